@@ -1,0 +1,416 @@
+"""The answer: scores per token stream, the raw input they belong to, and the receipt.
+
+Nothing here knows how scores were computed. Files are safetensors with JSON in the header: no pickle, safe to open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from regard.errors import InputError, Misuse
+
+FORMAT = "regard-explanation-1"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A raw picture: RGB `pixels`, and the `box` (left, top, right, bottom; in its pixels) that the model saw of it."""
+
+    pixels: UInt8[Tensor, "height width 3"]
+    box: tuple[float, float, float, float]
+    name: str = "picture"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A raw text, and how it was cut.
+
+    `offsets` are the character spans of the model's tokens (0, 0 for tokens that stand for no characters), `words` the
+    character spans of whole words, `special` marks tokens that the tokenizer added (CLS, SEP, ...).
+    """
+
+    text: str
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+    words: list[tuple[int, int]]
+    special: list[bool]
+    name: str = "text"
+
+
+@dataclass
+class Reading:
+    """What a reader made of raw pictures and texts: the model's keyword tensors, and what the tensors no longer say.
+
+    Attributes:
+        inputs: keyword tensors, as the model's forward takes them.
+        raw: stream name -> one `Picture` or `Text` per sample.
+        special: stream name -> bool (batch, tokens), True for tokens that the tokenizer added (CLS, SEP, padding).
+        labels: class names in index order. mean, std: the picture processor's normalisation, one value a channel.
+    """
+
+    inputs: dict[str, Tensor]
+    raw: dict[str, Sequence[Picture | Text]] = field(default_factory=dict)
+    special: dict[str, Tensor] = field(default_factory=dict)
+    labels: list[str] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class Word(NamedTuple):
+    """A whole word of a text, its character span, and the sum of its tokens' scores."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass
+class Measured:
+    """What costs extra passes: run when first read (`measure="lazy"`) or at once (`"full"`)."""
+
+    faithful: float | None = None
+    baseline_value: Tensor | None = None
+    attribution_target: Tensor | None = None
+    passes: int = 0
+
+
+@dataclass
+class Receipt:
+    """What was explained, against what, where, and how much of it the map accounts for. Tensors are (batch,).
+
+    `faithful`, `baseline_value`, `attribution_target`, `attribution_error` and `relative_error` need extra passes. Under
+    `measure="lazy"` these are run when one of them is first read, and are then counted in `passes`.
+
+    Attributes:
+        target, target_value: what was explained, and its value y.
+        baseline, baseline_value: what it was compared with, and the value of y there (None where no unit of y is claimed).
+        site: where the map lives. readout: the rows that the target reads, and how that was found.
+        attribution_sum: the sum of the map over all streams, prefix tokens included.
+        attribution_target: T = y - y(baseline), by really running the model with the baseline at the site.
+        attribution_error: |sum - T|; relative_error: the same over |T|, NaN (undefined) where |T| < 1e-6 max(1, |y|).
+        decomposes: whether the method claims that the sum is T. complete: whether the site is a whole frontier.
+        faithful: max |output difference| between the watched run and the plain forward under no_grad.
+        predicted, explained: class indices where the target is a class, else None.
+        passes: forward and gradient passes spent, shared ones counted for every method that used them.
+        seconds: wall-clock time of those passes and of the method.
+    """
+
+    method: str
+    target: str
+    target_value: Tensor
+    baseline: str
+    site: str
+    readout: str
+    attribution_sum: Tensor
+    decomposes: bool
+    complete: bool
+    predicted: Tensor | None
+    explained: Tensor | None
+    passes: int
+    seconds: float
+    versions: dict[str, str]
+    seed: int
+    notes: list[str] = field(default_factory=list)
+    _measured: Measured | None = field(default=None, repr=False)
+    _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
+
+    def measure(self) -> Measured:
+        """Run what is still to be measured (once), and count its passes."""
+        if self._measured is None:
+            self._measured = self._measure() if self._measure is not None else Measured()
+            self._measure = None
+            self.passes += self._measured.passes
+        return self._measured
+
+    @property
+    def faithful(self) -> float | None:
+        return self.measure().faithful
+
+    @property
+    def baseline_value(self) -> Tensor | None:
+        return self.measure().baseline_value
+
+    @property
+    def attribution_target(self) -> Tensor | None:
+        return self.measure().attribution_target
+
+    @property
+    def attribution_error(self) -> Tensor | None:
+        target = self.attribution_target
+        return None if target is None else (self.attribution_sum - target).abs()
+
+    @property
+    def relative_error(self) -> Tensor | None:
+        target, error = self.attribution_target, self.attribution_error
+        if target is None or error is None:
+            return None
+        undefined = target.abs() < 1e-6 * self.target_value.abs().clamp(min=1)
+        return torch.where(undefined, torch.full_like(error, math.nan), error / target.abs())
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, measured ones included, as plain Python values (tensors become lists)."""
+        measured = self.measure()
+        names = [f.name for f in dataclasses.fields(self) if not f.name.startswith("_")]
+        values = {name: getattr(self, name) for name in names}
+        values |= {
+            "faithful": measured.faithful,
+            "baseline_value": self.baseline_value,
+            "attribution_target": self.attribution_target,
+            "attribution_error": self.attribution_error,
+            "relative_error": self.relative_error,
+        }
+        return {k: _plain(v) for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Receipt:
+        """The inverse of `as_dict`."""
+        values = dict(values)
+        measured = Measured(
+            values.pop("faithful"), _tensor(values.pop("baseline_value")), _tensor(values.pop("attribution_target"))
+        )
+        for derived in ("attribution_error", "relative_error"):
+            values.pop(derived)
+        for name in ("target_value", "attribution_sum"):
+            values[name] = _tensor(values[name])
+        for name in ("predicted", "explained"):
+            values[name] = None if values[name] is None else torch.tensor(values[name])
+        return cls(**values, _measured=measured)
+
+
+@dataclass
+class Explanation:
+    """Scores of every token of every input stream for one target, by one method, with the receipt.
+
+    Attributes:
+        scores: stream name -> float32 (batch, tokens of that input, in its own order), raw, never rescaled; a padded
+            token scores exactly 0. Tokens born from a parameter (`cls_token`, ...) are streams of their own.
+        grid: stream name -> (rows, columns) for streams that are pictures.
+        inputs: stream name -> one `Picture` or `Text` per sample, where a reader made the tensors.
+        labels: the model's class names, where a reader knows them.
+        signed: whether a negative score has a meaning (evidence against); chooses the colour map.
+    """
+
+    method: str
+    target: str
+    scores: dict[str, Float[Tensor, "batch tokens"]]
+    receipt: Receipt
+    grid: dict[str, tuple[int, int]] = field(default_factory=dict)
+    inputs: dict[str, Sequence[Picture | Text]] = field(default_factory=dict)
+    labels: list[str] | None = None
+    signed: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return max(len(s) for s in self.scores.values())
+
+    def _text_stream(self) -> str | None:
+        return next((n for n, raw in self.inputs.items() if raw and isinstance(raw[0], Text)), None)
+
+    def _picture_stream(self) -> str:
+        """The stream that is a picture; with several, the first."""
+        if not self.grid:
+            raise Misuse(f"no stream is a picture; streams: {', '.join(self.scores)}")
+        return next(iter(self.grid))
+
+    @property
+    def tokens(self) -> list[list[str]] | None:
+        """The model's tokens of each text, when a reader made the tensors."""
+        name = self._text_stream()
+        return None if name is None else [t.tokens for t in self.inputs[name] if isinstance(t, Text)]
+
+    @property
+    def words(self) -> list[list[Word]] | None:
+        """Whole words of each text with the sum of their tokens' scores, when a reader made the tensors."""
+        name = self._text_stream()
+        if name is None:
+            return None
+        pairs = zip(self.inputs[name], self.scores[name].tolist(), strict=True)
+        return [words_of(text, scores) for text, scores in pairs if isinstance(text, Text)]
+
+    def image_map(
+        self, size: tuple[int, int] | None = None, stream: str | None = None
+    ) -> Float[Tensor, "batch height width"]:
+        """The picture stream's scores as a map, bilinearly resized to `size` (height, width); None: one cell a token."""
+        name = stream or self._picture_stream()
+        if name not in self.grid:
+            raise Misuse(f"stream {name!r} is not a picture; pictures: {', '.join(self.grid) or 'none'}")
+        h, w = self.grid[name]
+        cells = self.scores[name].reshape(-1, 1, h, w)
+        if size is None:
+            return cells[:, 0]
+        return F.interpolate(cells, size=size, mode="bilinear", align_corners=False)[:, 0]
+
+    def on_original(self, stream: str | None = None) -> list[Float[Tensor, "height width"]]:
+        """One map per sample at its original picture's size: resize and crop undone; 0 where the model did not look."""
+        name = stream or self._picture_stream()
+        if name not in self.inputs:
+            raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
+        cells = self.image_map(stream=name)
+        pictures = [p for p in self.inputs[name] if isinstance(p, Picture)]
+        return [place(c, p) for c, p in zip(cells, pictures, strict=True)]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""
+        from safetensors.torch import save
+
+        tensors = {f"scores/{k}": v.detach().cpu().float().contiguous() for k, v in self.scores.items()}
+        inputs: dict[str, list[dict[str, Any]]] = {}
+        for name, raws in self.inputs.items():
+            inputs[name] = []
+            for i, raw in enumerate(raws):
+                entry = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw) if f.name != "pixels"}
+                if isinstance(raw, Picture):
+                    tensors[f"pixels/{name}/{i}"] = raw.pixels.cpu().contiguous()
+                inputs[name].append(entry)
+        header = {
+            "method": self.method,
+            "target": self.target,
+            "streams": list(self.scores),
+            "grid": self.grid,
+            "inputs": inputs,
+            "labels": self.labels,
+            "signed": self.signed,
+            "options": {k: _plain(v) for k, v in self.options.items()},
+            "receipt": self.receipt.as_dict(),
+        }
+        return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Explanation:
+        """Read what `save` wrote. Raises InputError for a file that is missing or is not one of ours."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(os.fspath(path), framework="pt") as f:
+                meta = f.metadata() or {}
+                if meta.get("format") != FORMAT:
+                    raise InputError(f"{path} is not an explanation saved by this version of Regard ({FORMAT})")
+                header = json.loads(meta["json"])
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+        except FileNotFoundError:
+            raise InputError(f"no such file: {path}") from None
+        except (SafetensorError, OSError, json.JSONDecodeError) as e:
+            raise InputError(f"{path} cannot be read as a saved explanation: {e}") from e
+        try:
+            return _from_file(header, tensors)
+        except (KeyError, TypeError) as e:
+            raise InputError(f"{path} is damaged: a field is missing or wrong ({e})") from e
+
+    def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
+        """Draw one sample with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
+        from regard.report.png import plot
+
+        return plot(self, path, sample)
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a self-contained page (needs `regard[viz]`)."""
+        from regard.report.html import write_page
+
+        return write_page([self], path)
+
+    def _repr_html_(self) -> str:
+        from regard.report.html import fragment
+
+        return fragment(self)
+
+
+def words_of(text: Text, scores: Sequence[float]) -> list[Word]:
+    """Sum token scores over whole words: a token belongs to the word that holds its first character."""
+    sums = [0.0] * len(text.words)
+    for (start, end), score in zip(text.offsets, scores, strict=False):
+        if end > start:
+            for i, (a, b) in enumerate(text.words):
+                if a <= start < b:
+                    sums[i] += score
+                    break
+    return [Word(text.text[a:b], a, b, s) for (a, b), s in zip(text.words, sums, strict=True)]
+
+
+def place(cells: Float[Tensor, "rows columns"], picture: Picture) -> Float[Tensor, "height width"]:
+    """Draw a grid of scores over the box of the picture that the model saw; 0 outside of it.
+
+    Each pixel centre of the original is mapped into the box and the grid is read there bilinearly, so that boxes
+    that end between pixels stay exact.
+    """
+    height, width = picture.pixels.shape[:2]
+    left, top, right, bottom = picture.box
+    x = (torch.arange(width) + 0.5 - left) / (right - left)
+    y = (torch.arange(height) + 0.5 - top) / (bottom - top)
+    where = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1) * 2 - 1
+    values = cells.detach().cpu().float()[None, None]
+    drawn = F.grid_sample(values, where[None].float(), mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+    inside = ((x >= 0) & (x <= 1))[None, :] & ((y >= 0) & (y <= 1))[:, None]
+    return drawn * inside
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a temporary file beside `path`, then rename it: never half a file. Makes missing folders."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, final)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return final
+
+
+def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
+    inputs: dict[str, Sequence[Picture | Text]] = {}
+    for name, entries in header["inputs"].items():
+        raws: list[Picture | Text] = []
+        for i, entry in enumerate(entries):
+            if "box" in entry:
+                raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"]))
+            else:
+                spans = {k: [(int(a), int(b)) for a, b in entry[k]] for k in ("offsets", "words")}
+                raws.append(Text(**(entry | spans)))
+        inputs[name] = raws
+    return Explanation(
+        method=header["method"],
+        target=header["target"],
+        scores={name: tensors[f"scores/{name}"] for name in header["streams"]},
+        receipt=Receipt.from_dict(header["receipt"]),
+        grid={k: (v[0], v[1]) for k, v in header["grid"].items()},
+        inputs=inputs,
+        labels=header["labels"],
+        signed=header["signed"],
+        options=header["options"],
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Tensors to lists, other unknown things to text, so that JSON can hold them."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _tensor(values: list[float] | None) -> Tensor | None:
+    return None if values is None else torch.tensor(values, dtype=torch.float32)

@@ -1,0 +1,9 @@
+"""From a name or a folder and a raw picture or sentence to tensors and labels.
+
+Importing this package is light: Transformers and Pillow are imported when a model is loaded or a picture is read.
+"""
+
+from regard.models.loading import load
+from regard.models.reader import Reader
+
+__all__ = ["Reader", "load"]

@@ -1,0 +1,291 @@
+"""Find a model by name or folder, with its processor, and load both safely: safetensors, no code that is not asked for.
+
+Every way in which that fails becomes one sentence. Weights that the checkpoint lacks are an error, not a random head.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from regard.errors import InputError, ModelError, RegardError, nearest
+from regard.models.reader import Kind, Reader
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of head: the Auto class that loads it, the endings of its architectures' names, what it reads."""
+
+    auto: str
+    endings: tuple[str, ...]
+    kind: Kind
+
+
+TASKS = {
+    "image-classification": Task(
+        "AutoModelForImageClassification", ("ForImageClassification", "ForImageClassificationWithTeacher"), "image"
+    ),
+    "text-classification": Task("AutoModelForSequenceClassification", ("ForSequenceClassification",), "text"),
+    "token-classification": Task("AutoModelForTokenClassification", ("ForTokenClassification",), "text"),
+    "question-answering": Task("AutoModelForQuestionAnswering", ("ForQuestionAnswering",), "text"),
+    "masked-lm": Task("AutoModelForMaskedLM", ("ForMaskedLM",), "text"),
+    "causal-lm": Task("AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel"), "text"),
+}
+SHARED = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
+CONVERT = (
+    "convert it once, if you trust its source: "
+    "AutoModel….from_pretrained(name, use_safetensors=False).save_pretrained(folder), or pass use_safetensors=False"
+)
+
+
+def load(
+    name_or_model: str | os.PathLike[str] | nn.Module,
+    processor: Any = None,
+    *,
+    task: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    allow_missing: bool = False,
+    **from_pretrained: Any,
+) -> Reader:
+    """Load a model with what reads raw inputs for it.
+
+    Args:
+        name_or_model: a zoo name ("zoo/vit-scenes"), a folder made by `save_pretrained`, a name on the Hugging Face
+            hub, or a module, which is used as it is and needs `processor`.
+        processor: an image processor, a tokenizer, a processor that holds one of them, a callable from a PIL image to
+            a tensor (channels, rows, columns), or a name or folder to load one from. Default: the model's own.
+        task: one of TASKS; default: what the checkpoint's architecture says.
+        trust_remote_code: run Python code that comes with the checkpoint.
+        revision: branch, tag or commit on the hub.
+        allow_missing: accept weights that the checkpoint lacks, and so are random.
+        from_pretrained: further options of Transformers' `from_pretrained`, such as `dtype` or `local_files_only`.
+
+    Raises InputError for a model or processor that cannot be found or read, UnknownName for a task or zoo name,
+    ModelError for one that cannot be loaded as it is.
+    """
+    if task is not None and task not in TASKS:
+        raise nearest(task, TASKS, "task")
+    options = {"trust_remote_code": trust_remote_code, "revision": revision}
+    shared = options | {key: from_pretrained[key] for key in SHARED if key in from_pretrained}
+    if isinstance(name_or_model, nn.Module):
+        return _reader_of(name_or_model, processor, task, shared)
+    name = _place(name_or_model)
+    transformers = _transformers()
+    with _quiet(transformers):
+        config = _config(transformers, name, shared)
+        found = TASKS[task] if task is not None else _task(config, name)
+        model = _model(transformers, name, found, options | from_pretrained, allow_missing)
+        source = name if processor is None else processor
+        loaded = _processor(transformers, source, found.kind, shared)
+    if found.kind == "text":
+        _give_padding(model, loaded)
+    return Reader(model.eval(), loaded, found.kind, labels_of(model))
+
+
+def labels_of(model: nn.Module) -> list[str]:
+    """Return the class names of a model's config in index order; [] where it has none, or only the default ones of a
+    model that does not classify.
+    """
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    if not names:
+        return []
+    by_index = {int(index): str(name) for index, name in names.items()}
+    labels = [by_index.get(i, f"LABEL_{i}") for i in range(max(by_index) + 1)]
+    default = all(label == f"LABEL_{i}" for i, label in enumerate(labels))
+    return [] if default and "Classif" not in type(model).__name__ else labels
+
+
+def _reader_of(model: nn.Module, processor: Any, task: str | None, shared: dict[str, Any]) -> Reader:
+    """Make a reader for a module that the user built: it is not changed, not even its mode."""
+    if processor is None:
+        raise InputError(f"{type(model).__name__} was given without a processor; pass processor= (or its folder) too")
+    said = getattr(model, "main_input_name", "")
+    kind: Kind = "image" if said == "pixel_values" else "text"
+    if task is not None:
+        kind = TASKS[task].kind
+    elif not _is_name(processor) and not hasattr(processor, "image_processor"):
+        kind = "text" if _is_tokenizer(processor) else "image"
+    if _is_name(processor):
+        transformers = _transformers()
+        with _quiet(transformers):
+            processor = _processor(transformers, processor, kind, shared)
+    return Reader(model, _part(processor, kind), kind, labels_of(model))
+
+
+def _place(name: str | os.PathLike[str]) -> str:
+    """Turn a zoo name or a folder into a folder that exists; let names on the hub through."""
+    said = os.fspath(name)
+    if said == "zoo" or said.startswith("zoo/"):
+        return _zoo(said)
+    path = Path(said).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{said} is not a model folder: it has no config.json; give one made by save_pretrained")
+        return str(path)
+    if path.exists():
+        raise InputError(f"{said} is a file; give the folder that holds the model's config.json")
+    looks_like_path = not isinstance(name, str) or path.is_absolute() or said.startswith(".") or said.count("/") != 1
+    if said.strip() == "" or (looks_like_path and ("/" in said or os.sep in said or not isinstance(name, str))):
+        raise InputError(f"no such model folder: {said!r}")
+    return said
+
+
+def _zoo(name: str) -> str:
+    from regard import zoo
+
+    if name not in zoo.names():
+        raise nearest(name, zoo.names(), "zoo model")
+    folder = Path(zoo.folder(name))
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{name} is not installed: {folder} holds no model; install Regard anew")
+    return str(folder)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ModuleNotFoundError as e:
+        if e.name != "transformers":
+            raise
+        raise ModelError('models are loaded with Transformers, which is missing; pip install "regard[hf]"') from None
+    return transformers
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep Transformers' progress bars and load reports off the screen: what matters in them becomes an error here."""
+    import logging
+
+    log, bars = transformers.utils.logging, transformers.utils.logging.is_progress_bar_enabled()
+    level, hub = log.get_verbosity(), logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            log.enable_progress_bar()
+
+
+@contextmanager
+def _failing_as(kind: type[RegardError], said: str) -> Iterator[None]:
+    """Turn what Transformers raises into one sentence: `said`, and the first line of its reason."""
+    try:
+        yield
+    except RegardError:
+        raise
+    except Exception as e:
+        reason = _reason(e)
+        if "trust_remote_code" in str(e):
+            reason = "it runs Python code of its own; read that code, and pass trust_remote_code=True if you trust it"
+        raise kind(f"{said}: {reason}") from e
+
+
+def _reason(e: BaseException) -> str:
+    """Say in one line why a file could not be had."""
+    text = str(e)
+    if "couldn't connect" in text or "offline mode" in text or "outgoing traffic" in text:
+        return "there is no such folder here, and the Hugging Face hub cannot be reached; give a local folder"
+    if "not a valid model identifier" in text or "is not a local folder" in text:
+        return "there is no such folder here, nor such a model on the Hugging Face hub (a private one needs token=)"
+    return (text.strip().splitlines() or [type(e).__name__])[0].rstrip(".")
+
+
+def _config(transformers: Any, name: str, shared: dict[str, Any]) -> Any:
+    with _failing_as(InputError, f"the model {name!r} cannot be loaded"):
+        return transformers.AutoConfig.from_pretrained(name, **shared)
+
+
+def _task(config: Any, name: str) -> Task:
+    """Tell the task from the architecture that the checkpoint was saved with."""
+    architectures = list(getattr(config, "architectures", None) or [])
+    for architecture in architectures:
+        for task in TASKS.values():
+            if architecture.endswith(task.endings):
+                return task
+    found = " and ".join(architectures) or f"no architecture (model type {config.model_type!r})"
+    raise ModelError(
+        f"{name!r} holds {found}, whose task is not one that Regard loads ({', '.join(TASKS)}); "
+        "load a checkpoint with such a head, say task=, or pass your own module with processor="
+    )
+
+
+def _model(transformers: Any, name: str, task: Task, options: dict[str, Any], allow_missing: bool) -> nn.Module:
+    """Load the weights, from safetensors unless told otherwise; refuse what would be left random."""
+    options = {"use_safetensors": True, "ignore_mismatched_sizes": True} | options
+    with _failing_as(ModelError, f"the weights of {name!r} cannot be loaded"):
+        try:
+            model, info = getattr(transformers, task.auto).from_pretrained(name, output_loading_info=True, **options)
+        except OSError as e:
+            if "safetensors" in str(e) and options["use_safetensors"]:
+                raise ModelError(_no_safetensors(name)) from e
+            raise
+    random = sorted({*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])})
+    if random and not allow_missing:
+        shown = ", ".join(random[:4]) + (f" and {len(random) - 4} more" if len(random) > 4 else "")
+        raise ModelError(
+            f"{name!r} lacks weights of {type(model).__name__} (missing, or of another shape): {shown}; they would be "
+            "random, so load a checkpoint trained for this task, or pass allow_missing=True"
+        )
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _no_safetensors(name: str) -> str:
+    folder = Path(name)
+    if folder.is_dir() and not any(folder.glob("*.bin")) and not any(folder.glob("*.pt*")):
+        return f"{name!r} holds no weights (model.safetensors); save the model there with save_pretrained"
+    return f"{name!r} has no safetensors, only pickled weights, which can run any code when opened; {CONVERT}"
+
+
+def _processor(transformers: Any, source: Any, kind: Kind, shared: dict[str, Any]) -> Any:
+    """Load, or take out of what was given, the image processor or tokenizer."""
+    if not _is_name(source):
+        return _part(source, kind)
+    name = _place(source) if not Path(source).is_dir() else os.fspath(source)
+    what = "image processor" if kind == "image" else "tokenizer"
+    auto = transformers.AutoImageProcessor if kind == "image" else transformers.AutoTokenizer
+    with _failing_as(InputError, f"the {what} of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"):
+        loaded = auto.from_pretrained(name, **shared)
+    if kind == "text" and not set(loaded.get_vocab()) - set(loaded.all_special_tokens):
+        raise InputError(f"{name!r} has no tokenizer files; pass processor= with its tokenizer, or save it there")
+    return loaded
+
+
+def _part(processor: Any, kind: Kind) -> Any:
+    """Take the image processor or tokenizer out of a processor that holds several, and check that it is one."""
+    part = getattr(processor, "image_processor" if kind == "image" else "tokenizer", None)
+    part = processor if part is None else part
+    if (kind == "text") != _is_tokenizer(part) or not callable(part):
+        raise InputError(
+            f"{type(part).__name__} cannot read a {'picture' if kind == 'image' else 'text'} for the model"
+        )
+    return part
+
+
+def _give_padding(model: nn.Module, tokenizer: Any) -> None:
+    """Let a decoder's classifier that we loaded know the padding, which it finds the last token by in a batch."""
+    from regard.models.texts import pad_id
+
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "pad_token_id") and config.pad_token_id is None:
+        config.pad_token_id = pad_id(tokenizer)
+
+
+def _is_name(processor: Any) -> bool:
+    return isinstance(processor, str | os.PathLike)
+
+
+def _is_tokenizer(processor: Any) -> bool:
+    return hasattr(processor, "convert_ids_to_tokens")

@@ -1,0 +1,138 @@
+"""Raw pictures of any kind to RGB, 8 bits a channel. Pillow is imported when the first picture is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from regard.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = UInt8[Tensor, "height width 3"]
+ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+WIDE = ("I", "F")
+
+
+def read_picture(raw: Any, number: int = 0) -> tuple[Pixels, str]:
+    """Turn one raw picture into RGB `pixels`, uint8 (height, width, 3), and a name for it.
+
+    `raw` is a path, a PIL image, or a uint8 numpy array or torch tensor (height, width), (height, width, 3) or
+    (height, width, 4). Rotation by EXIF is applied, transparent pixels are laid over white, an animation gives its
+    first frame, and pictures of more than 8 bits are scaled down (see `to_rgb`).
+
+    Raises InputError for what is missing, empty, damaged, too large to open safely, or not a picture.
+    """
+    Image = _pillow()
+    if isinstance(raw, str | os.PathLike):
+        return _open(Path(raw)), Path(raw).name
+    name = f"picture {number}"
+    if isinstance(raw, Image.Image):
+        return _decode(raw, getattr(raw, "filename", "") or name), Path(getattr(raw, "filename", "") or name).name
+    if isinstance(raw, np.ndarray | Tensor):
+        return to_rgb(Image.fromarray(_checked(raw, name))), name
+    raise InputError(
+        f"{name} is a {type(raw).__name__}; give a path, a PIL image, or a uint8 array or tensor (height, width, 3)"
+    )
+
+
+def to_rgb(image: Image.Image) -> Pixels:
+    """Turn a PIL image of any mode into pixels, uint8 (height, width, 3), on the CPU.
+
+    Transparency is laid over white. 16-bit grey is divided by 257. Whole numbers beyond 8 bits (mode I) are read as
+    16-bit grey where they fit, floats (mode F) within 0..1 are multiplied by 255; both are kept as they are within
+    0..255, and stretched from their minimum to their maximum where they fit neither.
+    """
+    Image = _pillow()
+    if image.mode.startswith("I;16") or image.mode in WIDE:
+        image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+    if image.mode in ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return torch.from_numpy(np.array(image.convert("RGB")))
+
+
+def _to_8_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
+    """Scale one channel of integers or floats (height, width) to uint8."""
+    x = values.astype(np.float64)
+    if not np.isfinite(x).all():
+        raise InputError("the picture holds NaN or infinity")
+    low, high = float(x.min()), float(x.max())
+    if mode.startswith("I;16") or (mode == "I" and low >= 0 and 255 < high <= 65535):
+        x = x / 257
+    elif mode == "F" and low >= 0 and high <= 1:
+        x = x * 255
+    elif low < 0 or high > 255:
+        x = (x - low) * (255 / (high - low)) if high > low else np.zeros_like(x)
+    scaled: np.ndarray[Any, Any] = np.rint(x).astype(np.uint8)
+    return scaled
+
+
+def _open(path: Path) -> Pixels:
+    """Open a picture file; every way in which that can fail becomes one InputError."""
+    Image = _pillow()
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give a picture file")
+        if not path.exists():
+            raise InputError(f"no such picture: {path}")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty (0 bytes)")
+        with open(path, "rb") as file, Image.open(file) as image:
+            return _decode(image, str(path))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        raise InputError(f"{path} is too large to be opened safely; make it smaller first ({e})") from None
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{path} is not a picture that Pillow can read") from None
+    except PermissionError:
+        raise InputError(f"{path} may not be read (permission denied)") from None
+    except (OSError, ValueError) as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(f"{path} cannot be read: {e}") from e
+
+
+def _decode(image: Image.Image, name: str) -> Pixels:
+    """Decode an opened PIL image upright; decoders raise many kinds of errors for damaged data."""
+    from PIL import ImageOps
+
+    if 0 in image.size:
+        raise InputError(f"{name} is an empty picture ({image.width} x {image.height})")
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    except InputError as e:
+        raise InputError(f"{name}: {e}") from None
+    except MemoryError:
+        raise
+    except Exception as e:
+        raise InputError(f"{name} is damaged or of an unknown kind (mode {image.mode}): {e}") from e
+
+
+def _checked(raw: np.ndarray[Any, Any] | Tensor, name: str) -> np.ndarray[Any, Any]:
+    """Check an array of pixels: uint8, (height, width) or (height, width, 3 or 4), not empty."""
+    array = np.ascontiguousarray(raw.detach().cpu().numpy() if isinstance(raw, Tensor) else raw)
+    shape = " x ".join(map(str, array.shape)) or "a single number"
+    if array.dtype != np.uint8:
+        raise InputError(f"{name} has dtype {raw.dtype}; give uint8 pixels, 0 to 255")
+    if array.size == 0:
+        raise InputError(f"{name} is empty ({shape})")
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (3, 4):
+        raise InputError(f"{name} has shape {shape}, channels first; give it as (height, width, 3)")
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise InputError(f"{name} has shape {shape}; give (height, width, 3), and several pictures as a list")
+    return array
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise ModelError('pictures are read with Pillow, which is missing; pip install "regard[hf]"') from None
+    return Image

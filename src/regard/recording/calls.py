@@ -1,0 +1,271 @@
+"""One attention call: softmax(QKᵀ)V as the model ran it, with rows of A and of G = ∂y/∂A rebuilt on demand.
+
+Nothing of size n×n is kept. A fused call keeps q, k, v, the mask and the scale; A's rows are rebuilt from them. A call that
+the model itself ran with an explicit A keeps that A. In both, G_h = dO_h V_hᵀ, exactly (METHODS.md section 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from regard.recording.tokens import STRIDE, constant
+
+CHUNK_BYTES = 4 << 20
+"""How large one chunk of A may be on the CPU: about what a core's cache holds, which is faster than one large chunk."""
+
+MEMORY_BUDGET = 256 << 20
+"""The most that the rebuilt rows of one call may take at a time, in bytes."""
+
+
+class Rule(Protocol):
+    """An edge rule (METHODS.md section 2): one call's rows of A and G to rows of one matrix E.
+
+    `gradient` says whether G is needed. `each(A, AG)` gives one matrix a head; `over_heads` is how heads are joined.
+    """
+
+    name: str
+    gradient: bool
+    over_heads: str
+
+    def each(self, A: Tensor, AG: Tensor | None) -> Tensor:
+        """(group, head, row, key) of A, and of A⊙G -> (group, head, row, key)."""
+
+
+class Pull(NamedTuple):
+    """r @ E, and the row sums of E at the rows where r has weight (zero elsewhere)."""
+
+    moved: Float[Tensor, "group key"]
+    sums: Float[Tensor, "group row"]
+
+
+class Rows(NamedTuple):
+    """Some query rows of a call: their indices, A there, and G there (None without a target)."""
+
+    index: Int[Tensor, " row"]
+    A: Float[Tensor, "group head row key"]
+    G: Float[Tensor, "group head row key"] | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """From a call's own axes (lead..., token, width) to (group, head, token, width).
+
+    A lead axis along which the ids do not change is a head axis; the others are groups (samples, windows). Groups whose
+    ids repeat (batch × heads flattened into one axis) are heads too.
+    """
+
+    lead: tuple[int, ...]
+    order: tuple[int, ...]
+    groups: int
+    heads: int
+
+    @classmethod
+    def of(cls, queries: Tensor, keys: Tensor) -> Layout:
+        """From ids (lead..., query) and (lead..., key)."""
+        lead = queries.shape[:-1]
+        head = [d for d in range(len(lead)) if constant(queries, d) and constant(keys, d)]
+        order = [d for d in range(len(lead)) if d not in head] + head
+        heads = int(torch.tensor([lead[d] for d in head]).prod()) if head else 1
+        groups = int(torch.tensor(lead).prod()) // heads if lead else 1
+        flat = [t.permute(*order, -1).reshape(groups, heads, -1)[:, 0] for t in (queries, keys)]
+        repeats = _run_length(torch.cat(flat, 1))
+        return cls(tuple(lead), tuple(order), groups // repeats, heads * repeats)
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """(lead..., token, width) -> (group, head, token, width); lead axes of length 1 are broadcast."""
+        t = t.expand(*self.lead, *t.shape[-2:])
+        n = len(self.lead)
+        return t.permute(*self.order, n, n + 1).reshape(self.groups, self.heads, *t.shape[-2:])
+
+    def back(self, t: Tensor) -> Tensor:
+        """(group, head, token, width) -> (lead..., token, width)."""
+        n = len(self.lead)
+        t = t.reshape(*[self.lead[d] for d in self.order], *t.shape[-2:])
+        inverse = sorted(range(n), key=lambda d: self.order[d])
+        return t.permute(*inverse, n, n + 1)
+
+
+def _run_length(ids: Tensor) -> int:
+    """How often each row of ids is repeated in place, where every row is repeated equally often; else 1."""
+    if len(ids) < 2:
+        return 1
+    changes = (ids[1:] != ids[:-1]).any(1).nonzero()[:, 0] + 1
+    run = int(changes[0]) if len(changes) else len(ids)
+    regular = len(ids) % run == 0 and torch.equal(changes, torch.arange(run, len(ids), run))
+    return run if regular else 1
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention call of a run.
+
+    Attributes:
+        index: place in execution order. event: its bit in `seen` (token maps are events too).
+        module: dotted path of the module that made it. kernel: "sdpa" (fused) or "softmax" (A made by the model).
+        queries, keys: ids (group, token) of the rows and columns (see tokens.py). samples: (group,) the sample of each.
+        seen: events that the *keys* had absorbed. output: O, in the model's own axes; `axes` permutes it to (lead..., row,
+            width). layout: see `Layout`.
+        dO: ∂y/∂O in the output's own axes, when bound to a target. lost: why the trail of its tokens is lost, or "".
+    """
+
+    index: int
+    event: int
+    module: str
+    kernel: str
+    layout: Layout
+    queries: Int[Tensor, "group row"]
+    keys: Int[Tensor, "group key"]
+    seen: int
+    output: Tensor = field(repr=False)
+    v: Tensor = field(repr=False)
+    q: Tensor | None = field(default=None, repr=False)
+    k: Tensor | None = field(default=None, repr=False)
+    mask: Tensor | None = field(default=None, repr=False)
+    causal: bool = False
+    scale: float = 1.0
+    A: Tensor | None = field(default=None, repr=False)
+    axes: tuple[int, ...] | None = field(default=None, repr=False)
+    dO: Tensor | None = field(default=None, repr=False)
+    lost: str = ""
+    block: str = ""
+
+    def bind(self, dO: Tensor | None) -> AttentionCall:
+        """The same call with the gradient of a target at its output (None: the target does not depend on it)."""
+        return replace(self, dO=torch.zeros_like(self.output) if dO is None else dO)
+
+    @property
+    def samples(self) -> Int[Tensor, " group"]:
+        """The sample that each group belongs to."""
+        return (torch.cat([self.queries, self.keys], 1) // STRIDE).amax(1) - 1
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(groups, heads, query rows, keys)."""
+        return self.layout.groups, self.layout.heads, self.queries.shape[1], self.keys.shape[1]
+
+    def repeated(self, t: Tensor) -> Tensor:
+        """Keys or values (lead..., token, width) to (group, head, token, width), grouped heads repeated."""
+        if len(self.layout.lead) and t.ndim > 2 and t.shape[-3] not in (1, self.layout.lead[-1]):
+            t = t.repeat_interleave(self.layout.lead[-1] // t.shape[-3], -3)
+        return self.layout(t)
+
+    def canonical(self, output: Tensor) -> Tensor:
+        """An output, or its gradient, from the model's own axes to (group, head, row, width)."""
+        return self.layout(output if self.axes is None else output.permute(self.axes))
+
+    def in_place(self, O: Tensor) -> Tensor:
+        """(group, head, row, width) back to the axes in which the model expects the output."""
+        out = self.layout.back(O)
+        if self.axes is None:
+            return out
+        return out.permute([self.axes.index(d) for d in range(out.ndim)])
+
+    def dead_keys(self) -> Bool[Tensor, "group key"]:
+        """Keys that the mask hides from every query row."""
+        groups, _, n, m = self.shape
+        if self.A is not None:
+            return (self._probabilities(None) == 0).all(2).all(1).cpu()
+        if self.mask is None:
+            return torch.zeros(groups, m, dtype=torch.bool)
+        open_ = _visible(self.mask)
+        if open_.ndim > 1 and open_.shape[-2] > 1:
+            open_ = open_.any(-2, keepdim=True)
+        open_ = open_.expand(*open_.shape[:-2], 1, m) if open_.ndim > 1 else open_.expand(1, m)
+        return ~self.layout(open_).any(1)[:, 0].cpu()
+
+    def rows(self, index: Int[Tensor, " row"], *, gradient: bool | None = None) -> Rows:
+        """A at some query rows, and G there when bound to a target. One allocation of their size each, in float32."""
+        A = self._probabilities(index)
+        if gradient is False or (gradient is None and self.dO is None):
+            return Rows(index, A, None)
+        if self.dO is None:
+            raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
+        dO = self.canonical(self.dO)[:, :, index.to(self.dO.device)].float()
+        return Rows(index, A, dO @ self.repeated(self.v.detach()).float().transpose(-1, -2))
+
+    def _probabilities(self, index: Tensor | None) -> Tensor:
+        if self.A is not None:
+            A = self.layout(self.A.detach())
+            return (A if index is None else A[:, :, index.to(A.device)]).float()
+        assert self.q is not None
+        assert self.k is not None
+        q = self.layout(self.q.detach())
+        index = torch.arange(q.shape[2]) if index is None else index
+        index = index.to(q.device)
+        k = self.repeated(self.k.detach())
+        scores = (q[:, :, index].float() * self.scale) @ k.float().transpose(-1, -2)
+        if self.mask is not None:
+            add_mask(scores, self.layout(_full(self.mask, self.shape))[:, :, index])
+        if self.causal:
+            later = torch.arange(scores.shape[-1], device=q.device) > index[:, None]
+            scores.masked_fill_(later, -torch.inf)
+        A = torch.softmax(scores, -1)
+        return A if self.mask is None else A.nan_to_num_(0.0)
+
+    def pull(self, r: Float[Tensor, "group row"], rule: Rule) -> Float[Tensor, "group key"]:
+        """r @ E, with E rebuilt in chunks of rows; rows where r is zero in every group are never built."""
+        return self.pull_all([(r, rule)])[0].moved
+
+    def pull_all(self, wanted: Sequence[tuple[Float[Tensor, "group row"], Rule]]) -> list[Pull]:
+        """Several r @ E at once: A and G of each chunk are built once and serve every rule."""
+        groups, heads, n, m = self.shape
+        device = self.output.device
+        rs = [r.to(device) for r, _ in wanted]
+        moved = [torch.zeros(groups, m, device=device) for _ in wanted]
+        sums = [torch.zeros(groups, n, device=device) for _ in wanted]
+        needed = torch.stack([(r != 0).any(0) for r in rs])
+        for index in self.chunks(needed.any(0).nonzero()[:, 0]):
+            serves = needed[:, index].any(1).tolist()
+            gradient = any(w.gradient for (_, w), s in zip(wanted, serves, strict=True) if s)
+            _, A, G = self.rows(index, gradient=gradient)
+            AG = None if G is None else G.mul_(A)
+            for i, (_, rule) in enumerate(wanted):
+                if serves[i]:
+                    part, total = _through(rs[i][:, index], rule, A, AG)
+                    moved[i] += part
+                    sums[i][:, index] = total
+        return [Pull(a, b) for a, b in zip(moved, sums, strict=True)]
+
+    def chunks(self, rows: Int[Tensor, " row"], budget: int | None = None) -> Iterator[Int[Tensor, " row"]]:
+        """Row indices in chunks whose A fits the budget."""
+        groups, heads, _, m = self.shape
+        limit = budget or (CHUNK_BYTES if self.output.device.type == "cpu" else MEMORY_BUDGET // 4)
+        yield from rows.split(max(1, limit // (groups * heads * m * 4))) if len(rows) else ()
+
+
+def _through(r: Tensor, rule: Rule, A: Tensor, AG: Tensor | None) -> tuple[Tensor, Tensor]:
+    """r @ E and E's row sums for one chunk; the mean over heads is taken by the product itself."""
+    each = rule.each(A, AG)
+    groups, heads, n, m = each.shape
+    if rule.over_heads == "mean":
+        weights = (r / heads)[:, None, :].expand(groups, heads, n).reshape(groups, 1, heads * n)
+        return (weights @ each.reshape(groups, heads * n, m))[:, 0], each.sum(-1).mean(1)
+    E = each.amax(1)
+    return (r[:, None] @ E)[:, 0], E.sum(-1)
+
+
+def _full(mask: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """A mask with its last two axes spelled out, (query, key), without a copy."""
+    if mask.ndim == 1:
+        mask = mask[None]
+    return mask.detach().expand(*mask.shape[:-2], *shape[2:])
+
+
+def _visible(mask: Tensor) -> Tensor:
+    """Where a boolean or additive mask lets attention through."""
+    mask = mask.detach()
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def add_mask(scores: Tensor, mask: Tensor) -> None:
+    """Apply a boolean (True: may look) or additive mask in place."""
+    if mask.dtype == torch.bool:
+        scores.masked_fill_(~mask, -torch.inf)
+    else:
+        scores.add_(mask.float())

@@ -1,0 +1,192 @@
+"""A run with changes. An edit is handed every place it may change, and answers with a value or with None (as it is).
+
+Three kinds of places: a model input or word embedding when it enters, a block's output, an attention call. Only a call that
+an edit really rebuilds leaves its fused kernel; all others run as the model runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.errors import ModelError
+from regard.recording.calls import AttentionCall
+
+
+class Edit:
+    """The places at which a run can be changed. Subclasses override what they change."""
+
+    def entered(self, stream: str, value: Tensor) -> Tensor | None:
+        """An input tensor (float), or the word embeddings of an id input (batch, token, width)."""
+
+    def block(self, module: str, visit: int, output: Any) -> Any | None:
+        """The output of a block (an element of a ModuleList), at its visit-th call."""
+
+    def call(self, call: AttentionCall) -> Tensor | None:
+        """The output O of an attention call, in the call's own axes."""
+
+
+def applies(calls: Sequence[int] | None, index: int) -> bool:
+    """Whether an edit that names `calls` (None: all) is about this one."""
+    return calls is None or index in calls
+
+
+@dataclass
+class Replace(Edit):
+    """Put other values where streams enter: `values` is stream name -> tensor of the same shape, or a function of it."""
+
+    values: dict[str, Tensor | Callable[[Tensor], Tensor]]
+    used: set[str] = field(default_factory=set)
+
+    def entered(self, stream: str, value: Tensor) -> Tensor | None:
+        """The given value, or the function's."""
+        new = self.values.get(stream)
+        if new is None:
+            return None
+        self.used.add(stream)
+        return new if isinstance(new, Tensor) else new(value)
+
+
+@dataclass
+class ReplaceBlock(Edit):
+    """Put another value in place of a block's output (the first tensor of a tuple)."""
+
+    module: str
+    value: Tensor
+    visit: int = 0
+
+    def block(self, module: str, visit: int, output: Any) -> Any | None:
+        """The given value in the place of the hidden state."""
+        if (module, visit) != (self.module, self.visit):
+            return None
+        return (self.value, *output[1:]) if isinstance(output, tuple) else self.value
+
+
+@dataclass
+class Scale(Edit):
+    """Multiply A of some calls (None: all) by a factor: O is linear in A, so the kernel stays. 0 is the baseline A0 = 0."""
+
+    factor: float
+    calls: Sequence[int] | None = None
+
+    def call(self, call: AttentionCall) -> Tensor | None:
+        """factor · O."""
+        return call.output * self.factor if applies(self.calls, call.index) else None
+
+
+@dataclass
+class Probabilities(Edit):
+    """Replace A of some calls by a function of it: (group, head, row, key) -> the same. The call leaves its kernel."""
+
+    change: Callable[[Tensor, AttentionCall], Tensor]
+    calls: Sequence[int] | None = None
+
+    def call(self, call: AttentionCall) -> Tensor | None:
+        """change(A) V."""
+        if not applies(self.calls, call.index):
+            return None
+        return rebuilt(call, self.change(call.rows(torch.arange(call.shape[2]), gradient=False).A, call))
+
+
+@dataclass
+class MaskKeys(Edit):
+    """Hide tokens: `hidden` is stream rows (batch, row) that no call may look at; A is renormalised over the others."""
+
+    hidden: Tensor
+    calls: Sequence[int] | None = None
+
+    def call(self, call: AttentionCall) -> Tensor | None:
+        """A with the hidden keys at zero, each row brought back to its sum, times V."""
+        if not applies(self.calls, call.index):
+            return None
+        keys = call.keys % (1 << 32)
+        keep = ~self.hidden[call.samples[:, None], keys].to(call.output.device)
+        A = call.rows(torch.arange(call.shape[2]), gradient=False).A
+        cut = A * keep[:, None, None]
+        total = cut.sum(-1, keepdim=True)
+        return rebuilt(call, torch.where(total > 0, cut * (A.sum(-1, keepdim=True) / total.clamp(min=1e-30)), 0.0))
+
+
+@dataclass
+class OneHead(Edit):
+    """Re-run some calls with one head over the full width (another model; see METHODS.md section 6)."""
+
+    calls: Sequence[int] | None = None
+
+    def call(self, call: AttentionCall) -> Tensor | None:
+        """softmax(QKᵀ/√(H d)) V with heads concatenated; masks are those of the first head."""
+        if not applies(self.calls, call.index):
+            return None
+        if call.q is None or call.k is None:
+            raise ModelError(f"call {call.index} ({call.module}) computes its own softmax; one head needs its q and k")
+        joined = (call.layout(call.q), call.repeated(call.k), call.repeated(call.v))
+        q, k, v = (t.transpose(1, 2).flatten(2)[:, None] for t in joined)
+        scores = masked(call, q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5)
+        O = torch.softmax(scores, -1) @ v
+        return call.in_place(O[:, 0].unflatten(-1, (call.layout.heads, -1)).transpose(1, 2))
+
+
+@dataclass
+class GradientRule(Edit):
+    """Change how the gradient passes through A: G′ = M(G)⊙G, in dS and in dV alike; the forward pass is unchanged.
+
+    METHODS.md section 4, `complete` correction: M = 1[G>0] (positive), −1[G<0], sign G or 1.
+    """
+
+    factor: Callable[[Tensor], Tensor]
+    calls: Sequence[int] | None = None
+
+    def call(self, call: AttentionCall) -> Tensor | None:
+        """A V by hand, with the changed backward."""
+        if not applies(self.calls, call.index):
+            return None
+        O: Tensor = _Corrected.apply(differentiable_probabilities(call), call.repeated(call.v), self.factor)
+        return call.in_place(O)
+
+
+class _Corrected(torch.autograd.Function):
+    """A V whose backward uses M(G)⊙G in place of G = dO Vᵀ."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, v: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(A, v)
+        ctx.factor = factor
+        return A.to(v.dtype) @ v
+
+    @staticmethod
+    def backward(ctx: Any, dO: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        A, v = ctx.saved_tensors
+        G = dO @ v.transpose(-1, -2)
+        M = ctx.factor(G).to(dO.dtype)
+        return (M * G).to(A.dtype), (A.to(dO.dtype) * M).transpose(-1, -2) @ dO, None
+
+
+def differentiable_probabilities(call: AttentionCall) -> Tensor:
+    """A (group, head, row, key), in the autograd graph: the model's own, or rebuilt from q and k."""
+    if call.A is not None:
+        return call.layout(call.A)
+    assert call.q is not None
+    assert call.k is not None
+    scores = (call.layout(call.q) * call.scale) @ call.repeated(call.k).transpose(-1, -2)
+    return torch.softmax(masked(call, scores), -1)
+
+
+def masked(call: AttentionCall, scores: Tensor) -> Tensor:
+    """Scores (group, head or 1, row, key) under the call's mask."""
+    n, m = scores.shape[-2:]
+    if call.mask is not None:
+        mask = call.layout(call.mask.expand(*call.mask.shape[:-2], n, m))[:, : scores.shape[1]]
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    if call.causal:
+        later = torch.ones(n, m, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return scores
+
+
+def rebuilt(call: AttentionCall, A: Tensor) -> Tensor:
+    """A V, in the model's axes and dtype."""
+    return call.in_place(A.to(call.v.dtype) @ call.repeated(call.v))

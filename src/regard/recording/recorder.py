@@ -1,0 +1,431 @@
+"""Watch one run of any PyTorch model at the level of tensor operations; leave no trace.
+
+A `TorchFunctionMode` sees every operation of the run in this thread and no other. Attention is
+`F.scaled_dot_product_attention`, or a product whose left operand is a softmax of queries times keys. Forward hooks, put on
+for the run and taken off after it (also after an error), tell which module is at work and let an edit change a block.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from regard.errors import ModelError, TrailLost
+from regard.recording import operations
+from regard.recording.calls import AttentionCall, Layout
+from regard.recording.edits import Edit
+from regard.recording.operations import Product
+from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
+
+# F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
+# a copy of its globals in which that hand-over is switched off, so that the mode sees the operations inside.
+_mha_inside = types.FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+
+
+@dataclass
+class Block:
+    """One visit of an element of a ModuleList that holds attention calls."""
+
+    module: str
+    visit: int
+    calls: list[int]
+
+
+@dataclass
+class Frames:
+    """The modules at work in the recorded thread, innermost last, as dotted paths."""
+
+    names: dict[int, str]
+    listed: set[str]
+    owner: int = field(default_factory=threading.get_ident)
+    stack: list[str] = field(default_factory=list)
+    visits: dict[str, int] = field(default_factory=dict)
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def mine(self) -> bool:
+        """Whether the hook was called by the recorded thread (another thread may run the same model)."""
+        return threading.get_ident() == self.owner
+
+    def block(self) -> str:
+        """The innermost ModuleList element at work, with its visit, or ""."""
+        name = next((n for n in reversed(self.stack) if n in self.listed), "")
+        return f"{name}:{self.visits[name] - 1}" if name else ""
+
+
+class Recorder(TorchFunctionMode):
+    """The mode: follows tokens, and collects attention calls."""
+
+    def __init__(self, trail: Trail, frames: Frames, edits: Sequence[Edit] = ()) -> None:
+        super().__init__()
+        self.trail = trail
+        self.frames = frames
+        self.edits = edits
+        self.calls: list[AttentionCall] = []
+        self.leaves: dict[str, Tensor] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            with self:
+                return _mha_inside(*args, **kwargs)
+        name = operations.name_of(func)
+        if name == "scaled_dot_product_attention":
+            return self._fused(func, args, kwargs)
+        if name == "__setitem__":
+            out = func(*args, **kwargs)
+            operations.set_item(self.trail, args)
+            return out
+        out = func(*args, **kwargs)
+        if name in operations.PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
+            return self._explicit(p, out)
+        operations.follow(self.trail, func, args, kwargs, out)
+        if name == "embedding":
+            out = self._embedded(out, args, kwargs)
+        return out
+
+    # -- word embeddings --------------------------------------------------------------------------------------------
+
+    def _embedded(self, out: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+        """The word embeddings of an id input: a place to read gradients at, and to edit."""
+        index = self.trail.tag(args[0] if args else kwargs["input"])
+        tag = self.trail.tag(out)
+        if index is None or tag is None or tag.source.name in self.leaves:
+            return out
+        return self._leaf(tag.source.name, out, tag)
+
+    def _leaf(self, stream: str, value: Tensor, tag: Tag) -> Tensor:
+        for edit in self.edits:
+            new = edit.entered(stream, value)
+            value = value if new is None else new.to(value.dtype)
+        value = differentiable(value)
+        self.leaves[stream] = value
+        self.trail.put(value, tag)
+        return value
+
+    # -- attention --------------------------------------------------------------------------------------------------
+
+    def _fused(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        q, k, v = given["query"], given["key"], given["value"]
+        out: Tensor = func(*args, **kwargs)
+        tags = [self.trail.tag(t) for t in (q, k, v)]
+        scale = given.get("scale")
+        return self._called(
+            tags,
+            tuple(out.shape[:-2]),
+            output=out,
+            kernel="sdpa",
+            q=q,
+            k=k,
+            v=v,
+            mask=given.get("attn_mask"),
+            causal=bool(given.get("is_causal", False)),
+            scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
+        )
+
+    def _attention_product(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
+        """The product probabilities × values, with the probabilities on the left, or None."""
+        p = operations.read_product(name, args, kwargs)
+        if p is None:
+            return None
+        if not self._is_probability(p.a):
+            p = p.swapped()
+        tag = self.trail.tag(p.a)
+        if tag is None or tag.keys is None or not tag.probs or len(p.summed) != 1:
+            return None
+        axis = p.la.index(p.summed)
+        summed_keys = not constant(tag.keys.ids, axis) or p.a.shape[axis] == 1
+        free = [c for c in p.la if c in p.lo and c not in p.lb]
+        return p if summed_keys and len(free) == 1 else None
+
+    def _is_probability(self, t: Tensor) -> bool:
+        tag = self.trail.tag(t)
+        return tag is not None and tag.probs
+
+    def _explicit(self, p: Product, out: Tensor) -> Tensor:
+        key = p.summed
+        (row,) = (c for c in p.la if c in p.lo and c not in p.lb)
+        (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
+        lead = [c for c in p.lo if c not in (row, width)]
+        tag = self.trail.tag(p.a)
+        assert tag is not None
+        assert tag.keys is not None
+        A = _axes(p.a, p.la, [*lead, row, key])
+        v = _axes(p.b, p.lb, [*lead, key, width])
+        rows, keys = (_axes(t.ids, p.la, [*lead, row, key]) for t in (tag, tag.keys))
+        axes = tuple(p.lo.index(c) for c in [*lead, row, width])
+        q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost)
+        k_tag = Tag(keys[..., 0, :][..., None], tag.keys.source, tag.keys.seen, lost=tag.keys.lost)
+        tags = [q_tag, k_tag, self.trail.tag(p.b)]
+        shape = tuple(out.permute(axes).shape[:-2])
+        return self._called(tags, shape, output=out, kernel="softmax", A=A, v=v, axes=axes)
+
+    def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], **fields: Any) -> Tensor:
+        """Make the call, let the edits change its output, and tag that output with the query's rows."""
+        fields["output"] = out = differentiable(fields["output"])
+        q_tag, k_tag, v_tag = (t if t is None else self.trail.settled(t) for t in tags)
+        where = self._names_lost(q_tag, k_tag)
+        queries, keys = (self._ids(t, lead) for t in (q_tag, k_tag if k_tag is not None else v_tag))
+        if not where and queries is not None and keys is not None:
+            layout = Layout.of(queries, keys)
+            queries, keys = (_grouped(i, layout) for i in (queries, keys))
+            keys = torch.where((keys > 0) & (keys < STRIDE), keys + queries[:, :1] // STRIDE * STRIDE, keys)
+            queries = torch.where(
+                (queries > 0) & (queries < STRIDE), queries + keys[:, :1] // STRIDE * STRIDE, queries
+            )
+        else:
+            layout = Layout(lead, tuple(range(len(lead))), 1, max(1, torch.Size(lead).numel()))
+            queries = keys = torch.zeros(1, 0, dtype=torch.int64)
+        event = self.trail.next_event()
+        seen = (k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0)
+        call = AttentionCall(
+            index=len(self.calls),
+            event=event,
+            module=self.frames.stack[-1] if self.frames.stack else "",
+            layout=layout,
+            queries=queries,
+            keys=keys,
+            seen=seen,
+            lost=where,
+            block=self.frames.block(),
+            **fields,
+        )
+        for edit in self.edits:
+            new = edit.call(call)
+            if new is not None:
+                out = differentiable(new.to(out.dtype))
+                call = AttentionCall(**(call.__dict__ | {"output": out}))
+        self.calls.append(call)
+        if q_tag is not None and queries.shape[1]:
+            self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=1 << event))
+        elif where and q_tag is not None:
+            self.trail.put(out, operations._nowhere(q_tag, where, out))
+        return out
+
+    def _names_lost(self, q: Tag | None, k: Tag | None) -> str:
+        for side, tag in (("queries", q), ("keys", k)):
+            if tag is None:
+                return f"the {side} come from no input or parameter that was followed"
+            if tag.lost:
+                return f"the trail of the {side} is lost at `{tag.lost}`"
+            if not constant(tag.ids, -1):
+                return f"the {side} mix several tokens along their width"
+        return ""
+
+    def _ids(self, tag: Tag | None, lead: tuple[int, ...]) -> Tensor | None:
+        """Ids (lead..., token) of queries or keys; grouped heads share the ids of their group."""
+        if tag is None or tag.lost:
+            return None
+        ids = tag.ids[..., 0]
+        if ids.ndim > 1 and len(lead) and ids.shape[-2] not in (1, lead[-1]):
+            ids = ids.repeat_interleave(lead[-1] // ids.shape[-2], -2) if not constant(ids, -2) else ids[..., :1, :]
+        return ids.expand(*lead, ids.shape[-1])
+
+    def _output_ids(self, call: AttentionCall, tag: Tag) -> Tensor:
+        """The query's ids in the output's own axes and shape."""
+        ids = tag.ids[..., 0].expand(*call.layout.lead, tag.ids.shape[-2])[..., None]
+        if call.axes is not None:
+            ids = ids.permute([call.axes.index(d) for d in range(ids.ndim)])
+            return ids.expand(call.output.shape)
+        return ids.expand(call.output.shape)
+
+
+def _grouped(ids: Tensor, layout: Layout) -> Tensor:
+    """(lead..., token) -> (group, token): one row of ids for each group."""
+    return ids.permute(*layout.order, -1).reshape(layout.groups, layout.heads, -1)[:, 0]
+
+
+def _axes(t: Tensor, letters: str, order: Sequence[str]) -> Tensor:
+    """Permute axes named by letters into an order; missing ones get length 1."""
+    t = t.permute([letters.index(c) for c in order if c in letters])
+    for i, c in enumerate(order):
+        if c not in letters:
+            t = t.unsqueeze(i)
+    return t
+
+
+def differentiable(t: Tensor) -> Tensor:
+    """The tensor, part of a graph: gradients at it can be asked for. Frozen parameters make this needed."""
+    if torch.is_grad_enabled() and t.is_floating_point() and not t.requires_grad:
+        return t.requires_grad_() if t.is_leaf and not t.is_inference() else t.detach().requires_grad_()
+    return t
+
+
+def shortest_names(model: nn.Module) -> dict[int, str]:
+    """Parameter id -> the shortest dotted suffix of its name that no other parameter shares."""
+    full = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    counts: dict[str, set[int]] = {}
+    for name, key in full.items():
+        parts = name.split(".")
+        for i in range(len(parts)):
+            counts.setdefault(".".join(parts[i:]), set()).add(key)
+    names: dict[int, str] = {}
+    for name, key in full.items():
+        parts = name.split(".")
+        options = (".".join(parts[i:]) for i in reversed(range(len(parts))))
+        best = next(s for s in options if len(counts[s]) == 1)
+        names.setdefault(key, best.removesuffix(".weight") if best.count(".") == 1 and best.endswith(".weight") else best)
+    return names
+
+
+@contextmanager
+def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit]) -> Iterator[None]:
+    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks."""
+    handles = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if frames.mine:
+            name = frames.names[id(module)]
+            frames.stack.append(name)
+            frames.visits[name] = frames.visits.get(name, 0) + 1
+
+    def leave(module: nn.Module, args: Any, output: Any) -> Any:
+        if not frames.mine or not frames.stack:
+            return None
+        name = frames.stack.pop()
+        for edit in edits:
+            new = edit.block(name, frames.visits[name] - 1, output)
+            output, changed = (output, None) if new is None else (new, new)
+            if changed is not None:
+                return changed
+        return None
+
+    try:
+        for module in model.modules():
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def list_elements(model: nn.Module) -> set[str]:
+    """Dotted paths of the elements of every ModuleList (and Sequential: blocks are kept in those, too)."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+        for name, _ in module.named_children()
+    }
+
+
+def keywords(model: nn.Module, inputs: Any) -> tuple[dict[str, Any], bool]:
+    """A user's inputs as named values, and whether they go to the model by keyword.
+
+    A dict goes by keyword; a tensor is "input"; a tuple is "input_0", "input_1", ...
+    """
+    if isinstance(inputs, Mapping):
+        return dict(inputs), True
+    if isinstance(inputs, Tensor):
+        return {"input": inputs}, False
+    if isinstance(inputs, tuple | list) and all(isinstance(t, Tensor) for t in inputs):
+        return {f"input_{i}": t for i, t in enumerate(inputs)}, False
+    raise ModelError(f"inputs must be a dict of tensors, a tensor or a tuple of tensors, not {type(inputs).__name__}")
+
+
+def ranks(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """Which input's name wins where two meet: the order of the forward signature, then the order given."""
+    order = [*inspect.signature(model.forward).parameters]
+    return {n: order.index(n) if n in order else len(order) + i for i, n in enumerate(names)}
+
+
+def refuse(model: nn.Module, training: bool) -> None:
+    """Models that cannot be watched as they are."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is a traced or scripted module, whose operations cannot be seen; pass the original module")
+    if torch.is_inference_mode_enabled():
+        raise ModelError("gradients cannot be taken inside torch.inference_mode(); call this outside of it")
+    at_work = [name or type(model).__name__ for name, m in model.named_modules() if m.training]
+    if at_work and not training:
+        raise ModelError(
+            f"the model is in train mode ({at_work[0]}): dropout would make the run random; call model.eval() first, "
+            "or pass training=True"
+        )
+
+
+@dataclass
+class Run:
+    """What one watched run left: its output, calls, trail and the tensors at which gradients can be read."""
+
+    output: Any
+    calls: list[AttentionCall]
+    trail: Trail
+    leaves: dict[str, Tensor]
+    inputs: dict[str, Any]
+    blocks: list[Block]
+
+
+def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
+    """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so."""
+    given, by_keyword = keywords(model, inputs)
+    tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
+    if not tensors:
+        raise ModelError(f"no tensor among the inputs ({', '.join(given) or 'none given'})")
+    order = ranks(model, list(given))
+    trail = Trail(shortest_names(model), {len(t) for k, t in tensors.items() if not _is_mask(k, t)})
+    names = {id(m): n for n, m in model.named_modules()}
+    frames = Frames(names, list_elements(model))
+    recorder = Recorder(trail, frames, edits)
+    passed = dict(given)
+    for name, t in tensors.items():
+        if _is_mask(name, t):
+            continue
+        tag = Tag(torch.empty(0), Source(name, order[name], tuple(t.shape[1:]), len(t)), raw=True)
+        trail.enter(t_in := t.detach().clone(), tag.source)
+        if t.is_floating_point():
+            entered = trail.tag(t_in)
+            assert entered is not None
+            value = recorder._leaf(name, t_in, entered)
+            t_in = value.clone()
+            trail.put(t_in, entered)
+        passed[name] = t_in
+    with watched(model, frames, edits), recorder:
+        output = model(**passed) if by_keyword else model(*passed.values())
+    return Run(output, recorder.calls, trail, recorder.leaves, given, _blocks(recorder.calls))
+
+
+def _is_mask(name: str, t: Tensor) -> bool:
+    """Masks say where tokens are; they are not tokens."""
+    return "mask" in name or t.dtype == torch.bool
+
+
+def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:
+    blocks: list[Block] = []
+    for call in calls:
+        if not call.block:
+            continue
+        module, visit = call.block.rsplit(":", 1)
+        if blocks and (blocks[-1].module, blocks[-1].visit) == (module, int(visit)):
+            blocks[-1].calls.append(call.index)
+        else:
+            blocks.append(Block(module, int(visit), [call.index]))
+    return blocks
+
+
+def refuse_lost(calls: Sequence[AttentionCall]) -> None:
+    """An error that names the first call whose tokens are not known."""
+    for call in calls:
+        if call.lost:
+            raise TrailLost(
+                f"whose tokens attention call {call.index} ({call.module or 'the model'}) reads is not known: {call.lost}. "
+                "See regard.inspect(model, inputs)"
+            )

@@ -1,0 +1,285 @@
+"""Token provenance: which input's tokens the rows of a tensor are, and which attention calls they have absorbed.
+
+Every tensor that comes from a model's input carries a `Tag`. Its `ids` have the tensor's own shape and name, element by
+element, the (sample, row) that the element belongs to; along feature axes they are constant and cost nothing (stride 0).
+A movement (reshape, transpose, roll, gather, cat, ...) is the same movement of the ids, so axes are followed and never
+guessed from lengths: a model whose batch, tokens, heads and head size are all 4 is read like any other.
+
+Rows are numbered over all streams. A contraction of raw elements (an embedding, a patch convolution, a first linear
+layer) gives birth to tokens; a contraction of several rows that have already been through attention (Swin's merging)
+gives new rows and a token map, `Merge`, which the walk goes back through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+STRIDE = 1 << 32
+"""An id is (sample + 1) * STRIDE + row. Row 0 is nobody (padding); sample -1 is a parameter not yet given to samples."""
+
+
+@dataclass
+class Stream:
+    """The tokens of one input, of one parameter, or (`kind="merged"`) of a later stage of another stream.
+
+    `first` is its first row; `elements` names, for each token, the element of the raw input that stands for it.
+    """
+
+    name: str
+    first: int
+    count: int
+    kind: str = "input"
+    grid: tuple[int, int] | None = None
+    elements: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def rows(self) -> slice:
+        """The stream's columns in a relevance matrix (batch, rows)."""
+        return slice(self.first, self.first + self.count)
+
+
+@dataclass
+class Source:
+    """One model input or parameter: its name, its rank when two meet (smaller wins), and its shape without batch."""
+
+    name: str
+    rank: int
+    shape: tuple[int, ...] = ()
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Token map: new row `rows[i]` is the mean of `sources[i]`. `event` is its place among calls, in order."""
+
+    event: int
+    rows: Tensor
+    sources: Tensor
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Whose rows a tensor holds.
+
+    Attributes:
+        ids: int64, the tensor's shape. seen: bit e is set when the rows have absorbed the output of event e.
+        raw: the elements are not tokens yet (pixels, token ids). keys: for scores q kᵀ, the tag of the columns.
+        probs: the scores have been through a softmax. lost: the operation at which the trail was lost, or "".
+    """
+
+    ids: Tensor
+    source: Source
+    seen: int = 0
+    raw: bool = False
+    keys: Tag | None = None
+    probs: bool = False
+    lost: str = ""
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Tag:
+        """The same rows elsewhere: the movement applied to the ids, and to the columns' ids."""
+        return replace(self, ids=move(self.ids), keys=self.keys and replace(self.keys, ids=move(self.keys.ids)))
+
+    @property
+    def order(self) -> tuple[bool, bool, bool, int]:
+        """Who wins where two tags meet element by element (smallest)."""
+        return (bool(self.lost), self.keys is None, not self.probs, self.source.rank)
+
+
+def constant(ids: Tensor, dim: int) -> bool:
+    """Whether ids do not change along an axis."""
+    if ids.shape[dim] <= 1 or ids.stride(dim) == 0:
+        return True
+    return bool((ids == ids.narrow(dim, 0, 1)).all())
+
+
+def first_along(ids: Tensor, dim: int) -> Tensor:
+    """The first index along an axis, the axis kept with length 1."""
+    return ids.narrow(dim, 0, 1)
+
+
+def reshaped(ids: Tensor, shape: Sequence[int]) -> Tensor:
+    """`ids.reshape(shape)` that keeps a constant last axis free of charge."""
+    shape = tuple(shape)
+    if ids.ndim and shape and ids.shape[-1] == shape[-1] and ids.stride(-1) == 0 and ids.numel():
+        return ids[..., :1].reshape(*shape[:-1], 1).expand(shape)
+    return ids.reshape(shape)
+
+
+class Trail:
+    """The tags of one run, the streams found, and the token maps. Follows operations through `follow`."""
+
+    def __init__(self, names: dict[int, str], batches: set[int]) -> None:
+        self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.parameter_names = names
+        self.batches = batches
+        self.streams: list[Stream] = []
+        self.merges: list[Merge] = []
+        self.rows = 1
+        self.final_seen: dict[int, int] = {}
+        self._known: dict[Any, Stream] = {}
+        self._sources: dict[int, Source] = {}
+        self.events = 0
+
+    # -- tags -------------------------------------------------------------------------------------------------------
+
+    def tag(self, tensor: Any) -> Tag | None:
+        """The tensor's tag, if it has one."""
+        return self.tags.get(tensor) if isinstance(tensor, Tensor) else None
+
+    def put(self, tensor: Any, tag: Tag | None) -> None:
+        """Tag a tensor (parameters are never tagged: the user's objects stay clean), or forget its tag."""
+        if not isinstance(tensor, Tensor) or isinstance(tensor, nn.Parameter):
+            return
+        if tag is None:
+            self.tags.pop(tensor, None)
+            return
+        if tag.ids.shape != tensor.shape:
+            tag = replace(tag, ids=torch.zeros((), dtype=torch.int64).expand(tensor.shape), keys=None, lost="shape")
+        self.tags[tensor] = tag
+        if tag.seen:
+            last = tag.seen.bit_length() - 1
+            self.final_seen[last] = self.final_seen.get(last, 0) | tag.seen
+
+    def enter(self, tensor: Tensor, source: Source) -> None:
+        """Tag a model input: every element is its own row, sample by sample (axis 0)."""
+        inner = math.prod(tensor.shape[1:])
+        ids = torch.arange(1, inner + 1).view(1, *tensor.shape[1:])
+        ids = ids + (torch.arange(1, len(tensor) + 1) * STRIDE).view(-1, *[1] * (tensor.ndim - 1))
+        self.put(tensor, Tag(ids, source, raw=True))
+
+    def next_event(self) -> int:
+        """Number the next call or token map."""
+        self.events += 1
+        return self.events - 1
+
+    def parameter_tag(self, tensor: Any) -> Tag | None:
+        """The tag of a tensor; for a parameter, a weak one whose rows are all but its last axis."""
+        if not isinstance(tensor, nn.Parameter):
+            return self.tag(tensor)
+        name = self.parameter_names.get(id(tensor))
+        if name is None or tensor.ndim < 2:
+            return None
+        stream = self._parameter_stream(name, math.prod(tensor.shape[:-1]))
+        ids = torch.arange(stream.first, stream.first + stream.count).view(*tensor.shape[:-1], 1)
+        return Tag(self._for_single(ids).expand(tensor.shape), self._parameter_source(tensor, name))
+
+    def _parameter_source(self, tensor: Tensor, name: str) -> Source:
+        return self._sources.setdefault(id(tensor), Source(name, 10_000 + len(self._sources)))
+
+    def _parameter_stream(self, name: str, count: int) -> Stream:
+        if ("parameter", name) not in self._known:
+            self._known["parameter", name] = self._new_stream(name, count, "parameter")
+        return self._known["parameter", name]
+
+    def _for_single(self, ids: Tensor) -> Tensor:
+        """With one sample only, rows of a parameter are that sample's at once."""
+        return ids + STRIDE if self.batches == {1} else ids
+
+    def _new_stream(self, name: str, count: int, kind: str, **more: Any) -> Stream:
+        stream = Stream(name, self.rows, count, kind, **more)
+        self.rows += count
+        self.streams.append(stream)
+        return stream
+
+    # -- births, merges ---------------------------------------------------------------------------------------------
+
+    def born(self, tag: Tag, ids: Tensor) -> Tag:
+        """Tokens of a raw (or not yet attended) stream: one for each distinct id, in the input's own order.
+
+        `ids` stand for the new rows (one raw element, or earlier token, each). The same elements give the same tokens.
+        """
+        samples, rows = ids // STRIDE * STRIDE, ids % STRIDE
+        elements, index = torch.unique(rows, return_inverse=True)
+        nobody = bool(len(elements) and elements[0] == 0)
+        elements = elements[int(nobody) :]
+        if not tag.raw:
+            elements = self._elements_of(elements)
+        key = (tag.source.name, elements.numpy().tobytes())
+        if key not in self._known:
+            grid = grid_of(elements, tag.source.shape)
+            self._known[key] = self._new_stream(tag.source.name, len(elements), "input", grid=grid, elements=elements)
+        new = index - int(nobody) + self._known[key].first
+        return replace(tag, ids=torch.where(rows == 0, 0, samples + new), raw=False)
+
+    def _elements_of(self, rows: Tensor) -> Tensor:
+        stream = self.stream_of(int(rows[0]))
+        return rows if stream.elements is None else stream.elements[rows - stream.first]
+
+    def merged(self, tag: Tag, sources: Tensor) -> Tag:
+        """New rows, each the mean of the ids in `sources`'s last axis (which is kept, with length 1)."""
+        if not tag.seen:
+            return self.born(tag, first_along(sources, -1))
+        distinct, index = torch.unique(sources.flatten(0, -2), dim=0, return_inverse=True)
+        samples, rows = distinct[:, 0] // STRIDE * STRIDE, distinct % STRIDE
+        patterns, which = torch.unique(rows, dim=0, return_inverse=True)
+        stream = self._new_stream(tag.source.name, len(patterns), "merged")
+        event = self.next_event()
+        self.merges.append(Merge(event, torch.arange(stream.first, stream.first + stream.count), patterns))
+        ids = (samples + stream.first + which)[index].view(*sources.shape[:-1], 1)
+        return replace(tag, ids=ids, seen=tag.seen | 1 << event)
+
+    def stream_of(self, row: int) -> Stream:
+        """The stream that a row belongs to."""
+        return next(s for s in self.streams if s.first <= row < s.first + s.count)
+
+    def settled(self, tag: Tag) -> Tag:
+        """Raw features (batch, tokens, width) that meet tokens: their last axis is the features'."""
+        if not tag.raw:
+            return tag
+        return self.born(tag, first_along(tag.ids, -1)).moved(lambda i: i.expand(tag.ids.shape))
+
+    def contracted(self, tag: Tag, dim: int, name: str) -> Tag:
+        """A tag after one axis has been summed over with weights; the axis is kept with length 1."""
+        if tag.raw:
+            return self.born(tag, first_along(tag.ids, dim))
+        if all(constant(t.ids, dim) for t in (tag, tag.keys) if t is not None):
+            return tag.moved(lambda i: first_along(i, dim))
+        if tag.keys is not None:
+            return lost(tag, name)
+        ids = tag.ids.movedim(dim, -1)
+        changes = (ids[..., 1:] != ids[..., :-1]).flatten(0, -2).any(0)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), changes.nonzero()[:, 0] + 1])
+        return self.merged(tag, ids[..., starts]).moved(lambda i: i.movedim(-1, dim))
+
+    def for_samples(self, ids: Tensor, shape: Sequence[int]) -> Tensor:
+        """`ids.expand(shape)`; rows of a parameter that are thereby handed to every sample become the samples' own."""
+        out = ids.expand(shape)
+        if not bool(((ids > 0) & (ids < STRIDE)).any()):
+            return out
+        old = [1] * (len(shape) - ids.ndim) + list(ids.shape)
+        for dim, (a, b) in enumerate(zip(old, shape, strict=True)):
+            if a == 1 and b > 1 and b in self.batches:
+                sample = (torch.arange(1, b + 1) * STRIDE).view(-1, *[1] * (len(shape) - dim - 1))
+                thin = _thin(out, but=dim)
+                return torch.where((thin > 0) & (thin < STRIDE), thin + sample, thin).expand(shape)
+        return out
+
+
+def _thin(ids: Tensor, but: int) -> Tensor:
+    """Every constant axis but one cut to length 1."""
+    for dim in range(ids.ndim):
+        if dim != but and ids.stride(dim) == 0:
+            ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
+    return ids
+
+
+def lost(tag: Tag, where: str) -> Tag:
+    """The trail ends here; the name of the operation is kept for the error."""
+    return replace(tag, keys=None, probs=False, lost=tag.lost or where)
+
+
+def grid_of(elements: Tensor, shape: Sequence[int]) -> tuple[int, int] | None:
+    """Rows and columns of tokens that stand on a lattice of a picture (..., height, width), else None."""
+    if len(shape) < 3:
+        return None
+    height, width = shape[-2:]
+    flat = elements - 1
+    rows, columns = (flat // width % height).unique().numel(), (flat % width).unique().numel()
+    return (rows, columns) if rows * columns == len(elements) else None

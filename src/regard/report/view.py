@@ -1,0 +1,219 @@
+"""What there is to draw of one sample of an explanation, without saying how: pictures, texts, charts, listed streams."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from regard.errors import Misuse
+from regard.explanation import Explanation, Picture, Text, words_of
+from regard.report.colour import Array, Scale, scale_of
+
+LISTED = 8  # a stream of at most so many tokens that is neither picture nor text is listed beside the others
+
+
+@dataclass(frozen=True)
+class PictureView:
+    """A stream that is a grid of scores, and the original picture where it is known."""
+
+    stream: str
+    cells: Array
+    scale: Scale
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of a text. `score` is None for what lies between words; `note` is the model's own spelling of a token."""
+
+    text: str
+    score: float | None = None
+    special: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TextView:
+    """A stream that is a text: its words with what lies between them (none where no words are known), its tokens."""
+
+    stream: str
+    text: Text
+    words: list[Piece]
+    tokens: list[Piece]
+    word_scale: Scale
+    token_scale: Scale
+
+    @property
+    def best(self) -> tuple[list[Piece], Scale]:
+        """Words where they are known, else tokens."""
+        return (self.words, self.word_scale) if self.words else (self.tokens, self.token_scale)
+
+
+@dataclass(frozen=True)
+class ChartView:
+    """A stream of tokens of which nothing but the scores is known."""
+
+    stream: str
+    scores: list[float]
+    scale: Scale
+
+
+Panel = PictureView | TextView | ChartView
+
+
+@dataclass(frozen=True)
+class View:
+    """One sample of one explanation: its panels, and the short streams (`cls_token`, ...) that are listed by number."""
+
+    exp: Explanation
+    sample: int
+    panels: list[Panel]
+    listed: list[ChartView]
+    method: str
+    target: str
+
+
+@dataclass
+class Section:
+    """One raw input with all its views: methods x targets."""
+
+    name: str
+    key: str
+    views: list[View] = field(default_factory=list)
+
+
+def view_of(exp: Explanation, sample: int = 0) -> View:
+    """Sort the streams of one sample into panels and listed ones. Raises Misuse for a sample that is not there."""
+    if not 0 <= sample < exp.batch:
+        raise Misuse(f"sample {sample} does not exist; the explanation holds {exp.batch}, counted from 0")
+    panels: list[Panel] = []
+    bare: list[ChartView] = []
+    for stream, batch in exp.scores.items():
+        if sample < len(batch):
+            scores = batch[sample].detach().cpu().float().numpy()
+            panel = _panel(exp, stream, scores, _raw(exp, stream, sample))
+            (bare if isinstance(panel, ChartView) else panels).append(panel)  # type: ignore[arg-type]
+    long = [p for p in bare if len(p.scores) > LISTED or not panels]
+    panels += long
+    listed = [p for p in bare if not any(p is q for q in long)]
+    return View(exp, sample, panels, listed, _method(exp), target_of(exp, sample))
+
+
+def _raw(exp: Explanation, stream: str, sample: int) -> Picture | Text | None:
+    raws = exp.inputs.get(stream, ())
+    return raws[sample] if sample < len(raws) else None
+
+
+def _panel(exp: Explanation, stream: str, scores: Array, raw: Picture | Text | None) -> Panel:
+    if stream in exp.grid:
+        picture = raw if isinstance(raw, Picture) else None
+        return PictureView(stream, scores.reshape(exp.grid[stream]), scale_of(scores, exp.signed), picture)
+    if isinstance(raw, Text):
+        return _text_panel(exp, stream, scores, raw)
+    return ChartView(stream, [float(s) for s in scores], scale_of(scores, exp.signed))
+
+
+def _text_panel(exp: Explanation, stream: str, scores: Array, text: Text) -> TextView:
+    words = word_pieces(text, scores.tolist()) if text.words else []
+    tokens = token_pieces(text, scores.tolist())
+    known = [p.score for p in words if p.score is not None]
+    plain = [p.score for p in tokens if p.score is not None and not p.special]
+    every = [p.score for p in tokens if p.score is not None]
+    return TextView(
+        stream, text, words, tokens, scale_of(known, exp.signed), scale_of(plain if any(plain) else every, exp.signed)
+    )
+
+
+def word_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
+    """The whole text in order: words with their scores, and what lies between them without."""
+    pieces: list[Piece] = []
+    at = 0
+    for word in sorted(words_of(text, scores), key=lambda w: w.start):
+        if word.start < at:
+            continue
+        if word.start > at:
+            pieces.append(Piece(text.text[at : word.start]))
+        pieces.append(Piece(word.text, word.score))
+        at = word.end
+    return [*pieces, Piece(text.text[at:])] if at < len(text.text) else pieces
+
+
+def token_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
+    """The model's tokens: as the text spells them, or by the tokenizer's name where they stand for no characters."""
+    pieces = []
+    for i, (token, score) in enumerate(zip(text.tokens, scores, strict=False)):
+        start, end = text.offsets[i] if i < len(text.offsets) else (0, 0)
+        special = i < len(text.special) and text.special[i]
+        pieces.append(Piece(text.text[start:end].strip() or token, float(score), special, token))
+    return pieces
+
+
+def target_of(exp: Explanation, sample: int) -> str:
+    """The target in words, with the name of the explained class where the target does not say it."""
+    name = class_of(exp, exp.receipt.explained, sample)
+    return exp.target if name is None or name in exp.target else f"{exp.target} ({name})"
+
+
+def class_of(exp: Explanation, indices: object, sample: int) -> str | None:
+    """The name (or number) of a sample's class on the receipt; None where the target is no class."""
+    if indices is None:
+        return None
+    values = np.atleast_1d(np.asarray(indices))
+    index = int(values[min(sample, len(values) - 1)])
+    labels = exp.labels
+    return labels[index] if labels is not None and 0 <= index < len(labels) else f"class {index}"
+
+
+def _method(exp: Explanation) -> str:
+    options = ", ".join(f"{k}={v}" for k, v in exp.options.items())
+    return f"{exp.method} ({options})" if options else exp.method
+
+
+def sections(explanations: Sequence[Explanation]) -> list[Section]:
+    """Group samples by their raw input; the same method and target twice on one input starts a section anew."""
+    found: list[Section] = []
+    for exp in explanations:
+        for sample in range(exp.batch):
+            view = view_of(exp, sample)
+            key = _key(exp, sample)
+            home = next((s for s in found if s.key == key and not _holds(s, view)), None)
+            if home is None:
+                home = Section(_name(exp, sample), key)
+                found.append(home)
+            home.views.append(view)
+    return found
+
+
+def _holds(section: Section, view: View) -> bool:
+    return any((v.method, v.target) == (view.method, view.target) for v in section.views)
+
+
+def _name(exp: Explanation, sample: int) -> str:
+    names = [r.name for r in (_raw(exp, s, sample) for s in exp.inputs) if r is not None]
+    return " + ".join(names) if names else f"sample {sample}"
+
+
+def _key(exp: Explanation, sample: int) -> str:
+    """What tells raw inputs apart: their content; without any, the sample's number and the streams' lengths."""
+    digest = hashlib.sha256()
+    for stream in exp.scores:
+        raw = _raw(exp, stream, sample)
+        if isinstance(raw, Picture):
+            digest.update(repr((stream, raw.name, raw.box, tuple(raw.pixels.shape))).encode())
+            digest.update(raw.pixels.cpu().contiguous().numpy().tobytes())
+        elif isinstance(raw, Text):
+            digest.update(repr((stream, raw.name, raw.text)).encode("utf-8", "surrogatepass"))
+    if not exp.inputs:
+        digest.update(repr((sample, exp.grid, {k: v.shape[1] for k, v in exp.scores.items()})).encode())
+    return digest.hexdigest()
+
+
+def plain(text: str, keep: str = "") -> str:
+    """Untrusted text for a terminal or a drawing: control and direction characters become �, but those in `keep`."""
+    bad = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    joiners = keep + "\u200d\ufe0f\u200c"
+    return "".join(c if c in joiners or unicodedata.category(c) not in bad else "�" for c in text)

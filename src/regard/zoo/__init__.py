@@ -1,0 +1,98 @@
+"""The zoo: two small trained models with known answers, bundled, for tests, examples and first steps.
+
+``zoo/vit-scenes`` names the item of clothing in a cluttered scene; every bundled scene has the exact mask of its item.
+``zoo/bert-sentiment`` tells positive from negative sentences; our sentences have their deciding words marked.
+
+The folders are ordinary Hugging Face folders: ``AutoModel...from_pretrained(folder(name))`` loads them offline.
+Importing this package needs torch, numpy and safetensors only; the training scripts need ``regard[hf]``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from regard.zoo._texts import Sentence, read_sentences
+
+__all__ = ["Scenes", "Sentence", "UnknownModelError", "cards", "demo_scene", "folder", "names", "scenes", "sentences"]
+
+PREFIX = "zoo/"
+FOLDERS = ("bert-sentiment", "vit-scenes")
+
+
+class UnknownModelError(ValueError):
+    """The zoo has no model of that name."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Bundled scenes with exact masks, single-item scenes first.
+
+    ``images``: uint8 (n, 64, 64, 3), RGB. ``masks``: bool (n, 2, 64, 64), the pixels of the first and of the second
+    item; the second is empty in a single-item scene. ``labels``: int64 (n, 2), the items' classes as the model numbers
+    them; the second is -1 in a single-item scene. ``names``: the classes' names in that order.
+    """
+
+    images: Tensor
+    masks: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+        return len(self.images)
+
+    @property
+    def single(self) -> Tensor:
+        """bool (n,): the scenes of one item alone."""
+        return self.labels[:, 1] < 0
+
+    def select(self, rows: Tensor) -> Scenes:
+        """Return the scenes at ``rows``, indices or a bool mask (n,)."""
+        return Scenes(self.images[rows], self.masks[rows], self.labels[rows], self.names)
+
+
+def names() -> list[str]:
+    """Return the names of the bundled models."""
+    return [PREFIX + name for name in FOLDERS]
+
+
+def folder(name: str) -> Path:
+    """Return the folder of the model ``name``, ready for ``from_pretrained``.
+
+    Raises UnknownModelError for any other name.
+    """
+    if name not in names():
+        raise UnknownModelError(f"the zoo has no model {name!r}; it has {', '.join(names())}")
+    return Path(__file__).parent / name.removeprefix(PREFIX)
+
+
+def cards() -> dict[str, dict[str, Any]]:
+    """Return each model's card: task, parameters, measured accuracy, data, licence, known answers, how to retrain."""
+    return {name: json.loads((folder(name) / "card.json").read_text(encoding="utf-8")) for name in names()}
+
+
+def scenes() -> Scenes:
+    """Return the bundled scenes of ``zoo/vit-scenes``: unseen items, each class equally often, and each pair twice."""
+    home = folder("zoo/vit-scenes")
+    data = load_file(home / "scenes.safetensors")
+    classes = json.loads((home / "scenes.json").read_text(encoding="utf-8"))["names"]
+    masks = torch.from_numpy(np.unpackbits(data["mask_bits"].numpy(), axis=-1)).bool()
+    return Scenes(data["images"], masks, data["labels"], tuple(classes))
+
+
+def demo_scene() -> Path:
+    """Return the path of a picture (256 x 192, PNG) with two items, both unseen in training."""
+    return folder("zoo/vit-scenes") / "demo_scene.png"
+
+
+def sentences() -> list[Sentence]:
+    """Return the bundled sentences of ``zoo/bert-sentiment``, all our own, with the words that decide each of them."""
+    return read_sentences(folder("zoo/bert-sentiment") / "sentences.json")
