@@ -38,10 +38,18 @@ class Rule(Protocol):
 
 
 class Pull(NamedTuple):
-    """r @ E, and the row sums of E at the rows where r has weight (zero elsewhere)."""
+    """What is asked of a call: r @ E by a rule; normalised: with the rows of E + I brought to sum 1."""
+
+    r: Float[Tensor, "group row"]
+    rule: Rule
+    normalised: bool = False
+
+
+class Pulled(NamedTuple):
+    """The answer: r @ E, and the share of its relevance that each row keeps (1, or 1/(1 + Σ_j E_ij))."""
 
     moved: Float[Tensor, "group key"]
-    sums: Float[Tensor, "group row"]
+    keep: Float[Tensor, "group row"]
 
 
 class Rows(NamedTuple):
@@ -210,27 +218,24 @@ class AttentionCall:
 
     def pull(self, r: Float[Tensor, "group row"], rule: Rule) -> Float[Tensor, "group key"]:
         """r @ E, with E rebuilt in chunks of rows; rows where r is zero in every group are never built."""
-        return self.pull_all([(r, rule)])[0].moved
+        return self.pull_all([Pull(r, rule)])[0].moved
 
-    def pull_all(self, wanted: Sequence[tuple[Float[Tensor, "group row"], Rule]]) -> list[Pull]:
+    def pull_all(self, pulls: Sequence[Pull]) -> list[Pulled]:
         """Several r @ E at once: A and G of each chunk are built once and serve every rule."""
-        groups, heads, n, m = self.shape
+        groups, _, n, m = self.shape
         device = self.output.device
-        rs = [r.to(device) for r, _ in wanted]
-        moved = [torch.zeros(groups, m, device=device) for _ in wanted]
-        sums = [torch.zeros(groups, n, device=device) for _ in wanted]
+        rs = [p.r.to(device) for p in pulls]
+        done = [Pulled(torch.zeros(groups, m, device=device), torch.ones(groups, n, device=device)) for _ in pulls]
         needed = torch.stack([(r != 0).any(0) for r in rs])
         for index in self.chunks(needed.any(0).nonzero()[:, 0]):
-            serves = needed[:, index].any(1).tolist()
-            gradient = any(w.gradient for (_, w), s in zip(wanted, serves, strict=True) if s)
-            _, A, G = self.rows(index, gradient=gradient)
+            serves = [i for i, s in enumerate(needed[:, index].any(1).tolist()) if s]
+            _, A, G = self.rows(index, gradient=any(pulls[i].rule.gradient for i in serves))
             AG = None if G is None else G.mul_(A)
-            for i, (_, rule) in enumerate(wanted):
-                if serves[i]:
-                    part, total = _through(rs[i][:, index], rule, A, AG)
-                    moved[i] += part
-                    sums[i][:, index] = total
-        return [Pull(a, b) for a, b in zip(moved, sums, strict=True)]
+            for i in serves:
+                moved, keep = _through(rs[i][:, index], pulls[i], A, AG)
+                done[i].moved.add_(moved)
+                done[i].keep[:, index] = keep
+        return done
 
     def chunks(self, rows: Int[Tensor, " row"], budget: int | None = None) -> Iterator[Int[Tensor, " row"]]:
         """Row indices in chunks whose A fits the budget."""
@@ -239,15 +244,18 @@ class AttentionCall:
         yield from rows.split(max(1, limit // (groups * heads * m * 4))) if len(rows) else ()
 
 
-def _through(r: Tensor, rule: Rule, A: Tensor, AG: Tensor | None) -> tuple[Tensor, Tensor]:
-    """r @ E and E's row sums for one chunk; the mean over heads is taken by the product itself."""
-    each = rule.each(A, AG)
+def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None) -> tuple[Tensor, Tensor]:
+    """r @ E for one chunk, and what its rows keep; the mean over heads is taken by the product itself."""
+    each = pull.rule.each(A, AG)
+    if pull.rule.over_heads == "max":
+        each = each.amax(1, keepdim=True)
     groups, heads, n, m = each.shape
-    if rule.over_heads == "mean":
-        weights = (r / heads)[:, None, :].expand(groups, heads, n).reshape(groups, 1, heads * n)
-        return (weights @ each.reshape(groups, heads * n, m))[:, 0], each.sum(-1).mean(1)
-    E = each.amax(1)
-    return (r[:, None] @ E)[:, 0], E.sum(-1)
+    keep = torch.ones_like(r)
+    if pull.normalised:
+        keep = 1 / (1 + each.sum(-1).mean(1))
+        r = r * keep
+    weights = (r / heads)[:, None, :].expand(groups, heads, n).reshape(groups, 1, heads * n)
+    return (weights @ each.reshape(groups, heads * n, m))[:, 0], keep
 
 
 def _full(mask: Tensor, shape: tuple[int, int, int, int]) -> Tensor:

@@ -1,10 +1,12 @@
 """The one place where a colour means something.
 
-Orange speaks for the target, blue against it, clear says nothing. The opacity is the score divided by the limit of the
-scale: one hue for scores that are never negative, two hues that meet in clear at zero for signed ones, with the same
-limit on both sides. The two hues are as light as each other (OKLab L 0.62 and 0.60: both stand out on white and on
-black), differ for every common kind of colour-blindness, and their ramps are perceptually uniform over white, grey and
-dark paper (the largest of ten equal steps is at most 1.4 times the smallest, in OKLab; the tests hold them to it).
+Clear says nothing. Scores that are never negative have one hue, orange: the stronger, the more the prediction rests on
+that part. Signed scores have two that meet in clear at zero: orange speaks for the target, blue against it, with the
+same limit on both sides. The opacity is the score divided by the limit of the scale.
+
+The two hues are as light as each other (OKLab L 0.62 and 0.60: both stand out on white and on black), differ for every
+common kind of colour-blindness, and their ramps are perceptually uniform over white, grey and dark paper (the largest of
+ten equal steps is at most 1.4 times the smallest, in OKLab; the tests hold them to it).
 
 Pictures are drawn in grey beneath a map, so that all colour in it is score.
 """
@@ -125,3 +127,14 @@ def number(value: float | None) -> str:
     if value is None or np.isnan(value):
         return "undefined"
     return "0" if value == 0 else f"{float(value):.3g}"
+
+
+def veil(pixels: Array, box: tuple[float, float, float, float]) -> Array:
+    """A picture with all greyed and hatched that lies outside of `box` (left, top, right, bottom)."""
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[:height, :width] + 0.5
+    inside = (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
+    step = max(8, max(height, width) // 40)
+    stripe = np.where((x + y) % step < step / 5, 230.0, 128.0)[..., None]
+    veiled = 0.4 * pixels + 0.6 * stripe
+    return np.where(inside[..., None], pixels, np.rint(veiled)).astype(np.uint8)

@@ -21,7 +21,7 @@ import numpy as np
 from regard.errors import Misuse
 from regard.explanation import Explanation, Picture, write_atomically
 from regard.report import need
-from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, Array, Scale, ink, number
+from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, Array, Scale, ink, number, veil
 from regard.report.png import blend
 from regard.report.receipt import accounts, lines
 from regard.report.view import ChartView, PictureView, Section, TextView, View, sections, view_of
@@ -49,8 +49,14 @@ def page(explanations: Sequence[Explanation], title: str | None = None) -> str:
     data = [s.pop("data") for s in shown]
 
     return str(
-        _templates().get_template("page.html.j2").render(
-            title=title, sections=shown, data=safe_json({"sections": data, "colours": COLOURS}), opacity=OPACITY, colours=COLOURS
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            sections=shown,
+            data=safe_json({"sections": data, "colours": COLOURS}),
+            opacity=OPACITY,
+            colours=COLOURS,
         )
     )
 
@@ -124,7 +130,8 @@ def _still(panel: PictureView) -> dict[str, Any]:
         enlarged = np.kron(panel.scale.over(panel.cells, LIGHT), np.ones((16, 16, 1), dtype=np.uint8))
         return {"stream": panel.stream, "name": panel.stream, "uri": _uri(enlarged), "original": None}
     original = panel.picture.pixels.cpu().numpy()
-    return {"stream": panel.stream, "name": panel.picture.name, "uri": _uri(blend(panel)), "original": _uri(original)}
+    map_ = _uri(veil(blend(panel), panel.picture.box))
+    return {"stream": panel.stream, "name": panel.picture.name, "uri": map_, "original": _uri(original)}
 
 
 def _stages(section: Section, key: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from regard.explanation import Explanation, Picture, place, write_atomically
 from regard.report import need
 from regard.report.colour import LIGHT, OPACITY, Array, Scale, grey, ink, number
 from regard.report.receipt import brief
-from regard.report.view import ChartView, Panel, Piece, PictureView, TextView, View, plain, view_of
+from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, View, plain, view_of
 
 WIDTH = 9.0  # inches, of the whole figure
 EDGE = 0.3
@@ -164,7 +164,12 @@ def _outside(axes: Any, picture: Picture) -> None:
     from matplotlib.path import Path
 
     height, width = picture.pixels.shape[:2]
-    a, b, c, d = (max(picture.box[0], 0), max(picture.box[1], 0), min(picture.box[2], width), min(picture.box[3], height))
+    a, b, c, d = (
+        max(picture.box[0], 0),
+        max(picture.box[1], 0),
+        min(picture.box[2], width),
+        min(picture.box[3], height),
+    )
     if (a, b, c, d) == (0, 0, width, height):
         return
     shift = np.array([-0.5, -0.5])  # imshow puts the first pixel's centre at 0
@@ -193,7 +198,9 @@ def _grid(panel: PictureView) -> Band:
 def _chart(panel: ChartView) -> Band:
     def draw(figure: Any, top: float) -> None:
         axes = figure.add_axes(_place(figure, EDGE + 0.7, top - 0.3, WIDTH - 2 * EDGE - 0.8, 2.2))
-        axes.bar(range(len(panel.scores)), np.nan_to_num(panel.scores), color=panel.scale.over(panel.scores, LIGHT) / 255)
+        axes.bar(
+            range(len(panel.scores)), np.nan_to_num(panel.scores), color=panel.scale.over(panel.scores, LIGHT) / 255
+        )
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_xlabel("token", color=INK)
         axes.spines[["top", "right"]].set_visible(False)
@@ -233,7 +240,7 @@ class Run:
 
 
 def flow(pieces: list[Piece], width: float, gap: float = 0.0) -> tuple[list[Run], int]:
-    """Break pieces into lines of `width` inches, at most one word cut where it alone is too long; runs and row count."""
+    """Break pieces into lines of `width` inches, a word cut where it alone is too long; runs and row count."""
     runs: list[Run] = []
     x, row = 0.0, 0
     for piece in pieces:
@@ -272,7 +279,9 @@ def _run(figure: Any, run: Run, top: float, scale: Scale) -> None:
     if run.score is not None:
         paper = scale.over(run.score, LIGHT)
         box = _place(figure, EDGE + run.left, top + 0.03, run.width, SIZE * 1.45 / 72)
-        figure.add_artist(Rectangle(box[:2], box[2], box[3], facecolor=paper / 255, linewidth=0, transform=_whole(figure)))
+        figure.add_artist(
+            Rectangle(box[:2], box[2], box[3], facecolor=paper / 255, linewidth=0, transform=_whole(figure))
+        )
         colour = ink(paper)
     _write(figure, EDGE + run.left, top, run.text, SIZE, colour)
 

@@ -28,7 +28,9 @@ def lines(exp: Explanation, sample: int = 0) -> list[Line]:
         Line("sum of the map", number(at(r.attribution_sum, sample)), "over all streams, prefix tokens included"),
         *_error(r, sample),
         _faithful(r),
-        Line("cost", f"{r.passes} passes, {r.seconds:.2g} s", "forward and gradient passes, those of the checks included"),
+        Line(
+            "cost", f"{r.passes} passes, {r.seconds:.2g} s", "forward and gradient passes, those of the checks included"
+        ),
         Line("seed", str(r.seed)),
         Line("versions", ", ".join(f"{k} {v}" for k, v in r.versions.items()) or "not recorded"),
         *(Line("note", note) for note in r.notes),

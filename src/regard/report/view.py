@@ -1,4 +1,4 @@
-"""What there is to draw of one sample of an explanation, without saying how: pictures, texts, charts, listed streams."""
+"""What there is to draw of one sample of an explanation, without saying how: pictures, texts, charts, short streams."""
 
 from __future__ import annotations
 

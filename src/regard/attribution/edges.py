@@ -1,0 +1,42 @@
+"""Edge rules: one attention call -> one (query × key) matrix E. METHODS.md section 2, a row of it each.
+
+A rule maps A, and A⊙G, head by head; heads are then joined by mean or max. (The clamp comes before the mean.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Edge:
+    """E = over_heads_h f(A_h) or f(A_h⊙G_h)."""
+
+    name: str
+    f: Callable[[Tensor], Tensor]
+    gradient: bool = True
+    over_heads: str = "mean"
+
+    def each(self, A: Tensor, AG: Tensor | None) -> Tensor:
+        """(group, head, row, key) -> (group, head, row, key)."""
+        if not self.gradient:
+            return self.f(A)
+        assert AG is not None
+        return self.f(AG)
+
+
+EDGES: dict[str, Edge] = {
+    e.name: e
+    for e in (
+        Edge("mean", lambda A: A, gradient=False),
+        Edge("max", lambda A: A, gradient=False, over_heads="max"),
+        Edge("positive", lambda AG: AG.clamp(min=0)),
+        Edge("negative", lambda AG: (-AG).clamp(min=0)),
+        Edge("absolute", lambda AG: AG.abs()),
+        Edge("signed", lambda AG: AG),
+    )
+}
+"""`absolute` = `positive` + `negative`; `signed` = `positive` − `negative`."""

@@ -1,0 +1,429 @@
+"""The command line: `regard explain | inspect | methods | zoo`.
+
+Light at the start: torch and what reads models are imported inside the commands. A RegardError ends in one line on
+stderr and its exit code (2 misuse, 1 failure). Files are rendered in a hidden folder beside the output folder and moved
+into it when all is done, so a run that fails or is interrupted leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from regard.errors import InputError, Misuse, RegardError, UnknownName, nearest
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text as Line
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"error: the command line needs {missing.name}: pip install 'regard[cli]'") from None
+
+if TYPE_CHECKING:
+    from regard.explanation import Explanation, Picture, Text
+
+SUFFIXES = frozenset(
+    {".txt", ".md", ".rst", ".csv", ".json", ".html", ".npy", ".pt", ".safetensors"}
+    | {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+)
+
+app = typer.Typer(
+    name="regard",
+    help="Tells what a Transformer's prediction rests on, and how far to believe the answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT...", help="A picture file, a text, a text file, or - (stdin).")
+]
+Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """Run the command line on the program's own arguments."""
+    app(prog_name="regard")
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn every way in which a command can end into one line on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        try:
+            command(*args, debug=debug, **kwargs)
+        except KeyboardInterrupt:
+            raise _end("interrupted", 130, debug) from None
+        except RegardError as e:
+            raise _end(f"error: {e}", e.exit_code, debug) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as e:
+            said = f"error: {type(e).__name__}: {e} (unexpected; --debug shows where)"
+            raise _end(said, 1, debug) from None
+
+    return run
+
+
+def _end(message: str, code: int, debug: bool) -> typer.Exit:
+    if debug:
+        traceback.print_exc()
+    typer.echo(_one_line(message), err=True)
+    return typer.Exit(code)
+
+
+def _one_line(text: str) -> str:
+    """Untrusted text in one line: line ends become spaces, other control characters �."""
+    joined = " ".join(text.split())
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs") else c for c in joined)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"regard {installed('regard')}")
+        raise typer.Exit
+
+
+@app.command()
+@_guarded
+def explain(
+    inputs: Inputs,
+    model: Model,
+    method: Annotated[str, typer.Option(help="Names from `regard methods`, with commas between them, or all.")] = "gae",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="A label or class number; may be repeated. Default: what the model predicts."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html and the pictures; older ones are replaced.")] = Path(
+        "regard-out"
+    ),
+    measure: Annotated[
+        Literal["full", "lazy"], typer.Option(help="Run the receipt's checks at once, or when the report is drawn.")
+    ] = "full",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Explain what the model makes of each INPUT; write report.html and one picture for each map."""
+    from regard.report import need
+
+    need("viz")
+    names = chosen(method)
+    out = _writable(out)
+    with _busy("loading the model"):
+        reader = _load(model)
+    found: list[Explanation] = []
+    for value in inputs:
+        raw, stem = read_input(value, reader.kind)
+        with _busy(f"explaining {stem}"):
+            made = reader.explain(raw, target=_targets(target), method=names, measure=measure)
+        found += [_named(e, stem) for e in made]
+    with _busy("drawing"):
+        files = write_all(found, out)
+    _report(found, out, files, quiet)
+
+
+@app.command()
+@_guarded
+def inspect(inputs: Inputs, model: Model, debug: Debug = False) -> None:
+    """Show what is seen of the model's run on INPUT: token streams, attention calls, blocks."""
+    with _busy("loading the model"):
+        reader = _load(model)
+    for value in inputs:
+        raw, _ = read_input(value, reader.kind)
+        typer.echo(str(reader.inspect(raw)))
+
+
+@app.command()
+@_guarded
+def methods(debug: Debug = False) -> None:
+    """List the methods."""
+    import regard
+
+    table: Any = regard.methods()
+    columns = ["name", "passes", "site", "baseline", "decomposes", "signed", "paper"]
+    _stdout().print(_table(columns, [[_cell(getattr(r, c, None)) for c in columns] for r in table.rows]))
+
+
+@app.command()
+@_guarded
+def zoo(debug: Debug = False) -> None:
+    """List the bundled models."""
+    from regard.zoo import cards
+
+    rows = [
+        [name, _cell(c.get("task")), _cell(c.get("what")), _accuracy(c.get("accuracy"))] for name, c in cards().items()
+    ]
+    _stdout().print(_table(["name", "task", "what it does", "accuracy"], rows))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*(Line(cell) for cell in row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def _accuracy(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{k.replace('_', ' ')} {_accuracy(v)}" for k, v in value.items())
+    return f"{100 * value:.1f} %" if isinstance(value, float) else _cell(value)
+
+
+def _stdout() -> Console:
+    """Where results go; 100 columns where nobody says how wide it is."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 100
+    return console
+
+
+@contextlib.contextmanager
+def _busy(what: str) -> Iterator[None]:
+    """A spinner on stderr while something takes time, on terminals only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(Line(what)):
+        yield
+
+
+def _load(name: str) -> Any:
+    import regard
+
+    load: Any = regard.load
+    return load(name)
+
+
+def chosen(names: str) -> list[str]:
+    """The methods asked for, each once; raises UnknownName with the nearest names for an unknown one."""
+    import regard
+
+    table: Any = regard.methods()
+    known = [row.name for row in table.rows]
+    asked = list(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()))
+    if not asked:
+        raise UnknownName(f"no method is named; known: {', '.join(known)}")
+    if asked == ["all"]:
+        return known
+    for name in asked:
+        if name not in known:
+            raise nearest(name, known, "method")
+    return asked
+
+
+def _targets(labels: list[str] | None) -> str | list[str] | None:
+    """None, one label or several, as `Reader.explain` takes them; repetitions are dropped."""
+    unique = list(dict.fromkeys(labels or []))
+    return None if not unique else unique[0] if len(unique) == 1 else unique
+
+
+def read_input(value: str, kind: str) -> tuple[Any, str]:
+    """The raw input that an argument stands for, and a name for it. Raises InputError where there is none."""
+    if kind == "image":
+        return (_stdin_picture(), "stdin") if value == "-" else (_existing(value), Path(value).name)
+    if value == "-":
+        return _decoded(sys.stdin.buffer.read(), "stdin"), "stdin"
+    if _is_there(value):
+        path = _existing(value)
+        return _decoded(_bytes(path), str(path)), path.name
+    if looks_like_path(value):
+        hint = "" if "\n" in value else "; to explain these words as a text, pipe them in and give - as INPUT"
+        raise InputError(f"no such file: {value}{hint}")
+    return value, _headline(value)
+
+
+def looks_like_path(value: str) -> bool:
+    """Whether an argument that is no file was meant as one: a file's suffix, or a slash and no white space."""
+    if "\n" in value:
+        return False
+    if Path(value).suffix.lower() in SUFFIXES:
+        return True
+    return value.startswith(("/", "./", "../", "~/")) or (
+        ("/" in value or "\\" in value) and not re.search(r"\s", value)
+    )
+
+
+def _is_there(value: str) -> bool:
+    try:
+        return bool(value) and os.path.lexists(value)
+    except (OSError, ValueError):  # too long, or with a zero byte: a text
+        return False
+
+
+def _existing(value: str) -> Path:
+    path = Path(value)
+    if not _is_there(value) or not path.exists():
+        raise InputError(f"no such file: {value}")
+    if path.is_dir():
+        raise InputError(f"{value} is a folder; give a file")
+    return path
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror or e}") from e
+
+
+def _decoded(data: bytes, name: str) -> str:
+    """A text file's text; a byte order mark and the last line's end are no part of it."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise InputError(f"{name} is not UTF-8 text (byte {e.start}); the model reads text") from e
+    if "\0" in text:
+        raise InputError(f"{name} is not text: it holds zero bytes; the model reads text")
+    if not text.strip():
+        raise InputError(f"{name} is empty; give it some text")
+    return text.rstrip("\r\n")
+
+
+def _stdin_picture() -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise InputError("stdin is empty; the model reads a picture")
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        raise InputError(f"stdin is not a picture that can be read: {e}") from e
+    return image
+
+
+def _headline(text: str) -> str:
+    """The first words of a text, to call it by."""
+    line = " ".join(text.split())
+    return line if len(line) <= 48 else line[:47].rsplit(" ", 1)[0] + " …"
+
+
+def _named(exp: Explanation, name: str) -> Explanation:
+    """The explanation with its raw input called as the command line called it."""
+    raws: dict[str, Sequence[Picture | Text]] = {
+        s: [dataclasses.replace(r, name=name) for r in raw] for s, raw in exp.inputs.items()
+    }
+    return dataclasses.replace(exp, inputs=raws)
+
+
+def _writable(out: Path) -> Path:
+    """Refuse an output folder that cannot be one, before time is spent."""
+    out = Path(os.path.abspath(out))
+    home = _standing(out)
+    if not home.is_dir():
+        raise InputError(f"{home} is a file; --out needs a folder")
+    if not os.access(home, os.W_OK):
+        raise InputError(f"{home} cannot be written to; give another folder with --out")
+    return out
+
+
+def _standing(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.parents) if os.path.lexists(p))
+
+
+def write_all(found: Sequence[Explanation], out: Path) -> list[Path]:
+    """Draw everything in a hidden folder beside `out`, then move it in; return the files, the report first."""
+    home = _standing(out.parent)
+    work = Path(tempfile.mkdtemp(prefix=".regard-", dir=home))
+    try:
+        names = _render(found, work)
+        out.mkdir(parents=True, exist_ok=True)
+        return [(work / n).replace(out / n) for n in names]
+    except OSError as e:
+        raise Misuse(f"{out} cannot be written: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _render(found: Sequence[Explanation], work: Path) -> list[str]:
+    from regard.report.html import write_page
+    from regard.report.png import plot
+
+    write_page(found, work / "report.html")
+    names = ["report.html"]
+    for exp in found:
+        for sample in range(exp.batch):
+            names.append(unused(file_stem(exp, sample), names))
+            plot(exp, work / names[-1], sample)
+    return names
+
+
+def file_stem(exp: Explanation, sample: int) -> str:
+    """Input, method and target as a file name: letters, digits, dots, dashes and underscores, at most 150 bytes."""
+    from regard.report.view import target_of
+
+    source = next((raw[sample].name for raw in exp.inputs.values() if sample < len(raw)), f"sample-{sample}")
+    stem = Path(source).stem if Path(source).suffix.lower() in SUFFIXES else source
+    return "-".join(slug(part) for part in (stem, exp.method, target_of(exp, sample)))
+
+
+def slug(text: str, most: int = 48) -> str:
+    """What is safe of a text in a file name on any system; `x` where nothing is."""
+    kept = re.sub(r"[^\w.]+", "-", unicodedata.normalize("NFC", text)).strip("-._")
+    cut = kept.encode("utf-8", "ignore")[:most].decode("utf-8", "ignore").strip("-._")
+    return cut or "x"
+
+
+def unused(stem: str, taken: Sequence[str], suffix: str = ".png") -> str:
+    """`stem` with its suffix, numbered from 2 where a file of this run has that name (in any case) already."""
+    folded = {t.casefold() for t in taken}
+    names = (f"{stem}{'' if n == 1 else f'-{n}'}{suffix}" for n in range(1, len(taken) + 2))
+    return next(n for n in names if n.casefold() not in folded)
+
+
+def _report(found: Sequence[Explanation], out: Path, files: Sequence[Path], quiet: bool) -> None:
+    """Print the explanations, and where the files are."""
+    from regard.report.terminal import show
+    from regard.report.view import sections
+
+    shown = [Path(os.path.relpath(f)) if f.is_relative_to(Path.cwd()) else f for f in files]
+    if quiet:
+        typer.echo(shown[0])
+        return
+    console = _stdout()
+    for section in sections(found):
+        console.print(Line(_one_line(section.name), style="bold"))
+        for view in section.views:
+            console.print(show(view, console))
+            console.print()
+    count = len(files) - 1
+    typer.echo(f"report: {shown[0]}")
+    typer.echo(
+        f"{'picture' if count == 1 else 'pictures'}: "
+        + (str(shown[1]) if count == 1 else f"{count} in {shown[0].parent}")
+    )

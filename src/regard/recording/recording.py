@@ -1,0 +1,298 @@
+"""A recorded run: calls in order, streams, output; gradients for a target; and the walk over the graph of states.
+
+The walk is METHODS.md section 3. Relevance lives on (sample, row), rows numbered over all streams. Of every call c it needs
+one row of weights, w_c, and makes one row of relevance, w_c E_c, on the rows of c's keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regard.errors import ModelError
+from regard.recording import recorder
+from regard.recording.calls import AttentionCall, Pull, Rule
+from regard.recording.edits import Edit
+from regard.recording.recorder import Block
+from regard.recording.tokens import STRIDE, Merge, Stream
+
+Relevance = Float[Tensor, "batch row"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a method weighs one call on its way back: the edge rule, and whether rows of E + I are brought to sum 1."""
+
+    rule: Rule
+    normalised: bool = False
+
+
+@dataclass
+class Gradients:
+    """One target's gradients: calls bound to dO, and the gradient at each input (word embeddings for ids)."""
+
+    calls: list[AttentionCall]
+    inputs: dict[str, Tensor]
+    value: Float[Tensor, " batch"]
+
+
+@dataclass
+class Recording:
+    """One watched run of a model.
+
+    Attributes:
+        output: what the model returned. calls: attention calls in execution order. streams: all token streams met.
+        leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
+        padded: stream -> bool (batch, tokens), True where a token is padding.
+    """
+
+    model: nn.Module = field(repr=False)
+    inputs: dict[str, Any] = field(repr=False)
+    output: Any = field(repr=False)
+    calls: list[AttentionCall]
+    streams: list[Stream]
+    merges: list[Merge]
+    leaves: dict[str, Tensor] = field(repr=False)
+    blocks: list[Block] = field(repr=False)
+    batch: int
+    rows: int
+    final_seen: dict[int, int] = field(repr=False)
+    padded: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    # -- gradients --------------------------------------------------------------------------------------------------
+
+    def gradients(self, value: Float[Tensor, " batch"], *, keep: bool = False) -> Gradients:
+        """∂y/∂O of every call and ∂y/∂x of every input, in one backward pass to the first of them.
+
+        `value` is y (batch,), computed from `output`. Parameters get no gradient. keep: another target follows.
+        """
+        if not value.requires_grad:
+            raise ModelError(
+                "the target has no gradient: the model ran under torch.no_grad() or detaches its output; "
+                "remove that, or explain a model that keeps its graph"
+            )
+        at = [c.output for c in self.calls] + list(self.leaves.values())
+        wanted = [t for t in at if t.requires_grad]
+        found = iter(torch.autograd.grad(value.sum(), wanted, retain_graph=keep, allow_unused=True))
+        grads = [next(found) if t.requires_grad else None for t in at]
+        calls = [c.bind(g) for c, g in zip(self.calls, grads, strict=False)]
+        inputs = {
+            name: torch.zeros_like(t) if g is None else g
+            for (name, t), g in zip(self.leaves.items(), grads[len(self.calls) :], strict=True)
+        }
+        return Gradients(calls, {k: v.detach() for k, v in inputs.items()}, value.detach())
+
+    # -- rows -------------------------------------------------------------------------------------------------------
+
+    def zeros(self) -> Relevance:
+        """No relevance anywhere."""
+        return torch.zeros(self.batch, self.rows)
+
+    def gather(self, relevance: Relevance, ids: Tensor) -> Tensor:
+        """Relevance at the rows of a call: ids (group, token) -> (group, token); nobody has none."""
+        samples, rows = ids // STRIDE - 1, ids % STRIDE
+        return relevance[samples.clamp(min=0), rows] * (rows > 0)
+
+    def scatter(self, values: Tensor, ids: Tensor) -> Relevance:
+        """The transpose of `gather`: values at a call's rows, added up where windows share a row."""
+        samples, rows = ids // STRIDE - 1, ids % STRIDE
+        out = self.zeros()
+        values = torch.where(rows > 0, values.float().cpu(), 0.0)
+        return out.index_put_((samples.clamp(min=0), rows), values, accumulate=True)
+
+    def stream(self, name: str) -> Stream:
+        """The (last) stream of a name that calls read."""
+        return next(s for s in reversed(self.streams) if s.name == name and s.kind != "merged")
+
+    # -- read-out ---------------------------------------------------------------------------------------------------
+
+    def final_calls(self) -> list[AttentionCall]:
+        """Calls whose output no later call reads: what the head reads is among their query rows."""
+        later = 0
+        for call in self.calls:
+            later |= call.seen
+        return [c for c in self.calls if not later >> c.event & 1]
+
+    def readout(self, gradients: Gradients) -> tuple[Relevance, dict[int, Relevance]]:
+        """Which final rows the target reads, found from the gradient: (all rows, per final call).
+
+        Our reading: a row weighs as much as the norm of ∂y/∂O there in its final call; weights sum to 1 per sample.
+        """
+        each: dict[int, Relevance] = {}
+        for call in self.final_calls():
+            dO = call.canonical(gradients.calls[call.index].dO)  # type: ignore[arg-type]
+            norms = dO.float().pow(2).sum((1, 3)).sqrt().cpu()
+            if bool(norms.any()):
+                each[call.index] = self.scatter(norms, call.queries)
+        if not each:
+            raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
+        total = torch.stack(list(each.values())).sum(0)
+        scale = total.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return total / scale, {i: r / scale for i, r in each.items()}
+
+    def seen_by(self, call: AttentionCall) -> int:
+        """Events that the state after a final call has absorbed (through the residual stream around it)."""
+        return self.final_seen.get(call.event, 0) | 1 << call.event
+
+    # -- the walk ---------------------------------------------------------------------------------------------------
+
+    def walk(
+        self,
+        gradients: Gradients | None,
+        readout: dict[int, Relevance],
+        steps: Sequence[Callable[[AttentionCall], Step | None]],
+    ) -> list[Relevance]:
+        """Relevance of every row, by several methods at once (METHODS.md section 3).
+
+        w_c = [c ∈ seen(read-out)] r + Σ_{c′: c ∈ seen(keys of c′)} w_c′ E_c′, calls taken from last to first, so that each
+        w_c is complete when it is reached. `steps[i]` says how method i weighs a call (None: it is passed by). Each
+        call's A and G are rebuilt once and serve all methods. Returns r + Σ_c w_c E_c for each method.
+        """
+        calls = self.calls if gradients is None else gradients.calls
+        parts = [[(self.seen_by(self.calls[i]), r.clone()) for i, r in readout.items()] for _ in steps]
+        events: list[AttentionCall | Merge] = sorted([*calls, *self.merges], key=lambda e: e.event, reverse=True)
+        for event in events:
+            if isinstance(event, Merge):
+                parts = [[self._unmerged(event, p) for p in method] for method in parts]
+            else:
+                self._through(event, parts, steps)
+        return [torch.stack([r for _, r in method]).sum(0) for method in parts]
+
+    def _through(
+        self,
+        call: AttentionCall,
+        parts: list[list[tuple[int, Relevance]]],
+        steps: Sequence[Callable[[AttentionCall], Step | None]],
+    ) -> None:
+        wanted: dict[int, Pull] = {}
+        for i, (method, step) in enumerate(zip(parts, steps, strict=True)):
+            arriving = [r for seen, r in method if seen >> call.event & 1]
+            how = step(call)
+            if how is None or not arriving:
+                continue
+            w = self.gather(torch.stack(arriving).sum(0), call.queries)
+            if bool(w.any()):
+                wanted[i] = Pull(w, how.rule, how.normalised)
+        if not wanted:
+            return
+        for i, pulled in zip(wanted, call.pull_all([*wanted.values()]), strict=True):
+            if wanted[i].normalised:
+                self._shrink(call, parts[i], pulled.keep.cpu())
+            parts[i].append((call.seen, self.scatter(pulled.moved, call.keys)))
+
+    def _shrink(self, call: AttentionCall, method: list[tuple[int, Relevance]], keep: Tensor) -> None:
+        """A call's own rows keep 1/(1 + Σ_j E_ij) of the relevance that came through it."""
+        samples, rows = call.queries // STRIDE - 1, call.queries % STRIDE
+        factor = torch.ones(self.batch, self.rows)
+        factor[samples.clamp(min=0), rows] = keep
+        factor[:, 0] = 1
+        for i, (seen, r) in enumerate(method):
+            if seen >> call.event & 1:
+                method[i] = (seen, r * factor)
+
+    def _unmerged(self, merge: Merge, part: tuple[int, Relevance]) -> tuple[int, Relevance]:
+        """Relevance of merged rows goes back to the rows they were made of: r_in = r_out P, P = 1/m."""
+        seen, r = part
+        if not seen >> merge.event & 1:
+            return part
+        m = merge.sources.shape[1]
+        shares = (r[:, merge.rows, None] / m).expand(-1, -1, m).flatten(1)
+        r = r.index_add(1, merge.sources.flatten(), shares)
+        r[:, merge.rows] = 0
+        return seen, r
+
+
+def record(
+    model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), *, training: bool = False, strict: bool = True
+) -> Recording:
+    """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
+
+    Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
+    whose tokens a call reads (unless strict=False).
+    """
+    recorder.refuse(model, training)
+    with torch.enable_grad():
+        run = recorder.run(model, inputs, edits)
+    if not run.calls:
+        raise ModelError(_no_attention(model))
+    if strict:
+        recorder.refuse_lost(run.calls)
+    trail = run.trail
+    batch = max(trail.batches)
+    recording = Recording(
+        model=model,
+        inputs=run.inputs,
+        output=run.output,
+        calls=run.calls,
+        streams=trail.streams,
+        merges=trail.merges,
+        leaves=run.leaves,
+        blocks=run.blocks,
+        batch=batch,
+        rows=trail.rows,
+        final_seen=trail.final_seen,
+    )
+    recording.streams = _in_use(recording)
+    recording.padded = _padding(recording)
+    return recording
+
+
+def _no_attention(model: nn.Module) -> str:
+    kernel = str(getattr(getattr(model, "config", None), "_attn_implementation", "") or "")
+    if "flash" in kernel or "flex" in kernel or "paged" in kernel:
+        return (
+            f"no attention call was seen: the model's attention runs in a kernel out of sight ({kernel}); "
+            'call model.set_attn_implementation("sdpa") first'
+        )
+    return f"no attention call was seen in {type(model).__name__}: is it a Transformer, and did its attention run?"
+
+
+def _in_use(recording: Recording) -> list[Stream]:
+    """Streams whose rows a call reads, or that a merged stream in use was made of."""
+    used = torch.zeros(recording.rows, dtype=torch.bool)
+    for call in recording.calls:
+        used[call.queries.flatten() % STRIDE] = True
+        used[call.keys.flatten() % STRIDE] = True
+    for merge in reversed(recording.merges):
+        if bool(used[merge.rows].any()):
+            used[merge.sources.flatten()] = True
+    return [s for s in recording.streams if bool(used[s.rows].any())]
+
+
+def _padding(recording: Recording) -> dict[str, Tensor]:
+    """Tokens that a mask among the inputs, or the mask of every call that reads them, leaves out."""
+    hidden = torch.ones(recording.batch, recording.rows, dtype=torch.bool)
+    for call in recording.calls:
+        dead = call.dead_keys()
+        samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
+        alive = torch.zeros(recording.batch, recording.rows)
+        alive.index_put_((samples.clamp(min=0), rows), (~dead).float(), accumulate=True)
+        hidden &= alive == 0
+    padded = {}
+    for stream in recording.streams:
+        mask = _mask_of(recording.inputs, stream)
+        out = hidden[:, stream.rows] if _is_read(recording, stream) else torch.zeros(recording.batch, stream.count).bool()
+        padded[stream.name] = out if mask is None else out | (mask == 0)
+    return padded
+
+
+def _is_read(recording: Recording, stream: Stream) -> bool:
+    rows = torch.arange(stream.first, stream.first + stream.count)
+    return any(bool(torch.isin(c.keys % STRIDE, rows).any()) for c in recording.calls)
+
+
+def _mask_of(inputs: dict[str, Any], stream: Stream) -> Tensor | None:
+    """The 0/1 mask given for a stream: `attention_mask` for `input_ids`, `decoder_attention_mask` for the decoder's, ..."""
+    prefix = stream.name.rsplit("_", 1)[0].removesuffix("input").removesuffix("_") if stream.kind == "input" else "?"
+    for name in (f"{prefix}_attention_mask", "attention_mask") if prefix else ("attention_mask",):
+        mask = inputs.get(name)
+        ids = inputs.get(stream.name)
+        if isinstance(mask, Tensor) and isinstance(ids, Tensor) and mask.shape == ids.shape[:2] and ids.ndim <= 3:
+            same = mask.shape[1] == stream.count
+            return mask.cpu() if same and (name != "attention_mask" or not stream.name.startswith("decoder")) else None
+    return None

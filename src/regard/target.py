@@ -1,0 +1,253 @@
+"""What is explained: a scalar y for each sample, read from the model's output (METHODS.md section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from regard.errors import Misuse, TargetError
+
+Classes = int | Tensor | None
+
+
+@dataclass(frozen=True)
+class Value:
+    """y (batch,), in the graph; and, where y belongs to a class, the class explained and the class predicted."""
+
+    y: Float[Tensor, " batch"]
+    explained: Int[Tensor, " batch"] | None = None
+    predicted: Int[Tensor, " batch"] | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A scalar y per sample. Make one with the class methods; `label` is its name on receipts and pages.
+
+    Where `c` is None the predicted class is explained, and the receipt says so. `output` names the field of the model's
+    output that holds the scores (default: `logits`, or the output itself where it is a tensor). A class may be an int
+    or a (batch,) tensor, one class a sample.
+    """
+
+    label: str
+    read: Callable[[Any, Mapping[str, Any]], Value]
+
+    def value(self, output: Any, inputs: Mapping[str, Any]) -> Value:
+        """y and its classes. Raises TargetError where the output has no such value."""
+        found = self.read(output, inputs)
+        if not isinstance(found.y, Tensor) or found.y.ndim != 1:
+            shape = tuple(found.y.shape) if isinstance(found.y, Tensor) else type(found.y).__name__
+            raise TargetError(f"target {self.label!r} must give one number a sample, a (batch,) tensor; it gave {shape}")
+        return found
+
+    @classmethod
+    def logit(cls, c: Classes = None, position: int | None = None, output: str | int | None = None) -> Target:
+        """The logit of a class; `position` picks the token where the model scores every token."""
+
+        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+            return _of_class(scores(out, output), c, position, inputs)
+
+        return cls(_label("logit", c, position), read)
+
+    @classmethod
+    def probability(cls, c: Classes = None, position: int | None = None, output: str | int | None = None) -> Target:
+        """The softmax probability of a class."""
+
+        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+            return _of_class(scores(out, output).softmax(-1), c, position, inputs)
+
+        return cls(_label("probability", c, position), read)
+
+    @classmethod
+    def log_probability(cls, c: Classes = None, position: int | None = None, output: str | int | None = None) -> Target:
+        """The log of the softmax probability of a class."""
+
+        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+            return _of_class(scores(out, output).log_softmax(-1), c, position, inputs)
+
+        return cls(_label("log-probability", c, position), read)
+
+    @classmethod
+    def contrast(cls, c: Classes, d: Classes, position: int | None = None, output: str | int | None = None) -> Target:
+        """y_c − y_d: what tells class c from class d."""
+
+        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+            logits = scores(out, output)
+            first, second = (_of_class(logits, k, position, inputs) for k in (c, d))
+            return replace(first, y=first.y - second.y)
+
+        return cls(f"contrast {_name(c)} - {_name(d)}", read)
+
+    @classmethod
+    def similarity(cls, text: int | None = None) -> Target:
+        """Cosine of each picture with text number `text`; else with its paired text (equal counts) or the best text."""
+
+        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+            image, words = field(out, "image_embeds"), field(out, "text_embeds")
+            cosines = torch.nn.functional.normalize(image, dim=-1) @ torch.nn.functional.normalize(words, dim=-1).T
+            best = cosines.detach().argmax(-1)
+            paired = torch.arange(len(image), device=image.device)
+            which = torch.full_like(best, text) if text is not None else paired if len(image) == len(words) else best
+            _in_range(which, cosines.shape[-1], "text")
+            return Value(cosines.gather(1, which[:, None])[:, 0], which, best)
+
+        return cls("similarity" if text is None else f"similarity with text {text}", read)
+
+    @classmethod
+    def next_token(cls, id: Classes = None, position: int = -1) -> Target:  # noqa: A002 (the field's word)
+        """The logit of a next token after `position`; -1 is the last token that is not padding."""
+
+        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+            return _of_class(scores(out, None), id, position, inputs)
+
+        where = "" if position == -1 else f" after token {position}"
+        return cls(f"next token {_name(id)}{where}", read)
+
+    @classmethod
+    def detection(cls, query: int, c: Classes = None) -> Target:
+        """The logit of a class at an object query (the predicted class is the best one that is not "no object")."""
+
+        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+            logits = scores(out, None)
+            if logits.ndim != 3:
+                raise TargetError(f"a detection needs logits (batch, query, class); the model gave {tuple(logits.shape)}")
+            _in_range(torch.tensor([query]), logits.shape[1], "object query")
+            at = logits[:, query]
+            known = at[:, :-1].detach().argmax(-1) if c is None else c
+            return _of_class(at, known, None, inputs)
+
+        return cls(f"query {query}, {_label('logit', c, None)}", read)
+
+    @classmethod
+    def span(cls, start: int, end: int) -> Target:
+        """start_logits[start] + end_logits[end] of a question-answering head."""
+
+        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+            first, last = field(out, "start_logits"), field(out, "end_logits")
+            _in_range(torch.tensor([start, end]), first.shape[-1], "token")
+            return Value(first[:, start] + last[:, end])
+
+        return cls(f"span {start}-{end}", read)
+
+    @classmethod
+    def region(cls, mask: Tensor, c: Classes = None, output: str | int | None = None) -> Target:
+        """The mean logit of a class over a region of a dense output: mask (height, width), or one a sample."""
+
+        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+            logits = scores(out, output)
+            if logits.ndim != 4 or logits.shape[-2:] != mask.shape[-2:]:
+                raise TargetError(
+                    f"a region of shape {tuple(mask.shape)} needs logits (batch, class, height, width) of that size; "
+                    f"the model gave {tuple(logits.shape)}"
+                )
+            weight = mask.to(logits).expand(len(logits), *mask.shape[-2:])[:, None]
+            return _of_class((logits * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-12), c, None, inputs)
+
+        return cls(_label("region's logit", c, None), read)
+
+    @classmethod
+    def of(cls, function: Callable[[Any], Tensor], label: str = "custom") -> Target:
+        """Any function: output -> (batch,)."""
+        return cls(label, lambda out, inputs: Value(function(out)))
+
+    @classmethod
+    def make(cls, what: Any) -> Target:
+        """A Target from what `explain` takes: None, an int, a (batch,) tensor, a Target or a callable."""
+        if isinstance(what, cls):
+            return what
+        if what is None or (isinstance(what, int) and not isinstance(what, bool)):
+            return cls.logit(what)
+        if isinstance(what, Tensor) and not what.is_floating_point() and what.ndim <= 1:
+            return cls.logit(int(what) if what.ndim == 0 else what)
+        if callable(what):
+            return cls.of(what, getattr(what, "__name__", "custom"))
+        if isinstance(what, str):
+            raise Misuse(f"target {what!r} is a label's name, which only a reader knows: use regard.load(...).explain")
+        raise Misuse(f"a target is None, an int, a (batch,) tensor, a Target or a callable; not {type(what).__name__}")
+
+
+def _label(kind: str, c: Classes, position: int | None) -> str:
+    return f"{kind} of {_name(c)}" + ("" if position is None else f" at token {position}")
+
+
+def _name(c: Classes) -> str:
+    if c is None:
+        return "the predicted class"
+    return f"class {c}" if isinstance(c, int) else f"classes {', '.join(str(i) for i in c.tolist()[:8])}"
+
+
+def field(output: Any, name: str) -> Tensor:
+    """A tensor field of a model's output. Raises TargetError listing the fields there are."""
+    value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+    if not isinstance(value, Tensor):
+        raise TargetError(f"the model's output has no `{name}`; {_fields(output)}")
+    return value
+
+
+def _fields(output: Any) -> str:
+    if isinstance(output, Mapping):
+        shapes = [f"{k} {tuple(v.shape)}" for k, v in output.items() if isinstance(v, Tensor)]
+        return f"its fields are: {', '.join(shapes)}. Name one with Target.logit(c, output=...)"
+    if isinstance(output, Sequence):
+        shapes = [f"{i} {tuple(v.shape)}" for i, v in enumerate(output) if isinstance(v, Tensor)]
+        return f"it is a tuple of: {', '.join(shapes)}. Name one with Target.logit(c, output=0)"
+    return f"it is a {type(output).__name__}. Use Target.of(function)"
+
+
+def scores(output: Any, name: str | int | None) -> Tensor:
+    """The tensor of scores: the output itself, its `logits`, or the field that the user names."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(name, int):
+        value = output.to_tuple()[name] if hasattr(output, "to_tuple") else output[name]
+        if isinstance(value, Tensor):
+            return value
+    return field(output, "logits" if name is None else str(name))
+
+
+def _of_class(logits: Tensor, c: Classes, position: int | None, inputs: Mapping[str, Any]) -> Value:
+    """The value of a class in (batch, class) or, at a position, (batch, token, class)."""
+    if logits.ndim == 1:
+        logits = logits[:, None]
+    if logits.ndim == 3 and position is not None:
+        at = last_token(inputs, logits) if position == -1 else torch.full((len(logits),), position)
+        _in_range(at % logits.shape[1] if position < -1 else at, logits.shape[1], "token")
+        logits = logits[torch.arange(len(logits)), at.to(logits.device)]
+    if logits.ndim != 2:
+        raise TargetError(
+            f"the scores are {tuple(logits.shape)}, not (batch, class): say which token with Target.next_token(id) or "
+            "Target.logit(c, position=...), which region with Target.region(mask, c), or give a function"
+        )
+    if position is not None and position != -1 and logits.ndim == 3:
+        raise TargetError("these scores have no token axis, so no position can be picked")
+    predicted = logits.detach().argmax(-1)
+    explained = predicted if c is None else _classes(c, logits)
+    _in_range(explained, logits.shape[-1], "class")
+    return Value(logits.gather(1, explained[:, None])[:, 0], explained, predicted)
+
+
+def _classes(c: int | Tensor, logits: Tensor) -> Tensor:
+    if isinstance(c, int):
+        return torch.full((len(logits),), c, device=logits.device)
+    if c.shape != (len(logits),):
+        raise TargetError(f"one class a sample is needed: {len(logits)} samples, but classes of shape {tuple(c.shape)}")
+    return c.to(logits.device, torch.int64)
+
+
+def _in_range(index: Tensor, count: int, what: str) -> None:
+    if bool(((index < 0) | (index >= count)).any()):
+        raise TargetError(f"{what} {int(index[(index < 0) | (index >= count)][0])} is out of range: there are {count}")
+
+
+def last_token(inputs: Mapping[str, Any], logits: Tensor) -> Tensor:
+    """Index of the last token that is not padding: (batch,)."""
+    count = logits.shape[1]
+    for name in ("decoder_attention_mask", "attention_mask"):
+        mask = inputs.get(name)
+        if isinstance(mask, Tensor) and mask.shape == (len(logits), count):
+            return (torch.arange(count) * (mask.cpu() != 0)).argmax(1)
+    return torch.full((len(logits),), count - 1)
