@@ -1,0 +1,46 @@
+"""Regard tells what a Transformer's prediction rests on, and how far to believe the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from regard._explain import explain
+from regard._inspect import inspect
+from regard.attribution.table import methods, register
+from regard.baseline import Baseline
+from regard.errors import RegardError
+from regard.explanation import Explanation, Receipt
+from regard.recording import record
+from regard.site import Site
+from regard.target import Target
+
+if TYPE_CHECKING:
+    from regard.models import Reader
+
+__version__ = "0.1.0"
+
+
+def load(name_or_model: Any, processor: Any = None, **options: Any) -> Reader:
+    """A reader for raw pictures or texts: from a hub name, a local folder, a zoo name, or (model, processor=...).
+
+    See `regard.models.load` for all options. Needs `regard[hf]`.
+    """
+    from regard.models import load as load_reader
+
+    return load_reader(name_or_model, processor, **options)
+
+
+__all__ = [
+    "Baseline",
+    "Explanation",
+    "Receipt",
+    "RegardError",
+    "Site",
+    "Target",
+    "explain",
+    "inspect",
+    "load",
+    "methods",
+    "record",
+    "register",
+]

@@ -58,6 +58,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 def main() -> None:
     """Run the command line on the program's own arguments."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a pipe may not take every character
     app(prog_name="regard")
 
 
@@ -196,9 +199,9 @@ def _cell(value: Any) -> str:
 
 
 def _accuracy(value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{k.replace('_', ' ')} {_accuracy(v)}" for k, v in value.items())
-    return f"{100 * value:.1f} %" if isinstance(value, float) else _cell(value)
+    """The overall shares on a model's card; counts and shares by class are left to the card."""
+    shares = {k: v for k, v in value.items() if isinstance(v, float)} if isinstance(value, dict) else {}
+    return "\n".join(f"{name.replace('_', ' ')} {100 * share:.1f} %" for name, share in shares.items())
 
 
 def _stdout() -> Console:

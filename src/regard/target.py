@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,11 @@ class Target:
 
     label: str
     read: Callable[[Any, Mapping[str, Any]], Value]
+    remade: Callable[[Tensor], Target] | None = dataclasses.field(default=None, repr=False)
+
+    def at(self, classes: Tensor) -> Target:
+        """The same target with its classes fixed (one a sample), for runs in which others may be predicted."""
+        return self if self.remade is None else self.remade(classes)
 
     def value(self, output: Any, inputs: Mapping[str, Any]) -> Value:
         """y and its classes. Raises TargetError where the output has no such value."""
@@ -51,7 +57,7 @@ class Target:
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             return _of_class(scores(out, output), c, position, inputs)
 
-        return cls(_label("logit", c, position), read)
+        return cls(_label("logit", c, position), read, lambda k: cls.logit(k, position, output))
 
     @classmethod
     def probability(cls, c: Classes = None, position: int | None = None, output: str | int | None = None) -> Target:
@@ -60,7 +66,7 @@ class Target:
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             return _of_class(scores(out, output).softmax(-1), c, position, inputs)
 
-        return cls(_label("probability", c, position), read)
+        return cls(_label("probability", c, position), read, lambda k: cls.probability(k, position, output))
 
     @classmethod
     def log_probability(cls, c: Classes = None, position: int | None = None, output: str | int | None = None) -> Target:
@@ -69,7 +75,7 @@ class Target:
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             return _of_class(scores(out, output).log_softmax(-1), c, position, inputs)
 
-        return cls(_label("log-probability", c, position), read)
+        return cls(_label("log-probability", c, position), read, lambda k: cls.log_probability(k, position, output))
 
     @classmethod
     def contrast(cls, c: Classes, d: Classes, position: int | None = None, output: str | int | None = None) -> Target:
@@ -83,7 +89,7 @@ class Target:
         return cls(f"contrast {_name(c)} - {_name(d)}", read)
 
     @classmethod
-    def similarity(cls, text: int | None = None) -> Target:
+    def similarity(cls, text: int | Tensor | None = None) -> Target:
         """Cosine of each picture with text number `text`; else with its paired text (equal counts) or the best text."""
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
@@ -91,11 +97,12 @@ class Target:
             cosines = torch.nn.functional.normalize(image, dim=-1) @ torch.nn.functional.normalize(words, dim=-1).T
             best = cosines.detach().argmax(-1)
             paired = torch.arange(len(image), device=image.device)
-            which = torch.full_like(best, text) if text is not None else paired if len(image) == len(words) else best
+            chosen = paired if len(image) == len(words) else best
+            which = chosen if text is None else torch.full_like(best, text) if isinstance(text, int) else text
             _in_range(which, cosines.shape[-1], "text")
             return Value(cosines.gather(1, which[:, None])[:, 0], which, best)
 
-        return cls("similarity" if text is None else f"similarity with text {text}", read)
+        return cls("similarity" if text is None else f"similarity with text {text}", read, cls.similarity)
 
     @classmethod
     def next_token(cls, id: Classes = None, position: int = -1) -> Target:  # noqa: A002 (the field's word)
@@ -105,7 +112,7 @@ class Target:
             return _of_class(scores(out, None), id, position, inputs)
 
         where = "" if position == -1 else f" after token {position}"
-        return cls(f"next token {_name(id)}{where}", read)
+        return cls(f"next token {_name(id)}{where}", read, lambda k: cls.next_token(k, position))
 
     @classmethod
     def detection(cls, query: int, c: Classes = None) -> Target:
@@ -120,7 +127,7 @@ class Target:
             known = at[:, :-1].detach().argmax(-1) if c is None else c
             return _of_class(at, known, None, inputs)
 
-        return cls(f"query {query}, {_label('logit', c, None)}", read)
+        return cls(f"query {query}, {_label('logit', c, None)}", read, lambda k: cls.detection(query, k))
 
     @classmethod
     def span(cls, start: int, end: int) -> Target:
@@ -147,7 +154,7 @@ class Target:
             weight = mask.to(logits).expand(len(logits), *mask.shape[-2:])[:, None]
             return _of_class((logits * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-12), c, None, inputs)
 
-        return cls(_label("region's logit", c, None), read)
+        return cls(_label("region's logit", c, None), read, lambda k: cls.region(mask, k, output))
 
     @classmethod
     def of(cls, function: Callable[[Any], Tensor], label: str = "custom") -> Target:

@@ -5,7 +5,9 @@ Every way in which that fails becomes one sentence. Weights that the checkpoint 
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ TASKS = {
     "causal-lm": Task("AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel"), "text"),
 }
 SHARED = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
+_HUB_NAME = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")
 CONVERT = (
     "convert it once, if you trust its source: "
     "AutoModel….from_pretrained(name, use_safetensors=False).save_pretrained(folder), or pass use_safetensors=False"
@@ -125,14 +128,13 @@ def _place(name: str | os.PathLike[str]) -> str:
     if said == "zoo" or said.startswith("zoo/"):
         return _zoo(said)
     path = Path(said).expanduser()
-    if path.is_dir():
+    if said.strip() and path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"{said} is not a model folder: it has no config.json; give one made by save_pretrained")
         return str(path)
-    if path.exists():
+    if path.is_file():
         raise InputError(f"{said} is a file; give the folder that holds the model's config.json")
-    looks_like_path = not isinstance(name, str) or path.is_absolute() or said.startswith(".") or said.count("/") != 1
-    if said.strip() == "" or (looks_like_path and ("/" in said or os.sep in said or not isinstance(name, str))):
+    if not isinstance(name, str) or not _HUB_NAME.fullmatch(said):
         raise InputError(f"no such model folder: {said!r}")
     return said
 
@@ -160,15 +162,20 @@ def _transformers() -> Any:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep Transformers' progress bars and load reports off the screen: what matters in them becomes an error here."""
-    import logging
+    """Keep Transformers' bars and load reports off the screen (what matters in them becomes an error).
 
-    log, bars = transformers.utils.logging, transformers.utils.logging.is_progress_bar_enabled()
-    level, hub = log.get_verbosity(), logging.getLogger("huggingface_hub")
-    hub_level = hub.level
+    Bars of downloads, which can take minutes, stay as they are.
+    """
+    log, hub = transformers.utils.logging, logging.getLogger("huggingface_hub")
+    level, hub_level = log.get_verbosity(), hub.level
+    bars, downloads = log.is_progress_bar_enabled(), log.hf_hub_utils
+    follow = (
+        downloads.disable_progress_bars if downloads.are_progress_bars_disabled() else downloads.enable_progress_bars
+    )
     log.set_verbosity_error()
     log.disable_progress_bar()
     hub.setLevel(logging.ERROR)
+    follow()
     try:
         yield
     finally:
@@ -176,6 +183,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
         hub.setLevel(hub_level)
         if bars:
             log.enable_progress_bar()
+        follow()
 
 
 @contextmanager

@@ -53,6 +53,8 @@ def to_rgb(image: Image.Image) -> Pixels:
     Image = _pillow()
     if image.mode.startswith("I;16") or image.mode in WIDE:
         image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+    if image.mode == "La":  # Pillow knows this way only
+        image = image.convert("LA")
     if image.mode in ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -70,7 +72,7 @@ def _to_8_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
     elif mode == "F" and low >= 0 and high <= 1:
         x = x * 255
     elif low < 0 or high > 255:
-        x = (x - low) * (255 / (high - low)) if high > low else np.zeros_like(x)
+        x = (x - low) * 255 / (high - low) if high > low else np.zeros_like(x)
     scaled: np.ndarray[Any, Any] = np.rint(x).astype(np.uint8)
     return scaled
 
@@ -93,9 +95,9 @@ def _open(path: Path) -> Pixels:
         raise InputError(f"{path} is not a picture that Pillow can read") from None
     except PermissionError:
         raise InputError(f"{path} may not be read (permission denied)") from None
-    except (OSError, ValueError) as e:
-        if isinstance(e, InputError):
-            raise
+    except (InputError, MemoryError):
+        raise
+    except Exception as e:  # among them Pillow's warnings, where they are errors
         raise InputError(f"{path} cannot be read: {e}") from e
 
 

@@ -132,7 +132,7 @@ class Reader:
         ), batch.notes
 
     def _check_padding(self, mask: Tensor) -> None:
-        """Refuse a batch that a decoder's classifier, which finds the last token by its padding, would refuse inside."""
+        """Refuse a batch that a decoder's classifier, which finds the last token by its padding, would refuse."""
         name, config = type(self.model).__name__, cast(Any, getattr(self.model, "config", None))
         if len(mask) > 1 and name.endswith("ForSequenceClassification"):
             text_config = config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -91,6 +91,8 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     seen = 0
     for tag in found:
         seen |= tag.seen
+        if tag.source.rank != best.source.rank and max(tag.source.rank, best.source.rank) < 10_000 and not best.seen:
+            trail.aliases.setdefault(tag.source.name, best.source.name)
     keys = best.keys
     if keys is not None:
         keys = replace(keys, ids=keys.ids.expand(out.shape))

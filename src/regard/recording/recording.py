@@ -62,6 +62,7 @@ class Recording:
     batch: int
     rows: int
     final_seen: dict[int, int] = field(repr=False)
+    aliases: dict[str, str] = field(default_factory=dict)
     padded: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     # -- gradients --------------------------------------------------------------------------------------------------
@@ -236,6 +237,7 @@ def record(
         batch=batch,
         rows=trail.rows,
         final_seen=trail.final_seen,
+        aliases=trail.aliases,
     )
     recording.streams = _in_use(recording)
     recording.padded = _padding(recording)

@@ -126,6 +126,7 @@ class Trail:
         self._known: dict[Any, Stream] = {}
         self._sources: dict[int, Source] = {}
         self.events = 0
+        self.aliases: dict[str, str] = {}
 
     # -- tags -------------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ that part. Signed scores have two that meet in clear at zero: orange speaks for 
 same limit on both sides. The opacity is the score divided by the limit of the scale.
 
 The two hues are as light as each other (OKLab L 0.62 and 0.60: both stand out on white and on black), differ for every
-common kind of colour-blindness, and their ramps are perceptually uniform over white, grey and dark paper (the largest of
-ten equal steps is at most 1.4 times the smallest, in OKLab; the tests hold them to it).
+common kind of colour-blindness, and their ramps are perceptually uniform over white, grey and dark paper (the largest
+of ten equal steps is at most 1.5 times the smallest, in OKLab; the tests hold them to it).
 
 Pictures are drawn in grey beneath a map, so that all colour in it is score.
 """

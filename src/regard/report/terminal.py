@@ -27,7 +27,7 @@ COLUMNS = 48
 
 def show(view: View, console: Console) -> RenderableType:
     """All of one sample's view, to be printed on `console`, whose width and colours it heeds."""
-    coloured = console.color_system is not None
+    coloured = console.color_system is not None and not console.no_color
     width = max(8, console.width)
     parts: list[RenderableType] = [Rule(Line(plain(f"{view.method} · {view.target}")), align="left", style="dim")]
     for panel in view.panels:

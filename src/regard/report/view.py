@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -155,7 +156,8 @@ def token_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
 def target_of(exp: Explanation, sample: int) -> str:
     """The target in words, with the name of the explained class where the target does not say it."""
     name = class_of(exp, exp.receipt.explained, sample)
-    return exp.target if name is None or name in exp.target else f"{exp.target} ({name})"
+    said = name is None or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", exp.target)
+    return exp.target if said else f"{exp.target} ({name})"
 
 
 def class_of(exp: Explanation, indices: object, sample: int) -> str | None:

@@ -1,0 +1,376 @@
+"""The one way through: inputs -> recording -> attribution -> receipt -> Explanation."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regard.attribution.context import Context
+from regard.attribution.paths import Preset, relevance
+from regard.attribution.table import Method
+from regard.attribution.table import method as method_row
+from regard.errors import Misuse, NonFinite, nearest
+from regard.explanation import Explanation, Measured, Reading, Receipt
+from regard.recording import Gradients, Recording, record
+from regard.recording.edits import Edit, Replace, Scale
+from regard.recording.recorder import keywords, refuse, run
+from regard.recording.recording import Relevance
+from regard.target import Target, Value, last_token
+
+Readout = str | int | Tensor | None
+
+
+@dataclass
+class Watched:
+    """What one call of `explain` shares among its methods and targets."""
+
+    recording: Recording
+    reading: Reading
+    readout: Readout
+    measure: str
+    seed: int
+    rng: Any
+    training: bool
+    seconds: float = 0.0
+    plain: dict[str, Any] = field(default_factory=dict)
+
+
+def explain(
+    model: nn.Module,
+    inputs: Any,
+    target: Any = None,
+    method: str | Sequence[str] = "gae",
+    baseline: Any = None,
+    site: Any = None,
+    readout: Readout = None,
+    measure: str = "lazy",
+    *,
+    seed: int = 0,
+    training: bool = False,
+    _reading: Reading | None = None,
+    **options: Any,
+) -> Explanation | list[Explanation]:
+    """Tell what a model's prediction rests on.
+
+    Args:
+        model: any nn.Module, used as it is, and left as found (also after an error).
+        inputs: a dict of keyword tensors (as from a Hugging Face processor), a tensor, or a tuple of tensors.
+        target: None (the predicted class), an int or (batch,) tensor, a `Target`, a callable output -> (batch,), or a list
+            of these: several targets share one forward pass and take one gradient each.
+        method: a name or a list of names from `regard.methods()`; they share one recording.
+        baseline, site: for methods that take one; the others have their own (see `regard.methods()`).
+        readout: the rows that the target reads: None (found from the gradient), "cls", "last", "mean", a position, or
+            weights (batch, tokens) over the query tokens of the last attention call.
+        measure: "lazy" runs `faithful` and the attribution error when first read; "full" at once.
+        seed: for methods that draw. training: explain a model in train mode nevertheless.
+        options: options of the method (`regard.methods()`), e.g. `sign="signed"`.
+
+    Returns:
+        One Explanation; or, where `method` or `target` is a list, a flat list, methods outer, targets inner.
+
+    Raises:
+        Misuse and its kinds (errors.py) for what the caller can mend, NonFinite for NaN or infinite values.
+    """
+    names = [method] if isinstance(method, str) else list(method)
+    targets = target if isinstance(target, list) else [target]
+    if not names or not targets:
+        raise Misuse("nothing to explain: the list of methods or of targets is empty")
+    rows = [method_row(n) for n in names]
+    _check(rows, options, baseline, site, measure, readout)
+    wanted = [Target.make(t) for t in targets]
+    started = time.perf_counter()
+    with rng_kept(model) as rng:
+        recording = record(model, inputs, training=training)
+        watched = Watched(recording, _reading or Reading({}), readout, measure, seed, rng, training)
+        watched.seconds = time.perf_counter() - started
+        done = [_one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, t in enumerate(wanted)]
+    flat = [done[t][m] for m in range(len(rows)) for t in range(len(wanted))]
+    return flat[0] if isinstance(method, str) and not isinstance(target, list) else flat
+
+
+def _check(
+    rows: Sequence[Method], options: dict[str, Any], baseline: Any, site: Any, measure: str, readout: Readout
+) -> None:
+    for name in options:
+        if not any(name in row.options for row in rows):
+            raise nearest(name, {o for row in rows for o in row.options} or {"(none)"}, "option")
+    if measure not in ("lazy", "full"):
+        raise nearest(measure, ("lazy", "full"), "measure")
+    for what, value in (("baseline", baseline), ("site", site)):
+        if value is not None:
+            has = "; ".join(f"{r.name}: site {r.site}, baseline {r.baseline}" for r in rows)
+            raise Misuse(f"no {what} can be given to this method, it has its own ({has})")
+    if isinstance(readout, str) and readout not in ("cls", "last", "mean"):
+        raise nearest(readout, ("cls", "last", "mean"), "readout")
+
+
+# -- one target -------------------------------------------------------------------------------------------------------
+
+
+def _one_target(
+    w: Watched, target: Target, rows: Sequence[Method], options: dict[str, Any], keep: bool
+) -> list[Explanation]:
+    started = time.perf_counter()
+    recording = w.recording
+    with torch.enable_grad():
+        value = target.value(recording.output, recording.inputs)
+        if not bool(torch.isfinite(value.y).all()):
+            raise NonFinite(f"the target ({target.label}) is not a finite number: {value.y.detach().tolist()}; "
+                            "the model's output holds NaN or infinity")  # fmt: skip
+        gradients = recording.gradients(value.y, keep=keep)
+    weights, how = read_out(recording, gradients, w.readout)
+    context = Context(recording, gradients, weights, w.seed)
+    shared = time.perf_counter() - started + w.seconds
+    presets = {
+        row.name: made
+        for row in rows
+        if row.preset and isinstance(made := row.function(**_own(row, options)), Preset)
+    }
+    walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
+    out = []
+    for row in rows:
+        since = time.perf_counter()
+        scores = walked[row.name] if row.name in walked else row.function(context, **_own(row, options))
+        assert isinstance(scores, Tensor)
+        seconds = shared + time.perf_counter() - since
+        out.append(_explanation(w, context, target, value, row, _own(row, options), scores, how, seconds))
+    return out
+
+
+def _own(row: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the given options that a method takes."""
+    return {k: v for k, v in options.items() if k in row.options}
+
+
+def _explanation(
+    w: Watched,
+    context: Context,
+    target: Target,
+    value: Value,
+    row: Method,
+    options: dict[str, Any],
+    relevance: Relevance,
+    how: str,
+    seconds: float,
+) -> Explanation:
+    recording = w.recording
+    relevance = relevance.masked_fill(context.hidden(), 0.0)
+    if not bool(torch.isfinite(relevance).all()):
+        raise NonFinite(f"method {row.name!r} gave a map that is not finite; are the model's gradients finite?")
+    device = value.y.device
+    streams = [s for s in recording.streams if s.kind != "merged"]
+    batch = len(value.y)
+    scores = {s.name: relevance[:, s.rows].float().to(device) for s in streams}
+    receipt = Receipt(
+        method=row.name,
+        target=target.label,
+        target_value=value.y.detach().float().cpu(),
+        baseline=row.baseline,
+        site=row.site,
+        readout=how,
+        attribution_sum=relevance.sum(1)[:batch],
+        decomposes=row.decomposes,
+        complete=True,
+        predicted=None if value.predicted is None else value.predicted.cpu(),
+        explained=None if value.explained is None else value.explained.cpu(),
+        passes=2,
+        seconds=seconds,
+        versions=_versions(),
+        seed=w.seed,
+        _measure=_measurement(w, target, row, value, tuple(context.readout)),
+    )
+    if w.measure == "full":
+        receipt.measure()
+    return Explanation(
+        method=row.name,
+        target=target.label,
+        scores=scores,
+        receipt=receipt,
+        grid={s.name: s.grid for s in streams if s.grid is not None},
+        inputs={k: v for k, v in w.reading.raw.items() if k in scores},
+        labels=w.reading.labels,
+        signed=row.is_signed(options),
+        options=options,
+    )
+
+
+def _versions() -> dict[str, str]:
+    from regard import __version__
+
+    return {"regard": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+# -- read-out ---------------------------------------------------------------------------------------------------------
+
+
+def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tuple[dict[int, Relevance], str]:
+    """Read-out weights of each final call, and a sentence for the receipt."""
+    _, found = recording.readout(gradients)
+    if readout is None:
+        return found, _found(recording, found)
+    weights = {}
+    for i in found:
+        call = recording.calls[i]
+        w = _weights(recording, i, readout)
+        w = w / w.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / len(found)
+        weights[i] = recording.scatter(w, call.queries)
+    return weights, f"{'given weights' if isinstance(readout, Tensor) else readout}, as asked"
+
+
+def _weights(recording: Recording, index: int, readout: str | int | Tensor) -> Tensor:
+    """Weights (group, row) over the query rows of a final call."""
+    call = recording.calls[index]
+    groups, _, n, _ = call.shape
+    if isinstance(readout, Tensor):
+        if readout.shape not in ((groups, n), (n,)):
+            raise Misuse(f"readout weights must be (batch, tokens) = {(groups, n)}, not {tuple(readout.shape)}")
+        return readout.float().cpu().expand(groups, n)
+    w = torch.zeros(groups, n)
+    if readout == "mean":
+        return recording.gather(_visible_tokens(recording), call.queries)
+    if readout == "last":
+        at = last_token(recording.inputs, torch.empty(groups, n, 1))
+    else:
+        at = torch.full((groups,), 0 if readout == "cls" else int(readout))
+        if not -n <= int(at[0]) < n:
+            raise Misuse(f"readout position {readout} is out of range: the target's stream has {n} tokens")
+    w[torch.arange(groups), at] = 1
+    return w
+
+
+def _visible_tokens(recording: Recording) -> Relevance:
+    """1 at every input token that is not padding."""
+    out = recording.zeros()
+    for stream in recording.streams:
+        if stream.kind == "input":
+            out[:, stream.rows] = 1
+            out[: len(recording.padded[stream.name]), stream.rows] *= ~recording.padded[stream.name]
+    return out
+
+
+def _found(recording: Recording, weights: Mapping[int, Relevance]) -> str:
+    """Which rows were found to be read, in words."""
+    parts = []
+    for r in weights.values():
+        for stream in recording.streams:
+            read = (r[:, stream.rows] > 0).sum(1)
+            if bool((read == 1).all()):
+                at = r[:, stream.rows].argmax(1)
+                where = f"[{int(at[0])}]" if bool((at == at[0]).all()) else "[one per sample]"
+                parts.append(stream.name + (where if stream.count > 1 else ""))
+            elif bool(read.any()):
+                parts.append(f"{int(read.max())} tokens of {stream.name}, weighted by gradient norm")
+    return f"{' and '.join(parts)}, found from the gradient"
+
+
+# -- what costs extra passes ------------------------------------------------------------------------------------------
+
+
+def _measurement(
+    w: Watched, target: Target, row: Method, value: Value, finals: tuple[int, ...]
+) -> Callable[[], Measured]:
+    """A closure for the receipt that does not hold the recording: only the model, its inputs, and the output."""
+    model, inputs, rng, training = w.recording.model, w.recording.inputs, w.rng, w.training
+    output, y = _detached(w.recording.output), value.y.detach()
+    fixed = target if value.explained is None else _same_class(target, value)
+    edits = _baseline_edits(row, finals, w.recording)
+    shared = w.plain
+
+    def measure() -> Measured:
+        passes = 0
+        with torch.no_grad(), rng_kept(model, rng):
+            if "faithful" not in shared:
+                shared["faithful"] = difference(output, _plain(model, inputs))
+                passes += 1
+            if edits is None:
+                return Measured(shared["faithful"], None, None, passes)
+            refuse(model, training)
+            replaced = run(model, inputs, edits).output
+            base = fixed(replaced, inputs).detach().float().cpu()
+        return Measured(shared["faithful"], base, y.float().cpu() - base, passes + 1)
+
+    return measure
+
+
+def _same_class(target: Target, value: Value) -> Callable[[Any, Any], Tensor]:
+    """y of the class that was explained, also where another one is predicted on the baseline."""
+
+    def read(output: Any, inputs: Any) -> Tensor:
+        return target.at(value.explained).value(output, inputs).y
+
+    return read
+
+
+def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) -> list[Edit] | None:
+    """The change that puts a method's natural baseline in place; None where it claims no unit of y."""
+    if row.site == "attention":
+        return [Scale(0.0)]
+    if row.site == "attention[last]":
+        return [Scale(0.0, finals)]
+    if row.site == "input":
+        step: Callable[[Tensor], Tensor] = torch.zeros_like if "zero" in row.baseline else lambda x: x - 1
+        named = {s.name for s in recording.streams} | {
+            a for a in recording.aliases if isinstance(t := recording.inputs.get(a), Tensor) and t.is_floating_point()
+        }
+        return [Replace({name: step for name in recording.leaves if name in named})]
+    return None
+
+
+def _plain(model: nn.Module, inputs: Any) -> Any:
+    """The model's own run, unwatched."""
+    if set(inputs) == {"input"} or all(k.startswith("input_") and k[6:].isdigit() for k in inputs):
+        return model(*inputs.values())
+    return model(**inputs)
+
+
+def _detached(output: Any) -> list[Tensor]:
+    return [t.detach() for t in _tensors(output)]
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Every floating tensor in a model's output."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for v in output.values():
+            yield from _tensors(v)
+    elif isinstance(output, list | tuple):
+        for v in output:
+            yield from _tensors(v)
+
+
+def difference(watched: Sequence[Tensor], plain: Any) -> float:
+    """max |output difference| over all floating tensors of two outputs."""
+    pairs = list(zip(watched, _tensors(plain), strict=False))
+    return max((float((a.float() - b.float()).abs().max()) for a, b in pairs if a.numel()), default=float("nan"))
+
+
+@contextmanager
+def rng_kept(model: nn.Module, start: Any = None) -> Iterator[Any]:
+    """Random states come back as they were; `start` is a state to begin with. Yields the state at the beginning."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    before = (torch.get_rng_state(), [(d, torch.cuda.get_rng_state(d)) for d in devices])
+    try:
+        if start is not None:
+            _set_rng(start)
+        yield before
+    finally:
+        _set_rng(before)
+
+
+def _set_rng(state: Any) -> None:
+    cpu, cuda = state
+    torch.set_rng_state(cpu)
+    for device, s in cuda:
+        torch.cuda.set_rng_state(s, device)
+
+
+__all__ = ["explain", "keywords"]

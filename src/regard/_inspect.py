@@ -1,0 +1,102 @@
+"""What was seen of a model: streams, attention calls, blocks; printed as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from regard.recording import AttentionCall, Recording, record
+from regard.recording.recorder import Block
+from regard.recording.tokens import STRIDE
+
+
+@dataclass(frozen=True)
+class SeenStream:
+    """A token stream: its name, its tokens, its grid where it is a picture, and whether a parameter gave birth to it."""
+
+    name: str
+    tokens: int
+    grid: tuple[int, int] | None
+    kind: str
+
+
+@dataclass(frozen=True)
+class SeenCall:
+    """An attention call: who looks at whom. `query` and `key` name segments, as in `cls_token | pixel_values@14x14`."""
+
+    index: int
+    module: str
+    query: str
+    key: str
+    heads: int
+    shape: tuple[int, int]
+    kind: str
+    implementation: str
+    lost: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What `regard.inspect` returns."""
+
+    streams: list[SeenStream]
+    calls: list[SeenCall]
+    blocks: list[Block]
+
+    def __str__(self) -> str:
+        head = ("call", "module", "queries", "keys", "heads", "shape", "kind", "implementation")
+        lines = [head] + [
+            (str(c.index), c.module, c.query, c.key, str(c.heads), f"{c.shape[0]}x{c.shape[1]}", c.kind, c.implementation)
+            for c in self.calls
+        ]
+        widths = [max(len(r[i]) for r in lines) for i in range(len(head))]
+        table = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in lines]
+        streams = [
+            f"{s.name}: {s.tokens} tokens" + (f", grid {s.grid[0]}x{s.grid[1]}" if s.grid else "") + f" ({s.kind})"
+            for s in self.streams
+        ]
+        lost = [f"call {c.index} is lost: {c.lost}" for c in self.calls if c.lost]
+        return "\n".join(["streams", *("  " + s for s in streams), "", *table, *lost])
+
+    __repr__ = __str__
+
+
+def inspect(model: nn.Module, inputs: Any, *, training: bool = False) -> Seen:
+    """Run the model once and say what was seen: streams, calls, blocks. Lost trails are shown, not raised."""
+    from regard._explain import rng_kept
+
+    with rng_kept(model):
+        return summary(record(model, inputs, training=training, strict=False))
+
+
+def summary(recording: Recording) -> Seen:
+    """The same of a recording at hand."""
+    streams = [SeenStream(s.name, s.count, s.grid, s.kind) for s in recording.streams]
+    return Seen(streams, [_call(recording, c) for c in recording.calls], recording.blocks)
+
+
+def _call(recording: Recording, call: AttentionCall) -> SeenCall:
+    if call.lost:
+        return SeenCall(call.index, call.module, "?", "?", 0, (0, 0), "?", call.kernel, call.lost)
+    query, key = segments(recording, call.queries), segments(recording, call.keys)
+    same = bool(torch.isin(call.queries, call.keys).all())
+    _, heads, n, m = call.shape
+    kind = "self" if same else "cross"
+    return SeenCall(call.index, call.module, query, key, heads, (n, m), kind, call.kernel)
+
+
+def segments(recording: Recording, ids: torch.Tensor) -> str:
+    """The streams of a call's rows, in order: `cls_token | pixel_values@14x14`."""
+    rows = ids[0] % STRIDE
+    parts: list[str] = []
+    for row in rows[rows > 0].tolist():
+        name = next(
+            (s.name + (f"@{s.grid[0]}x{s.grid[1]}" if s.grid else f":{s.count}" if s.count > 1 else "")
+             for s in recording.streams if s.first <= row < s.first + s.count), "?",
+        )  # fmt: skip
+        if not parts or parts[-1] != name:
+            parts.append(name)
+    return " | ".join(parts)

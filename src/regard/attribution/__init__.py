@@ -1,0 +1,1 @@
+"""Methods: each a short function of a recording, one paper, one file; `table.py` lists them."""

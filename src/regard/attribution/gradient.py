@@ -1,0 +1,81 @@
+"""Gradients at the input (METHODS.md section 1): pixels and features; the word embeddings for token ids."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from regard.attribution.context import Context, Relevance
+from regard.errors import Misuse, nearest
+from regard.recording import Stream
+
+Reduce = Literal["mean", "l1", "l2"]
+
+
+def gradient(context: Context, *, reduce: Reduce = "mean") -> Relevance:
+    """∂y/∂x of each token, its elements reduced by their mean, their l1 norm or their l2 norm.
+
+    Raises UnknownName for another `reduce`, Misuse for an input whose tokens are not a grid or a sequence of features.
+    """
+    if reduce not in ("mean", "l1", "l2"):
+        raise nearest(reduce, ("mean", "l1", "l2"), "reduce")
+
+    def of(g: Tensor) -> Tensor:
+        if reduce == "mean":
+            return g.mean(-1)
+        return g.abs().sum(-1) if reduce == "l1" else g.pow(2).sum(-1).sqrt()
+
+    return _per_stream(context, lambda x, g: of(g))
+
+
+def input_x_gradient(context: Context) -> Relevance:
+    """Σ x ⊙ ∂y/∂x over each token's elements: the first-order decomposition against zero."""
+    out = _per_stream(context, lambda x, g: (x * g).sum(-1))
+    recording = context.recording
+    for name, of in recording.aliases.items():
+        if name in recording.leaves and not recording.leaves[name].grad_fn and recording.inputs[name].is_floating_point():
+            stream = recording.stream(of)
+            x, g = (elements(t, stream) for t in (recording.leaves[name].detach(), context.gradients.inputs[name]))
+            out[:, stream.rows] += (x * g).sum(-1).cpu()
+    return out
+
+
+def _per_stream(context: Context, of: object) -> Relevance:
+    recording = context.recording
+    out = recording.zeros()
+    for stream in recording.streams:
+        if stream.kind == "input" and stream.name in recording.leaves:
+            x, g = recording.leaves[stream.name].detach(), context.gradients.inputs[stream.name]
+            values = of(elements(x, stream), elements(g, stream))  # type: ignore[operator]
+            out[: len(values), stream.rows] = values.cpu()
+    return out
+
+
+def elements(t: Tensor, stream: Stream) -> Tensor:
+    """(batch, ...) of an input -> float32 (batch, tokens, elements of a token)."""
+    t = t.float()
+    if t.ndim == 3 and t.shape[1] == stream.count:
+        return t
+    if stream.grid is not None and t.ndim == 4:
+        return patches(t, stream.grid)
+    raise Misuse(
+        f"the gradient of stream {stream.name!r}, shape {tuple(t.shape)}, cannot be shared out among its "
+        f"{stream.count} tokens; use a method of the attention family (regard.methods())"
+    )
+
+
+def patches(t: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(batch, channel, height, width) -> (batch, row·column, elements): each token's cell of the picture.
+
+    Where the picture is no multiple of the grid, the last rows and columns belong to no token of their own and count
+    with the last one's; cells are then padded with zeros.
+    """
+    rows, columns = grid
+    high, wide = t.shape[2] // rows, t.shape[3] // columns
+    if t.shape[2] % rows or t.shape[3] % columns:
+        high, wide = -(-t.shape[2] // rows), -(-t.shape[3] // columns)
+        t = torch.nn.functional.pad(t, (0, wide * columns - t.shape[3], 0, high * rows - t.shape[2]))
+    cells = t.unflatten(2, (rows, high)).unflatten(4, (columns, wide))
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)

@@ -1,0 +1,166 @@
+"""The table of methods: the one list that `explain`, the command line, the documents and the generated tests read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from regard.attribution.attention_grad_cam import attention_grad_cam
+from regard.attribution.context import Context, Relevance
+from regard.attribution.gradient import gradient, input_x_gradient
+from regard.attribution.paths import Preset
+from regard.attribution.random import random
+from regard.errors import Misuse, nearest
+
+Sites = Literal["input", "attention", "attention[last]", "none"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        function: (context, **options) -> relevance (batch, row), or (**options) -> `Preset` for the attention family.
+        paper: where it comes from. passes: its cost. site, baseline: what it is measured against, in words.
+        decomposes: whether it claims that its scores add up to T. signed: whether a negative score has a meaning.
+    """
+
+    name: str
+    function: Callable[..., Relevance | Preset]
+    paper: str
+    passes: str = "1 forward + 1 gradient"
+    site: Sites = "attention"
+    baseline: str = "A = 0 at all calls"
+    decomposes: bool = False
+    signed: bool = False
+    preset: bool = False
+    summary: str = ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option names with their defaults."""
+        parameters = list(inspect.signature(self.function).parameters.values())[0 if self.preset else 1 :]
+        return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+    def check(self, options: dict[str, Any]) -> None:
+        """Raise UnknownName for an option that the method does not take."""
+        for name in options:
+            if name not in self.options:
+                raise nearest(name, self.options, f"option of method {self.name!r}")
+
+    def is_signed(self, options: dict[str, Any]) -> bool:
+        """Whether negative scores mean something, under these options."""
+        if self.name == "corrected_attention":
+            return options.get("sign", "positive") == "signed"
+        if self.name == "gradient":
+            return options.get("reduce", "mean") == "mean"
+        return self.signed
+
+
+def _corrected(*, sign: str = "positive", layers: tuple[int, ...] | None = None, start_layer: int = 0,
+               correction: str = "incomplete") -> Preset:  # fmt: skip
+    """Corrected attention (arXiv 2605.11392), incomplete correction — our reading: each layer's map only is corrected."""
+    if sign not in (signs := ("positive", "negative", "absolute", "signed")):
+        raise nearest(sign, signs, "sign")
+    if correction != "incomplete":
+        raise Misuse(f"correction {correction!r} is not offered yet; use correction='incomplete'")
+    return Preset(sign, "residual_sum", None if layers is None else tuple(layers), start_layer)
+
+
+def _gae(*, start_layer: int = 0) -> Preset:
+    """Generic Attention-model Explainability, rule 5: (positive, residual_sum)."""
+    return Preset("positive", "residual_sum", None, start_layer)
+
+
+def _rollout(*, start_layer: int = 0) -> Preset:
+    """Attention rollout: (mean, rollout)."""
+    return Preset("mean", "rollout", None, start_layer)
+
+
+def _last(edge: str) -> Callable[[], Preset]:
+    return lambda: Preset(edge, "last")
+
+
+CHEFER = "Chefer et al., ICCV 2021"
+ABNAR = "Abnar & Zuidema, ACL 2020"
+LOPARDO = "Lopardo et al., ICML 2024 (arXiv 2402.03485)"
+SIMONYAN = "Simonyan et al., 2014"
+NO_UNIT: dict[str, Any] = {"site": "none", "baseline": "none"}
+FORWARD = "1 forward (+ 1 gradient to find the read-out)"
+
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        Method("raw_attention", _last("mean"), "Bahdanau et al., 2015", FORWARD, **NO_UNIT, preset=True,
+               summary="mean over heads of the last attention map"),
+        Method("rollout", _rollout, ABNAR, FORWARD, **NO_UNIT, preset=True,
+               summary="product of row-normalised E_h A + I over all layers"),
+        Method("attention_grad_cam", attention_grad_cam, "Selvaraju et al., 2017; " + CHEFER, site="attention[last]",
+               baseline="A = 0 at the last call", summary="last attention map, heads weighted by their mean gradient"),
+        Method("gae", _gae, CHEFER, preset=True, summary="row of Π(I + E_h (G⊙A)₊)"),
+        Method("corrected_attention", _corrected, "arXiv 2605.11392", preset=True,
+               summary="row of Π(I + E), E the positive, negative, absolute or signed G⊙A"),
+        Method("gradient", gradient, SIMONYAN, site="input", baseline="x - 1 (implied)", signed=True,
+               summary="gradient of the target at the input, reduced per token"),
+        Method("input_x_gradient", input_x_gradient, "Shrikumar et al., 2016", site="input", baseline="zero (implied)",
+               decomposes=True, signed=True, summary="input times gradient, summed per token"),
+        Method("alpha_avg", _last("mean"), LOPARDO, FORWARD, **NO_UNIT, preset=True,
+               summary="last attention map, mean over heads"),
+        Method("alpha_max", _last("max"), LOPARDO, FORWARD, **NO_UNIT, preset=True,
+               summary="last attention map, maximum over heads"),
+        Method("random", random, "floor", "1 forward", **NO_UNIT, summary="seeded noise: the floor of every benchmark"),
+    )
+}  # fmt: skip
+
+
+def method(name: str) -> Method:
+    """The row of a name. Raises UnknownName with the nearest names."""
+    if name not in METHODS:
+        raise nearest(name, METHODS, "method")
+    return METHODS[name]
+
+
+def register(name: str, function: Callable[..., Relevance], **row: Any) -> None:
+    """Add a method from outside: `function(context, **options)` -> relevance (batch, row); `row` as in `Method`.
+
+    Raises Misuse where the name is taken or a field of the row is unknown.
+    """
+    if name in METHODS:
+        raise Misuse(f"a method named {name!r} exists already; choose another name")
+    unknown = set(row) - set(Method.__dataclass_fields__)
+    if unknown:
+        raise nearest(sorted(unknown)[0], Method.__dataclass_fields__, "field of the method table")
+    METHODS[name] = Method(name, function, **({"paper": "registered", **NO_UNIT} | row))
+
+
+@dataclass(frozen=True)
+class MethodTable:
+    """What `regard.methods()` returns: rows, printed as a table."""
+
+    rows: tuple[Method, ...]
+
+    def __iter__(self) -> Iterator[Method]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        head = ("method", "what it is", "passes", "site", "baseline", "decomposes", "paper")
+        lines = [head] + [
+            (m.name, m.summary, m.passes, m.site, m.baseline, "yes" if m.decomposes else "no", m.paper) for m in self.rows
+        ]
+        widths = [max(len(r[i]) for r in lines) for i in range(len(head))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in lines)
+
+    __repr__ = __str__
+
+
+def methods() -> MethodTable:
+    """Every method, with its paper, cost, site, baseline, and whether it decomposes the target."""
+    return MethodTable(tuple(METHODS.values()))
+
+
+__all__ = ["METHODS", "Context", "Method", "MethodTable", "method", "methods", "register"]
