@@ -291,3 +291,34 @@ def test_module_starts_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("regard ")
+
+
+# for real, on the bundled models
+
+
+@pytest.mark.parametrize("model", ["zoo/bert-sentiment", "zoo/vit-scenes"])
+def test_for_real(model, tmp_path, monkeypatch):
+    from regard.zoo import demo_scene
+
+    monkeypatch.chdir(tmp_path)
+    value = "A quiet film of rare beauty." if "bert" in model else demo_scene()
+    shown = run("explain", value, "--model", model, "--method", "all")
+    known = [m.name for m in regard.methods().rows]
+    assert len(everything("regard-out")) == len(known) + 1
+    assert all(name in shown.stdout for name in known)
+    assert "the watched run gave exactly the model's own output" in " ".join(shown.stdout.split())
+    assert "self" in run("inspect", value, "--model", model).stdout
+    label = regard.load(model).labels[1]
+    run("explain", value, "--model", model, "--target", label, "--target", "0", "-q", "--out", "two")
+    assert len(everything("two")) == 3
+    assert "unknown label" in run("explain", value, "-m", model, "--target", "giraffe", "-q", code=2).stderr
+
+
+def test_real_misuse(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "zoo/bert-sentiment"
+    assert "did you mean 'zoo/bert-sentiment'" in run("explain", "x", "-m", "zoo/bert-sentimant", code=2).stderr
+    assert run("explain", "   ", "-m", text, code=2).stderr.startswith("error: ")
+    assert run("explain", "word " * 5000, "-m", text, code=2).stderr.startswith("error: ")
+    assert run("explain", "hello", "-m", "./no/such/folder", code=2).stderr.startswith("error: ")
+    assert not everything()

@@ -277,11 +277,11 @@ def _measurement(
     w: Watched, target: Target, row: Method, value: Value, finals: tuple[int, ...]
 ) -> Callable[[], Measured]:
     """A closure for the receipt that does not hold the recording: only the model, its inputs, and the output."""
-    model, inputs, rng, training = w.recording.model, w.recording.inputs, w.rng, w.training
+    model, inputs, named, rng = w.recording.model, w.recording.given, w.recording.inputs, w.rng
     output, y = _detached(w.recording.output), value.y.detach()
-    fixed = target if value.explained is None else _same_class(target, value)
+    fixed = target if value.explained is None else target.at(value.explained)
     edits = _baseline_edits(row, finals, w.recording)
-    shared = w.plain
+    shared, training = w.plain, w.training
 
     def measure() -> Measured:
         passes = 0
@@ -293,19 +293,10 @@ def _measurement(
                 return Measured(shared["faithful"], None, None, passes)
             refuse(model, training)
             replaced = run(model, inputs, edits).output
-            base = fixed(replaced, inputs).detach().float().cpu()
+            base = fixed.value(replaced, named).y.detach().float().cpu()
         return Measured(shared["faithful"], base, y.float().cpu() - base, passes + 1)
 
     return measure
-
-
-def _same_class(target: Target, value: Value) -> Callable[[Any, Any], Tensor]:
-    """y of the class that was explained, also where another one is predicted on the baseline."""
-
-    def read(output: Any, inputs: Any) -> Tensor:
-        return target.at(value.explained).value(output, inputs).y
-
-    return read
 
 
 def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) -> list[Edit] | None:
@@ -325,9 +316,8 @@ def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) 
 
 def _plain(model: nn.Module, inputs: Any) -> Any:
     """The model's own run, unwatched."""
-    if set(inputs) == {"input"} or all(k.startswith("input_") and k[6:].isdigit() for k in inputs):
-        return model(*inputs.values())
-    return model(**inputs)
+    values, by_keyword = keywords(model, inputs)
+    return model(**values) if by_keyword else model(*values.values())
 
 
 def _detached(output: Any) -> list[Tensor]:
@@ -372,5 +362,3 @@ def _set_rng(state: Any) -> None:
     for device, s in cuda:
         torch.cuda.set_rng_state(s, device)
 
-
-__all__ = ["explain", "keywords"]

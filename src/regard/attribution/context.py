@@ -42,7 +42,6 @@ class Context:
         """bool (batch, row): padding."""
         out = torch.zeros(self.recording.batch, self.recording.rows, dtype=torch.bool)
         for stream in self.recording.streams:
-            mask = self.recording.padded.get(stream.name)
-            if mask is not None:
-                out[: len(mask), stream.rows] = mask
+            if stream.kind != "merged":
+                out[:, stream.rows] = self.recording.padded[stream.name]
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -35,20 +36,25 @@ def input_x_gradient(context: Context) -> Relevance:
     out = _per_stream(context, lambda x, g: (x * g).sum(-1))
     recording = context.recording
     for name, of in recording.aliases.items():
-        if name in recording.leaves and not recording.leaves[name].grad_fn and recording.inputs[name].is_floating_point():
+        if name in recording.leaves and name not in recording.embedded:
             stream = recording.stream(of)
             x, g = (elements(t, stream) for t in (recording.leaves[name].detach(), context.gradients.inputs[name]))
             out[:, stream.rows] += (x * g).sum(-1).cpu()
     return out
 
 
-def _per_stream(context: Context, of: object) -> Relevance:
+def _per_stream(context: Context, of: Callable[[Tensor, Tensor], Tensor]) -> Relevance:
+    """of(x, g), (batch, token, elements) each -> (batch, token), put on the rows of every input stream."""
     recording = context.recording
     out = recording.zeros()
     for stream in recording.streams:
-        if stream.kind == "input" and stream.name in recording.leaves:
-            x, g = recording.leaves[stream.name].detach(), context.gradients.inputs[stream.name]
-            values = of(elements(x, stream), elements(g, stream))  # type: ignore[operator]
+        if stream.kind != "input" or stream.name not in recording.leaves:
+            continue
+        x, g = recording.leaves[stream.name].detach(), context.gradients.inputs[stream.name]
+        if stream.name in recording.embedded:
+            out += recording.scatter(of(x.float(), g.float()), recording.embedded[stream.name])
+        else:
+            values = of(elements(x, stream), elements(g, stream))
             out[: len(values), stream.rows] = values.cpu()
     return out
 

@@ -77,6 +77,7 @@ class Recorder(TorchFunctionMode):
         self.edits = edits
         self.calls: list[AttentionCall] = []
         self.leaves: dict[str, Tensor] = {}
+        self.embedded: dict[str, Tensor] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -108,6 +109,7 @@ class Recorder(TorchFunctionMode):
         tag = self.trail.tag(out)
         if index is None or tag is None or tag.source.name in self.leaves:
             return out
+        self.embedded[tag.source.name] = tag.ids[..., 0]
         return self._leaf(tag.source.name, out, tag)
 
     def _leaf(self, stream: str, value: Tensor, tag: Tag) -> Tensor:
@@ -125,7 +127,8 @@ class Recorder(TorchFunctionMode):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = dict(zip(names, args, strict=False)) | kwargs
         q, k, v = given["query"], given["key"], given["value"]
-        out: Tensor = func(*args, **kwargs)
+        self._free_mask(given)
+        out: Tensor = func(**given)
         tags = [self.trail.tag(t) for t in (q, k, v)]
         scale = given.get("scale")
         return self._called(
@@ -140,6 +143,13 @@ class Recorder(TorchFunctionMode):
             causal=bool(given.get("is_causal", False)),
             scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
         )
+
+    def _free_mask(self, given: dict[str, Any]) -> None:
+        """A bias that comes from parameters alone (T5's positions) asks for no gradient here; asking would unfuse the call."""
+        mask = given.get("attn_mask")
+        tag = self.trail.tag(mask)
+        if isinstance(mask, Tensor) and mask.requires_grad and (tag is None or tag.source.rank >= 10_000):
+            given["attn_mask"] = mask.detach()
 
     def _attention_product(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
         """The product probabilities × values, with the probabilities on the left, or None."""
@@ -270,20 +280,22 @@ def differentiable(t: Tensor) -> Tensor:
 
 
 def shortest_names(model: nn.Module) -> dict[int, str]:
-    """Parameter id -> the shortest dotted suffix of its name that no other parameter shares."""
-    full = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
-    counts: dict[str, set[int]] = {}
-    for name, key in full.items():
-        parts = name.split(".")
-        for i in range(len(parts)):
-            counts.setdefault(".".join(parts[i:]), set()).add(key)
+    """Parameter id -> the shortest dotted suffix of its name that no other parameter shares (`.weight` left out)."""
+    full = [(n.removesuffix(".weight"), id(p)) for n, p in model.named_parameters(remove_duplicate=False)]
+    owners: dict[str, set[int]] = {}
+    for name, key in full:
+        for suffix in _suffixes(name):
+            owners.setdefault(suffix, set()).add(key)
     names: dict[int, str] = {}
-    for name, key in full.items():
-        parts = name.split(".")
-        options = (".".join(parts[i:]) for i in reversed(range(len(parts))))
-        best = next(s for s in options if len(counts[s]) == 1)
-        names.setdefault(key, best.removesuffix(".weight") if best.count(".") == 1 and best.endswith(".weight") else best)
+    for name, key in full:
+        names.setdefault(key, next((s for s in _suffixes(name) if len(owners[s]) == 1), name))
     return names
+
+
+def _suffixes(name: str) -> list[str]:
+    """Dotted suffixes, shortest first."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
 
 
 @contextmanager
@@ -370,6 +382,7 @@ class Run:
     calls: list[AttentionCall]
     trail: Trail
     leaves: dict[str, Tensor]
+    embedded: dict[str, Tensor]
     inputs: dict[str, Any]
     blocks: list[Block]
 
@@ -389,7 +402,7 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
     for name, t in tensors.items():
         if _is_mask(name, t):
             continue
-        tag = Tag(torch.empty(0), Source(name, order[name], tuple(t.shape[1:]), len(t)), raw=True)
+        tag = Tag(torch.empty(0), Source(name, order[name], tuple(t.shape[1:]), not t.is_floating_point()), raw=True)
         trail.enter(t_in := t.detach().clone(), tag.source)
         if t.is_floating_point():
             entered = trail.tag(t_in)
@@ -400,7 +413,7 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
         passed[name] = t_in
     with watched(model, frames, edits), recorder:
         output = model(**passed) if by_keyword else model(*passed.values())
-    return Run(output, recorder.calls, trail, recorder.leaves, given, _blocks(recorder.calls))
+    return Run(output, recorder.calls, trail, recorder.leaves, recorder.embedded, given, _blocks(recorder.calls))
 
 
 def _is_mask(name: str, t: Tensor) -> bool:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.errors import ModelError
+from regard.errors import ModelError, TrailLost
 from regard.recording import recorder
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
@@ -46,18 +46,21 @@ class Recording:
     """One watched run of a model.
 
     Attributes:
-        output: what the model returned. calls: attention calls in execution order. streams: all token streams met.
+        given: the inputs as they were given; inputs: the same by name. output: what the model returned. calls: attention calls in execution order. streams: all token streams met.
         leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
+        embedded: id stream -> ids (batch, token) of the rows of its word embeddings.
         padded: stream -> bool (batch, tokens), True where a token is padding.
     """
 
     model: nn.Module = field(repr=False)
+    given: Any = field(repr=False)
     inputs: dict[str, Any] = field(repr=False)
     output: Any = field(repr=False)
     calls: list[AttentionCall]
     streams: list[Stream]
     merges: list[Merge]
     leaves: dict[str, Tensor] = field(repr=False)
+    embedded: dict[str, Tensor] = field(repr=False)
     blocks: list[Block] = field(repr=False)
     batch: int
     rows: int
@@ -117,7 +120,8 @@ class Recording:
         later = 0
         for call in self.calls:
             later |= call.seen
-        return [c for c in self.calls if not later >> c.event & 1]
+        ends = [c for c in self.calls if not later >> c.event & 1]
+        return [c for c in ends if not any(self.seen_by(d) >> c.event & 1 for d in ends if d.event > c.event)]
 
     def readout(self, gradients: Gradients) -> tuple[Relevance, dict[int, Relevance]]:
         """Which final rows the target reads, found from the gradient: (all rows, per final call).
@@ -133,6 +137,8 @@ class Recording:
         if not each:
             raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
         total = torch.stack(list(each.values())).sum(0)
+        if bool(total[:, 0].any()):
+            raise TrailLost("the target reads rows that come from no input or parameter that was followed")
         scale = total.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         return total / scale, {i: r / scale for i, r in each.items()}
 
@@ -227,12 +233,14 @@ def record(
     batch = max(trail.batches)
     recording = Recording(
         model=model,
+        given=inputs,
         inputs=run.inputs,
         output=run.output,
         calls=run.calls,
         streams=trail.streams,
         merges=trail.merges,
         leaves=run.leaves,
+        embedded=run.embedded,
         blocks=run.blocks,
         batch=batch,
         rows=trail.rows,
@@ -277,6 +285,8 @@ def _padding(recording: Recording) -> dict[str, Tensor]:
         hidden &= alive == 0
     padded = {}
     for stream in recording.streams:
+        if stream.kind == "merged":
+            continue
         mask = _mask_of(recording.inputs, stream)
         out = hidden[:, stream.rows] if _is_read(recording, stream) else torch.zeros(recording.batch, stream.count).bool()
         padded[stream.name] = out if mask is None else out | (mask == 0)

@@ -47,12 +47,15 @@ class Stream:
 
 @dataclass
 class Source:
-    """One model input or parameter: its name, its rank when two meet (smaller wins), and its shape without batch."""
+    """One model input or parameter: its name, its rank when two meet (smaller wins), and its shape without batch.
+
+    `ids`: its elements are token ids, so that each is a token, wherever it is moved (BART's shifted ids).
+    """
 
     name: str
     rank: int
     shape: tuple[int, ...] = ()
-    batch: int = 1
+    ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,19 +168,20 @@ class Trail:
         if not isinstance(tensor, nn.Parameter):
             return self.tag(tensor)
         name = self.parameter_names.get(id(tensor))
-        if name is None or tensor.ndim < 2:
+        if name is None or not tensor.ndim:
             return None
-        stream = self._parameter_stream(name, math.prod(tensor.shape[:-1]))
+        stream = self._parameter_stream(tensor, name)
         ids = torch.arange(stream.first, stream.first + stream.count).view(*tensor.shape[:-1], 1)
         return Tag(self._for_single(ids).expand(tensor.shape), self._parameter_source(tensor, name))
 
     def _parameter_source(self, tensor: Tensor, name: str) -> Source:
         return self._sources.setdefault(id(tensor), Source(name, 10_000 + len(self._sources)))
 
-    def _parameter_stream(self, name: str, count: int) -> Stream:
-        if ("parameter", name) not in self._known:
-            self._known["parameter", name] = self._new_stream(name, count, "parameter")
-        return self._known["parameter", name]
+    def _parameter_stream(self, tensor: Tensor, name: str) -> Stream:
+        key = ("parameter", id(tensor))
+        if key not in self._known:
+            self._known[key] = self._new_stream(name, math.prod(tensor.shape[:-1]), "parameter")
+        return self._known[key]
 
     def _for_single(self, ids: Tensor) -> Tensor:
         """With one sample only, rows of a parameter are that sample's at once."""
@@ -197,9 +201,12 @@ class Trail:
         `ids` stand for the new rows (one raw element, or earlier token, each). The same elements give the same tokens.
         """
         samples, rows = ids // STRIDE * STRIDE, ids % STRIDE
-        elements, index = torch.unique(rows, return_inverse=True)
-        nobody = bool(len(elements) and elements[0] == 0)
-        elements = elements[int(nobody) :]
+        if tag.raw and tag.source.ids:
+            elements, index, nobody = torch.arange(1, math.prod(tag.source.shape) + 1), rows - 1, False
+        else:
+            elements, index = torch.unique(rows, return_inverse=True)
+            nobody = bool(len(elements) and elements[0] == 0)
+            elements = elements[int(nobody) :]
         if not tag.raw:
             elements = self._elements_of(elements)
         key = (tag.source.name, elements.numpy().tobytes())

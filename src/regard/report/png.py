@@ -130,7 +130,8 @@ def _heading(view: View) -> Band:
 
 
 def _paragraph(text: str, size: float, colour: str) -> Band:
-    rows = textwrap.wrap(_safe(text), int(1230 / size), break_long_words=True)
+    runs, count = flow([Piece(_safe(text))], (WIDTH - 2 * EDGE) * SIZE / size)
+    rows = ["".join(r.text for r in runs if r.row == i) for i in range(count)]
     step = size * 1.5 / 72
 
     def draw(figure: Any, top: float) -> None:
@@ -263,7 +264,7 @@ def _parts(text: str, width: float) -> list[str]:
     import re
 
     parts: list[str] = []
-    for part in re.findall(r"\n|[^\S\n]+|\S+", text):
+    for part in re.findall(r"\n|[ \t]+|[^ \t\n]+", text):
         while part != "\n" and _measure(part) > width:
             cut = max(1, int(len(part) * width / _measure(part)) - 1)
             parts.append(part[:cut])

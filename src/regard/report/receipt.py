@@ -23,7 +23,7 @@ def lines(exp: Explanation, sample: int = 0) -> list[Line]:
     return [
         _target(exp, sample),
         _baseline(r, sample),
-        Line("site", r.site, "where in the model the scores live"),
+        Line("site", r.site, "" if r.site == "none" else "where in the model the scores live"),
         Line("read-out", r.readout, "the tokens that the target reads"),
         Line("sum of the map", number(at(r.attribution_sum, sample)), "over all streams, prefix tokens included"),
         *_error(r, sample),
@@ -62,10 +62,11 @@ def _error(r: Receipt, sample: int) -> list[Line]:
         return [Line("attribution error", "undefined", "this method's scores have no unit of the target")]
     claim = "" if r.decomposes else "; the method does not claim to account for all of it"
     frontier = "" if r.complete else "; one stream of several, the others are left out"
+    ratio = percent(at(r.relative_error, sample))
     return [
         Line("change to explain", number(change), "how far the target moves when the site is set to the baseline"),
         Line("attribution error", number(error), accounts(r, sample) + claim + frontier),
-        Line("relative error", percent(at(r.relative_error, sample)), "" if change else "the target does not move"),
+        Line("relative error", ratio, "the target hardly moves" if ratio == "undefined" else ""),
     ]
 
 
