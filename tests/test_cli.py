@@ -43,7 +43,7 @@ class Reader:
     def __init__(self, kind):
         self.kind, self.labels, self.asked = kind, ["Bag", "Shirt"], []
 
-    def explain(self, raw, target=None, method="gae", measure="lazy"):
+    def explain(self, raw, target=None, method="gae", measure="lazy", truncate=False):
         self.asked.append((raw, target, method, measure))
         targets = target if isinstance(target, list) else [target or "Bag"]
         for t in targets:
@@ -193,10 +193,7 @@ def test_unknown_names_are_answered_with_near_ones(reader):
     ],
 )
 def test_every_end_is_one_line(reader, monkeypatch, error, code, said):
-    def raises(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(reader, "explain", raises)
+    monkeypatch.setattr(reader, "explain", raises(error))
     assert explain("a b", code=code).stderr.strip() == said
     assert not everything()
     debugged = runner.invoke(cli.app, ["explain", "a b", "-m", "m", "--debug"])
@@ -208,19 +205,26 @@ def test_every_end_is_one_line(reader, monkeypatch, error, code, said):
 def test_nothing_is_left_where_drawing_fails(reader, monkeypatch, error):
     import regard.report.png as png
 
-    def raises(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(png, "plot", raises)
+    monkeypatch.setattr(png, "plot", raises(error))
     explain("a b", "--out", "deep/down", code=130 if isinstance(error, KeyboardInterrupt) else 1)
     assert list(Path().iterdir()) == []
 
 
-def test_out_that_is_a_file(reader):
+def raises(error):
+    def raiser(*args, **kwargs):
+        raise error
+
+    return raiser
+
+
+def test_out_that_cannot_be(reader, monkeypatch):
     Path("taken").write_text("mine")
     assert "is a file" in explain("a b", "--out", "taken", code=2).stderr
     assert "is a file" in explain("a b", "--out", "taken/deeper", code=2).stderr
     assert Path("taken").read_text() == "mine"
+    monkeypatch.setattr(cli.tempfile, "mkdtemp", raises(PermissionError(13, "Permission denied")))
+    assert "cannot be written: Permission denied" in explain("a b", code=2).stderr
+    reader.asked.clear()
     assert not reader.asked
 
 
@@ -302,8 +306,8 @@ def test_for_real(model, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     value = "A quiet film of rare beauty." if "bert" in model else demo_scene()
-    shown = run("explain", value, "--model", model, "--method", "all")
-    known = [m.name for m in regard.methods().rows]
+    known = ["gae", "rollout", "input_x_gradient", "random"]
+    shown = run("explain", value, "--model", model, "--method", ",".join(known))
     assert len(everything("regard-out")) == len(known) + 1
     assert all(name in shown.stdout for name in known)
     assert "the watched run gave exactly the model's own output" in " ".join(shown.stdout.split())
@@ -320,5 +324,8 @@ def test_real_misuse(tmp_path, monkeypatch):
     assert "did you mean 'zoo/bert-sentiment'" in run("explain", "x", "-m", "zoo/bert-sentimant", code=2).stderr
     assert run("explain", "   ", "-m", text, code=2).stderr.startswith("error: ")
     assert run("explain", "word " * 5000, "-m", text, code=2).stderr.startswith("error: ")
+    run("explain", "word " * 200, "-m", text, "--truncate", "-q")
+    assert "note" in Path("regard-out/report.html").read_text("utf-8")
+    cli.shutil.rmtree("regard-out")
     assert run("explain", "hello", "-m", "./no/such/folder", code=2).stderr.startswith("error: ")
     assert not everything()

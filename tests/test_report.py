@@ -302,7 +302,7 @@ CASES = {
     "tokens": sentence(
         inputs={"input_ids": [Text("ab", ["[CLS]", "a", "b"], [(0, 0), (0, 1), (1, 2)], [], [True], "t")]}
     ),
-    "long": sentence("word " * 300 + "x" * 400),
+    "long": sentence("word " * 2000 + "x" * 400),
     "bare": bare(),
     "dollars": picture(target=r"logit of '$x^2$ \frac 漢字'", name="$a$.png"),
     "nasty": sentence(NASTY, name=NASTY, target=NASTY, method=NASTY),

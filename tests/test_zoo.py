@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from regard import zoo
+from regard.errors import UnknownName
 from regard.zoo import scene_maker as maker
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -79,8 +80,8 @@ def test_import_is_light():
 def test_names_folders_and_the_error_for_an_unknown_name():
     assert zoo.names() == ["zoo/bert-sentiment", "zoo/vit-scenes"]
     assert all((zoo.folder(name) / "config.json").is_file() for name in zoo.names())
-    with pytest.raises(zoo.UnknownModelError, match="no model 'zoo/cat'; it has zoo/bert-sentiment, zoo/vit-scenes"):
-        zoo.folder("zoo/cat")
+    with pytest.raises(UnknownName, match="unknown zoo model 'zoo/vit-scene'; did you mean 'zoo/vit-scenes'"):
+        zoo.folder("zoo/vit-scene")
 
 
 def test_cards_are_complete_and_small_enough_to_bundle():

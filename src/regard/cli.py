@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from regard.errors import InputError, Misuse, RegardError, UnknownName, nearest
+from regard.errors import InputError, RegardError, UnknownName, nearest
 
 try:
     import typer
@@ -127,6 +127,7 @@ def explain(
     measure: Annotated[
         Literal["full", "lazy"], typer.Option(help="Run the receipt's checks at once, or when the report is drawn.")
     ] = "full",
+    truncate: Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -142,7 +143,7 @@ def explain(
     for value in inputs:
         raw, stem = read_input(value, reader.kind)
         with _busy(f"explaining {stem}"):
-            made = reader.explain(raw, target=_targets(target), method=names, measure=measure)
+            made = reader.explain(raw, target=_targets(target), method=names, measure=measure, truncate=truncate)
         found += [_named(e, stem) for e in made]
     with _busy("drawing"):
         files = write_all(found, out)
@@ -219,7 +220,7 @@ def _busy(what: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(Line(what)):
+    with console.status(Line(_one_line(what), no_wrap=True, overflow="ellipsis")):
         yield
 
 
@@ -361,14 +362,16 @@ def _standing(path: Path) -> Path:
 
 def write_all(found: Sequence[Explanation], out: Path) -> list[Path]:
     """Draw everything in a hidden folder beside `out`, then move it in; return the files, the report first."""
-    home = _standing(out.parent)
-    work = Path(tempfile.mkdtemp(prefix=".regard-", dir=home))
+    try:
+        work = Path(tempfile.mkdtemp(prefix=".regard-", dir=_standing(out.parent)))
+    except OSError as e:
+        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
     try:
         names = _render(found, work)
         out.mkdir(parents=True, exist_ok=True)
         return [(work / n).replace(out / n) for n in names]
     except OSError as e:
-        raise Misuse(f"{out} cannot be written: {e.strerror or e}") from e
+        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -194,24 +194,23 @@ class AttentionCall:
             return Rows(index, A, None)
         if self.dO is None:
             raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
-        dO = self.canonical(self.dO)[:, :, index.to(self.dO.device)].float()
+        dO = taken(self.canonical(self.dO), index).float()
         return Rows(index, A, dO @ self.repeated(self.v.detach()).float().transpose(-1, -2))
 
     def _probabilities(self, index: Tensor | None) -> Tensor:
         if self.A is not None:
             A = self.layout(self.A.detach())
-            return (A if index is None else A[:, :, index.to(A.device)]).float()
+            return (A if index is None else taken(A, index)).float()
         assert self.q is not None
         assert self.k is not None
         q = self.layout(self.q.detach())
         index = torch.arange(q.shape[2]) if index is None else index
-        index = index.to(q.device)
         k = self.repeated(self.k.detach())
-        scores = (q[:, :, index].float() * self.scale) @ k.float().transpose(-1, -2)
+        scores = (taken(q, index).float() * self.scale) @ k.float().transpose(-1, -2)
         if self.mask is not None:
-            add_mask(scores, self.layout(_full(self.mask, self.shape))[:, :, index])
+            add_mask(scores, taken(self.layout(_full(self.mask, self.shape)), index))
         if self.causal:
-            later = torch.arange(scores.shape[-1], device=q.device) > index[:, None]
+            later = torch.arange(scores.shape[-1], device=q.device) > index.to(q.device)[:, None]
             scores.masked_fill_(later, -torch.inf)
         A = torch.softmax(scores, -1)
         return A if self.mask is None else A.nan_to_num_(0.0)
@@ -256,6 +255,13 @@ def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None) -> tuple[Tenso
         r = r * keep
     weights = (r / heads)[:, None, :].expand(groups, heads, n).reshape(groups, 1, heads * n)
     return (weights @ each.reshape(groups, heads * n, m))[:, 0], keep
+
+
+def taken(t: Tensor, index: Int[Tensor, " row"]) -> Tensor:
+    """Rows (axis 2) of a tensor; without a copy where they stand side by side."""
+    if len(index) and int(index[-1]) - int(index[0]) == len(index) - 1:
+        return t.narrow(2, int(index[0]), len(index))
+    return t.index_select(2, index.to(t.device))
 
 
 def _full(mask: Tensor, shape: tuple[int, int, int, int]) -> Tensor:

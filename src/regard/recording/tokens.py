@@ -259,7 +259,8 @@ class Trail:
     def for_samples(self, ids: Tensor, shape: Sequence[int]) -> Tensor:
         """`ids.expand(shape)`; rows of a parameter that are thereby handed to every sample become the samples' own."""
         out = ids.expand(shape)
-        if not bool(((ids > 0) & (ids < STRIDE)).any()):
+        few = _thin(ids)
+        if not bool(((few > 0) & (few < STRIDE)).any()):
             return out
         old = [1] * (len(shape) - ids.ndim) + list(ids.shape)
         for dim, (a, b) in enumerate(zip(old, shape, strict=True)):
@@ -270,8 +271,8 @@ class Trail:
         return out
 
 
-def _thin(ids: Tensor, but: int) -> Tensor:
-    """Every constant axis but one cut to length 1."""
+def _thin(ids: Tensor, but: int = -1) -> Tensor:
+    """Every constant axis (but one) cut to length 1."""
     for dim in range(ids.ndim):
         if dim != but and ids.stride(dim) == 0:
             ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))

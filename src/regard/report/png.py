@@ -27,6 +27,7 @@ EDGE = 0.3
 DPI = 120
 INK, FAINT = "#1b1d22", "#5c616b"
 SIZE = 12.0  # points, of running text
+ROWS = 100  # of running text at most; the page shows all of it
 
 
 @dataclass(frozen=True)
@@ -215,10 +216,13 @@ def _chart(panel: ChartView) -> Band:
 def _text(panel: TextView) -> Band:
     pieces, scale = panel.best
     runs, rows = flow([_spelt(p) for p in pieces], WIDTH - 2 * EDGE, gap=0.0 if panel.words else 0.06)
+    left_out, rows = max(0, rows - ROWS), min(rows, ROWS)
     step = SIZE * 1.75 / 72
 
     def draw(figure: Any, top: float) -> None:
-        for run in runs:
+        if left_out:
+            _write(figure, EDGE + 3.4, top - 0.45 - step * rows, f"{left_out} more lines: see the page", 8.5, FAINT)
+        for run in (r for r in runs if r.row < rows):
             _run(figure, run, top - 0.15 - step * run.row, scale)
         _flat_bar(figure, EDGE, top - 0.3 - step * rows, scale)
 

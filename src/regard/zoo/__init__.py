@@ -19,16 +19,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from regard.errors import nearest
 from regard.zoo._texts import Sentence, read_sentences
 
-__all__ = ["Scenes", "Sentence", "UnknownModelError", "cards", "demo_scene", "folder", "names", "scenes", "sentences"]
+__all__ = ["Scenes", "Sentence", "cards", "demo_scene", "folder", "names", "scenes", "sentences"]
 
 PREFIX = "zoo/"
 FOLDERS = ("bert-sentiment", "vit-scenes")
-
-
-class UnknownModelError(ValueError):
-    """The zoo has no model of that name."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,10 @@ def names() -> list[str]:
 def folder(name: str) -> Path:
     """Return the folder of the model ``name``, ready for ``from_pretrained``.
 
-    Raises UnknownModelError for any other name.
+    Raises regard.errors.UnknownName for any other name.
     """
     if name not in names():
-        raise UnknownModelError(f"the zoo has no model {name!r}; it has {', '.join(names())}")
+        raise nearest(name, names(), "zoo model")
     return Path(__file__).parent / name.removeprefix(PREFIX)
 
 
