@@ -241,7 +241,8 @@ def distilbert() -> Case:
 
 def gpt2_config() -> Any:
     return transformers.GPT2Config(
-        n_embd=16, n_layer=2, n_head=2, n_positions=16, vocab_size=40, num_labels=CLASSES, pad_token_id=0
+        n_embd=16, n_layer=2, n_head=2, n_positions=16, vocab_size=40, num_labels=CLASSES,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2
     )
 
 
@@ -254,7 +255,10 @@ def gpt2() -> Case:
 def gpt2_left() -> Case:
     """Language model, padded at the front."""
     model = transformers.GPT2LMHeadModel(gpt2_config())
-    return text_case(model, mask=left(), row=[5, 5], target=lambda out: out["logits"][:, -1, 7], bit_identical=True)
+    read = lambda out: out["logits"][:, -1, 7]  # noqa: E731
+    case = text_case(model, mask=left(), row=[5, 5], target=read, bit_identical=True)
+    case.inputs["position_ids"] = (left().cumsum(1) - 1).clamp(min=0)
+    return case
 
 
 def llama() -> Case:
@@ -298,7 +302,7 @@ def t5_encoder() -> Case:
     config = transformers.T5Config(d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, vocab_size=40)
     model = transformers.T5EncoderModel(config)
     embeddings = model.encoder.embed_tokens
-    read = lambda out: out["last_hidden_state"][:, 1, 3]  # noqa: E731
+    read = lambda out: out["last_hidden_state"][:, 1, 5]  # noqa: E731
     return text_case(model, mask=right(), row=[1, 1], target=read, embeddings=embeddings)
 
 
@@ -462,6 +466,21 @@ def fours(layout: str = "heads") -> Case:
         ("input",),
         [2] * 4,
     )
+
+
+PADDED_WITH_WORDS = ("input_ids", "attention_mask", "position_ids")
+
+
+def single(case: Case, b: int) -> tuple[Any, dict[str, Tensor]]:
+    """Sample b alone, without its padding; and stream -> the tokens that stay."""
+    kept = {name: torch.arange(count) for name, count in case.joint}
+    if isinstance(case.inputs, Tensor):
+        return case.inputs[b : b + 1], kept
+    inputs = {k: v[b : b + 1] for k, v in case.inputs.items()}
+    for name, hidden in case.hidden.items():
+        kept[name] = (~hidden[b]).nonzero()[:, 0]
+        inputs |= {k: inputs[k][:, kept[name]] for k in PADDED_WITH_WORDS if k in inputs}
+    return inputs, kept
 
 
 CASES: Mapping[str, Callable[[], Case]] = {

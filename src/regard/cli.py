@@ -56,12 +56,12 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def main() -> None:
-    """Run the command line on the program's own arguments."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line on `arguments`, or on the program's own."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe may not take every character
-    app(prog_name="regard")
+    app(arguments, prog_name="regard")
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import zlib
+
 import torch
+from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
 
 
 def random(context: Context) -> Relevance:
-    """Uniform noise on every token, seeded; the same for every sample, so that batch mates have no say."""
-    generator = torch.Generator().manual_seed(context.seed)
-    out = context.recording.zeros()
-    for stream in context.recording.streams:
-        out[:, stream.rows] = torch.rand(stream.count, generator=generator)
+    """Uniform noise on every token that is not padding.
+
+    Drawn from the seed and from the sample's own input, so that samples differ and neither batch mates nor padding have
+    a say.
+    """
+    recording = context.recording
+    out = recording.zeros()
+    for sample in range(recording.batch):
+        generator = torch.Generator().manual_seed(context.seed ^ _fingerprint(context, sample))
+        for stream in recording.streams:
+            visible = torch.ones(stream.count, dtype=torch.bool)
+            if stream.kind != "merged":
+                visible = ~recording.padded[stream.name][sample]
+            out[sample, stream.rows][visible] = torch.rand(int(visible.sum()), generator=generator)
     return out
+
+
+def _fingerprint(context: Context, sample: int) -> int:
+    """A number made of the sample's own inputs, padding and masks left out."""
+    code = 0
+    for name, value in sorted(context.recording.inputs.items()):
+        if not isinstance(value, Tensor) or not value.ndim or "mask" in name or sample >= len(value):
+            continue
+        own = value[sample].detach().cpu()
+        padded = context.recording.padded.get(name)
+        if padded is not None and own.ndim and len(own) == padded.shape[1]:
+            own = own[~padded[sample]]
+        code = zlib.crc32(own.float().contiguous().numpy().tobytes(), code)
+    return code

@@ -260,7 +260,7 @@ class Recorder(TorchFunctionMode):
 
 def _grouped(ids: Tensor, layout: Layout) -> Tensor:
     """(lead..., token) -> (group, token): one row of ids for each group."""
-    return ids.permute(*layout.order, -1).reshape(layout.groups, layout.heads, -1)[:, 0]
+    return ids.permute(*layout.order, -1).reshape(layout.groups, layout.heads, -1)[:, 0].contiguous()
 
 
 def _axes(t: Tensor, letters: str, order: Sequence[str]) -> Tensor:
