@@ -161,7 +161,7 @@ def _explanation(
     seconds: float,
 ) -> Explanation:
     recording = w.recording
-    relevance = relevance.masked_fill(context.hidden(), 0.0)
+    relevance = recording.settled(relevance).masked_fill(context.hidden(), 0.0)
     if not bool(torch.isfinite(relevance).all()):
         raise NonFinite(f"method {row.name!r} gave a map that is not finite; are the model's gradients finite?")
     device = value.y.device

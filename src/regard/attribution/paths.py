@@ -54,7 +54,10 @@ class Preset:
 def relevance(
     recording: Recording, gradients: Gradients, readout: dict[int, Tensor], presets: Sequence[Preset]
 ) -> list[Tensor]:
-    """Relevance (batch, rows) of each preset, all from one walk. `readout`: final call -> weights r on its rows."""
+    """Relevance (batch, rows) of each preset, all from one walk. `readout`: final call -> weights r on its rows.
+
+    The identity term, r itself (where tokens merge: r brought back to the tokens they were made of), is taken off.
+    """
     total = recording.walk(gradients, readout, [p.step(tuple(readout)) for p in presets])
-    r = sum(readout.values())
-    return [t if p.path == "rollout" else t - r for t, p in zip(total, presets, strict=True)]
+    (itself,) = recording.walk(None, readout, [lambda call: None])
+    return [t if p.path == "rollout" else t - itself for t, p in zip(total, presets, strict=True)]

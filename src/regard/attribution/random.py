@@ -32,11 +32,11 @@ def _fingerprint(context: Context, sample: int) -> int:
     """A number made of the sample's own inputs, padding and masks left out."""
     code = 0
     for name, value in sorted(context.recording.inputs.items()):
-        if not isinstance(value, Tensor) or not value.ndim or "mask" in name or sample >= len(value):
+        padded = context.recording.padded.get(name)
+        if not isinstance(value, Tensor) or padded is None or sample >= len(value):
             continue
         own = value[sample].detach().cpu()
-        padded = context.recording.padded.get(name)
-        if padded is not None and own.ndim and len(own) == padded.shape[1]:
+        if len(own) == padded.shape[1]:
             own = own[~padded[sample]]
         code = zlib.crc32(own.float().contiguous().numpy().tobytes(), code)
     return code

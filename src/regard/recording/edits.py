@@ -89,7 +89,7 @@ class Probabilities(Edit):
         """change(A) V."""
         if not applies(self.calls, call.index):
             return None
-        return rebuilt(call, self.change(call.rows(torch.arange(call.shape[2]), gradient=False).A, call))
+        return rebuilt(call, self.change(differentiable_probabilities(call), call))
 
 
 @dataclass
@@ -105,7 +105,7 @@ class MaskKeys(Edit):
             return None
         keys = call.keys % (1 << 32)
         keep = ~self.hidden[call.samples[:, None], keys].to(call.output.device)
-        A = call.rows(torch.arange(call.shape[2]), gradient=False).A
+        A = differentiable_probabilities(call)
         cut = A * keep[:, None, None]
         total = cut.sum(-1, keepdim=True)
         return rebuilt(call, torch.where(total > 0, cut * (A.sum(-1, keepdim=True) / total.clamp(min=1e-30)), 0.0))
@@ -172,7 +172,9 @@ def differentiable_probabilities(call: AttentionCall) -> Tensor:
     assert call.q is not None
     assert call.k is not None
     scores = (call.layout(call.q) * call.scale) @ call.repeated(call.k).transpose(-1, -2)
-    return torch.softmax(masked(call, scores), -1)
+    scores = masked(call, scores)
+    nowhere = (scores == -torch.inf).all(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(nowhere, 0.0), -1).masked_fill(nowhere, 0.0)
 
 
 def masked(call: AttentionCall, scores: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ POOLS = {"avg_pool1d": 1, "avg_pool2d": 2, "max_pool1d": 1, "max_pool2d": 2, "_m
 MIXERS = ("fft", "lstm", "gru", "sort", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
 FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
 FRESH |= {"new_empty", "new_full", "new_tensor", "argmax", "argmin", "nonzero", "size", "item", "tolist"}
+SAME_IDS = {"clone", "to", "contiguous", "detach", "long", "int", "masked_fill", "masked_fill_", "type_as", "cuda", "cpu"}
 
 
 def name_of(func: Callable[..., Any]) -> str:
@@ -97,7 +98,8 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if keys is not None:
         keys = replace(keys, ids=keys.ids.expand(out.shape))
         return [replace(best, ids=best.ids.expand(out.shape), keys=keys)]
-    return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen)]
+    computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
+    return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed)]
 
 
 def mixing(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:

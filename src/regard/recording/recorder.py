@@ -107,7 +107,7 @@ class Recorder(TorchFunctionMode):
         """The word embeddings of an id input: a place to read gradients at, and to edit."""
         index = self.trail.tag(args[0] if args else kwargs["input"])
         tag = self.trail.tag(out)
-        if index is None or tag is None or tag.source.name in self.leaves:
+        if index is None or index.computed or tag is None or tag.source.name in self.leaves:
             return out
         self.embedded[tag.source.name] = tag.ids[..., 0]
         return self._leaf(tag.source.name, out, tag)

@@ -202,6 +202,12 @@ class Recording:
             if seen >> call.event & 1:
                 method[i] = (seen, r * factor)
 
+    def settled(self, relevance: Relevance) -> Relevance:
+        """Relevance on merged rows brought back to the tokens they were made of."""
+        for merge in reversed(self.merges):
+            _, relevance = self._unmerged(merge, (1 << merge.event, relevance))
+        return relevance
+
     def _unmerged(self, merge: Merge, part: tuple[int, Relevance]) -> tuple[int, Relevance]:
         """Relevance of merged rows goes back to the rows they were made of: r_in = r_out P, P = 1/m."""
         seen, r = part

@@ -75,6 +75,7 @@ class Tag:
         ids: int64, the tensor's shape. seen: bit e is set when the rows have absorbed the output of event e.
         raw: the elements are not tokens yet (pixels, token ids). keys: for scores q kᵀ, the tag of the columns.
         probs: the scores have been through a softmax. lost: the operation at which the trail was lost, or "".
+        computed: raw numbers made from token ids (positions), no longer the ids themselves.
     """
 
     ids: Tensor
@@ -84,6 +85,7 @@ class Tag:
     keys: Tag | None = None
     probs: bool = False
     lost: str = ""
+    computed: bool = False
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Tag:
         """The same rows elsewhere: the movement applied to the ids, and to the columns' ids."""
