@@ -102,7 +102,12 @@ def alone(name: tuple[str, ...], calls: int) -> list[list[tuple[tuple[str, ...],
 
 
 def picture_case(
-    model: nn.Module, born: Sequence[tuple[str, int]], *, row: int | None = 0, grid: tuple[int, int] = (4, 4), **more: Any
+    model: nn.Module,
+    born: Sequence[tuple[str, int]],
+    *,
+    row: int | None = 0,
+    grid: tuple[int, int] = (4, 4),
+    **more: Any,
 ) -> Case:
     joint = [*born, ("pixel_values", grid[0] * grid[1])]
     names = tuple(n for n, _ in joint)
@@ -233,16 +238,21 @@ def roberta() -> Case:
 
 
 def distilbert() -> Case:
-    config = transformers.DistilBertConfig(
-        dim=16, n_layers=2, n_heads=2, hidden_dim=24, num_labels=CLASSES, **TEXT
-    )
+    config = transformers.DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=24, num_labels=CLASSES, **TEXT)
     return text_case(transformers.DistilBertForSequenceClassification(config), mask=right(), row=[0, 0])
 
 
 def gpt2_config() -> Any:
     return transformers.GPT2Config(
-        n_embd=16, n_layer=2, n_head=2, n_positions=16, vocab_size=40, num_labels=CLASSES,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=16,
+        vocab_size=40,
+        num_labels=CLASSES,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
     )
 
 
@@ -275,7 +285,14 @@ def llama() -> Case:
 
 def t5() -> Case:
     config = transformers.T5Config(
-        d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2, vocab_size=40, decoder_start_token_id=0
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=2,
+        vocab_size=40,
+        decoder_start_token_id=0,
     )
     model = strong(transformers.T5ForConditionalGeneration(config))
     mask = right(5, 3)
@@ -423,7 +440,9 @@ class Fours(nn.Module):
         self.layout = layout
         self.qkv = nn.ModuleList(nn.Linear(16, 48) for _ in range(depth))
         self.mix = nn.ModuleList(nn.Linear(16, 16) for _ in range(depth))
-        self.mha = nn.ModuleList(nn.MultiheadAttention(16, 4) for _ in range(depth if layout == "sequence_first" else 0))
+        self.mha = nn.ModuleList(
+            nn.MultiheadAttention(16, 4) for _ in range(depth if layout == "sequence_first" else 0)
+        )
         self.head = nn.Linear(16, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -243,13 +243,17 @@ def test_inputs_that_want_gradients_keep_theirs() -> None:
 # -- threads ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pair", [("vit", "bert"), ("t5", "llama"), ("torch_encoder", "torch_encoder"), ("bert", "bert")])
+@pytest.mark.parametrize(
+    "pair", [("vit", "bert"), ("t5", "llama"), ("torch_encoder", "torch_encoder"), ("bert", "bert")]
+)
 def test_two_threads_are_as_one_after_the_other(pair: tuple[str, str]) -> None:
     """Two models at once; or, where the names are equal, one and the same model."""
     cases = [case_of(n) for n in pair]
     others = [c.inputs for c in cases]
     if pair[0] == pair[1]:
-        others[1] = families.noise(3, 7, 16, seed=9) if isinstance(others[1], Tensor) else {"input_ids": families.ids(3, 9)}
+        others[1] = (
+            families.noise(3, 7, 16, seed=9) if isinstance(others[1], Tensor) else {"input_ids": families.ids(3, 9)}
+        )
     names = [n for n in NAMES if n != "random"]
 
     def work(i: int) -> list[dict[str, Tensor]]:
@@ -401,9 +405,7 @@ def test_targets_by_class_agree() -> None:
 def test_an_ids_tensor_or_tuple_is_taken_by_position() -> None:
     case = case_of("torch_encoder")
     one = regard.explain(case.model, case.inputs, 1)
-    assert_close(
-        {"cls": regard.explain(case.model, (case.inputs,), 1).scores["cls"]}, {"cls": one.scores["cls"]}, 0.0
-    )
+    assert_close({"cls": regard.explain(case.model, (case.inputs,), 1).scores["cls"]}, {"cls": one.scores["cls"]}, 0.0)
     assert set(regard.explain(case.model, (case.inputs,), 1).scores) == {"cls", "input_0"}
 
 
@@ -472,7 +474,9 @@ def test_the_receipt_adds_up(name: str) -> None:
         torch.testing.assert_close(receipt.attribution_error, error)
 
 
-def test_the_baseline_of_the_attention_family_is_the_output_of_all_calls_zeroed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_baseline_of_the_attention_family_is_the_output_of_all_calls_zeroed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     case = case_of("bert")
     exp = explain(case, "gae")
     found = exp.receipt.baseline_value
@@ -668,7 +672,9 @@ def test_axes_are_followed_where_all_lengths_are_four(layout: str) -> None:
     case = case_of(f"fours_{layout}")
     seen = regard.inspect(case.model, case.inputs)
     assert [(s.name, s.tokens, s.kind) for s in seen.streams] == [("input", 4, "input")]
-    assert [(c.query, c.key, c.heads, c.shape, c.kind) for c in seen.calls] == [("input:4", "input:4", 4, (4, 4), "self")] * 2
+    assert [(c.query, c.key, c.heads, c.shape, c.kind) for c in seen.calls] == [
+        ("input:4", "input:4", 4, (4, 4), "self")
+    ] * 2
     recording = record(case.model, case.inputs)
     for call in recording.calls:
         assert call.shape == (4, 4, 4, 4)
@@ -811,7 +817,7 @@ def test_one_head_over_the_full_width(name: str, monkeypatch: pytest.MonkeyPatch
         heads = query.shape[1]
         q, k, v = (t.transpose(1, 2).flatten(2) for t in (query, key, value))
         mask = None if attn_mask is None else attn_mask[:, 0]
-        O = twins.eager(q, k, mask, is_causal, (query.shape[-1] * heads) ** -0.5) @ v  # noqa: E741
+        O = twins.eager(q, k, mask, is_causal, (query.shape[-1] * heads) ** -0.5) @ v
         return O.unflatten(-1, (heads, -1)).transpose(1, 2)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", hand)

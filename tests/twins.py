@@ -25,7 +25,7 @@ class Maps:
     """What a literal run left: per call A (lead..., query, key) and, where the twin made O itself, O; random orders drawn."""
 
     A: list[Tensor] = field(default_factory=list)
-    O: dict[int, Tensor] = field(default_factory=dict)  # noqa: E741
+    O: dict[int, Tensor] = field(default_factory=dict)
     orders: list[Tensor] = field(default_factory=list)
     busy: bool = False
 
@@ -70,7 +70,7 @@ def captured() -> Iterator[Maps]:
         was, maps.busy = maps.busy, True
         A = maps.keep(eager(query, key, attn_mask, is_causal, scale))
         maps.busy = was
-        O = A @ value  # noqa: E741
+        O = A @ value
         O.retain_grad()
         maps.O[len(maps.A) - 1] = O
         return O
@@ -112,7 +112,7 @@ class Literal:
     case: Case
     A: list[Tensor]
     G: list[Tensor]
-    O: dict[int, Tensor]  # noqa: E741
+    O: dict[int, Tensor]
     dO: dict[int, Tensor]
     x: dict[str, Tensor]
     g: dict[str, Tensor]
@@ -209,7 +209,7 @@ def run(case: Case, target: Callable[[Any], Tensor] | None = None, seed: int = 0
     shape = (len(y), -1)
     A = [a.reshape(*shape, *a.shape[-2:]) for a in maps.A]
     G = [(torch.zeros_like(a) if a.grad is None else a.grad).reshape(*shape, *a.shape[-2:]) for a in maps.A]
-    O = {i: o.detach().reshape(*shape, *o.shape[-2:]) for i, o in maps.O.items()}  # noqa: E741
+    O = {i: o.detach().reshape(*shape, *o.shape[-2:]) for i, o in maps.O.items()}
     dO = {i: torch.zeros_like(O[i]) if o.grad is None else o.grad.reshape(O[i].shape) for i, o in maps.O.items()}
     return Literal(
         case,
@@ -326,7 +326,9 @@ def token_elements(case: Case, name: str, t: Tensor) -> Tensor:
     return torch.stack(cells, 1).double()
 
 
-def at_input(t: Literal, of: Callable[[Tensor, Tensor], Tensor], also: dict[str, str] | None = None) -> dict[str, Tensor]:
+def at_input(
+    t: Literal, of: Callable[[Tensor, Tensor], Tensor], also: dict[str, str] | None = None
+) -> dict[str, Tensor]:
     """of(x, g) of each token's elements; `also`: inputs that meet a stream elementwise and are added to it."""
     out = {}
     for name, count in t.case.joint:

@@ -129,9 +129,7 @@ def _one_target(
     context = Context(recording, gradients, weights, w.seed)
     shared = time.perf_counter() - started + w.seconds
     presets = {
-        row.name: made
-        for row in rows
-        if row.preset and isinstance(made := row.function(**_own(row, options)), Preset)
+        row.name: made for row in rows if row.preset and isinstance(made := row.function(**_own(row, options)), Preset)
     }
     walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
     out = []
@@ -359,4 +357,3 @@ def _set_rng(state: Any) -> None:
     torch.set_rng_state(cpu)
     for device, s in cuda:
         torch.cuda.set_rng_state(s, device)
-

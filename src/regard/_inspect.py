@@ -49,7 +49,16 @@ class Seen:
     def __str__(self) -> str:
         head = ("call", "module", "queries", "keys", "heads", "shape", "kind", "implementation")
         lines = [head] + [
-            (str(c.index), c.module, c.query, c.key, str(c.heads), f"{c.shape[0]}x{c.shape[1]}", c.kind, c.implementation)
+            (
+                str(c.index),
+                c.module,
+                c.query,
+                c.key,
+                str(c.heads),
+                f"{c.shape[0]}x{c.shape[1]}",
+                c.kind,
+                c.implementation,
+            )
             for c in self.calls
         ]
         widths = [max(len(r[i]) for r in lines) for i in range(len(head))]

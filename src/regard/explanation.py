@@ -138,23 +138,28 @@ class Receipt:
 
     @property
     def faithful(self) -> float | None:
+        """max |output difference| between the watched run and the plain forward."""
         return self.measure().faithful
 
     @property
     def baseline_value(self) -> Tensor | None:
+        """y at the baseline, (batch,)."""
         return self.measure().baseline_value
 
     @property
     def attribution_target(self) -> Tensor | None:
+        """T = y - y(baseline), (batch,)."""
         return self.measure().attribution_target
 
     @property
     def attribution_error(self) -> Tensor | None:
+        """|sum - T|, (batch,)."""
         target = self.attribution_target
         return None if target is None else (self.attribution_sum - target).abs()
 
     @property
     def relative_error(self) -> Tensor | None:
+        """|sum - T| / |T|, NaN where T is nothing, (batch,)."""
         target, error = self.attribution_target, self.attribution_error
         if target is None or error is None:
             return None
@@ -354,7 +359,9 @@ def place(cells: Float[Tensor, "rows columns"], picture: Picture) -> Float[Tenso
     y = (torch.arange(height) + 0.5 - top) / (bottom - top)
     where = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1) * 2 - 1
     values = cells.detach().cpu().float()[None, None]
-    drawn = F.grid_sample(values, where[None].float(), mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+    drawn = F.grid_sample(values, where[None].float(), mode="bilinear", padding_mode="border", align_corners=False)[
+        0, 0
+    ]
     inside = ((x >= 0) & (x <= 1))[None, :] & ((y >= 0) & (y <= 1))[:, None]
     return drawn * inside
 

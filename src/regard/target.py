@@ -47,7 +47,9 @@ class Target:
         found = self.read(output, inputs)
         if not isinstance(found.y, Tensor) or found.y.ndim != 1:
             shape = tuple(found.y.shape) if isinstance(found.y, Tensor) else type(found.y).__name__
-            raise TargetError(f"target {self.label!r} must give one number a sample, a (batch,) tensor; it gave {shape}")
+            raise TargetError(
+                f"target {self.label!r} must give one number a sample, a (batch,) tensor; it gave {shape}"
+            )
         return found
 
     @classmethod
@@ -105,7 +107,7 @@ class Target:
         return cls("similarity" if text is None else f"similarity with text {text}", read, cls.similarity)
 
     @classmethod
-    def next_token(cls, id: Classes = None, position: int = -1) -> Target:  # noqa: A002 (the field's word)
+    def next_token(cls, id: Classes = None, position: int = -1) -> Target:
         """The logit of a next token after `position`; -1 is the last token that is not padding."""
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
@@ -121,7 +123,9 @@ class Target:
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             logits = scores(out, None)
             if logits.ndim != 3:
-                raise TargetError(f"a detection needs logits (batch, query, class); the model gave {tuple(logits.shape)}")
+                raise TargetError(
+                    f"a detection needs logits (batch, query, class); the model gave {tuple(logits.shape)}"
+                )
             _in_range(torch.tensor([query]), logits.shape[1], "object query")
             at = logits[:, query]
             known = at[:, :-1].detach().argmax(-1) if c is None else c

@@ -84,4 +84,5 @@ def patches(t: Tensor, grid: tuple[int, int]) -> Tensor:
         high, wide = -(-t.shape[2] // rows), -(-t.shape[3] // columns)
         t = torch.nn.functional.pad(t, (0, wide * columns - t.shape[3], 0, high * rows - t.shape[2]))
     cells = t.unflatten(2, (rows, high)).unflatten(4, (columns, wide))
-    return cells.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+    out: Tensor = cells.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+    return out

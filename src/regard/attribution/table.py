@@ -53,9 +53,9 @@ class Method:
     def is_signed(self, options: dict[str, Any]) -> bool:
         """Whether negative scores mean something, under these options."""
         if self.name == "corrected_attention":
-            return options.get("sign", "positive") == "signed"
+            return bool(options.get("sign", "positive") == "signed")
         if self.name == "gradient":
-            return options.get("reduce", "mean") == "mean"
+            return bool(options.get("reduce", "mean") == "mean")
         return self.signed
 
 
@@ -150,7 +150,8 @@ class MethodTable:
     def __str__(self) -> str:
         head = ("method", "what it is", "passes", "site", "baseline", "decomposes", "paper")
         lines = [head] + [
-            (m.name, m.summary, m.passes, m.site, m.baseline, "yes" if m.decomposes else "no", m.paper) for m in self.rows
+            (m.name, m.summary, m.passes, m.site, m.baseline, "yes" if m.decomposes else "no", m.paper)
+            for m in self.rows
         ]
         widths = [max(len(r[i]) for r in lines) for i in range(len(head))]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in lines)

@@ -29,9 +29,14 @@ class Rule(Protocol):
     `gradient` says whether G is needed. `each(A, AG)` gives one matrix a head; `over_heads` is how heads are joined.
     """
 
-    name: str
-    gradient: bool
-    over_heads: str
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def gradient(self) -> bool: ...  # noqa: D102
+
+    @property
+    def over_heads(self) -> str: ...  # noqa: D102
 
     def each(self, A: Tensor, AG: Tensor | None) -> Tensor:
         """(group, head, row, key) of A, and of A⊙G -> (group, head, row, key)."""
@@ -53,9 +58,9 @@ class Pulled(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Some query rows of a call: their indices, A there, and G there (None without a target)."""
+    """Some query rows of a call: which ones (`at`), A there, and G there (None without a target)."""
 
-    index: Int[Tensor, " row"]
+    at: Int[Tensor, " row"]
     A: Float[Tensor, "group head row key"]
     G: Float[Tensor, "group head row key"] | None
 
@@ -176,7 +181,7 @@ class AttentionCall:
 
     def dead_keys(self) -> Bool[Tensor, "group key"]:
         """Keys that the mask hides from every query row."""
-        groups, _, n, m = self.shape
+        groups, _, _, m = self.shape
         if self.A is not None:
             return (self._probabilities(None) == 0).all(2).all(1).cpu()
         if self.mask is None:

@@ -144,7 +144,8 @@ class GradientRule(Edit):
         """A V by hand, with the changed backward."""
         if not applies(self.calls, call.index):
             return None
-        O: Tensor = _Corrected.apply(differentiable_probabilities(call), call.repeated(call.v), self.factor)
+        A, v = differentiable_probabilities(call), call.repeated(call.v)
+        O: Tensor = _Corrected.apply(A, v, self.factor)  # type: ignore[no-untyped-call]
         return call.in_place(O)
 
 
@@ -158,7 +159,7 @@ class _Corrected(torch.autograd.Function):
         return A.to(v.dtype) @ v
 
     @staticmethod
-    def backward(ctx: Any, dO: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dO: Tensor) -> tuple[Tensor, Tensor, None]:
         A, v = ctx.saved_tensors
         G = dO @ v.transpose(-1, -2)
         M = ctx.factor(G).to(dO.dtype)

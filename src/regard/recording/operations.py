@@ -19,17 +19,48 @@ RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "
 EXPANSIONS = {"expand", "expand_as", "repeat", "tile", "broadcast_to", "repeat_interleave"}
 MOVEMENTS = EXPANSIONS | {
     *("permute", "transpose", "t", "T", "mT", "H", "mH", "movedim", "moveaxis", "swapaxes", "swapdims", "__getitem__"),
-    *("select", "narrow", "index_select", "gather", "take_along_dim", "roll", "flip", "split", "chunk", "unbind", "unfold"),
+    *(
+        "select",
+        "narrow",
+        "index_select",
+        "gather",
+        "take_along_dim",
+        "roll",
+        "flip",
+        "split",
+        "chunk",
+        "unbind",
+        "unfold",
+    ),
     *("tensor_split", "split_with_sizes", "masked_select", "diagonal", "as_strided"),
 }
 JOINS = {"cat", "concat", "concatenate", "stack", "hstack", "vstack"}
 PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "einsum", "addmm", "baddbmm"}
 CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
-POOLS = {"avg_pool1d": 1, "avg_pool2d": 2, "max_pool1d": 1, "max_pool2d": 2, "_max_pool2d": 2, "max_pool2d_with_indices": 2}
+POOLS = {
+    "avg_pool1d": 1,
+    "avg_pool2d": 2,
+    "max_pool1d": 1,
+    "max_pool2d": 2,
+    "_max_pool2d": 2,
+    "max_pool2d_with_indices": 2,
+}
 MIXERS = ("fft", "lstm", "gru", "sort", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
 FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
 FRESH |= {"new_empty", "new_full", "new_tensor", "argmax", "argmin", "nonzero", "size", "item", "tolist"}
-SAME_IDS = {"clone", "to", "contiguous", "detach", "long", "int", "masked_fill", "masked_fill_", "type_as", "cuda", "cpu"}
+SAME_IDS = {
+    "clone",
+    "to",
+    "contiguous",
+    "detach",
+    "long",
+    "int",
+    "masked_fill",
+    "masked_fill_",
+    "type_as",
+    "cuda",
+    "cpu",
+}
 
 
 def name_of(func: Callable[..., Any]) -> str:
@@ -61,7 +92,7 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
         return
     if name in FRESH:
         return
-    rule = RULES.get(name, element_wise)
+    rule: Callable[..., Tags] = RULES.get(name, element_wise)
     if any(m in name for m in MIXERS):
         rule = mixing
     tags = rule(trail, name, args, kwargs, out)
@@ -340,7 +371,9 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         centre = (start + (kernel[a] - 1) * dilation[a] // 2).clamp(0, n - 1)
         centres = centres.index_select(dim, centre)
         taps = ((torch.arange(m) * stride[a])[:, None] + torch.arange(stride[a])).clamp(0, n - 1)
-        cells = cells.index_select(dim - 1, taps.flatten()).unflatten(dim - 1, taps.shape).movedim(dim - 1, -1).flatten(-2)
+        cells = (
+            cells.index_select(dim - 1, taps.flatten()).unflatten(dim - 1, taps.shape).movedim(dim - 1, -1).flatten(-2)
+        )
     if tag.raw or (max(stride) > 1 and not tag.seen):
         tag = trail.born(tag, centres)
     elif max(stride) > 1:
@@ -444,8 +477,10 @@ def _placed(ids: Tensor, letters: str, to: str, shape: Sequence[int]) -> Tensor:
     for i in gone:
         ids = first_along(ids, i)
     kept = [c for c in to if c in letters]
-    ids = ids.permute(*[letters.index(c) for c in kept], *gone).flatten(len(kept)) if gone else ids.permute(
-        *[letters.index(c) for c in kept]
+    ids = (
+        ids.permute(*[letters.index(c) for c in kept], *gone).flatten(len(kept))
+        if gone
+        else ids.permute(*[letters.index(c) for c in kept])
     )
     ids = ids[..., 0] if gone else ids
     for i, c in enumerate(to):
@@ -474,7 +509,8 @@ RULES: dict[str, Callable[..., Tags]] = {
     **dict.fromkeys(POOLS, convolution),
     **dict.fromkeys(("softmax", "_softmax"), softmax),
     **dict.fromkeys(
-        ("masked_scatter", "masked_scatter_", "index_add", "index_add_", "index_copy", "index_copy_", "scatter"), scatter
+        ("masked_scatter", "masked_scatter_", "index_add", "index_add_", "index_copy", "index_copy_", "scatter"),
+        scatter,
     ),
     **dict.fromkeys(("scatter_", "scatter_add", "scatter_add_", "index_put", "index_put_"), scatter),
     "pad": pad,

@@ -198,9 +198,7 @@ class Recorder(TorchFunctionMode):
             layout = Layout.of(queries, keys)
             queries, keys = (_grouped(i, layout) for i in (queries, keys))
             keys = torch.where((keys > 0) & (keys < STRIDE), keys + queries[:, :1] // STRIDE * STRIDE, keys)
-            queries = torch.where(
-                (queries > 0) & (queries < STRIDE), queries + keys[:, :1] // STRIDE * STRIDE, queries
-            )
+            queries = torch.where((queries > 0) & (queries < STRIDE), queries + keys[:, :1] // STRIDE * STRIDE, queries)
         else:
             layout = Layout(lead, tuple(range(len(lead))), 1, max(1, torch.Size(lead).numel()))
             queries = keys = torch.zeros(1, 0, dtype=torch.int64)
@@ -363,7 +361,9 @@ def ranks(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
 def refuse(model: nn.Module, training: bool) -> None:
     """Models that cannot be watched as they are."""
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("the model is a traced or scripted module, whose operations cannot be seen; pass the original module")
+        raise ModelError(
+            "the model is a traced or scripted module, whose operations cannot be seen; pass the original module"
+        )
     if torch.is_inference_mode_enabled():
         raise ModelError("gradients cannot be taken inside torch.inference_mode(); call this outside of it")
     at_work = [name or type(model).__name__ for name, m in model.named_modules() if m.training]

@@ -46,7 +46,8 @@ class Recording:
     """One watched run of a model.
 
     Attributes:
-        given: the inputs as they were given; inputs: the same by name. output: what the model returned. calls: attention calls in execution order. streams: all token streams met.
+        given: the inputs as they were given; inputs: the same by name. output: what the model returned.
+        calls: attention calls in execution order. streams: all token streams that calls read.
         leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
         embedded: id stream -> ids (batch, token) of the rows of its word embeddings.
         padded: stream -> bool (batch, tokens), True where a token is padding.
@@ -294,7 +295,9 @@ def _padding(recording: Recording) -> dict[str, Tensor]:
         if stream.kind == "merged":
             continue
         mask = _mask_of(recording.inputs, stream)
-        out = hidden[:, stream.rows] if _is_read(recording, stream) else torch.zeros(recording.batch, stream.count).bool()
+        out = (
+            hidden[:, stream.rows] if _is_read(recording, stream) else torch.zeros(recording.batch, stream.count).bool()
+        )
         padded[stream.name] = out if mask is None else out | (mask == 0)
     return padded
 
@@ -306,11 +309,9 @@ def _is_read(recording: Recording, stream: Stream) -> bool:
 
 def _mask_of(inputs: dict[str, Any], stream: Stream) -> Tensor | None:
     """The 0/1 mask given for a stream: `attention_mask` for `input_ids`, `decoder_attention_mask` for the decoder's, ..."""
-    prefix = stream.name.rsplit("_", 1)[0].removesuffix("input").removesuffix("_") if stream.kind == "input" else "?"
-    for name in (f"{prefix}_attention_mask", "attention_mask") if prefix else ("attention_mask",):
-        mask = inputs.get(name)
-        ids = inputs.get(stream.name)
-        if isinstance(mask, Tensor) and isinstance(ids, Tensor) and mask.shape == ids.shape[:2] and ids.ndim <= 3:
-            same = mask.shape[1] == stream.count
-            return mask.cpu() if same and (name != "attention_mask" or not stream.name.startswith("decoder")) else None
+    name = stream.name if stream.kind == "input" else ""
+    prefix, found, _ = name.partition("input") if "input" in name else name.rpartition("_")
+    mask, value = inputs.get(f"{prefix}{'' if found == 'input' else '_'}attention_mask"), inputs.get(name)
+    if isinstance(mask, Tensor) and isinstance(value, Tensor) and value.ndim <= 3 and mask.shape == value.shape[:2]:
+        return mask.cpu() if mask.shape[1] == stream.count else None
     return None

@@ -164,7 +164,7 @@ def train(
             logits = model(input_ids=shown, attention_mask=(batch != 0).long()).logits
             loss = F.cross_entropy(logits, targets[rows], label_smoothing=0.05)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()

@@ -107,7 +107,7 @@ def train(items: Items, steps: int, batch_size: int, rate: float, gen: torch.Gen
         loss = loss_of(model, patch_head, make(items, labels, recipe, gen), weight=1.0 if step < 0.85 * steps else 0.0)
         model.zero_grad()
         patch_head.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         for optimiser, schedule in zip(both, schedules, strict=True):
             optimiser.step()
