@@ -44,13 +44,7 @@ class Target:
 
     def value(self, output: Any, inputs: Mapping[str, Any]) -> Value:
         """y and its classes. Raises TargetError where the output has no such value."""
-        found = self.read(output, inputs)
-        if not isinstance(found.y, Tensor) or found.y.ndim != 1:
-            shape = tuple(found.y.shape) if isinstance(found.y, Tensor) else type(found.y).__name__
-            raise TargetError(
-                f"target {self.label!r} must give one number a sample, a (batch,) tensor; it gave {shape}"
-            )
-        return found
+        return self.read(output, inputs)
 
     @classmethod
     def logit(cls, c: Classes = None, position: int | None = None, output: str | int | None = None) -> Target:
@@ -163,7 +157,7 @@ class Target:
     @classmethod
     def of(cls, function: Callable[[Any], Tensor], label: str = "custom") -> Target:
         """Any function: output -> (batch,)."""
-        return cls(label, lambda out, inputs: Value(function(out)))
+        return cls(label, lambda out, inputs: Value(one_a_sample(function(out), label)))
 
     @classmethod
     def make(cls, what: Any) -> Target:
@@ -179,6 +173,14 @@ class Target:
         if isinstance(what, str):
             raise Misuse(f"target {what!r} is a label's name, which only a reader knows: use regard.load(...).explain")
         raise Misuse(f"a target is None, an int, a (batch,) tensor, a Target or a callable; not {type(what).__name__}")
+
+
+def one_a_sample(y: Any, label: str) -> Tensor:
+    """y, if it is one float a sample."""
+    if not isinstance(y, Tensor) or y.ndim != 1 or not y.is_floating_point():
+        what = f"{str(y.dtype).removeprefix('torch.')} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise TargetError(f"target {label!r} must give one number a sample, a float (batch,) tensor; it gave {what}")
+    return y
 
 
 def _label(kind: str, c: Classes, position: int | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +11,8 @@ from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, nearest
 from regard.recording import Stream
 
-Reduce = Literal["mean", "l1", "l2"]
 
-
-def gradient(context: Context, *, reduce: Reduce = "mean") -> Relevance:
+def gradient(context: Context, *, reduce: str = "mean") -> Relevance:
     """∂y/∂x of each token, its elements reduced by their mean, their l1 norm or their l2 norm.
 
     Raises UnknownName for another `reduce`, Misuse for an input whose tokens are not a grid or a sequence of features.

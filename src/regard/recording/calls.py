@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ MEMORY_BUDGET = 256 << 20
 """The most that the rebuilt rows of one call may take at a time, in bytes."""
 
 
+@runtime_checkable
 class Rule(Protocol):
     """An edge rule (METHODS.md section 2): one call's rows of A and G to rows of one matrix E.
 
@@ -183,7 +184,7 @@ class AttentionCall:
         """Keys that the mask hides from every query row."""
         groups, _, _, m = self.shape
         if self.A is not None:
-            return (self._probabilities(None) == 0).all(2).all(1).cpu()
+            return (self.layout(self.A.detach()).amax((1, 2)) == 0).cpu()
         if self.mask is None:
             return torch.zeros(groups, m, dtype=torch.bool)
         open_ = _visible(self.mask)

@@ -20,6 +20,7 @@ from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
 from regard.recording.recorder import Block
 from regard.recording.tokens import STRIDE, Merge, Stream
+from regard.target import Target
 
 Relevance = Float[Tensor, "batch row"]
 
@@ -67,15 +68,22 @@ class Recording:
     rows: int
     final_seen: dict[int, int] = field(repr=False)
     aliases: dict[str, str] = field(default_factory=dict)
+    target: Any = field(default=None, repr=False)
     padded: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
-    def gradients(self, value: Float[Tensor, " batch"], *, keep: bool = False) -> Gradients:
+    def gradients(self, target: Any = None, *, keep: bool = False) -> Gradients:
         """∂y/∂O of every call and ∂y/∂x of every input, in one backward pass to the first of them.
 
-        `value` is y (batch,), computed from `output`. Parameters get no gradient. keep: another target follows.
+        `target` is what `regard.explain` takes (None: the one given to `regard.record`, else the predicted class), or y
+        itself, (batch,), computed from `output`. Parameters get no gradient. keep: another target follows.
         """
+        if isinstance(target, Tensor) and target.is_floating_point():
+            value = target
+        else:
+            with torch.enable_grad():
+                value = Target.make(self.target if target is None else target).value(self.output, self.inputs).y
         if not value.requires_grad:
             raise ModelError(
                 "the target has no gradient: the model ran under torch.no_grad() or detaches its output; "
@@ -222,9 +230,17 @@ class Recording:
 
 
 def record(
-    model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), *, training: bool = False, strict: bool = True
+    model: nn.Module,
+    inputs: Any,
+    target: Any = None,
+    *,
+    edits: Sequence[Edit] = (),
+    training: bool = False,
+    strict: bool = True,
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
+
+    `target` is what `Recording.gradients()` explains when it is given none; `edits` change the run (edits.py).
 
     Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
     whose tokens a call reads (unless strict=False).
@@ -253,6 +269,7 @@ def record(
         rows=trail.rows,
         final_seen=trail.final_seen,
         aliases=trail.aliases,
+        target=target,
     )
     recording.streams = _in_use(recording)
     recording.padded = _padding(recording)

@@ -1,0 +1,12 @@
+"""Shapes and types of every annotated function are checked while testing (jaxtyping + beartype)."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(
+    ["regard.recording", "regard.attribution", "regard.explanation", "regard.target"], "beartype.beartype"
+)
