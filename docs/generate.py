@@ -1,6 +1,6 @@
 """Rewrite what is generated in docs/reference.md: the table of methods, from `regard.methods()`.
 
-    python docs/generate.py
+python docs/generate.py
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def table() -> str:
             m.paper,
         )
         for m in regard.methods()
-        if m.paper != "registered"
+        if m.function.__module__.startswith("regard.")
     ]
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

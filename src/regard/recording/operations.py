@@ -95,7 +95,10 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
     rule: Callable[..., Tags] = RULES.get(name, element_wise)
     if any(m in name for m in MIXERS):
         rule = mixing
-    tags = rule(trail, name, args, kwargs, out)
+    try:
+        tags = rule(trail, name, args, kwargs, out)
+    except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError):
+        tags = mixing(trail, name, args, kwargs, out)  # not known in this form: the trail ends, the run goes on
     outs = [out] if isinstance(out, Tensor) else list(out)
     for t, tag in zip(outs, tags, strict=False):
         trail.put(t, tag)
@@ -311,7 +314,10 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
 
 def set_item(trail: Trail, args: Sequence[Any]) -> None:
     """`x[index] = value`, which returns nothing, and changes x."""
-    (tag,) = scatter(trail, "__setitem__", args, {}, None)
+    try:
+        (tag,) = scatter(trail, "__setitem__", args, {}, None)
+    except (RuntimeError, IndexError, ValueError, TypeError):
+        (tag,) = mixing(trail, "__setitem__", args, {}, args[0])
     trail.put(args[0], tag)
 
 
