@@ -22,7 +22,10 @@ def main() -> None:
     items = zoo.cards()["zoo/vit-scenes"]["demo"]["shows"]
     maps = regard.load("zoo/vit-scenes").explain(zoo.demo_scene(), target=list(items), method="gae")
     original = maps[0].inputs["pixel_values"][0].pixels.numpy()
-    panels = [(original, "the picture"), *((composite(m), f"what “{c}” rests on") for m, c in zip(maps, items, strict=True))]
+    panels = [
+        (original, "the picture"),
+        *((composite(m), f"what “{c}” rests on") for m, c in zip(maps, items, strict=True)),
+    ]
     figure = Figure(figsize=(11, 3.3), dpi=110, layout="constrained")
     for i, (pixels, title) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)

@@ -161,7 +161,7 @@ def test_found_readout_is_the_row_that_the_head_reads(name: str) -> None:
     case, literal = both(name)
     torch.manual_seed(0)
     recording = regard.record(case.model, case.inputs)
-    total, _ = recording.readout(recording.gradients(case.target(recording.output)))
+    (total,) = recording.readout(recording.gradients(case.target(recording.output))).values()
     found = {s.name: total[:, s.rows] for s in recording.streams if s.kind != "merged"}
     agree(found, literal.scores(literal.readout()))
 

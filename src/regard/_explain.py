@@ -16,7 +16,7 @@ from regard.attribution.context import Context
 from regard.attribution.paths import Preset, relevance
 from regard.attribution.table import Method
 from regard.attribution.table import method as method_row
-from regard.errors import Misuse, NonFinite, nearest
+from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
 from regard.recording import Gradients, Recording, record
 from regard.recording.edits import Edit, Replace, Scale
@@ -117,29 +117,81 @@ def _check(
 def _one_target(
     w: Watched, target: Target, rows: Sequence[Method], options: dict[str, Any], keep: bool
 ) -> list[Explanation]:
-    started = time.perf_counter()
     recording = w.recording
     with torch.enable_grad():
         value = target.value(recording.output, recording.inputs)
-        if not bool(torch.isfinite(value.y).all()):
-            raise NonFinite(f"the target ({target.label}) is not a finite number: {value.y.detach().tolist()}; "
-                            "the model's output holds NaN or infinity")  # fmt: skip
-        gradients = recording.gradients(value.y, keep=keep)
-    weights, how = read_out(recording, gradients, w.readout)
-    context = Context(recording, gradients, weights, w.seed)
-    shared = time.perf_counter() - started + w.seconds
-    presets = {
-        row.name: made for row in rows if row.preset and isinstance(made := row.function(**_own(row, options)), Preset)
-    }
-    walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
+    if not bool(torch.isfinite(value.y).all()):
+        values = value.y.detach().tolist()
+        raise NonFinite(
+            f"the target ({target.label}) is not finite: {values}; the model's output holds NaN or infinity"
+        )
+    _check_batch(recording, value)
+    parts = value.y.split(1) if value.shared else (value.y,)
+    maps = [_maps(w, y, rows, options, keep or i < len(parts) - 1) for i, y in enumerate(parts)]
     out = []
     for row in rows:
-        since = time.perf_counter()
-        scores = walked[row.name] if row.name in walked else row.function(context, **_own(row, options))
-        assert isinstance(scores, Tensor)
-        seconds = shared + time.perf_counter() - since
-        out.append(_explanation(w, context, target, value, row, _own(row, options), scores, how, seconds))
+        relevance = maps[0].relevance[row.name]
+        if value.shared:
+            relevance = torch.stack([m.of_sample(row.name, i) for i, m in enumerate(maps)])
+        seconds = w.seconds + sum(m.seconds[row.name] for m in maps)
+        out.append(_explanation(w, maps[0], target, value, row, _own(row, options), relevance, seconds))
     return out
+
+
+@dataclass
+class Maps:
+    """The relevance (batch, row) that each method gives for one y, padding at zero, and how it was come by."""
+
+    context: Context
+    readout: str
+    relevance: dict[str, Relevance] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def of_sample(self, name: str, sample: int) -> Tensor:
+        """(row,) of a y that belongs to one sample, yet reads another one of some stream (a picture and any text)."""
+        relevance, read = self.relevance[name], self.context.r
+        out = torch.zeros(relevance.shape[1])
+        for stream in self.context.recording.streams:
+            weight = read[:, stream.rows].sum(1)
+            at = int(weight.argmax()) if bool(weight.any()) else sample
+            out[stream.rows] = relevance[at, stream.rows]
+        return out
+
+
+def _maps(w: Watched, y: Tensor, rows: Sequence[Method], options: dict[str, Any], keep: bool) -> Maps:
+    """One gradient, one walk for all methods of the attention family, and the other methods."""
+    started = time.perf_counter()
+    recording = w.recording
+    gradients = recording.gradients(y, keep=keep)
+    weights, how = read_out(recording, gradients, w.readout)
+    maps = Maps(Context(recording, gradients, weights, w.seed), how)
+    made = {row.name: row.function(**_own(row, options)) for row in rows if row.preset}
+    presets = {name: p for name, p in made.items() if isinstance(p, Preset)}
+    walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
+    hidden = maps.context.hidden()
+    shared = time.perf_counter() - started
+    for row in rows:
+        since = time.perf_counter()
+        found = walked[row.name] if row.name in walked else row.function(maps.context, **_own(row, options))
+        wanted = (recording.batch, recording.rows)
+        if not isinstance(found, Tensor) or found.shape != wanted:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise Misuse(f"method {row.name!r} must return (batch, row) = {wanted}, not {shape}")
+        found = recording.settled(found).masked_fill(hidden, 0.0)
+        if not bool(torch.isfinite(found).all()):
+            raise NonFinite(f"method {row.name!r} gave a map that is not finite; are the model's gradients finite?")
+        maps.relevance[row.name] = found
+        maps.seconds[row.name] = shared + time.perf_counter() - since
+    return maps
+
+
+def _check_batch(recording: Recording, value: Value) -> None:
+    """One y for each sample of the inputs."""
+    if len(value.y) not in recording.batches:
+        sizes = ", ".join(str(b) for b in sorted(recording.batches))
+        raise TargetError(
+            f"the target gives {len(value.y)} numbers, but axis 0 of the inputs, the samples, has {sizes}"
+        )
 
 
 def _own(row: Method, options: dict[str, Any]) -> dict[str, Any]:
@@ -149,22 +201,17 @@ def _own(row: Method, options: dict[str, Any]) -> dict[str, Any]:
 
 def _explanation(
     w: Watched,
-    context: Context,
+    maps: Maps,
     target: Target,
     value: Value,
     row: Method,
     options: dict[str, Any],
     relevance: Relevance,
-    how: str,
     seconds: float,
 ) -> Explanation:
     recording = w.recording
-    relevance = recording.settled(relevance).masked_fill(context.hidden(), 0.0)
-    if not bool(torch.isfinite(relevance).all()):
-        raise NonFinite(f"method {row.name!r} gave a map that is not finite; are the model's gradients finite?")
     device = value.y.device
     streams = [s for s in recording.streams if s.kind != "merged"]
-    batch = len(value.y)
     scores = {s.name: relevance[:, s.rows].float().to(device) for s in streams}
     receipt = Receipt(
         method=row.name,
@@ -172,17 +219,17 @@ def _explanation(
         target_value=value.y.detach().float().cpu(),
         baseline=row.baseline,
         site=row.site,
-        readout=how,
-        attribution_sum=relevance.sum(1)[:batch],
+        readout=maps.readout,
+        attribution_sum=relevance.sum(1),
         decomposes=row.decomposes,
         complete=True,
         predicted=None if value.predicted is None else value.predicted.cpu(),
         explained=None if value.explained is None else value.explained.cpu(),
-        passes=2,
+        passes=1 + (len(value.y) if value.shared else 1),
         seconds=seconds,
         versions=_versions(),
         seed=w.seed,
-        _measure=_measurement(w, target, row, value, tuple(context.readout)),
+        _measure=_measurement(w, target, row, value, tuple(maps.context.readout)),
     )
     if w.measure == "full":
         receipt.measure()
@@ -210,14 +257,16 @@ def _versions() -> dict[str, str]:
 
 def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tuple[dict[int, Relevance], str]:
     """Read-out weights of each final call, and a sentence for the receipt."""
-    _, found = recording.readout(gradients)
+    found = recording.readout(gradients)
     if readout is None:
         return found, _found(recording, found)
     weights = {}
     for i in found:
         call = recording.calls[i]
         w = _weights(recording, i, readout)
-        w = w / w.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / len(found)
+        if not bool((w >= 0).all()) or not bool((w.sum(1) > 0).all()):
+            raise Misuse("readout weights must be non-negative, and positive somewhere in every sample")
+        w = w / w.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         weights[i] = recording.scatter(w, call.queries)
     return weights, f"{'given weights' if isinstance(readout, Tensor) else readout}, as asked"
 

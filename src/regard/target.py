@@ -18,11 +18,15 @@ Classes = int | Tensor | None
 
 @dataclass(frozen=True)
 class Value:
-    """y (batch,), in the graph; and, where y belongs to a class, the class explained and the class predicted."""
+    """y (batch,), in the graph; and, where y belongs to a class, the class explained and the class predicted.
+
+    shared: samples read rows of one another (several pictures and one text), so that each needs a gradient of its own.
+    """
 
     y: Float[Tensor, " batch"]
     explained: Int[Tensor, " batch"] | None = None
     predicted: Int[Tensor, " batch"] | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Target:
             first, second = (_of_class(logits, k, position, inputs) for k in (c, d))
             return replace(first, y=first.y - second.y)
 
-        return cls(f"contrast {_name(c)} - {_name(d)}", read)
+        return cls(f"contrast {_name(c)} - {_name(d)}", read, lambda k: cls.contrast(k, d, position, output))
 
     @classmethod
     def similarity(cls, text: int | Tensor | None = None) -> Target:
@@ -96,7 +100,8 @@ class Target:
             chosen = paired if len(image) == len(words) else best
             which = chosen if text is None else torch.full_like(best, text) if isinstance(text, int) else text
             _in_range(which, cosines.shape[-1], "text")
-            return Value(cosines.gather(1, which[:, None])[:, 0], which, best)
+            shared = cosines.numel() > 1 and not (len(image) == len(words) and torch.equal(which, paired))
+            return Value(cosines.gather(1, which[:, None])[:, 0], which, best, shared)
 
         return cls("similarity" if text is None else f"similarity with text {text}", read, cls.similarity)
 
@@ -108,7 +113,8 @@ class Target:
             return _of_class(scores(out, None), id, position, inputs)
 
         where = "" if position == -1 else f" after token {position}"
-        return cls(f"next token {_name(id)}{where}", read, lambda k: cls.next_token(k, position))
+        token = "the predicted one" if id is None else _name(id).replace("class", "token")
+        return cls(f"next token: {token}{where}", read, lambda k: cls.next_token(k, position))
 
     @classmethod
     def detection(cls, query: int, c: Classes = None) -> Target:
@@ -188,6 +194,8 @@ def _label(kind: str, c: Classes, position: int | None) -> str:
 
 
 def _name(c: Classes) -> str:
+    if isinstance(c, str):
+        raise Misuse(f"class {c!r} is a label's name, which only a reader knows: use its number, reader.label({c!r})")
     if c is None:
         return "the predicted class"
     return f"class {c}" if isinstance(c, int) else f"classes {', '.join(str(i) for i in c.tolist()[:8])}"
@@ -226,17 +234,19 @@ def _of_class(logits: Tensor, c: Classes, position: int | None, inputs: Mapping[
     """The value of a class in (batch, class) or, at a position, (batch, token, class)."""
     if logits.ndim == 1:
         logits = logits[:, None]
+    if position is not None and logits.ndim != 3:
+        raise TargetError(
+            f"these scores are {tuple(logits.shape)}: they have no token axis, so no position can be picked"
+        )
     if logits.ndim == 3 and position is not None:
         at = last_token(inputs, logits) if position == -1 else torch.full((len(logits),), position)
-        _in_range(at % logits.shape[1] if position < -1 else at, logits.shape[1], "token")
+        _in_range(at + logits.shape[1] * (at < 0), logits.shape[1], "token")
         logits = logits[torch.arange(len(logits)), at.to(logits.device)]
     if logits.ndim != 2:
         raise TargetError(
             f"the scores are {tuple(logits.shape)}, not (batch, class): say which token with Target.next_token(id) or "
             "Target.logit(c, position=...), which region with Target.region(mask, c), or give a function"
         )
-    if position is not None and position != -1 and logits.ndim == 3:
-        raise TargetError("these scores have no token axis, so no position can be picked")
     predicted = logits.detach().argmax(-1)
     explained = predicted if c is None else _classes(c, logits)
     _in_range(explained, logits.shape[-1], "class")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from regard.attribution.edges import EDGES
-from regard.errors import nearest
+from regard.errors import Misuse, nearest
 from regard.recording import AttentionCall, Gradients, Recording, Step
 
 PATHS = ("residual_sum", "rollout", "last")
@@ -39,6 +39,13 @@ class Preset:
         """Whether the rule needs G."""
         return EDGES[self.edge].gradient
 
+    def check(self, recording: Recording) -> None:
+        """Raise Misuse for a layer that the recording has no call for."""
+        count = len(recording.calls)
+        for call in (*(self.layers or ()), self.start_layer):
+            if not 0 <= call < count:
+                raise Misuse(f"layer {call} is out of range: the run has {count} attention calls, numbered from 0")
+
     def step(self, finals: Sequence[int]) -> Callable[[AttentionCall], Step | None]:
         """How each call is weighed on the way back. `start_layer` is 0-based and inclusive."""
 
@@ -58,6 +65,8 @@ def relevance(
 
     The identity term, r itself (where tokens merge: r brought back to the tokens they were made of), is taken off.
     """
+    for preset in presets:
+        preset.check(recording)
     total = recording.walk(gradients, readout, [p.step(tuple(readout)) for p in presets])
     (itself,) = recording.walk(None, readout, [lambda call: None])
     return [t if p.path == "rollout" else t - itself for t, p in zip(total, presets, strict=True)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from regard.attribution.attention_grad_cam import attention_grad_cam
 from regard.attribution.context import Context, Relevance
@@ -59,13 +59,15 @@ class Method:
         return self.signed
 
 
-def _corrected(*, sign: str = "positive", layers: tuple[int, ...] | None = None, start_layer: int = 0,
+def _corrected(*, sign: str = "positive", layers: Sequence[int] | int | None = None, start_layer: int = 0,
                correction: str = "incomplete") -> Preset:  # fmt: skip
     """Corrected attention (arXiv 2605.11392), incomplete correction — our reading: each layer's map only is corrected."""
     if sign not in (signs := ("positive", "negative", "absolute", "signed")):
         raise nearest(sign, signs, "sign")
     if correction != "incomplete":
         raise Misuse(f"correction {correction!r} is not offered yet; use correction='incomplete'")
+    if isinstance(layers, int):
+        layers = (layers,)
     return Preset(sign, "residual_sum", None if layers is None else tuple(layers), start_layer)
 
 
@@ -110,7 +112,7 @@ METHODS: dict[str, Method] = {
                summary="last attention map, mean over heads"),
         Method("alpha_max", _last("max"), LOPARDO, FORWARD, **NO_UNIT, preset=True,
                summary="last attention map, maximum over heads"),
-        Method("random", random, "floor", "1 forward", **NO_UNIT, summary="seeded noise: the floor of every benchmark"),
+        Method("random", random, "floor", FORWARD, **NO_UNIT, summary="seeded noise: the floor of every benchmark"),
     )
 }  # fmt: skip
 
@@ -132,6 +134,9 @@ def register(name: str, function: Callable[..., Relevance], **row: Any) -> None:
     unknown = set(row) - set(Method.__dataclass_fields__)
     if unknown:
         raise nearest(sorted(unknown)[0], Method.__dataclass_fields__, "field of the method table")
+    sites = get_args(Sites)
+    if row.get("site", "none") not in sites:
+        raise nearest(str(row["site"]), sites, "site")
     METHODS[name] = Method(name, function, **({"paper": "registered", **NO_UNIT} | row))
 
 

@@ -380,8 +380,8 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         cells = (
             cells.index_select(dim - 1, taps.flatten()).unflatten(dim - 1, taps.shape).movedim(dim - 1, -1).flatten(-2)
         )
-    if tag.raw or (max(stride) > 1 and not tag.seen):
-        tag = trail.born(tag, centres)
+    if tag.raw or (max(stride) > 1 and not trail.attended(tag)):
+        tag = trail.born(tag, centres, cells)
     elif max(stride) > 1:
         tag = trail.merged(tag, cells).moved(lambda i: i[..., 0])
     else:

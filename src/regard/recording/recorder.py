@@ -197,12 +197,11 @@ class Recorder(TorchFunctionMode):
         if not where and queries is not None and keys is not None:
             layout = Layout.of(queries, keys)
             queries, keys = (_grouped(i, layout) for i in (queries, keys))
-            keys = torch.where((keys > 0) & (keys < STRIDE), keys + queries[:, :1] // STRIDE * STRIDE, keys)
-            queries = torch.where((queries > 0) & (queries < STRIDE), queries + keys[:, :1] // STRIDE * STRIDE, queries)
+            queries, keys = _of_their_samples(queries, keys)
         else:
             layout = Layout(lead, tuple(range(len(lead))), 1, max(1, torch.Size(lead).numel()))
             queries = keys = torch.zeros(1, 0, dtype=torch.int64)
-        event = self.trail.next_event()
+        event = self.trail.next_event(call=True)
         seen = (k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0)
         call = AttentionCall(
             index=len(self.calls),
@@ -259,6 +258,13 @@ class Recorder(TorchFunctionMode):
 def _grouped(ids: Tensor, layout: Layout) -> Tensor:
     """(lead..., token) -> (group, token): one row of ids for each group."""
     return ids.permute(*layout.order, -1).reshape(layout.groups, layout.heads, -1)[:, 0].contiguous()
+
+
+def _of_their_samples(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of a parameter that no operation has handed to samples belong to the sample of the rows beside them."""
+    sample = torch.cat([queries, keys], 1).amax(1, keepdim=True) // STRIDE * STRIDE
+    first, second = (torch.where((i > 0) & (i < STRIDE), i + sample, i) for i in (queries, keys))
+    return first, second
 
 
 def _axes(t: Tensor, letters: str, order: Sequence[str]) -> Tensor:
@@ -352,6 +358,12 @@ def keywords(model: nn.Module, inputs: Any) -> tuple[dict[str, Any], bool]:
     raise ModelError(f"inputs must be a dict of tensors, a tensor or a tuple of tensors, not {type(inputs).__name__}")
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile`'s wrapper: it computes the same, and can be watched."""
+    inside = getattr(model, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else model
+
+
 def ranks(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
     """Which input's name wins where two meet: the order of the forward signature, then the order given."""
     order = [*inspect.signature(model.forward).parameters]
@@ -391,8 +403,13 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so."""
     given, by_keyword = keywords(model, inputs)
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
-    if not tensors:
-        raise ModelError(f"no tensor among the inputs ({', '.join(given) or 'none given'})")
+    if not any(not _is_mask(k, t) for k, t in tensors.items()):
+        raise ModelError(
+            f"no tensor to explain among the inputs ({', '.join(given) or 'none given'}); masks do not count"
+        )
+    if any(not t.numel() for t in tensors.values()):
+        raise ModelError("an input is empty: there is nothing to explain")
+    model = uncompiled(model)
     order = ranks(model, list(given))
     trail = Trail(shortest_names(model), {len(t) for k, t in tensors.items() if not _is_mask(k, t)})
     names = {id(m): n for n, m in model.named_modules()}
@@ -418,7 +435,7 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
 
 def _is_mask(name: str, t: Tensor) -> bool:
     """Masks say where tokens are; they are not tokens."""
-    return "mask" in name or t.dtype == torch.bool
+    return name.endswith("mask") or t.dtype == torch.bool
 
 
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:

@@ -68,7 +68,8 @@ class Recording:
     rows: int
     final_seen: dict[int, int] = field(repr=False)
     aliases: dict[str, str] = field(default_factory=dict)
-    target: Any = field(default=None, repr=False)
+    target: Target | None = field(default=None, repr=False)
+    batches: set[int] = field(default_factory=set, repr=False)
     padded: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     # -- gradients --------------------------------------------------------------------------------------------------
@@ -132,10 +133,11 @@ class Recording:
         ends = [c for c in self.calls if not later >> c.event & 1]
         return [c for c in ends if not any(self.seen_by(d) >> c.event & 1 for d in ends if d.event > c.event)]
 
-    def readout(self, gradients: Gradients) -> tuple[Relevance, dict[int, Relevance]]:
-        """Which final rows the target reads, found from the gradient: (all rows, per final call).
+    def readout(self, gradients: Gradients) -> dict[int, Relevance]:
+        """Which final rows the target reads, found from the gradient: final call -> weights r (batch, row).
 
-        Our reading: a row weighs as much as the norm of ∂y/∂O there in its final call; weights sum to 1 per sample.
+        Our reading: a row weighs as much as the norm of ∂y/∂O there in its final call; the weights of each final call sum to
+        1 per sample (CLIP's similarity reads two, one in each tower).
         """
         each: dict[int, Relevance] = {}
         for call in self.final_calls():
@@ -145,11 +147,10 @@ class Recording:
                 each[call.index] = self.scatter(norms, call.queries)
         if not each:
             raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
-        total = torch.stack(list(each.values())).sum(0)
-        if bool(total[:, 0].any()):
+        if any(bool(r[:, 0].any()) for r in each.values()):
             raise TrailLost("the target reads rows that come from no input or parameter that was followed")
-        scale = total.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        return total / scale, {i: r / scale for i, r in each.items()}
+        tiny = torch.finfo(torch.float32).tiny
+        return {i: r / r.sum(1, keepdim=True).clamp(min=tiny) for i, r in each.items()}
 
     def seen_by(self, call: AttentionCall) -> int:
         """Events that the state after a final call has absorbed (through the residual stream around it)."""
@@ -245,6 +246,7 @@ def record(
     Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
     whose tokens a call reads (unless strict=False).
     """
+    target = None if target is None else Target.make(target)
     recorder.refuse(model, training)
     with torch.enable_grad():
         run = recorder.run(model, inputs, edits)
@@ -253,6 +255,11 @@ def record(
     if strict:
         recorder.refuse_lost(run.calls)
     trail = run.trail
+    used = torch.zeros(trail.rows, dtype=torch.bool)
+    for call in run.calls:
+        used[call.queries.flatten() % STRIDE] = True
+        used[call.keys.flatten() % STRIDE] = True
+    trail.later_stages(used)
     batch = max(trail.batches)
     recording = Recording(
         model=model,
@@ -270,6 +277,7 @@ def record(
         final_seen=trail.final_seen,
         aliases=trail.aliases,
         target=target,
+        batches=trail.batches,
     )
     recording.streams = _in_use(recording)
     recording.padded = _padding(recording)

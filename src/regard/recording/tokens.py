@@ -65,6 +65,7 @@ class Merge:
     event: int
     rows: Tensor
     sources: Tensor
+    tentative: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,10 @@ class Trail:
         self.rows = 1
         self.final_seen: dict[int, int] = {}
         self._known: dict[Any, Stream] = {}
+        self._births: dict[Any, int] = {}
         self._sources: dict[int, Source] = {}
         self.events = 0
+        self.call_events = 0
         self.aliases: dict[str, str] = {}
 
     # -- tags -------------------------------------------------------------------------------------------------------
@@ -149,8 +152,8 @@ class Trail:
         if tag.ids.shape != tensor.shape:
             tag = replace(tag, ids=torch.zeros((), dtype=torch.int64).expand(tensor.shape), keys=None, lost="shape")
         self.tags[tensor] = tag
-        if tag.seen:
-            last = tag.seen.bit_length() - 1
+        if self.attended(tag):
+            last = (tag.seen & self.call_events).bit_length() - 1
             self.final_seen[last] = self.final_seen.get(last, 0) | tag.seen
 
     def enter(self, tensor: Tensor, source: Source) -> None:
@@ -160,8 +163,10 @@ class Trail:
         ids = ids + (torch.arange(1, len(tensor) + 1) * STRIDE).view(-1, *[1] * (tensor.ndim - 1))
         self.put(tensor, Tag(ids, source, raw=True))
 
-    def next_event(self) -> int:
+    def next_event(self, call: bool = False) -> int:
         """Number the next call or token map."""
+        if call:
+            self.call_events |= 1 << self.events
         self.events += 1
         return self.events - 1
 
@@ -197,10 +202,16 @@ class Trail:
 
     # -- births, merges ---------------------------------------------------------------------------------------------
 
-    def born(self, tag: Tag, ids: Tensor) -> Tag:
+    def attended(self, tag: Tag) -> bool:
+        """Whether the rows have been through an attention call."""
+        return bool(tag.seen & self.call_events)
+
+    def born(self, tag: Tag, ids: Tensor, cells: Tensor | None = None) -> Tag:
         """Tokens of a raw (or not yet attended) stream: one for each distinct id, in the input's own order.
 
         `ids` stand for the new rows (one raw element, or earlier token, each). The same elements give the same tokens.
+        Where earlier tokens are joined to new ones, `cells` (ids' shape, m) are those tokens: should a call read them as they
+        were, too, then the new rows are a later stage of theirs (`later_stages`), else they take their place.
         """
         samples, rows = ids // STRIDE * STRIDE, ids % STRIDE
         if tag.raw and tag.source.ids:
@@ -215,8 +226,30 @@ class Trail:
         if key not in self._known:
             grid = grid_of(elements, tag.source.shape)
             self._known[key] = self._new_stream(tag.source.name, len(elements), "input", grid=grid, elements=elements)
+            if cells is not None and not tag.raw:
+                sources = torch.zeros(len(elements) + int(nobody), cells.shape[-1], dtype=torch.int64)
+                sources[index.flatten()] = (cells % STRIDE).flatten(0, -2)
+                rows_made = torch.arange(len(elements)) + self._known[key].first
+                self.merges.append(Merge(self.next_event(), rows_made, sources[int(nobody) :], tentative=True))
+                self._births[key] = self.events - 1
         new = index - int(nobody) + self._known[key].first
-        return replace(tag, ids=torch.where(rows == 0, 0, samples + new), raw=False)
+        seen = tag.seen | (1 << self._births[key] if key in self._births else 0)
+        return replace(tag, ids=torch.where(rows == 0, 0, samples + new), raw=False, seen=seen)
+
+    def later_stages(self, used: Tensor) -> None:
+        """Decide on tentative token maps: kept where a call reads their sources as well. `used`: bool (row,)."""
+        for merge in reversed(self.merges):
+            if bool(used[merge.rows].any()) and not merge.tentative:
+                used[merge.sources.flatten()] = True
+        kept = []
+        for merge in self.merges:
+            sources = merge.sources[merge.sources > 0]
+            if merge.tentative and bool(used[merge.rows].any()) and bool(used[sources].any()):
+                self.stream_of(int(merge.rows[0])).kind = "merged"
+            elif merge.tentative:
+                continue
+            kept.append(merge)
+        self.merges = kept
 
     def _elements_of(self, rows: Tensor) -> Tensor:
         stream = self.stream_of(int(rows[0]))
@@ -224,8 +257,8 @@ class Trail:
 
     def merged(self, tag: Tag, sources: Tensor) -> Tag:
         """New rows, each the mean of the ids in `sources`'s last axis (which is kept, with length 1)."""
-        if not tag.seen:
-            return self.born(tag, first_along(sources, -1))
+        if not self.attended(tag):
+            return self.born(tag, first_along(sources, -1), sources[..., None, :])
         distinct, index = torch.unique(sources.flatten(0, -2), dim=0, return_inverse=True)
         samples, rows = distinct[:, 0] // STRIDE * STRIDE, distinct % STRIDE
         patterns, which = torch.unique(rows, dim=0, return_inverse=True)
