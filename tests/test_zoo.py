@@ -137,13 +137,18 @@ def test_vit_is_as_good_on_the_bundled_scenes_as_its_card_says(vit):
 
 
 def test_vit_looks_at_the_item_and_not_at_the_ground(vit):
-    """Paint the item away and the class is lost; keep nothing but the item and it mostly stays."""
+    """Grey out the item's box and the class is lost; keep nothing but the item and it stays.
+
+    The box and not the mask: a hole in the shape of the item still tells its class in 44 % of the scenes.
+    """
     scenes = zoo.scenes()
     scenes = scenes.select(scenes.single)
-    mask, grey = scenes.masks[:, 0, :, :, None], torch.tensor(77, dtype=torch.uint8)
-    gone = (see(vit, torch.where(mask, grey, scenes.images)).argmax(1) == scenes.labels[:, 0]).float().mean()
-    kept = (see(vit, torch.where(mask, scenes.images, grey)).argmax(1) == scenes.labels[:, 0]).float().mean()
-    assert kept > 0.75 > 0.55 > gone
+    mask, grey = scenes.masks[:, 0], torch.tensor(77, dtype=torch.uint8)
+    box = mask.any(1)[:, None, :] & mask.any(2)[:, :, None]
+    gone = see(vit, torch.where(box[..., None], grey, scenes.images)).argmax(1) == scenes.labels[:, 0]
+    kept = see(vit, torch.where(mask[..., None], scenes.images, grey)).argmax(1) == scenes.labels[:, 0]
+    assert kept.float().mean() > 0.8
+    assert gone.float().mean() < 0.3  # chance is 0.125; the box's shape still says something
 
 
 def test_the_processor_leaves_a_scene_as_it_is_and_needs_no_torchvision():

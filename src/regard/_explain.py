@@ -123,7 +123,7 @@ def _one_target(
     if not bool(torch.isfinite(value.y).all()):
         values = value.y.detach().tolist()
         raise NonFinite(
-            f"the target ({target.label}) is not finite: {values}; the model's output holds NaN or infinity"
+            f"the target ({target.label}) is not a finite number: {values}; the model's output holds NaN or infinity"
         )
     _check_batch(recording, value)
     parts = value.y.split(1) if value.shared else (value.y,)

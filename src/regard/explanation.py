@@ -314,8 +314,9 @@ class Explanation:
             raise InputError(f"{path} cannot be read as a saved explanation: {e}") from e
         try:
             return _from_file(header, tensors)
-        except (KeyError, TypeError) as e:
-            raise InputError(f"{path} is damaged: a field is missing or wrong ({e})") from e
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
+            reason = (str(e).splitlines() or [""])[0]
+            raise InputError(f"{path} is damaged: a field is missing or wrong ({type(e).__name__}: {reason})") from e
 
     def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
         """Draw one sample with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""

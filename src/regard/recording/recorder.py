@@ -405,7 +405,7 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
     if not any(not _is_mask(k, t) for k, t in tensors.items()):
         raise ModelError(
-            f"no tensor to explain among the inputs ({', '.join(given) or 'none given'}); masks do not count"
+            f"no tensor among the inputs ({', '.join(given) or 'none given'}) but masks: there is nothing to explain"
         )
     if any(not t.numel() for t in tensors.values()):
         raise ModelError("an input is empty: there is nothing to explain")

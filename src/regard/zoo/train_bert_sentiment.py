@@ -1,6 +1,6 @@
 """Train ``zoo/bert-sentiment``: a small BERT that tells positive from negative sentences about films.
 
-Run from the repository root, one core, about 10 minutes::
+Run from the repository root, one core, about 8 minutes::
 
     python -m regard.zoo.train_bert_sentiment --data ../shared/data/sst --out src/regard/zoo/bert-sentiment
 
@@ -240,10 +240,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with {train,dev,test}.trees.txt.gz")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
     parser.add_argument("--sentences", type=Path, help="our own sentences, json; default: those in the old --out")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=1024, help="tokens to a batch")
     parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--neutral", type=float, default=0.0, help="neutral phrases per phrase that is not")
+    parser.add_argument("--neutral", type=float, default=0.3, help="neutral phrases per phrase that is not")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
