@@ -429,7 +429,9 @@ def test_page_needs_something_to_show(tmp_path):
 
 def test_large_pictures_are_embedded_small():
     big = picture(
-        inputs={"pixel_values": [Picture(torch.zeros(2000, 3000, 3, dtype=torch.uint8), (0, 0, 3000, 2000), "b")]}
+        inputs={
+            "pixel_values": [Picture(torch.zeros(2000, 3000, 3, dtype=torch.uint8), (0.0, 0.0, 3000.0, 2000.0), "b")]
+        }
     )
     assert "data:image/jpeg" in page([big])
     assert len(page([big])) < 400_000

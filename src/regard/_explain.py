@@ -126,7 +126,8 @@ def _one_target(
             f"the target ({target.label}) is not a finite number: {values}; the model's output holds NaN or infinity"
         )
     _check_batch(recording, value)
-    parts = value.y.split(1) if value.shared else (value.y,)
+    with torch.enable_grad():
+        parts = value.y.split(1) if value.shared else (value.y,)
     maps = [_maps(w, y, rows, options, keep or i < len(parts) - 1) for i, y in enumerate(parts)]
     out = []
     for row in rows:
@@ -355,13 +356,14 @@ def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) 
         named = {s.name for s in recording.streams} | {
             a for a in recording.aliases if isinstance(t := recording.inputs.get(a), Tensor) and t.is_floating_point()
         }
-        return [Replace({name: step for name in recording.leaves if name in named})]
+        return [Replace({name: step for name in {k.partition("#")[0] for k in recording.leaves} if name in named})]
     return None
 
 
 def _plain(model: nn.Module, inputs: Any) -> Any:
     """The model's own run, unwatched."""
     values, by_keyword = keywords(model, inputs)
+    values = {k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()}  # a model may write into them
     return model(**values) if by_keyword else model(*values.values())
 
 

@@ -12,7 +12,7 @@ from regard.errors import Misuse, nearest
 from regard.recording import Stream
 
 
-def gradient(context: Context, *, reduce: str = "mean") -> Relevance:
+def gradient(context: Context, *, reduce: str = "l2") -> Relevance:
     """∂y/∂x of each token, its elements reduced by their mean, their l1 norm or their l2 norm.
 
     Raises UnknownName for another `reduce`, Misuse for an input whose tokens are not a grid or a sequence of features.
@@ -45,14 +45,15 @@ def _per_stream(context: Context, of: Callable[[Tensor, Tensor], Tensor]) -> Rel
     recording = context.recording
     out = recording.zeros()
     for stream in recording.streams:
-        if stream.kind != "input" or stream.name not in recording.leaves:
-            continue
-        x, g = recording.leaves[stream.name].detach(), context.gradients.inputs[stream.name]
-        if stream.name in recording.embedded:
-            out += recording.scatter(of(x.float(), g.float()), recording.embedded[stream.name])
-        else:
-            values = of(elements(x, stream), elements(g, stream))
-            out[: len(values), stream.rows] = values.cpu()
+        for name in recording.leaves if stream.kind == "input" else ():
+            if name.partition("#")[0] != stream.name:
+                continue
+            x, g = recording.leaves[name].detach(), context.gradients.inputs[name]
+            if name in recording.embedded:
+                out += recording.scatter(of(x.float(), g.float()), recording.embedded[name])
+            else:
+                values = of(elements(x, stream), elements(g, stream))
+                out[: len(values), stream.rows] += values.cpu()
     return out
 
 

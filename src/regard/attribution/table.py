@@ -55,7 +55,7 @@ class Method:
         if self.name == "corrected_attention":
             return bool(options.get("sign", "positive") == "signed")
         if self.name == "gradient":
-            return bool(options.get("reduce", "mean") == "mean")
+            return bool(options.get("reduce", "l2") == "mean")
         return self.signed
 
 
@@ -104,7 +104,7 @@ METHODS: dict[str, Method] = {
         Method("gae", _gae, CHEFER, preset=True, summary="row of Π(I + E_h (G⊙A)₊)"),
         Method("corrected_attention", _corrected, "arXiv 2605.11392", preset=True,
                summary="row of Π(I + E), E the positive, negative, absolute or signed G⊙A"),
-        Method("gradient", gradient, SIMONYAN, site="input", baseline="x - 1 (implied)", signed=True,
+        Method("gradient", gradient, SIMONYAN, site="input", baseline="x - 1 (implied)",
                summary="gradient of the target at the input, reduced per token"),
         Method("input_x_gradient", input_x_gradient, "Shrikumar et al., 2016", site="input", baseline="zero (implied)",
                decomposes=True, signed=True, summary="input times gradient, summed per token"),

@@ -48,6 +48,8 @@ POOLS = {
 MIXERS = ("fft", "lstm", "gru", "sort", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
 FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
 FRESH |= {"new_empty", "new_full", "new_tensor", "argmax", "argmin", "nonzero", "size", "item", "tolist"}
+PARAMETERS = 10_000
+"""Sources of this rank and above are parameters."""
 SAME_IDS = {
     "clone",
     "to",
@@ -100,8 +102,11 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
     except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError):
         tags = mixing(trail, name, args, kwargs, out)  # not known in this form: the trail ends, the run goes on
     outs = [out] if isinstance(out, Tensor) else list(out)
+    before = trail.tag(out) if isinstance(out, Tensor) else None
     for t, tag in zip(outs, tags, strict=False):
         trail.put(t, tag)
+    if isinstance(out, Tensor) and name.endswith("_") and args and out is args[0] and before is not trail.tag(out):
+        write_through(trail, out)
 
 
 Tags = Sequence[Tag | None]
@@ -113,20 +118,29 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         return mixing(trail, name, args, kwargs, out)
     operands = [t for t in tensors_in(args) + tensors_in(kwargs.values()) if t.ndim]
     tags = [(t, tag) for t in operands if (tag := trail.tag(t)) is not None]
+    tags = [(t, tag) for t, tag in tags if tag.source.rank < PARAMETERS and t.shape == out.shape] or tags
     if not tags:
         tags = [(t, tag) for t in operands if (tag := trail.parameter_tag(t)) is not None]
     fits = [(t, tag) for t, tag in tags if _broadcasts(t.shape, out.shape)]
     if not fits:
-        strong = [tag for _, tag in tags if tag.source.rank < 10_000 and out.is_floating_point()]
+        strong = [tag for _, tag in tags if tag.source.rank < PARAMETERS and out.is_floating_point()]
         return [_nowhere(min(strong, key=lambda t: t.order), name, out)] if strong else [None]
     found = [tag for _, tag in fits]
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
         fits = [(t, trail.settled(tag)) for t, tag in fits]
     _, best = min(fits, key=lambda p: (bool(p[1].lost), p[1].keys is None, p[0].shape != out.shape, *p[1].order))
+    same = [t for _, t in fits if t.source is best.source and not (t.lost or t.raw or t.keys)]
+    full = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim >= 3]
+    if any(not torch.equal(full[0], ids) for ids in full[1:]):
+        return [_nowhere(best, f"{name} of different tokens", out)]
     seen = 0
     for tag in found:
         seen |= tag.seen
-        if tag.source.rank != best.source.rank and max(tag.source.rank, best.source.rank) < 10_000 and not best.seen:
+        if (
+            tag.source.rank != best.source.rank
+            and max(tag.source.rank, best.source.rank) < PARAMETERS
+            and not best.seen
+        ):
             trail.aliases.setdefault(tag.source.name, best.source.name)
     keys = best.keys
     if keys is not None:
@@ -176,7 +190,7 @@ def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any
         return [None] * len(outs)
     rest, more = _on_cpu(args[1:]), {k: _on_cpu(v) for k, v in kwargs.items()}
     func = _function(name)
-    if name in EXPANSIONS and tag.keys is None and tag.source.rank >= 10_000 and isinstance(out, Tensor):
+    if name in EXPANSIONS and tag.keys is None and tag.source.rank >= PARAMETERS and isinstance(out, Tensor):
         return [replace(tag, ids=_spread(trail, tag.ids, args[0].shape, out, func, rest, more))]
     moved = [func(i, *rest, **more) for i in ([tag.ids] if tag.keys is None else [tag.ids, tag.keys.ids])]
     columns = [[m] if isinstance(m, Tensor) else list(m) for m in moved]
@@ -312,6 +326,32 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     return [replace(best, ids=ids, seen=value.seen | (0 if base is None else base.seen))]
 
 
+def copied(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """`x.copy_(y)`: x holds y's rows."""
+    tag = trail.tag(args[1])
+    return [None if tag is None else tag.moved(lambda i: i.expand(out.shape))]
+
+
+def write_through(trail: Trail, view: Tensor) -> None:
+    """A write into a view is a write into the tensor that it is a view of."""
+    base = view._base
+    tag = trail.tag(view)
+    if base is None or tag is None or tag.keys is not None or isinstance(base, nn.Parameter):
+        return
+    old = trail.tag(base)
+    if tag.lost or not base.is_contiguous():
+        trail.put(base, _nowhere(tag, tag.lost or "a write into a view", base))
+        return
+    ids = (
+        torch.zeros(base.shape, dtype=torch.int64)
+        if old is None
+        else old.ids.clone(memory_format=torch.contiguous_format)
+    )
+    ids.as_strided(view.shape, view.stride(), view.storage_offset() - base.storage_offset()).copy_(tag.ids)
+    best = tag if old is None else min(old, tag, key=lambda t: t.order)
+    trail.put(base, replace(best, ids=ids, seen=tag.seen | (0 if old is None else old.seen)))
+
+
 def set_item(trail: Trail, args: Sequence[Any]) -> None:
     """`x[index] = value`, which returns nothing, and changes x."""
     try:
@@ -319,6 +359,7 @@ def set_item(trail: Trail, args: Sequence[Any]) -> None:
     except (RuntimeError, IndexError, ValueError, TypeError):
         (tag,) = mixing(trail, "__setitem__", args, {}, args[0])
     trail.put(args[0], tag)
+    write_through(trail, args[0])
 
 
 # -- contractions -----------------------------------------------------------------------------------------------------
@@ -374,7 +415,8 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
     for a in range(axes):
         dim, n, m = a - axes, tag.ids.shape[a - axes], out.shape[a - axes]
         start = torch.arange(m) * stride[a] - before[a]
-        centre = (start + (kernel[a] - 1) * dilation[a] // 2).clamp(0, n - 1)
+        middle = before[a] if stride[a] == 1 and before[a] else (kernel[a] - 1) * dilation[a] // 2
+        centre = (start + middle).clamp(0, n - 1)
         centres = centres.index_select(dim, centre)
         taps = ((torch.arange(m) * stride[a])[:, None] + torch.arange(stride[a])).clamp(0, n - 1)
         cells = (
@@ -463,7 +505,7 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
 
 def _is_weight(tag: Tag, tensor: Tensor) -> bool:
     """A parameter that has only been moved about, not given to samples: a weight matrix (or one for each expert)."""
-    return tag.source.rank >= 10_000 and tensor.ndim <= 2 and not tag.seen
+    return tag.source.rank >= PARAMETERS and tensor.ndim <= 2 and not tag.seen
 
 
 def _weighted(trail: Trail, name: str, p: Product, tag: Tag | None, out: Tensor) -> Tag | None:
@@ -498,6 +540,8 @@ def _placed(ids: Tensor, letters: str, to: str, shape: Sequence[int]) -> Tensor:
 def softmax(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """Scores become probabilities; the axis that sums to one is the keys'."""
     tag = trail.tag(args[0])
+    if tag is not None and tag.lost and out.ndim >= 3:
+        return [replace(_nowhere(tag, tag.lost, out), probs=True)]
     if tag is None or tag.keys is None:
         return element_wise(trail, name, args, kwargs, out)
     dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
@@ -519,6 +563,7 @@ RULES: dict[str, Callable[..., Tags]] = {
         scatter,
     ),
     **dict.fromkeys(("scatter_", "scatter_add", "scatter_add_", "index_put", "index_put_"), scatter),
+    "copy_": copied,
     "pad": pad,
     "where": select,
     "embedding": embedding,

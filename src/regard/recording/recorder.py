@@ -96,6 +96,8 @@ class Recorder(TorchFunctionMode):
         out = func(*args, **kwargs)
         if name in operations.PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
             return self._explicit(p, out)
+        if name in operations.PRODUCTS and (why := self._lost_product(args)):
+            self.calls.append(self._lost_call(why, out))
         operations.follow(self.trail, func, args, kwargs, out)
         if name == "embedding":
             out = self._embedded(out, args, kwargs)
@@ -107,17 +109,21 @@ class Recorder(TorchFunctionMode):
         """The word embeddings of an id input: a place to read gradients at, and to edit."""
         index = self.trail.tag(args[0] if args else kwargs["input"])
         tag = self.trail.tag(out)
-        if index is None or index.computed or tag is None or tag.source.name in self.leaves:
+        if index is None or index.computed or tag is None or tag.lost:
             return out
-        self.embedded[tag.source.name] = tag.ids[..., 0]
-        return self._leaf(tag.source.name, out, tag)
+        visits = sum(k.partition("#")[0] == tag.source.name for k in self.leaves)
+        name = f"{tag.source.name}#{visits}" if visits else tag.source.name  # BART's decoder embeds the same ids again
+        self.embedded[name] = tag.ids[..., 0]
+        return self._leaf(name, out, tag)
 
-    def _leaf(self, stream: str, value: Tensor, tag: Tag) -> Tensor:
+    def _leaf(self, name: str, value: Tensor, tag: Tag) -> Tensor:
+        """A place where gradients are read and edits act; `name#1`, ... where a stream enters more than once."""
+        stream = name.partition("#")[0]
         for edit in self.edits:
             new = edit.entered(stream, value)
             value = value if new is None else new.to(value.dtype)
         value = differentiable(value)
-        self.leaves[stream] = value
+        self.leaves[name] = value
         self.trail.put(value, tag)
         return value
 
@@ -166,6 +172,28 @@ class Recorder(TorchFunctionMode):
         free = [c for c in p.la if c in p.lo and c not in p.lb]
         return p if summed_keys and len(free) == 1 else None
 
+    def _lost_product(self, args: Sequence[Any]) -> str:
+        """Where probabilities whose trail is lost meet values: an attention call that cannot be read. The reason, or ""."""
+        tags = [self.trail.tag(t) for t in operations.tensors_in(args) if t.ndim >= 3]
+        return next((t.lost for t in tags if t is not None and t.lost and t.probs), "")
+
+    def _lost_call(self, why: str, out: Tensor) -> AttentionCall:
+        nobody = torch.zeros(1, 0, dtype=torch.int64)
+        return AttentionCall(
+            index=len(self.calls),
+            event=self.trail.next_event(call=True),
+            module=self.frames.stack[-1] if self.frames.stack else "",
+            kernel="softmax",
+            layout=_flat(tuple(out.shape[:-2])),
+            queries=nobody,
+            keys=nobody,
+            seen=0,
+            output=out,
+            v=out,
+            lost=f"the trail of the scores is lost at `{why}`",
+            block=self.frames.block(),
+        )
+
     def _is_probability(self, t: Tensor) -> bool:
         tag = self.trail.tag(t)
         return tag is not None and tag.probs
@@ -193,13 +221,13 @@ class Recorder(TorchFunctionMode):
         fields["output"] = out = differentiable(fields["output"])
         q_tag, k_tag, v_tag = (t if t is None else self.trail.settled(t) for t in tags)
         where = self._names_lost(q_tag, k_tag)
-        queries, keys = (self._ids(t, lead) for t in (q_tag, k_tag if k_tag is not None else v_tag))
+        queries, keys = (self._ids(t, lead) for t in (q_tag, k_tag))
         if not where and queries is not None and keys is not None:
             layout = Layout.of(queries, keys)
             queries, keys = (_grouped(i, layout) for i in (queries, keys))
             queries, keys = _of_their_samples(queries, keys)
         else:
-            layout = Layout(lead, tuple(range(len(lead))), 1, max(1, torch.Size(lead).numel()))
+            layout = _flat(lead)
             queries = keys = torch.zeros(1, 0, dtype=torch.int64)
         event = self.trail.next_event(call=True)
         seen = (k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0)
@@ -253,6 +281,11 @@ class Recorder(TorchFunctionMode):
             ids = ids.permute([call.axes.index(d) for d in range(ids.ndim)])
             return ids.expand(call.output.shape)
         return ids.expand(call.output.shape)
+
+
+def _flat(lead: tuple[int, ...]) -> Layout:
+    """A layout for a call whose tokens are not known."""
+    return Layout(lead, tuple(range(len(lead))), 1, max(1, torch.Size(lead).numel()))
 
 
 def _grouped(ids: Tensor, layout: Layout) -> Tensor:

@@ -92,7 +92,8 @@ class Recording:
             )
         at = [c.output for c in self.calls] + list(self.leaves.values())
         wanted = [t for t in at if t.requires_grad]
-        found = iter(torch.autograd.grad(value.sum(), wanted, retain_graph=keep, allow_unused=True))
+        ones = torch.ones_like(value)
+        found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
         grads = [next(found) if t.requires_grad else None for t in at]
         calls = [c.bind(g) for c, g in zip(self.calls, grads, strict=False)]
         inputs = {
@@ -143,12 +144,15 @@ class Recording:
         for call in self.final_calls():
             dO = call.canonical(gradients.calls[call.index].dO)  # type: ignore[arg-type]
             norms = dO.float().pow(2).sum((1, 3)).sqrt().cpu()
+            if bool(norms[call.queries == 0].any()):
+                raise TrailLost(
+                    f"the target reads rows of attention call {call.index} ({call.module}) that come from no input or "
+                    "parameter that was followed; name the rows to read from with readout="
+                )
             if bool(norms.any()):
                 each[call.index] = self.scatter(norms, call.queries)
         if not each:
             raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
-        if any(bool(r[:, 0].any()) for r in each.values()):
-            raise TrailLost("the target reads rows that come from no input or parameter that was followed")
         tiny = torch.finfo(torch.float32).tiny
         return {i: r / r.sum(1, keepdim=True).clamp(min=tiny) for i, r in each.items()}
 
@@ -310,6 +314,8 @@ def _padding(recording: Recording) -> dict[str, Tensor]:
     """Tokens that a mask among the inputs, or the mask of every call that reads them, leaves out."""
     hidden = torch.ones(recording.batch, recording.rows, dtype=torch.bool)
     for call in recording.calls:
+        if call.lost:
+            continue
         dead = call.dead_keys()
         samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
         alive = torch.zeros(recording.batch, recording.rows)

@@ -182,7 +182,8 @@ class Trail:
         return Tag(self._for_single(ids).expand(tensor.shape), self._parameter_source(tensor, name))
 
     def _parameter_source(self, tensor: Tensor, name: str) -> Source:
-        return self._sources.setdefault(id(tensor), Source(name, 10_000 + len(self._sources)))
+        """A parameter's source; where two meet, the one of fewer rows names them (a class token, not its position)."""
+        return self._sources.setdefault(id(tensor), Source(name, 10_000 + math.prod(tensor.shape[:-1])))
 
     def _parameter_stream(self, tensor: Tensor, name: str) -> Stream:
         key = ("parameter", id(tensor))
@@ -257,7 +258,9 @@ class Trail:
 
     def merged(self, tag: Tag, sources: Tensor) -> Tag:
         """New rows, each the mean of the ids in `sources`'s last axis (which is kept, with length 1)."""
-        if not self.attended(tag):
+        own = sources[sources > 0]
+        overlapping = len(own) > len(own.unique()) and len(sources.flatten(0, -2).unique(dim=0)) > 1
+        if not self.attended(tag) and not overlapping:
             return self.born(tag, first_along(sources, -1), sources[..., None, :])
         distinct, index = torch.unique(sources.flatten(0, -2), dim=0, return_inverse=True)
         samples, rows = distinct[:, 0] // STRIDE * STRIDE, distinct % STRIDE
