@@ -230,6 +230,7 @@ def _explanation(
         seconds=seconds,
         versions=_versions(),
         seed=w.seed,
+        notes=_notes(recording),
         _measure=_measurement(w, target, row, value, tuple(maps.context.readout)),
     )
     if w.measure == "full":
@@ -247,6 +248,14 @@ def _explanation(
     )
 
 
+def _notes(recording: Recording) -> list[str]:
+    """What a reader of the map should know of the run."""
+    cut = [str(c.index) for c in recording.calls if c.detached]
+    if not cut:
+        return []
+    return [f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero"]
+
+
 def _versions() -> dict[str, str]:
     from regard import __version__
 
@@ -258,11 +267,11 @@ def _versions() -> dict[str, str]:
 
 def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tuple[dict[int, Relevance], str]:
     """Read-out weights of each final call, and a sentence for the receipt."""
-    found = recording.readout(gradients)
     if readout is None:
+        found = recording.readout(gradients)
         return found, _found(recording, found)
     weights = {}
-    for i in found:
+    for i in recording.read_calls(gradients):
         call = recording.calls[i]
         w = _weights(recording, i, readout)
         if not bool((w >= 0).all()) or not bool((w.sum(1) > 0).all()):

@@ -125,6 +125,7 @@ class AttentionCall:
         queries, keys: ids (group, token) of the rows and columns (see tokens.py). samples: (group,) the sample of each.
         seen: events that the *keys* had absorbed. output: O, in the model's own axes; `axes` permutes it to (lead..., row,
             width). layout: see `Layout`.
+        detached: the model cut it out of the graph (`no_grad`, `detach`), so that no gradient comes through.
         dO: ∂y/∂O in the output's own axes, when bound to a target. lost: why the trail of its tokens is lost, or "".
     """
 
@@ -148,6 +149,7 @@ class AttentionCall:
     dO: Tensor | None = field(default=None, repr=False)
     lost: str = ""
     block: str = ""
+    detached: bool = False
 
     def bind(self, dO: Tensor | None) -> AttentionCall:
         """The same call with the gradient of a target at its output (None: the target does not depend on it)."""

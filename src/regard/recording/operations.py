@@ -119,7 +119,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     operands = [t for t in tensors_in(args) + tensors_in(kwargs.values()) if t.ndim]
     tags = [(t, tag) for t in operands if (tag := trail.tag(t)) is not None]
     tags = [(t, tag) for t, tag in tags if tag.source.rank < PARAMETERS and t.shape == out.shape] or tags
-    if not tags:
+    if all(tag.source.rank >= PARAMETERS for _, tag in tags):
         tags = [(t, tag) for t in operands if (tag := trail.parameter_tag(t)) is not None]
     fits = [(t, tag) for t, tag in tags if _broadcasts(t.shape, out.shape)]
     if not fits:

@@ -218,8 +218,10 @@ class Recorder(TorchFunctionMode):
 
     def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], **fields: Any) -> Tensor:
         """Make the call, let the edits change its output, and tag that output with the query's rows."""
+        cut = not fields["output"].requires_grad
         fields["output"] = out = differentiable(fields["output"])
         q_tag, k_tag, v_tag = (t if t is None else self.trail.settled(t) for t in tags)
+        read = [t.source.rank for t in (k_tag, v_tag) if t is not None]
         where = self._names_lost(q_tag, k_tag)
         queries, keys = (self._ids(t, lead) for t in (q_tag, k_tag))
         if not where and queries is not None and keys is not None:
@@ -241,6 +243,7 @@ class Recorder(TorchFunctionMode):
             seen=seen,
             lost=where,
             block=self.frames.block(),
+            detached=cut and any(rank < operations.PARAMETERS for rank in read),
             **fields,
         )
         for edit in self.edits:

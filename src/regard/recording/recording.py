@@ -134,27 +134,36 @@ class Recording:
         ends = [c for c in self.calls if not later >> c.event & 1]
         return [c for c in ends if not any(self.seen_by(d) >> c.event & 1 for d in ends if d.event > c.event)]
 
+    def read_calls(self, gradients: Gradients) -> dict[int, Tensor]:
+        """Final calls that the target depends on, with the norm of ∂y/∂O at each of their query rows (group, row)."""
+        norms = {}
+        for call in self.final_calls():
+            dO = gradients.calls[call.index].dO
+            assert dO is not None
+            norm = call.canonical(dO).float().pow(2).sum((1, 3)).sqrt().cpu()
+            if bool(norm.any()):
+                norms[call.index] = norm
+        if not norms:
+            raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
+        return norms
+
     def readout(self, gradients: Gradients) -> dict[int, Relevance]:
         """Which final rows the target reads, found from the gradient: final call -> weights r (batch, row).
 
         Our reading: a row weighs as much as the norm of ∂y/∂O there in its final call; the weights of each final call sum to
         1 per sample (CLIP's similarity reads two, one in each tower).
         """
-        each: dict[int, Relevance] = {}
-        for call in self.final_calls():
-            dO = call.canonical(gradients.calls[call.index].dO)  # type: ignore[arg-type]
-            norms = dO.float().pow(2).sum((1, 3)).sqrt().cpu()
+        weights = {}
+        for i, norms in self.read_calls(gradients).items():
+            call = self.calls[i]
             if bool(norms[call.queries == 0].any()):
                 raise TrailLost(
-                    f"the target reads rows of attention call {call.index} ({call.module}) that come from no input or "
-                    "parameter that was followed; name the rows to read from with readout="
+                    f"the target reads rows of attention call {i} ({call.module}) that come from no input or parameter "
+                    "that was followed; name the rows to read from with readout="
                 )
-            if bool(norms.any()):
-                each[call.index] = self.scatter(norms, call.queries)
-        if not each:
-            raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
-        tiny = torch.finfo(torch.float32).tiny
-        return {i: r / r.sum(1, keepdim=True).clamp(min=tiny) for i, r in each.items()}
+            r = self.scatter(norms, call.queries)
+            weights[i] = r / r.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return weights
 
     def seen_by(self, call: AttentionCall) -> int:
         """Events that the state after a final call has absorbed (through the residual stream around it)."""

@@ -221,6 +221,8 @@ class Trail:
             elements, index = torch.unique(rows, return_inverse=True)
             nobody = bool(len(elements) and elements[0] == 0)
             elements = elements[int(nobody) :]
+            if tag.raw and (whole := whole_axis(elements, tag.source.shape)) is not None:
+                elements, index, nobody = whole, (rows - 1) // tag.source.shape[1], False
         if not tag.raw:
             elements = self._elements_of(elements)
         key = (tag.source.name, elements.numpy().tobytes())
@@ -320,6 +322,13 @@ def _thin(ids: Tensor, but: int = -1) -> Tensor:
 def lost(tag: Tag, where: str) -> Tag:
     """The trail ends here; the name of the operation is kept for the error."""
     return replace(tag, keys=None, probs=False, lost=tag.lost or where)
+
+
+def whole_axis(elements: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """Features (tokens, width): every token of the input, also those that the model drops before it looks; else None."""
+    if len(shape) != 2 or not len(elements) or len(((elements - 1) % shape[1]).unique()) > 1:
+        return None
+    return torch.arange(shape[0]) * shape[1] + elements[0] - (elements[0] - 1) // shape[1] * shape[1]
 
 
 def grid_of(elements: Tensor, shape: Sequence[int]) -> tuple[int, int] | None:

@@ -1,0 +1,188 @@
+"""Whose rows a call reads, in models written to mislead: a right map or a named refusal, never a wrong map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import families
+import regard
+from regard.errors import TrailLost
+from regard.recording import record
+from regard.recording.tokens import STRIDE
+
+WIDTH = 8
+
+
+class Model(nn.Module):
+    """Something done to the tokens, then one attention; the first row is read."""
+
+    def __init__(self, before: Callable[[Model, Tensor], Tensor], row: int = 0) -> None:
+        super().__init__()
+        self.before, self.row = before, row
+        self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.pos = nn.Parameter(torch.randn(1, 9, WIDTH))
+        self.register_buffer("constant", torch.randn(1, 1, WIDTH))
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 4, padding=3)
+        self.wide = nn.Linear(3 * WIDTH, WIDTH)
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(self, x)
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.head(x + F.scaled_dot_product_attention(q, k, v))[:, self.row]
+
+
+def keys(before: Callable[[Model, Tensor], Tensor]) -> tuple[list[list[str]], regard.Explanation]:
+    """The streams and tokens that the call's keys are, per sample, and a map."""
+    model = families.strong(Model(before))
+    x = families.noise(2, 5, WIDTH)
+    recording = record(model, x)
+    (call,) = recording.calls
+    names = {0: "nobody"} | {s.first + i: f"{s.name}[{i}]" for s in recording.streams for i in range(s.count)}
+    assert (call.keys // STRIDE - 1 == torch.arange(2)[:, None]).logical_or(call.keys == 0).all()
+    return [[names[int(i)] for i in row] for row in call.keys % STRIDE], regard.explain(model, x, 1, measure="full")
+
+
+def inputs(*tokens: int) -> list[str]:
+    return [f"input[{i}]" for i in tokens]
+
+
+def in_place(m: Model, x: Tensor) -> Tensor:
+    buffer = torch.zeros(len(x), 5, WIDTH)
+    buffer[:, 1:] = m.qkv(x)[:, :4, :WIDTH]
+    buffer[:, 0].copy_(m.qkv(x)[:, 4, :WIDTH])
+    return buffer
+
+
+def through_a_view(m: Model, x: Tensor) -> Tensor:
+    buffer = torch.zeros(len(x), 5, WIDTH)
+    buffer[:, :2].copy_(x[:, 3:5] * 1)
+    view = buffer[:, 2:4]
+    view.copy_(x[:, :2])
+    buffer.view(-1, WIDTH)[4::5] = x[:, 2]
+    return m.qkv(buffer)[..., :WIDTH]
+
+
+FOLLOWED = {
+    "flip": (lambda m, x: m.qkv(x)[..., :WIDTH].flip(1), inputs(4, 3, 2, 1, 0)),
+    "roll": (lambda m, x: m.qkv(x)[..., :WIDTH].roll(2, 1), inputs(3, 4, 0, 1, 2)),
+    "top-k": (
+        lambda m, x: x.gather(1, torch.tensor([3, 1])[None, :, None].expand(len(x), -1, WIDTH)) * 1,
+        inputs(3, 1),
+    ),
+    "class token": (
+        lambda m, x: torch.cat([m.cls_token.expand(len(x), -1, -1), x], 1),
+        ["cls_token[0]", *inputs(*range(5))],
+    ),
+    "named by the smaller parameter": (
+        lambda m, x: torch.cat([(m.cls_token + m.pos[:, :1]).expand(len(x), -1, -1), x + m.pos[:, 1:6]], 1),
+        ["cls_token[0]", *inputs(*range(5))],
+    ),
+    "causal convolution": (lambda m, x: m.conv(x.transpose(1, 2))[..., :5].transpose(1, 2) + x, inputs(*range(5))),
+    "writes in place": (in_place, inputs(4, 0, 1, 2, 3)),
+    "writes through a view": (through_a_view, inputs(3, 4, 0, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_rows_are_followed(name: str) -> None:
+    before, expected = FOLLOWED[name]
+    found, exp = keys(before)
+    assert found == [expected, expected]
+    assert float(sum(s.abs().sum() for s in exp.scores.values())) > 0
+
+
+def lost_softmax(m: Model, x: Tensor) -> Tensor:
+    q = x.cumsum(1)
+    return x + torch.softmax(q @ q.transpose(1, 2), -1) @ x
+
+
+REFUSED = {
+    "neighbours added": (lambda m, x: m.qkv(x)[:, 1:, :WIDTH] + m.qkv(x)[:, :-1, :WIDTH], "different tokens"),
+    "resampled, then a position": (
+        lambda m, x: F.interpolate(m.qkv(x)[..., :WIDTH].transpose(1, 2), size=7).transpose(1, 2) + m.pos[:, :7],
+        "interpolate",
+    ),
+    "a softmax of scores that were lost": (lost_softmax, "cumsum"),
+    "a read-out that is a constant": (lambda m, x: torch.cat([m.constant.expand(len(x), -1, -1), x], 1), "no input"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_followed_is_refused_by_name(name: str) -> None:
+    before, says = REFUSED[name]
+    model, x = families.strong(Model(before)), families.noise(2, 5, WIDTH)
+    with pytest.raises(TrailLost, match=says):
+        regard.explain(model, x, 1)
+    assert regard.inspect(model, x).calls
+
+
+def test_a_constant_that_is_read_can_be_named() -> None:
+    model = families.strong(Model(REFUSED["a read-out that is a constant"][0], row=1))
+    exp = regard.explain(model, families.noise(2, 5, WIDTH), 1, readout=1)
+    assert exp.scores["input"].shape == (2, 5)
+
+
+def test_neighbours_joined_along_the_width_share_what_is_theirs() -> None:
+    """MobileBERT's embeddings: row t is made of tokens t-1, t, t+1; a row's relevance goes to the three in equal parts."""
+
+    def trigram(m: Model, x: Tensor) -> Tensor:
+        x = m.qkv(x)[..., :WIDTH]
+        return m.wide(torch.cat([F.pad(x[:, 1:], [0, 0, 0, 1]), x, F.pad(x[:, :-1], [0, 0, 1, 0])], 2))
+
+    model, x = families.strong(Model(trigram)), families.noise(2, 5, WIDTH)
+    recording = record(model, x)
+    gradients = recording.gradients(1)
+    call = gradients.calls[0]
+    _, A, G = call.rows(torch.tensor([0]))
+    row = (A * G).clamp(min=0).mean(1)[:, 0]
+    expected = torch.zeros(2, 5)
+    for t in range(5):
+        for near in (t - 1, t, t + 1):
+            if 0 <= near < 5:
+                expected[:, near] += row[:, t] / 3
+    exp = regard.explain(model, x, 1)
+    torch.testing.assert_close(exp.scores["input"], expected)
+
+
+def test_parts_out_of_the_graph_are_told() -> None:
+    def cut(m: Model, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            q, k, v = m.qkv(x).chunk(3, -1)
+            y = F.scaled_dot_product_attention(q, k, v)
+        return x + y
+
+    model, x = families.strong(Model(cut)), families.noise(2, 5, WIDTH)
+    assert "calls 0 are cut out of the graph" in regard.explain(model, x, 1).receipt.notes[0]
+    assert regard.explain(families.strong(Model(lambda m, x: x * 1)), x, 1).receipt.notes == []
+
+
+def test_ids_embedded_twice_are_one_stream() -> None:
+    """BART's classifier feeds the same ids, shifted, to its decoder: gradients of both embeddings count."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        f"{p}_{k}": v
+        for p in ("encoder", "decoder")
+        for k, v in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))
+    }
+    config = transformers.BartConfig(d_model=8, vocab_size=30, num_labels=3, eos_token_id=2, pad_token_id=1, **sizes)
+    model = families.strong(transformers.BartForSequenceClassification(config))
+    ids = torch.cat([families.ids(2, 5, high=30), torch.full((2, 1), 2)], 1)
+    seen: list[Tensor] = []
+    embeddings = {id(m): m for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == 30}
+    handles = [m.register_forward_hook(lambda m, i, o: seen.append(o) or o.retain_grad()) for m in embeddings.values()]
+    model(input_ids=ids).logits[:, 1].sum().backward()
+    for handle in handles:
+        handle.remove()
+    encoder, decoder = ((e * e.grad).sum(-1).detach() for e in seen)
+    model.zero_grad()
+    expected = encoder.clone()
+    expected[:, :-1] += decoder[:, 1:]  # the decoder's ids are the encoder's, one to the right, after a start token
+    found = regard.explain(model, {"input_ids": ids}, 1, "input_x_gradient").scores["input_ids"]
+    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
