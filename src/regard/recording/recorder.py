@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError, TrailLost
-from regard.recording import operations
 from regard.recording.calls import AttentionCall, Layout
+from regard.recording.contractions import PRODUCTS, Product, read_product
 from regard.recording.edits import Edit
-from regard.recording.operations import Product
+from regard.recording.elementwise import PARAMETERS, nowhere, tensors_in
+from regard.recording.movements import set_item
+from regard.recording.operations import follow, name_of
 from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
@@ -86,19 +88,19 @@ class Recorder(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             with self:
                 return _mha_inside(*args, **kwargs)
-        name = operations.name_of(func)
+        name = name_of(func)
         if name == "scaled_dot_product_attention":
             return self._fused(func, args, kwargs)
         if name == "__setitem__":
             out = func(*args, **kwargs)
-            operations.set_item(self.trail, args)
+            set_item(self.trail, args)
             return out
         out = func(*args, **kwargs)
-        if name in operations.PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
+        if name in PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
             return self._explicit(p, out)
-        if name in operations.PRODUCTS and (why := self._lost_product(args)):
+        if name in PRODUCTS and (why := self._lost_product(args)):
             self.calls.append(self._lost_call(why, out))
-        operations.follow(self.trail, func, args, kwargs, out)
+        follow(self.trail, func, args, kwargs, out)
         if name == "embedding":
             out = self._embedded(out, args, kwargs)
         return out
@@ -159,7 +161,7 @@ class Recorder(TorchFunctionMode):
 
     def _attention_product(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
         """The product probabilities × values, with the probabilities on the left, or None."""
-        p = operations.read_product(name, args, kwargs)
+        p = read_product(name, args, kwargs)
         if p is None:
             return None
         if not self._is_probability(p.a):
@@ -174,7 +176,7 @@ class Recorder(TorchFunctionMode):
 
     def _lost_product(self, args: Sequence[Any]) -> str:
         """Where probabilities whose trail is lost meet values: an attention call that cannot be read. The reason, or ""."""
-        tags = [self.trail.tag(t) for t in operations.tensors_in(args) if t.ndim >= 3]
+        tags = [self.trail.tag(t) for t in tensors_in(args) if t.ndim >= 3]
         return next((t.lost for t in tags if t is not None and t.lost and t.probs), "")
 
     def _lost_call(self, why: str, out: Tensor) -> AttentionCall:
@@ -243,7 +245,7 @@ class Recorder(TorchFunctionMode):
             seen=seen,
             lost=where,
             block=self.frames.block(),
-            detached=cut and any(rank < operations.PARAMETERS for rank in read),
+            detached=cut and any(rank < PARAMETERS for rank in read),
             **fields,
         )
         for edit in self.edits:
@@ -255,7 +257,7 @@ class Recorder(TorchFunctionMode):
         if q_tag is not None and queries.shape[1]:
             self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=1 << event))
         elif where and q_tag is not None:
-            self.trail.put(out, operations._nowhere(q_tag, where, out))
+            self.trail.put(out, nowhere(q_tag, where, out))
         return out
 
     def _names_lost(self, q: Tag | None, k: Tag | None) -> str:

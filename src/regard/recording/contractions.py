@@ -1,0 +1,209 @@
+"""Contractions: an axis is summed over. Raw elements become tokens, weights meet rows, queries meet keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.recording.elementwise import PARAMETERS, Tags, element_wise, mixing, nowhere
+from regard.recording.tokens import Tag, Trail, constant, first_along
+
+PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "einsum", "addmm", "baddbmm"}
+CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+POOLS = {
+    "avg_pool1d": 1,
+    "avg_pool2d": 2,
+    "max_pool1d": 1,
+    "max_pool2d": 2,
+    "_max_pool2d": 2,
+    "max_pool2d_with_indices": 2,
+}
+
+
+def embedding(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Token ids become tokens; rows picked from a table by no input's ids are the table's rows."""
+    index = args[0] if args else kwargs["input"]
+    weight = args[1] if len(args) > 1 else kwargs["weight"]
+    tag = trail.tag(index)
+    if tag is None:
+        table = trail.parameter_tag(weight)
+        return [None if table is None else table.moved(lambda i: i[index.cpu()])]
+    tag = trail.born(tag, tag.ids) if tag.raw else tag
+    return [tag.moved(lambda i: i[..., None].expand(out.shape))]
+
+
+def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """The last axis is contracted with weights."""
+    tag = trail.parameter_tag(args[0] if args else kwargs["input"])
+    if tag is None or tag.lost:
+        return [tag if tag is None else nowhere(tag, tag.lost, out)]
+    return [trail.contracted(tag, -1, name).moved(lambda i: i.expand(out.shape))]
+
+
+def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """A window slides over the last axes: stride 1 keeps each row, a larger stride makes new ones.
+
+    Our reading: what a stride-1 window mixes in from a row's neighbours is not followed.
+    """
+    if name in CONVOLUTIONS:
+        axes, tag = CONVOLUTIONS[name], trail.tag(args[0])
+        named = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), args, strict=False)) | kwargs
+        kernel: Any = named["weight"].shape[-axes:]
+    else:
+        axes, tag = POOLS[name], trail.tag(args[0])
+        named = dict(zip(("input", "kernel_size", "stride", "padding"), args, strict=False)) | kwargs
+        kernel = _tuple(named["kernel_size"], axes)
+        named["stride"] = named.get("stride") or kernel
+    if tag is None or tag.lost or tag.keys is not None or not isinstance(out, Tensor):
+        return [None if tag is None else nowhere(tag, tag.lost or name, out)]
+    stride, dilation = (_tuple(named.get(k, 1), axes) for k in ("stride", "dilation"))
+    padding = named.get("padding", 0)
+    before = (
+        tuple((k - 1) * d // 2 if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True))
+        if isinstance(padding, str)
+        else _tuple(padding, axes)
+    )
+    ids = first_along(tag.ids, -axes - 1)
+    if not tag.raw and not constant(tag.ids, -axes - 1):
+        return [nowhere(tag, name, out)]
+    centres, cells = ids, ids[..., None]
+    for a in range(axes):
+        dim, n, m = a - axes, tag.ids.shape[a - axes], out.shape[a - axes]
+        start = torch.arange(m) * stride[a] - before[a]
+        middle = before[a] if stride[a] == 1 and before[a] else (kernel[a] - 1) * dilation[a] // 2
+        centre = (start + middle).clamp(0, n - 1)
+        centres = centres.index_select(dim, centre)
+        taps = ((torch.arange(m) * stride[a])[:, None] + torch.arange(stride[a])).clamp(0, n - 1)
+        cells = (
+            cells.index_select(dim - 1, taps.flatten()).unflatten(dim - 1, taps.shape).movedim(dim - 1, -1).flatten(-2)
+        )
+    if tag.raw or (max(stride) > 1 and not trail.attended(tag)):
+        tag = trail.born(tag, centres, cells)
+    elif max(stride) > 1:
+        tag = trail.merged(tag, cells).moved(lambda i: i[..., 0])
+    else:
+        tag = replace(tag, ids=centres)
+    return [tag.moved(lambda i: i.expand(out.shape))]
+
+
+def _tuple(value: Any, axes: int) -> tuple[int, ...]:
+    return (value,) * axes if isinstance(value, int) else tuple(value) * (axes if len(value) == 1 else 1)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of two tensors, its axes named by letters as in einsum."""
+
+    a: Tensor
+    b: Tensor
+    la: str
+    lb: str
+    lo: str
+
+    def swapped(self) -> Product:
+        """The same product with the operands exchanged."""
+        return Product(self.b, self.a, self.lb, self.la, self.lo)
+
+    @property
+    def summed(self) -> str:
+        """Letters that are summed over."""
+        return "".join(c for c in self.la if c in self.lb and c not in self.lo)
+
+
+def read_product(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
+    """The letters of a matrix product or einsum of two tensors; None for anything else."""
+    if name == "einsum":
+        return _read_einsum(args)
+    operands = [x for x in [*args, *kwargs.values()] if isinstance(x, Tensor)]
+    if name in ("addmm", "baddbmm"):
+        operands = operands[1:]
+    if name == "__rmatmul__":
+        operands = operands[::-1]
+    if len(operands) != 2 or min(t.ndim for t in operands) < 2:
+        return None
+    a, b = operands
+    batch = "ABCDEFGH"[: max(a.ndim, b.ndim) - 2]
+    return Product(a, b, batch[len(batch) - a.ndim + 2 :] + "nk", batch[len(batch) - b.ndim + 2 :] + "km", batch + "nm")
+
+
+def _read_einsum(args: Sequence[Any]) -> Product | None:
+    if len(args) == 2 and isinstance(args[1], list | tuple):
+        args = (args[0], *args[1])
+    if len(args) != 3 or not isinstance(args[0], str) or "..." in args[0]:
+        return None
+    left, _, lo = args[0].replace(" ", "").partition("->")
+    la, lb = left.split(",")
+    lo = lo or "".join(sorted(c for c in set(la + lb) if (la + lb).count(c) == 1))
+    return Product(args[1], args[2], la, lb, lo)
+
+
+def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Weights applied to rows, or queries times keys (a tag with columns)."""
+    p = read_product(name, args, kwargs)
+    if p is None:
+        return mixing(trail, name, args, kwargs, out)
+    ta, tb = trail.tag(p.a), trail.tag(p.b)
+    ta, tb = (None if t is not None and _is_weight(t, x) else t for t, x in ((ta, p.a), (tb, p.b)))
+    if ta is None and tb is None:
+        return [None]
+    if tb is None or ta is None:
+        return [_weighted(trail, name, p if tb is None else p.swapped(), ta or tb, out)]
+    if ta.lost or tb.lost or ta.keys is not None or tb.keys is not None:
+        return [nowhere(ta, ta.lost or tb.lost or name, out)]
+    ta, tb = trail.settled(ta), trail.settled(tb)
+    flat = all(constant(t.ids, letters.index(c)) for t, letters in ((ta, p.la), (tb, p.lb)) for c in p.summed)
+    if not flat or not p.summed:
+        return [nowhere(ta, name, out)]
+    rows, columns = (_placed(t.ids, la, p.lo, out.shape) for t, la in ((ta, p.la), (tb, p.lb)))
+    return [replace(ta, ids=rows, keys=replace(tb, ids=columns))]
+
+
+def _is_weight(tag: Tag, tensor: Tensor) -> bool:
+    """A parameter that has only been moved about, not given to samples: a weight matrix (or one for each expert)."""
+    return tag.source.rank >= PARAMETERS and tensor.ndim <= 2 and not tag.seen
+
+
+def _weighted(trail: Trail, name: str, p: Product, tag: Tag | None, out: Tensor) -> Tag | None:
+    if tag is None:
+        return None
+    if tag.lost:
+        return nowhere(tag, tag.lost, out)
+    for c in p.la:
+        if c not in p.lo:
+            tag = trail.contracted(tag, p.la.index(c), name)
+    return tag.moved(lambda i: _placed(i, p.la, p.lo, out.shape))
+
+
+def _placed(ids: Tensor, letters: str, to: str, shape: Sequence[int]) -> Tensor:
+    """Ids with axes `letters` in the order of `to`, expanded to `shape`; letters not in `to` have become constant."""
+    gone = [i for i, c in enumerate(letters) if c not in to]
+    for i in gone:
+        ids = first_along(ids, i)
+    kept = [c for c in to if c in letters]
+    ids = (
+        ids.permute(*[letters.index(c) for c in kept], *gone).flatten(len(kept))
+        if gone
+        else ids.permute(*[letters.index(c) for c in kept])
+    )
+    ids = ids[..., 0] if gone else ids
+    for i, c in enumerate(to):
+        if c not in letters:
+            ids = ids.unsqueeze(i)
+    return ids.expand(tuple(shape))
+
+
+def softmax(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Scores become probabilities; the axis that sums to one is the keys'."""
+    tag = trail.tag(args[0])
+    if tag is not None and tag.lost and out.ndim >= 3:
+        return [replace(nowhere(tag, tag.lost, out), probs=True)]
+    if tag is None or tag.keys is None:
+        return element_wise(trail, name, args, kwargs, out)
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    if constant(tag.keys.ids, dim) and not constant(tag.ids, dim):
+        tag = replace(tag.keys, keys=replace(tag, keys=None))
+    return [replace(tag, probs=True)]

@@ -1,0 +1,224 @@
+"""Movements: the same elements elsewhere. What is done to a tensor is done to its ids, by the very same function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regard.recording.elementwise import PARAMETERS, Tags, broadcasts, element_wise, mixing, nowhere
+from regard.recording.tokens import Tag, Trail, first_along, reshaped
+
+RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "_unsafe_view"}
+EXPANSIONS = {"expand", "expand_as", "repeat", "tile", "broadcast_to", "repeat_interleave"}
+MOVEMENTS = EXPANSIONS | {
+    *("permute", "transpose", "t", "T", "mT", "H", "mH", "movedim", "moveaxis", "swapaxes", "swapdims", "__getitem__"),
+    *(
+        "select",
+        "narrow",
+        "index_select",
+        "gather",
+        "take_along_dim",
+        "roll",
+        "flip",
+        "split",
+        "chunk",
+        "unbind",
+        "unfold",
+    ),
+    *("tensor_split", "split_with_sizes", "masked_select", "diagonal", "as_strided"),
+}
+JOINS = {"cat", "concat", "concatenate", "stack", "hstack", "vstack"}
+
+
+def reshape(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """The same elements in another shape."""
+    tag = trail.parameter_tag(args[0])
+    if tag is None:
+        return [None]
+    if out.numel() != tag.ids.numel():
+        return [nowhere(tag, name, out)]
+    return [tag.moved(lambda i: reshaped(i, out.shape))]
+
+
+def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """The same movement of the ids, by the very same function."""
+    tag = trail.parameter_tag(args[0])
+    outs = [out] if isinstance(out, Tensor) else list(out)
+    if tag is None:
+        return [None] * len(outs)
+    rest, more = _on_cpu(args[1:]), {k: _on_cpu(v) for k, v in kwargs.items()}
+    func = _function(name)
+    if name in EXPANSIONS and tag.keys is None and tag.source.rank >= PARAMETERS and isinstance(out, Tensor):
+        return [replace(tag, ids=_spread(trail, tag.ids, args[0].shape, out, func, rest, more))]
+    moved = [func(i, *rest, **more) for i in ([tag.ids] if tag.keys is None else [tag.ids, tag.keys.ids])]
+    columns = [[m] if isinstance(m, Tensor) else list(m) for m in moved]
+    if tag.keys is None:
+        return [replace(tag, ids=i) for i in columns[0]]
+    return [replace(tag, ids=i, keys=replace(tag.keys, ids=k)) for i, k in zip(*columns, strict=True)]
+
+
+def _spread(
+    trail: Trail, ids: Tensor, old: torch.Size, out: Tensor, func: Any, rest: Any, more: dict[str, Any]
+) -> Tensor:
+    """A parameter's rows given to every sample."""
+    if broadcasts(old, out.shape):
+        return trail.for_samples(ids, out.shape)
+    moved: Tensor = func(ids, *rest, **more)
+    return moved
+
+
+def _function(name: str) -> Callable[..., Any]:
+    if name in ("T", "mT", "H", "mH"):
+        return lambda i: getattr(i, name)
+    if name == "__getitem__":
+        return _getitem
+    return getattr(Tensor, name, None) or getattr(torch, name)  # type: ignore[no-any-return]
+
+
+def _getitem(ids: Tensor, index: Any) -> Tensor:
+    """Indexing that leaves constant last axes uncopied where the index does not touch them."""
+    parts = index if isinstance(index, tuple) else (index,)
+    plain = all(isinstance(p, int | slice) or (isinstance(p, Tensor) and p.dtype == torch.int64) for p in parts)
+    if plain and len(parts) < ids.ndim and ids.stride(-1) == 0 and ids.shape[-1] > 0:
+        out = ids[..., :1][index]
+        return out.expand(*out.shape[:-1], ids.shape[-1])
+    return ids[index]
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, list | tuple):
+        return type(value)(_on_cpu(v) for v in value)
+    return value
+
+
+def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Segments: rows of several tensors, side by side (or features of the same rows, side by side)."""
+    parts = list(args[0]) if args else list(kwargs["tensors"])
+    tags = [trail.parameter_tag(t) for t in parts]
+    known = [t for t in tags if t is not None and not t.lost]
+    gone = [t for t in tags if t is not None and t.lost]
+    if gone or not known:
+        return [nowhere(gone[0], name, out) if gone else None]
+    if any(not t.raw for t in known):
+        tags = [None if t is None else trail.settled(t) for t in tags]
+    best = min((t for t in tags if t is not None), key=lambda t: t.order)
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    ids = _joined(name, [_ids(t, p) for t, p in zip(tags, parts, strict=True)], dim, out)
+    keys = None
+    if best.keys is not None:
+        columns = [torch.zeros(p.shape, dtype=torch.int64) if t is None or t.keys is None else t.keys.ids
+                   for t, p in zip(tags, parts, strict=True)]  # fmt: skip
+        keys = replace(best.keys, ids=_joined(name, columns, dim, out))
+    seen = 0
+    for t in tags:
+        seen |= t.seen if t is not None else 0
+    return [replace(best, ids=ids, keys=keys, seen=seen)]
+
+
+def _ids(tag: Tag | None, tensor: Tensor) -> Tensor:
+    return torch.zeros((), dtype=torch.int64).expand(tensor.shape) if tag is None else tag.ids
+
+
+def _joined(name: str, ids: list[Tensor], dim: int, out: Tensor) -> Tensor:
+    if name not in ("cat", "concat", "concatenate"):
+        joined: Tensor = getattr(torch, name)(ids, **({"dim": dim} if name == "stack" else {}))
+        return joined
+    ids = [i for i in ids if i.numel() or i.ndim == out.ndim]
+    along = dim % out.ndim
+    if all(i.stride(along) == 0 or i.shape[along] == 1 for i in ids):
+        heads = [first_along(i, along) for i in ids]
+        if all(torch.equal(h, heads[0]) for h in heads[1:]):
+            return heads[0].expand(out.shape)
+    if along != out.ndim - 1 and all(i.stride(-1) == 0 for i in ids) and out.shape[-1] > 0:
+        return torch.cat([i[..., :1] for i in ids], along).expand(out.shape)
+    return torch.cat(ids, along)
+
+
+def pad(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Padding is nobody's."""
+    tag = trail.tag(args[0])
+    widths = args[1] if len(args) > 1 else kwargs["pad"]
+    return [None if tag is None else tag.moved(lambda i: nn.functional.pad(i, list(widths)))]
+
+
+def select(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """`torch.where`: each element from one of two; a constant counts as the other."""
+    operands = list(args) + list(kwargs.values())
+    if len(operands) < 3:
+        return [None] * len(out)
+    condition, a, b = operands[:3]
+    ta, tb = (trail.tag(x) for x in (a, b))
+    if ta is None or tb is None or ta.keys is not None or tb.keys is not None or ta.lost or tb.lost:
+        return element_wise(trail, name, args, kwargs, out)
+    if torch.equal(ta.ids.expand(out.shape), tb.ids.expand(out.shape)) or ta.raw or tb.raw:
+        return element_wise(trail, name, args, kwargs, out)
+    ids = torch.where(condition.cpu(), ta.ids, tb.ids)
+    return [replace(min(ta, tb, key=lambda t: t.order), ids=ids, seen=ta.seen | tb.seen)]
+
+
+def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Rows written into another tensor at given places."""
+    into, *rest = args
+    places = [_on_cpu(x) for x in rest] + [_on_cpu(v) for v in kwargs.values() if isinstance(v, Tensor)]
+    source = next((x for x in reversed(rest) if isinstance(x, Tensor) and trail.tag(x) is not None), None)
+    base, value = trail.tag(into), trail.tag(source)
+    if value is None or source is None:
+        return [base]
+    ids = (torch.zeros(into.shape, dtype=torch.int64) if base is None else base.ids).clone(
+        memory_format=torch.contiguous_format
+    )
+    moved = value.ids.expand(source.shape)
+    if name == "__setitem__":
+        ids[places[0]] = moved
+    elif name.startswith("masked_scatter"):
+        ids = ids.masked_scatter(places[0], moved)
+    elif name.startswith(("index_add", "index_copy")):
+        ids = ids.index_copy(places[0], places[1], moved)
+    elif name.startswith("index_put"):
+        ids = ids.index_put(places[0], moved)
+    else:
+        ids = ids.scatter(places[0], places[1], moved)
+    best = value if base is None else min(base, value, key=lambda t: t.order)
+    return [replace(best, ids=ids, seen=value.seen | (0 if base is None else base.seen))]
+
+
+def copied(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """`x.copy_(y)`: x holds y's rows."""
+    tag = trail.tag(args[1])
+    return [None if tag is None else tag.moved(lambda i: i.expand(out.shape))]
+
+
+def write_through(trail: Trail, view: Tensor) -> None:
+    """A write into a view is a write into the tensor that it is a view of."""
+    base = view._base
+    tag = trail.tag(view)
+    if base is None or tag is None or tag.keys is not None or isinstance(base, nn.Parameter):
+        return
+    old = trail.tag(base)
+    if tag.lost or not base.is_contiguous():
+        trail.put(base, nowhere(tag, tag.lost or "a write into a view", base))
+        return
+    ids = (
+        torch.zeros(base.shape, dtype=torch.int64)
+        if old is None
+        else old.ids.clone(memory_format=torch.contiguous_format)
+    )
+    ids.as_strided(view.shape, view.stride(), view.storage_offset() - base.storage_offset()).copy_(tag.ids)
+    best = tag if old is None else min(old, tag, key=lambda t: t.order)
+    trail.put(base, replace(best, ids=ids, seen=tag.seen | (0 if old is None else old.seen)))
+
+
+def set_item(trail: Trail, args: Sequence[Any]) -> None:
+    """`x[index] = value`, which returns nothing, and changes x."""
+    try:
+        (tag,) = scatter(trail, "__setitem__", args, {}, None)
+    except (RuntimeError, IndexError, ValueError, TypeError):
+        (tag,) = mixing(trail, "__setitem__", args, {}, args[0])
+    trail.put(args[0], tag)
+    write_through(trail, args[0])
