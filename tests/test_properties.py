@@ -945,3 +945,23 @@ def test_an_edited_run_leaves_the_model_as_found(name: str) -> None:
         recorded(case, edit)
     torch.set_rng_state(before["rng"])
     assert_unchanged(before, state(case.model, case.inputs))
+
+
+def test_a_compiled_model_is_watched_inside_and_compared_as_compiled() -> None:
+    case = families.vit()
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            runs.append(1)
+            return graph.forward(*args)
+
+        return run
+
+    compiled = torch.compile(case.model, backend=backend)
+    exp = regard.explain(compiled, case.inputs, case.target)
+    expected = regard.explain(case.model, case.inputs, case.target)
+    assert runs == []
+    assert_close(exp.scores, expected.scores, 1e-6)
+    assert exp.receipt.faithful <= 1e-6
+    assert runs
