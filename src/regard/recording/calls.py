@@ -16,8 +16,8 @@ from torch import Tensor
 
 from regard.recording.tokens import STRIDE, constant
 
-CHUNK_BYTES = 4 << 20
-"""How large one chunk of A may be on the CPU: about what a core's cache holds, which is faster than one large chunk."""
+CHUNK_BYTES = 16 << 20
+"""How large one chunk of A may be on the CPU: about what the caches hold, which is faster than one large chunk."""
 
 MEMORY_BUDGET = 256 << 20
 """The most that the rebuilt rows of one call may take at a time, in bytes."""
@@ -197,31 +197,8 @@ class AttentionCall:
 
     def rows(self, index: Int[Tensor, " row"], *, gradient: bool | None = None) -> Rows:
         """A at some query rows, and G there when bound to a target. One allocation of their size each, in float32."""
-        A = self._probabilities(index)
-        if gradient is False or (gradient is None and self.dO is None):
-            return Rows(index, A, None)
-        if self.dO is None:
-            raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
-        dO = taken(self.canonical(self.dO), index).float()
-        return Rows(index, A, dO @ self.repeated(self.v.detach()).float().transpose(-1, -2))
-
-    def _probabilities(self, index: Tensor | None) -> Tensor:
-        if self.A is not None:
-            A = self.layout(self.A.detach())
-            return (A if index is None else taken(A, index)).float()
-        assert self.q is not None
-        assert self.k is not None
-        q = self.layout(self.q.detach())
-        index = torch.arange(q.shape[2]) if index is None else index
-        k = self.repeated(self.k.detach())
-        scores = (taken(q, index).float() * self.scale) @ k.float().transpose(-1, -2)
-        if self.mask is not None:
-            add_mask(scores, taken(self.layout(_full(self.mask, self.shape)), index))
-        if self.causal:
-            later = torch.arange(scores.shape[-1], device=q.device) > index.to(q.device)[:, None]
-            scores.masked_fill_(later, -torch.inf)
-        A = torch.softmax(scores, -1)
-        return A if self.mask is None else A.nan_to_num_(0.0)
+        gradient = self.dO is not None if gradient is None else gradient
+        return _Builder(self, gradient).rows(index, self.keys.shape[1], gradient)
 
     def pull(self, r: Float[Tensor, "group row"], rule: Rule) -> Float[Tensor, "group key"]:
         """r @ E, with E rebuilt in chunks of rows; rows where r is zero in every group are never built."""
@@ -234,13 +211,15 @@ class AttentionCall:
         rs = [p.r.to(device) for p in pulls]
         done = [Pulled(torch.zeros(groups, m, device=device), torch.ones(groups, n, device=device)) for _ in pulls]
         needed = torch.stack([(r != 0).any(0) for r in rs])
+        builder = _Builder(self, any(p.rule.gradient for p in pulls))
         for index in self.chunks(needed.any(0).nonzero()[:, 0]):
             serves = [i for i, s in enumerate(needed[:, index].any(1).tolist()) if s]
-            _, A, G = self.rows(index, gradient=any(pulls[i].rule.gradient for i in serves))
+            seen = int(index[-1]) + 1 if self.causal and self.mask is None else m  # later keys get nothing
+            _, A, G = builder.rows(index, min(seen, m), any(pulls[i].rule.gradient for i in serves))
             AG = None if G is None else G.mul_(A)
             for i in serves:
                 moved, keep = _through(rs[i][:, index], pulls[i], A, AG)
-                done[i].moved.add_(moved)
+                done[i].moved[:, : moved.shape[1]] += moved
                 done[i].keep[:, index] = keep
         return done
 
@@ -249,6 +228,44 @@ class AttentionCall:
         groups, heads, _, m = self.shape
         limit = budget or (CHUNK_BYTES if self.output.device.type == "cpu" else MEMORY_BUDGET // 4)
         yield from rows.split(max(1, limit // (groups * heads * m * 4))) if len(rows) else ()
+
+
+class _Builder:
+    """Rows of A and G of one call. Keys and values are brought into order once, for all chunks."""
+
+    def __init__(self, call: AttentionCall, gradient: bool) -> None:
+        self.call = call
+        if gradient and call.dO is None:
+            raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
+        if call.A is None:
+            assert call.q is not None
+            assert call.k is not None
+            self.q = call.layout(call.q.detach())
+            self.kT = call.repeated(call.k.detach()).float().transpose(-1, -2).contiguous()
+            self.mask = None if call.mask is None else call.layout(_full(call.mask, call.shape))
+        if gradient:
+            assert call.dO is not None
+            self.dO = call.canonical(call.dO)
+            self.vT = call.repeated(call.v.detach()).float().transpose(-1, -2).contiguous()
+
+    def rows(self, index: Tensor, upto: int, gradient: bool) -> Rows:
+        """A, and G if asked for, at some rows and the first `upto` keys."""
+        A = self.probabilities(index, upto)
+        return Rows(index, A, taken(self.dO, index).float() @ self.vT[..., :upto] if gradient else None)
+
+    def probabilities(self, index: Tensor, upto: int) -> Tensor:
+        """softmax(q kᵀ · scale + mask), or the model's own A."""
+        call = self.call
+        if call.A is not None:
+            return taken(call.layout(call.A.detach()), index).float()
+        scores = (taken(self.q, index).float() * call.scale) @ self.kT[..., :upto]
+        if self.mask is not None:
+            add_mask(scores, taken(self.mask, index)[..., :upto])
+        if call.causal:
+            later = torch.arange(upto, device=scores.device) > index.to(scores.device)[:, None]
+            scores.masked_fill_(later, -torch.inf)
+        A = torch.softmax(scores, -1)
+        return A if self.mask is None else A.nan_to_num_(0.0)
 
 
 def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None) -> tuple[Tensor, Tensor]:
