@@ -85,6 +85,10 @@ FOLLOWED = {
         ["cls_token[0]", *inputs(*range(5))],
     ),
     "causal convolution": (lambda m, x: m.conv(x.transpose(1, 2))[..., :5].transpose(1, 2) + x, inputs(*range(5))),
+    "causal convolution, padded by hand": (
+        lambda m, x: F.conv1d(F.pad((x * 1).transpose(1, 2), (3, 0)), m.conv.weight).transpose(1, 2),
+        inputs(*range(5)),
+    ),
     "writes in place": (in_place, inputs(4, 0, 1, 2, 3)),
     "writes through a view": (through_a_view, inputs(3, 4, 0, 1, 2)),
 }

@@ -47,6 +47,7 @@ def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
 def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """A window slides over the last axes: stride 1 keeps each row, a larger stride makes new ones.
 
+    The row itself is where the padding ahead puts it (the last tap of a causal window), else in the window's middle.
     Our reading: what a stride-1 window mixes in from a row's neighbours is not followed.
     """
     if name in CONVOLUTIONS:
@@ -74,7 +75,8 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
     for a in range(axes):
         dim, n, m = a - axes, tag.ids.shape[a - axes], out.shape[a - axes]
         start = torch.arange(m) * stride[a] - before[a]
-        middle = before[a] if stride[a] == 1 and before[a] else (kernel[a] - 1) * dilation[a] // 2
+        ahead = before[a] + _leading_nobody(ids, dim)
+        middle = ahead if stride[a] == 1 and 0 < ahead < kernel[a] * dilation[a] else (kernel[a] - 1) * dilation[a] // 2
         centre = (start + middle).clamp(0, n - 1)
         centres = centres.index_select(dim, centre)
         taps = ((torch.arange(m) * stride[a])[:, None] + torch.arange(stride[a])).clamp(0, n - 1)
@@ -88,6 +90,12 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
     else:
         tag = replace(tag, ids=centres)
     return [tag.moved(lambda i: i.expand(out.shape))]
+
+
+def _leading_nobody(ids: Tensor, dim: int) -> int:
+    """How many places at the beginning of an axis are padding."""
+    nobody = (ids.movedim(dim, -1).flatten(0, -2) == 0).all(0)
+    return int(nobody.long().cumprod(0).sum())
 
 
 def _tuple(value: Any, axes: int) -> tuple[int, ...]:
