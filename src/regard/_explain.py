@@ -193,6 +193,13 @@ def _check_batch(recording: Recording, value: Value) -> None:
         raise TargetError(
             f"the target gives {len(value.y)} numbers, but axis 0 of the inputs, the samples, has {sizes}"
         )
+    for stream in recording.streams if not value.shared else ():
+        given = recording.inputs.get(stream.name)
+        if isinstance(given, Tensor) and len(given) != len(value.y):
+            raise TargetError(
+                f"input {stream.name!r} has {len(given)} along axis 0, but the target gives {len(value.y)} numbers: several "
+                "samples packed into one input, or one input shared by all samples, cannot be told apart yet"
+            )
 
 
 def _own(row: Method, options: dict[str, Any]) -> dict[str, Any]:

@@ -131,6 +131,7 @@ def _joined(name: str, ids: list[Tensor], dim: int, out: Tensor) -> Tensor:
         return joined
     ids = [i for i in ids if i.numel() or i.ndim == out.ndim]
     along = dim % out.ndim
+    ids = [i for i in ids if i.shape[along]] or ids
     if all(i.stride(along) == 0 or i.shape[along] == 1 for i in ids):
         heads = [first_along(i, along) for i in ids]
         if all(torch.equal(h, heads[0]) for h in heads[1:]):
