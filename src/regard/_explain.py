@@ -54,6 +54,7 @@ def explain(
     *,
     seed: int = 0,
     training: bool = False,
+    memory_budget: int | str | None = None,
     _reading: Reading | None = None,
     **options: Any,
 ) -> Explanation | list[Explanation]:
@@ -70,6 +71,8 @@ def explain(
             weights (batch, tokens) over the query tokens of the last attention call.
         measure: "lazy" runs `faithful` and the attribution error when first read; "full" at once.
         seed: for methods that draw. training: explain a model in train mode nevertheless.
+        memory_budget: bytes (or "512MB") that rebuilt attention rows may take at a time, beside the model's own pass; None:
+            256 MB. A smaller budget costs time, never exactness.
         options: options of the method (`regard.methods()`), e.g. `sign="signed"`.
 
     Returns:
@@ -87,7 +90,7 @@ def explain(
     wanted = [Target.make(t) for t in targets]
     started = time.perf_counter()
     with rng_kept(model) as rng:
-        recording = record(model, inputs, training=training)
+        recording = record(model, inputs, training=training, memory_budget=memory_budget)
         watched = Watched(recording, _reading or Reading({}), readout, measure, seed, rng, training)
         watched.seconds = time.perf_counter() - started
         done = [_one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, t in enumerate(wanted)]

@@ -7,7 +7,7 @@ one row of weights, w_c, and makes one row of relevance, w_c E_c, on the rows of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from regard.errors import ModelError, TrailLost
 from regard.recording import recorder
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
+from regard.recording.rebuild import budget_of
 from regard.recording.recorder import Block
 from regard.recording.tokens import STRIDE, Merge, Stream
 from regard.target import Target
@@ -251,15 +252,18 @@ def record(
     edits: Sequence[Edit] = (),
     training: bool = False,
     strict: bool = True,
+    memory_budget: int | str | None = None,
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
 
     `target` is what `Recording.gradients()` explains when it is given none; `edits` change the run (edits.py).
+    `memory_budget` (bytes, or "512MB") is what rebuilt attention rows may take at a time; None: 256 MB.
 
     Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
     whose tokens a call reads (unless strict=False).
     """
     target = None if target is None else Target.make(target)
+    budget = budget_of(memory_budget)
     recorder.refuse(model, training)
     with torch.enable_grad():
         run = recorder.run(model, inputs, edits)
@@ -279,7 +283,7 @@ def record(
         given=inputs,
         inputs=run.inputs,
         output=run.output,
-        calls=run.calls,
+        calls=[replace(c, budget=budget) for c in run.calls],
         streams=trail.streams,
         merges=trail.merges,
         leaves=run.leaves,
