@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import families
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import families
 import regard
 from regard.attribution.edges import EDGES
 from regard.errors import Misuse
@@ -105,7 +105,7 @@ class Largest(TorchDispatchMode):
 
     bytes = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for t in out if isinstance(out, list | tuple) else [out]:
             if isinstance(t, Tensor):
