@@ -70,9 +70,9 @@ class Reader:
             explanation.receipt.notes.extend(notes)
         return found
 
-    def inspect(self, raw: Any, *, truncate: bool = False) -> Any:
-        """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`."""
-        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs)
+    def inspect(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
+        """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`, with its options."""
+        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, self._target(target), **options)
 
     def record(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
         """Read raw inputs and record the model's run on them: `regard.record`; classes may be given by name."""
