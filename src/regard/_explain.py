@@ -22,7 +22,7 @@ from regard.recording import Gradients, Recording, record
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.recorder import keywords, refuse, run
 from regard.recording.recording import Relevance
-from regard.target import Target, Value, last_token
+from regard.target import Target, Value, row_at
 
 Readout = str | int | Tensor | None
 
@@ -300,7 +300,7 @@ def _weights(recording: Recording, index: int, readout: str | int | Tensor) -> T
     if readout == "mean":
         return recording.gather(_visible_tokens(recording), call.queries)
     if readout == "last":
-        at = last_token(recording.inputs, torch.empty(groups, n, 1))
+        at = row_at(-1, torch.empty(groups, n, 1), recording.inputs, recording.output)
     else:
         at = torch.full((groups,), 0 if readout == "cls" else int(readout))
         if not -n <= int(at[0]) < n:
@@ -343,9 +343,10 @@ def _measurement(
     """A closure for the receipt that does not hold the recording: only the model, its inputs, and the output."""
     model, inputs, named, rng = w.recording.model, w.recording.given, w.recording.inputs, w.rng
     output, y = _detached(w.recording.output), value.y.detach()
-    fixed = target if value.explained is None else target.at(value.explained)
+    fixed = target if value.explained is None else target.at(value.explained, value.rival)
     edits = _baseline_edits(row, finals, w.recording)
     shared, training = w.plain, w.training
+    key = f"{row.site}, {row.baseline}, {finals if row.site == 'attention[last]' else ''}"
 
     def measure() -> Measured:
         with torch.no_grad(), rng_kept(model, rng):
@@ -354,8 +355,9 @@ def _measurement(
             if edits is None:
                 return Measured(shared["faithful"], None, None, passes=1)
             refuse(model, training)
-            replaced = run(model, inputs, edits).output
-            base = fixed.value(replaced, named).y.detach().float().cpu()
+            if key not in shared:  # targets that share a baseline share its run
+                shared[key] = run(model, inputs, edits).output
+            base = fixed.value(shared[key], named).y.detach().float().cpu()
         return Measured(shared["faithful"], base, y.float().cpu() - base, passes=2)
 
     return measure
