@@ -287,9 +287,10 @@ def _measurement(
     """A closure for the receipt that does not hold the recording: only the model, its inputs, and the output."""
     model, inputs, named, rng = w.recording.model, w.recording.given, w.recording.inputs, w.rng
     output, y = _detached(w.recording.output), value.y.detach()
-    fixed = target if value.explained is None else target.at(value.explained)
+    fixed = target if value.explained is None else target.at(value.explained, value.rival)
     edits = _baseline_edits(row, finals, w.recording)
     shared, training = w.plain, w.training
+    key = f"{row.site}, {row.baseline}, {finals if row.site == 'attention[last]' else ''}"
 
     def measure() -> Measured:
         with torch.no_grad(), rng_kept(model, rng):
@@ -298,8 +299,9 @@ def _measurement(
             if edits is None:
                 return Measured(shared["faithful"], None, None, passes=1)
             refuse(model, training)
-            replaced = run(model, inputs, edits).output
-            base = fixed.value(replaced, named).y.detach().float().cpu()
+            if key not in shared:  # targets that share a baseline share its run
+                shared[key] = run(model, inputs, edits).output
+            base = fixed.value(shared[key], named).y.detach().float().cpu()
         return Measured(shared["faithful"], base, y.float().cpu() - base, passes=2)
 
     return measure

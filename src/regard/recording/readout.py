@@ -10,7 +10,7 @@ from torch import Tensor
 from regard.errors import Misuse
 from regard.recording.entry import Readout, check_readout
 from regard.recording.recording import Gradients, Recording
-from regard.target import last_token
+from regard.target import row_at
 
 
 def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tuple[dict[int, Tensor], str]:
@@ -48,7 +48,7 @@ def _weights(recording: Recording, index: int, readout: str | int | Tensor) -> T
     if readout == "mean":
         return recording.gather(_visible_tokens(recording), call.queries)
     if readout == "last":
-        at = last_token(recording.inputs, torch.empty(groups, n, 1))
+        at = row_at(-1, torch.empty(groups, n, 1), recording.inputs, recording.output)
     else:
         at = torch.full((groups,), 0 if readout == "cls" else int(readout))
         if not -n <= int(at[0]) < n:

@@ -286,7 +286,6 @@ def record(
     """
     target = None if target is None else Target.make(target)
     budget = budget_of(memory_budget)
-    recorder.refuse(model, training)
     check_readout(readout)
     refuse(model, training)
     with torch.enable_grad():
