@@ -24,29 +24,36 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import blake2b
+from itertools import pairwise
 from typing import TypeVar
 
 T = TypeVar("T")
 Link = tuple[str, str]
 
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the words of ``text``."""
+    return tuple(text.split())
+
+
 BOS, EOS, PAD, UNKNOWN = "<bos>", "<eos>", "<pad>", "<unk>"
-FUNCTION = tuple("has the . who what ? copy : ; gives to is in where".split())
-NAMES = tuple("""anna bob carl dora emil fred gina hugo ida jack kate leo mia nora otto paul quinn rosa sam tina ulla vera
+FUNCTION = ("has", "the", ".", "who", "what", "?", "copy", ":", ";", "gives", "to", "is", "in", "where")
+NAMES = words_of("""anna bob carl dora emil fred gina hugo ida jack kate leo mia nora otto paul quinn rosa sam tina ulla vera
 walt xena yuri zoe alan beth cora dean ella finn greta hans iris jane kurt lena mark nina oscar petra ralph sara tom uma
-victor wendy adam clara david eva felix helen ivan julia karl linda max olga""".split())  # fmt: skip
-THINGS = tuple("""lamp coin book ring key map rope drum flute bell knife fork spoon plate cup hat coat shoe glove scarf
+victor wendy adam clara david eva felix helen ivan julia karl linda max olga""")  # fmt: skip
+THINGS = words_of("""lamp coin book ring key map rope drum flute bell knife fork spoon plate cup hat coat shoe glove scarf
 brush comb mirror candle clock watch pen pencil stamp letter flag kite ball doll dice card stone shell feather leaf rose
 apple pear plum lemon nut egg bread cheese cake honey needle thread button hammer nail saw torch whistle
-medal""".split())  # fmt: skip
-CONTAINERS = tuple("""box bag chest basket drawer jar crate sack trunk pot bucket case tin barrel purse cupboard locker
-bowl suitcase vase""".split())  # fmt: skip
-PLACES = tuple("""hall kitchen garden attic cellar garage office library school church market station park forest harbour
-barn tower castle museum theatre shop bank hotel bakery stable shed studio chapel factory farm""".split())  # fmt: skip
-COLOURS = tuple("""red blue green yellow black white grey brown pink orange purple violet gold silver cyan magenta beige
-ivory amber indigo crimson scarlet turquoise olive maroon navy teal coral copper mint""".split())  # fmt: skip
+medal""")  # fmt: skip
+CONTAINERS = words_of("""box bag chest basket drawer jar crate sack trunk pot bucket case tin barrel purse cupboard locker
+bowl suitcase vase""")  # fmt: skip
+PLACES = words_of("""hall kitchen garden attic cellar garage office library school church market station park forest harbour
+barn tower castle museum theatre shop bank hotel bakery stable shed studio chapel factory farm""")  # fmt: skip
+COLOURS = words_of("""red blue green yellow black white grey brown pink orange purple violet gold silver cyan magenta beige
+ivory amber indigo crimson scarlet turquoise olive maroon navy teal coral copper mint""")  # fmt: skip
 VOCABULARY = (PAD, BOS, EOS, UNKNOWN, *FUNCTION, *NAMES, *THINGS, *CONTAINERS, *PLACES, *COLOURS)
 
 
@@ -121,7 +128,7 @@ class Draw:
         return pool[self.below(len(pool))]
 
 
-@lru_cache(maxsize=None)
+@cache
 def held_out(link: Link) -> bool:
     """Whether a pair of words is kept from training: one in eight, by a hash of the two."""
     return blake2b(" ".join(link).encode(), digest_size=1).digest()[0] % 8 == 0
@@ -166,7 +173,7 @@ def copy(draw: Draw) -> Story:
         evidence = (i + 1, i + 2) if i else (i + 2,)
         links = ((before[-1], colour),) if i else ()
         questions.append(Question(before, colour, i + 2, evidence, another(draw, colours, colour), links, asked=i > 0))
-    return Story("copy", words, tuple(zip(colours, colours[1:], strict=False)), tuple(questions))
+    return Story("copy", words, tuple(pairwise(colours)), tuple(questions))
 
 
 def chain(draw: Draw) -> Story:
@@ -247,6 +254,18 @@ def facts(count: int, seed: int) -> list[Fact]:
         made = unseen_fact(kinds[len(found) % len(kinds)], draw)
         found.setdefault(made.prompt, made)
     return list(found.values())
+
+
+def redirected(asked: Fact, draw: Draw) -> Fact:
+    """Return the same prompt with another word of the same sort, one that it does not hold, in the place of its source.
+
+    That word is now the answer: a model that answers from the source follows it.
+    """
+    words = asked.prompt.split()
+    (pool,) = [pool for pool in (NAMES, THINGS, PLACES, COLOURS) if asked.answer in pool]
+    word = draw.one([w for w in pool if w not in words])
+    words[asked.source - 1] = word
+    return replace(asked, prompt=" ".join(words), answer=word)
 
 
 def training_row(kind: str, draw: Draw, length: int) -> tuple[list[str], list[int]]:
