@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from regard.attribution.context import Context
 from regard.attribution.paths import Preset, relevance
+from regard.attribution.rerun import Rerun
 from regard.attribution.table import Method
 from regard.attribution.table import method as method_row
 from regard.errors import Misuse, NonFinite, TargetError, nearest
@@ -24,6 +25,7 @@ from regard.recording.entry import Readout, check_readout, keywords, refuse
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
 from regard.recording.recording import Relevance
+from regard.site import Site
 from regard.target import Target, Value
 
 
@@ -38,6 +40,9 @@ class Watched:
     seed: int
     rng: Any
     training: bool
+    streams: Any = None
+    site: Site | None = None
+    baseline: Any = None
     seconds: float = 0.0
     plain: dict[str, Any] = field(default_factory=dict)
 
@@ -94,8 +99,12 @@ def explain(
     wanted = [Target.make(t) for t in targets]
     started = time.perf_counter()
     with rng_kept(model) as rng:
-        recording = record(model, inputs, streams=streams, training=training, memory_budget=memory_budget)
-        watched = Watched(recording, _reading or Reading({}), readout, measure, seed, rng, training)
+        inside = any("block" in row.sites for row in rows)
+        recording = record(
+            model, inputs, streams=streams, training=training, memory_budget=memory_budget, states=inside
+        )
+        reading = _reading or Reading({})
+        watched = Watched(recording, reading, readout, measure, seed, rng, training, streams, site, baseline)
         watched.seconds = time.perf_counter() - started
         done = [_one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, t in enumerate(wanted)]
     flat = [done[t][m] for m in range(len(rows)) for t in range(len(wanted))]
@@ -110,10 +119,13 @@ def _check(
             raise nearest(name, {o for row in rows for o in row.options} or {"(none)"}, "option")
     if measure not in ("lazy", "full"):
         raise nearest(measure, ("lazy", "full"), "measure")
-    for what, value in (("baseline", baseline), ("site", site)):
-        if value is not None:
-            has = "; ".join(f"{r.name}: site {r.site}, baseline {r.baseline}" for r in rows)
-            raise Misuse(f"no {what} can be given to this method, it has its own ({has})")
+    for row in rows:
+        own = f"it has its own (site {row.site}, baseline {row.baseline})"
+        if baseline is not None and not row.explicit:
+            raise Misuse(f"no baseline can be given to method {row.name!r}, {own}")
+        if site is not None and getattr(site, "kind", None) not in row.sites:
+            can = f"it takes {', '.join(row.sites)}" if row.sites else own
+            raise Misuse(f"site {getattr(site, 'label', site)!r} cannot be given to method {row.name!r}: {can}")
     check_readout(readout)
 
 
@@ -134,7 +146,13 @@ def _one_target(
     _check_batch(recording, value)
     with torch.enable_grad():
         parts = value.y.split(1) if value.shared else (value.y,)
-    maps = [_maps(w, y, rows, options, keep or i < len(parts) - 1) for i, y in enumerate(parts)]
+    again = Rerun(
+        recording.model, recording.given, target, recording.batch, value.explained, value.rival, w.streams, w.rng[0]
+    )
+    maps = [
+        _maps(w, y, replace(again, shared=i if value.shared else None), rows, options, keep or i < len(parts) - 1)
+        for i, y in enumerate(parts)
+    ]
     out = []
     for row in rows:
         relevance = maps[0].relevance[row.name]
@@ -151,6 +169,7 @@ class Maps:
 
     context: Context
     readout: str
+    contexts: dict[str, Context] = field(default_factory=dict)
     relevance: dict[str, Relevance] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -165,13 +184,13 @@ class Maps:
         return out
 
 
-def _maps(w: Watched, y: Tensor, rows: Sequence[Method], options: dict[str, Any], keep: bool) -> Maps:
+def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: dict[str, Any], keep: bool) -> Maps:
     """One gradient, one walk for all methods of the attention family, and the other methods."""
     started = time.perf_counter()
     recording = w.recording
     gradients = recording.gradients(y, keep=keep)
     weights, how = read_out(recording, gradients, w.readout)
-    maps = Maps(Context(recording, gradients, weights, w.seed), how)
+    maps = Maps(Context(recording, gradients, weights, w.seed, w.site, w.baseline, again, w.reading), how)
     made = {row.name: row.function(**_own(row, options)) for row in rows if row.preset}
     presets = {name: p for name, p in made.items() if isinstance(p, Preset)}
     walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
@@ -179,7 +198,8 @@ def _maps(w: Watched, y: Tensor, rows: Sequence[Method], options: dict[str, Any]
     shared = time.perf_counter() - started
     for row in rows:
         since = time.perf_counter()
-        found = walked[row.name] if row.name in walked else row.function(maps.context, **_own(row, options))
+        context = maps.contexts[row.name] = replace(maps.context, notes=[])
+        found = walked[row.name] if row.name in walked else row.function(context, **_own(row, options))
         wanted = (recording.batch, recording.rows)
         if not isinstance(found, Tensor) or found.shape != wanted:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

@@ -7,10 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the model. Every method of this version has its own natural site (see `regard.methods()`)."""
+    """A place in the model. Make one with the class methods; `label` is its name on receipts and pages.
 
-    label: str
-    calls: tuple[int, ...] | None = None
+    A site is a *frontier* where all that is still read after it stands there, so that y is a function of it alone: the
+    inputs, the embeddings, the states of all streams after a block. One stream's state, or one call's A, is not.
+    """
+
+    kind: str
+    layer: int | None = None
+    stream: str | None = None
+    joint: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its name, as `block[3]`."""
+        if self.kind == "attention":
+            return "attention, all calls" if self.joint else f"attention[{self.layer}]"
+        if self.kind == "block":
+            return f"block[{self.layer}]" + (f", {self.stream} alone" if self.stream else "")
+        return self.kind
 
     @classmethod
     def input(cls) -> Site:
@@ -18,6 +33,20 @@ class Site:
         return cls("input")
 
     @classmethod
-    def attention(cls, c: int) -> Site:
-        """A of call c."""
-        return cls(f"attention[{c}]", (c,))
+    def embeddings(cls) -> Site:
+        """What the first block of every stream is given: positions added, nothing attended yet."""
+        return cls("embeddings")
+
+    @classmethod
+    def block(cls, l: int, stream: str | None = None) -> Site:
+        """The states of all streams after block l, in execution order (`regard.inspect(...).blocks`); -1 is the last.
+
+        In an encoder-decoder this is a decoder block together with the encoder's output, in co-attention both streams.
+        `stream` names one of them: then the others stay as they are, and the receipt says `complete=False`.
+        """
+        return cls("block", l, stream)
+
+    @classmethod
+    def attention(cls, c: int | None = None, *, joint: bool = False) -> Site:
+        """A of call c, from A0 = 0 (its output zeroed); `joint=True`: all calls scaled together. Never a frontier."""
+        return cls("attention", None if joint else c, None, joint)

@@ -43,6 +43,7 @@ class Target:
     label: str
     read: Callable[[Any, Mapping[str, Any]], Value]
     remade: Callable[..., Target] | None = dataclasses.field(default=None, repr=False)
+    halves: tuple[Target, Target] | None = dataclasses.field(default=None, repr=False)
 
     def at(self, classes: Tensor, rival: Tensor | None = None) -> Target:
         """The same target with its classes fixed (one a sample), for runs in which others may be predicted."""
@@ -99,7 +100,8 @@ class Target:
         def remade(k: Tensor, other: Tensor | None = None) -> Target:
             return cls.contrast(k, d if other is None else other, position, output)
 
-        return cls(f"contrast {_name(c)} - {rival}", read, remade)
+        halves = (cls.logit(c, position, output), cls.logit(d, position, output))
+        return cls(f"contrast {_name(c)} - {rival}", read, remade, halves)
 
     @classmethod
     def similarity(cls, text: int | Tensor | None = None) -> Target:

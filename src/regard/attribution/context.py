@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.attribution.rerun import Rerun
+from regard.explanation import Reading
 from regard.recording import Gradients, Recording
+from regard.site import Site
 
 Relevance = Float[Tensor, "batch row"]
 
@@ -17,13 +21,24 @@ Relevance = Float[Tensor, "batch row"]
 class Context:
     """One recording and one target.
 
-    `readout` maps the index of each final call to its weights r, (batch, row) over all rows. `seed` is for methods that draw.
+    Attributes:
+        readout: the index of each final call -> its weights r, (batch, row) over all rows. seed: for methods that draw.
+        site, baseline: as asked for, or None: the method's own. again: how the run can be repeated with changes.
+        reading: special tokens, and the normalisation of pictures. nodes: how many points of a path were run.
+        reference: what the map is measured against, where the method found that out itself. notes: for the receipt.
     """
 
     recording: Recording
     gradients: Gradients
     readout: dict[int, Relevance]
     seed: int = 0
+    site: Site | None = None
+    baseline: Any = None
+    again: Rerun | None = None
+    reading: Reading = field(default_factory=lambda: Reading({}))
+    nodes: int = 0
+    reference: Any = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def r(self) -> Relevance:

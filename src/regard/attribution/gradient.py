@@ -10,6 +10,7 @@ from torch import Tensor
 from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, nearest
 from regard.recording import Stream
+from regard.recording.edits import Replace
 
 
 def gradient(context: Context, *, reduce: str = "l2") -> Relevance:
@@ -17,15 +18,20 @@ def gradient(context: Context, *, reduce: str = "l2") -> Relevance:
 
     Raises UnknownName for another `reduce`, Misuse for an input whose tokens are not a grid or a sequence of features.
     """
-    if reduce not in ("mean", "l1", "l2"):
-        raise nearest(reduce, ("mean", "l1", "l2"), "reduce")
-
-    def of(g: Tensor) -> Tensor:
-        if reduce == "mean":
-            return g.mean(-1)
-        return g.abs().sum(-1) if reduce == "l1" else g.pow(2).sum(-1).sqrt()
-
+    of = reduced(reduce)
     return _per_stream(context, lambda x, g: of(g))
+
+
+def reduced(reduce: str) -> Callable[[Tensor], Tensor]:
+    """(..., element) -> (...) by a name. Raises UnknownName for another."""
+    reductions: dict[str, Callable[[Tensor], Tensor]] = {
+        "mean": lambda g: g.mean(-1),
+        "l1": lambda g: g.abs().sum(-1),
+        "l2": lambda g: g.pow(2).sum(-1).sqrt(),
+    }
+    if reduce not in reductions:
+        raise nearest(reduce, reductions, "reduce")
+    return reductions[reduce]
 
 
 def input_x_gradient(context: Context) -> Relevance:
@@ -40,15 +46,54 @@ def input_x_gradient(context: Context) -> Relevance:
     return out
 
 
-def _per_stream(context: Context, of: Callable[[Tensor, Tensor], Tensor]) -> Relevance:
+def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, reduce: str = "l2") -> Relevance:
+    """The mean of ∂y/∂x over Gaussian noise around x, reduced as by `gradient` (Smilkov et al., 2017).
+
+    `sigma` is a share of each sample's own range max − min; noise is drawn from the seed and the sample, so that neither batch
+    mates nor padding have a say.
+    """
+    assert context.again is not None
+    if samples < 1 or not sigma > 0:
+        raise Misuse(f"smoothgrad needs samples of at least 1 and a positive sigma; not {samples} and {sigma}")
+    of, recording = reduced(reduce), context.recording
+    total = {name: torch.zeros_like(x) for name, x in recording.leaves.items()}
+    for i in range(samples):
+        with torch.enable_grad():
+            leaves = {
+                k: (x.detach() + sigma * noise(x.detach(), context.seed + i)).requires_grad_()
+                for k, x in recording.leaves.items()
+            }
+            y = context.again.y(context.again.run([Replace(dict(leaves))]).output).sum()
+            grads = torch.autograd.grad(y, [*leaves.values()], allow_unused=True)
+        for name, g in zip(leaves, grads, strict=True):
+            total[name] += 0 if g is None else g
+    context.nodes += samples
+    means = {name: t / samples for name, t in total.items()}
+    return _per_stream(context, lambda x, g: of(g), means)
+
+
+def noise(x: Tensor, seed: int) -> Tensor:
+    """Gaussian noise of each sample's own range, token by token from the same seed: longer padding draws no other noise."""
+    out = torch.empty(x.shape, dtype=torch.float32)
+    for i, sample in enumerate(x.float().cpu()):
+        generator = torch.Generator().manual_seed(seed)
+        out[i] = torch.stack([torch.randn(t.shape, generator=generator) for t in sample]) * (
+            sample.max() - sample.min()
+        )
+    return out.to(x)
+
+
+def _per_stream(
+    context: Context, of: Callable[[Tensor, Tensor], Tensor], grads: dict[str, Tensor] | None = None
+) -> Relevance:
     """of(x, g), (batch, token, elements) each -> (batch, token), put on the rows of every input stream."""
-    recording = context.recording
+    recording, grads = context.recording, context.gradients.inputs if grads is None else grads
     out = recording.zeros()
     for stream in recording.streams:
         for name in recording.leaves if stream.kind == "input" else ():
             if name.partition("#")[0] != stream.name:
                 continue
-            x, g = recording.leaves[name].detach(), context.gradients.inputs[name]
+            x, g = recording.leaves[name].detach(), grads[name]
             if name in recording.embedded:
                 out += recording.scatter(of(x.float(), g.float()), recording.embedded[name])
             else:

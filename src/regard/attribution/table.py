@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from regard.attribution.attention_grad_cam import attention_grad_cam
+from regard.attribution.cam import difference_map, grad_cam, layer_cam, odam
 from regard.attribution.context import Context, Relevance
-from regard.attribution.gradient import gradient, input_x_gradient
+from regard.attribution.gradient import gradient, smoothgrad
+from regard.attribution.integrated import input_x_gradient, integrated_gradients, revised_ig, taylor
 from regard.attribution.paths import Preset
 from regard.attribution.random import random
 from regard.errors import Misuse, nearest
 
-Sites = Literal["input", "attention", "attention[last]", "none"]
+Sites = Literal["input", "block[-2]", "attention", "attention[last]", "none"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Method:
         function: (context, **options) -> relevance (batch, row), or (**options) -> `Preset` for the attention family.
         paper: where it comes from. passes: its cost. site, baseline: what it is measured against, in words.
         decomposes: whether it claims that its scores add up to T. signed: whether a negative score has a meaning.
+        sites: kinds of sites that can be asked for. explicit: whether a baseline can be.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Method:
     signed: bool = False
     preset: bool = False
     summary: str = ""
+    sites: tuple[str, ...] = ()
+    explicit: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -54,9 +59,9 @@ class Method:
         """Whether negative scores mean something, under these options."""
         if self.name == "corrected_attention":
             return bool(options.get("sign", "positive") == "signed")
-        if self.name == "gradient":
+        if self.name in ("gradient", "smoothgrad"):
             return bool(options.get("reduce", "l2") == "mean")
-        return self.signed
+        return self.signed or bool(options.get("signed", False))
 
 
 def _corrected(*, sign: str = "positive", layers: Sequence[int] | int | None = None, start_layer: int = 0,
@@ -90,6 +95,12 @@ ABNAR = "Abnar & Zuidema, ACL 2020"
 LOPARDO = "Lopardo et al., ICML 2024 (arXiv 2402.03485)"
 SIMONYAN = "Simonyan et al., 2014"
 NO_UNIT: dict[str, Any] = {"site": "none", "baseline": "none"}
+NEGLECTED = "arXiv 2605.22417"
+STATES = ("input", "embeddings", "block")
+PATH: dict[str, Any] = {"site": "input", "baseline": "zero, or as given", "decomposes": True, "signed": True,
+                        "sites": (*STATES, "attention"), "explicit": True}  # fmt: skip
+CAM: dict[str, Any] = {"site": "block[-2]", "baseline": "zero at the site (implied)", "sites": STATES[1:]}
+CAM_PASSES = "3 forward + 2 gradient"
 FORWARD = "1 forward (+ 1 gradient to find the read-out)"
 
 METHODS: dict[str, Method] = {
@@ -107,7 +118,21 @@ METHODS: dict[str, Method] = {
         Method("gradient", gradient, SIMONYAN, site="input", baseline="x - 1 (implied)",
                summary="gradient of the target at the input, reduced per token"),
         Method("input_x_gradient", input_x_gradient, "Shrikumar et al., 2016", site="input", baseline="zero (implied)",
-               decomposes=True, signed=True, summary="input times gradient, summed per token"),
+               decomposes=True, signed=True, sites=STATES, summary="input times gradient, summed per token"),
+        Method("smoothgrad", smoothgrad, "Smilkov et al., 2017", "samples x (1 forward + 1 gradient)", site="input",
+               baseline="x - 1 (implied)", summary="mean gradient over seeded Gaussian noise, reduced per token"),
+        Method("taylor", taylor, NEGLECTED, "3 forward + 2 gradient", **PATH, summary="(F - F0) times gradient at F"),
+        Method("integrated_gradients", integrated_gradients, "Sundararajan et al., 2017", "nodes x (1 forward + 1 gradient)",
+               **PATH, summary="(x - x0) times the mean gradient on the way from x0 to x"),
+        Method("revised_ig", revised_ig, NEGLECTED, "nodes x (1 forward + 1 gradient)", **(PATH | {"site": "block[-2]"}),
+               summary="integrated gradients at any layer, from the layer's own value at the baseline"),
+        Method("grad_cam", grad_cam, "Selvaraju et al., 2017", CAM_PASSES, **CAM,
+               summary="features weighted by their mean gradient, clamped"),
+        Method("layer_cam", layer_cam, "Jiang et al., 2021", CAM_PASSES, **CAM,
+               summary="features times their positive gradient"),
+        Method("odam", odam, "Zhao & Chan, 2023", CAM_PASSES, **CAM, summary="features times gradient, clamped"),
+        Method("difference_map", difference_map, NEGLECTED, CAM_PASSES, **(CAM | {"signed": True, "explicit": True}),
+               summary="difference of two maps: of two targets, or of input and baseline"),
         Method("alpha_avg", _last("mean"), LOPARDO, FORWARD, **NO_UNIT, preset=True,
                summary="last attention map, mean over heads"),
         Method("alpha_max", _last("max"), LOPARDO, FORWARD, **NO_UNIT, preset=True,

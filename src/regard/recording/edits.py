@@ -1,7 +1,7 @@
 """A run with changes. An edit is handed every place it may change, and answers with a value or with None (as it is).
 
-Three kinds of places: a model input or word embedding when it enters, a block's output, an attention call. Only a call that
-an edit really rebuilds leaves its fused kernel; all others run as the model runs them.
+Places: a model input or word embedding when it enters, what a block is given and gives back, an attention call. Only a call
+that an edit really rebuilds leaves its fused kernel; all others run as the model runs them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from regard.recording.calls import AttentionCall
 class Edit:
     """The places at which a run can be changed. Subclasses override what they change."""
 
-    def entered(self, stream: str, value: Tensor) -> Tensor | None:
-        """An input tensor (float), or the word embeddings of an id input (batch, token, width)."""
+    def entered(self, name: str, value: Tensor) -> Tensor | None:
+        """An input tensor (float), or the word embeddings of an id input (batch, token, width).
+
+        `name` is the stream's; "input_ids#1" where the same ids are embedded once more.
+        """
+
+    def entering(self, module: str, visit: int, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """What a block is given, positional and by keyword, at its visit-th call."""
 
     def block(self, module: str, visit: int, output: Any) -> Any | None:
         """The output of a block (an element of a ModuleList), at its visit-th call."""
@@ -37,14 +43,18 @@ def applies(calls: Sequence[int] | None, index: int) -> bool:
 
 @dataclass
 class Replace(Edit):
-    """Put other values where streams enter: `values` is stream name -> tensor of the same shape, or a function of it."""
+    """Put other values where streams enter: `values` is name -> tensor of the same shape, or a function of the value.
+
+    A stream's name stands for all its entries (`input_ids` for `input_ids#1` too) that are not named themselves.
+    """
 
     values: dict[str, Tensor | Callable[[Tensor], Tensor]]
     used: set[str] = field(default_factory=set)
 
-    def entered(self, stream: str, value: Tensor) -> Tensor | None:
+    def entered(self, name: str, value: Tensor) -> Tensor | None:
         """The given value, or the function's."""
-        new = self.values.get(stream)
+        stream = name.partition("#")[0]
+        new = self.values.get(name, self.values.get(stream))
         if new is None:
             return None
         self.used.add(stream)
@@ -68,14 +78,23 @@ class ReplaceBlock(Edit):
 
 @dataclass
 class Scale(Edit):
-    """Multiply A of some calls (None: all) by a factor: O is linear in A, so the kernel stays. 0 is the baseline A0 = 0."""
+    """Multiply A of some calls (None: all) by a factor, or by one a sample (batch,): 0 is the baseline A0 = 0.
 
-    factor: float
+    O is linear in A, so the kernel stays.
+    """
+
+    factor: float | Tensor
     calls: Sequence[int] | None = None
 
     def call(self, call: AttentionCall) -> Tensor | None:
         """factor · O."""
-        return call.output * self.factor if applies(self.calls, call.index) else None
+        if not applies(self.calls, call.index):
+            return None
+        if not isinstance(self.factor, Tensor):
+            return call.output * self.factor
+        groups, heads, n, _ = call.shape
+        factor = self.factor.to(call.output)[call.samples][:, None, None, None].expand(groups, heads, n, 1)
+        return call.output * call.in_place(factor)
 
 
 @dataclass

@@ -28,6 +28,7 @@ from regard.recording.entry import is_mask, keywords, ranks, uncompiled
 from regard.recording.movements import set_item
 from regard.recording.operations import follow, name_of
 from regard.recording.said import Place, Said, sayings
+from regard.recording.states import State, Watch
 from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
@@ -82,6 +83,7 @@ class Recorder(TorchFunctionMode):
         self.calls: list[AttentionCall] = []
         self.leaves: dict[str, Tensor] = {}
         self.embedded: dict[str, Tensor] = {}
+        self.made = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -98,6 +100,8 @@ class Recorder(TorchFunctionMode):
             set_item(self.trail, args)
             return out
         out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and out._base is None:
+            self.made += out.numel() * out.element_size()
         if name in PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
             return self._explicit(p, out)
         if name in PRODUCTS and (why := self._lost_product(args)):
@@ -122,9 +126,8 @@ class Recorder(TorchFunctionMode):
 
     def _leaf(self, name: str, value: Tensor, tag: Tag) -> Tensor:
         """A place where gradients are read and edits act; `name#1`, ... where a stream enters more than once."""
-        stream = name.partition("#")[0]
         for edit in self.edits:
-            new = edit.entered(stream, value)
+            new = edit.entered(name, value)
             value = value if new is None else new.to(value.dtype)
         value = differentiable(value)
         self.leaves[name] = value
@@ -370,30 +373,44 @@ def _suffixes(name: str) -> list[str]:
 
 
 @contextmanager
-def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit]) -> Iterator[None]:
-    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks."""
+def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], watch: Watch | None = None) -> Iterator[None]:
+    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks.
+
+    `watch` is told what goes into and comes out of every element of a list of modules.
+    """
     handles = []
 
-    def enter(module: nn.Module, args: Any) -> None:
-        if frames.mine:
-            name = frames.names[id(module)]
-            frames.stack.append(name)
-            frames.visits[name] = frames.visits.get(name, 0) + 1
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        if not frames.mine:
+            return None
+        name = frames.names[id(module)]
+        frames.stack.append(name)
+        frames.visits[name] = visit = frames.visits.get(name, 0) + 1
+        changed = None
+        for edit in edits:
+            new = edit.entering(name, visit - 1, args, kwargs)
+            if new is not None:
+                changed = args, kwargs = new
+        if watch is not None and name in frames.listed:
+            watch.see(name, visit - 1, "in", [args, kwargs])
+        return changed
 
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         if not frames.mine or not frames.stack:
             return None
         name = frames.stack.pop()
+        changed = None
         for edit in edits:
             new = edit.block(name, frames.visits[name] - 1, output)
-            output, changed = (output, None) if new is None else (new, new)
-            if changed is not None:
-                return changed
-        return None
+            if new is not None:
+                changed = output = new
+        if watch is not None and name in frames.listed:
+            watch.see(name, frames.visits[name] - 1, "out", output)
+        return changed
 
     try:
         for module in model.modules():
-            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(leave))
         yield
     finally:
@@ -423,12 +440,14 @@ class Run:
     inputs: dict[str, Any]
     blocks: list[Block]
     said: Said
+    states: list[State]
+    made: int
 
 
-def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any = None) -> Run:
+def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any = None, *, states: bool = False) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
 
-    `streams` is what the user says of the tokens (said.py).
+    `streams` is what the user says of the tokens (said.py); `states`: keep what goes into and comes out of blocks.
     """
     given, by_keyword = keywords(model, inputs)
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
@@ -456,10 +475,14 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
-    with watched(model, frames, edits), recorder:
+    watch = Watch(trail) if states else None
+    with watched(model, frames, edits, watch), recorder:
         output = model(**passed) if by_keyword else model(*passed.values())
     said.check(trail)
-    return Run(output, recorder.calls, trail, recorder.leaves, recorder.embedded, given, _blocks(recorder.calls), said)
+    blocks, seen = _blocks(recorder.calls), watch.states if watch else []
+    return Run(
+        output, recorder.calls, trail, recorder.leaves, recorder.embedded, given, blocks, said, seen, recorder.made
+    )
 
 
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:

@@ -19,9 +19,10 @@ from regard.recording import recorder, sure
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
 from regard.recording.entry import Readout, check_readout, refuse
-from regard.recording.rebuild import budget_of
+from regard.recording.rebuild import MEMORY_BUDGET, budget_of
 from regard.recording.recorder import Block
 from regard.recording.said import Said
+from regard.recording.states import Key, State, embeddings, frontier
 from regard.recording.tokens import STRIDE, Merge, Stream
 from regard.target import Target
 
@@ -38,11 +39,12 @@ class Step:
 
 @dataclass
 class Gradients:
-    """One target's gradients: calls bound to dO, and the gradient at each input (word embeddings for ids)."""
+    """One target's gradients: calls bound to dO, the gradient at each input (word embeddings for ids), and at states."""
 
     calls: list[AttentionCall]
     inputs: dict[str, Tensor]
     value: Float[Tensor, " batch"]
+    states: dict[Key, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Recording:
         leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
         embedded: id stream -> ids (batch, token) of the rows of its word embeddings.
         padded: stream -> bool (batch, tokens), True where a token is padding.
+        states: what went into and came out of blocks, where that was asked for. made: bytes that all operations made.
         said: what the user said of the tokens. sure: call -> how sure its tokens are, in words. asked: the read-out asked for.
     """
 
@@ -78,11 +81,14 @@ class Recording:
     said: Said = field(default_factory=lambda: Said([]), repr=False)
     sure: dict[int, str] = field(default_factory=dict, repr=False)
     asked: Readout = field(default=None, repr=False)
+    states: list[State] = field(default_factory=list, repr=False)
+    made: int = 0
+    budget: int = MEMORY_BUDGET
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
-    def gradients(self, target: Any = None, *, keep: bool = False) -> Gradients:
-        """∂y/∂O of every call and ∂y/∂x of every input, in one backward pass to the first of them.
+    def gradients(self, target: Any = None, *, keep: bool = False, states: Sequence[State] = ()) -> Gradients:
+        """∂y/∂O of every call, ∂y/∂x of every input and of some states, in one backward pass to the first of them.
 
         `target` is what `regard.explain` takes (None: the one given to `regard.record`, else the predicted class), or y
         itself, (batch,), computed from `output`. Parameters get no gradient. keep: another target follows.
@@ -97,17 +103,35 @@ class Recording:
                 "the target has no gradient: the model ran under torch.no_grad() or detaches its output; "
                 "remove that, or explain a model that keeps its graph"
             )
-        at = [c.output for c in self.calls] + list(self.leaves.values())
+        at = [c.output for c in self.calls] + list(self.leaves.values()) + [s.value for s in states]
         wanted = [t for t in at if t.requires_grad]
         ones = torch.ones_like(value)
         found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
         grads = [next(found) if t.requires_grad else None for t in at]
         calls = [c.bind(g) for c, g in zip(self.calls, grads, strict=False)]
-        inputs = {
-            name: torch.zeros_like(t) if g is None else g
-            for (name, t), g in zip(self.leaves.items(), grads[len(self.calls) :], strict=True)
-        }
-        return Gradients(calls, {k: v.detach() for k, v in inputs.items()}, value.detach())
+        inputs, at_states = (
+            {
+                key: (torch.zeros_like(t) if g is None else g).detach()
+                for (key, t), g in zip(places, found, strict=False)
+            }
+            for places, found in (
+                (self.leaves.items(), grads[len(self.calls) :]),
+                ([(s.key, s.value) for s in states], grads[len(self.calls) + len(self.leaves) :]),
+            )
+        )
+        return Gradients(calls, inputs, value.detach(), at_states)
+
+    # -- states -----------------------------------------------------------------------------------------------------
+
+    def frontier(self, layer: int | None, stream: str | None = None) -> list[State]:
+        """The states of all streams (or one) after a block; before all blocks where `layer` is None (see states.py)."""
+        blocks = [(b.module, b.visit) for b in self.blocks]
+        if layer is not None:
+            return frontier(self.states, blocks, layer, stream)
+        found = embeddings(self.states, blocks)
+        if not found:
+            raise ModelError("no block (an element of a ModuleList that holds attention) was seen; use Site.input()")
+        return found
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
@@ -274,6 +298,7 @@ def record(
     training: bool = False,
     strict: bool = True,
     memory_budget: int | str | None = None,
+    states: bool = False,
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
 
@@ -289,7 +314,7 @@ def record(
     check_readout(readout)
     refuse(model, training)
     with torch.enable_grad():
-        run = recorder.run(model, inputs, edits, streams)
+        run = recorder.run(model, inputs, edits, streams, states=states)
     if not run.calls:
         raise ModelError(_no_attention(model))
     trail = run.trail
@@ -322,6 +347,9 @@ def record(
         said=run.said,
         sure=sure.certainty(run.calls, trail, run.said),
         asked=readout,
+        states=run.states,
+        made=run.made,
+        budget=budget,
     )
     recording.streams = _in_use(recording)
     recording.padded = _padding(recording)

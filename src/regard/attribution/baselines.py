@@ -1,0 +1,210 @@
+"""From a `Baseline` to values: x0 of each input, in the model's own space; for ids, of their word embeddings."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from regard.baseline import Baseline
+from regard.errors import Misuse, nearest
+
+if TYPE_CHECKING:
+    from regard.attribution.context import Context
+
+Baselines = Baseline | Mapping[str, Baseline] | None
+SPECIAL = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+def label(baseline: Baselines) -> str:
+    """Its name on the receipt."""
+    if isinstance(baseline, Mapping):
+        return "; ".join(f"{name}: {b.label}" for name, b in baseline.items())
+    return (baseline or Baseline.zero()).label
+
+
+def is_local(baseline: Baselines) -> bool:
+    """Whether the baseline is zero at the site itself. Raises Misuse for another kind that is said to be local."""
+    every = list(baseline.values()) if isinstance(baseline, Mapping) else [baseline or Baseline.zero()]
+    wrong = [b.label for b in every if not b.propagated and b.kind != "zero"]
+    if wrong:
+        raise Misuse(f"only Baseline.zero() has a local form, zero at the site; not {wrong[0]}")
+    return any(not b.propagated for b in every)
+
+
+def reference(context: Context, baseline: Baselines) -> dict[str, Tensor]:
+    """x0 at each entry of the inputs that the baseline names: entry -> a tensor of its shape.
+
+    Raises UnknownName for a stream that is no input, Misuse for a baseline that does not fit, or is x itself (T = 0).
+    """
+    recording = context.recording
+    inputs = [s.name for s in recording.streams if s.kind == "input"]
+    chosen = dict(baseline) if isinstance(baseline, Mapping) else dict.fromkeys(inputs, baseline or Baseline.zero())
+    for name in chosen:
+        if name not in {k.partition("#")[0] for k in recording.leaves}:
+            raise nearest(name, [*inputs, *recording.aliases], "stream of the baseline")
+    out = {}
+    for name, x in recording.leaves.items():
+        wanted = chosen.get(name.partition("#")[0])
+        if wanted is not None:
+            x = x.detach()
+            out[name] = (
+                _of_ids(context, name, x, wanted)
+                if name in recording.embedded
+                else _of_floats(context, name, x, wanted)
+            )
+    _differs({k: recording.leaves[k].detach() for k in out}, out, recording.batch)
+    return out
+
+
+def _differs(x: Mapping[str, Tensor], x0: Mapping[str, Tensor], batch: int) -> None:
+    """Misuse where a sample is its own baseline."""
+    for sample in range(batch):
+        if all(torch.equal(x[k][sample], x0[k][sample]) for k in x if sample < len(x[k])):
+            raise Misuse(
+                f"the baseline of sample {sample} equals its input, so that there is nothing to attribute (T = 0); "
+                "choose another baseline"
+            )
+
+
+# -- floats -----------------------------------------------------------------------------------------------------------
+
+
+def _of_floats(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
+    if b.kind == "zero":
+        return torch.zeros_like(x)
+    if b.kind == "given":
+        return _given(name, x, b.value)
+    if b.kind == "mean":
+        axes = tuple(range(2, x.ndim)) if x.ndim > 3 else (1,)
+        return x.mean(axes, keepdim=True).expand_as(x)
+    if b.kind == "noise":
+        return torch.stack([_noise(sample, b.value) for sample in x])
+    if b.kind == "token":
+        raise Misuse(
+            f"{b.label} is a baseline of token ids, but {name!r} holds features; use Baseline.zero() or .mean()"
+        )
+    if x.ndim != 4:
+        raise Misuse(
+            f"baseline {b.label!r} is for pictures, but {name!r} has shape {tuple(x.shape)}; use Baseline.zero()"
+        )
+    if b.kind == "blur":
+        return blurred(x, b.value)
+    return _painted(context, x, b)
+
+
+def _given(name: str, x: Tensor, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape not in (x.shape, x.shape[1:], (1, *x.shape[1:])):
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise Misuse(f"the baseline of {name!r} must have the shape {tuple(x.shape)}, or one sample's; it has {found}")
+    return value.detach().to(x).expand_as(x)
+
+
+def _noise(x: Tensor, seed: int) -> Tensor:
+    """Uniform between the sample's own extremes; drawn from the seed and the sample, so that batch mates have no say."""
+    code = zlib.crc32(x.detach().float().cpu().contiguous().numpy().tobytes())
+    u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed ^ code)).to(x)
+    return x.min() + u * (x.max() - x.min())
+
+
+def blurred(x: Tensor, sigma: float) -> Tensor:
+    """A Gaussian blur of pictures (batch, channel, height, width), edges continued."""
+    if not sigma > 0:
+        raise Misuse(f"the sigma of a blur must be positive, not {sigma}")
+    for axis in (2, 3):
+        reach = min(int(3 * sigma + 0.5), x.shape[axis] - 1)
+        offsets = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
+        kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+        kernel = (kernel / kernel.sum()).to(x.dtype)
+        shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
+        widths = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
+        flat = F.pad(x, widths, mode="replicate").flatten(0, 1)[:, None]
+        x = F.conv2d(flat, kernel.view(shape)).view(*x.shape)
+    return x
+
+
+def _painted(context: Context, x: Tensor, b: Baseline) -> Tensor:
+    """Black or white, by the normalisation of the pictures' processor, or as the user says it."""
+    mean, std = b.value
+    mean, std = (context.reading.mean if mean is None else mean, context.reading.std if std is None else std)
+    if mean is None or std is None:
+        raise Misuse(
+            f"what is {b.kind} depends on the normalisation: use Baseline.{b.kind}(mean=..., std=...), or a reader"
+        )
+    of = [torch.as_tensor(v, dtype=torch.float32, device=x.device).flatten() for v in (mean, std)]
+    if any(len(v) not in (1, x.shape[1]) for v in of):
+        raise Misuse(f"mean and std must be one value, or one for each of {x.shape[1]} channels")
+    colour = (torch.tensor(0.0 if b.kind == "black" else 1.0) - of[0]) / of[1]
+    return colour.to(x).view(1, -1, 1, 1).expand_as(x).clone()
+
+
+# -- ids --------------------------------------------------------------------------------------------------------------
+
+
+def _of_ids(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
+    """Word embeddings with those of content tokens exchanged."""
+    new = _embedding(context, name, x, b)
+    content = content_tokens(context, name.partition("#")[0]).to(x.device)
+    if content.shape != x.shape[:2]:
+        raise Misuse(f"the tokens of {name!r} cannot be told apart here; give a baseline for another stream")
+    return torch.where(content[..., None], new, x)
+
+
+def _embedding(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
+    if b.kind == "zero":
+        return torch.zeros_like(x)
+    if b.kind == "token":
+        return _looked_up(context, name, torch.full(x.shape[:2], b.value))
+    if b.kind == "given" and isinstance(b.value, Tensor) and not b.value.is_floating_point():
+        ids = b.value if b.value.ndim > 1 else b.value[None]
+        if ids.shape[1] != x.shape[1] or len(ids) not in (1, len(x)):
+            raise Misuse(
+                f"the baseline of {name!r} must hold {x.shape[1]} ids a sample; it has shape {tuple(b.value.shape)}"
+            )
+        return _looked_up(context, name, ids.expand(x.shape[:2]))
+    if b.kind == "given":
+        return _given(name, x, b.value)
+    raise Misuse(
+        f"baseline {b.label!r} is for pictures; for the ids of {name!r} use zero, mask_token, pad_token or ids"
+    )
+
+
+def _looked_up(context: Context, name: str, ids: Tensor) -> Tensor:
+    """The model's own word embeddings of other ids, read off a run on them."""
+    from regard.recording.recorder import keywords, run
+
+    stream = name.partition("#")[0]
+    values, by_keyword = keywords(context.recording.model, context.recording.given)
+    old = values[stream]
+    values[stream] = torch.where(content_tokens(context, stream).to(old.device), ids.to(old), old)
+    with torch.no_grad():
+        try:
+            found = run(context.recording.model, values if by_keyword else tuple(values.values())).leaves[name]
+        except (IndexError, RuntimeError) as e:
+            raise Misuse(f"the baseline's ids cannot be embedded by the model: {str(e).splitlines()[0]}") from e
+    return found.detach()
+
+
+def content_tokens(context: Context, stream: str) -> Bool[Tensor, "batch token"]:
+    """Tokens that carry content: no special token, no padding, not the position that is read."""
+    recording = context.recording
+    at = recording.stream(stream)
+    special = context.reading.special.get(stream)
+    found = _special(recording.model, recording.inputs[stream]) if special is None else special.cpu()
+    read = context.r[: len(found), at.rows] > 0
+    read = read & (read.sum(1, keepdim=True) == 1)  # a mean over all tokens reads no position of its own
+    return ~(found | recording.padded[stream][: len(found)] | read)
+
+
+def _special(model: nn.Module, ids: Tensor) -> Tensor:
+    """Special tokens by the ids that the model's config names."""
+    config = getattr(model, "config", None)
+    configs = [config, config.get_text_config()] if hasattr(config, "get_text_config") else [config]
+    named = [getattr(c, key, None) for c in configs for key in SPECIAL]
+    flat = {i for v in named for i in (v if isinstance(v, list | tuple) else [v]) if isinstance(i, int)}
+    return torch.isin(ids.cpu(), torch.tensor(sorted(flat), dtype=ids.dtype)) if flat else torch.zeros(ids.shape).bool()

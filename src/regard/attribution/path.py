@@ -1,0 +1,245 @@
+"""The path from a baseline to what the model saw, at a site: y and its gradient at any point F0 + t (F − F0) of it.
+
+All methods that decompose y are quadratures of one integral, a = (F − F0) ⊙ ∫₀¹ ∂f/∂F(F0 + t(F − F0)) dt (METHODS.md section
+1). Points run side by side, as samples of one batch, as many as the memory budget allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.attribution.baselines import Baselines, is_local, reference
+from regard.attribution.context import Context, Relevance
+from regard.attribution.edges import EDGES
+from regard.attribution.gradient import elements
+from regard.attribution.rerun import Rerun, are_copies
+from regard.errors import Misuse
+from regard.recording import Recording
+from regard.recording.calls import Pull
+from regard.recording.edits import Edit, Replace, Scale
+from regard.recording.states import Key, ReplaceStates, State
+from regard.recording.tokens import STRIDE, constant
+from regard.site import Site
+
+Values = dict[str | Key, Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One tensor of a site: where it stands, its value F, and the ids (batch, ...) of the rows that its elements belong to.
+
+    `features` are the axes along which elements belong to one row; ids have length 1 there. Where `cells` is set, F is an input
+    whose tokens are patches: its elements are put in order, (batch, token, element), first.
+    """
+
+    key: str | Key
+    F: Tensor = field(repr=False)
+    ids: Tensor = field(repr=False)
+    features: tuple[int, ...]
+    cells: tuple[int, int, tuple[int, int] | None] | None = None
+
+    @classmethod
+    def of_input(cls, recording: Recording, name: str) -> Place:
+        """An input, or the word embeddings of ids."""
+        x = recording.leaves[name].detach()
+        if name in recording.embedded:
+            return cls(name, x, recording.embedded[name][..., None], (2,))
+        stream = recording.stream(name)
+        rows = torch.arange(stream.first, stream.first + stream.count)
+        ids = rows + (torch.arange(1, len(x) + 1) * STRIDE)[:, None]
+        return cls(name, x, ids[..., None], (2,), (stream.first, stream.count, stream.grid))
+
+    @classmethod
+    def of_state(cls, state: State) -> Place:
+        """A state between blocks."""
+        features = tuple(d for d in range(state.ids.ndim) if d and constant(state.ids, d))
+        ids = state.ids
+        for d in features:
+            ids = ids.narrow(d, 0, 1)
+        return cls(state.key, state.value.detach(), ids, features)
+
+    def of_sample(self, i: int) -> Place:
+        """The same for one sample alone."""
+        return replace(self, F=self.F[i : i + 1], ids=self.ids[i : i + 1])
+
+    def rows(self, a: Tensor, recording: Recording) -> Relevance:
+        """Elements (batch, ...) summed over each row, on the rows of all streams."""
+        if self.cells is not None:
+            stream = recording.stream(str(self.key).partition("#")[0])
+            a = elements(a, stream)
+        summed = a.float().sum(self.features, keepdim=True) if self.features else a.float()
+        return recording.scatter(summed.reshape(1, -1), self.ids.reshape(1, -1))
+
+
+def places(recording: Recording, site: Site) -> list[Place]:
+    """The tensors of a site, from the recorded run."""
+    if site.kind == "input":
+        streams = {s.name for s in recording.streams if s.kind == "input"}
+        return [Place.of_input(recording, k) for k in recording.leaves if k.partition("#")[0] in streams]
+    return [Place.of_state(s) for s in states_of(recording, site)]
+
+
+def states_of(recording: Recording, site: Site) -> list[State]:
+    """The states of a site inside the model."""
+    return recording.frontier(None if site.kind == "embeddings" else site.layer, site.stream)
+
+
+def edits(values: Values) -> list[Edit]:
+    """A run with values in the place of a site's."""
+    named = {k: v for k, v in values.items() if isinstance(k, str)}
+    inside = {k: v for k, v in values.items() if not isinstance(k, str)}
+    return [Replace(dict(named))] if named else [ReplaceStates(inside)]
+
+
+@dataclass
+class Path:
+    """From F0 to F at a site.
+
+    Attributes:
+        places: the site's tensors. start: F0 there. y: f at F; y0: f at F0, measured by running it, (batch,) each.
+        at_input: y(x0) of a propagated baseline, (batch,): what y0 is at a frontier.
+    """
+
+    context: Context
+    again: Rerun
+    places: list[Place]
+    start: Values
+    y: Float[Tensor, " batch"]
+    y0: Float[Tensor, " batch"]
+    at_input: Tensor | None = None
+    nodes: int = 0
+    alone: int | None = None
+
+    @classmethod
+    def make(cls, context: Context, site: Site, baseline: Baselines) -> Path:
+        """Run the baseline, and find F0. Raises Misuse for a baseline or site that does not fit."""
+        assert context.again is not None
+        found, at_input = places(context.recording, site), None
+        with torch.no_grad():
+            if is_local(baseline):
+                start: Values = {p.key: torch.zeros_like(p.F) for p in found}
+            else:
+                x0 = reference(context, baseline)
+                start = {p.key: x0.get(str(p.key), p.F) for p in found}
+                if site.kind != "input":
+                    made = context.again.run([Replace(dict(x0))], states=True)
+                    at_input = context.again.y(made.output).float().cpu()
+                    values = {s.key: s.value.detach() for s in made.states}
+                    start = {p.key: values[p.key] for p in found}  # type: ignore[index]
+            y0 = context.again.y(context.again.run(edits(start)).output).float().cpu()
+        return cls(context, context.again, found, start, context.gradients.value.float().cpu(), y0, at_input)
+
+    @property
+    def T(self) -> Float[Tensor, " batch"]:
+        """f(F) − f(F0)."""
+        return self.y - self.y0
+
+    def of_sample(self, i: int) -> Path:
+        """The same for one sample alone."""
+        cut = lambda t: t[i : i + 1]  # noqa: E731
+        start = {k: cut(v) for k, v in self.start.items()}
+        some = [p.of_sample(i) for p in self.places]
+        again = self.again.of_sample(i)
+        return replace(self, again=again, places=some, start=start, y=cut(self.y), y0=cut(self.y0), nodes=0, alone=i)
+
+    def at(self, t: Float[Tensor, " node"]) -> Float[Tensor, "node batch row"]:
+        """(F − F0) ⊙ ∂f/∂F at points of the path, summed over each row's features."""
+        out: list[Relevance] = []
+        self.nodes += len(t)
+        for some in t.split(side_by_side(self.context, self.again)):
+            out += self._at(some)
+        return torch.stack(out)
+
+    def _at(self, t: Tensor) -> list[Relevance]:
+        k = len(t)
+        with torch.enable_grad():
+            values = {p.key: self._points(p, t).requires_grad_() for p in self.places}
+            made = self.again.run(edits(values), copies=k)
+            samples = (k * self.again.batch, self.context.recording.batch)
+            if k > 1 and not are_copies(made.output, self.context.recording.output, samples):
+                return [r for s in t.split(1) for r in self._at(s)]  # samples of this output rest on one another
+            grads = torch.autograd.grad(self.again.y(made.output, k).sum(), [*values.values()], allow_unused=True)
+        steps = {p.key: p.F - self.start[p.key] for p in self.places}
+        out = []
+        for i in range(k):
+            parts = [
+                p.rows(steps[p.key] * g[i * len(p.F) : (i + 1) * len(p.F)], self.context.recording)
+                for p, g in zip(self.places, grads, strict=True)
+                if g is not None
+            ]
+            out.append(torch.stack(parts).sum(0) if parts else self.context.recording.zeros())
+        return out
+
+    def gradient(self, values: Values, half: int | None = None) -> Values:
+        """∂y/∂F at some values of the site; of one half of a contrast where that is asked for."""
+        with torch.enable_grad():
+            leaves = {k: v.detach().clone().requires_grad_() for k, v in values.items()}
+            y = self.again.y(self.again.run(edits(leaves)).output, half=half)
+            grads = torch.autograd.grad(y.sum(), [*leaves.values()], allow_unused=True)
+        self.nodes += 1
+        return {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(leaves.items(), grads, strict=True)}
+
+    def _points(self, place: Place, t: Tensor) -> Tensor:
+        """F0 + t (F − F0) for each t, one after the other along axis 0."""
+        F0 = self.start[place.key]
+        return torch.cat([torch.lerp(F0, place.F, float(s)) for s in t]).detach()
+
+
+@dataclass
+class AttentionPath(Path):
+    """A of one call, or of all calls together, scaled from 0 to 1: A ⊙ G at points of it, for each key, heads summed."""
+
+    calls: tuple[int, ...] | None = None
+
+    @classmethod
+    def make(cls, context: Context, site: Site, baseline: Baselines) -> AttentionPath:
+        """Run with the call's output zeroed. The baseline of A is 0; no other can be given."""
+        assert context.again is not None
+        if baseline is not None:
+            raise Misuse("at an attention site the baseline is A0 = 0; give no other")
+        count = len(context.recording.calls)
+        if not site.joint and (site.layer is None or not -count <= site.layer < count):
+            raise Misuse(f"attention call {site.layer} is out of range: the run has {count}, numbered from 0")
+        calls = None if site.joint or site.layer is None else (site.layer % count,)
+        with torch.no_grad():
+            y0 = context.again.y(context.again.run([Scale(0.0, calls)]).output).float().cpu()
+        return cls(context, context.again, [], {}, context.gradients.value.float().cpu(), y0, calls=calls)
+
+    def _at(self, t: Tensor) -> list[Relevance]:
+        k, recording = len(t), self.context.recording
+        with torch.enable_grad():
+            made = self.again.run([Scale(t.float().repeat_interleave(self.again.batch), self.calls)], copies=k)
+            wanted = [c for c in made.calls if self.calls is None or c.index in self.calls]
+            y = self.again.y(made.output, k).sum()
+            grads = torch.autograd.grad(y, [c.output for c in wanted], allow_unused=True)
+        out = torch.zeros(k * self.again.batch, recording.rows)
+        for call, dO in zip(wanted, grads, strict=True):
+            ones = torch.ones(call.queries.shape)
+            moved = call.bind(dO).pull_all([Pull(ones, EDGES["signed"])])[0].moved * call.shape[1]
+            samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
+            out.index_put_((samples.clamp(min=0), rows), torch.where(rows > 0, moved.cpu(), 0.0), accumulate=True)
+        by_node = out.view(k, self.again.batch, recording.rows)
+        if self.alone is not None:
+            by_node = torch.nn.functional.pad(by_node, (0, 0, self.alone, recording.batch - self.alone - 1))
+        return list(by_node)
+
+
+def path(context: Context, site: Site, baseline: Baselines) -> Path:
+    """The path at a site."""
+    return (AttentionPath if site.kind == "attention" else Path).make(context, site, baseline)
+
+
+def side_by_side(context: Context, again: Rerun) -> int:
+    """How many points fit the memory budget at a time, by what one run of the recorded batch made."""
+    if not again.can_be_cut:
+        return 1
+    recording = context.recording
+    one = max(1, recording.made * again.batch // recording.batch)
+    return max(1, recording.budget // one)
+
+
+__all__ = ["AttentionPath", "Path", "Place", "edits", "path", "places", "states_of"]
