@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attribution.context import Context
+from regard.attribution.path import Path
 from regard.attribution.paths import Preset, relevance
 from regard.attribution.rerun import Rerun
 from regard.attribution.table import Method
@@ -159,7 +160,7 @@ def _one_target(
         if value.shared:
             relevance = torch.stack([m.of_sample(row.name, i) for i, m in enumerate(maps)])
         seconds = w.seconds + sum(m.seconds[row.name] for m in maps)
-        out.append(_explanation(w, maps[0], target, value, row, _own(row, options), relevance, seconds))
+        out.append(_explanation(w, maps, target, value, row, _own(row, options), relevance, seconds))
     return out
 
 
@@ -235,7 +236,7 @@ def _own(row: Method, options: dict[str, Any]) -> dict[str, Any]:
 
 def _explanation(
     w: Watched,
-    maps: Maps,
+    maps: Sequence[Maps],
     target: Target,
     value: Value,
     row: Method,
@@ -243,7 +244,8 @@ def _explanation(
     relevance: Relevance,
     seconds: float,
 ) -> Explanation:
-    recording = w.recording
+    recording, paths = w.recording, [p for m in maps if (p := m.contexts[row.name].reference) is not None]
+    along = paths[0] if paths else None
     device = value.y.device
     streams = [s for s in recording.streams if s.kind != "merged"]
     scores = {s.name: relevance[:, s.rows].float().to(device) for s in streams}
@@ -251,20 +253,20 @@ def _explanation(
         method=row.name,
         target=target.label,
         target_value=value.y.detach().float().cpu(),
-        baseline=row.baseline,
-        site=row.site,
-        readout=maps.readout,
+        baseline=row.baseline if along is None else along.baseline,
+        site=row.site if along is None else along.site.label,
+        readout=maps[0].readout,
         attribution_sum=relevance.sum(1),
         decomposes=row.decomposes,
-        complete=True,
+        complete=along is None or along.complete,
         predicted=None if value.predicted is None else value.predicted.cpu(),
         explained=None if value.explained is None else value.explained.cpu(),
-        passes=1 + (len(value.y) if value.shared else 1),
+        passes=1 + (len(value.y) if value.shared else 1) + sum(p.passes for p in paths),
         seconds=seconds,
         versions=_versions(),
         seed=w.seed,
-        notes=_notes(recording),
-        _measure=_measurement(w, target, row, value, tuple(maps.context.readout)),
+        notes=_notes(recording) + [n for m in maps for n in m.contexts[row.name].notes],
+        _measure=_measurement(w, target, row, value, tuple(maps[0].context.readout), paths),
     )
     if w.measure == "full":
         receipt.measure()
@@ -302,13 +304,14 @@ def _versions() -> dict[str, str]:
 
 
 def _measurement(
-    w: Watched, target: Target, row: Method, value: Value, finals: tuple[int, ...]
+    w: Watched, target: Target, row: Method, value: Value, finals: tuple[int, ...], paths: Sequence[Path]
 ) -> Callable[[], Measured]:
     """A closure for the receipt that does not hold the recording: only the model, its inputs, and the output."""
     model, inputs, named, rng = w.recording.model, w.recording.given, w.recording.inputs, w.rng
     output, y = _detached(w.recording.output), value.y.detach()
     fixed = target if value.explained is None else target.at(value.explained, value.rival)
-    edits = _baseline_edits(row, finals, w.recording)
+    edits = None if paths else _baseline_edits(row, finals, w.recording)
+    y0 = torch.cat([p.y0 for p in paths]) if paths else None  # known already: the method ran it
     shared, training = w.plain, w.training
     key = f"{row.site}, {row.baseline}, {finals if row.site == 'attention[last]' else ''}"
 
@@ -316,6 +319,8 @@ def _measurement(
         with torch.no_grad(), rng_kept(model, rng):
             if "faithful" not in shared:
                 shared["faithful"] = difference(output, _plain(model, inputs))
+            if y0 is not None:
+                return Measured(shared["faithful"], y0, y.float().cpu() - y0, passes=1)
             if edits is None:
                 return Measured(shared["faithful"], None, None, passes=1)
             refuse(model, training)

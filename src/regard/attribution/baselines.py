@@ -176,7 +176,8 @@ def _embedding(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
 
 def _looked_up(context: Context, name: str, ids: Tensor) -> Tensor:
     """The model's own word embeddings of other ids, read off a run on them."""
-    from regard.recording.recorder import keywords, run
+    from regard.recording.entry import keywords
+    from regard.recording.recorder import run
 
     stream = name.partition("#")[0]
     values, by_keyword = keywords(context.recording.model, context.recording.given)
@@ -203,7 +204,7 @@ def content_tokens(context: Context, stream: str) -> Bool[Tensor, "batch token"]
 
 def _special(model: nn.Module, ids: Tensor) -> Tensor:
     """Special tokens by the ids that the model's config names."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     configs = [config, config.get_text_config()] if hasattr(config, "get_text_config") else [config]
     named = [getattr(c, key, None) for c in configs for key in SPECIAL]
     flat = {i for v in named for i in (v if isinstance(v, list | tuple) else [v]) if isinstance(i, int)}

@@ -11,7 +11,7 @@ from torch import Tensor
 from regard.attribution.context import Context, Relevance
 from regard.attribution.gradient import input_x_gradient as at_input
 from regard.attribution.path import Path, path
-from regard.attribution.quadrature import adaptive, nodes
+from regard.attribution.quadrature import adaptive, nodes, weighted
 from regard.baseline import Baseline
 from regard.errors import Misuse
 from regard.site import Site
@@ -71,7 +71,7 @@ def _integral(context: Context, site: Site, steps: int, grid: str, tolerance: fl
     context.reference = along
     if tolerance is None:
         t, w = nodes(grid, steps)
-        return torch.tensordot(w, along.at(t).double(), dims=1).float()
+        return weighted(w, along.at(t)).float()
     if not 0 < tolerance < 1:
         raise Misuse(f"tolerance is a share of |T|, between 0 and 1; not {tolerance}")
     if most < 7:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.attribution.baselines import Baselines, is_local, reference
+from regard.attribution.baselines import Baselines, is_local, label, reference
 from regard.attribution.context import Context, Relevance
 from regard.attribution.edges import EDGES
 from regard.attribution.gradient import elements
@@ -101,7 +101,8 @@ class Path:
 
     Attributes:
         places: the site's tensors. start: F0 there. y: f at F; y0: f at F0, measured by running it, (batch,) each.
-        at_input: y(x0) of a propagated baseline, (batch,): what y0 is at a frontier.
+        site, baseline: as the receipt names them. at_input: y(x0) of a propagated baseline, (batch,): what y0 is at a frontier.
+        nodes: points of the path that were run so far.
     """
 
     context: Context
@@ -110,6 +111,8 @@ class Path:
     start: Values
     y: Float[Tensor, " batch"]
     y0: Float[Tensor, " batch"]
+    site: Site
+    baseline: str
     at_input: Tensor | None = None
     nodes: int = 0
     alone: int | None = None
@@ -131,7 +134,18 @@ class Path:
                     values = {s.key: s.value.detach() for s in made.states}
                     start = {p.key: values[p.key] for p in found}  # type: ignore[index]
             y0 = context.again.y(context.again.run(edits(start)).output).float().cpu()
-        return cls(context, context.again, found, start, context.gradients.value.float().cpu(), y0, at_input)
+        y = context.gradients.value.float().cpu()
+        return cls(context, context.again, found, start, y, y0, site, label(baseline), at_input)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the site is a frontier: y is a function of it alone."""
+        return self.site.kind != "attention" and self.site.stream is None
+
+    @property
+    def passes(self) -> int:
+        """Forward and gradient passes so far: two a node, one for y0, one for F0."""
+        return 2 * self.nodes + 1 + (self.at_input is not None)
 
     @property
     def T(self) -> Float[Tensor, " batch"]:
@@ -140,11 +154,11 @@ class Path:
 
     def of_sample(self, i: int) -> Path:
         """The same for one sample alone."""
-        cut = lambda t: t[i : i + 1]  # noqa: E731
-        start = {k: cut(v) for k, v in self.start.items()}
+        one = slice(i, i + 1)
+        start = {k: v[one] for k, v in self.start.items()}
         some = [p.of_sample(i) for p in self.places]
         again = self.again.of_sample(i)
-        return replace(self, again=again, places=some, start=start, y=cut(self.y), y0=cut(self.y0), nodes=0, alone=i)
+        return replace(self, again=again, places=some, start=start, y=self.y[one], y0=self.y0[one], nodes=0, alone=i)
 
     def at(self, t: Float[Tensor, " node"]) -> Float[Tensor, "node batch row"]:
         """(F − F0) ⊙ ∂f/∂F at points of the path, summed over each row's features."""
@@ -207,7 +221,9 @@ class AttentionPath(Path):
         calls = None if site.joint or site.layer is None else (site.layer % count,)
         with torch.no_grad():
             y0 = context.again.y(context.again.run([Scale(0.0, calls)]).output).float().cpu()
-        return cls(context, context.again, [], {}, context.gradients.value.float().cpu(), y0, calls=calls)
+        return cls(
+            context, context.again, [], {}, context.gradients.value.float().cpu(), y0, site, "A = 0", calls=calls
+        )
 
     def _at(self, t: Tensor) -> list[Relevance]:
         k, recording = len(t), self.context.recording

@@ -98,7 +98,13 @@ class Interval:
         return float((self.integral().sum() - gauss.integral().sum()).abs())
 
     def _by(self, weights: Tensor) -> Tensor:
-        return torch.tensordot(weights, self.values.double(), dims=1) * (self.end - self.start) / 2
+        return weighted(weights, self.values) * (self.end - self.start) / 2
+
+
+def weighted(w: Nodes, values: Float[Tensor, node *value]) -> Tensor:
+    """Σ_i w_i values_i, in float64."""
+    total: Tensor = torch.tensordot(w, values.double(), dims=1)
+    return total
 
 
 def at(start: float, end: float, part: slice) -> Nodes:

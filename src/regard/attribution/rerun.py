@@ -44,9 +44,10 @@ class Rerun:
 
     def of_sample(self, i: int) -> Rerun:
         """The same for one sample alone."""
-        cut = lambda v: None if v is None else v[i : i + 1]  # noqa: E731
-        inputs = _each(self.model, self.inputs, lambda v: v[i : i + 1])
-        return replace(self, inputs=inputs, batch=1, classes=cut(self.classes), rivals=cut(self.rivals))
+        one = slice(i, i + 1)
+        classes, rivals = (None if v is None else v[one] for v in (self.classes, self.rivals))
+        inputs = _each(self.model, self.inputs, lambda v: v[one])
+        return replace(self, inputs=inputs, batch=1, classes=classes, rivals=rivals)
 
     def run(self, edits: Sequence[Edit], *, copies: int = 1, states: bool = False) -> Run:
         """One watched forward pass with edits; gradients are recorded if the caller's grad mode says so."""

@@ -109,16 +109,10 @@ class Recording:
         found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
         grads = [next(found) if t.requires_grad else None for t in at]
         calls = [c.bind(g) for c, g in zip(self.calls, grads, strict=False)]
-        inputs, at_states = (
-            {
-                key: (torch.zeros_like(t) if g is None else g).detach()
-                for (key, t), g in zip(places, found, strict=False)
-            }
-            for places, found in (
-                (self.leaves.items(), grads[len(self.calls) :]),
-                ([(s.key, s.value) for s in states], grads[len(self.calls) + len(self.leaves) :]),
-            )
-        )
+        whole = [torch.zeros_like(t) if g is None else g.detach() for t, g in zip(at, grads, strict=True)]
+        n, m = len(self.calls), len(self.calls) + len(self.leaves)
+        inputs = dict(zip(self.leaves, whole[n:m], strict=True))
+        at_states = {s.key: g for s, g in zip(states, whole[m:], strict=True)}
         return Gradients(calls, inputs, value.detach(), at_states)
 
     # -- states -----------------------------------------------------------------------------------------------------

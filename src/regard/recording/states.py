@@ -97,7 +97,7 @@ class ReplaceStates(Edit):
         new = self._at(module, visit, "in")
         if not new:
             return None
-        changed: tuple[Any, Any] = tuple(replaced([args, kwargs], new))  # type: ignore[assignment]
+        changed: tuple[Any, Any] = tuple(replaced([args, kwargs], new))
         return changed
 
     def block(self, module: str, visit: int, output: Any) -> Any | None:
