@@ -103,15 +103,16 @@ def _of_values(
 
 def _scattered(context: Context, place: Place, F: Tensor, g: Tensor, of: Map, signed: bool) -> Relevance:
     recording = context.recording
-    ids, F, g = (_by_token(t, place.features) for t in (place.ids, F.float(), g.float()))
+    ids, F, g = (_by_token(t.movedim(place.samples, 0), place) for t in (place.ids, F.float(), g.float()))
     ids = ids[..., 0]
     visible = recording.gather(context.tokens() * ~context.hidden(), ids)
     scores = of(F, g, visible.to(F.device), signed)
     return recording.scatter(scores.cpu() * visible, ids)
 
 
-def _by_token(t: Tensor, features: tuple[int, ...]) -> Tensor:
+def _by_token(t: Tensor, place: Place) -> Tensor:
     """(batch, ...) -> (batch, token, feature)."""
+    features = [d + (d < place.samples) for d in place.features]
     others = [d for d in range(1, t.ndim) if d not in features]
     t = t.permute(0, *others, *features)
     return t.reshape(len(t), -1, *t.shape[1 + len(others) :]).flatten(2)

@@ -17,7 +17,7 @@ from regard.attribution.context import Context, Relevance
 from regard.attribution.edges import EDGES
 from regard.attribution.gradient import elements
 from regard.attribution.rerun import Rerun, are_copies
-from regard.errors import Misuse
+from regard.errors import Misuse, RegardError
 from regard.recording import Recording
 from regard.recording.calls import Pull
 from regard.recording.edits import Edit, Replace, Scale
@@ -30,16 +30,17 @@ Values = dict[str | Key, Tensor]
 
 @dataclass(frozen=True)
 class Place:
-    """One tensor of a site: where it stands, its value F, and the ids (batch, ...) of the rows that its elements belong to.
+    """One tensor of a site: where it stands, its value F, and the ids of the rows that its elements belong to.
 
-    `features` are the axes along which elements belong to one row; ids have length 1 there. Where `cells` is set, F is an input
-    whose tokens are patches: its elements are put in order, (batch, token, element), first.
+    `features` are the axes along which elements belong to one row; ids have length 1 there. `samples` is the batch's axis.
+    Where `cells` is set, F is an input whose tokens are patches: its elements are put in order, (batch, token, element), first.
     """
 
     key: str | Key
     F: Tensor = field(repr=False)
     ids: Tensor = field(repr=False)
     features: tuple[int, ...]
+    samples: int = 0
     cells: tuple[int, int, tuple[int, int] | None] | None = None
 
     @classmethod
@@ -51,20 +52,22 @@ class Place:
         stream = recording.stream(name)
         rows = torch.arange(stream.first, stream.first + stream.count)
         ids = rows + (torch.arange(1, len(x) + 1) * STRIDE)[:, None]
-        return cls(name, x, ids[..., None], (2,), (stream.first, stream.count, stream.grid))
+        return cls(name, x, ids[..., None], (2,), 0, (stream.first, stream.count, stream.grid))
 
     @classmethod
     def of_state(cls, state: State) -> Place:
         """A state between blocks."""
-        features = tuple(d for d in range(state.ids.ndim) if d and constant(state.ids, d))
-        ids = state.ids
+        ids, sample = state.ids, state.ids // STRIDE
+        axes = [d for d in range(ids.ndim) if not constant(sample, d)]
+        axis = axes[0] if axes else 0
+        features = tuple(d for d in range(ids.ndim) if d != axis and constant(ids, d))
         for d in features:
             ids = ids.narrow(d, 0, 1)
-        return cls(state.key, state.value.detach(), ids, features)
+        return cls(state.key, state.value.detach(), ids, features, axis)
 
     def of_sample(self, i: int) -> Place:
         """The same for one sample alone."""
-        return replace(self, F=self.F[i : i + 1], ids=self.ids[i : i + 1])
+        return replace(self, F=self.F.narrow(self.samples, i, 1), ids=self.ids.narrow(self.samples, i, 1))
 
     def rows(self, a: Tensor, recording: Recording) -> Relevance:
         """Elements (batch, ...) summed over each row, on the rows of all streams."""
@@ -155,7 +158,7 @@ class Path:
     def of_sample(self, i: int) -> Path:
         """The same for one sample alone."""
         one = slice(i, i + 1)
-        start = {k: v[one] for k, v in self.start.items()}
+        start = {p.key: self.start[p.key].narrow(p.samples, i, 1) for p in self.places}
         some = [p.of_sample(i) for p in self.places]
         again = self.again.of_sample(i)
         return replace(self, again=again, places=some, start=start, y=self.y[one], y0=self.y0[one], nodes=0, alone=i)
@@ -165,8 +168,17 @@ class Path:
         out: list[Relevance] = []
         self.nodes += len(t)
         for some in t.split(side_by_side(self.context, self.again)):
-            out += self._at(some)
+            out += self._side_by_side(some)
         return torch.stack(out)
+
+    def _side_by_side(self, t: Tensor) -> list[Relevance]:
+        """Points as one batch; one by one in a model that takes no other batch than the user's."""
+        try:
+            return self._at(t)
+        except (RuntimeError, ValueError, IndexError, RegardError):
+            if len(t) == 1:
+                raise
+            return [r for s in t.split(1) for r in self._at(s)]
 
     def _at(self, t: Tensor) -> list[Relevance]:
         k = len(t)
@@ -181,7 +193,7 @@ class Path:
         out = []
         for i in range(k):
             parts = [
-                p.rows(steps[p.key] * g[i * len(p.F) : (i + 1) * len(p.F)], self.context.recording)
+                p.rows(steps[p.key] * g.chunk(k, p.samples)[i], self.context.recording)
                 for p, g in zip(self.places, grads, strict=True)
                 if g is not None
             ]
@@ -200,7 +212,7 @@ class Path:
     def _points(self, place: Place, t: Tensor) -> Tensor:
         """F0 + t (F − F0) for each t, one after the other along axis 0."""
         F0 = self.start[place.key]
-        return torch.cat([torch.lerp(F0, place.F, float(s)) for s in t]).detach()
+        return torch.cat([torch.lerp(F0, place.F, float(s)) for s in t], place.samples).detach()
 
 
 @dataclass

@@ -101,7 +101,7 @@ class Interval:
         return weighted(weights, self.values) * (self.end - self.start) / 2
 
 
-def weighted(w: Nodes, values: Float[Tensor, node *value]) -> Tensor:
+def weighted(w: Nodes, values: Float[Tensor, node * value]) -> Tensor:
     """Σ_i w_i values_i, in float64."""
     total: Tensor = torch.tensordot(w, values.double(), dims=1)
     return total
