@@ -38,12 +38,12 @@ class Baseline:
     @classmethod
     def black(cls, mean: Channels | None = None, std: Channels | None = None) -> Baseline:
         """Black pictures. Without a reader, `mean` and `std` of the normalisation must be given, one value a channel."""
-        return cls("black", (mean, std), "black")
+        return cls("black", (_fixed(mean), _fixed(std)), "black")
 
     @classmethod
     def white(cls, mean: Channels | None = None, std: Channels | None = None) -> Baseline:
         """White pictures; `mean` and `std` as for `black`."""
-        return cls("white", (mean, std), "white")
+        return cls("white", (_fixed(mean), _fixed(std)), "white")
 
     @classmethod
     def mean(cls) -> Baseline:
@@ -74,3 +74,8 @@ class Baseline:
     def of(cls, value: Tensor, label: str = "given") -> Baseline:
         """The user's own: a tensor of the input's shape (one sample's, or the batch's), or ids in the place of ids."""
         return cls("given", value, label)
+
+
+def _fixed(values: Channels | None) -> float | tuple[float, ...] | None:
+    """One value a channel, as a tuple."""
+    return values if values is None or isinstance(values, int | float) else tuple(float(v) for v in values)

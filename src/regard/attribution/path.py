@@ -41,7 +41,7 @@ class Place:
     ids: Tensor = field(repr=False)
     features: tuple[int, ...]
     samples: int = 0
-    cells: tuple[int, int, tuple[int, int] | None] | None = None
+    cells: tuple[int, tuple[int, int] | None] | None = None
 
     @classmethod
     def of_input(cls, recording: Recording, name: str) -> Place:
@@ -49,10 +49,10 @@ class Place:
         x = recording.leaves[name].detach()
         if name in recording.embedded:
             return cls(name, x, recording.embedded[name][..., None], (2,))
-        stream = recording.stream(name)
+        stream = recording.stream(recording.aliases.get(name, name))
         rows = torch.arange(stream.first, stream.first + stream.count)
         ids = rows + (torch.arange(1, len(x) + 1) * STRIDE)[:, None]
-        return cls(name, x, ids[..., None], (2,), 0, (stream.first, stream.count, stream.grid))
+        return cls(name, x, ids[..., None], (2,), 0, (stream.count, stream.grid))
 
     @classmethod
     def of_state(cls, state: State) -> Place:
@@ -72,30 +72,27 @@ class Place:
     def rows(self, a: Tensor, recording: Recording) -> Relevance:
         """Elements (batch, ...) summed over each row, on the rows of all streams."""
         if self.cells is not None:
-            stream = recording.stream(str(self.key).partition("#")[0])
-            a = elements(a, stream)
+            a = elements(a, *self.cells)
         summed = a.float().sum(self.features, keepdim=True) if self.features else a.float()
         return recording.scatter(summed.reshape(1, -1), self.ids.reshape(1, -1))
 
 
 def places(recording: Recording, site: Site) -> list[Place]:
     """The tensors of a site, from the recorded run."""
+    states = [] if site.kind == "input" else recording.frontier(site.layer, site.stream)
+    streams = {s.name for s in recording.streams if s.kind == "input"}
     if site.kind == "input":
-        streams = {s.name for s in recording.streams if s.kind == "input"}
-        return [Place.of_input(recording, k) for k in recording.leaves if k.partition("#")[0] in streams]
-    return [Place.of_state(s) for s in states_of(recording, site)]
-
-
-def states_of(recording: Recording, site: Site) -> list[State]:
-    """The states of a site inside the model."""
-    return recording.frontier(None if site.kind == "embeddings" else site.layer, site.stream)
+        streams |= {k for k in recording.aliases if k in recording.leaves and k not in recording.embedded}
+    late = streams - {s.stream for s in states} if site.stream is None else set()  # no block has been given these yet
+    entries = [k for k in recording.leaves if k.partition("#")[0] in late]
+    return [*(Place.of_state(s) for s in states), *(Place.of_input(recording, k) for k in entries)]
 
 
 def edits(values: Values) -> list[Edit]:
     """A run with values in the place of a site's."""
     named = {k: v for k, v in values.items() if isinstance(k, str)}
     inside = {k: v for k, v in values.items() if not isinstance(k, str)}
-    return [Replace(dict(named))] if named else [ReplaceStates(inside)]
+    return [Replace(dict(named)), ReplaceStates(inside)]
 
 
 @dataclass
@@ -134,8 +131,7 @@ class Path:
                 if site.kind != "input":
                     made = context.again.run([Replace(dict(x0))], states=True)
                     at_input = context.again.y(made.output).float().cpu()
-                    values = {s.key: s.value.detach() for s in made.states}
-                    start = {p.key: values[p.key] for p in found}  # type: ignore[index]
+                    start |= {s.key: s.value.detach() for s in made.states if s.key in start}
             y0 = context.again.y(context.again.run(edits(start)).output).float().cpu()
         y = context.gradients.value.float().cpu()
         return cls(context, context.again, found, start, y, y0, site, label(baseline), at_input)
@@ -270,4 +266,4 @@ def side_by_side(context: Context, again: Rerun) -> int:
     return max(1, recording.budget // one)
 
 
-__all__ = ["AttentionPath", "Path", "Place", "edits", "path", "places", "states_of"]
+__all__ = ["AttentionPath", "Path", "Place", "edits", "path", "places"]
