@@ -23,7 +23,7 @@ prompts everywhere.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
@@ -272,22 +272,15 @@ def training_row(kind: str, draw: Draw, length: int) -> tuple[list[str], list[in
     """Return a row of at most ``length`` words, ``<bos>`` to ``<eos>``, and the positions of the answers in it.
 
     A story is told once and then asked about several times, in random order: each answer is one more thing to learn
-    from. A list is copied to its end.
+    from. No pair is asked about twice, for then the first answer would give away the second. A list is copied to its end.
     """
     story = training_story(kind, draw)
-    row, answers = [BOS, *story.words], list[int]()
+    row, answers, known = [BOS, *story.words], list[int](), set[Link]()
     for question in story.questions if kind == "copy" else draw.mixed(story.questions):
-        asked = () if kind == "copy" else question.words
-        stop = () if kind == "copy" else (".",)
-        if len(row) + len(asked) + 2 > length:
-            break
+        asked, stop = ((), ()) if kind == "copy" else (question.words, (".",))
+        if known & set(question.links) or len(row) + len(asked) + 2 > length:
+            continue
+        known |= set(question.links)
         answers.append(len(row) + len(asked))
         row += [*asked, question.answer, *stop]
     return [*row[: answers[-1] + 1], EOS], answers
-
-
-def training_rows(kinds: Sequence[str], draw: Draw, length: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield rows for ever, one of each of ``kinds`` in turn."""
-    while True:
-        for kind in kinds:
-            yield training_row(kind, draw, length)
