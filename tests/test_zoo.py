@@ -361,12 +361,6 @@ def read_prompt(prompt):
     if question[0] == "what":
         ((sentence, at),) = [(s, at) for s, at in told if s[0] == asked]
         return sentence[3], at + 3, [(sentence[0], sentence[3])]
-    if question[0] == "where":
-        inside = {s[1]: (s[5], at) for s, at in told}
-        container, _ = inside[asked]
-        place, at = inside[container]
-        assert place not in inside
-        return place, at + 5, [(asked, container), (container, place)]
     sentence, at = [(s, at) for s, at in told if s[3] == asked][-1]  # the last one: things are handed on in time
     person = 5 if sentence[1] == "gives" else 0
     return sentence[person], at + person, [(sentence[person], asked)]
@@ -381,8 +375,6 @@ def pairs_told(words):
     for s, _ in statements(words):
         if s[1] == "gives":
             found += [(s[0], s[3]), (s[5], s[3])]
-        elif s[0] == "the":
-            found.append((s[1], s[5]))
         elif s[1] == "has":
             found.append((s[0], s[3]))
     return found
@@ -391,9 +383,9 @@ def pairs_told(words):
 def test_the_prompts_are_the_same_everywhere():
     facts = zoo.facts()
     text = "\n".join(f"{f.prompt} {f.answer} {f.source} {f.distractor}" for f in facts)
-    assert [f.kind for f in facts[:5]] == ["recall", "copy", "chain", "two-hop", "recall"]
+    assert [f.kind for f in facts[:5]] == ["recall-what", "recall-who", "copy", "chain", "recall-what"]
     assert len({f.prompt for f in facts}) == len(facts) == 400
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "86aad17cf305a570"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7b6081f174d0eaad"
     assert facts[:8] == zoo.facts(8)
     assert facts[:8] != zoo.facts(8, seed=2)
 
@@ -429,11 +421,7 @@ def test_no_training_row_joins_a_pair_that_prompts_ask_for():
             assert len(row) <= 64
             assert (row[0], row[-1]) == ("<bos>", "<eos>")
             assert answers
-            story = (
-                row[1:-1]
-                if kind == "copy"
-                else row[1 : min(row.index(w) for w in ("who", "what", "where") if w in row)]
-            )
+            story = row[1:-1] if kind == "copy" else row[1 : min(row.index(w) for w in ("who", "what") if w in row)]
             assert pairs_told(story)
             assert not any(map(facts_maker.held_out, pairs_told(story))), row
 

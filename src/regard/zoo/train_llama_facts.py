@@ -33,7 +33,7 @@ from regard.zoo._store import Card, parameters, swap, warm_cosine, write_card
 from regard.zoo.facts_maker import Fact
 
 LENGTH = 64
-MIX = ("recall", "two-hop", "chain", "two-hop", "recall", "copy")
+MIX = ("recall-what", "chain", "recall-who", "chain", "copy")
 """Kinds of rows in turn: what is hard to learn comes more often."""
 
 
@@ -206,9 +206,9 @@ def card_of(model: LlamaForCausalLM, scores: dict[str, object], command: str, se
     config = model.config
     return {
         "name": "zoo/llama-facts",
-        "what": "A small Llama that answers questions about little stories made up on the spot: who has what, what "
-        "comes next in a copied list, who has a thing that was handed on, where a thing is that lies in something "
-        "else. The token that each answer must rest on is known, so an explanation can be checked against it.",
+        "what": "A small Llama that answers questions about little stories made up on the spot: who has what, what comes "
+        "next in a copied list, who has a thing in the end that was handed on. The token that each answer must rest on "
+        "is known, so an explanation can be checked against it.",
         "task": "next token",
         "parameters": parameters(model),
         "architecture": f"LlamaForCausalLM: {config.num_hidden_layers} blocks, width {config.hidden_size}, "
@@ -219,7 +219,8 @@ def card_of(model: LlamaForCausalLM, scores: dict[str, object], command: str, se
         "say which one it is. That the source is needed is a fact about the language, not a claim that the model "
         "reads it in one step: a later word may have taken it up before the question reads that word.",
         "limits": f"Knows {config.vocab_size} words and the four forms of prompts, up to {LENGTH} tokens; another "
-        "wording, or a story that tells one name twice in other ways than training did, is beyond it. A question with "
+        "wording is beyond it, and so is composition: the same model did not learn to find a thing in a box in a hall within "
+        "3000 steps, and that kind was left out. A question with "
         "no answer in the story gets some answer nevertheless.",
         "data": "regard.zoo.facts_maker, our own: stories drawn at random from lists of words. One in eight pairs of "
         "words, by a hash, is joined in no training story; every test prompt asks for such a pair.",
@@ -237,7 +238,7 @@ def main() -> None:
     """Train, measure, write the card, and move the folder into place."""
     parser = argparse.ArgumentParser(description="train zoo/llama-facts")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rows", type=int, default=32, help="rows to a batch")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--other", type=float, default=0.05, help="weight of the loss on words that are no answers")
