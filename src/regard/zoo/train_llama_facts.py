@@ -219,8 +219,8 @@ def card_of(model: LlamaForCausalLM, scores: dict[str, object], command: str, se
         "say which one it is. That the source is needed is a fact about the language, not a claim that the model "
         "reads it in one step: a later word may have taken it up before the question reads that word.",
         "limits": f"Knows {config.vocab_size} words and the four forms of prompts, up to {LENGTH} tokens; another "
-        "wording is beyond it, and so is composition: the same model did not learn to find a thing in a box in a hall within "
-        "3000 steps, and that kind was left out. A question with "
+        "wording is beyond it, and so is composition: finding a thing in a box in a hall was "
+        "not learned in 2700 steps, and that kind was left out. A question with "
         "no answer in the story gets some answer nevertheless.",
         "data": "regard.zoo.facts_maker, our own: stories drawn at random from lists of words. One in eight pairs of "
         "words, by a hash, is joined in no training story; every test prompt asks for such a pair.",
