@@ -20,7 +20,7 @@ from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
 from regard.recording import Recording, record
 from regard.recording.edits import Edit, Replace, Scale
-from regard.recording.entry import Readout, check_readout, keywords, refuse
+from regard.recording.entry import Readout, autocast_as, autocast_state, check_readout, floats_in, keywords, refuse
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
 from regard.recording.recording import Relevance
@@ -39,6 +39,7 @@ class Watched:
     rng: Any
     training: bool
     seconds: float = 0.0
+    autocast: dict[str, Any] = field(default_factory=autocast_state)
     plain: dict[str, Any] = field(default_factory=dict)
 
 
@@ -286,10 +287,10 @@ def _measurement(
     output, y = _detached(w.recording.output), value.y.detach()
     fixed = target if value.explained is None else target.at(value.explained)
     edits = _baseline_edits(row, finals, w.recording)
-    shared, training = w.plain, w.training
+    shared, training, autocast = w.plain, w.training, w.autocast
 
     def measure() -> Measured:
-        with torch.no_grad(), rng_kept(model, rng):
+        with torch.no_grad(), rng_kept(model, rng), autocast_as(autocast):
             if "faithful" not in shared:
                 shared["faithful"] = difference(output, _plain(model, inputs))
             if edits is None:
@@ -325,32 +326,20 @@ def _plain(model: nn.Module, inputs: Any) -> Any:
 
 
 def _detached(output: Any) -> list[Tensor]:
-    return [t.detach() for t in _tensors(output)]
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Every floating tensor in a model's output."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, Mapping):
-        for v in output.values():
-            yield from _tensors(v)
-    elif isinstance(output, list | tuple):
-        for v in output:
-            yield from _tensors(v)
+    return [t.detach() for t in floats_in(output)]
 
 
 def difference(watched: Sequence[Tensor], plain: Any) -> float:
     """max |output difference| over all floating tensors of two outputs."""
-    pairs = list(zip(watched, _tensors(plain), strict=False))
+    pairs = list(zip(watched, floats_in(plain), strict=False))
     return max((float((a.float() - b.float()).abs().max()) for a, b in pairs if a.numel()), default=float("nan"))
 
 
 @contextmanager
 def rng_kept(model: nn.Module, start: Any = None) -> Iterator[Any]:
     """Random states come back as they were; `start` is a state to begin with. Yields the state at the beginning."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    devices = {p.device for p in parameters if p.device.type == "cuda"}
     before = (torch.get_rng_state(), [(d, torch.cuda.get_rng_state(d)) for d in devices])
     try:
         if start is not None:

@@ -21,11 +21,12 @@ from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
 from regard.recording.calls import AttentionCall, Layout
-from regard.recording.contractions import PRODUCTS, Product, read_product
+from regard.recording.contractions import PRODUCTS, Product, read_product, through_linear
 from regard.recording.edits import Edit
 from regard.recording.elementwise import PARAMETERS, nowhere, tensors_in
-from regard.recording.entry import is_mask, keywords, ranks, uncompiled
+from regard.recording.entry import is_mask, keywords, ranks, refuse_reentrant, uncompiled, unwrapped
 from regard.recording.movements import set_item
+from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
 from regard.recording.said import Place, Said, sayings
 from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
@@ -350,28 +351,12 @@ def differentiable(t: Tensor) -> Tensor:
     return t
 
 
-def shortest_names(model: nn.Module) -> dict[int, str]:
-    """Parameter id -> the shortest dotted suffix of its name that no other parameter shares (`.weight` left out)."""
-    full = [(n.removesuffix(".weight"), id(p)) for n, p in model.named_parameters(remove_duplicate=False)]
-    owners: dict[str, set[int]] = {}
-    for name, key in full:
-        for suffix in _suffixes(name):
-            owners.setdefault(suffix, set()).add(key)
-    names: dict[int, str] = {}
-    for name, key in full:
-        names.setdefault(key, next((s for s in _suffixes(name) if len(owners[s]) == 1), name))
-    return names
-
-
-def _suffixes(name: str) -> list[str]:
-    """Dotted suffixes, shortest first."""
-    parts = name.split(".")
-    return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
-
-
 @contextmanager
-def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit]) -> Iterator[None]:
-    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks."""
+def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], trail: Trail) -> Iterator[None]:
+    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks.
+
+    An `nn.Linear` keeps its rows whatever kernel it runs (a quantised one).
+    """
     handles = []
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -383,6 +368,8 @@ def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit]) -> Iterator
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         if not frames.mine or not frames.stack:
             return None
+        if isinstance(module, nn.Linear) and args and isinstance(output, Tensor):
+            through_linear(trail, args[0], output)
         name = frames.stack.pop()
         for edit in edits:
             new = edit.block(name, frames.visits[name] - 1, output)
@@ -438,9 +425,9 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
         )
     if any(not t.numel() for t in tensors.values()):
         raise ModelError("an input is empty: there is nothing to explain")
-    model = uncompiled(model)
+    model = unwrapped(model)
     order = ranks(model, list(given))
-    trail = Trail(shortest_names(model), {len(t) for k, t in tensors.items() if not is_mask(k, t)})
+    trail = Trail(Names(model), {len(t) for k, t in tensors.items() if not is_mask(k, t)})
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
     said = Said(sayings(streams))
@@ -456,9 +443,11 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
-    with watched(model, frames, edits), recorder:
+    with watched(model, frames, edits, trail), uncompiled(), recorder:
         output = model(**passed) if by_keyword else model(*passed.values())
     said.check(trail)
+    if cut := [str(c.index) for c in recorder.calls if c.detached]:
+        refuse_reentrant(output, ", ".join(cut))
     return Run(output, recorder.calls, trail, recorder.leaves, recorder.embedded, given, _blocks(recorder.calls), said)
 
 

@@ -150,7 +150,10 @@ class Recording:
             if bool(norm.any()):
                 norms[call.index] = norm
         if not norms:
-            raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
+            raise ModelError(
+                "the target does not depend on any attention call: its gradient is zero at all of them (layers that round "
+                "their inputs, as quantised ones may, pass none)"
+            )
         return norms
 
     def readout(self, gradients: Gradients) -> dict[int, Relevance]:
