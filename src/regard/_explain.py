@@ -20,7 +20,16 @@ from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
 from regard.recording import Recording, record
 from regard.recording.edits import Edit, Replace, Scale
-from regard.recording.entry import Readout, autocast_as, autocast_state, check_readout, floats_in, keywords, refuse
+from regard.recording.entry import (
+    Readout,
+    Surroundings,
+    as_the_user,
+    check_readout,
+    floats_in,
+    keywords,
+    our_own,
+    refuse,
+)
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
 from regard.recording.recording import Relevance
@@ -38,8 +47,8 @@ class Watched:
     seed: int
     rng: Any
     training: bool
+    around: Surroundings
     seconds: float = 0.0
-    autocast: dict[str, Any] = field(default_factory=autocast_state)
     plain: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,9 +100,11 @@ def explain(
     _check(rows, options, baseline, site, measure, readout)
     wanted = [Target.make(t) for t in targets]
     started = time.perf_counter()
-    with rng_kept(model) as rng:
+    refuse(model, training)
+    around = Surroundings.now()
+    with rng_kept(model) as rng, our_own():
         recording = record(model, inputs, streams=streams, training=training)
-        watched = Watched(recording, _reading or Reading({}), readout, measure, seed, rng, training)
+        watched = Watched(recording, _reading or Reading({}), readout, measure, seed, rng, training, around)
         watched.seconds = time.perf_counter() - started
         done = [_one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, t in enumerate(wanted)]
     flat = [done[t][m] for m in range(len(rows)) for t in range(len(wanted))]
@@ -122,7 +133,7 @@ def _one_target(
     w: Watched, target: Target, rows: Sequence[Method], options: dict[str, Any], keep: bool
 ) -> list[Explanation]:
     recording = w.recording
-    with torch.enable_grad():
+    with torch.enable_grad(), as_the_user():
         value = target.value(recording.output, recording.inputs)
     if not bool(torch.isfinite(value.y).all()):
         values = value.y.detach().tolist()
@@ -155,7 +166,7 @@ class Maps:
     def of_sample(self, name: str, sample: int) -> Tensor:
         """(row,) of a y that belongs to one sample, yet reads another one of some stream (a picture and any text)."""
         relevance, read = self.relevance[name], self.context.r
-        out = torch.zeros(relevance.shape[1])
+        out = torch.zeros(relevance.shape[1], dtype=torch.float32)
         for stream in self.context.recording.streams:
             weight = read[:, stream.rows].sum(1)
             at = int(weight.argmax()) if bool(weight.any()) else sample
@@ -287,10 +298,10 @@ def _measurement(
     output, y = _detached(w.recording.output), value.y.detach()
     fixed = target if value.explained is None else target.at(value.explained)
     edits = _baseline_edits(row, finals, w.recording)
-    shared, training, autocast = w.plain, w.training, w.autocast
+    shared, training, around = w.plain, w.training, w.around
 
     def measure() -> Measured:
-        with torch.no_grad(), rng_kept(model, rng), autocast_as(autocast):
+        with torch.no_grad(), rng_kept(model, rng), around.again(), our_own():
             if "faithful" not in shared:
                 shared["faithful"] = difference(output, _plain(model, inputs))
             if edits is None:
@@ -322,7 +333,8 @@ def _plain(model: nn.Module, inputs: Any) -> Any:
     """The model's own run, unwatched."""
     values, by_keyword = keywords(model, inputs)
     values = {k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()}  # a model may write into them
-    return model(**values) if by_keyword else model(*values.values())
+    with as_the_user():
+        return model(**values) if by_keyword else model(*values.values())
 
 
 def _detached(output: Any) -> list[Tensor]:
@@ -338,8 +350,7 @@ def difference(watched: Sequence[Tensor], plain: Any) -> float:
 @contextmanager
 def rng_kept(model: nn.Module, start: Any = None) -> Iterator[Any]:
     """Random states come back as they were; `start` is a state to begin with. Yields the state at the beginning."""
-    parameters = model.parameters() if isinstance(model, nn.Module) else ()
-    devices = {p.device for p in parameters if p.device.type == "cuda"}
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     before = (torch.get_rng_state(), [(d, torch.cuda.get_rng_state(d)) for d in devices])
     try:
         if start is not None:

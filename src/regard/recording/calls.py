@@ -209,7 +209,8 @@ class AttentionCall:
         groups, _, n, m = self.shape
         device = self.output.device
         rs = [p.r.to(device) for p in pulls]
-        done = [Pulled(torch.zeros(groups, m, device=device), torch.ones(groups, n, device=device)) for _ in pulls]
+        none, whole = (f((), device=device, dtype=torch.float32) for f in (torch.zeros, torch.ones))
+        done = [Pulled(none.repeat(groups, m), whole.repeat(groups, n)) for _ in pulls]
         needed = torch.stack([(r != 0).any(0) for r in rs])
         builder = _Builder(self, any(p.rule.gradient for p in pulls))
         for index in self.chunks(needed.any(0).nonzero()[:, 0]):

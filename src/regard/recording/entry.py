@@ -6,6 +6,8 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -52,12 +54,57 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a caller has set around the call: a default device, autocast."""
+
+    device: torch.device
+    autocast: Mapping[str, tuple[bool, torch.dtype]]
+
+    @classmethod
+    def now(cls) -> Surroundings:
+        """As they are here."""
+        return cls(torch.get_default_device(), autocast_state())
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is set."""
+        return self.device.type == "cpu" and not any(enabled for enabled, _ in self.autocast.values())
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """The same around something else, perhaps later."""
+        with ExitStack() as stack:
+            if self != Surroundings.now():
+                stack.enter_context(torch.device(self.device))
+                for device, (enabled, dtype) in self.autocast.items():
+                    stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
+            yield
+
+
+_the_user_s: ContextVar[Surroundings | None] = ContextVar("_the_user_s", default=None)
+
+
 @contextmanager
-def autocast_as(state: Mapping[str, tuple[bool, torch.dtype]]) -> Iterator[None]:
-    """`autocast_state()` as it was: a check that runs later runs in the same precision."""
-    with ExitStack() as stack:
-        for device, (enabled, dtype) in state.items():
-            stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
+def our_own() -> Iterator[None]:
+    """What we count with is made on the CPU, and in float32, whatever the user has set around the call."""
+    theirs = Surroundings.now()
+    if theirs.plain:
+        yield
+        return
+    token = _the_user_s.set(theirs)
+    try:
+        off = {device: (False, dtype) for device, (_, dtype) in theirs.autocast.items()}
+        with Surroundings(torch.device("cpu"), off).again():
+            yield
+    finally:
+        _the_user_s.reset(token)
+
+
+@contextmanager
+def as_the_user() -> Iterator[None]:
+    """Within `our_own`: the user's own code runs in what they have set."""
+    with (_the_user_s.get() or Surroundings.now()).again():
         yield
 
 
@@ -73,7 +120,7 @@ def ranks(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
     return {n: order.index(n) if n in order else len(order) + i for i, n in enumerate(names)}
 
 
-def refuse(model: nn.Module, training: bool) -> None:
+def refuse(model: Any, training: bool) -> None:
     """Models that cannot be watched as they are, each with its reason and its remedy."""
     if not isinstance(model, nn.Module):
         what = type(model).__name__

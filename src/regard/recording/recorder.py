@@ -24,7 +24,17 @@ from regard.recording.calls import AttentionCall, Layout
 from regard.recording.contractions import PRODUCTS, Product, read_product, through_linear
 from regard.recording.edits import Edit
 from regard.recording.elementwise import PARAMETERS, nowhere, tensors_in
-from regard.recording.entry import is_mask, keywords, ranks, refuse_reentrant, uncompiled, unwrapped
+from regard.recording.entry import (
+    Surroundings,
+    as_the_user,
+    is_mask,
+    keywords,
+    our_own,
+    ranks,
+    refuse_reentrant,
+    uncompiled,
+    unwrapped,
+)
 from regard.recording.movements import set_item
 from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
@@ -77,6 +87,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, trail: Trail, frames: Frames, edits: Sequence[Edit] = (), said: Said | None = None) -> None:
         super().__init__()
         self.said = said or Said([])
+        self.elsewhere = not Surroundings.now().plain
         self.trail = trail
         self.frames = frames
         self.edits = edits
@@ -88,17 +99,23 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.elsewhere:
+            with our_own():
+                return self._watched(func, args, kwargs)
+        return self._watched(func, args, kwargs)
+
+    def _watched(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if func is F.multi_head_attention_forward:
-            with self:
+            with self, as_the_user():
                 return _mha_inside(*args, **kwargs)
         name = name_of(func)
         if name == "scaled_dot_product_attention":
             return self._fused(func, args, kwargs)
         if name == "__setitem__":
-            out = func(*args, **kwargs)
+            out = self._run(func, args, kwargs)
             set_item(self.trail, args)
             return out
-        out = func(*args, **kwargs)
+        out = self._run(func, args, kwargs)
         if name in PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
             return self._explicit(p, out)
         if name in PRODUCTS and (why := self._lost_product(args)):
@@ -107,6 +124,13 @@ class Recorder(TorchFunctionMode):
         if name == "embedding":
             out = self._embedded(out, args, kwargs)
         return out
+
+    def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """The operation itself, as the model runs it."""
+        if not self.elsewhere:
+            return func(*args, **kwargs)
+        with as_the_user():
+            return func(*args, **kwargs)
 
     # -- word embeddings --------------------------------------------------------------------------------------------
 
@@ -139,7 +163,7 @@ class Recorder(TorchFunctionMode):
         given = dict(zip(names, args, strict=False)) | kwargs
         q, k, v = given["query"], given["key"], given["value"]
         self._free_mask(given)
-        out: Tensor = func(**given)
+        out: Tensor = self._run(func, (), given)
         tags = [self.trail.tag(t) for t in (q, k, v)]
         scale = given.get("scale")
         return self._called(
@@ -431,7 +455,8 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
     said = Said(sayings(streams))
-    recorder = Recorder(trail, frames, edits, said)
+    with as_the_user():
+        recorder = Recorder(trail, frames, edits, said)
     passed = dict(given)
     for name, t in tensors.items():
         if is_mask(name, t):
@@ -443,7 +468,7 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
-    with watched(model, frames, edits, trail), uncompiled(), recorder:
+    with as_the_user(), watched(model, frames, edits, trail), uncompiled(), recorder:
         output = model(**passed) if by_keyword else model(*passed.values())
     said.check(trail)
     if cut := [str(c.index) for c in recorder.calls if c.detached]:
