@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -44,14 +45,39 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+class _Eager:
+    """The stance of torch.compile is one for all threads: the first run to begin sets it, the last to end sets it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.runs, self.stance = threading.Lock(), 0, ExitStack()
+
+    def enter(self) -> None:
+        with self.lock:
+            if not self.runs:
+                self.stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self.runs += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.runs -= 1
+            if not self.runs:
+                self.stance.close()
+
+
+_eager = _Eager()
+
+
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Compiled modules, and functions in them, run as they were written, so that their operations can be seen."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled without it, and to import it takes seconds
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    _eager.enter()
+    try:
         yield
+    finally:
+        _eager.leave()
 
 
 @dataclass(frozen=True)
