@@ -72,7 +72,8 @@ class Reader:
 
     def inspect(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
         """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`, with its options."""
-        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, self._target(target), **options)
+        options = options if target is None else options | {"target": self._target(target)}
+        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, **options)
 
     def record(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
         """Read raw inputs and record the model's run on them: `regard.record`; classes may be given by name."""
