@@ -169,7 +169,7 @@ class Generation(Sequence[Explanation]):
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw the map with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
-        from regard.report.writing import plot
+        from regard.report.matrix import plot
 
         return plot(self, path)
 
