@@ -34,7 +34,7 @@ from regard.explanation import (
     words_of,
     write_atomically,
 )
-from regard.recording.recorder import refuse
+from regard.recording.entry import refuse
 from regard.target import Target
 
 FORMAT = "regard-generation-1"

@@ -105,9 +105,9 @@ class Reader:
         tokenizer = self.processor.tokenizer if self.kind == "image-text" else self.processor
         return explain_generation(self.model, tokenizer, reading, notes, max_new_tokens, method, target, **options)
 
-    def inspect(self, raw: Any, *, truncate: bool = False) -> Any:
-        """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`."""
-        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs)
+    def inspect(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
+        """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`, with its options."""
+        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, self._target(target), **options)
 
     def record(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
         """Read raw inputs and record the model's run on them: `regard.record`; classes may be given by name."""
