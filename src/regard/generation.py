@@ -196,6 +196,8 @@ def explain_generation(
     *,
     seed: int = 0,
     measure: str = "lazy",
+    streams: Any = None,
+    memory_budget: Any = None,
     **options: Any,
 ) -> Generation:
     """Let a model write on from a prompt that a reader read, and explain every token; see `Reader.explain_generation`."""
@@ -212,9 +214,8 @@ def explain_generation(
     text = written.reading.raw[written.stream][0]
     assert isinstance(text, Text)
     targets = [_target(target, text, written.start, i, written.ids) for i in range(len(written.ids))]
-    found = explain(
-        model, written.reading.inputs, targets, method, seed=seed, measure=measure, _reading=written.reading, **own
-    )
+    shared: dict[str, Any] = {"seed": seed, "measure": measure, "streams": streams, "memory_budget": memory_budget}
+    found = explain(model, written.reading.inputs, targets, method, _reading=written.reading, **shared, **own)
     assert isinstance(found, list)
     for explanation in found:
         explanation.receipt.notes += [*notes, *_unlike(explanation.receipt, tokenizer)]
