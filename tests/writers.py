@@ -107,7 +107,7 @@ def idefics3() -> tuple[Any, Any]:
 
 
 WRITERS = {f.__name__: f for f in (llama, qwen2, gpt2, t5, bart, llava, paligemma, idefics3)}
-DECODERS, BESIDE, SEEING = ("llama", "qwen2", "gpt2"), ("t5", "bart"), ("llava", "paligemma", "idefics3")
+BESIDE, SEEING = ("t5", "bart"), ("llava", "paligemma", "idefics3")
 
 
 def save(name: str, folder: Path) -> Path:
