@@ -41,13 +41,13 @@ def _figure(g: Generation, v: WrittenView) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    units = v.coloured("words")
+    units = [u for u in v.coloured("words") if len(u.tokens) == 1 or any(r.scores[u.tokens].any() for r in v.rows)]
     written = [u for u in units if u.tokens[0] >= v.first]
     ahead = units[: len(units) - len(written)]
     columns = [*ahead[-max(COLUMNS - len(written), 8) :], *written][:COLUMNS]
     rows = min(len(v.rows), ROWS)
     maps = [r.pictures[0] for r in v.rows[:MAPS] if r.pictures]
-    above = (0.3 + 1.15 * -(-len(maps) // 6)) if maps else 0.0
+    above = 1.15 * -(-len(maps) // 6)
     names = 0.2 + LETTER * max(len(_name(u)) for u in columns)
     width = max(1.6 + CELL * len(columns) + 0.3, 1.6 + 1.15 * min(len(maps), 6) + 0.3, 6.0)
     height = 0.5 + above + names + CELL * rows + 0.3
@@ -92,7 +92,7 @@ def _cells(v: WrittenView, columns: list[Unit], rows: int) -> Array:
 def _maps(figure: Any, maps: list[PictureView], names: list[str], width: float, height: float) -> None:
     for i, panel in enumerate(maps):
         pixels = panel.scale.over(panel.cells, LIGHT) if panel.picture is None else blend(panel)
-        left, top = 1.6 + 1.15 * (i % 6), 0.75 + 1.15 * (i // 6)
+        left, top = 1.6 + 1.15 * (i % 6), 0.7 + 1.15 * (i // 6)
         axes = figure.add_axes((left / width, 1 - (top + 0.85) / height, 0.95 / width, 0.85 / height))
         axes.imshow(pixels)
         axes.set_axis_off()
