@@ -8,6 +8,7 @@ every position, the scores that the next token was chosen by. Each token written
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -214,8 +215,11 @@ def explain_generation(
     text = written.reading.raw[written.stream][0]
     assert isinstance(text, Text)
     targets = [_target(target, text, written.start, i, written.ids) for i in range(len(written.ids))]
+    inputs: dict[str, Any] = dict(written.reading.inputs)
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        inputs["logits_to_keep"] = len(targets) + 1  # the prompt's own scores are not asked for
     shared: dict[str, Any] = {"seed": seed, "measure": measure, "streams": streams, "memory_budget": memory_budget}
-    found = explain(model, written.reading.inputs, targets, method, _reading=written.reading, **shared, **own)
+    found = explain(model, inputs, targets, method, _reading=written.reading, **shared, **own)
     assert isinstance(found, list)
     for explanation in found:
         explanation.receipt.notes += [*notes, *_unlike(explanation.receipt, tokenizer)]
