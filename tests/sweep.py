@@ -479,8 +479,8 @@ JEPA_VIDEO = noise(2, 4, 3, 8, 8)
 vision("vjepa2", "VJEPA2Model", JEPA, group=VIDEO, target=pool, streams={"pixel_values_videos": 8}, grids={},
        inputs={"pixel_values_videos": JEPA_VIDEO, "skip_predictor": True})  # fmt: skip
 vision("vjepa2-predicted", "VJEPA2Model", JEPA, {}, group=VIDEO, calls=3, inputs={"pixel_values_videos": JEPA_VIDEO},
-       target=pool,
-       open="the target reads the encoder, which the predictor reads as well: said to depend on no call")  # fmt: skip
+       target=pool, streams={"pixel_values_videos": 8, "mask_tokens": 1}, grids={},
+       dead={2: "the target reads the encoder"})  # fmt: skip
 
 CONV = {"conv_dim": (8, 8), "conv_stride": (4, 2), "conv_kernel": (4, 2), "num_conv_pos_embeddings": 4,
         "num_conv_pos_embedding_groups": 2, "num_feat_extract_layers": 2}  # fmt: skip
@@ -576,9 +576,7 @@ TOWERS_SEEN = {
     "grids": {"pixel_values": (4, 4)},
 }
 row("bridgetower", CROSS, "BridgeTowerModel", TOWERS, both(),
-    lambda out: out["pooler_output"][:, 1] + out["pooler_output"][:, 65], **TOWERS_SEEN,
-    open="the pooled halves are joined along the width, and the text's last calls are taken for part of the vision's state: "
-    "the text's rows are not read; a target on the text's half is said to depend on no call")  # fmt: skip
+    lambda out: out["pooler_output"][:, 1] + out["pooler_output"][:, 65], **TOWERS_SEEN)  # fmt: skip
 row("perceiver-text", CROSS, "PerceiverForSequenceClassification", {
     "num_latents": 3, "d_latents": 16, "d_model": 16, "num_blocks": 1, "num_self_attends_per_block": 2,
     "num_self_attention_heads": 2, "num_cross_attention_heads": 2, "vocab_size": 40, "max_position_embeddings": 6,
@@ -608,18 +606,10 @@ def detector(name: str, prefix: str, d_model: int = 16, **more: Any) -> None:
 
 
 detector("detr", "Detr", core=True, inexact="scores of some hundreds", mixes="a ResNet before attention")
-detector(
-    "conditional-detr",
-    "ConditionalDetr",
-    open="cross-attention joins content and position along the width: taken for several tokens (refused by name)",
-)
-detector(
-    "table-transformer",
-    "TableTransformer",
-    open="pre-norm decoder: rows that begin as zeros take the name of the norm's "
-    "bias, not of the object queries; self-attention among these is not seen, and maps leave it out without a note",
-)
-detector("dab-detr", "DabDetr", open="the trail of the cross-attention's scores is lost at `matmul` (refused by name)")
+detector("conditional-detr", "ConditionalDetr", inexact="scores of some hundreds", mixes="a ResNet before attention")
+detector("table-transformer", "TableTransformer", mixes="a ResNet before attention")
+detector("dab-detr", "DabDetr", std=0.1, streams={"pixel_values": 24, "query_refpoint_embeddings": 3},
+         mixes="a ResNet before attention")  # fmt: skip
 detector("deformable-detr", "DeformableDetr", d_model=32, refused="grid_sample",
          why="deformable attention samples between the tokens")  # fmt: skip
 row("yolos", DETECTION, "YolosForObjectDetection", {

@@ -79,6 +79,11 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed)]
 
 
+def normalised(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """The rows that are normalised; scale and shift are no tokens, even of rows that begin as zeros."""
+    return element_wise(trail, name, args[:1] or [kwargs["input"]], {}, out)
+
+
 def mixing(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """Rows are mixed in a way that is not followed."""
     tags = [t for x in tensors_in(args) if (t := trail.tag(x)) is not None]

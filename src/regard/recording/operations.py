@@ -21,7 +21,7 @@ from regard.recording.contractions import (
     product,
     softmax,
 )
-from regard.recording.elementwise import MIXERS, Tags, element_wise, mixing, tensors_in
+from regard.recording.elementwise import MIXERS, Tags, element_wise, mixing, normalised, tensors_in
 from regard.recording.movements import (
     JOINS,
     MOVEMENTS,
@@ -92,4 +92,5 @@ RULES: dict[str, Callable[..., Tags]] = {
     "where": select,
     "embedding": embedding,
     "linear": linear,
+    **dict.fromkeys(("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"), normalised),
 }

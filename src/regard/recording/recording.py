@@ -126,23 +126,29 @@ class Recording:
 
     # -- read-out ---------------------------------------------------------------------------------------------------
 
-    def final_calls(self) -> list[AttentionCall]:
-        """Calls whose output no later call reads: what the head reads is among their query rows."""
+    def final_calls(self, of: Sequence[AttentionCall] | None = None) -> list[AttentionCall]:
+        """Calls (of those given) whose output no later one reads: what the head reads is among their query rows."""
+        calls = self.calls if of is None else of
         later = 0
-        for call in self.calls:
+        for call in calls:
             later |= call.seen
-        ends = [c for c in self.calls if not later >> c.event & 1]
-        return [c for c in ends if not any(self.seen_by(d) >> c.event & 1 for d in ends if d.event > c.event)]
+        ends = [c for c in calls if not later >> c.event & 1]
+        return [c for c in ends if not any(self._holds(d, c) for d in ends if d.event > c.event)]
+
+    def _holds(self, later: AttentionCall, call: AttentionCall) -> bool:
+        """Whether the state after a call holds another's output, in rows that both wrote (two pooled rows may be joined)."""
+        return bool(self.seen_by(later) >> call.event & 1 and torch.isin(call.queries, later.queries).any())
 
     def read_calls(self, gradients: Gradients) -> dict[int, Tensor]:
         """Final calls that the target depends on, with the norm of ∂y/∂O at each of their query rows (group, row)."""
         norms = {}
-        for call in self.final_calls():
+        for call in self.calls:
             dO = gradients.calls[call.index].dO
             assert dO is not None
-            norm = call.canonical(dO).float().pow(2).sum((1, 3)).sqrt().cpu()
-            if bool(norm.any()):
-                norms[call.index] = norm
+            if bool(dO.any()):
+                norms[call.index] = call.canonical(dO).float().pow(2).sum((1, 3)).sqrt().cpu()
+        final = {c.index for c in self.final_calls([self.calls[i] for i in norms])}
+        norms = {i: norm for i, norm in norms.items() if i in final}
         if not norms:
             raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
         return norms
