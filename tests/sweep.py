@@ -637,6 +637,7 @@ PATCHES = {"pixel_values": (4, 4)}
 def vlm(name: str, prefix: str, config: Any, prompt: tuple[int, int, int], **more: Any) -> None:
     """Two layers of vision, two of language; the picture's features fill places of the prompt."""
     inputs = with_image(*prompt) | (more.pop("inputs", None) or picture())
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     usual = {"calls": 4, "grids": PATCHES, "streams": {"input_ids": sum(prompt), "pixel_values": 16}}
     row(name, VLM, prefix + "ForConditionalGeneration", config, inputs, last, **usual | more)
 
@@ -671,10 +672,34 @@ vlm("blip-2", "Blip2", {
     streams={"input_ids": 6, "class_embedding": 1, "pixel_values": 16, "query_tokens": 3}, core=True)  # fmt: skip
 QWEN_VISION = {"depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4,
                "spatial_merge_size": 2, "temporal_patch_size": 1, "in_channels": 3}  # fmt: skip
-vlm("qwen2-vl", "Qwen2VL", lambda: T.Qwen2VLConfig(
-    text_config={**GQA, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}},
-    vision_config=QWEN_VISION, image_token_id=39, vision_start_token_id=3, vision_end_token_id=4), (2, 4, 3),
-    inputs={"pixel_values": noise(32, 48), "image_grid_thw": torch.tensor([[1, 4, 4]] * 2),
-            "mm_token_type_ids": torch.tensor([[0, 0, 1, 1, 1, 1, 0, 0, 0]] * 2)},
-    open="patches of all pictures are packed along the first axis of pixel_values: taken for samples; two samples "
-    "end in a raw torch error, one in a wrong map without a note")  # fmt: skip
+PLACES = {"image_token_id": 39, "vision_start_token_id": 3, "vision_end_token_id": 4}
+MROPE = {**GQA, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+
+
+def packed(*prompts: tuple[int, ...]) -> dict[str, Tensor]:
+    """Prompts with pictures of 4x4 patches, merged 2x2 (1: a picture, 0: a word); the patches of all in one row."""
+    places = torch.tensor([[place for p in prompt for place in ([1] * 4 if p else [0])] for prompt in prompts])
+    pictures = sum(map(sum, prompts))
+    return {
+        "input_ids": torch.where(places == 1, 39, ids(*places.shape, high=38)),
+        "attention_mask": torch.ones_like(places),
+        "pixel_values": noise(16 * pictures, 48),
+        "image_grid_thw": torch.tensor([[1, 4, 4]] * pictures),
+        "mm_token_type_ids": places,
+    }
+
+
+def qwen(name: str, prefix: str, vision: Mapping[str, Any], *prompts: tuple[int, ...], **more: Any) -> None:
+    """Two layers of vision, a call for each picture; two of language."""
+    config = lambda: getattr(T, prefix + "Config")(text_config=MROPE, vision_config=vision, **PLACES)  # noqa: E731
+    inputs, pictures = packed(*prompts), sum(map(sum, prompts))
+    usual = {"calls": 2 * pictures + 2, "streams": {"input_ids": inputs["input_ids"].shape[1], "pixel_values": 16 * pictures}}
+    row(name, VLM, prefix + "ForConditionalGeneration", config, inputs, last, **usual | more)
+
+
+qwen("qwen2-vl", "Qwen2VL", QWEN_VISION, (0, 0, 1, 0, 0, 0), (0, 0, 1, 0, 0, 0), core=True)
+qwen("qwen2-vl-pictures", "Qwen2VL", QWEN_VISION, (0, 1, 0, 1, 0), (0, 0, 0, 1, 0, 0, 0, 0))
+vlm("llava-pictures", "Llava", lambda: T.LlavaConfig(
+    **LLAMA_CLIP(), image_token_index=39, vision_feature_layer=-1), (2, 32, 3), inputs=picture(3, 3, 16, 16) | {
+        "input_ids": torch.tensor([[39] * 32 + [7, 8], [9] * 15 + [39] * 16 + [7, 8, 9]])}, grids={},
+    streams={"input_ids": 34, "class_embedding": 1, "pixel_values": 48})  # fmt: skip

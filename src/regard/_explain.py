@@ -195,7 +195,7 @@ def _check_batch(recording: Recording, value: Value) -> None:
         )
     for stream in recording.streams if not value.shared else ():
         given = recording.inputs.get(stream.name)
-        if isinstance(given, Tensor) and len(given) != len(value.y):
+        if isinstance(given, Tensor) and not stream.packed and len(given) != len(value.y):
             raise TargetError(
                 f"input {stream.name!r} has {len(given)} along axis 0, but the target gives {len(value.y)} numbers: several "
                 "samples packed into one input, or one input shared by all samples, cannot be told apart yet"

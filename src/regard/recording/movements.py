@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.recording.elementwise import PARAMETERS, Tags, broadcasts, element_wise, mixing, nowhere
+from regard.recording.samples import in_one_sample
 from regard.recording.tokens import Tag, Trail, constant, first_along, reshaped
 
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "_unsafe_view"}
@@ -111,6 +112,7 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     best = min((t for t in tags if t is not None), key=lambda t: t.order)
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
+    _meet(tags, columns, dim)
     if name in CATS and best.keys is None and _features(columns, dim):
         columns = _of_one_row(trail, tags, columns, best, dim)
     ids = _joined(name, columns, dim, out)
@@ -123,6 +125,15 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     for t in tags:
         seen |= t.seen if t is not None else 0
     return [replace(best, ids=ids, keys=keys, seen=seen)]
+
+
+def _meet(tags: Tags, ids: list[Tensor], dim: int) -> None:
+    """Tokens of two inputs, side by side, are those of one sample (or one of the inputs is packed)."""
+    inputs = [(t, first_along(i, dim)) for t, i in zip(tags, ids, strict=True) if t is not None and i.shape[dim]]
+    inputs = [(t, i) for t, i in inputs if t.source.rank < PARAMETERS and t.keys is None]
+    for (a, i), (b, j) in zip(inputs, inputs[1:], strict=False):
+        if a.source is not b.source and i.ndim == j.ndim:
+            in_one_sample(*((a, b, i, j) if a.order <= b.order else (b, a, j, i)))
 
 
 def _rows(trail: Trail, tag: Tag) -> Tag:
@@ -217,6 +228,8 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
         ids = ids.index_put(places[0], moved)
     else:
         ids = ids.scatter(places[0], places[1], moved)
+    if base is not None:
+        ids = in_one_sample(base, value, base.ids, ids)
     best = value if base is None else min(base, value, key=lambda t: t.order)
     return [replace(best, ids=ids, seen=value.seen | (0 if base is None else base.seen))]
 

@@ -27,6 +27,7 @@ from regard.recording.edits import Edit
 from regard.recording.elementwise import PARAMETERS, nowhere, tensors_in
 from regard.recording.movements import set_item
 from regard.recording.operations import follow, name_of
+from regard.recording.samples import Packed, of_their_samples
 from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
@@ -229,7 +230,7 @@ class Recorder(TorchFunctionMode):
         if not where and queries is not None and keys is not None:
             layout = Layout.of(queries, keys)
             queries, keys = (_grouped(i, layout) for i in (queries, keys))
-            queries, keys = _of_their_samples(queries, keys)
+            queries, keys = of_their_samples(queries, keys)
         else:
             layout = _flat(lead)
             queries = keys = torch.zeros(1, 0, dtype=torch.int64)
@@ -296,13 +297,6 @@ def _flat(lead: tuple[int, ...]) -> Layout:
 def _grouped(ids: Tensor, layout: Layout) -> Tensor:
     """(lead..., token) -> (group, token): one row of ids for each group."""
     return ids.permute(*layout.order, -1).reshape(layout.groups, layout.heads, -1)[:, 0].contiguous()
-
-
-def _of_their_samples(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a parameter that no operation has handed to samples belong to the sample of the rows beside them."""
-    sample = torch.cat([queries, keys], 1).amax(1, keepdim=True) // STRIDE * STRIDE
-    first, second = (torch.where((i > 0) & (i < STRIDE), i + sample, i) for i in (queries, keys))
-    return first, second
 
 
 def _axes(t: Tensor, letters: str, order: Sequence[str]) -> Tensor:
@@ -437,8 +431,21 @@ class Run:
     blocks: list[Block]
 
 
-def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
-    """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so."""
+def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), packed: frozenset[str] = frozenset()) -> Run:
+    """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
+
+    `packed`: inputs whose axis 0 is not samples. Where that shows on the way, the run begins anew.
+    """
+    random = torch.get_rng_state()
+    try:
+        return _run(model, inputs, edits, packed)
+    except Packed as found:
+        torch.set_rng_state(random)
+        name = found.name
+    return run(model, inputs, edits, packed | {name})
+
+
+def _run(model: nn.Module, inputs: Any, edits: Sequence[Edit], packed: frozenset[str]) -> Run:
     given, by_keyword = keywords(model, inputs)
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
     if not any(not _is_mask(k, t) for k, t in tensors.items()):
@@ -449,7 +456,8 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
         raise ModelError("an input is empty: there is nothing to explain")
     model = uncompiled(model)
     order = ranks(model, list(given))
-    trail = Trail(shortest_names(model), {len(t) for k, t in tensors.items() if not _is_mask(k, t)})
+    batches = {len(t) for k, t in tensors.items() if not _is_mask(k, t) and k not in packed}
+    trail = Trail(shortest_names(model), batches)
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
     recorder = Recorder(trail, frames, edits)
@@ -457,8 +465,9 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
     for name, t in tensors.items():
         if _is_mask(name, t):
             continue
-        tag = Tag(torch.empty(0), Source(name, order[name], tuple(t.shape[1:]), not t.is_floating_point()), raw=True)
-        trail.enter(t_in := t.detach().clone(), tag.source)
+        shape = tuple(t.shape if name in packed else t.shape[1:])
+        source = Source(name, order[name], shape, not t.is_floating_point(), packed=name in packed)
+        trail.enter(t_in := t.detach().clone(), source)
         if t.is_floating_point():
             entered = trail.tag(t_in)
             assert entered is not None

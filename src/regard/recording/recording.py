@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import ModelError, TrailLost
-from regard.recording import recorder
+from regard.recording import recorder, samples
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
 from regard.recording.recorder import Block
@@ -271,15 +271,16 @@ def record(
         run = recorder.run(model, inputs, edits)
     if not run.calls:
         raise ModelError(_no_attention(model))
+    trail = run.trail
+    run.calls = samples.settled(run.calls, trail)
     if strict:
         recorder.refuse_lost(run.calls)
-    trail = run.trail
     used = torch.zeros(trail.rows, dtype=torch.bool)
     for call in run.calls:
         used[call.queries.flatten() % STRIDE] = True
         used[call.keys.flatten() % STRIDE] = True
     trail.later_stages(used)
-    batch = max(trail.batches)
+    batches = _batches(run.inputs, trail.streams, used) or trail.batches
     recording = Recording(
         model=model,
         given=inputs,
@@ -291,12 +292,12 @@ def record(
         leaves=run.leaves,
         embedded=run.embedded,
         blocks=run.blocks,
-        batch=batch,
+        batch=max(batches),
         rows=trail.rows,
         final_seen=trail.final_seen,
         aliases=trail.aliases,
         target=target,
-        batches=trail.batches,
+        batches=batches,
     )
     recording.streams = _in_use(recording)
     recording.padded = _padding(recording)
@@ -311,6 +312,12 @@ def _no_attention(model: nn.Module) -> str:
             'call model.set_attn_implementation("sdpa") first'
         )
     return f"no attention call was seen in {type(model).__name__}: is it a Transformer, and did its attention run?"
+
+
+def _batches(inputs: dict[str, Any], streams: Sequence[Stream], used: Tensor) -> set[int]:
+    """Numbers of samples: lengths of the inputs that calls read, along axis 0."""
+    read = {s.name for s in streams if s.kind != "parameter" and not s.packed and bool(used[s.rows].any())}
+    return {len(inputs[name]) for name in read}
 
 
 def _in_use(recording: Recording) -> list[Stream]:

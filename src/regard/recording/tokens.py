@@ -29,7 +29,8 @@ STRIDE = 1 << 32
 class Stream:
     """The tokens of one input, of one parameter, or (`kind="merged"`) of a later stage of another stream.
 
-    `first` is its first row; `elements` names, for each token, the element of the raw input that stands for it.
+    `first` is its first row; `elements` names, for each token, the element of the raw input that stands for it. `packed`: the
+    input's axis 0 is not samples; tokens of all samples stand in one row (see samples.py).
     """
 
     name: str
@@ -38,6 +39,7 @@ class Stream:
     kind: str = "input"
     grid: tuple[int, int] | None = None
     elements: Tensor | None = field(default=None, repr=False)
+    packed: bool = False
 
     @property
     def rows(self) -> slice:
@@ -56,6 +58,7 @@ class Source:
     rank: int
     shape: tuple[int, ...] = ()
     ids: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,11 @@ class Trail:
             self.final_seen[last] = self.final_seen.get(last, 0) | tag.seen
 
     def enter(self, tensor: Tensor, source: Source) -> None:
-        """Tag a model input: every element is its own row, sample by sample (axis 0)."""
+        """Tag a model input: every element is its own row, sample by sample (axis 0); of a packed input, nobody's yet."""
+        if source.packed:
+            ids = self._for_single(torch.arange(1, tensor.numel() + 1).view(tensor.shape))
+            self.put(tensor, Tag(ids, source, raw=True))
+            return
         inner = math.prod(tensor.shape[1:])
         ids = torch.arange(1, inner + 1).view(1, *tensor.shape[1:])
         ids = ids + (torch.arange(1, len(tensor) + 1) * STRIDE).view(-1, *[1] * (tensor.ndim - 1))
@@ -227,8 +234,9 @@ class Trail:
             elements = self._elements_of(elements)
         key = (tag.source.name, elements.numpy().tobytes())
         if key not in self._known:
-            grid = grid_of(elements, tag.source.shape)
-            self._known[key] = self._new_stream(tag.source.name, len(elements), "input", grid=grid, elements=elements)
+            packed = tag.source.packed
+            more = {"grid": None if packed else grid_of(elements, tag.source.shape), "elements": elements, "packed": packed}
+            self._known[key] = self._new_stream(tag.source.name, len(elements), "input", **more)
             if cells is not None and not tag.raw:
                 sources = torch.zeros(len(elements) + int(nobody), cells.shape[-1], dtype=torch.int64)
                 sources[index.flatten()] = (cells % STRIDE).flatten(0, -2)
@@ -267,7 +275,7 @@ class Trail:
         distinct, index = torch.unique(sources.flatten(0, -2), dim=0, return_inverse=True)
         samples, rows = distinct[:, 0] // STRIDE * STRIDE, distinct % STRIDE
         patterns, which = torch.unique(rows, dim=0, return_inverse=True)
-        stream = self._new_stream(tag.source.name, len(patterns), "merged")
+        stream = self._new_stream(tag.source.name, len(patterns), "merged", packed=tag.source.packed)
         event = self.next_event()
         self.merges.append(Merge(event, torch.arange(stream.first, stream.first + stream.count), patterns))
         ids = (samples + stream.first + which)[index].view(*sources.shape[:-1], 1)
