@@ -354,8 +354,8 @@ seq2seq("prophetnet", "ProphetNet", {
     "vocab_size": 40, "hidden_size": 16, "encoder_ffn_dim": 24, "num_encoder_layers": 1,
     "num_encoder_attention_heads": 2, "decoder_ffn_dim": 24, "num_decoder_layers": 1, "num_decoder_attention_heads": 2,
     "ngram": 2, "num_buckets": 4, "relative_max_distance": 8, "max_position_embeddings": 32}, calls=4,
-    dead={1: "the last layer's main stream is not read"},
-    open="the predicting streams' 8 rows are one stream of all 32 rows of the table of positions")  # fmt: skip
+    streams={**ONE, "decoder_input_ids": 4, "decoder.position_embeddings": 32},
+    dead={1: "the last layer's main stream is not read"})  # fmt: skip
 seq2seq("led", "LED", {**BART, "attention_window": 4}, refused="as_strided",
     why="windows that overlap in memory (as_strided) are not followed")  # fmt: skip
 
@@ -401,6 +401,9 @@ vision("clip-vision", "CLIPVisionModelWithProjection", {**S, **IM, "projection_d
 vision("siglip-vision", "SiglipVisionModel", {**S, **IM}, {"probe": 1}, calls=3, target=at("pooler_output", 1))
 vision("vit-mae", "ViTMAEForPreTraining", {**S, **IM, **MAE}, inputs=picture() | {"noise": noise(2, 16)},
        target=at("logits", 3, 1), calls=3,
+       streams={"cls_token": 1, "mask_token": 1, "pixel_values": 16})  # fmt: skip
+vision("vit-mae-deep", "ViTMAEForPreTraining", {**S, **IM, **MAE, "decoder_num_hidden_layers": 2},
+       inputs=picture() | {"noise": noise(2, 16)}, target=at("logits", 3, 1), calls=4,
        streams={"cls_token": 1, "mask_token": 1, "pixel_values": 16})  # fmt: skip
 vision("beit-masked", "BeitForMaskedImageModeling", {**S, **IM, "vocab_size": 20, "use_mask_token": True},
        inputs=picture() | {"bool_masked_pos": torch.arange(16)[None].expand(2, 16) < 5}, target=at("logits", 2, 1))  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording.tokens import Tag, Trail, lost
+from regard.recording.tokens import STRIDE, Tag, Trail, lost
 
 Tags = Sequence[Tag | None]
 MIXERS = ("fft", "lstm", "gru", "sort", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
@@ -58,10 +58,14 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
         fits = [(t, trail.settled(tag)) for t, tag in fits]
     _, best = min(fits, key=lambda p: (bool(p[1].lost), p[1].keys is None, p[0].shape != out.shape, *p[1].order))
+    if best.source.rank >= PARAMETERS:
+        best = _varied(trail, best, found)
     same = [t for _, t in fits if t.source is best.source and not (t.lost or t.raw or t.keys)]
-    full = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim >= 3]
-    if any(not torch.equal(full[0], ids) for ids in full[1:]):
-        return [nowhere(best, f"{name} of different tokens", out)]
+    full = [t for t in same if t.ids.shape == out.shape and out.ndim >= 3]
+    if full and best.keys is None:
+        best = _newest(trail, best, full)
+    if best.lost:
+        return [nowhere(replace(best, lost=""), f"{name} of different tokens", out)]
     seen = 0
     for tag in found:
         seen |= tag.seen
@@ -77,6 +81,29 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         return [replace(best, ids=best.ids.expand(out.shape), keys=keys)]
     computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
     return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed)]
+
+
+def _newest(trail: Trail, best: Tag, tags: Sequence[Tag]) -> Tag:
+    """Of rows that are the same but for copies told apart by a call (the residual beside them), the latter; else lost."""
+    rows = [t.ids[..., 0] for t in tags]
+    differ = [t for t, r in zip(tags, rows, strict=True) if not torch.equal(r, rows[0])]
+    if not differ:
+        return best
+    first = trail.originals(rows[0])
+    if any(not torch.equal(trail.originals(r), first) for r in rows[1:]):
+        return lost(best, "different tokens")
+    return max((tags[0], *differ), key=lambda t: bool((t.ids[..., 0] != first).any()))
+
+
+def _varied(trail: Trail, best: Tag, found: Sequence[Tag]) -> Tag:
+    """Rows of one table to which one row of another is added (ProphetNet's streams) are not those with another row added."""
+    if best.keys is None and not best.lost:
+        for tag in found:
+            if tag.source is not best.source and tag.source.rank > PARAMETERS + 1 and not tag.lost and tag.ids.numel():
+                row = int(tag.ids.flatten()[0]) % STRIDE
+                if bool((tag.ids % STRIDE == row).all()):
+                    best = trail.variant(best, row)
+    return best
 
 
 def normalised(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:

@@ -12,7 +12,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -231,9 +231,13 @@ class Recorder(TorchFunctionMode):
             layout = Layout.of(queries, keys)
             queries, keys = (_grouped(i, layout) for i in (queries, keys))
             queries, keys = of_their_samples(queries, keys)
+            queries, told = self.trail.copies_apart(queries)
+            if told and q_tag is not None:
+                q_tag = replace(q_tag, ids=layout.back(queries[:, None, :, None].expand(-1, layout.heads, -1, 1)))
         else:
             layout = _flat(lead)
             queries = keys = torch.zeros(1, 0, dtype=torch.int64)
+            told = 0
         event = self.trail.next_event(call=True)
         seen = (k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0)
         call = AttentionCall(
@@ -256,7 +260,7 @@ class Recorder(TorchFunctionMode):
                 call = AttentionCall(**(call.__dict__ | {"output": out}))
         self.calls.append(call)
         if q_tag is not None and queries.shape[1]:
-            self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=1 << event))
+            self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=told | 1 << event))
         elif where and q_tag is not None:
             self.trail.put(out, nowhere(q_tag, where, out))
         return out

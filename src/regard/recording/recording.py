@@ -316,8 +316,8 @@ def _no_attention(model: nn.Module) -> str:
 
 def _batches(inputs: dict[str, Any], streams: Sequence[Stream], used: Tensor) -> set[int]:
     """Numbers of samples: lengths of the inputs that calls read, along axis 0."""
-    read = {s.name for s in streams if s.kind != "parameter" and not s.packed and bool(used[s.rows].any())}
-    return {len(inputs[name]) for name in read}
+    read = {s.name for s in streams if not s.packed and bool(used[s.rows].any())}
+    return {len(inputs[name]) for name in read if name in inputs}
 
 
 def _in_use(recording: Recording) -> list[Stream]:

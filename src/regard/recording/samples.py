@@ -98,4 +98,4 @@ def _with_samples(call: AttentionCall, owner: Tensor, packed: Tensor) -> Attenti
     owner[rows[mine]] = sample.expand(ids.shape)[mine]
     ids = torch.where((ids > 0) & (ids < STRIDE), ids + sample * STRIDE, ids)
     n = call.queries.shape[1]
-    return replace(call, queries=ids[:, :n], keys=ids[:, n:])
+    return replace(call, queries=ids[:, :n].contiguous(), keys=ids[:, n:].contiguous())

@@ -138,6 +138,8 @@ class Trail:
         self.events = 0
         self.call_events = 0
         self.aliases: dict[str, str] = {}
+        self.copies: dict[int, int] = {}
+        self._variants: dict[tuple[int, bytes], tuple[int, int]] = {}
 
     # -- tags -------------------------------------------------------------------------------------------------------
 
@@ -281,6 +283,54 @@ class Trail:
         ids = (samples + stream.first + which)[index].view(*sources.shape[:-1], 1)
         return replace(tag, ids=ids, seen=tag.seen | 1 << event)
 
+    def copies_apart(self, ids: Tensor) -> tuple[Tensor, int]:
+        """Query rows (group, token) in which copies of a parameter's row (mask tokens) are rows of their own, and the token
+        map's bit in `seen` (0: there are none). From here on they differ; what each was made of is the one row."""
+        rows = ids % STRIDE
+        born = torch.zeros(self.rows, dtype=torch.bool)
+        for stream in self.streams:
+            born[stream.rows] = stream.kind == "parameter"
+        if not bool(born[rows].any()):
+            return ids, 0
+        nth = _occurrence(rows)
+        copied = torch.unique(rows[born[rows] & (nth > 0)])
+        if not len(copied):
+            return ids, 0
+        mine = torch.isin(rows, copied)
+        each, which = torch.unique(torch.stack([rows[mine], nth[mine]]), dim=1, return_inverse=True)
+        first, event = self._made_of(each[0])
+        out = ids.clone()
+        out[mine] += first + which - rows[mine]
+        return out, 1 << event
+
+    def variant(self, tag: Tag, by: int) -> Tag:
+        """A parameter's rows changed by row `by` of another one: rows of their own, made of those that they were."""
+        rows = torch.unique(tag.ids % STRIDE)
+        rows = rows[rows > 0]
+        key = (by, rows.numpy().tobytes())
+        if key not in self._variants:
+            self._variants[key] = self._made_of(rows)
+        first, event = self._variants[key]
+        new = first + torch.searchsorted(rows, tag.ids % STRIDE)
+        ids = torch.where(tag.ids % STRIDE > 0, tag.ids - tag.ids % STRIDE + new, tag.ids)
+        return replace(tag, ids=ids, seen=tag.seen | 1 << event)
+
+    def _made_of(self, rows: Tensor) -> tuple[int, int]:
+        """New rows, one of each of a parameter's rows: the first of them, and the event of the token map."""
+        stream = self._new_stream(self.stream_of(int(rows[0])).name, len(rows), "merged")
+        made = torch.arange(stream.first, stream.first + stream.count)
+        self.merges.append(Merge(self.next_event(), made, rows[:, None]))
+        self.copies.update(zip(made.tolist(), rows.tolist(), strict=True))
+        return stream.first, self.events - 1
+
+    def originals(self, ids: Tensor) -> Tensor:
+        """Ids with copies of a parameter's row brought back to that row."""
+        if not self.copies:
+            return ids
+        table = torch.arange(self.rows)
+        table[torch.tensor([*self.copies])] = torch.tensor([*self.copies.values()])
+        return ids - ids % STRIDE + table[ids % STRIDE]
+
     def stream_of(self, row: int) -> Stream:
         """The stream that a row belongs to."""
         return next(s for s in self.streams if s.first <= row < s.first + s.count)
@@ -325,6 +375,14 @@ def _thin(ids: Tensor, but: int = -1) -> Tensor:
         if dim != but and ids.stride(dim) == 0:
             ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
     return ids
+
+
+def _occurrence(rows: Tensor) -> Tensor:
+    """How often each row (group, token) has stood in its group before."""
+    ordered, order = rows.sort(dim=1, stable=True)
+    place = torch.arange(rows.shape[1]).expand_as(rows)
+    begins = torch.cat([torch.ones_like(rows[:, :1], dtype=torch.bool), ordered[:, 1:] != ordered[:, :-1]], 1)
+    return torch.empty_like(rows).scatter_(1, order, place - torch.where(begins, place, 0).cummax(1).values)
 
 
 def lost(tag: Tag, where: str) -> Tag:
