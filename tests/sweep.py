@@ -70,6 +70,17 @@ class Refusal:
     why: str
 
 
+OUTSIDE: dict[str, set[str]] = {
+    **dict.fromkeys(("sam-vision", "mobilevit", "levit", "segformer", "pvt-v2", "cvt"), {"conv2d"}),
+    **dict.fromkeys(("wav2vec2", "wavlm", "hubert", "unispeech", "unispeech-sat", "data2vec-audio"), {"conv1d"}),
+    **dict.fromkeys(("deberta-v2", "whisper", "speecht5"), {"conv1d"}),
+    **dict.fromkeys(("detr", "conditional-detr", "table-transformer", "dab-detr"), {"conv2d", "max_pool2d"}),
+    **dict.fromkeys(("dpt", "maskformer"), {"conv2d", "interpolate"}),
+    "convbert": {"conv1d", "unfold"},
+    "jamba": {"conv1d", "mul of different tokens"},
+}
+"""Operations outside attention that mix tokens, by the models' papers: the receipt tells of them, and of no others."""
+
 FAMILIES: dict[str, Family] = {}
 REFUSED: dict[str, Refusal] = {}
 OPEN: dict[str, Refusal] = {}
@@ -217,8 +228,7 @@ encoder("flaubert", "Flaubert", {
 encoder("xlnet", "XLNet", {
     "vocab_size": 40, "d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24, "num_labels": 3}, usual=False)  # fmt: skip
 encoder("convbert", "ConvBert", {"embedding_size": 8, "head_ratio": 1, "conv_kernel_size": 3},
-        open="the dynamic convolution (unfold) hides layer 0 from the keys of layer 1: layer 0 is taken for "
-        "a final call")  # fmt: skip
+        twin="the twin takes the softmax of its convolution's kernel for a map, too")  # fmt: skip
 encoder("squeezebert", "SqueezeBert", {"embedding_size": 16} | {
     f"{k}_groups": 1 for k in ("q", "k", "v", "post_attention", "intermediate", "output")})  # fmt: skip
 encoder("mobilebert", "MobileBert", {"embedding_size": 8, "intra_bottleneck_size": 8, "true_hidden_size": 8}, core=True)
@@ -319,8 +329,7 @@ decoder("mamba", "Mamba", {
     refused="no attention call", why="a state space, no attention")  # fmt: skip
 decoder("jamba", "Jamba", {
     **GQA, "num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4,
-    "use_mamba_kernels": False}, calls=1,
-    open="hybrid: its one attention call is right, but Mamba layers mix tokens unseen and no note says so")  # fmt: skip
+    }, calls=1, mixes="a Mamba layer before attention")  # fmt: skip
 
 # -- encoder-decoders -------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from regard.recording import AttentionCall, Gradients, Recording, record
 from regard.recording.tokens import STRIDE
 
 pytest.importorskip("transformers")
-from sweep import FAMILIES, GROUPS, OPEN, REFUSED, Family
+from sweep import FAMILIES, GROUPS, OPEN, OUTSIDE, REFUSED, Family
 from twins import captured
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +117,13 @@ def test_maps_are_finite_and_not_all_zero_and_the_model_is_left_as_found(name: s
         assert any(bool(v.any()) for v in exp.scores.values())
         assert set(exp.scores) == set(FAMILIES[name].streams)
     assert s.before == s.after
+
+
+@each
+def test_mixing_outside_attention_is_told(name: str) -> None:
+    s = state(name)
+    assert set(s.recording.mixers) == OUTSIDE.get(name, set())
+    assert bool(s.recording.mixers) == any("mixed outside attention" in n for n in s.maps[0].receipt.notes)
 
 
 def literal(family: Family, model: nn.Module) -> list[Tensor]:

@@ -257,10 +257,15 @@ def _explanation(
 
 def _notes(recording: Recording) -> list[str]:
     """What a reader of the map should know of the run."""
-    cut = [str(c.index) for c in recording.calls if c.detached]
-    if not cut:
-        return []
-    return [f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero"]
+    notes = []
+    if cut := [str(c.index) for c in recording.calls if c.detached]:
+        notes.append(f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero")
+    if recording.mixers:
+        notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
+    if packed := {s.name: s.count for s in recording.streams if s.packed and s.kind != "merged"}:
+        each = ", ".join(f"{name}: {count}" for name, count in packed.items())
+        notes.append(f"tokens of all samples stand in one row ({each}); those of other samples score 0")
+    return notes
 
 
 def _versions() -> dict[str, str]:

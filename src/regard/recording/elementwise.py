@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording.tokens import STRIDE, Tag, Trail, lost
+from regard.recording.tokens import STRIDE, Tag, Trail, constant, first_along, lost
 
 Tags = Sequence[Tag | None]
-MIXERS = ("fft", "lstm", "gru", "sort", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
+MIXERS = ("fft", "lstm", "gru", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
 PARAMETERS = 10_000
 """Sources of this rank and above are parameters."""
 SAME_IDS = {
@@ -63,12 +63,15 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     same = [t for _, t in fits if t.source is best.source and not (t.lost or t.raw or t.keys)]
     full = [t for t in same if t.ids.shape == out.shape and out.ndim >= 3]
     if full and best.keys is None:
-        best = _newest(trail, best, full)
-    if best.lost:
-        return [nowhere(replace(best, lost=""), f"{name} of different tokens", out)]
+        newest = _newest(trail, full)
+        if newest is None:
+            return [nowhere(best, f"{name} of different tokens", out)]
+        best = replace(best, ids=newest.ids)
     seen = 0
     for tag in found:
         seen |= tag.seen
+        if tag.lost and not best.lost and best.keys is None and tag.source.rank < PARAMETERS and out.is_floating_point():
+            trail.mixers.setdefault(tag.lost)
         if (
             tag.source.rank != best.source.rank
             and max(tag.source.rank, best.source.rank) < PARAMETERS
@@ -83,16 +86,49 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed)]
 
 
-def _newest(trail: Trail, best: Tag, tags: Sequence[Tag]) -> Tag:
-    """Of rows that are the same but for copies told apart by a call (the residual beside them), the latter; else lost."""
+def _newest(trail: Trail, tags: Sequence[Tag]) -> Tag | None:
+    """Of rows that are the same but for copies told apart by a call (the residual beside them), the latter; else None."""
     rows = [t.ids[..., 0] for t in tags]
-    differ = [t for t, r in zip(tags, rows, strict=True) if not torch.equal(r, rows[0])]
-    if not differ:
-        return best
+    if all(torch.equal(r, rows[0]) for r in rows[1:]):
+        return tags[0]
     first = trail.originals(rows[0])
     if any(not torch.equal(trail.originals(r), first) for r in rows[1:]):
-        return lost(best, "different tokens")
-    return max((tags[0], *differ), key=lambda t: bool((t.ids[..., 0] != first).any()))
+        return None
+    return max(tags, key=lambda t: bool((t.ids[..., 0] != first).any()))
+
+
+def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """A sum or mean over an axis along which every place is the same row's (experts of a token); over tokens it is lost."""
+    tag = trail.tag(args[0])
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if tag is None or tag.lost or tag.raw or dim is None or not isinstance(out, Tensor):
+        return element_wise(trail, name, args, kwargs, out)
+    dims = sorted({d % args[0].ndim for d in ([dim] if isinstance(dim, int) else dim)})
+    if not all(constant(t.ids, d) for t in (tag, tag.keys) if t is not None for d in dims):
+        return element_wise(trail, name, args, kwargs, out)
+
+    def reduced(ids: Tensor) -> Tensor:
+        for d in reversed(dims):
+            ids = ids.select(d, 0)
+        return ids.reshape(out.shape)
+
+    return [tag.moved(reduced)]
+
+
+def ranking(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """The largest along an axis on which every place is the same row's (a router's experts); over tokens it is lost."""
+    tag = trail.tag(args[0])
+    at = 2 if name == "topk" else 1
+    dim = kwargs.get("dim", args[at] if len(args) > at else -1)
+    if isinstance(out, Tensor):
+        return element_wise(trail, name, args, kwargs, out)
+    if tag is None or tag.lost or tag.raw or tag.keys is not None or not isinstance(dim, int):
+        return mixing(trail, name, args, kwargs, out)
+    ids = first_along(tag.ids, dim)
+    if not constant(tag.ids, dim):
+        return mixing(trail, name, args, kwargs, out)
+    values = out[0]
+    return [replace(tag, ids=(ids if values.ndim == ids.ndim else ids.squeeze(dim)).expand(values.shape)), None]
 
 
 def _varied(trail: Trail, best: Tag, found: Sequence[Tag]) -> Tag:
@@ -119,7 +155,11 @@ def mixing(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     outs = [out] if isinstance(out, Tensor) else list(out)
     if not tags:
         return [None] * len(outs)
-    return [nowhere(tags[0], name, o) if isinstance(o, Tensor) else None for o in outs]
+    seen = 0
+    for tag in tags:
+        seen |= tag.seen
+    best = replace(min(tags, key=lambda t: t.source.rank), seen=seen)
+    return [nowhere(best, name, o) if isinstance(o, Tensor) else None for o in outs]
 
 
 def nowhere(tag: Tag, name: str, out: Tensor) -> Tag:

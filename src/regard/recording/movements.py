@@ -106,7 +106,7 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     known = [t for t in tags if t is not None and not t.lost]
     gone = [t for t in tags if t is not None and t.lost]
     if gone or not known:
-        return [nowhere(gone[0], name, out) if gone else None]
+        return [replace(nowhere(gone[0], name, out), seen=_seen(tags)) if gone else None]
     if any(not t.raw for t in known) or len({t.source.name for t in known}) > 1:
         tags = [None if t is None else _rows(trail, t) for t in tags]
     best = min((t for t in tags if t is not None), key=lambda t: t.order)
@@ -121,10 +121,15 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
         columns = [torch.zeros(p.shape, dtype=torch.int64) if t is None or t.keys is None else t.keys.ids
                    for t, p in zip(tags, parts, strict=True)]  # fmt: skip
         keys = replace(best.keys, ids=_joined(name, columns, dim, out))
+    return [replace(best, ids=ids, keys=keys, seen=_seen(tags))]
+
+
+def _seen(tags: Tags) -> int:
+    """What any of several tensors has seen."""
     seen = 0
     for t in tags:
         seen |= t.seen if t is not None else 0
-    return [replace(best, ids=ids, keys=keys, seen=seen)]
+    return seen
 
 
 def _meet(tags: Tags, ids: list[Tensor], dim: int) -> None:

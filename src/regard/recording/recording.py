@@ -52,6 +52,7 @@ class Recording:
         leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
         embedded: id stream -> ids (batch, token) of the rows of its word embeddings.
         padded: stream -> bool (batch, tokens), True where a token is padding.
+        mixers: operations outside attention that mix rows in a way that is not followed.
     """
 
     model: nn.Module = field(repr=False)
@@ -71,6 +72,7 @@ class Recording:
     target: Target | None = field(default=None, repr=False)
     batches: set[int] = field(default_factory=set, repr=False)
     padded: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    mixers: list[str] = field(default_factory=list)
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
@@ -298,6 +300,7 @@ def record(
         aliases=trail.aliases,
         target=target,
         batches=batches,
+        mixers=[*trail.mixers],
     )
     recording.streams = _in_use(recording)
     recording.padded = _padding(recording)

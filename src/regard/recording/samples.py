@@ -84,13 +84,13 @@ def _packed_rows(trail: Trail) -> Tensor:
 
 def _with_samples(call: AttentionCall, owner: Tensor, packed: Tensor) -> AttentionCall:
     """One call with its rows in their samples; what is learned of packed rows goes to `owner`."""
+    if call.lost:
+        return call
     ids = torch.cat([call.queries, call.keys], 1)
     rows, own = ids % STRIDE, ids // STRIDE
     mine = packed[rows]
     own = torch.where(mine, torch.maximum(own, owner[rows]), own)
     sample = own.amax(1, keepdim=True)
-    if call.lost:
-        return call
     if bool(((own > 0) & (own != sample)).any()):
         return replace(call, lost="rows of several samples meet in it")
     if bool((mine & (sample == 0)).any()):

@@ -139,6 +139,7 @@ class Trail:
         self.call_events = 0
         self.aliases: dict[str, str] = {}
         self.copies: dict[int, int] = {}
+        self.mixers: dict[str, None] = {}
         self._variants: dict[tuple[int, bytes], tuple[int, int]] = {}
 
     # -- tags -------------------------------------------------------------------------------------------------------
