@@ -14,13 +14,15 @@ import torch
 import transformers as T
 from torch import Tensor, nn
 
+import handmade
 from families import ids, noise, strong
 
 TEXT, DECODER, SEQ2SEQ = "text encoder", "decoder", "encoder-decoder"
 VISION, VIDEO, AUDIO = "vision", "video", "audio"
 DUAL, CROSS = "dual encoder", "co-attention and cross-attention"
 DETECTION, VLM = "detection", "vision-language"
-GROUPS = (TEXT, DECODER, SEQ2SEQ, VISION, VIDEO, AUDIO, DUAL, CROSS, DETECTION, VLM)
+HANDMADE = "torch and hand-made"
+GROUPS = (TEXT, DECODER, SEQ2SEQ, VISION, VIDEO, AUDIO, DUAL, CROSS, DETECTION, VLM, HANDMADE)
 
 Read = Callable[[Any], Tensor]
 
@@ -30,7 +32,7 @@ class Family:
     """One row of the table.
 
     Attributes:
-        model: class name in transformers. config: its configuration, made on demand. inputs, target: what is explained.
+        model: class name in transformers or handmade.py. config: its configuration, made on demand. inputs, target: what is explained.
         calls: attention calls expected. streams: name -> tokens. grids: name -> (rows, columns), of pictures.
         dead: call -> why the target cannot depend on it. twin: why the eager twin cannot be compared ("": it is).
         inexact: the twin or the watched run differs by rounding only, and why ("": bit-identical outputs are demanded).
@@ -58,7 +60,8 @@ class Family:
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
-        return strong(getattr(T, self.model)(self.config()), self.std)
+        made = getattr(handmade, self.model, None) or getattr(T, self.model)
+        return strong(made(self.config()), self.std)
 
 
 @dataclass(frozen=True)
@@ -462,8 +465,8 @@ vision("dpt", "DPTForDepthEstimation", {
     inputs=picture(2, 3, 32, 32), target=lambda out: out["predicted_depth"].flatten(1)[:, 3])  # fmt: skip
 vision("groupvit-vision", "GroupViTVisionModel", {
     **S, **IM, "depths": [1, 1], "num_group_tokens": [4, 0], "num_output_groups": [4, 2]}, {},
-    target=at("pooler_output", 1), calls=4,
-    open="the call of the second stage, over the groups, is not seen; maps leave it out without a note")  # fmt: skip
+    target=at("pooler_output", 1), calls=4, streams={"group_token": 4, "pixel_values": 16},
+    twin="the twin takes the softmax itself, which is over the groups")  # fmt: skip
 vision("poolformer", "PoolFormerForImageClassification", {
     "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [8, 8], "patch_sizes": [3, 3], "strides": [2, 2],
     "padding": [1, 1], "num_labels": 3}, {}, refused="no attention call", why="pooling, no attention")  # fmt: skip
@@ -705,7 +708,10 @@ def qwen(name: str, prefix: str, vision: Mapping[str, Any], *prompts: tuple[int,
     """Two layers of vision, a call for each picture; two of language."""
     config = lambda: getattr(T, prefix + "Config")(text_config=MROPE, vision_config=vision, **PLACES)  # noqa: E731
     inputs, pictures = packed(*prompts), sum(map(sum, prompts))
-    usual = {"calls": 2 * pictures + 2, "streams": {"input_ids": inputs["input_ids"].shape[1], "pixel_values": 16 * pictures}}
+    usual = {
+        "calls": 2 * pictures + 2,
+        "streams": {"input_ids": inputs["input_ids"].shape[1], "pixel_values": 16 * pictures},
+    }
     row(name, VLM, prefix + "ForConditionalGeneration", config, inputs, last, **usual | more)
 
 
@@ -715,3 +721,43 @@ vlm("llava-pictures", "Llava", lambda: T.LlavaConfig(
     **LLAMA_CLIP(), image_token_index=39, vision_feature_layer=-1), (2, 32, 3), inputs=picture(3, 3, 16, 16) | {
         "input_ids": torch.tensor([[39] * 32 + [7, 8], [9] * 15 + [39] * 16 + [7, 8, 9]])}, grids={},
     streams={"input_ids": 34, "class_embedding": 1, "pixel_values": 48})  # fmt: skip
+
+# -- torch's own modules, and attention by hand -----------------------------------------------------------------------
+
+
+def hand(name: str, model: str, inputs: Mapping[str, Tensor] | None = None, target: Read = cls, **more: Any) -> None:
+    """Two layers over five tokens of features; the first row is read."""
+    config = more.pop("config", None)
+    row(
+        name, HANDMADE, model, lambda: config, inputs or {"x": noise(2, 5, 16)}, target, **{"streams": {"x": 5}, **more}
+    )
+
+
+HIDDEN = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+first = lambda out: out[:, 0, 1]  # noqa: E731
+FAST = {"inexact": "torch's plain run takes a fast path", "std": 0.15}
+hand("torch-encoder", "TorchEncoder", {"src": noise(2, 5, 16), "src_key_padding_mask": HIDDEN}, first,
+     streams={"src": 5}, core=True, **FAST)  # fmt: skip
+hand("torch-encoder-pre-norm", "TorchEncoder", {"src": noise(2, 5, 16)}, first, streams={"src": 5}, config=True, **FAST)
+hand("torch-decoder", "TorchDecoder", {
+    "tgt": noise(2, 4, 16), "memory": noise(2, 5, 16, seed=3), "tgt_mask": torch.ones(4, 4).triu(1).bool()},
+    lambda out: out[:, -1, 1], streams={"tgt": 4, "memory": 5}, calls=4, core=True, **FAST)  # fmt: skip
+hand("torch-transformer", "TorchTransformer", {"src": noise(2, 5, 16), "tgt": noise(2, 4, 16, seed=3)}, first,
+     streams={"src": 5, "tgt": 4}, calls=6, **FAST)  # fmt: skip
+hand("torch-attention", "TorchAttention", {
+    "query": noise(2, 3, 16), "key": noise(2, 5, 16, seed=3), "value": noise(2, 5, 16, seed=4)},
+    lambda out: out[0][:, 0, 1], streams={"query": 3, "key": 5}, calls=1, core=True)  # fmt: skip
+hand("torch-tokens-first", "TokensFirst", {"src": noise(5, 2, 16)}, lambda out: out[0, :, 1],
+     refused="several samples", why="axis 0 must be samples (batch_first)", core=True)  # fmt: skip
+hand("written-out", "Layers")
+hand("einsum", "Einsum", core=True, twin="the twin reads maps as (query, key); here they are (key, query)")
+hand("talking-heads", "TalkingHeads", core=True, twin="the twin takes the softmax itself, before heads are mixed")
+hand("attention-sinks", "Sinks", core=True)
+hand("softmax-by-hand", "ByHand", core=True, twin="the twin looks for a softmax")
+hand("slot-attention", "Slots", target=first, streams={"x": 5, "slots": 3}, core=True,
+     twin="the twin takes the softmax itself, which is over the slots")  # fmt: skip
+hand("clip-pooling", "ClipPool", {"x": noise(2, 4, 16)}, lambda out: out[:, 1],
+     streams={"x": 4, "class_embedding": 1}, core=True)  # fmt: skip
+hand("content-and-position", "ContentAndPosition", core=True)
+hand("sigmoid-attention", "Sigmoid", refused="no softmax", why="weights that do not sum to 1", core=True)
+hand("retention", "Retention", refused="no softmax", why="weights that do not sum to 1, and may be negative", core=True)

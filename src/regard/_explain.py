@@ -259,7 +259,9 @@ def _notes(recording: Recording) -> list[str]:
     """What a reader of the map should know of the run."""
     notes = []
     if cut := [str(c.index) for c in recording.calls if c.detached]:
-        notes.append(f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero")
+        notes.append(
+            f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero"
+        )
     if recording.mixers:
         notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
     if packed := {s.name: s.count for s in recording.streams if s.packed and s.kind != "merged"}:

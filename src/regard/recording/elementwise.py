@@ -70,7 +70,13 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     seen = 0
     for tag in found:
         seen |= tag.seen
-        if tag.lost and not best.lost and best.keys is None and tag.source.rank < PARAMETERS and out.is_floating_point():
+        if (
+            tag.lost
+            and not best.lost
+            and best.keys is None
+            and tag.source.rank < PARAMETERS
+            and out.is_floating_point()
+        ):
             trail.mixers.setdefault(tag.lost)
         if (
             tag.source.rank != best.source.rank

@@ -22,13 +22,14 @@ from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError, TrailLost
 from regard.recording.calls import AttentionCall, Layout
-from regard.recording.contractions import PRODUCTS, Product, read_product
+from regard.recording.contractions import PRODUCTS, Product
 from regard.recording.edits import Edit
-from regard.recording.elementwise import PARAMETERS, nowhere, tensors_in
+from regard.recording.elementwise import PARAMETERS, nowhere
 from regard.recording.movements import set_item
 from regard.recording.operations import follow, name_of
 from regard.recording.samples import Packed, of_their_samples
-from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
+from regard.recording.tokens import Source, Tag, Trail, constant
+from regard.recording.weights import attention_product, unreadable, weights_and_values
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
 # a copy of its globals in which that hand-over is switched off, so that the mode sees the operations inside.
@@ -97,10 +98,12 @@ class Recorder(TorchFunctionMode):
             set_item(self.trail, args)
             return out
         out = func(*args, **kwargs)
-        if name in PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
-            return self._explicit(p, out)
-        if name in PRODUCTS and (why := self._lost_product(args)):
-            self.calls.append(self._lost_call(why, out))
+        if name in PRODUCTS:
+            p = attention_product(self.trail, name, args, kwargs)
+            if why := unreadable(self.trail, p, args):
+                self.calls.append(self._lost_call(why, out))
+            elif p is not None:
+                return self._explicit(p, out)
         follow(self.trail, func, args, kwargs, out)
         if name == "embedding":
             out = self._embedded(out, args, kwargs)
@@ -160,26 +163,6 @@ class Recorder(TorchFunctionMode):
         if isinstance(mask, Tensor) and mask.requires_grad and (tag is None or tag.source.rank >= 10_000):
             given["attn_mask"] = mask.detach()
 
-    def _attention_product(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
-        """The product probabilities × values, with the probabilities on the left, or None."""
-        p = read_product(name, args, kwargs)
-        if p is None:
-            return None
-        if not self._is_probability(p.a):
-            p = p.swapped()
-        tag = self.trail.tag(p.a)
-        if tag is None or tag.keys is None or not tag.probs or len(p.summed) != 1:
-            return None
-        axis = p.la.index(p.summed)
-        summed_keys = not constant(tag.keys.ids, axis) or p.a.shape[axis] == 1
-        free = [c for c in p.la if c in p.lo and c not in p.lb]
-        return p if summed_keys and len(free) == 1 else None
-
-    def _lost_product(self, args: Sequence[Any]) -> str:
-        """Where probabilities whose trail is lost meet values: an attention call that cannot be read. The reason, or ""."""
-        tags = [self.trail.tag(t) for t in tensors_in(args) if t.ndim >= 3]
-        return next((t.lost for t in tags if t is not None and t.lost and t.probs), "")
-
     def _lost_call(self, why: str, out: Tensor) -> AttentionCall:
         nobody = torch.zeros(1, 0, dtype=torch.int64)
         return AttentionCall(
@@ -193,31 +176,15 @@ class Recorder(TorchFunctionMode):
             seen=0,
             output=out,
             v=out,
-            lost=f"the trail of the scores is lost at `{why}`",
+            lost=why,
             block=self.frames.block(),
         )
 
-    def _is_probability(self, t: Tensor) -> bool:
-        tag = self.trail.tag(t)
-        return tag is not None and tag.probs
-
     def _explicit(self, p: Product, out: Tensor) -> Tensor:
-        key = p.summed
-        (row,) = (c for c in p.la if c in p.lo and c not in p.lb)
-        (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
-        lead = [c for c in p.lo if c not in (row, width)]
-        tag = self.trail.tag(p.a)
-        assert tag is not None
-        assert tag.keys is not None
-        A = _axes(p.a, p.la, [*lead, row, key])
-        v = _axes(p.b, p.lb, [*lead, key, width])
-        rows, keys = (_axes(t.ids, p.la, [*lead, row, key]) for t in (tag, tag.keys))
-        axes = tuple(p.lo.index(c) for c in [*lead, row, width])
-        q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost)
-        k_tag = Tag(keys[..., 0, :][..., None], tag.keys.source, tag.keys.seen, lost=tag.keys.lost)
-        tags = [q_tag, k_tag, self.trail.tag(p.b)]
-        shape = tuple(out.permute(axes).shape[:-2])
-        return self._called(tags, shape, output=out, kernel="softmax", A=A, v=v, axes=axes)
+        """Weights that the model made itself, times values."""
+        tags, fields = weights_and_values(self.trail, p)
+        shape = tuple(out.permute(fields["axes"]).shape[:-2])
+        return self._called(tags, shape, output=out, kernel="softmax", **fields)
 
     def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], **fields: Any) -> Tensor:
         """Make the call, let the edits change its output, and tag that output with the query's rows."""
@@ -301,15 +268,6 @@ def _flat(lead: tuple[int, ...]) -> Layout:
 def _grouped(ids: Tensor, layout: Layout) -> Tensor:
     """(lead..., token) -> (group, token): one row of ids for each group."""
     return ids.permute(*layout.order, -1).reshape(layout.groups, layout.heads, -1)[:, 0].contiguous()
-
-
-def _axes(t: Tensor, letters: str, order: Sequence[str]) -> Tensor:
-    """Permute axes named by letters into an order; missing ones get length 1."""
-    t = t.permute([letters.index(c) for c in order if c in letters])
-    for i, c in enumerate(order):
-        if c not in letters:
-            t = t.unsqueeze(i)
-    return t
 
 
 def differentiable(t: Tensor) -> Tensor:

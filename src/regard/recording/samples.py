@@ -58,7 +58,9 @@ def settled(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]
     return [_apart(c, out, packed, trail.merges) for c in out] if bool(packed.any()) else out
 
 
-def _apart(call: AttentionCall, calls: Sequence[AttentionCall], packed: Tensor, merges: Sequence[Merge]) -> AttentionCall:
+def _apart(
+    call: AttentionCall, calls: Sequence[AttentionCall], packed: Tensor, merges: Sequence[Merge]
+) -> AttentionCall:
     """A call whose keys have not absorbed calls of other pictures, though these stood beside them in one tensor."""
     rests = torch.zeros(len(packed), dtype=torch.bool)
     rests[call.keys % STRIDE] = True
@@ -92,7 +94,7 @@ def _with_samples(call: AttentionCall, owner: Tensor, packed: Tensor) -> Attenti
     own = torch.where(mine, torch.maximum(own, owner[rows]), own)
     sample = own.amax(1, keepdim=True)
     if bool(((own > 0) & (own != sample)).any()):
-        return replace(call, lost="rows of several samples meet in it")
+        return replace(call, lost="rows of several samples meet in it (axis 0 of the inputs must be samples)")
     if bool((mine & (sample == 0)).any()):
         return replace(call, lost="it is not known to which samples its rows belong; explain one sample at a time")
     owner[rows[mine]] = sample.expand(ids.shape)[mine]

@@ -238,7 +238,11 @@ class Trail:
         key = (tag.source.name, elements.numpy().tobytes())
         if key not in self._known:
             packed = tag.source.packed
-            more = {"grid": None if packed else grid_of(elements, tag.source.shape), "elements": elements, "packed": packed}
+            more = {
+                "grid": None if packed else grid_of(elements, tag.source.shape),
+                "elements": elements,
+                "packed": packed,
+            }
             self._known[key] = self._new_stream(tag.source.name, len(elements), "input", **more)
             if cells is not None and not tag.raw:
                 sources = torch.zeros(len(elements) + int(nobody), cells.shape[-1], dtype=torch.int64)
@@ -290,7 +294,7 @@ class Trail:
         rows = ids % STRIDE
         born = torch.zeros(self.rows, dtype=torch.bool)
         for stream in self.streams:
-            born[stream.rows] = stream.kind == "parameter"
+            born[stream.rows] = stream.kind in ("parameter", "merged")
         if not bool(born[rows].any()):
             return ids, 0
         nth = _occurrence(rows)
