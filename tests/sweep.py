@@ -32,7 +32,8 @@ class Family:
     """One row of the table.
 
     Attributes:
-        model: class name in transformers or handmade.py. config: its configuration, made on demand. inputs, target: what is explained.
+        model: class name in transformers or handmade.py. config: its configuration, made on demand.
+        inputs, target: what is explained.
         calls: attention calls expected. streams: name -> tokens. grids: name -> (rows, columns), of pictures.
         dead: call -> why the target cannot depend on it. twin: why the eager twin cannot be compared ("": it is).
         inexact: the twin or the watched run differs by rounding only, and why ("": bit-identical outputs are demanded).
@@ -74,14 +75,18 @@ class Refusal:
 
 
 OUTSIDE: dict[str, set[str]] = {
-    **dict.fromkeys(("sam-vision", "mobilevit", "levit", "segformer", "pvt-v2", "cvt"), {"conv2d"}),
-    **dict.fromkeys(("wav2vec2", "wavlm", "hubert", "unispeech", "unispeech-sat", "data2vec-audio"), {"conv1d"}),
-    **dict.fromkeys(("deberta-v2", "whisper", "speecht5"), {"conv1d"}),
-    **dict.fromkeys(("detr", "conditional-detr", "table-transformer", "dab-detr"), {"conv2d", "max_pool2d"}),
-    **dict.fromkeys(("dpt", "maskformer"), {"conv2d", "interpolate"}),
-    "convbert": {"conv1d", "unfold"},
-    "jamba": {"conv1d", "mul of different tokens"},
-}
+    name: set(mixers)
+    for mixers, names in {
+        ("conv2d",): ("sam-vision", "mobilevit", "levit", "segformer", "pvt-v2", "cvt"),
+        ("conv1d",): ("wav2vec2", "wavlm", "hubert", "unispeech", "unispeech-sat", "data2vec-audio", "deberta-v2",
+                      "whisper", "speecht5"),
+        ("conv2d", "max_pool2d"): ("detr", "conditional-detr", "table-transformer", "dab-detr"),
+        ("conv2d", "interpolate"): ("dpt", "maskformer"),
+        ("conv1d", "unfold"): ("convbert",),
+        ("conv1d", "mul of different tokens"): ("jamba",),
+    }.items()
+    for name in names
+}  # fmt: skip
 """Operations outside attention that mix tokens, by the models' papers: the receipt tells of them, and of no others."""
 
 FAMILIES: dict[str, Family] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ def _meet(tags: Tags, ids: list[Tensor], dim: int) -> None:
     """Tokens of two inputs, side by side, are those of one sample (or one of the inputs is packed)."""
     inputs = [(t, first_along(i, dim)) for t, i in zip(tags, ids, strict=True) if t is not None and i.shape[dim]]
     inputs = [(t, i) for t, i in inputs if t.source.rank < PARAMETERS and t.keys is None]
-    for (a, i), (b, j) in zip(inputs, inputs[1:], strict=False):
+    for (a, i), (b, j) in pairwise(inputs):
         if a.source is not b.source and i.ndim == j.ndim:
             in_one_sample(*((a, b, i, j) if a.order <= b.order else (b, a, j, i)))
 

@@ -17,7 +17,7 @@ from regard.recording.calls import AttentionCall
 from regard.recording.tokens import STRIDE, Merge, Tag, Trail
 
 
-class Packed(Exception):  # noqa: N818
+class Packed(Exception):
     """Rows of an input met those of another sample: its axis 0 is not samples, and the run is to begin anew."""
 
     def __init__(self, name: str) -> None:
@@ -48,7 +48,8 @@ def settled(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]
     packed = _packed_rows(trail)
     owner = torch.zeros(trail.rows, dtype=torch.int64)
     done: dict[int, AttentionCall] = {}
-    for event in sorted([*calls, *trail.merges], key=lambda e: e.event, reverse=True):
+    events: list[AttentionCall | Merge] = sorted([*calls, *trail.merges], key=lambda e: e.event, reverse=True)
+    for event in events:
         if isinstance(event, Merge):
             m = event.sources.shape[1]
             owner[event.sources.flatten()] = owner[event.rows].repeat_interleave(m)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -57,7 +56,7 @@ def _sums_to_one(weights: Tensor, axis: int) -> bool:
 
 
 def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict[str, Any]]:
-    """The tags of queries, keys and values; and A (lead..., row, key), v, and the axes that bring O to (lead..., row, width)."""
+    """The tags of queries, keys and values; A (lead..., row, key), v, and the axes that bring O to (lead..., row, width)."""
     key = p.summed
     (row,) = (c for c in p.la if c in p.lo and c not in p.lb)
     (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
