@@ -210,10 +210,12 @@ def softmax(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     """Scores become probabilities; the axis that sums to one is the keys'."""
     tag = trail.tag(args[0])
     if tag is not None and tag.lost and out.ndim >= 3:
-        return [replace(nowhere(tag, tag.lost, out), probs=True)]
+        trail.softmaxes += 1
+        return [replace(nowhere(tag, tag.lost, out), probs=trail.softmaxes)]
     if tag is None or tag.keys is None:
         return element_wise(trail, name, args, kwargs, out)
     dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
     if constant(tag.keys.ids, dim) and not constant(tag.ids, dim):
         tag = replace(tag.keys, keys=replace(tag, keys=None))
-    return [replace(tag, probs=True)]
+    trail.softmaxes += 1
+    return [replace(tag, probs=trail.softmaxes)]

@@ -78,7 +78,7 @@ class Tag:
     Attributes:
         ids: int64, the tensor's shape. seen: bit e is set when the rows have absorbed the output of event e.
         raw: the elements are not tokens yet (pixels, token ids). keys: for scores q kᵀ, the tag of the columns.
-        probs: the scores have been through a softmax. lost: the operation at which the trail was lost, or "".
+        probs: the number of the softmax that the scores have been through, or 0. lost: the operation at which the trail was lost, or "".
         computed: raw numbers made from token ids (positions), no longer the ids themselves.
     """
 
@@ -87,7 +87,7 @@ class Tag:
     seen: int = 0
     raw: bool = False
     keys: Tag | None = None
-    probs: bool = False
+    probs: int = 0
     lost: str = ""
     computed: bool = False
 
@@ -140,6 +140,8 @@ class Trail:
         self.aliases: dict[str, str] = {}
         self.copies: dict[int, int] = {}
         self.mixers: dict[str, None] = {}
+        self.softmaxes = 0
+        self.multiplied: dict[int, tuple[Tensor, Tensor]] = {}
         self._variants: dict[tuple[int, bytes], tuple[int, int]] = {}
 
     # -- tags -------------------------------------------------------------------------------------------------------
@@ -392,7 +394,7 @@ def _occurrence(rows: Tensor) -> Tensor:
 
 def lost(tag: Tag, where: str) -> Tag:
     """The trail ends here; the name of the operation is kept for the error."""
-    return replace(tag, keys=None, probs=False, lost=tag.lost or where)
+    return replace(tag, keys=None, probs=0, lost=tag.lost or where)
 
 
 def whole_axis(elements: Tensor, shape: Sequence[int]) -> Tensor | None:

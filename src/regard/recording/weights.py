@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from regard.recording.contractions import Product, read_product
@@ -42,11 +43,24 @@ def unreadable(trail: Trail, p: Product | None, args: Sequence[Any]) -> str:
     """Why the weights of a product cannot be read, or are no probabilities; "" where they can, or where it has none."""
     if p is not None:
         tag = trail.tag(p.a)
-        made = (tag is not None and tag.probs) or _sums_to_one(p.a.detach(), p.la.index(p.summed))
+        if tag is not None and tag.probs:
+            return _in_parts(trail, tag, p)
+        made = _sums_to_one(p.a.detach(), p.la.index(p.summed))
         return "" if made else "its weights come from no softmax, and do not sum to 1"
     tags = [trail.tag(t) for t in tensors_in(args) if t.ndim >= 3]
     why = next((t.lost for t in tags if t is not None and t.lost and t.probs), "")
     return why and f"the trail of the scores is lost at `{why}`"
+
+
+def _in_parts(trail: Trail, tag: Tag, p: Product) -> str:
+    """Where keys of one map are multiplied apart from its other keys (block-sparse attention), no part is a whole call."""
+    (q_tag, k_tag, _), _ = weights_and_values(trail, p)
+    assert q_tag is not None
+    assert k_tag is not None
+    rows, keys = torch.unique(q_tag.ids), torch.unique(k_tag.ids)
+    earlier = trail.multiplied.setdefault(tag.probs, (rows, keys))
+    apart = bool(torch.isin(rows, earlier[0]).any()) and not torch.equal(keys, earlier[1])
+    return "its map is multiplied by values in several parts" if apart else ""
 
 
 def _sums_to_one(weights: Tensor, axis: int) -> bool:
