@@ -254,7 +254,7 @@ encoder("longformer", "Longformer", {"attention_window": 4}, inputs={"input_ids"
 encoder("big-bird-sparse", "BigBird", {
     "max_position_embeddings": 128, "attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1},
     inputs={"input_ids": ids(2, 32)}, calls=10,
-    refused="in several parts", why="block-sparse: one map is multiplied by values in slices, each no call of its own")  # fmt: skip
+    refused="in several parts", why="block-sparse: one map is multiplied in slices, no call each")  # fmt: skip
 encoder("nystromformer", "Nystromformer", {
     "num_landmarks": 2, "segment_means_seq_len": 6, "conv_kernel_size": 3}, mask=False,
     refused="mean", why="landmarks: queries and keys are means of several tokens")  # fmt: skip

@@ -78,7 +78,8 @@ class Tag:
     Attributes:
         ids: int64, the tensor's shape. seen: bit e is set when the rows have absorbed the output of event e.
         raw: the elements are not tokens yet (pixels, token ids). keys: for scores q kᵀ, the tag of the columns.
-        probs: the number of the softmax that the scores have been through, or 0. lost: the operation at which the trail was lost, or "".
+        probs: the number of the softmax that the scores have been through, or 0.
+        lost: the operation at which the trail was lost, or "".
         computed: raw numbers made from token ids (positions), no longer the ids themselves.
     """
 
