@@ -67,9 +67,12 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         if newest is None:
             return [nowhere(best, f"{name} of different tokens", out)]
         best = replace(best, ids=newest.ids)
+    alone = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim == 2]
+    mixed = name if any(not torch.equal(alone[0], ids) for ids in alone[1:]) else ""
     seen = 0
     for tag in found:
         seen |= tag.seen
+        mixed = mixed or tag.mixed
         if (
             tag.lost
             and not best.lost
@@ -89,7 +92,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         keys = replace(keys, ids=keys.ids.expand(out.shape))
         return [replace(best, ids=best.ids.expand(out.shape), keys=keys)]
     computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
-    return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed)]
+    return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
 
 
 def _newest(trail: Trail, tags: Sequence[Tag]) -> Tag | None:

@@ -114,6 +114,9 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
     _meet(tags, columns, dim)
+    for t in tags:
+        if t is not None and t.mixed and out.ndim > 2:
+            trail.mixers.setdefault(f"{t.mixed} of different tokens")
     if name in CATS and best.keys is None and _features(columns, dim):
         columns = _of_one_row(trail, tags, columns, best, dim)
     ids = _joined(name, columns, dim, out)
@@ -220,6 +223,8 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     base, value = trail.tag(into), trail.tag(source)
     if value is None or source is None:
         return [base]
+    if value.mixed:
+        trail.mixers.setdefault(f"{value.mixed} of different tokens")
     ids = (torch.zeros(into.shape, dtype=torch.int64) if base is None else base.ids).clone(
         memory_format=torch.contiguous_format
     )

@@ -81,6 +81,7 @@ class Tag:
         probs: the number of the softmax that the scores have been through, or 0.
         lost: the operation at which the trail was lost, or "".
         computed: raw numbers made from token ids (positions), no longer the ids themselves.
+        mixed: the operation that added another token's row to one standing alone (a recurrent state), or "".
     """
 
     ids: Tensor
@@ -91,6 +92,7 @@ class Tag:
     probs: int = 0
     lost: str = ""
     computed: bool = False
+    mixed: str = ""
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Tag:
         """The same rows elsewhere: the movement applied to the ids, and to the columns' ids."""
