@@ -143,9 +143,16 @@ def read_product(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Prod
 def _read_einsum(args: Sequence[Any]) -> Product | None:
     if len(args) == 2 and isinstance(args[1], list | tuple):
         args = (args[0], *args[1])
-    if len(args) != 3 or not isinstance(args[0], str) or "..." in args[0]:
+    if len(args) != 3 or not isinstance(args[0], str):
         return None
-    left, _, lo = args[0].replace(" ", "").partition("->")
+    equation = args[0].replace(" ", "")
+    if "..." in equation:
+        terms = equation.split("->")[0].split(",")
+        batch = {t.ndim - len(l) + 3 for t, l in zip(args[1:], terms, strict=True) if "..." in l}
+        if len(batch) != 1:
+            return None
+        equation = equation.replace("...", "ABCDEFGH"[: batch.pop()])
+    left, _, lo = equation.partition("->")
     la, lb = left.split(",")
     lo = lo or "".join(sorted(c for c in set(la + lb) if (la + lb).count(c) == 1))
     return Product(args[1], args[2], la, lb, lo)

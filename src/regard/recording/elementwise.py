@@ -66,9 +66,9 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         newest = _newest(trail, full)
         if newest is None:
             return [nowhere(best, f"{name} of different tokens", out)]
-        best = replace(best, ids=newest.ids)
+        best = replace(best, ids=newest.expand(out.shape))
     alone = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim == 2]
-    mixed = name if any(not torch.equal(alone[0], ids) for ids in alone[1:]) else ""
+    mixed = name if any(not trail.alike(alone[0], ids) for ids in alone[1:]) else ""
     seen = 0
     for tag in found:
         seen |= tag.seen
@@ -95,15 +95,19 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
 
 
-def _newest(trail: Trail, tags: Sequence[Tag]) -> Tag | None:
-    """Of rows that are the same but for copies told apart by a call (the residual beside them), the latter; else None."""
-    rows = [t.ids[..., 0] for t in tags]
-    if all(torch.equal(r, rows[0]) for r in rows[1:]):
-        return tags[0]
-    first = trail.originals(rows[0])
-    if any(not torch.equal(trail.originals(r), first) for r in rows[1:]):
-        return None
-    return max(tags, key=lambda t: bool((t.ids[..., 0] != first).any()))
+def _newest(trail: Trail, tags: Sequence[Tag]) -> Tensor | None:
+    """Of rows that are the same but for the stage that they are at (copies told apart by a call, beside the residual), the
+    latest, which have the higher numbers; None where they are not the same."""
+    rows = [t.ids for t in tags]
+    if all(constant(i, -1) for i in rows):
+        rows = [first_along(i, -1) for i in rows]
+    newest = rows[0]
+    for other in rows[1:]:
+        if not trail.alike(newest, other):
+            return None
+        sample = torch.maximum(newest // STRIDE, other // STRIDE)
+        newest = sample * STRIDE + torch.maximum(newest % STRIDE, other % STRIDE)
+    return newest
 
 
 def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -122,6 +126,14 @@ def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
         return ids.reshape(out.shape)
 
     return [tag.moved(reduced)]
+
+
+def gated(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """One half of the features weighs the other."""
+    tag, dim = trail.tag(args[0]), kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    if tag is None or tag.lost or not constant(tag.ids, dim):
+        return mixing(trail, name, args, kwargs, out)
+    return [tag.moved(lambda i: i.narrow(dim, 0, out.shape[dim]))]
 
 
 def ranking(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:

@@ -21,7 +21,17 @@ from regard.recording.contractions import (
     product,
     softmax,
 )
-from regard.recording.elementwise import MIXERS, Tags, element_wise, mixing, normalised, ranking, reduction, tensors_in
+from regard.recording.elementwise import (
+    MIXERS,
+    Tags,
+    element_wise,
+    gated,
+    mixing,
+    normalised,
+    ranking,
+    reduction,
+    tensors_in,
+)
 from regard.recording.movements import (
     JOINS,
     MOVEMENTS,
@@ -89,6 +99,7 @@ RULES: dict[str, Callable[..., Tags]] = {
     **dict.fromkeys(("scatter_", "scatter_add", "scatter_add_", "index_put", "index_put_"), scatter),
     **dict.fromkeys(("sum", "mean"), reduction),
     **dict.fromkeys(("topk", "sort", "max", "min"), ranking),
+    "glu": gated,
     "copy_": copied,
     "pad": pad,
     "where": select,

@@ -29,7 +29,7 @@ from regard.recording.movements import set_item
 from regard.recording.operations import follow, name_of
 from regard.recording.samples import Packed, of_their_samples
 from regard.recording.tokens import Source, Tag, Trail, constant
-from regard.recording.weights import attention_product, unreadable, weights_and_values
+from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
 # a copy of its globals in which that hand-over is switched off, so that the mode sees the operations inside.
@@ -104,6 +104,8 @@ class Recorder(TorchFunctionMode):
                 self.calls.append(self._lost_call(why, out))
             elif p is not None:
                 return self._explicit(p, out)
+        if why := sampled(self.trail, name, args):
+            self.calls.append(self._lost_call(why, out))
         follow(self.trail, func, args, kwargs, out)
         if name == "embedding":
             out = self._embedded(out, args, kwargs)

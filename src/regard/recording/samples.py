@@ -51,8 +51,8 @@ def settled(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]
     events: list[AttentionCall | Merge] = sorted([*calls, *trail.merges], key=lambda e: e.event, reverse=True)
     for event in events:
         if isinstance(event, Merge):
-            m = event.sources.shape[1]
-            owner[event.sources.flatten()] = owner[event.rows].repeat_interleave(m)
+            found = owner[event.rows].repeat_interleave(event.sources.shape[1])
+            owner.index_reduce_(0, event.sources.flatten(), found, "amax")
         else:
             done[event.index] = _with_samples(event, owner, packed)
     out = [done[c.index] for c in calls]
@@ -94,11 +94,19 @@ def _with_samples(call: AttentionCall, owner: Tensor, packed: Tensor) -> Attenti
     mine = packed[rows]
     own = torch.where(mine, torch.maximum(own, owner[rows]), own)
     sample = own.amax(1, keepdim=True)
-    if bool(((own > 0) & (own != sample)).any()):
-        return replace(call, lost="rows of several samples meet in it (axis 0 of the inputs must be samples)")
-    if bool((mine & (sample == 0)).any()):
-        return replace(call, lost="it is not known to which samples its rows belong; explain one sample at a time")
-    owner[rows[mine]] = sample.expand(ids.shape)[mine]
-    ids = torch.where((ids > 0) & (ids < STRIDE), ids + sample * STRIDE, ids)
     n = call.queries.shape[1]
+    several = ((own > 0) & (own != sample)).any(1, keepdim=True)
+    if bool(several.any()) and _mixes(call, own[:, :n], own[:, n:]):
+        return replace(call, lost="rows of several samples meet in it (axis 0 of the inputs must be samples)")
+    own = torch.where((own == 0) & ~several, sample, own)
+    if bool((mine & (own == 0)).any()):
+        return replace(call, lost="it is not known to which samples its rows belong; explain one sample at a time")
+    owner[rows[mine]] = own[mine]
+    ids = torch.where((ids > 0) & (ids < STRIDE), ids + own * STRIDE, ids)
     return replace(call, queries=ids[:, :n].contiguous(), keys=ids[:, n:].contiguous())
+
+
+def _mixes(call: AttentionCall, rows: Tensor, keys: Tensor) -> bool:
+    """Whether rows of one sample may look at keys of another: (group, row) and (group, key) of samples, 0 for none."""
+    across = (rows[:, :, None] != keys[:, None, :]) & (rows[:, :, None] > 0) & (keys[:, None, :] > 0)
+    return bool((call.visible().cpu() & across).any())

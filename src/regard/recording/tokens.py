@@ -145,6 +145,7 @@ class Trail:
         self.mixers: dict[str, None] = {}
         self.softmaxes = 0
         self.multiplied: dict[int, tuple[Tensor, Tensor]] = {}
+        self._patterns: dict[tuple[int, ...], int] = {}
         self._variants: dict[tuple[int, bytes], tuple[int, int]] = {}
 
     # -- tags -------------------------------------------------------------------------------------------------------
@@ -289,7 +290,11 @@ class Trail:
         patterns, which = torch.unique(rows, dim=0, return_inverse=True)
         stream = self._new_stream(tag.source.name, len(patterns), "merged", packed=tag.source.packed)
         event = self.next_event()
-        self.merges.append(Merge(event, torch.arange(stream.first, stream.first + stream.count), patterns))
+        made = torch.arange(stream.first, stream.first + stream.count)
+        for row, pattern in zip(made.tolist(), patterns.tolist(), strict=True):
+            if (twin := self._patterns.setdefault(tuple(pattern), row)) != row:
+                self.copies[row] = twin
+        self.merges.append(Merge(event, made, patterns))
         ids = (samples + stream.first + which)[index].view(*sources.shape[:-1], 1)
         return replace(tag, ids=ids, seen=tag.seen | 1 << event)
 
@@ -333,13 +338,16 @@ class Trail:
         self.copies.update(zip(made.tolist(), rows.tolist(), strict=True))
         return stream.first, self.events - 1
 
-    def originals(self, ids: Tensor) -> Tensor:
-        """Ids with copies of a parameter's row brought back to that row."""
-        if not self.copies:
-            return ids
+    def alike(self, a: Tensor, b: Tensor) -> bool:
+        """Whether ids name the same tokens, be it at different stages: copies told apart, merged of the same rows, or not yet
+        given to samples."""
+        if torch.equal(a, b):
+            return True
         table = torch.arange(self.rows)
-        table[torch.tensor([*self.copies])] = torch.tensor([*self.copies.values()])
-        return ids - ids % STRIDE + table[ids % STRIDE]
+        if self.copies:
+            table[torch.tensor([*self.copies])] = torch.tensor([*self.copies.values()])
+        x, y = a // STRIDE, b // STRIDE
+        return bool((table[a % STRIDE] == table[b % STRIDE]).all() and ((x == y) | (x == 0) | (y == 0)).all())
 
     def stream_of(self, row: int) -> Stream:
         """The stream that a row belongs to."""

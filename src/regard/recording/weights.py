@@ -28,7 +28,11 @@ def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict
             continue
         axis = q.la.index(q.summed)
         free = [c for c in q.la if c in q.lo and c not in q.lb]
-        if len(free) == 1 and (q.a.shape[axis] == 1 or not all(constant(t.ids, axis) for t in (tag, tag.keys))):
+        if (
+            free
+            and len([c for c in q.lb if c not in q.la]) == 1
+            and (q.a.shape[axis] == 1 or not all(constant(t.ids, axis) for t in (tag, tag.keys)))
+        ):
             return q if tag.probs or _meets_values(trail, q) else None
     return None
 
@@ -52,6 +56,12 @@ def unreadable(trail: Trail, p: Product | None, args: Sequence[Any]) -> str:
     return why and f"the trail of the scores is lost at `{why}`"
 
 
+def sampled(trail: Trail, name: str, args: Sequence[Any]) -> str:
+    """Deformable attention, which takes values from between the tokens: the reason that it cannot be read, or ""."""
+    tag = trail.tag(args[0]) if args else None
+    return "`grid_sample` takes values from between the tokens" if name == "grid_sample" and tag and not tag.raw else ""
+
+
 def _in_parts(trail: Trail, tag: Tag, p: Product) -> str:
     """Where keys of one map are multiplied apart from its other keys (block-sparse attention), no part is a whole call."""
     (q_tag, k_tag, _), _ = weights_and_values(trail, p)
@@ -72,7 +82,7 @@ def _sums_to_one(weights: Tensor, axis: int) -> bool:
 def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict[str, Any]]:
     """The tags of queries, keys and values; A (lead..., row, key), v, and the axes that bring O to (lead..., row, width)."""
     key = p.summed
-    (row,) = (c for c in p.la if c in p.lo and c not in p.lb)
+    row = [c for c in p.la if c in p.lo and c not in p.lb][-1]
     (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
     lead = [c for c in p.lo if c not in (row, width)]
     tag = trail.tag(p.a)
