@@ -52,7 +52,7 @@ def settled(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]
     for event in events:
         if isinstance(event, Merge):
             found = owner[event.rows].repeat_interleave(event.sources.shape[1])
-            owner.index_reduce_(0, event.sources.flatten(), found, "amax")
+            owner[event.sources.flatten()[found > 0]] = found[found > 0]
         else:
             done[event.index] = _with_samples(event, owner, packed)
     out = [done[c.index] for c in calls]

@@ -237,7 +237,8 @@ class Trail:
             elements, index = torch.unique(rows, return_inverse=True)
             nobody = bool(len(elements) and elements[0] == 0)
             elements = elements[int(nobody) :]
-            if tag.raw and (whole := whole_axis(elements, tag.source.shape)) is not None:
+            each = cells is None or cells.shape[-1] == 1
+            if tag.raw and each and (whole := whole_axis(elements, tag.source.shape)) is not None:
                 elements, index, nobody = whole, (rows - 1) // tag.source.shape[1], False
         if not tag.raw:
             elements = self._elements_of(elements)

@@ -27,12 +27,9 @@ def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict
         if tag is None or tag.keys is None or len(q.summed) != 1:
             continue
         axis = q.la.index(q.summed)
-        free = [c for c in q.la if c in q.lo and c not in q.lb]
-        if (
-            free
-            and len([c for c in q.lb if c not in q.la]) == 1
-            and (q.a.shape[axis] == 1 or not all(constant(t.ids, axis) for t in (tag, tag.keys)))
-        ):
+        over_keys = q.a.shape[axis] == 1 or not all(constant(t.ids, axis) for t in (tag, tag.keys))
+        width = [c for c in q.lb if c in q.lo and c not in q.la]
+        if over_keys and len(width) == 1 and any(c in q.lo and c not in q.lb for c in q.la):
             return q if tag.probs or _meets_values(trail, q) else None
     return None
 
