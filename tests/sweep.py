@@ -283,7 +283,8 @@ encoder("reformer", "Reformer", {
     **TX, "attention_head_size": 8, "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "hidden_size": 16,
     "num_attention_heads": 2, "feed_forward_size": 24, "num_labels": 3, "local_attn_chunk_length": 2,
     "lsh_attn_chunk_length": 2, "num_buckets": 2, "is_decoder": False}, usual=False, mask=False,
-    refused="no attention call", why="hashed buckets, weighed by exp(score - logsumexp) and not by a softmax")  # fmt: skip
+    refused="backward pass fails",
+    why="its reversible layers have a backward pass of their own, for training only")  # fmt: skip
 
 # -- decoders ---------------------------------------------------------------------------------------------------------
 
@@ -441,7 +442,7 @@ seq2seq("prophetnet", "ProphetNet", {
     dead={1: "the last layer's main stream is not read"})  # fmt: skip
 seq2seq("switch-transformers", "SwitchTransformers", {
     **T5, "num_experts": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
-    "num_decoder_layers": 2})  # fmt: skip
+    "num_decoder_layers": 2}, twin="the twin takes the router's softmax for a map, too")  # fmt: skip
 seq2seq("longt5-local", "LongT5", {**T5, "local_radius": 2, "encoder_attention_type": "local"})
 seq2seq("longt5-global", "LongT5", {
     **T5, "local_radius": 2, "global_block_size": 2, "encoder_attention_type": "transient-global"})  # fmt: skip
@@ -865,7 +866,8 @@ row("mllama", VLM, "MllamaForConditionalGeneration", lambda: T.MllamaConfig(
     text_config={**KV, "cross_attention_layers": [1]}, image_token_index=39), words() | {
         "pixel_values": noise(2, 1, 1, 3, 16, 16), "aspect_ratio_ids": torch.ones(2, 1).long(),
         "aspect_ratio_mask": torch.ones(2, 1, 1).long(), "cross_attention_mask": torch.ones(2, 6, 1, 1).long()},
-    last, calls=4, streams={**ONE, "class_embedding": 1, "pixel_values": 16}, grids=PATCHES)  # fmt: skip
+    last, calls=4, streams={**ONE, "class_embedding": 1, "pixel_values": 16}, grids=PATCHES,
+    dead=dict.fromkeys((0, 1, 3), "the gates of cross-attention begin at zero"))  # fmt: skip
 vlm("mistral3", "Mistral3", lambda: T.Mistral3Config(
     text_config=T.MistralConfig(**KV), vision_config=T.PixtralVisionConfig(**S, **IM), image_token_index=39,
     vision_feature_layer=-1, spatial_merge_size=2), (2, 4, 3),
@@ -885,11 +887,12 @@ vlm("llava-onevision", "LlavaOnevision", lambda: T.LlavaOnevisionConfig(
     image_grid_pinpoints=[[16, 16]], vision_aspect_ratio="anyres_max_9"), (2, 36, 3), **TILES,
     streams={"input_ids": 41, "pixel_values": 32, "image_newline": 1})  # fmt: skip
 vlm("video-llava", "VideoLlava", lambda: T.VideoLlavaConfig(
-    **LLAMA_CLIP(), image_token_index=39, video_token_index=38), (2, 16, 3),
+    **LLAMA_CLIP(), image_token_index=39, video_token_index=38, vision_feature_layer=-1), (2, 16, 3),
     inputs={"pixel_values_images": noise(2, 3, 16, 16)}, grids={"pixel_values_images": (4, 4)},
     streams={"input_ids": 21, "image_tower.embeddings.class_embedding": 1, "pixel_values_images": 16})  # fmt: skip
 vlm("paligemma2", "PaliGemma", lambda: T.PaliGemmaConfig(
-    text_config=T.Gemma2Config(**T5GEMMA), vision_config=SIGLIP(), image_token_index=39, projection_dim=16), (0, 16, 3))  # fmt: skip
+    text_config=T.Gemma2Config(**T5GEMMA), vision_config=SIGLIP(), image_token_index=39, projection_dim=16),
+    (0, 16, 3))  # fmt: skip
 vlm("janus", "Janus", lambda: T.JanusConfig(
     text_config=T.LlamaConfig(**KV), vision_config={**S, **IM, "projection_dim": 16}, image_token_id=39,
     vq_config={"embed_dim": 8, "num_embeddings": 8, "base_channels": 32, "channel_multiplier": [1, 1], "num_patches": 4,
@@ -944,9 +947,11 @@ REAL_TIME = {
     "decoder_in_channels": [16], "decoder_ffn_dim": 24, "num_feature_levels": 1, "decoder_layers": 2,
     "decoder_attention_heads": 2, "num_labels": 3, "num_denoising": 0}  # fmt: skip
 row("rt-detr", DETECTION, "RTDetrForObjectDetection", lambda: T.RTDetrConfig(
-    backbone_config=resnet(), **REAL_TIME, decoder_n_points=2), picture(2, 3, 32, 32), at("logits", 1, 0), **DEFORMABLE)  # fmt: skip
+    backbone_config=resnet(), **REAL_TIME, decoder_n_points=2), picture(2, 3, 32, 32), at("logits", 1, 0),
+    **DEFORMABLE)  # fmt: skip
 row("d-fine", DETECTION, "DFineForObjectDetection", lambda: T.DFineConfig(
-    backbone_config=resnet(), **REAL_TIME, decoder_n_points=[2]), picture(2, 3, 32, 32), at("logits", 1, 0), **DEFORMABLE)  # fmt: skip
+    backbone_config=resnet(), **REAL_TIME, decoder_n_points=[2]), picture(2, 3, 32, 32), at("logits", 1, 0),
+    **DEFORMABLE)  # fmt: skip
 row("grounding-dino", DETECTION, "GroundingDinoForObjectDetection", lambda: T.GroundingDinoConfig(
     backbone_config=resnet(), text_config={"model_type": "bert", **S, **TX}, d_model=32, encoder_layers=1,
     encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=24,

@@ -201,7 +201,9 @@ def test_the_calls_that_are_read_are_those_that_no_later_call_reads(name: str) -
         grads = (torch.autograd.grad(o.sum(), call.output, retain_graph=True, allow_unused=True)[0] for o in later)
         if not any(g is not None and bool(g.any()) for g in grads):
             final.add(call.index)
-    assert set(s.recording.read_calls(s.gradients)) == final
+    parallel = {c.index for c in alive for d in alive if c.index in final and d.index in final and c.index < d.index
+                and torch.equal(c.queries, d.queries)}  # of one state: the last one's rows are read  # fmt: skip
+    assert set(s.recording.read_calls(s.gradients)) == final - parallel
 
 
 def support(family: Family, name: str, gradient: Tensor) -> Tensor | None:

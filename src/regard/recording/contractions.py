@@ -176,7 +176,17 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if not flat or not p.summed:
         return [nowhere(ta, name, out)]
     rows, columns = (_placed(t.ids, la, p.lo, out.shape) for t, la in ((ta, p.la), (tb, p.lb)))
+    if _within_tokens(p, ta, tb, out) and torch.equal(rows, columns):
+        return [replace(min(ta, tb, key=lambda t: t.order), ids=rows, seen=ta.seen | tb.seen)]
     return [replace(ta, ids=rows, keys=replace(tb, ids=columns))]
+
+
+def _within_tokens(p: Product, a: Tag, b: Tag, out: Tensor) -> bool:
+    """Whether each token has a matrix of its own on both sides: features are mixed, these are no scores of two tokens."""
+    free = [c for c in p.lo if (c in p.la) != (c in p.lb)]
+    if max((out.shape[p.lo.index(c)] for c in free), default=1) == 1:
+        return False
+    return all(constant(t.ids, l.index(c)) for t, l in ((a, p.la), (b, p.lb)) for c in free if c in l)
 
 
 def _is_weight(tag: Tag, tensor: Tensor) -> bool:

@@ -62,7 +62,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         best = _varied(trail, best, found)
     same = [t for _, t in fits if t.source is best.source and not (t.lost or t.raw or t.keys)]
     full = [t for t in same if t.ids.shape == out.shape and out.ndim >= 3]
-    if full and best.keys is None:
+    if len(full) > 1 and best.keys is None:
         newest = _newest(trail, full)
         if newest is None:
             return [nowhere(best, f"{name} of different tokens", out)]

@@ -95,7 +95,10 @@ class Recording:
         at = [c.output for c in self.calls] + list(self.leaves.values())
         wanted = [t for t in at if t.requires_grad]
         ones = torch.ones_like(value)
-        found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
+        try:
+            found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
+        except (AssertionError, NotImplementedError) as error:
+            raise ModelError(f"the model's own backward pass fails: {error}") from error
         grads = [next(found) if t.requires_grad else None for t in at]
         calls = [c.bind(g) for c, g in zip(self.calls, grads, strict=False)]
         inputs = {
