@@ -376,19 +376,19 @@ class Trail:
     def for_samples(self, ids: Tensor, shape: Sequence[int]) -> Tensor:
         """`ids.expand(shape)`; rows of a parameter that are thereby handed to every sample become the samples' own."""
         out = ids.expand(shape)
-        few = _thin(ids)
+        few = thin(ids)
         if not bool(((few > 0) & (few < STRIDE)).any()):
             return out
         old = [1] * (len(shape) - ids.ndim) + list(ids.shape)
         for dim, (a, b) in enumerate(zip(old, shape, strict=True)):
             if a == 1 and b > 1 and b in self.batches:
                 sample = (torch.arange(1, b + 1) * STRIDE).view(-1, *[1] * (len(shape) - dim - 1))
-                thin = _thin(out, but=dim)
+                thin = thin(out, but=dim)
                 return torch.where((thin > 0) & (thin < STRIDE), thin + sample, thin).expand(shape)
         return out
 
 
-def _thin(ids: Tensor, but: int = -1) -> Tensor:
+def thin(ids: Tensor, but: int = -1) -> Tensor:
     """Every constant axis (but one) cut to length 1."""
     for dim in range(ids.ndim):
         if dim != but and ids.stride(dim) == 0:

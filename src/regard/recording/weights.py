@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regard.recording.contractions import Product, read_product
 from regard.recording.elementwise import tensors_in
-from regard.recording.tokens import Tag, Trail, constant
+from regard.recording.tokens import Tag, Trail, constant, thin
 
 
 def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
@@ -64,7 +64,7 @@ def _in_parts(trail: Trail, tag: Tag, p: Product) -> str:
     (q_tag, k_tag, _), _ = weights_and_values(trail, p)
     assert q_tag is not None
     assert k_tag is not None
-    rows, keys = torch.unique(q_tag.ids), torch.unique(k_tag.ids)
+    rows, keys = (torch.unique(thin(t.ids)) for t in (q_tag, k_tag))
     earlier = trail.multiplied.setdefault(tag.probs, (rows, keys))
     apart = bool(torch.isin(rows, earlier[0]).any()) and not torch.equal(keys, earlier[1])
     return "its map is multiplied by values in several parts" if apart else ""
