@@ -383,8 +383,8 @@ class Trail:
         for dim, (a, b) in enumerate(zip(old, shape, strict=True)):
             if a == 1 and b > 1 and b in self.batches:
                 sample = (torch.arange(1, b + 1) * STRIDE).view(-1, *[1] * (len(shape) - dim - 1))
-                thin = thin(out, but=dim)
-                return torch.where((thin > 0) & (thin < STRIDE), thin + sample, thin).expand(shape)
+                few = thin(out, but=dim)
+                return torch.where((few > 0) & (few < STRIDE), few + sample, few).expand(shape)
         return out
 
 
