@@ -108,6 +108,7 @@ def constant(ids: Tensor, dim: int) -> bool:
     """Whether ids do not change along an axis."""
     if ids.shape[dim] <= 1 or ids.stride(dim) == 0:
         return True
+    ids = thin(ids, but=dim)
     return bool((ids == ids.narrow(dim, 0, 1)).all())
 
 
@@ -388,10 +389,10 @@ class Trail:
         return out
 
 
-def thin(ids: Tensor, but: int = -1) -> Tensor:
+def thin(ids: Tensor, but: int | None = None) -> Tensor:
     """Every constant axis (but one) cut to length 1."""
     for dim in range(ids.ndim):
-        if dim != but and ids.stride(dim) == 0:
+        if (but is None or dim != but % ids.ndim) and ids.stride(dim) == 0:
             ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
     return ids
 

@@ -64,9 +64,12 @@ def _in_parts(trail: Trail, tag: Tag, p: Product) -> str:
     (q_tag, k_tag, _), _ = weights_and_values(trail, p)
     assert q_tag is not None
     assert k_tag is not None
-    rows, keys = (torch.unique(thin(t.ids)) for t in (q_tag, k_tag))
-    earlier = trail.multiplied.setdefault(tag.probs, (rows, keys))
-    apart = bool(torch.isin(rows, earlier[0]).any()) and not torch.equal(keys, earlier[1])
+    rows, keys = thin(q_tag.ids).clone(), thin(k_tag.ids).clone()
+    if tag.probs not in trail.multiplied:
+        trail.multiplied[tag.probs] = rows, keys
+        return ""
+    earlier = trail.multiplied[tag.probs]
+    apart = bool(torch.isin(rows, earlier[0]).any()) and not torch.equal(keys.unique(), earlier[1].unique())
     return "its map is multiplied by values in several parts" if apart else ""
 
 
