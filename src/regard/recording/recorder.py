@@ -299,7 +299,7 @@ def _suffixes(name: str) -> list[str]:
 
 
 @contextmanager
-def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit]) -> Iterator[None]:
+def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], trail: Trail) -> Iterator[None]:
     """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks."""
     handles = []
 
@@ -315,9 +315,9 @@ def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit]) -> Iterator
         name = frames.stack.pop()
         for edit in edits:
             new = edit.block(name, frames.visits[name] - 1, output)
-            output, changed = (output, None) if new is None else (new, new)
-            if changed is not None:
-                return changed
+            if new is not None:
+                _take_place(trail, new, output)
+                return new
         return None
 
     try:
@@ -328,6 +328,14 @@ def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit]) -> Iterator
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _take_place(trail: Trail, new: Any, old: Any) -> None:
+    """A block's new output has the rows of the one whose place it takes."""
+    a, b = (x[0] if isinstance(x, tuple) else x for x in (new, old))
+    tag = trail.tag(b)
+    if isinstance(a, Tensor) and tag is not None and a.shape == b.shape:
+        trail.put(a, tag)
 
 
 def list_elements(model: nn.Module) -> set[str]:
@@ -439,7 +447,7 @@ def _run(model: nn.Module, inputs: Any, edits: Sequence[Edit], packed: frozenset
             t_in = value.clone()
             trail.put(t_in, entered)
         passed[name] = t_in
-    with watched(model, frames, edits), recorder:
+    with watched(model, frames, edits, trail), recorder:
         output = model(**passed) if by_keyword else model(*passed.values())
     return Run(output, recorder.calls, trail, recorder.leaves, recorder.embedded, given, _blocks(recorder.calls))
 

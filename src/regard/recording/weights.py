@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.recording.contractions import Product, read_product
-from regard.recording.elementwise import tensors_in
+from regard.recording.elementwise import PARAMETERS, tensors_in
 from regard.recording.tokens import Tag, Trail, constant, thin
 
 
@@ -56,7 +56,9 @@ def unreadable(trail: Trail, p: Product | None, args: Sequence[Any]) -> str:
 def sampled(trail: Trail, name: str, args: Sequence[Any]) -> str:
     """Deformable attention, which takes values from between the tokens: the reason that it cannot be read, or ""."""
     tag = trail.tag(args[0]) if args else None
-    return "`grid_sample` takes values from between the tokens" if name == "grid_sample" and tag and not tag.raw else ""
+    if name != "grid_sample" or tag is None or tag.raw or tag.source.rank >= PARAMETERS:
+        return ""
+    return "`grid_sample` takes values from between the tokens"
 
 
 def _in_parts(trail: Trail, tag: Tag, p: Product) -> str:
