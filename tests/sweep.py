@@ -263,6 +263,11 @@ encoder("yoso", "Yoso", {"use_expectation": True, "pad_token_id": 0}, refused="n
         why="weights are chances of a hash collision")  # fmt: skip
 encoder("mra", "Mra", {"block_per_row": 2, "pad_token_id": 0}, refused="no attention call",
         why="multi-resolution blocks, weighed without a softmax")  # fmt: skip
+BOXES = {"bbox": ids(2, 6, 4, high=30).sort(-1).values}
+encoder("layoutlmv3", "LayoutLMv3", {
+    "max_2d_position_embeddings": 64, "coordinate_size": 2, "shape_size": 4, "input_size": 16, "patch_size": 4,
+    "visual_embed": True, "pad_token_id": 1}, inputs={**words(mask=False), **picture(), **BOXES},
+    streams={**ONE, "pixel_values": 16, "cls_token": 1}, grids={"pixel_values": (4, 4)})  # fmt: skip
 encoder("longformer", "Longformer", {"attention_window": 4}, inputs={"input_ids": ids(2, 8)},
     refused="as_strided", why="windows that overlap in memory (as_strided) are not followed")  # fmt: skip
 encoder("big-bird-sparse", "BigBird", {
@@ -355,6 +360,9 @@ decoder("dbrx", "Dbrx", {
 decoder("gemma3n", "Gemma3n", {
     **KV, **LOCAL, "vocab_size_per_layer_input": 40, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
     "laurel_rank": 4, "altup_num_inputs": 2}, prefix="Gemma3nText")  # fmt: skip
+decoder("gemma4", "Gemma4", {
+    **KV, **LOCAL, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 40, "num_global_key_value_heads": 1,
+    "global_head_dim": 8, "num_kv_shared_layers": 0}, prefix="Gemma4Text")  # fmt: skip
 decoder("cohere2", "Cohere2", {**GQA, **LOCAL})
 decoder("granitemoe", "GraniteMoe", {**GQA, "num_local_experts": 4, "num_experts_per_tok": 2})
 decoder("nemotron", "Nemotron", GQA)
@@ -852,6 +860,12 @@ row("qwen3-vl", VLM, "Qwen3VLForConditionalGeneration", lambda: T.Qwen3VLConfig(
         "spatial_merge_size": 2, "temporal_patch_size": 1, "in_channels": 3, "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0]}, **PLACES), packed((0, 0, 1, 0, 0, 0), (0, 0, 1, 0, 0, 0)), last, calls=6,
     streams={"input_ids": 9, "pixel_values": 32}, core=True)  # fmt: skip
+row("glm4v", VLM, "Glm4vForConditionalGeneration", lambda: T.Glm4vConfig(
+    text_config={**MROPE, "head_dim": 8}, vision_config={
+        "depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 16, "patch_size": 4,
+        "spatial_merge_size": 2, "temporal_patch_size": 1, "in_channels": 3, "image_size": 16},
+    image_token_id=39, image_start_token_id=3, image_end_token_id=4), packed((0, 0, 1, 0, 0, 0), (0, 0, 1, 0, 0, 0)),
+    last, calls=6, streams={"input_ids": 9, "pixel_values": 32})  # fmt: skip
 SIGLIP = lambda: T.SiglipVisionConfig(**S, **IM, vision_use_head=False)  # noqa: E731
 vlm("idefics2", "Idefics2", lambda: T.Idefics2Config(
     text_config=T.MistralConfig(**KV), vision_config={**S, **IM}, perceiver_config={
@@ -893,6 +907,8 @@ vlm("video-llava", "VideoLlava", lambda: T.VideoLlavaConfig(
 vlm("paligemma2", "PaliGemma", lambda: T.PaliGemmaConfig(
     text_config=T.Gemma2Config(**T5GEMMA), vision_config=SIGLIP(), image_token_index=39, projection_dim=16),
     (0, 16, 3))  # fmt: skip
+vlm("deepseek-vl", "DeepseekVL", lambda: T.DeepseekVLConfig(
+    text_config=T.LlamaConfig(**KV), vision_config=SIGLIP(), image_token_id=39), (2, 16, 3))  # fmt: skip
 vlm("janus", "Janus", lambda: T.JanusConfig(
     text_config=T.LlamaConfig(**KV), vision_config={**S, **IM, "projection_dim": 16}, image_token_id=39,
     vq_config={"embed_dim": 8, "num_embeddings": 8, "base_channels": 32, "channel_multiplier": [1, 1], "num_patches": 4,
@@ -988,6 +1004,23 @@ row("sew-d", AUDIO, "SEWDForSequenceClassification", WAVE, wave, cls, refused="a
     why="frames are averaged in pairs")  # fmt: skip
 seq2seq("seamless-m4t-text", "SeamlessM4T", {
     **{k: v for k, v in BART32.items() if k != "d_model"}, "hidden_size": 16}, "ForTextToText")  # fmt: skip
+
+row("timesfm", AUDIO, "TimesFmModelForPrediction", {
+    "patch_length": 4, "context_length": 16, "horizon_length": 4, "hidden_size": 16, "intermediate_size": 16,
+    "head_dim": 8, "num_hidden_layers": 2, "num_attention_heads": 2}, {"past_values": noise(2, 16)},
+    lambda out: out["mean_predictions"][:, 0], prefix="TimesFm", streams={"past_values": 4})  # fmt: skip
+row("vision-text-dual", DUAL, "VisionTextDualEncoderModel",
+    lambda: T.VisionTextDualEncoderConfig.from_vision_text_configs(T.ViTConfig(**S, **IM), T.BertConfig(**S, **TX)),
+    both(), lambda out: out["logits_per_image"].diagonal(), calls=4,
+    streams={**ONE, "cls_token": 1, "pixel_values": 16}, grids=PATCHES)  # fmt: skip
+row("clap", DUAL, "ClapModel", {
+    "text_config": {**S, **TX, "pad_token_id": 1}, "projection_dim": 8, "audio_config": {
+        "patch_size": 4, "patch_stride": [4, 4], "spec_size": 32, "num_mel_bins": 8, "depths": [1, 1],
+        "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 8, "window_size": 4, "hidden_size": 16,
+        "num_classes": 3}}, {"input_ids": ended(), "input_features": noise(2, 1, 32, 8),
+                             "is_longer": torch.zeros(2, 1).bool()},
+    lambda out: out["logits_per_audio"].diagonal(), refused="interpolate",
+    why="the spectrogram is resampled before its patches are cut")  # fmt: skip
 
 # -- torch's own modules, and attention by hand -----------------------------------------------------------------------
 

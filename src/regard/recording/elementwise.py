@@ -78,6 +78,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
             and not best.lost
             and best.keys is None
             and tag.source.rank < PARAMETERS
+            and not tag.computed
             and out.is_floating_point()
         ):
             trail.mixers.setdefault(tag.lost)
