@@ -213,7 +213,7 @@ def _check_batch(recording: Recording, value: Value) -> None:
         )
     for stream in recording.streams if not value.shared else ():
         given = recording.inputs.get(stream.name)
-        if isinstance(given, Tensor) and len(given) != len(value.y):
+        if isinstance(given, Tensor) and not stream.packed and len(given) != len(value.y):
             raise TargetError(
                 f"input {stream.name!r} has {len(given)} along axis 0, but the target gives {len(value.y)} numbers: several "
                 "samples packed into one input, or one input shared by all samples, cannot be told apart yet"
@@ -276,11 +276,15 @@ def _explanation(
 def _notes(recording: Recording) -> list[str]:
     """What a reader of the map should know of the run."""
     notes = recording.said.sentences() + recording.doubts()
-    cut = [str(c.index) for c in recording.calls if c.detached]
-    if cut:
+    if cut := [str(c.index) for c in recording.calls if c.detached]:
         notes.append(
             f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero"
         )
+    if recording.mixers:
+        notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
+    if packed := {s.name: s.count for s in recording.streams if s.packed and s.kind != "merged"}:
+        each = ", ".join(f"{name}: {count}" for name, count in packed.items())
+        notes.append(f"tokens of all samples stand in one row ({each}); those of other samples score 0")
     return notes
 
 

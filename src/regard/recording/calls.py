@@ -211,6 +211,17 @@ class AttentionCall:
         open_ = open_.expand(*open_.shape[:-2], 1, m) if open_.ndim > 1 else open_.expand(1, m)
         return ~self.layout(open_).any(1)[:, 0].cpu()
 
+    def visible(self) -> Bool[Tensor, "group row key"]:
+        """Which keys each row may look at, by the mask of any head."""
+        groups, _, n, m = self.shape
+        if self.A is not None:
+            return (self.layout(self.A.detach()) > 0).any(1)
+        if self.mask is None:
+            return torch.ones(groups, n, m, dtype=torch.bool)
+        mask = visible(self.mask)
+        mask = mask if mask.ndim > 1 else mask[None]
+        return self.layout(mask.expand(*mask.shape[:-2], n, m)).any(1)
+
     def rows(self, index: Int[Tensor, " row"], *, gradient: bool | None = None) -> Rows:
         """A at some query rows, and G there when bound to a target: their whole size, in float32."""
         groups, heads, n, m = self.shape

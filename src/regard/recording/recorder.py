@@ -11,7 +11,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
 from regard.recording.calls import AttentionCall, Layout
-from regard.recording.contractions import PRODUCTS, Product, read_product, through_linear
+from regard.recording.contractions import PRODUCTS, Product, through_linear
 from regard.recording.edits import Edit
-from regard.recording.elementwise import PARAMETERS, nowhere, tensors_in
+from regard.recording.elementwise import PARAMETERS, nowhere
 from regard.recording.entry import (
     Surroundings,
     as_the_user,
@@ -39,7 +39,9 @@ from regard.recording.movements import set_item
 from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
 from regard.recording.said import Place, Said, sayings
-from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
+from regard.recording.samples import Packed, of_their_samples
+from regard.recording.tokens import Source, Tag, Trail, constant
+from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
 # a copy of its globals in which that hand-over is switched off, so that the mode sees the operations inside.
@@ -116,9 +118,13 @@ class Recorder(TorchFunctionMode):
             set_item(self.trail, args)
             return out
         out = self._run(func, args, kwargs)
-        if name in PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
-            return self._explicit(p, out)
-        if name in PRODUCTS and (why := self._lost_product(args)):
+        if name in PRODUCTS:
+            p = attention_product(self.trail, name, args, kwargs)
+            if why := unreadable(self.trail, p, args):
+                self.calls.append(self._lost_call(why, out))
+            elif p is not None:
+                return self._explicit(p, out)
+        if why := sampled(self.trail, name, args):
             self.calls.append(self._lost_call(why, out))
         follow(self.trail, func, args, kwargs, out)
         if name == "embedding":
@@ -186,29 +192,6 @@ class Recorder(TorchFunctionMode):
         if isinstance(mask, Tensor) and mask.requires_grad and (tag is None or tag.source.rank >= 10_000):
             given["attn_mask"] = mask.detach()
 
-    def _attention_product(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
-        """The product probabilities × values, with the probabilities on the left, or None."""
-        p = read_product(name, args, kwargs)
-        if p is None:
-            return None
-        if not self._is_probability(p.a):
-            p = p.swapped()
-        tag = self.trail.tag(p.a)
-        if tag is None or not tag.probs or len(p.summed) != 1:
-            return None
-        free = [[c for c in own if c in p.lo and c not in other] for own, other in ((p.la, p.lb), (p.lb, p.la))]
-        if len(free[0]) != 1 or (tag.lost and len(free[1]) != 1):
-            return None
-        if tag.keys is None:
-            return p if tag.lost else None
-        axis = p.la.index(p.summed)
-        return p if not constant(tag.keys.ids, axis) or p.a.shape[axis] == 1 else None
-
-    def _lost_product(self, args: Sequence[Any]) -> str:
-        """Where probabilities whose trail is lost meet values: an attention call that cannot be read. The reason, or ""."""
-        tags = [self.trail.tag(t) for t in tensors_in(args) if t.ndim >= 3]
-        return next((t.lost for t in tags if t is not None and t.lost and t.probs), "")
-
     def _lost_call(self, why: str, out: Tensor) -> AttentionCall:
         nobody, module = torch.zeros(1, 0, dtype=torch.int64), self._module()
         self.said.places[len(self.calls)] = Place(len(self.calls), module, tuple(out.shape[:-2]), out.shape[-2], 0)
@@ -223,7 +206,7 @@ class Recorder(TorchFunctionMode):
             seen=0,
             output=out,
             v=out,
-            lost=f"the trail of the scores is lost at `{why}`",
+            lost=why,
             block=self.frames.block(),
         )
 
@@ -231,27 +214,11 @@ class Recorder(TorchFunctionMode):
         """The module at work."""
         return self.frames.stack[-1] if self.frames.stack else ""
 
-    def _is_probability(self, t: Tensor) -> bool:
-        tag = self.trail.tag(t)
-        return tag is not None and tag.probs
-
     def _explicit(self, p: Product, out: Tensor) -> Tensor:
-        key = p.summed
-        (row,) = (c for c in p.la if c in p.lo and c not in p.lb)
-        (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
-        lead = [c for c in p.lo if c not in (row, width)]
-        tag = self.trail.tag(p.a)
-        assert tag is not None
-        columns = tag.keys or tag  # a lost trail knows of no columns
-        A = _axes(p.a, p.la, [*lead, row, key])
-        v = _axes(p.b, p.lb, [*lead, key, width])
-        rows, keys = (_axes(t.ids, p.la, [*lead, row, key]) for t in (tag, columns))
-        axes = tuple(p.lo.index(c) for c in [*lead, row, width])
-        q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost)
-        k_tag = Tag(keys[..., 0, :][..., None], columns.source, columns.seen, lost=columns.lost)
-        tags = [q_tag, k_tag, self.trail.tag(p.b)]
-        shape = tuple(out.permute(axes).shape[:-2])
-        return self._called(tags, shape, output=out, kernel="softmax", A=A, v=v, axes=axes)
+        """Weights that the model made itself, times values."""
+        tags, fields = weights_and_values(self.trail, p)
+        shape = tuple(out.permute(fields["axes"]).shape[:-2])
+        return self._called(tags, shape, output=out, kernel="softmax", **fields)
 
     def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], **fields: Any) -> Tensor:
         """Make the call, let the edits change its output, and tag that output with the query's rows."""
@@ -266,10 +233,14 @@ class Recorder(TorchFunctionMode):
         if not where and queries is not None and keys is not None:
             layout = Layout.of(queries, keys)
             queries, keys = (_grouped(i, layout) for i in (queries, keys))
-            queries, keys = _of_their_samples(queries, keys)
+            queries, keys = of_their_samples(queries, keys)
+            queries, told = self.trail.copies_apart(queries)
+            if told and q_tag is not None:
+                q_tag = replace(q_tag, ids=layout.back(queries[:, None, :, None].expand(-1, layout.heads, -1, 1)))
         else:
             layout = _flat(lead)
             queries = keys = torch.zeros(1, 0, dtype=torch.int64)
+            told = 0
         event = self.trail.next_event(call=True)
         seen = (k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0)
         call = AttentionCall(
@@ -292,7 +263,7 @@ class Recorder(TorchFunctionMode):
                 call = AttentionCall(**(call.__dict__ | {"output": out}))
         self.calls.append(call)
         if q_tag is not None and queries.shape[1]:
-            self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=1 << event))
+            self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=told | 1 << event))
         elif where and q_tag is not None:
             self.trail.put(out, nowhere(q_tag, where, out))
         return out
@@ -352,22 +323,6 @@ def _grouped(ids: Tensor, layout: Layout) -> Tensor:
     return ids.permute(*layout.order, -1).reshape(layout.groups, layout.heads, -1)[:, 0].contiguous()
 
 
-def _of_their_samples(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a parameter that no operation has handed to samples belong to the sample of the rows beside them."""
-    sample = torch.cat([queries, keys], 1).amax(1, keepdim=True) // STRIDE * STRIDE
-    first, second = (torch.where((i > 0) & (i < STRIDE), i + sample, i) for i in (queries, keys))
-    return first, second
-
-
-def _axes(t: Tensor, letters: str, order: Sequence[str]) -> Tensor:
-    """Permute axes named by letters into an order; missing ones get length 1."""
-    t = t.permute([letters.index(c) for c in order if c in letters])
-    for i, c in enumerate(order):
-        if c not in letters:
-            t = t.unsqueeze(i)
-    return t
-
-
 def differentiable(t: Tensor) -> Tensor:
     """The tensor, part of a graph: gradients at it can be asked for. Frozen parameters make this needed."""
     if torch.is_grad_enabled() and t.is_floating_point() and not t.requires_grad:
@@ -397,9 +352,9 @@ def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], trail: Trai
         name = frames.stack.pop()
         for edit in edits:
             new = edit.block(name, frames.visits[name] - 1, output)
-            output, changed = (output, None) if new is None else (new, new)
-            if changed is not None:
-                return changed
+            if new is not None:
+                _take_place(trail, new, output)
+                return new
         return None
 
     try:
@@ -410,6 +365,14 @@ def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], trail: Trai
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _take_place(trail: Trail, new: Any, old: Any) -> None:
+    """A block's new output has the rows of the one whose place it takes."""
+    a, b = (x[0] if isinstance(x, tuple) else x for x in (new, old))
+    tag = trail.tag(b)
+    if isinstance(a, Tensor) and tag is not None and a.shape == b.shape:
+        trail.put(a, tag)
 
 
 def list_elements(model: nn.Module) -> set[str]:
@@ -436,11 +399,28 @@ class Run:
     said: Said
 
 
-def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any = None) -> Run:
+def run(
+    model: nn.Module,
+    inputs: Any,
+    edits: Sequence[Edit] = (),
+    streams: Any = None,
+    packed: frozenset[str] = frozenset(),
+) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
 
-    `streams` is what the user says of the tokens (said.py).
+    `streams` is what the user says of the tokens (said.py). `packed`: inputs whose axis 0 is not samples; where that shows
+    on the way, the run begins anew.
     """
+    random = torch.get_rng_state()
+    try:
+        return _run(model, inputs, edits, streams, packed)
+    except Packed as found:
+        torch.set_rng_state(random)
+        name = found.name
+    return run(model, inputs, edits, streams, packed | {name})
+
+
+def _run(model: nn.Module, inputs: Any, edits: Sequence[Edit], streams: Any, packed: frozenset[str]) -> Run:
     given, by_keyword = keywords(model, inputs)
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
     if not any(not is_mask(k, t) for k, t in tensors.items()):
@@ -451,7 +431,8 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
         raise ModelError("an input is empty: there is nothing to explain")
     model = unwrapped(model)
     order = ranks(model, list(given))
-    trail = Trail(Names(model), {len(t) for k, t in tensors.items() if not is_mask(k, t)})
+    batches = {len(t) for k, t in tensors.items() if not is_mask(k, t) and k not in packed}
+    trail = Trail(Names(model), batches)
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
     said = Said(sayings(streams))
@@ -461,9 +442,9 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
     for name, t in tensors.items():
         if is_mask(name, t):
             continue
-        trail.enter(
-            t_in := t.detach().clone(), Source(name, order[name], tuple(t.shape[1:]), not t.is_floating_point())
-        )
+        shape = tuple(t.shape if name in packed else t.shape[1:])
+        source = Source(name, order[name], shape, not t.is_floating_point(), packed=name in packed)
+        trail.enter(t_in := t.detach().clone(), source)
         if t.is_floating_point():
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import ModelError, TrailLost
-from regard.recording import recorder, sure
+from regard.recording import recorder, samples, sure
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
 from regard.recording.entry import Readout, check_readout, our_own, refuse
@@ -56,6 +56,7 @@ class Recording:
         embedded: id stream -> ids (batch, token) of the rows of its word embeddings.
         padded: stream -> bool (batch, tokens), True where a token is padding.
         said: what the user said of the tokens. sure: call -> how sure its tokens are, in words. asked: the read-out asked for.
+        mixers: operations outside attention that mix rows in a way that is not followed.
     """
 
     model: nn.Module = field(repr=False)
@@ -78,6 +79,7 @@ class Recording:
     said: Said = field(default_factory=lambda: Said([]), repr=False)
     sure: dict[int, str] = field(default_factory=dict, repr=False)
     asked: Readout = field(default=None, repr=False)
+    mixers: list[str] = field(default_factory=list)
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
@@ -100,7 +102,10 @@ class Recording:
         at = [c.output for c in self.calls] + list(self.leaves.values())
         wanted = [t for t in at if t.requires_grad]
         ones = torch.ones_like(value)
-        found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
+        try:
+            found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
+        except (AssertionError, NotImplementedError) as error:
+            raise ModelError(f"the model's own backward pass fails: {error}") from error
         grads = [next(found) if t.requires_grad else None for t in at]
         calls = [c.bind(g) for c, g in zip(self.calls, grads, strict=False)]
         inputs = {
@@ -133,23 +138,29 @@ class Recording:
 
     # -- read-out ---------------------------------------------------------------------------------------------------
 
-    def final_calls(self) -> list[AttentionCall]:
-        """Calls whose output no later call reads: what the head reads is among their query rows."""
+    def final_calls(self, of: Sequence[AttentionCall] | None = None) -> list[AttentionCall]:
+        """Calls (of those given) whose output no later one reads: what the head reads is among their query rows."""
+        calls = self.calls if of is None else of
         later = 0
-        for call in self.calls:
+        for call in calls:
             later |= call.seen
-        ends = [c for c in self.calls if not later >> c.event & 1]
-        return [c for c in ends if not any(self.seen_by(d) >> c.event & 1 for d in ends if d.event > c.event)]
+        ends = [c for c in calls if not later >> c.event & 1]
+        return [c for c in ends if not any(self._holds(d, c) for d in ends if d.event > c.event)]
+
+    def _holds(self, later: AttentionCall, call: AttentionCall) -> bool:
+        """Whether the state after a call holds another's output, in rows that both wrote (two pooled rows may be joined)."""
+        return bool(self.seen_by(later) >> call.event & 1 and torch.isin(call.queries, later.queries).any())
 
     def read_calls(self, gradients: Gradients) -> dict[int, Tensor]:
         """Final calls that the target depends on, with the norm of ∂y/∂O at each of their query rows (group, row)."""
         norms = {}
-        for call in self.final_calls():
+        for call in self.calls:
             dO = gradients.calls[call.index].dO
             assert dO is not None
-            norm = call.canonical(dO).float().pow(2).sum((1, 3)).sqrt().cpu()
-            if bool(norm.any()):
-                norms[call.index] = norm
+            if bool(dO.any()):
+                norms[call.index] = call.canonical(dO).float().pow(2).sum((1, 3)).sqrt().cpu()
+        final = {c.index for c in self.final_calls([self.calls[i] for i in norms])}
+        norms = {i: norm for i, norm in norms.items() if i in final}
         if not norms:
             raise ModelError(
                 "the target does not depend on any attention call: its gradient is zero at all of them (layers that round "
@@ -310,7 +321,7 @@ def _recorded(
     if not run.calls:
         raise ModelError(_no_attention(model))
     trail = run.trail
-    run.calls = sure.contradicted(run.calls, trail)
+    run.calls = samples.settled(sure.contradicted(run.calls, trail), trail)
     if strict:
         run.said.refuse_lost(trail, {c.index: c.lost for c in run.calls if c.lost})
     used = torch.zeros(trail.rows, dtype=torch.bool)
@@ -318,7 +329,7 @@ def _recorded(
         used[call.queries.flatten() % STRIDE] = True
         used[call.keys.flatten() % STRIDE] = True
     trail.later_stages(used)
-    batch = max(trail.batches)
+    batches = _batches(run.inputs, trail.streams, used) or trail.batches
     recording = Recording(
         model=model,
         given=inputs,
@@ -330,15 +341,16 @@ def _recorded(
         leaves=run.leaves,
         embedded=run.embedded,
         blocks=run.blocks,
-        batch=batch,
+        batch=max(batches),
         rows=trail.rows,
         final_seen=trail.final_seen,
         aliases=trail.aliases,
         target=target,
-        batches=trail.batches,
+        batches=batches,
         said=run.said,
         sure=sure.certainty(run.calls, trail, run.said),
         asked=readout,
+        mixers=[*trail.mixers],
     )
     recording.streams = _in_use(recording)
     recording.padded = _padding(recording)
@@ -353,6 +365,12 @@ def _no_attention(model: nn.Module) -> str:
             'call model.set_attn_implementation("sdpa") first'
         )
     return f"no attention call was seen in {type(model).__name__}: is it a Transformer, and did its attention run?"
+
+
+def _batches(inputs: dict[str, Any], streams: Sequence[Stream], used: Tensor) -> set[int]:
+    """Numbers of samples: lengths of the inputs that calls read, along axis 0."""
+    read = {s.name for s in streams if not s.packed and bool(used[s.rows].any())}
+    return {len(inputs[name]) for name in read if name in inputs}
 
 
 def _in_use(recording: Recording) -> list[Stream]:
