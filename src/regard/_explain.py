@@ -20,7 +20,16 @@ from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
 from regard.recording import Recording, record
 from regard.recording.edits import Edit, Replace, Scale
-from regard.recording.entry import Readout, check_readout, keywords, refuse
+from regard.recording.entry import (
+    Readout,
+    Surroundings,
+    as_the_user,
+    check_readout,
+    floats_in,
+    keywords,
+    our_own,
+    refuse,
+)
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
 from regard.recording.recording import Relevance
@@ -38,6 +47,7 @@ class Watched:
     seed: int
     rng: Any
     training: bool
+    around: Surroundings
     seconds: float = 0.0
     plain: dict[str, Any] = field(default_factory=dict)
 
@@ -93,9 +103,11 @@ def explain(
     _check(rows, options, baseline, site, measure, readout)
     wanted = [Target.make(t) for t in targets]
     started = time.perf_counter()
-    with rng_kept(model) as rng:
+    refuse(model, training)
+    around = Surroundings.now()
+    with rng_kept(model) as rng, our_own():
         recording = record(model, inputs, streams=streams, training=training, memory_budget=memory_budget)
-        watched = Watched(recording, _reading or Reading({}), readout, measure, seed, rng, training)
+        watched = Watched(recording, _reading or Reading({}), readout, measure, seed, rng, training, around)
         watched.seconds = time.perf_counter() - started
         done = [_one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, t in enumerate(wanted)]
     flat = [done[t][m] for m in range(len(rows)) for t in range(len(wanted))]
@@ -124,7 +136,7 @@ def _one_target(
     w: Watched, target: Target, rows: Sequence[Method], options: dict[str, Any], keep: bool
 ) -> list[Explanation]:
     recording = w.recording
-    with torch.enable_grad():
+    with torch.enable_grad(), as_the_user():
         value = target.value(recording.output, recording.inputs)
     if not bool(torch.isfinite(value.y).all()):
         values = value.y.detach().tolist()
@@ -157,7 +169,7 @@ class Maps:
     def of_sample(self, name: str, sample: int) -> Tensor:
         """(row,) of a y that belongs to one sample, yet reads another one of some stream (a picture and any text)."""
         relevance, read = self.relevance[name], self.context.r
-        out = torch.zeros(relevance.shape[1])
+        out = torch.zeros(relevance.shape[1], dtype=torch.float32)
         for stream in self.context.recording.streams:
             weight = read[:, stream.rows].sum(1)
             at = int(weight.argmax()) if bool(weight.any()) else sample
@@ -289,11 +301,11 @@ def _measurement(
     output, y = _detached(w.recording.output), value.y.detach()
     fixed = target if value.explained is None else target.at(value.explained, value.rival)
     edits = _baseline_edits(row, finals, w.recording)
-    shared, training = w.plain, w.training
+    shared, training, around = w.plain, w.training, w.around
     key = f"{row.site}, {row.baseline}, {finals if row.site == 'attention[last]' else ''}"
 
     def measure() -> Measured:
-        with torch.no_grad(), rng_kept(model, rng):
+        with torch.no_grad(), rng_kept(model, rng), around.again(), our_own():
             if "faithful" not in shared:
                 shared["faithful"] = difference(output, _plain(model, inputs))
             if edits is None:
@@ -326,29 +338,17 @@ def _plain(model: nn.Module, inputs: Any) -> Any:
     """The model's own run, unwatched."""
     values, by_keyword = keywords(model, inputs)
     values = {k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()}  # a model may write into them
-    return model(**values) if by_keyword else model(*values.values())
+    with as_the_user():
+        return model(**values) if by_keyword else model(*values.values())
 
 
 def _detached(output: Any) -> list[Tensor]:
-    return [t.detach() for t in _tensors(output)]
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Every floating tensor in a model's output."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, Mapping):
-        for v in output.values():
-            yield from _tensors(v)
-    elif isinstance(output, list | tuple):
-        for v in output:
-            yield from _tensors(v)
+    return [t.detach() for t in floats_in(output)]
 
 
 def difference(watched: Sequence[Tensor], plain: Any) -> float:
     """max |output difference| over all floating tensors of two outputs."""
-    pairs = list(zip(watched, _tensors(plain), strict=False))
+    pairs = list(zip(watched, floats_in(plain), strict=False))
     return max((float((a.float() - b.float()).abs().max()) for a, b in pairs if a.numel()), default=float("nan"))
 
 

@@ -32,7 +32,7 @@ class Context:
 
     def tokens(self) -> Float[Tensor, " row"]:
         """1 for rows that are tokens of an input, 0 for those born from a parameter or merged later."""
-        is_token = torch.zeros(self.recording.rows)
+        is_token = torch.zeros(self.recording.rows, dtype=torch.float32)
         for stream in self.recording.streams:
             if stream.of_input:
                 is_token[stream.rows] = 1

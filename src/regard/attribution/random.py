@@ -24,7 +24,7 @@ def random(context: Context) -> Relevance:
             visible = torch.ones(stream.count, dtype=torch.bool)
             if stream.kind != "merged":
                 visible = ~recording.padded[stream.name][sample]
-            out[sample, stream.rows][visible] = torch.rand(int(visible.sum()), generator=generator)
+            out[sample, stream.rows][visible] = torch.rand(int(visible.sum()), generator=generator, dtype=torch.float32)
     return out
 
 

@@ -109,7 +109,8 @@ class Reader:
 
     def inspect(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
         """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`, with its options."""
-        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, self._target(target), **options)
+        options = options if target is None else options | {"target": self._target(target)}
+        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, **options)
 
     def record(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
         """Read raw inputs and record the model's run on them: `regard.record`; classes may be given by name."""
@@ -267,8 +268,11 @@ class Reader:
         return {k: inputs[k].to(device, dtype if inputs[k].is_floating_point() else None) for k in named}
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        device = tensors[0].device if tensors else torch.device("cpu")
+        every = [*self.model.parameters(), *self.model.buffers()]
+        tensors = [
+            t for t in every if not t.is_meta
+        ] or every  # offloaded weights are on no device while the model rests
+        device = tensors[0].device if tensors and not tensors[0].is_meta else torch.device("cpu")
         return device, next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 

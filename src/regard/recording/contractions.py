@@ -44,6 +44,15 @@ def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     return [trail.contracted(tag, -1, name).moved(lambda i: i.expand(out.shape))]
 
 
+def through_linear(trail: Trail, x: Any, out: Tensor) -> None:
+    """The rows of x go through a linear layer that ran in a kernel which could not be followed."""
+    tag, after = trail.tag(x), trail.tag(out)
+    if tag is None or tag.lost or tag.keys is not None or (after is not None and not after.lost):
+        return
+    if x.shape[:-1] == out.shape[:-1]:
+        trail.put(out, linear(trail, "linear", (x,), {}, out)[0])
+
+
 def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """A window slides over the last axes: stride 1 keeps each row, a larger stride makes new ones.
 

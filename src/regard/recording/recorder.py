@@ -21,11 +21,22 @@ from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
 from regard.recording.calls import AttentionCall, Layout
-from regard.recording.contractions import PRODUCTS, Product, read_product
+from regard.recording.contractions import PRODUCTS, Product, read_product, through_linear
 from regard.recording.edits import Edit
 from regard.recording.elementwise import PARAMETERS, nowhere, tensors_in
-from regard.recording.entry import is_mask, keywords, ranks, uncompiled
+from regard.recording.entry import (
+    Surroundings,
+    as_the_user,
+    is_mask,
+    keywords,
+    our_own,
+    ranks,
+    refuse_reentrant,
+    uncompiled,
+    unwrapped,
+)
 from regard.recording.movements import set_item
+from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
 from regard.recording.said import Place, Said, sayings
 from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
@@ -76,6 +87,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, trail: Trail, frames: Frames, edits: Sequence[Edit] = (), said: Said | None = None) -> None:
         super().__init__()
         self.said = said or Said([])
+        self.elsewhere = not Surroundings.now().plain
         self.trail = trail
         self.frames = frames
         self.edits = edits
@@ -87,17 +99,23 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.elsewhere:
+            with our_own():
+                return self._watched(func, args, kwargs)
+        return self._watched(func, args, kwargs)
+
+    def _watched(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if func is F.multi_head_attention_forward:
-            with self:
+            with self, as_the_user():
                 return _mha_inside(*args, **kwargs)
         name = name_of(func)
         if name == "scaled_dot_product_attention":
             return self._fused(func, args, kwargs)
         if name == "__setitem__":
-            out = func(*args, **kwargs)
+            out = self._run(func, args, kwargs)
             set_item(self.trail, args)
             return out
-        out = func(*args, **kwargs)
+        out = self._run(func, args, kwargs)
         if name in PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
             return self._explicit(p, out)
         if name in PRODUCTS and (why := self._lost_product(args)):
@@ -106,6 +124,13 @@ class Recorder(TorchFunctionMode):
         if name == "embedding":
             out = self._embedded(out, args, kwargs)
         return out
+
+    def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """The operation itself, as the model runs it."""
+        if not self.elsewhere:
+            return func(*args, **kwargs)
+        with as_the_user():
+            return func(*args, **kwargs)
 
     # -- word embeddings --------------------------------------------------------------------------------------------
 
@@ -138,7 +163,7 @@ class Recorder(TorchFunctionMode):
         given = dict(zip(names, args, strict=False)) | kwargs
         q, k, v = given["query"], given["key"], given["value"]
         self._free_mask(given)
-        out: Tensor = func(**given)
+        out: Tensor = self._run(func, (), given)
         tags = [self.trail.tag(t) for t in (q, k, v)]
         scale = given.get("scale")
         return self._called(
@@ -350,28 +375,12 @@ def differentiable(t: Tensor) -> Tensor:
     return t
 
 
-def shortest_names(model: nn.Module) -> dict[int, str]:
-    """Parameter id -> the shortest dotted suffix of its name that no other parameter shares (`.weight` left out)."""
-    full = [(n.removesuffix(".weight"), id(p)) for n, p in model.named_parameters(remove_duplicate=False)]
-    owners: dict[str, set[int]] = {}
-    for name, key in full:
-        for suffix in _suffixes(name):
-            owners.setdefault(suffix, set()).add(key)
-    names: dict[int, str] = {}
-    for name, key in full:
-        names.setdefault(key, next((s for s in _suffixes(name) if len(owners[s]) == 1), name))
-    return names
-
-
-def _suffixes(name: str) -> list[str]:
-    """Dotted suffixes, shortest first."""
-    parts = name.split(".")
-    return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
-
-
 @contextmanager
-def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit]) -> Iterator[None]:
-    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks."""
+def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], trail: Trail) -> Iterator[None]:
+    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks.
+
+    An `nn.Linear` keeps its rows whatever kernel it runs (a quantised one).
+    """
     handles = []
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -383,6 +392,8 @@ def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit]) -> Iterator
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         if not frames.mine or not frames.stack:
             return None
+        if isinstance(module, nn.Linear) and args and isinstance(output, Tensor):
+            through_linear(trail, args[0], output)
         name = frames.stack.pop()
         for edit in edits:
             new = edit.block(name, frames.visits[name] - 1, output)
@@ -438,13 +449,14 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
         )
     if any(not t.numel() for t in tensors.values()):
         raise ModelError("an input is empty: there is nothing to explain")
-    model = uncompiled(model)
+    model = unwrapped(model)
     order = ranks(model, list(given))
-    trail = Trail(shortest_names(model), {len(t) for k, t in tensors.items() if not is_mask(k, t)})
+    trail = Trail(Names(model), {len(t) for k, t in tensors.items() if not is_mask(k, t)})
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
     said = Said(sayings(streams))
-    recorder = Recorder(trail, frames, edits, said)
+    with as_the_user():
+        recorder = Recorder(trail, frames, edits, said)
     passed = dict(given)
     for name, t in tensors.items():
         if is_mask(name, t):
@@ -456,9 +468,11 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
-    with watched(model, frames, edits), recorder:
+    with as_the_user(), watched(model, frames, edits, trail), uncompiled(), recorder:
         output = model(**passed) if by_keyword else model(*passed.values())
     said.check(trail)
+    if cut := [str(c.index) for c in recorder.calls if c.detached]:
+        refuse_reentrant(output, ", ".join(cut))
     return Run(output, recorder.calls, trail, recorder.leaves, recorder.embedded, given, _blocks(recorder.calls), said)
 
 

@@ -18,7 +18,7 @@ from regard.errors import ModelError, TrailLost
 from regard.recording import recorder, sure
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
-from regard.recording.entry import Readout, check_readout, refuse
+from regard.recording.entry import Readout, check_readout, our_own, refuse
 from regard.recording.rebuild import budget_of
 from regard.recording.recorder import Block
 from regard.recording.said import Said
@@ -113,7 +113,7 @@ class Recording:
 
     def zeros(self) -> Relevance:
         """No relevance anywhere."""
-        return torch.zeros(self.batch, self.rows)
+        return torch.zeros(self.batch, self.rows, dtype=torch.float32)
 
     def gather(self, relevance: Relevance, ids: Tensor) -> Tensor:
         """Relevance at the rows of a call: ids (group, token) -> (group, token); nobody has none."""
@@ -151,7 +151,10 @@ class Recording:
             if bool(norm.any()):
                 norms[call.index] = norm
         if not norms:
-            raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
+            raise ModelError(
+                "the target does not depend on any attention call: its gradient is zero at all of them (layers that round "
+                "their inputs, as quantised ones may, pass none)"
+            )
         return norms
 
     def readout(self, gradients: Gradients) -> dict[int, Relevance]:
@@ -238,7 +241,7 @@ class Recording:
     def _shrink(self, call: AttentionCall, method: list[tuple[int, Relevance]], keep: Tensor) -> None:
         """A call's own rows keep 1/(1 + Σ_j E_ij) of the relevance that came through it."""
         samples, rows = call.queries // STRIDE - 1, call.queries % STRIDE
-        factor = torch.ones(self.batch, self.rows)
+        factor = torch.ones(self.batch, self.rows, dtype=torch.float32)
         factor[samples.clamp(min=0), rows] = keep
         factor[:, 0] = 1
         for i, (seen, r) in enumerate(method):
@@ -288,8 +291,22 @@ def record(
     budget = budget_of(memory_budget)
     check_readout(readout)
     refuse(model, training)
-    with torch.enable_grad():
-        run = recorder.run(model, inputs, edits, streams)
+    with our_own():
+        with torch.enable_grad():
+            run = recorder.run(model, inputs, edits, streams)
+        return _recorded(model, inputs, target, run, readout, strict, budget)
+
+
+def _recorded(
+    model: nn.Module,
+    inputs: Any,
+    target: Target | None,
+    run: recorder.Run,
+    readout: Readout,
+    strict: bool,
+    budget: int,
+) -> Recording:
+    """What a run left, put in order."""
     if not run.calls:
         raise ModelError(_no_attention(model))
     trail = run.trail
@@ -358,7 +375,7 @@ def _padding(recording: Recording) -> dict[str, Tensor]:
             continue
         dead = call.dead_keys()
         samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
-        alive = torch.zeros(recording.batch, recording.rows)
+        alive = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
         alive.index_put_((samples.clamp(min=0), rows), (~dead).float(), accumulate=True)
         hidden &= alive == 0
     padded = {}

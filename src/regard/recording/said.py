@@ -201,7 +201,7 @@ class Said:
             )
         if stream is None:
             kind = "input" if s.name in trail.entered else "said"
-            stream = trail.new_stream(s.name, n, "parameter" if s.name in trail.parameter_names.values() else kind)
+            stream = trail.new_stream(s.name, n, "parameter" if s.name in trail.names else kind)
         if s.grid is not None:
             if s.grid[0] * s.grid[1] != stream.count:
                 raise Misuse(

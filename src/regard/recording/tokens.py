@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from regard.recording.names import Names
+
 STRIDE = 1 << 32
 """An id is (sample + 1) * STRIDE + row. Row 0 is nobody (padding); sample -1 is a parameter not yet given to samples."""
 
@@ -126,9 +128,9 @@ def reshaped(ids: Tensor, shape: Sequence[int]) -> Tensor:
 class Trail:
     """The tags of one run, the streams found, and the token maps. Follows operations through `follow`."""
 
-    def __init__(self, names: dict[int, str], batches: set[int]) -> None:
+    def __init__(self, names: Names, batches: set[int]) -> None:
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self.parameter_names = names
+        self.names = names
         self.batches = batches
         self.streams: list[Stream] = []
         self.merges: list[Merge] = []
@@ -136,7 +138,7 @@ class Trail:
         self.final_seen: dict[int, int] = {}
         self._known: dict[Any, Stream] = {}
         self._births: dict[Any, int] = {}
-        self._sources: dict[int, Source] = {}
+        self._sources: dict[str, Source] = {}
         self.events = 0
         self.call_events = 0
         self.aliases: dict[str, str] = {}
@@ -182,7 +184,7 @@ class Trail:
         """The tag of a tensor; for a parameter, a weak one whose rows are all but its last axis."""
         if not isinstance(tensor, nn.Parameter):
             return self.tag(tensor)
-        name = self.parameter_names.get(id(tensor))
+        name = self.names.of(tensor)
         if name is None or not tensor.ndim:
             return None
         stream = self._parameter_stream(tensor, name)
@@ -191,10 +193,10 @@ class Trail:
 
     def _parameter_source(self, tensor: Tensor, name: str) -> Source:
         """A parameter's source; where two meet, the one of fewer rows names them (a class token, not its position)."""
-        return self._sources.setdefault(id(tensor), Source(name, 10_000 + math.prod(tensor.shape[:-1])))
+        return self._sources.setdefault(name, Source(name, 10_000 + math.prod(tensor.shape[:-1])))
 
     def _parameter_stream(self, tensor: Tensor, name: str) -> Stream:
-        key = ("parameter", id(tensor))
+        key = ("parameter", name, tuple(tensor.shape))
         if key not in self._known:
             self._known[key] = self.new_stream(name, math.prod(tensor.shape[:-1]), "parameter")
         return self._known[key]
