@@ -940,7 +940,7 @@ def test_explain_passes_on_what_the_reader_knows(text_folder, monkeypatch):
 
 
 def test_inspect_and_record_read_raw_inputs(image_folder, monkeypatch, cat):
-    monkeypatch.setattr(regard, "inspect", lambda model, inputs, target: ("seen", list(inputs)), raising=False)
+    monkeypatch.setattr(regard, "inspect", lambda model, inputs: ("seen", list(inputs)), raising=False)
     monkeypatch.setattr(regard, "record", lambda model, inputs, target: (target, list(inputs)), raising=False)
     reader = load(image_folder("vit"))
     assert reader.inspect(cat) == ("seen", ["pixel_values"])
