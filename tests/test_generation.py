@@ -360,6 +360,10 @@ def test_save_and_load(reader, name, tmp_path):
         Generation.load(tmp_path / "e")
     with pytest.raises(InputError, match="no such file"):
         Generation.load(tmp_path / "nothing")
+    data = (tmp_path / "deep" / "g.safetensors").read_bytes()
+    (tmp_path / "bad").write_bytes(data.replace(b'\\"stream\\":', b'\\"strEam\\":'))
+    with pytest.raises(InputError, match="damaged"):
+        Generation.load(tmp_path / "bad")
 
 
 @every
