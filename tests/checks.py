@@ -136,6 +136,7 @@ def every_call_is_seen_and_none_is_lost(s: State) -> None:
 def streams_and_grids_are_right(s: State) -> None:
     streams = [t for t in s.recording.streams if t.shown]
     assert {t.name: t.count for t in streams} == s.family.streams
+    assert len(streams) == len(s.family.streams)
     assert {t.name: t.grid for t in streams if t.grid} == s.family.grids
 
 

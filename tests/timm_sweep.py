@@ -169,5 +169,5 @@ row("tnt", M.TNT, {
     open="pixels inside a patch are cut by `unfold`, which is not followed: refused by name")  # fmt: skip
 row("crossvit", M.CrossVit, {
     "img_size": 32, "img_scale": (1.0, 1.0), "patch_size": (8, 16), "embed_dim": (8, 16), "depth": ((1, 1, 0),),
-    "num_heads": (2, 2)}, side=32, open="one picture in two sizes of patches: two streams of one name; `explain` ends in "
-    "a raw torch error")  # fmt: skip
+    "num_heads": (2, 2)}, side=32, refused="cut into",
+    why="one picture in two sizes of patches, that is two maps of one input")  # fmt: skip

@@ -327,8 +327,23 @@ def record(
         batches=trail.batches,
     )
     recording.streams = _in_use(recording)
+    if strict:
+        _refuse_twice_cut(recording.streams)
     recording.padded = _padding(recording)
     return recording
+
+
+def _refuse_twice_cut(streams: list[Stream]) -> None:
+    """One input in tokens of two sizes (CrossViT): two maps of one name."""
+    counts: dict[str, list[int]] = {}
+    for stream in (s for s in streams if s.shown):
+        counts.setdefault(stream.name, []).append(stream.count)
+    for name, several in counts.items():
+        if len(several) > 1:
+            sizes = " and into ".join(str(n) for n in several)
+            raise ModelError(
+                f"input {name!r} is cut into {sizes} tokens: several maps of one input cannot be given yet"
+            )
 
 
 def _no_attention(model: nn.Module) -> str:
