@@ -39,6 +39,12 @@ def size(height: int, width: int | None = None) -> dict[str, int]:
     return {"height": height, "width": width or height}
 
 
+def pillow_processor(kind: str) -> str:
+    """The class that reads pictures with Pillow alone; the first releases of transformers 5 call it by the plain name."""
+    names = (f"{kind}ImageProcessorPil", f"{kind}ImageProcessor")
+    return next(n for n in names if hasattr(transformers, n))
+
+
 def image_parts(name: str):
     """Config, model class and image processor of a tiny image classifier that takes 32 x 32 pixels."""
     t = transformers
@@ -52,18 +58,12 @@ def image_parts(name: str):
     swin = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
     crop = {"crop_size": size(32), "do_center_crop": True}
     return {
-        "vit": (t.ViTConfig(**common), "ViT", {"size": size(32)}),
-        "deit": (t.DeiTConfig(**common), "DeiT", {"size": size(36), **crop}),
-        "beit": (t.BeitConfig(**common), "Beit", {"size": size(36), **crop}),
-        "dinov2": (t.Dinov2Config(**common), "Bit", {"size": {"shortest_edge": 36}, **crop}),
-        "swin": (t.SwinConfig(**swin, id2label=NAMES), "ViT", {"size": size(32)}),
+        "vit": (t.ViTConfig(**common), pillow_processor("ViT"), {"size": size(32)}),
+        "deit": (t.DeiTConfig(**common), pillow_processor("DeiT"), {"size": size(36), **crop}),
+        "beit": (t.BeitConfig(**common), pillow_processor("Beit"), {"size": size(36), **crop}),
+        "dinov2": (t.Dinov2Config(**common), pillow_processor("Bit"), {"size": {"shortest_edge": 36}, **crop}),
+        "swin": (t.SwinConfig(**swin, id2label=NAMES), pillow_processor("ViT"), {"size": size(32)}),
     }[name]
-
-
-def pillow_processor(kind: str):
-    """The class that reads pictures with Pillow alone; the first releases of transformers 5 call it by the plain name."""
-    names = (f"{kind}ImageProcessorPil", f"{kind}ImageProcessor")
-    return next(getattr(transformers, n) for n in names if hasattr(transformers, n))
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def image_folder(tmp_path_factory):
             config, processor, settings = image_parts(name)
             head = type(config).__name__.replace("Config", "ForImageClassification")
             getattr(transformers, head)(config).save_pretrained(folder)
-            pillow_processor(processor)(**settings).save_pretrained(folder)
+            getattr(transformers, processor)(**settings).save_pretrained(folder)
             made[name] = folder
         return made[name]
 
@@ -436,7 +436,7 @@ def image_processor(name: str):
         "padded": ("Bit", {"size": {"shortest_edge": 180}, "crop_size": size(224)}),
         "convnext": ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.875}),
     }[name]
-    return pillow_processor(kind)(**settings)
+    return getattr(transformers, pillow_processor(kind))(**settings)
 
 
 @pytest.mark.parametrize("name", ["vit", "clip", "deit", "beit", "dinov2", "padded", "convnext"])
