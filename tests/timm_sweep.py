@@ -114,7 +114,7 @@ row(
 row("nest", M.Nest, {
     "img_size": 16, "patch_size": 2, "num_levels": 2, "embed_dims": (8, 8), "num_heads": (2, 2), "depths": (1, 1)},
     grid=(8, 8))  # fmt: skip
-row("gcvit", M.GlobalContextVit, {
+row("gcvit-local", M.GlobalContextVit, {
     "img_size": 64, "embed_dim": 8, "depths": (1, 1), "num_heads": (2, 2), "window_size": (4, 4)}, side=64, grid=(16, 16),
     **CONV)  # fmt: skip
 row("tiny-vit", M.TinyVit, {"embed_dims": (8, 8), "depths": (1, 1), "num_heads": (1, 2), "window_sizes": (4, 4)}, side=32,
@@ -130,6 +130,9 @@ row("volo", M.VOLO, {
 LEVIT = {"img_size": 64, "embed_dim": (16, 16), "key_dim": 4, "depth": (1, 1), "num_heads": (2, 2)}
 row("levit", M.Levit, LEVIT, side=64, calls=3, **CONV)
 row("levit-distilled", LevitDistilled, LEVIT, side=64, calls=3, **CONV)
+row("pit", M.PoolingVisionTransformer, {
+    "img_size": 16, "patch_size": 4, "stride": 2, "base_dims": (8, 8), "depth": (1, 1), "heads": (1, 2), "mlp_ratio": 2},
+    CLS, grid=(7, 7))  # fmt: skip
 
 # -- torchvision ------------------------------------------------------------------------------------------------------
 
@@ -163,6 +166,9 @@ row("maxvit", M.MaxxVit, {"cfg": MAXVIT, "img_size": 32}, side=32, open=UNEVEN)
 row("torchvision-maxvit", V.MaxVit, {
     "input_size": (32, 32), "stem_channels": 8, "partition_size": 4, "block_channels": [8, 8], "block_layers": [1, 1],
     "head_dim": 4, "stochastic_depth_prob": 0.0}, side=32, open=UNEVEN)  # fmt: skip
+row("gcvit", M.GlobalContextVit, {
+    "img_size": 64, "embed_dim": 8, "depths": (2, 1), "num_heads": (2, 2), "window_size": (4, 4)}, side=64, grid=(16, 16),
+    open="queries pooled from the whole picture; the next stage is refused at `add of different tokens`")  # fmt: skip
 row("tnt", M.TNT, {
     "img_size": 16, "patch_size": 8, "embed_dim": 16, "inner_dim": 8, "depth": 2, "num_heads_inner": 2,
     "num_heads_outer": 2}, CLS,
