@@ -54,6 +54,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/scenes.py
+	$(BIN)/python benchmarks/facts.py
 
 docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py

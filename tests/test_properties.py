@@ -336,8 +336,8 @@ def test_works_under_no_grad_and_with_frozen_parameters(name: str) -> None:
     frozen = explain(case, NAMES)
     for e, q, f in zip(expected, quiet, frozen, strict=True):
         assert_close(q.scores, e.scores, 0.0)
-        # frozen weights take other kernels, whose rounding is another
-        assert_close(f.scores, e.scores, 5e-6, scale=1e-3 if e.method == "gradient" else 0.0)
+        # frozen weights take other kernels: float32 rounding (1.1e-6 seen with one thread)
+        assert_close(f.scores, e.scores, 1e-5, scale=1e-3 if e.method == "gradient" else 0.0)
     with torch.no_grad():
         both = explain(case, "gae", measure="full")
     assert_close(both.scores, expected[NAMES.index("gae")].scores, 1e-6)

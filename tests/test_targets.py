@@ -118,3 +118,66 @@ def test_errors_say_what_there_is(target, out, says):
 def test_things_that_are_no_target(what):
     with pytest.raises(Misuse):
         Target.make(what)
+
+
+# -- positions --------------------------------------------------------------------------------------------------------
+
+BATCH = torch.arange(2)
+ROWS = torch.randn(2, 5, 7)
+ROWED = SimpleNamespace(logits=ROWS)
+RIGHT = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+LEFT = RIGHT.flip(1)
+
+
+@pytest.mark.parametrize(("mask", "rows"), [(RIGHT, [3, 1]), (LEFT, [3, 3])])
+def test_negative_positions_leave_padding_out_on_either_side(mask, rows):
+    inputs = {"attention_mask": mask}
+    assert torch.equal(y(Target.next_token(3, position=-2), ROWED, inputs), ROWS[BATCH, rows, 3])
+    with pytest.raises(TargetError, match="token -4 is out of range: there are 3 that are not padding"):
+        y(Target.next_token(3, position=-4), ROWED, inputs)
+
+
+def test_positions_from_zero_count_padding_and_may_not_fall_on_it():
+    assert torch.equal(y(Target.next_token(3, position=2), ROWED, {"attention_mask": LEFT}), ROWS[:, 2, 3])
+    with pytest.raises(TargetError, match="token 1 of sample 1 is padding"):
+        y(Target.next_token(3, position=1), ROWED, {"attention_mask": LEFT})
+
+
+def test_positions_of_a_decoder_are_not_read_from_the_mask_of_its_source():
+    source = {"input_ids": torch.ones(2, 5).long(), "attention_mask": RIGHT}
+    decoder = {"decoder_input_ids": torch.ones(2, 5).long()}
+    assert torch.equal(y(Target.next_token(3), ROWED, source | decoder), ROWS[:, 4, 3])
+    masked = source | decoder | {"decoder_attention_mask": LEFT.roll(-1, 0).flip(1)}
+    assert torch.equal(y(Target.next_token(3), ROWED, masked), ROWS[BATCH, [2, 4], 3])
+    labels = torch.tensor([[5, 5, -100, -100, -100], [5, 5, 5, 5, 5]])
+    seq2seq = SimpleNamespace(logits=ROWS, encoder_last_hidden_state=torch.zeros(2, 5, 1))
+    assert torch.equal(y(Target.next_token(3), seq2seq, source | {"labels": labels}), ROWS[BATCH, [1, 4], 3])
+
+
+def test_a_picture_before_the_text_makes_the_sequence_longer_than_the_mask():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    assert torch.equal(y(Target.next_token(3), ROWED, {"attention_mask": mask}), ROWS[BATCH, [4, 2], 3])
+    assert torch.equal(y(Target.next_token(3, position=1), ROWED, {"attention_mask": mask}), ROWS[:, 1, 3])
+
+
+def test_positions_count_all_tokens_where_logits_to_keep_kept_some():
+    inputs = {"input_ids": torch.ones(2, 9).long(), "attention_mask": torch.ones(2, 9)}
+    few = inputs | {"logits_to_keep": 5}
+    assert torch.equal(y(Target.next_token(3, position=6), ROWED, few), ROWS[:, 2, 3])
+    assert torch.equal(y(Target.next_token(3, position=-2), ROWED, few), ROWS[:, 3, 3])
+    with pytest.raises(TargetError, match="token 3 were not kept"):
+        y(Target.next_token(3, position=3), ROWED, few)
+    chosen = inputs | {"logits_to_keep": torch.tensor([0, 2, 4, 6, 8])}
+    assert torch.equal(y(Target.next_token(3, position=6), ROWED, chosen), ROWS[:, 3, 3])
+    assert torch.equal(y(Target.next_token(3), ROWED, chosen), ROWS[:, 4, 3])
+
+
+def test_contrast_without_a_second_class_is_with_the_best_other_one():
+    found = Target.contrast(1).value(OUT, {})
+    assert found.rival.tolist() == [2, 2]
+    assert found.y.tolist() == [1.0, -5.0]
+    other = SimpleNamespace(logits=LOGITS.flip(-1))
+    v = Target.contrast().value(OUT, {})
+    fixed = Target.contrast().at(v.explained, v.rival)
+    assert v.explained.tolist() == [1, 2]
+    torch.testing.assert_close(y(fixed, other), other.logits[BATCH, v.explained] - other.logits[BATCH, v.rival])

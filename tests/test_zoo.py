@@ -1,16 +1,20 @@
 """The zoo holds what its cards say: models load offline, accuracies are the measured ones, masks are exact."""
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from regard import zoo
+import regard
+from regard import Target, zoo
 from regard.errors import UnknownName
+from regard.zoo import facts_maker
 from regard.zoo import scene_maker as maker
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -35,6 +39,11 @@ def bert():
 
     home = zoo.folder("zoo/bert-sentiment")
     return AutoModelForSequenceClassification.from_pretrained(home).eval(), AutoTokenizer.from_pretrained(home)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return regard.load("zoo/llama-facts")
 
 
 @torch.no_grad()
@@ -78,7 +87,7 @@ def test_import_is_light():
 
 
 def test_names_folders_and_the_error_for_an_unknown_name():
-    assert zoo.names() == ["zoo/bert-sentiment", "zoo/vit-scenes"]
+    assert zoo.names() == ["zoo/bert-sentiment", "zoo/llama-facts", "zoo/vit-scenes"]
     assert all((zoo.folder(name) / "config.json").is_file() for name in zoo.names())
     with pytest.raises(UnknownName, match="unknown zoo model 'zoo/vit-scene'; did you mean 'zoo/vit-scenes'"):
         zoo.folder("zoo/vit-scene")
@@ -92,13 +101,15 @@ def test_cards_are_complete_and_small_enough_to_bundle():
         assert str(round(card["parameters"])) in (zoo.folder(name) / "README.md").read_text(encoding="utf-8")
     files = [f for name in zoo.names() for f in zoo.folder(name).iterdir()]
     assert max(f.stat().st_size for f in files) < 6e6
-    assert sum(f.stat().st_size for f in files) < 12e6
+    assert sum(f.stat().st_size for f in files) < 13.5e6
+    assert sum(f.stat().st_size for f in zoo.folder("zoo/llama-facts").iterdir()) < 1.5e6
 
 
-def test_parameter_counts_equal_the_cards(vit, bert):
+def test_parameter_counts_equal_the_cards(vit, bert, llama):
     cards = zoo.cards()
     assert sum(p.numel() for p in vit.parameters()) == cards["zoo/vit-scenes"]["parameters"]
     assert sum(p.numel() for p in bert[0].parameters()) == cards["zoo/bert-sentiment"]["parameters"]
+    assert sum(p.numel() for p in llama.model.parameters()) == cards["zoo/llama-facts"]["parameters"]
 
 
 # --- zoo/vit-scenes -------------------------------------------------------------------------------------------------
@@ -323,3 +334,171 @@ def test_treebank_text_becomes_plain_english():
         (".", 2, False),
         ("not bad.", 3, True),
     ]
+
+
+# --- zoo/llama-facts ------------------------------------------------------------------------------------------------
+
+
+def statements(words):
+    """The statements of a story, read anew from its words: [(who or what, of what, position of the first word)]."""
+    found, start = [], 0
+    for i, word in enumerate(words):
+        if word == ".":
+            found.append((words[start:i], start))
+            start = i + 1
+    return found
+
+
+def read_prompt(prompt):
+    """(answer, word position of its source, the pairs it follows from), worked out from the text alone."""
+    words = prompt.split()
+    if words[0] == "copy":
+        items, shown = words[2 : words.index(";")], words[words.index(";") + 1 :]
+        assert shown == items[: len(shown)]
+        return items[len(shown)], 2 + len(shown), [(shown[-1], items[len(shown)])]
+    told = statements(words)
+    *_, asked = (question := words[told[-1][1] + len(told[-1][0]) + 1 : -1])
+    if question[0] == "what":
+        ((sentence, at),) = [(s, at) for s, at in told if s[0] == asked]
+        return sentence[3], at + 3, [(sentence[0], sentence[3])]
+    if question[0] == "where":
+        inside = {s[1]: (s[5], at) for s, at in told}
+        container, _ = inside[asked]
+        place, at = inside[container]
+        assert place not in inside
+        return place, at + 5, [(asked, container), (container, place)]
+    sentence, at = [(s, at) for s, at in told if s[3] == asked][-1]  # the last one: things are handed on in time
+    person = 5 if sentence[1] == "gives" else 0
+    return sentence[person], at + person, [(sentence[person], asked)]
+
+
+def pairs_told(words):
+    """All pairs of words that a training row's story joins."""
+    if words[0] == "copy":
+        items = words[2 : words.index(";")]
+        return list(pairwise(items))
+    found = []
+    for s, _ in statements(words):
+        if s[1] == "gives":
+            found += [(s[0], s[3]), (s[5], s[3])]
+        elif s[0] == "the":
+            found.append((s[1], s[5]))
+        elif s[1] == "has":
+            found.append((s[0], s[3]))
+    return found
+
+
+def test_the_prompts_are_the_same_everywhere():
+    facts = zoo.facts()
+    text = "\n".join(f"{f.prompt} {f.answer} {f.source} {f.distractor}" for f in facts)
+    assert [f.kind for f in facts[:5]] == ["recall", "copy", "chain", "two-hop", "recall"]
+    assert len({f.prompt for f in facts}) == len(facts) == 400
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "86aad17cf305a570"
+    assert facts[:8] == zoo.facts(8)
+    assert facts[:8] != zoo.facts(8, seed=2)
+
+
+def test_the_source_is_where_the_text_says_and_the_answer_word_stands_nowhere_else():
+    for f in zoo.facts():
+        words = f.prompt.split()
+        answer, source, pairs = read_prompt(f.prompt)
+        assert (f.answer, f.source) == (answer, source + 1), f
+        assert words.count(f.answer) == 1
+        assert f.source in f.evidence
+        assert f.distractor != f.answer
+        assert f.distractor in words
+        told = {words[i - 1] for i in f.evidence}
+        assert all({a, b} <= told for a, b in pairs), f
+        assert all(map(facts_maker.held_out, pairs)), f
+
+
+def test_an_earlier_owner_stands_in_the_way_in_every_chain():
+    for f in [f for f in zoo.facts() if f.kind == "chain"]:
+        words = f.prompt.split()
+        asked = words[-2]
+        owners = [s[5] for s, _ in statements(words) if s[3] == asked]
+        assert len(owners) >= 2
+        assert (owners[-1], owners[-2]) == (f.answer, f.distractor)
+
+
+def test_no_training_row_joins_a_pair_that_prompts_ask_for():
+    draw = facts_maker.Draw(5)
+    for kind in facts_maker.KINDS:
+        for _ in range(200):
+            row, answers = facts_maker.training_row(kind, draw, 64)
+            assert len(row) <= 64
+            assert (row[0], row[-1]) == ("<bos>", "<eos>")
+            assert answers
+            story = (
+                row[1:-1]
+                if kind == "copy"
+                else row[1 : min(row.index(w) for w in ("who", "what", "where") if w in row)]
+            )
+            assert pairs_told(story)
+            assert not any(map(facts_maker.held_out, pairs_told(story))), row
+
+
+def test_the_tokenizer_makes_a_token_of_every_word(llama):
+    facts = zoo.facts(40)
+    texts = llama.read([f.prompt for f in facts]).raw["input_ids"]
+    for f, text in zip(facts, texts, strict=True):
+        real = [t for t in text.tokens if t != "<pad>"]
+        assert real == ["<bos>", *f.prompt.split()]
+        assert real[f.source] == f.answer
+    wanted = "anna has the lamp . who has the lamp ?"
+    said = llama.processor("Anna has the Lamp. Who has the lamp?")["input_ids"]
+    assert llama.processor.convert_ids_to_tokens(said) == ["<bos>", *wanted.split()]
+    assert llama.processor.decode(said, skip_special_tokens=True) == wanted
+
+
+@torch.no_grad()
+def answers(llama, prompts):
+    """The likeliest next word of each prompt."""
+    logits = llama.model(**llama.read(prompts).inputs).logits[:, -1]
+    return llama.processor.convert_ids_to_tokens(logits.argmax(-1))
+
+
+def test_llama_is_as_good_on_the_bundled_prompts_as_its_card_says(llama):
+    accuracy, facts = zoo.cards()["zoo/llama-facts"]["accuracy"], zoo.facts()
+    said = answers(llama, [f.prompt for f in facts])
+    for kind, measured in accuracy["bundled"].items():
+        right = [a == f.answer for a, f in zip(said, facts, strict=True) if f.kind == kind]
+        assert len(right) == 100
+        assert sum(right) / 100 == pytest.approx(measured, abs=0.011)  # one of 100 may tip over by rounding
+    assert min(accuracy["test"].values()) >= 0.98
+
+
+def test_llama_answers_what_stands_at_the_source(llama):
+    """Put another word there, and it is the answer; the old one is gone from the prompt."""
+    draw = facts_maker.Draw(11)
+    changed = [facts_maker.redirected(f, draw) for f in zoo.facts(200, seed=21)]
+    assert all(f.answer == f.prompt.split()[f.source - 1] for f in changed)
+    said = answers(llama, [f.prompt for f in changed])
+    assert sum(a == f.answer for a, f in zip(said, changed, strict=True)) / 200 >= 0.95
+
+
+@torch.no_grad()
+def test_llama_writes_the_language_on(llama):
+    def on(prompt):
+        inputs = llama.processor(prompt, return_tensors="pt", return_token_type_ids=False)
+        out = llama.model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        return llama.processor.convert_ids_to_tokens(out[0, inputs["input_ids"].shape[1] :])
+
+    assert on("copy : red mint coral gold teal ; red mint") == ["coral", "gold", "teal", "<eos>"]
+    assert on("anna has the lamp . bob has the coin . carl has the map . who has the coin ?")[0] == "bob"
+
+
+def test_gae_finds_the_source_and_chance_does_not(llama):
+    """60 prompts, the right answer's logit, all tokens competing: benchmarks/facts.py says what the shares are."""
+    facts = zoo.facts(60)
+    reading = llama.read([f.prompt for f in facts])
+    padding = (reading.inputs["attention_mask"] == 0).sum(1)
+    source = torch.tensor([f.source for f in facts]) + padding
+    wanted = torch.tensor(llama.processor.convert_tokens_to_ids([f.answer for f in facts]))
+    maps = regard.explain(llama.model, reading.inputs, Target.next_token(wanted), method=["gae", "random"])
+    gae, chance = (
+        (m.scores["input_ids"].masked_fill(reading.inputs["attention_mask"] == 0, -torch.inf).argmax(1) == source)
+        for m in maps
+    )
+    assert gae.float().mean() >= 0.5
+    assert chance.float().mean() <= 0.15

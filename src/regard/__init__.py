@@ -10,6 +10,7 @@ from regard.attribution.table import methods, register
 from regard.baseline import Baseline
 from regard.errors import RegardError
 from regard.explanation import Explanation, Receipt
+from regard.generation import Generation
 from regard.recording import record
 from regard.site import Site
 from regard.target import Target
@@ -33,6 +34,7 @@ def load(name_or_model: Any, processor: Any = None, **options: Any) -> Reader:
 __all__ = [
     "Baseline",
     "Explanation",
+    "Generation",
     "Receipt",
     "RegardError",
     "Site",

@@ -18,13 +18,13 @@ from regard.attribution.table import Method
 from regard.attribution.table import method as method_row
 from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
-from regard.recording import Gradients, Recording, record
+from regard.recording import Recording, record
 from regard.recording.edits import Edit, Replace, Scale
-from regard.recording.recorder import keywords, refuse, run
+from regard.recording.entry import Readout, check_readout, keywords, refuse
+from regard.recording.readout import read_out
+from regard.recording.recorder import run
 from regard.recording.recording import Relevance
-from regard.target import Target, Value, last_token
-
-Readout = str | int | Tensor | None
+from regard.target import Target, Value
 
 
 @dataclass
@@ -52,8 +52,10 @@ def explain(
     readout: Readout = None,
     measure: str = "lazy",
     *,
+    streams: Mapping[str, Any] | None = None,
     seed: int = 0,
     training: bool = False,
+    memory_budget: int | str | None = None,
     _reading: Reading | None = None,
     **options: Any,
 ) -> Explanation | list[Explanation]:
@@ -68,8 +70,13 @@ def explain(
         baseline, site: for methods that take one; the others have their own (see `regard.methods()`).
         readout: the rows that the target reads: None (found from the gradient), "cls", "last", "mean", a position, or
             weights (batch, tokens) over the query tokens of the last attention call.
+        streams: whose tokens calls read, where the trail is lost or you know better: a dict from a stream's name to an
+            attention call (its number, or the path of a module), to `{"call": ..., "side": ..., "at": ..., "grid": ...}`, or to
+            `{"axis": ...}`, the token axis of that input.
         measure: "lazy" runs `faithful` and the attribution error when first read; "full" at once.
         seed: for methods that draw. training: explain a model in train mode nevertheless.
+        memory_budget: bytes (or "512MB") that rebuilt attention rows may take at a time, beside the model's own pass; None:
+            256 MB. A smaller budget costs time, never exactness.
         options: options of the method (`regard.methods()`), e.g. `sign="signed"`.
 
     Returns:
@@ -87,7 +94,7 @@ def explain(
     wanted = [Target.make(t) for t in targets]
     started = time.perf_counter()
     with rng_kept(model) as rng:
-        recording = record(model, inputs, training=training)
+        recording = record(model, inputs, streams=streams, training=training, memory_budget=memory_budget)
         watched = Watched(recording, _reading or Reading({}), readout, measure, seed, rng, training)
         watched.seconds = time.perf_counter() - started
         done = [_one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, t in enumerate(wanted)]
@@ -107,8 +114,7 @@ def _check(
         if value is not None:
             has = "; ".join(f"{r.name}: site {r.site}, baseline {r.baseline}" for r in rows)
             raise Misuse(f"no {what} can be given to this method, it has its own ({has})")
-    if isinstance(readout, str) and readout not in ("cls", "last", "mean"):
-        raise nearest(readout, ("cls", "last", "mean"), "readout")
+    check_readout(readout)
 
 
 # -- one target -------------------------------------------------------------------------------------------------------
@@ -257,81 +263,19 @@ def _explanation(
 
 def _notes(recording: Recording) -> list[str]:
     """What a reader of the map should know of the run."""
+    notes = recording.said.sentences() + recording.doubts()
     cut = [str(c.index) for c in recording.calls if c.detached]
-    if not cut:
-        return []
-    return [f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero"]
+    if cut:
+        notes.append(
+            f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero"
+        )
+    return notes
 
 
 def _versions() -> dict[str, str]:
     from regard import __version__
 
     return {"regard": __version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-# -- read-out ---------------------------------------------------------------------------------------------------------
-
-
-def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tuple[dict[int, Relevance], str]:
-    """Read-out weights of each final call, and a sentence for the receipt."""
-    if readout is None:
-        found = recording.readout(gradients)
-        return found, _found(recording, found)
-    weights = {}
-    for i in recording.read_calls(gradients):
-        call = recording.calls[i]
-        w = _weights(recording, i, readout)
-        if not bool((w >= 0).all()) or not bool((w.sum(1) > 0).all()):
-            raise Misuse("readout weights must be non-negative, and positive somewhere in every sample")
-        w = w / w.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        weights[i] = recording.scatter(w, call.queries)
-    return weights, f"{'given weights' if isinstance(readout, Tensor) else readout}, as asked"
-
-
-def _weights(recording: Recording, index: int, readout: str | int | Tensor) -> Tensor:
-    """Weights (group, row) over the query rows of a final call."""
-    call = recording.calls[index]
-    groups, _, n, _ = call.shape
-    if isinstance(readout, Tensor):
-        if readout.shape not in ((groups, n), (n,)):
-            raise Misuse(f"readout weights must be (batch, tokens) = {(groups, n)}, not {tuple(readout.shape)}")
-        return readout.float().cpu().expand(groups, n)
-    w = torch.zeros(groups, n)
-    if readout == "mean":
-        return recording.gather(_visible_tokens(recording), call.queries)
-    if readout == "last":
-        at = last_token(recording.inputs, torch.empty(groups, n, 1))
-    else:
-        at = torch.full((groups,), 0 if readout == "cls" else int(readout))
-        if not -n <= int(at[0]) < n:
-            raise Misuse(f"readout position {readout} is out of range: the target's stream has {n} tokens")
-    w[torch.arange(groups), at] = 1
-    return w
-
-
-def _visible_tokens(recording: Recording) -> Relevance:
-    """1 at every input token that is not padding."""
-    out = recording.zeros()
-    for stream in recording.streams:
-        if stream.kind == "input":
-            out[:, stream.rows] = 1
-            out[: len(recording.padded[stream.name]), stream.rows] *= ~recording.padded[stream.name]
-    return out
-
-
-def _found(recording: Recording, weights: Mapping[int, Relevance]) -> str:
-    """Which rows were found to be read, in words."""
-    parts = []
-    for r in weights.values():
-        for stream in recording.streams:
-            read = (r[:, stream.rows] > 0).sum(1)
-            if bool((read == 1).all()):
-                at = r[:, stream.rows].argmax(1)
-                where = f"[{int(at[0])}]" if bool((at == at[0]).all()) else "[one per sample]"
-                parts.append(stream.name + (where if stream.count > 1 else ""))
-            elif bool(read.any()):
-                parts.append(f"{int(read.max())} tokens of {stream.name}, weighted by gradient norm")
-    return f"{' and '.join(parts)}, found from the gradient"
 
 
 # -- what costs extra passes ------------------------------------------------------------------------------------------
@@ -343,9 +287,10 @@ def _measurement(
     """A closure for the receipt that does not hold the recording: only the model, its inputs, and the output."""
     model, inputs, named, rng = w.recording.model, w.recording.given, w.recording.inputs, w.rng
     output, y = _detached(w.recording.output), value.y.detach()
-    fixed = target if value.explained is None else target.at(value.explained)
+    fixed = target if value.explained is None else target.at(value.explained, value.rival)
     edits = _baseline_edits(row, finals, w.recording)
     shared, training = w.plain, w.training
+    key = f"{row.site}, {row.baseline}, {finals if row.site == 'attention[last]' else ''}"
 
     def measure() -> Measured:
         with torch.no_grad(), rng_kept(model, rng):
@@ -354,8 +299,9 @@ def _measurement(
             if edits is None:
                 return Measured(shared["faithful"], None, None, passes=1)
             refuse(model, training)
-            replaced = run(model, inputs, edits).output
-            base = fixed.value(replaced, named).y.detach().float().cpu()
+            if key not in shared:  # targets that share a baseline share its run
+                shared[key] = run(model, inputs, edits).output
+            base = fixed.value(shared[key], named).y.detach().float().cpu()
         return Measured(shared["faithful"], base, y.float().cpu() - base, passes=2)
 
     return measure

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from regard.recording import AttentionCall, Recording, record
+from regard.recording.entry import Readout
+from regard.recording.readout import read_out
 from regard.recording.recorder import Block
 from regard.recording.tokens import STRIDE
 
@@ -25,7 +28,10 @@ class SeenStream:
 
 @dataclass(frozen=True)
 class SeenCall:
-    """An attention call: who looks at whom. `query` and `key` name segments, as in `cls_token | pixel_values@14x14`."""
+    """An attention call: who looks at whom. `query` and `key` name segments, as in `cls_token | pixel_values@14x14`.
+
+    `sure` says how sure that is: `followed`, `said by the caller`, either with a doubt, or `lost: ` and why.
+    """
 
     index: int
     module: str
@@ -35,6 +41,7 @@ class SeenCall:
     shape: tuple[int, int]
     kind: str
     implementation: str
+    sure: str = "followed"
     lost: str = ""
 
 
@@ -45,9 +52,10 @@ class Seen:
     streams: list[SeenStream]
     calls: list[SeenCall]
     blocks: list[Block]
+    readout: str = ""
 
     def __str__(self) -> str:
-        head = ("call", "module", "queries", "keys", "heads", "shape", "kind", "implementation")
+        head = ("call", "module", "queries", "keys", "heads", "shape", "kind", "implementation", "sure")
         lines = [head] + [
             (
                 str(c.index),
@@ -58,6 +66,7 @@ class Seen:
                 f"{c.shape[0]}x{c.shape[1]}",
                 c.kind,
                 c.implementation,
+                c.sure,
             )
             for c in self.calls
         ]
@@ -67,18 +76,37 @@ class Seen:
             f"{s.name}: {s.tokens} tokens" + (f", grid {s.grid[0]}x{s.grid[1]}" if s.grid else "") + f" ({s.kind})"
             for s in self.streams
         ]
-        lost = [f"call {c.index} is lost: {c.lost}" for c in self.calls if c.lost]
-        return "\n".join(["streams", *("  " + s for s in streams), "", *table, *lost])
+        readout = ["", f"read-out: {self.readout}"] if self.readout else []
+        return "\n".join(["streams", *("  " + s for s in streams), "", *table, *readout])
 
     __repr__ = __str__
 
 
-def inspect(model: nn.Module, inputs: Any, *, training: bool = False) -> Seen:
-    """Run the model once and say what was seen: streams, calls, blocks. Lost trails are shown, not raised."""
+def inspect(
+    model: nn.Module,
+    inputs: Any,
+    target: Any = None,
+    *,
+    streams: Mapping[str, Any] | None = None,
+    readout: Readout = None,
+    training: bool = False,
+) -> Seen:
+    """Run the model once and say what was seen, and how sure it is: streams, calls, blocks.
+
+    Lost trails are shown, not raised. `streams` mends them, as in `regard.explain`. Where a target (or `readout`) is given, the
+    rows that it reads are told as well, at the cost of a gradient.
+    """
     from regard._explain import rng_kept
 
+    asked = target is not None or readout is not None
     with rng_kept(model):
-        return summary(record(model, inputs, training=training, strict=False))
+        recording = record(model, inputs, target, streams=streams, training=training, strict=False)
+        seen = summary(recording)
+        if not asked:
+            return seen
+        if any(c.lost for c in recording.calls):
+            return replace(seen, readout="not known, for the tokens of some calls are lost")
+        return replace(seen, readout=read_out(recording, recording.gradients(), readout)[1])
 
 
 def summary(recording: Recording) -> Seen:
@@ -88,13 +116,16 @@ def summary(recording: Recording) -> Seen:
 
 
 def _call(recording: Recording, call: AttentionCall) -> SeenCall:
+    sure = recording.sure[call.index]
     if call.lost:
-        return SeenCall(call.index, call.module, "?", "?", 0, (0, 0), "?", call.kernel, call.lost)
+        place = recording.said.places[call.index]
+        shape = (place.rows, place.keys)
+        return SeenCall(call.index, call.module, "?", "?", 0, shape, "?", call.kernel, sure, call.lost)
     query, key = segments(recording, call.queries), segments(recording, call.keys)
     same = bool(torch.isin(call.queries, call.keys).all())
     _, heads, n, m = call.shape
     kind = "self" if same else "cross"
-    return SeenCall(call.index, call.module, query, key, heads, (n, m), kind, call.kernel)
+    return SeenCall(call.index, call.module, query, key, heads, (n, m), kind, call.kernel, sure)
 
 
 def segments(recording: Recording, ids: torch.Tensor) -> str:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,7 +178,7 @@ class Receipt:
             "attribution_error": self.attribution_error,
             "relative_error": self.relative_error,
         }
-        return {k: _plain(v) for k, v in values.items()}
+        return {k: as_json(v) for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Receipt:
@@ -275,23 +275,15 @@ class Explanation:
         from safetensors.torch import save
 
         tensors = {f"scores/{k}": v.detach().cpu().float().contiguous() for k, v in self.scores.items()}
-        inputs: dict[str, list[dict[str, Any]]] = {}
-        for name, raws in self.inputs.items():
-            inputs[name] = []
-            for i, raw in enumerate(raws):
-                entry = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw) if f.name != "pixels"}
-                if isinstance(raw, Picture):
-                    tensors[f"pixels/{name}/{i}"] = raw.pixels.cpu().contiguous()
-                inputs[name].append(entry)
         header = {
             "method": self.method,
             "target": self.target,
             "streams": list(self.scores),
             "grid": self.grid,
-            "inputs": inputs,
+            "inputs": packed(self.inputs, tensors),
             "labels": self.labels,
             "signed": self.signed,
-            "options": {k: _plain(v) for k, v in self.options.items()},
+            "options": {k: as_json(v) for k, v in self.options.items()},
             "receipt": self.receipt.as_dict(),
         }
         return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
@@ -299,19 +291,7 @@ class Explanation:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explanation:
         """Read what `save` wrote. Raises InputError for a file that is missing or is not one of ours."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(os.fspath(path), framework="pt") as f:
-                meta = f.metadata() or {}
-                if meta.get("format") != FORMAT:
-                    raise InputError(f"{path} is not an explanation saved by this version of Regard ({FORMAT})")
-                header = json.loads(meta["json"])
-                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-        except FileNotFoundError:
-            raise InputError(f"no such file: {path}") from None
-        except (SafetensorError, OSError, json.JSONDecodeError) as e:
-            raise InputError(f"{path} cannot be read as a saved explanation: {e}") from e
+        header, tensors = unpacked(path, FORMAT, "explanation")
         try:
             return _from_file(header, tensors)
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
@@ -385,38 +365,84 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     return final
 
 
+def packed(
+    inputs: Mapping[str, Sequence[Picture | Text]], tensors: dict[str, Tensor]
+) -> dict[str, list[dict[str, Any]]]:
+    """Raw inputs as JSON values; the pixels of pictures go among the `tensors`."""
+    out: dict[str, list[dict[str, Any]]] = {}
+    for name, raws in inputs.items():
+        out[name] = []
+        for i, raw in enumerate(raws):
+            entry = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw) if f.name != "pixels"}
+            if isinstance(raw, Picture):
+                tensors[f"pixels/{name}/{i}"] = raw.pixels.cpu().contiguous()
+            out[name].append(entry)
+    return out
+
+
+def unpacked(path: str | os.PathLike[str], format: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header of a file, its raw inputs as `Picture` and `Text` again, and the tensors.
+
+    Raises InputError for a file that is missing, damaged or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="pt") as f:
+            meta = f.metadata() or {}
+            if meta.get("format") != format:
+                raise InputError(f"{path} is not {article(what)} saved by this version of Regard ({format})")
+            header = json.loads(meta["json"])
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except (SafetensorError, OSError, json.JSONDecodeError) as e:
+        raise InputError(f"{path} cannot be read as a saved {what}: {e}") from e
+    try:
+        header["inputs"] = {name: _raws(name, entries, tensors) for name, entries in header["inputs"].items()}
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
+        raise InputError(f"{path} is damaged: its inputs cannot be read ({type(e).__name__}: {e})") from e
+    return header, tensors
+
+
+def article(noun: str) -> str:
+    """The noun with "a" or "an"."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _raws(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]) -> list[Picture | Text]:
+    raws: list[Picture | Text] = []
+    for i, entry in enumerate(entries):
+        if "box" in entry:
+            raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"]))
+        else:
+            spans = {k: [(int(a), int(b)) for a, b in entry[k]] for k in ("offsets", "words")}
+            raws.append(Text(**(entry | spans)))
+    return raws
+
+
 def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
-    inputs: dict[str, Sequence[Picture | Text]] = {}
-    for name, entries in header["inputs"].items():
-        raws: list[Picture | Text] = []
-        for i, entry in enumerate(entries):
-            if "box" in entry:
-                raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"]))
-            else:
-                spans = {k: [(int(a), int(b)) for a, b in entry[k]] for k in ("offsets", "words")}
-                raws.append(Text(**(entry | spans)))
-        inputs[name] = raws
     return Explanation(
         method=header["method"],
         target=header["target"],
         scores={name: tensors[f"scores/{name}"] for name in header["streams"]},
         receipt=Receipt.from_dict(header["receipt"]),
         grid={k: (v[0], v[1]) for k, v in header["grid"].items()},
-        inputs=inputs,
+        inputs=header["inputs"],
         labels=header["labels"],
         signed=header["signed"],
         options=header["options"],
     )
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Tensors to lists, other unknown things to text, so that JSON can hold them."""
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): as_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [as_json(v) for v in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

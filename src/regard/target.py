@@ -20,6 +20,7 @@ Classes = int | Tensor | None
 class Value:
     """y (batch,), in the graph; and, where y belongs to a class, the class explained and the class predicted.
 
+    rival: the class that it is told from, in a contrast.
     shared: samples read rows of one another (several pictures and one text), so that each needs a gradient of its own.
     """
 
@@ -27,6 +28,7 @@ class Value:
     explained: Int[Tensor, " batch"] | None = None
     predicted: Int[Tensor, " batch"] | None = None
     shared: bool = False
+    rival: Int[Tensor, " batch"] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class Target:
 
     label: str
     read: Callable[[Any, Mapping[str, Any]], Value]
-    remade: Callable[[Tensor], Target] | None = dataclasses.field(default=None, repr=False)
+    remade: Callable[..., Target] | None = dataclasses.field(default=None, repr=False)
 
-    def at(self, classes: Tensor) -> Target:
+    def at(self, classes: Tensor, rival: Tensor | None = None) -> Target:
         """The same target with its classes fixed (one a sample), for runs in which others may be predicted."""
-        return self if self.remade is None else self.remade(classes)
+        if self.remade is None:
+            return self
+        return self.remade(classes) if rival is None else self.remade(classes, rival)
 
     def value(self, output: Any, inputs: Mapping[str, Any]) -> Value:
         """y and its classes. Raises TargetError where the output has no such value."""
@@ -55,7 +59,7 @@ class Target:
         """The logit of a class; `position` picks the token where the model scores every token."""
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            return _of_class(scores(out, output), c, position, inputs)
+            return _of_class(scores(out, output), c, position, inputs, out)
 
         return cls(_label("logit", c, position), read, lambda k: cls.logit(k, position, output))
 
@@ -64,7 +68,7 @@ class Target:
         """The softmax probability of a class."""
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            return _of_class(scores(out, output).softmax(-1), c, position, inputs)
+            return _of_class(scores(out, output).softmax(-1), c, position, inputs, out)
 
         return cls(_label("probability", c, position), read, lambda k: cls.probability(k, position, output))
 
@@ -73,20 +77,29 @@ class Target:
         """The log of the softmax probability of a class."""
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            return _of_class(scores(out, output).log_softmax(-1), c, position, inputs)
+            return _of_class(scores(out, output).log_softmax(-1), c, position, inputs, out)
 
         return cls(_label("log-probability", c, position), read, lambda k: cls.log_probability(k, position, output))
 
     @classmethod
-    def contrast(cls, c: Classes, d: Classes, position: int | None = None, output: str | int | None = None) -> Target:
-        """y_c − y_d: what tells class c from class d."""
+    def contrast(
+        cls, c: Classes = None, d: Classes = None, position: int | None = None, output: str | int | None = None
+    ) -> Target:
+        """y_c − y_d: what tells class c from class d. Where `d` is None, from the best of all others."""
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            logits = scores(out, output)
-            first, second = (_of_class(logits, k, position, inputs) for k in (c, d))
-            return replace(first, y=first.y - second.y)
+            logits = _picked(scores(out, output), position, inputs, out)
+            first = _of_class(logits, c, None, inputs)
+            others = logits if d is not None or first.explained is None else _without(logits, first.explained)
+            second = _of_class(others, d, None, inputs)
+            return replace(first, y=first.y - second.y, rival=second.explained)
 
-        return cls(f"contrast {_name(c)} - {_name(d)}", read, lambda k: cls.contrast(k, d, position, output))
+        rival = "the best other class" if d is None else _name(d)
+
+        def remade(k: Tensor, other: Tensor | None = None) -> Target:
+            return cls.contrast(k, d if other is None else other, position, output)
+
+        return cls(f"contrast {_name(c)} - {rival}", read, remade)
 
     @classmethod
     def similarity(cls, text: int | Tensor | None = None) -> Target:
@@ -107,10 +120,10 @@ class Target:
 
     @classmethod
     def next_token(cls, id: Classes = None, position: int = -1) -> Target:
-        """The logit of a next token after `position`; -1 is the last token that is not padding."""
+        """The logit of a next token after `position`; -1 is the last token that is not padding (see `row_at`)."""
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            return _of_class(scores(out, None), id, position, inputs)
+            return _of_class(scores(out, None), id, position, inputs, out)
 
         where = "" if position == -1 else f" after token {position}"
         token = "the predicted one" if id is None else _name(id).replace("class", "token")
@@ -230,18 +243,9 @@ def scores(output: Any, name: str | int | None) -> Tensor:
     return field(output, "logits" if name is None else str(name))
 
 
-def _of_class(logits: Tensor, c: Classes, position: int | None, inputs: Mapping[str, Any]) -> Value:
+def _of_class(logits: Tensor, c: Classes, position: int | None, inputs: Mapping[str, Any], output: Any = None) -> Value:
     """The value of a class in (batch, class) or, at a position, (batch, token, class)."""
-    if logits.ndim == 1:
-        logits = logits[:, None]
-    if position is not None and logits.ndim != 3:
-        raise TargetError(
-            f"these scores are {tuple(logits.shape)}: they have no token axis, so no position can be picked"
-        )
-    if logits.ndim == 3 and position is not None:
-        at = last_token(inputs, logits) if position == -1 else torch.full((len(logits),), position)
-        _in_range(at + logits.shape[1] * (at < 0), logits.shape[1], "token")
-        logits = logits[torch.arange(len(logits)), at.to(logits.device)]
+    logits = _picked(logits, position, inputs, output)
     if logits.ndim != 2:
         raise TargetError(
             f"the scores are {tuple(logits.shape)}, not (batch, class): say which token with Target.next_token(id) or "
@@ -251,6 +255,24 @@ def _of_class(logits: Tensor, c: Classes, position: int | None, inputs: Mapping[
     explained = predicted if c is None else _classes(c, logits)
     _in_range(explained, logits.shape[-1], "class")
     return Value(logits.gather(1, explained[:, None])[:, 0], explained, predicted)
+
+
+def _picked(logits: Tensor, position: int | None, inputs: Mapping[str, Any], output: Any) -> Tensor:
+    """Scores (batch, class): those at a position, where there is a token axis to pick one from."""
+    if logits.ndim == 1:
+        logits = logits[:, None]
+    if position is None:
+        return logits
+    if logits.ndim != 3:
+        raise TargetError(
+            f"these scores are {tuple(logits.shape)}: they have no token axis, so no position can be picked"
+        )
+    return logits[torch.arange(len(logits)), row_at(position, logits, inputs, output).to(logits.device)]
+
+
+def _without(logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+    """Scores with one class a sample put out of the running."""
+    return logits.scatter(-1, classes[:, None], -torch.inf)
 
 
 def _classes(c: int | Tensor, logits: Tensor) -> Tensor:
@@ -266,11 +288,51 @@ def _in_range(index: Tensor, count: int, what: str) -> None:
         raise TargetError(f"{what} {int(index[(index < 0) | (index >= count)][0])} is out of range: there are {count}")
 
 
-def last_token(inputs: Mapping[str, Any], logits: Tensor) -> Tensor:
-    """Index of the last token that is not padding: (batch,)."""
-    count = logits.shape[1]
-    for name in ("decoder_attention_mask", "attention_mask"):
-        mask = inputs.get(name)
-        if isinstance(mask, Tensor) and mask.shape == (len(logits), count):
-            return (torch.arange(count) * (mask.cpu() != 0)).argmax(1)
-    return torch.full((len(logits),), count - 1)
+def row_at(position: int, scores: Tensor, inputs: Mapping[str, Any], output: Any = None) -> Int[Tensor, " batch"]:
+    """The row of some scores (batch, row, ...) that stands for a position, one a sample.
+
+    From 0 on, a position is a token's number in the sequence that the scores belong to, padding included. Negative ones
+    count back from the last token that is not padding, on whichever side that stands. Where `logits_to_keep` kept only
+    some rows, positions still count all tokens. Rows beyond the tokens of the mask (a picture) stand before them.
+    """
+    real, kept = _sequence(scores, inputs, output)
+    length = real.shape[1]
+    if position < 0:
+        wanted = real & (real.flip(1).cumsum(1).flip(1) == -position)
+        if not bool(wanted.any(1).all()):
+            short = int(real.sum(1).amin())
+            raise TargetError(f"token {position} is out of range: there are {short} that are not padding")
+    else:
+        _in_range(torch.tensor([position]), length, "token")
+        wanted = real & (torch.arange(length) == position)
+        if not bool(wanted.any(1).all()):
+            sample = int((~wanted.any(1)).nonzero()[0])
+            raise TargetError(f"token {position} of sample {sample} is padding; negative positions leave padding out")
+    at = wanted.int().argmax(1)
+    found = at[:, None] == kept
+    if not bool(found.any(1).all()):
+        raise TargetError(f"the scores of token {int(at[0])} were not kept: the inputs have logits_to_keep")
+    return found.int().argmax(1)
+
+
+def _sequence(scores: Tensor, inputs: Mapping[str, Any], output: Any) -> tuple[Tensor, Tensor]:
+    """Which tokens of the scores' sequence are real, bool (batch, length), and the positions of the rows (row,)."""
+    batch, rows = scores.shape[:2]
+    mask, ids = _mask(inputs, output)
+    keep = inputs.get("logits_to_keep")
+    some = keep is not None and (isinstance(keep, Tensor) or keep > 0)
+    length = ids.shape[1] if some and isinstance(ids, Tensor) and ids.ndim > 1 else rows
+    real = torch.ones(batch, length, dtype=torch.bool)
+    if isinstance(mask, Tensor) and mask.ndim == 2 and len(mask) == batch and mask.shape[1] <= length:
+        real[:, length - mask.shape[1] :] = mask.cpu() != 0
+    return real, keep.cpu() if some and isinstance(keep, Tensor) else torch.arange(length - rows, length)
+
+
+def _mask(inputs: Mapping[str, Any], output: Any) -> tuple[Any, Any]:
+    """The mask and the tokens of the stack that scores come from: a decoder's, where there is an encoder beside it."""
+    if any(name.startswith("decoder_") for name in inputs):
+        return inputs.get("decoder_attention_mask"), inputs.get("decoder_input_ids")
+    labels = inputs.get("labels")
+    if isinstance(labels, Tensor) and getattr(output, "encoder_last_hidden_state", None) is not None:
+        return labels != -100, labels  # the decoder reads them, shifted by one
+    return inputs.get("attention_mask"), inputs.get("input_ids")

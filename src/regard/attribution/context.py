@@ -34,7 +34,7 @@ class Context:
         """1 for rows that are tokens of an input, 0 for those born from a parameter or merged later."""
         is_token = torch.zeros(self.recording.rows)
         for stream in self.recording.streams:
-            if stream.kind == "input":
+            if stream.of_input:
                 is_token[stream.rows] = 1
         return is_token
 

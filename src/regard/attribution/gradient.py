@@ -60,6 +60,8 @@ def _per_stream(context: Context, of: Callable[[Tensor, Tensor], Tensor]) -> Rel
 def elements(t: Tensor, stream: Stream) -> Tensor:
     """(batch, ...) of an input -> float32 (batch, tokens, elements of a token)."""
     t = t.float()
+    if t.ndim == 3 and t.shape[2] == stream.count and _along_width(stream):
+        return t.transpose(1, 2)
     if t.ndim == 3 and t.shape[1] == stream.count:
         return t
     if stream.grid is not None and t.ndim == 4:
@@ -68,6 +70,12 @@ def elements(t: Tensor, stream: Stream) -> Tensor:
         f"the gradient of stream {stream.name!r}, shape {tuple(t.shape)}, cannot be shared out among its "
         f"{stream.count} tokens; use a method of the attention family (regard.methods())"
     )
+
+
+def _along_width(stream: Stream) -> bool:
+    """Whether the tokens of features (batch, width, tokens) stand along the last axis: raw elements 1, 2, 3, ..."""
+    e = stream.elements
+    return e is not None and len(e) > 1 and torch.equal(e, torch.arange(1, len(e) + 1))
 
 
 def patches(t: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -18,11 +18,15 @@ from torch import nn
 
 from regard.errors import InputError, ModelError, RegardError, nearest
 from regard.models.reader import Kind, Reader
+from regard.models.writing import can_write
 
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of head: the Auto class that loads it, the endings of its architectures' names, what it reads."""
+    """A kind of head: the Auto class that loads it, the endings of its architectures' names, what it reads.
+
+    Names of vision-language models end like those of others: Transformers' own table tells them.
+    """
 
     auto: str
     endings: tuple[str, ...]
@@ -38,6 +42,8 @@ TASKS = {
     "question-answering": Task("AutoModelForQuestionAnswering", ("ForQuestionAnswering",), "text"),
     "masked-lm": Task("AutoModelForMaskedLM", ("ForMaskedLM",), "text"),
     "causal-lm": Task("AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel"), "text"),
+    "seq2seq-lm": Task("AutoModelForSeq2SeqLM", ("ForConditionalGeneration", "MarianMTModel"), "text"),
+    "image-text-to-text": Task("AutoModelForImageTextToText", (), "image-text"),
 }
 SHARED = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
 _HUB_NAME = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")
@@ -83,7 +89,7 @@ def load(
     transformers = _transformers()
     with _quiet(transformers):
         config = _config(transformers, name, shared)
-        found = TASKS[task] if task is not None else _task(config, name)
+        found = TASKS[task] if task is not None else _task(transformers, config, name)
         model = _model(transformers, name, found, options | from_pretrained, allow_missing)
         source = name if processor is None else processor
         loaded = _processor(transformers, source, found.kind, shared)
@@ -113,6 +119,8 @@ def _reader_of(model: nn.Module, processor: Any, task: str | None, shared: dict[
     kind: Kind = "image" if said == "pixel_values" else "text"
     if task is not None:
         kind = TASKS[task].kind
+    elif hasattr(processor, "image_processor") and hasattr(processor, "tokenizer") and can_write(model):
+        kind = "image-text"
     elif not _is_name(processor) and not hasattr(processor, "image_processor"):
         kind = "text" if _is_tokenizer(processor) else "image"
     if _is_name(processor):
@@ -215,9 +223,13 @@ def _config(transformers: Any, name: str, shared: dict[str, Any]) -> Any:
         return transformers.AutoConfig.from_pretrained(name, **shared)
 
 
-def _task(config: Any, name: str) -> Task:
+def _task(transformers: Any, config: Any, name: str) -> Task:
     """Tell the task from the architecture that the checkpoint was saved with."""
     architectures = list(getattr(config, "architectures", None) or [])
+    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        class_of = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        if class_of.__name__ in architectures:
+            return TASKS["image-text-to-text"]
     for architecture in architectures:
         for task in TASKS.values():
             if architecture.endswith(task.endings):
@@ -262,17 +274,27 @@ def _processor(transformers: Any, source: Any, kind: Kind, shared: dict[str, Any
     if not _is_name(source):
         return _part(source, kind)
     name = _place(source) if not Path(source).is_dir() else os.fspath(source)
-    what = "image processor" if kind == "image" else "tokenizer"
-    auto = transformers.AutoImageProcessor if kind == "image" else transformers.AutoTokenizer
+    what, auto = {
+        "image": ("image processor", transformers.AutoImageProcessor),
+        "text": ("tokenizer", transformers.AutoTokenizer),
+        "image-text": ("processor", transformers.AutoProcessor),
+    }[kind]
     with _failing_as(InputError, f"the {what} of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"):
         loaded = auto.from_pretrained(name, **shared)
     if kind == "text" and not set(loaded.get_vocab()) - set(loaded.all_special_tokens):
         raise InputError(f"{name!r} has no tokenizer files; pass processor= with its tokenizer, or save it there")
-    return loaded
+    return _part(loaded, kind)
 
 
 def _part(processor: Any, kind: Kind) -> Any:
-    """Take the image processor or tokenizer out of a processor that holds several, and check that it is one."""
+    """Take the image processor or tokenizer out of a processor that holds several, and check that it is one.
+
+    A vision-language model needs both, and the processor that joins them.
+    """
+    if kind == "image-text":
+        if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+            raise InputError(f"{type(processor).__name__} does not hold an image processor and a tokenizer")
+        return processor
     part = getattr(processor, "image_processor" if kind == "image" else "tokenizer", None)
     part = processor if part is None else part
     if (kind == "text") != _is_tokenizer(part) or not callable(part):

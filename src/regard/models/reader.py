@@ -11,13 +11,16 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from regard.errors import InputError, TargetError, UnknownName, nearest
-from regard.explanation import Picture, Reading
+from regard.errors import InputError, ModelError, TargetError, UnknownName, nearest
+from regard.explanation import Picture, Reading, Text
+from regard.models import pairs
+from regard.models.chats import is_chat
 from regard.models.geometry import View, probe
 from regard.models.pictures import Pixels, read_picture
-from regard.models.texts import read_texts
+from regard.models.texts import longest, read_texts
+from regard.models.writing import start_of
 
-Kind = Literal["image", "text"]
+Kind = Literal["image", "text", "image-text"]
 
 
 class Reader:
@@ -25,9 +28,10 @@ class Reader:
 
     Attributes:
         model: the model, as it will be explained.
-        processor: its image processor (or any callable: PIL image -> tensor (channels, rows, columns)) or tokenizer.
+        processor: its image processor (or any callable: PIL image -> tensor (channels, rows, columns)) or tokenizer, or the
+            processor that holds both, for a vision-language model.
         labels: class names in index order, empty where the model names none.
-        kind: "image" or "text".
+        kind: "image", "text" or "image-text".
         stream: the keyword that pictures or token ids have in the model's forward.
     """
 
@@ -46,8 +50,10 @@ class Reader:
         """Turn one raw input, or a list of them, into the model's tensors, on its device and in its floating dtype.
 
         `raw` is, for an image model, a path (str or Path), a PIL image, or a uint8 array or tensor (height, width, 3);
-        for a text model, a str. `truncate` lets texts longer than the model takes be cut. A UserWarning says what was
-        cut, and where the processor does something to pictures that cannot be undone on the original.
+        for a text model, a str, or a chat: a list of messages {"role": ..., "content": ...}; for a vision-language model
+        (picture, prompt), ([pictures], prompt), or a prompt alone, one at a time. `truncate` lets texts longer than the
+        model takes be cut. A UserWarning says what was cut, and where the processor does something to pictures that
+        cannot be undone on the original.
 
         Raises InputError for a raw input that cannot be read.
         """
@@ -70,9 +76,38 @@ class Reader:
             explanation.receipt.notes.extend(notes)
         return found
 
-    def inspect(self, raw: Any, *, truncate: bool = False) -> Any:
-        """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`."""
-        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs)
+    def explain_generation(
+        self, prompt: Any, max_new_tokens: int = 20, method: str = "gae", target: str = "logit", **options: Any
+    ) -> Any:
+        """Let the model write on from a prompt, and explain every token that it writes: a `regard.Generation`.
+
+        The model writes with its own `generate`, greedily unless `options` say otherwise; then one pass over the prompt
+        and what was written tells what each new token rests on, among the prompt and the tokens written before it.
+
+        Args:
+            prompt: what `read` takes; a list of prompts (that is no chat) gives a list.
+            max_new_tokens: at most so many; the model may end sooner.
+            method: a name from `regard.methods()`.
+            target: "logit" or "log_probability" of each token written, or "contrast" with the best other token there.
+            options: seed (of the drawing, with do_sample=True; default 0), measure ("lazy" or "full"), the method's own
+                options, and what the model's `generate` takes, such as do_sample, top_p or num_beams.
+
+        Raises InputError for a prompt that cannot be read or is too long, Misuse for options that do not fit, ModelError
+        for a model that does not write.
+        """
+        from regard.generation import explain_generation
+
+        if isinstance(prompt, list) and not is_chat(prompt):
+            return [self.explain_generation(p, max_new_tokens, method, target, **options) for p in prompt]
+        if self.kind == "image":
+            raise ModelError(f"{type(self.model).__name__} reads pictures and writes no text")
+        reading, notes = self._read(prompt, False)
+        tokenizer = self.processor.tokenizer if self.kind == "image-text" else self.processor
+        return explain_generation(self.model, tokenizer, reading, notes, max_new_tokens, method, target, **options)
+
+    def inspect(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
+        """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`, with its options."""
+        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, self._target(target), **options)
 
     def record(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
         """Read raw inputs and record the model's run on them: `regard.record`; classes may be given by name."""
@@ -116,17 +151,47 @@ class Reader:
         return [self._target(t) for t in target] if isinstance(target, list) else target
 
     def _read(self, raw: Any, truncate: bool) -> tuple[Reading, list[str]]:
-        raws = raw if isinstance(raw, list) else [raw]
+        raws = raw if isinstance(raw, list) and not is_chat(raw) else [raw]
         if not raws:
             raise InputError("an empty list was given; give at least one picture or text")
+        if self.kind == "image-text":
+            return self._read_pair(raws)
         return self._read_pictures(raws) if self.kind == "image" else self._read_texts(raws, truncate)
+
+    def _read_pair(self, raws: list[Any]) -> tuple[Reading, list[str]]:
+        """Read pictures with their prompt."""
+        if len(raws) > 1:
+            raise InputError(f"{type(self.model).__name__} reads one prompt at a time; give them one by one")
+        given, said = pairs.split(raws[0])
+        pixels = [read_picture(picture, number) for number, picture in enumerate(given)]
+        prompt = pairs.prompt_of(self.processor, said, len(given))
+        tensors, text = pairs.read_pair(self.processor, prompt, [_image(p) for p, _ in pixels])
+        limit = longest(self.processor.tokenizer, self.model)
+        if limit is not None and len(text.tokens) > limit:
+            raise InputError(
+                f"the prompt makes {len(text.tokens)} tokens, and {type(self.model).__name__} takes {limit}"
+            )
+        pictures, views, notes = self._pictures(pixels)
+        inputs = self._fit(tensors)
+        raw: dict[str, list[Picture | Text]] = {"input_ids": [text]}
+        if len(pictures) == 1:  # the patches of several pictures are one stream, that no picture can be laid under
+            raw[self.stream] = [pictures[0]]
+        special = {"input_ids": torch.tensor([text.special], device=self._place()[0])}
+        mean, std = (views[0].mean, views[0].std) if views else (None, None)
+        return Reading(inputs, dict(raw), special, mean=mean, std=std), notes
 
     def _read_texts(self, raws: list[Any], truncate: bool) -> tuple[Reading, list[str]]:
         batch = read_texts(self.processor, self.model, raws, truncate)
         self._check_padding(batch.inputs["attention_mask"])
+        inputs, raw = batch.inputs, {self.stream: batch.texts}
+        start = start_of(self.model)
+        if start is not None:  # a decoder beside the encoder: what is asked for is the first token that it writes
+            inputs = inputs | {"decoder_input_ids": torch.full((len(raws), 1), start)}
+            token = [str(t) for t in self.processor.convert_ids_to_tokens([start])]
+            raw["decoder_input_ids"] = [Text("", token, [(0, 0)], [], [True], "output")] * len(raws)
         return Reading(
-            inputs=self._fit(_renamed(batch.inputs, "input_ids", self.stream)),
-            raw={self.stream: batch.texts},
+            inputs=self._fit(_renamed(inputs, "input_ids", self.stream)),
+            raw=dict(raw),
             special={self.stream: batch.special.to(self._place()[0])},
             labels=self.labels or None,
         ), batch.notes
@@ -143,11 +208,21 @@ class Reader:
                 )
 
     def _read_pictures(self, raws: list[Any]) -> tuple[Reading, list[str]]:
-        pictures, parts, views, notes = [], [], [], []
-        for number, raw in enumerate(raws):
-            pixels, name = read_picture(raw, number)
+        read = [read_picture(raw, number) for number, raw in enumerate(raws)]
+        pictures, views, notes = self._pictures(read)
+        return Reading(
+            inputs=self._fit(_stack([self._process(pixels) for pixels, _ in read])),
+            raw={self.stream: pictures},
+            labels=self.labels or None,
+            mean=views[0].mean,
+            std=views[0].std,
+        ), notes
+
+    def _pictures(self, read: list[tuple[Pixels, str]]) -> tuple[list[Picture], list[View], list[str]]:
+        """Pictures with the part of each that the model sees, and what cannot be said of them."""
+        pictures, views, notes = [], [], []
+        for pixels, name in read:
             try:
-                parts.append(self._process(pixels))
                 view = self._view(pixels)
             except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as e:
                 size = f"{pixels.shape[1]} x {pixels.shape[0]}"
@@ -157,30 +232,28 @@ class Reader:
             height, width = pixels.shape[:2]
             pictures.append(Picture(pixels, view.box or (0.0, 0.0, float(width), float(height)), name))
             views.append(view)
-        return Reading(
-            inputs=self._fit(_stack(parts)),
-            raw={self.stream: pictures},
-            labels=self.labels or None,
-            mean=views[0].mean,
-            std=views[0].std,
-        ), notes
+        return pictures, views, notes
 
     def _process(self, pixels: Pixels) -> dict[str, Tensor]:
         """Run the image processor on one picture; return keyword tensors with a batch axis of one."""
-        from PIL import Image
-
-        image = Image.fromarray(pixels.numpy())
-        if hasattr(self.processor, "preprocess"):
-            made = self.processor(images=[image], return_tensors="pt")
+        image = _image(pixels)
+        processor = self.processor.image_processor if self.kind == "image-text" else self.processor
+        if hasattr(processor, "preprocess"):
+            made = processor(images=[image], return_tensors="pt")
             tensors = {key: value for key, value in made.items() if isinstance(value, Tensor)}
             return _renamed(tensors, "pixel_values", self.stream)
-        return {self.stream: self.processor(image)[None]}
+        return {self.stream: processor(image)[None]}
+
+    def _seen(self, pixels: Pixels) -> Tensor:
+        """What the model sees of a picture, (channels, rows, columns) where it is seen as one."""
+        seen = self._process(pixels)[self.stream][0]
+        return seen[0] if seen.ndim == 4 and len(seen) == 1 else seen
 
     def _view(self, pixels: Pixels) -> View:
         """Return what part of such a picture the model sees, measured once for each size."""
         height, width = pixels.shape[:2]
         if (width, height) not in self._views:
-            self._views[width, height] = probe(lambda p: self._process(p)[self.stream][0], width, height)
+            self._views[width, height] = probe(self._seen, width, height)
         return self._views[width, height]
 
     def _fit(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -203,13 +276,19 @@ def _face() -> Any:
 
 def _stream(model: nn.Module, kind: Kind) -> str:
     """Return the forward's keyword for pictures or token ids: the usual one, else the model's first."""
-    usual = "pixel_values" if kind == "image" else "input_ids"
+    usual = "input_ids" if kind == "text" else "pixel_values"
     every = inspect.signature(model.forward).parameters.values()
     parameters = [p.name for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if usual in parameters or not parameters:
         return usual
     said = getattr(model, "main_input_name", None)
     return said if said in parameters else parameters[0]
+
+
+def _image(pixels: Pixels) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels.numpy())
 
 
 def _renamed(inputs: dict[str, Tensor], usual: str, stream: str) -> dict[str, Tensor]:

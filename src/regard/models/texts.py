@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, ModelError
 from regard.explanation import Text
+from regard.models.chats import Chat, is_chat, render
 
 # CJK ideographs and kana stand alone: those scripts put no spaces between words.
 _ALONE = "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -47,9 +48,10 @@ def words(text: str) -> list[tuple[int, int]]:
     return [m.span() for m in _WORD.finditer(plain)]
 
 
-def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[str], truncate: bool = False) -> TextBatch:
+def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[Any], truncate: bool = False) -> TextBatch:
     """Tokenize texts, and pad them to the longest on the tokenizer's own side; the tokenizer is left as found.
 
+    A text may be a chat, a list of messages: the tokenizer's template writes it out.
     `Text.tokens`, `.offsets` and `.special` have the padded length; padding has offsets (0, 0) and is special. Offsets
     start at the token's first character that is no white space. A tokenizer without padding token pads with its
     end-of-text token; the attention mask says which tokens are real.
@@ -63,8 +65,10 @@ def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[str], truncate: b
         )
     limit = longest(tokenizer, model)
     rows, notes = [], []
-    for number, text in enumerate(raw):
-        _check(text, number)
+    read = [render(tokenizer, text) if is_chat(text) else text for text in raw]
+    for number, text in enumerate(read):
+        if not isinstance(text, Chat):
+            _check(text, number)
         row = _encode(tokenizer, text)
         length = len(row["input_ids"])
         if limit is not None and length > limit:
@@ -74,9 +78,9 @@ def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[str], truncate: b
             row = _encode(tokenizer, text, limit)
             notes.append(f"{said}: only its first {len(row['input_ids'])} tokens were read")
         if all(row["special_tokens_mask"]):
-            raise InputError(f"text {number} makes no tokens with this tokenizer: {text[:40]!r}")
+            raise InputError(f"text {number} makes no tokens with this tokenizer: {_text(text)[:40]!r}")
         rows.append(row)
-    return _pad(tokenizer, model, raw, rows, notes)
+    return _pad(tokenizer, model, read, rows, notes)
 
 
 def longest(tokenizer: Any, model: nn.Module) -> int | None:
@@ -88,7 +92,9 @@ def longest(tokenizer: Any, model: nn.Module) -> int | None:
     said = getattr(tokenizer, "model_max_length", None)
     if said is not None and 0 < said < 10**9:
         limits.append(int(said))
-    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         limits.append(positions - _first_position(model))
     return min(limits) if limits else None
@@ -115,15 +121,36 @@ def _check(text: Any, number: int) -> None:
         raise InputError(f"text {number} is empty; give at least one word")
 
 
-def _encode(tokenizer: Any, text: str, limit: int | None = None) -> dict[str, list[Any]]:
-    """Encode one text alone, without padding, cut to `limit` tokens if given."""
+def _text(read: str | Chat) -> str:
+    return read.text if isinstance(read, Chat) else read
+
+
+def _encode(tokenizer: Any, read: str | Chat, limit: int | None = None) -> dict[str, list[Any]]:
+    """Encode one text alone, without padding, cut to `limit` tokens if given.
+
+    Of a chat, whose template writes the special tokens itself, all is special that the template wrote.
+    """
+    text = _text(read)
     with _as_found(tokenizer):
-        cut = {} if limit is None else {"truncation": True, "max_length": limit}
-        row = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False, **cut)
+        more: dict[str, Any] = {} if limit is None else {"truncation": True, "max_length": limit}
+        more |= {"add_special_tokens": False} if isinstance(read, Chat) else {}
+        row = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False, **more)
     row = {key: list(values) for key, values in row.items()}
     row.setdefault("attention_mask", [1] * len(row["input_ids"]))
-    row["offset_mapping"] = [_trim(text, int(a), int(b)) for a, b in row["offset_mapping"]]
+    row["offset_mapping"] = [trim(text, int(a), int(b)) for a, b in row["offset_mapping"]]
+    if isinstance(read, Chat):
+        known = set(tokenizer.all_special_ids)
+        pairs = zip(row["input_ids"], row["offset_mapping"], strict=True)
+        row["special_tokens_mask"] = [int(i in known or not read.written(*span)) for i, span in pairs]
     return row
+
+
+def plain_words(text: str, hidden: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans of whole words, without the characters that stand for special tokens (`<|user|>`)."""
+    shown = list(text)
+    for start, end in hidden:
+        shown[start:end] = " " * (end - start)
+    return words("".join(shown))
 
 
 @contextmanager
@@ -140,7 +167,7 @@ def _as_found(tokenizer: Any) -> Iterator[None]:
             backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+def trim(text: str, start: int, end: int) -> tuple[int, int]:
     """Let a token's span begin after the white space that byte-level and SentencePiece tokens carry in front."""
     first = start
     while first < end and text[first].isspace():
@@ -149,7 +176,7 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _pad(
-    tokenizer: Any, model: nn.Module, raw: Sequence[str], rows: list[dict[str, list[Any]]], notes: list[str]
+    tokenizer: Any, model: nn.Module, raw: Sequence[str | Chat], rows: list[dict[str, list[Any]]], notes: list[str]
 ) -> TextBatch:
     """Pad rows to one length: on the tokenizer's side, with its padding token."""
     filler: dict[str, Any] = {
@@ -167,10 +194,10 @@ def _pad(
     special = torch.tensor([row["special_tokens_mask"] for row in rows]).bool()
     texts = [
         Text(
-            text=text,
+            text=_text(text),
             tokens=[str(t) for t in tokenizer.convert_ids_to_tokens(row["input_ids"])],
             offsets=row["offset_mapping"],
-            words=words(text),
+            words=plain_words(text.text, _special_spans(tokenizer, row)) if isinstance(text, Chat) else words(text),
             special=[bool(s) for s in row["special_tokens_mask"]],
             name=f"text {number}",
         )
@@ -179,6 +206,12 @@ def _pad(
     spans = ("special_tokens_mask", "offset_mapping")
     inputs = {key: torch.tensor([row[key] for row in rows]) for key in rows[0] if key not in spans}
     return TextBatch(inputs | _positions(model, inputs["attention_mask"]), texts, special, notes)
+
+
+def _special_spans(tokenizer: Any, row: dict[str, list[Any]]) -> list[tuple[int, int]]:
+    """Where a chat's text spells special tokens."""
+    known = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return [span for i, span in zip(row["input_ids"], row["offset_mapping"], strict=True) if i in known]
 
 
 def _positions(model: nn.Module, mask: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """One attention call: softmax(QKᵀ)V as the model ran it, with rows of A and of G = ∂y/∂A rebuilt on demand.
 
-Nothing of size n×n is kept. A fused call keeps q, k, v, the mask and the scale; A's rows are rebuilt from them. A call that
-the model itself ran with an explicit A keeps that A. In both, G_h = dO_h V_hᵀ, exactly (METHODS.md section 0).
+Nothing of size n×n is kept. A fused call keeps q, k, v, the mask and the scale; A's rows are rebuilt from them (rebuild.py).
+A call that the model itself ran with an explicit A keeps that A. In both, G_h = dO_h V_hᵀ, exactly (METHODS.md section 0).
 """
 
 from __future__ import annotations
@@ -14,13 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from regard.recording.rebuild import MEMORY_BUDGET, row_blocks, tiles, visible
 from regard.recording.tokens import STRIDE, constant
-
-CHUNK_BYTES = 16 << 20
-"""How large one chunk of A may be on the CPU: about what the caches hold, which is faster than one large chunk."""
-
-MEMORY_BUDGET = 256 << 20
-"""The most that the rebuilt rows of one call may take at a time, in bytes."""
 
 
 @runtime_checkable
@@ -97,6 +92,25 @@ class Layout:
         n = len(self.lead)
         return t.permute(*self.order, n, n + 1).reshape(self.groups, self.heads, *t.shape[-2:])
 
+    def pairs(self, t: Tensor, part: slice) -> Tensor:
+        """(lead..., token, width) -> (some of group · head, token, width); a copy of that part only, and only where needed.
+
+        A lead axis of `t` may be shorter than the call's: keys and values of grouped heads serve the queries of their group.
+        """
+        shape = (1,) * (len(self.lead) - t.ndim + 2) + tuple(t.shape[:-2])
+        t = t.reshape(*shape, *t.shape[-2:])
+        if all(n == 1 for n in shape):
+            return t.reshape(1, *t.shape[-2:]).expand(part.stop - part.start, -1, -1)
+        if shape == self.lead and len(shape) == 1:
+            return t[part]
+        if shape == self.lead == tuple(self.lead[d] for d in self.order) == (self.groups, self.heads):
+            first, last = part.start // self.heads, -(-part.stop // self.heads)
+            return t[first:last, part.start - first * self.heads :][:, : part.stop - part.start].flatten(0, 1)
+        numbers = torch.arange(part.start, part.stop, device=t.device)
+        at = torch.unravel_index(numbers, [self.lead[d] for d in self.order])
+        index = {d: at[i] * shape[d] // self.lead[d] for i, d in enumerate(self.order)}
+        return t[tuple(index[d] for d in range(len(self.lead)))]
+
     def back(self, t: Tensor) -> Tensor:
         """(group, head, token, width) -> (lead..., token, width)."""
         n = len(self.lead)
@@ -127,6 +141,7 @@ class AttentionCall:
             width). layout: see `Layout`.
         detached: the model cut it out of the graph (`no_grad`, `detach`), so that no gradient comes through.
         dO: ∂y/∂O in the output's own axes, when bound to a target. lost: why the trail of its tokens is lost, or "".
+        budget: the most bytes that its rebuilt rows may take at a time.
     """
 
     index: int
@@ -150,6 +165,7 @@ class AttentionCall:
     lost: str = ""
     block: str = ""
     detached: bool = False
+    budget: int = MEMORY_BUDGET
 
     def bind(self, dO: Tensor | None) -> AttentionCall:
         """The same call with the gradient of a target at its output (None: the target does not depend on it)."""
@@ -186,125 +202,73 @@ class AttentionCall:
         """Keys that the mask hides from every query row."""
         groups, _, _, m = self.shape
         if self.A is not None:
-            return (self.layout(self.A.detach()).amax((1, 2)) == 0).cpu()
+            return (self.layout(self.A.detach().amax(-2, keepdim=True)).amax((1, 2)) == 0).cpu()
         if self.mask is None:
             return torch.zeros(groups, m, dtype=torch.bool)
-        open_ = _visible(self.mask)
+        open_ = visible(self.mask)
         if open_.ndim > 1 and open_.shape[-2] > 1:
             open_ = open_.any(-2, keepdim=True)
         open_ = open_.expand(*open_.shape[:-2], 1, m) if open_.ndim > 1 else open_.expand(1, m)
         return ~self.layout(open_).any(1)[:, 0].cpu()
 
     def rows(self, index: Int[Tensor, " row"], *, gradient: bool | None = None) -> Rows:
-        """A at some query rows, and G there when bound to a target. One allocation of their size each, in float32."""
-        gradient = self.dO is not None if gradient is None else gradient
-        return _Builder(self, gradient).rows(index, self.keys.shape[1], gradient)
+        """A at some query rows, and G there when bound to a target: their whole size, in float32."""
+        groups, heads, n, m = self.shape
+        call = self._for(self.dO is not None if gradient is None else gradient)
+        A = torch.zeros(groups, heads, len(index), m, device=self.output.device)
+        G = torch.zeros_like(A) if call.dO is not None else None
+        at = torch.full((n,), -1, dtype=torch.int64).index_copy_(0, index.cpu(), torch.arange(len(index)))
+        for tile, some, gradients in tiles(call, index.cpu(), unseen=True):
+            place = (slice(tile.pairs.start, tile.pairs.stop), at[tile.rows].to(A.device), tile.keys)
+            A.flatten(0, 1)[place] = some
+            if G is not None and gradients is not None:
+                G.flatten(0, 1)[place] = gradients
+        return Rows(index, A, G)
+
+    def _for(self, gradient: bool) -> AttentionCall:
+        """The call, with G to be built or not."""
+        if gradient and self.dO is None:
+            raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
+        return self if gradient else replace(self, dO=None)
 
     def pull(self, r: Float[Tensor, "group row"], rule: Rule) -> Float[Tensor, "group key"]:
-        """r @ E, with E rebuilt in chunks of rows; rows where r is zero in every group are never built."""
+        """r @ E, with E rebuilt in tiles; rows where r is zero in every group are never built."""
         return self.pull_all([Pull(r, rule)])[0].moved
 
     def pull_all(self, pulls: Sequence[Pull]) -> list[Pulled]:
-        """Several r @ E at once: A and G of each chunk are built once and serve every rule."""
-        groups, _, n, m = self.shape
+        """Several r @ E at once: A and G of each tile are built once and serve every rule."""
+        groups, heads, n, m = self.shape
         device = self.output.device
         rs = [p.r.to(device) for p in pulls]
         done = [Pulled(torch.zeros(groups, m, device=device), torch.ones(groups, n, device=device)) for _ in pulls]
-        needed = torch.stack([(r != 0).any(0) for r in rs])
-        builder = _Builder(self, any(p.rule.gradient for p in pulls))
-        for index in self.chunks(needed.any(0).nonzero()[:, 0]):
-            serves = [i for i, s in enumerate(needed[:, index].any(1).tolist()) if s]
-            seen = int(index[-1]) + 1 if self.causal and self.mask is None else m  # later keys get nothing
-            _, A, G = builder.rows(index, min(seen, m), any(pulls[i].rule.gradient for i in serves))
-            AG = None if G is None else G.mul_(A)
-            for i in serves:
-                moved, keep = _through(rs[i][:, index], pulls[i], A, AG)
-                done[i].moved[:, : moved.shape[1]] += moved
-                done[i].keep[:, index] = keep
+        needed = torch.stack([(r != 0).any(0) for r in rs]).cpu()
+        call = self._for(any(p.rule.gradient for p in pulls))
+        whole = any(p.normalised or p.rule.over_heads == "max" for p in pulls)
+        for tile, A, G in tiles(call, needed.any(0).nonzero()[:, 0], whole=whole):
+            each_A, each_AG = tile.cut(A), None if G is None else tile.cut(G.mul_(A))
+            for i, pull in enumerate(pulls):
+                if bool(needed[i, tile.rows].any()):
+                    r = rs[i][tile.groups, tile.rows.to(device)]
+                    moved, keep = _through(r, pull, each_A, each_AG, heads)
+                    done[i].moved[tile.groups, tile.keys] += moved
+                    if pull.normalised:
+                        done[i].keep[tile.groups, tile.rows.to(device)] = keep
         return done
 
-    def chunks(self, rows: Int[Tensor, " row"], budget: int | None = None) -> Iterator[Int[Tensor, " row"]]:
-        """Row indices in chunks whose A fits the budget."""
-        groups, heads, _, m = self.shape
-        limit = budget or (CHUNK_BYTES if self.output.device.type == "cpu" else MEMORY_BUDGET // 4)
-        yield from rows.split(max(1, limit // (groups * heads * m * 4))) if len(rows) else ()
+    def chunks(self, rows: Int[Tensor, " row"]) -> Iterator[Int[Tensor, " row"]]:
+        """Row indices in blocks whose A, over all groups and heads, fits the budget."""
+        yield from row_blocks(self, rows, self.layout.groups * self.layout.heads)
 
 
-class _Builder:
-    """Rows of A and G of one call. Keys and values are brought into order once, for all chunks."""
-
-    def __init__(self, call: AttentionCall, gradient: bool) -> None:
-        self.call = call
-        if gradient and call.dO is None:
-            raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
-        if call.A is None:
-            assert call.q is not None
-            assert call.k is not None
-            self.q = call.layout(call.q.detach())
-            self.kT = call.repeated(call.k.detach()).float().transpose(-1, -2).contiguous()
-            self.mask = None if call.mask is None else call.layout(_full(call.mask, call.shape))
-        if gradient:
-            assert call.dO is not None
-            self.dO = call.canonical(call.dO)
-            self.vT = call.repeated(call.v.detach()).float().transpose(-1, -2).contiguous()
-
-    def rows(self, index: Tensor, upto: int, gradient: bool) -> Rows:
-        """A, and G if asked for, at some rows and the first `upto` keys."""
-        A = self.probabilities(index, upto)
-        return Rows(index, A, taken(self.dO, index).float() @ self.vT[..., :upto] if gradient else None)
-
-    def probabilities(self, index: Tensor, upto: int) -> Tensor:
-        """softmax(q kᵀ · scale + mask), or the model's own A."""
-        call = self.call
-        if call.A is not None:
-            return taken(call.layout(call.A.detach()), index).float()
-        scores = (taken(self.q, index).float() * call.scale) @ self.kT[..., :upto]
-        if self.mask is not None:
-            add_mask(scores, taken(self.mask, index)[..., :upto])
-        if call.causal:
-            later = torch.arange(upto, device=scores.device) > index.to(scores.device)[:, None]
-            scores.masked_fill_(later, -torch.inf)
-        A = torch.softmax(scores, -1)
-        return A if self.mask is None else A.nan_to_num_(0.0)
-
-
-def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None) -> tuple[Tensor, Tensor]:
-    """r @ E for one chunk, and what its rows keep; the mean over heads is taken by the product itself."""
+def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None, heads: int) -> tuple[Tensor, Tensor]:
+    """r @ E for one tile, and what its rows keep; the mean over all `heads` is taken by the product itself."""
     each = pull.rule.each(A, AG)
     if pull.rule.over_heads == "max":
-        each = each.amax(1, keepdim=True)
-    groups, heads, n, m = each.shape
+        each, heads = each.amax(1, keepdim=True), 1
+    groups, some, n, m = each.shape
     keep = torch.ones_like(r)
     if pull.normalised:
         keep = 1 / (1 + each.sum(-1).mean(1))
         r = r * keep
-    weights = (r / heads)[:, None, :].expand(groups, heads, n).reshape(groups, 1, heads * n)
-    return (weights @ each.reshape(groups, heads * n, m))[:, 0], keep
-
-
-def taken(t: Tensor, index: Int[Tensor, " row"]) -> Tensor:
-    """Rows (axis 2) of a tensor; without a copy where they stand side by side."""
-    if len(index) and int(index[-1]) - int(index[0]) == len(index) - 1:
-        return t.narrow(2, int(index[0]), len(index))
-    return t.index_select(2, index.to(t.device))
-
-
-def _full(mask: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-    """A mask with its last two axes spelled out, (query, key), without a copy."""
-    if mask.ndim == 1:
-        mask = mask[None]
-    return mask.detach().expand(*mask.shape[:-2], *shape[2:])
-
-
-def _visible(mask: Tensor) -> Tensor:
-    """Where a boolean or additive mask lets attention through."""
-    mask = mask.detach()
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-
-
-def add_mask(scores: Tensor, mask: Tensor) -> None:
-    """Apply a boolean (True: may look) or additive mask in place."""
-    if mask.dtype == torch.bool:
-        scores.masked_fill_(~mask, -torch.inf)
-    else:
-        scores.add_(mask.float())
+    weights = (r / heads)[:, None, :].expand(groups, some, n).reshape(groups, 1, some * n)
+    return (weights @ each.reshape(groups, some * n, m))[:, 0], keep

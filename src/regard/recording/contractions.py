@@ -88,6 +88,8 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
     elif max(stride) > 1:
         tag = trail.merged(tag, cells).moved(lambda i: i[..., 0])
     else:
+        if max(kernel) > 1:
+            trail.doubt(tag, f"a convolution ({name}) mixed in neighbours, which are not followed")
         tag = replace(tag, ids=centres)
     return [tag.moved(lambda i: i.expand(out.shape))]
 

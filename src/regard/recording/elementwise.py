@@ -61,10 +61,13 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     same = [t for _, t in fits if t.source is best.source and not (t.lost or t.raw or t.keys)]
     full = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim >= 3]
     if any(not torch.equal(full[0], ids) for ids in full[1:]):
-        return [nowhere(best, f"{name} of different tokens", out)]
-    seen = 0
+        return [nowhere(replace(best, seen=united(found)), f"{name} of different tokens", out)]
+    if gone := _not_healed(fits, best, out):
+        if not trail.attended(best):
+            return [nowhere(gone, name, out)]
+        trail.doubt(best, f"`{gone.lost}` made rows that are not followed, and were added to it")
+    seen = united(found)
     for tag in found:
-        seen |= tag.seen
         if (
             tag.source.rank != best.source.rank
             and max(tag.source.rank, best.source.rank) < PARAMETERS
@@ -79,6 +82,16 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed)]
 
 
+def _not_healed(fits: Sequence[tuple[Tensor, Tag]], best: Tag, out: Tensor) -> Tag | None:
+    """A lost operand of the best one's own stream. It is healed by the output of an attention call that it has not absorbed
+    (a residual connection around a call whose tokens the user named), and by nothing else.
+    """
+    if best.lost or best.raw or out.ndim < 3 or not out.is_floating_point():
+        return None
+    gone = (t for x, t in fits if t.lost and t.source is best.source and x.shape == out.shape)
+    return next((t for t in gone if not best.seen & ~t.seen), None)
+
+
 def mixing(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """Rows are mixed in a way that is not followed."""
     tags = [t for x in tensors_in(args) if (t := trail.tag(x)) is not None]
@@ -87,7 +100,16 @@ def mixing(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     outs = [out] if isinstance(out, Tensor) else list(out)
     if not tags:
         return [None] * len(outs)
-    return [nowhere(tags[0], name, o) if isinstance(o, Tensor) else None for o in outs]
+    first = replace(tags[0], seen=united(tags))
+    return [nowhere(first, name, o) if isinstance(o, Tensor) else None for o in outs]
+
+
+def united(tags: Sequence[Tag]) -> int:
+    """Events that any of several tags has absorbed."""
+    seen = 0
+    for tag in tags:
+        seen |= tag.seen
+    return seen
 
 
 def nowhere(tag: Tag, name: str, out: Tensor) -> Tag:

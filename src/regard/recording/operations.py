@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from regard.recording.contractions import (
@@ -44,6 +45,8 @@ FRESH |= {"new_empty", "new_full", "new_tensor", "argmax", "argmin", "nonzero", 
 def name_of(func: Callable[..., Any]) -> str:
     """An operation's bare name; a property's own name for its getter."""
     name: str = getattr(func, "__name__", "?")
+    if isinstance(func, torch._ops.OpOverload):
+        name = name.partition(".")[0]
     if name == "__get__":
         return str(getattr(getattr(func, "__self__", None), "__name__", "?"))
     return name
@@ -60,7 +63,9 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
     if name in FRESH:
         return
     rule: Callable[..., Tags] = RULES.get(name, element_wise)
-    if any(m in name for m in MIXERS):
+    if foreign := _foreign(func):
+        name, rule = foreign, mixing
+    elif any(m in name for m in MIXERS):
         rule = mixing
     try:
         tags = rule(trail, name, args, kwargs, out)
@@ -72,6 +77,14 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
         trail.put(t, tag)
     if isinstance(out, Tensor) and name.endswith("_") and args and out is args[0] and before is not trail.tag(out):
         write_through(trail, out)
+
+
+def _foreign(func: Callable[..., Any]) -> str:
+    """The full name of an operation that is not torch's own (a user's kernel): what it does to rows is not known; else ""."""
+    if not isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return ""
+    name = str(getattr(func, "_name", "") or getattr(func, "_qualified_op_name", ""))
+    return "" if name.partition("::")[0] in ("aten", "prims") else name.partition(".")[0]
 
 
 RULES: dict[str, Callable[..., Tags]] = {

@@ -7,7 +7,6 @@ for the run and taken off after it (also after an error), tell which module is a
 
 from __future__ import annotations
 
-import inspect
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,13 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from regard.errors import ModelError, TrailLost
+from regard.errors import ModelError
 from regard.recording.calls import AttentionCall, Layout
 from regard.recording.contractions import PRODUCTS, Product, read_product
 from regard.recording.edits import Edit
 from regard.recording.elementwise import PARAMETERS, nowhere, tensors_in
+from regard.recording.entry import is_mask, keywords, ranks, uncompiled
 from regard.recording.movements import set_item
 from regard.recording.operations import follow, name_of
+from regard.recording.said import Place, Said, sayings
 from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
@@ -72,8 +73,9 @@ class Frames:
 class Recorder(TorchFunctionMode):
     """The mode: follows tokens, and collects attention calls."""
 
-    def __init__(self, trail: Trail, frames: Frames, edits: Sequence[Edit] = ()) -> None:
+    def __init__(self, trail: Trail, frames: Frames, edits: Sequence[Edit] = (), said: Said | None = None) -> None:
         super().__init__()
+        self.said = said or Said([])
         self.trail = trail
         self.frames = frames
         self.edits = edits
@@ -167,12 +169,15 @@ class Recorder(TorchFunctionMode):
         if not self._is_probability(p.a):
             p = p.swapped()
         tag = self.trail.tag(p.a)
-        if tag is None or tag.keys is None or not tag.probs or len(p.summed) != 1:
+        if tag is None or not tag.probs or len(p.summed) != 1:
             return None
+        free = [[c for c in own if c in p.lo and c not in other] for own, other in ((p.la, p.lb), (p.lb, p.la))]
+        if len(free[0]) != 1 or (tag.lost and len(free[1]) != 1):
+            return None
+        if tag.keys is None:
+            return p if tag.lost else None
         axis = p.la.index(p.summed)
-        summed_keys = not constant(tag.keys.ids, axis) or p.a.shape[axis] == 1
-        free = [c for c in p.la if c in p.lo and c not in p.lb]
-        return p if summed_keys and len(free) == 1 else None
+        return p if not constant(tag.keys.ids, axis) or p.a.shape[axis] == 1 else None
 
     def _lost_product(self, args: Sequence[Any]) -> str:
         """Where probabilities whose trail is lost meet values: an attention call that cannot be read. The reason, or ""."""
@@ -180,11 +185,12 @@ class Recorder(TorchFunctionMode):
         return next((t.lost for t in tags if t is not None and t.lost and t.probs), "")
 
     def _lost_call(self, why: str, out: Tensor) -> AttentionCall:
-        nobody = torch.zeros(1, 0, dtype=torch.int64)
+        nobody, module = torch.zeros(1, 0, dtype=torch.int64), self._module()
+        self.said.places[len(self.calls)] = Place(len(self.calls), module, tuple(out.shape[:-2]), out.shape[-2], 0)
         return AttentionCall(
             index=len(self.calls),
             event=self.trail.next_event(call=True),
-            module=self.frames.stack[-1] if self.frames.stack else "",
+            module=module,
             kernel="softmax",
             layout=_flat(tuple(out.shape[:-2])),
             queries=nobody,
@@ -195,6 +201,10 @@ class Recorder(TorchFunctionMode):
             lost=f"the trail of the scores is lost at `{why}`",
             block=self.frames.block(),
         )
+
+    def _module(self) -> str:
+        """The module at work."""
+        return self.frames.stack[-1] if self.frames.stack else ""
 
     def _is_probability(self, t: Tensor) -> bool:
         tag = self.trail.tag(t)
@@ -207,13 +217,13 @@ class Recorder(TorchFunctionMode):
         lead = [c for c in p.lo if c not in (row, width)]
         tag = self.trail.tag(p.a)
         assert tag is not None
-        assert tag.keys is not None
+        columns = tag.keys or tag  # a lost trail knows of no columns
         A = _axes(p.a, p.la, [*lead, row, key])
         v = _axes(p.b, p.lb, [*lead, key, width])
-        rows, keys = (_axes(t.ids, p.la, [*lead, row, key]) for t in (tag, tag.keys))
+        rows, keys = (_axes(t.ids, p.la, [*lead, row, key]) for t in (tag, columns))
         axes = tuple(p.lo.index(c) for c in [*lead, row, width])
         q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost)
-        k_tag = Tag(keys[..., 0, :][..., None], tag.keys.source, tag.keys.seen, lost=tag.keys.lost)
+        k_tag = Tag(keys[..., 0, :][..., None], columns.source, columns.seen, lost=columns.lost)
         tags = [q_tag, k_tag, self.trail.tag(p.b)]
         shape = tuple(out.permute(axes).shape[:-2])
         return self._called(tags, shape, output=out, kernel="softmax", A=A, v=v, axes=axes)
@@ -224,6 +234,8 @@ class Recorder(TorchFunctionMode):
         fields["output"] = out = differentiable(fields["output"])
         q_tag, k_tag, v_tag = (t if t is None else self.trail.settled(t) for t in tags)
         read = [t.source.rank for t in (k_tag, v_tag) if t is not None]
+        place = Place(len(self.calls), self._module(), lead, *_size(fields))
+        q_tag, k_tag = self._said(place, q_tag, k_tag, v_tag if fields["kernel"] == "sdpa" else None)
         where = self._names_lost(q_tag, k_tag)
         queries, keys = (self._ids(t, lead) for t in (q_tag, k_tag))
         if not where and queries is not None and keys is not None:
@@ -236,9 +248,9 @@ class Recorder(TorchFunctionMode):
         event = self.trail.next_event(call=True)
         seen = (k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0)
         call = AttentionCall(
-            index=len(self.calls),
+            index=place.index,
             event=event,
-            module=self.frames.stack[-1] if self.frames.stack else "",
+            module=place.module,
             layout=layout,
             queries=queries,
             keys=keys,
@@ -260,8 +272,18 @@ class Recorder(TorchFunctionMode):
             self.trail.put(out, nowhere(q_tag, where, out))
         return out
 
+    def _said(self, place: Place, q: Tag | None, k: Tag | None, v: Tag | None) -> list[Tag | None]:
+        """Queries and keys as the user says that they are."""
+        if not self.said.sayings:
+            self.said.places[place.index] = place
+            return [q, k]
+        clear = [None if t is None or not constant(t.ids, -1) else t for t in (q, k, v)]
+        return self.said.corrected(self.trail, place, (q, k), [self._ids(t, place.lead) for t in clear])
+
     def _names_lost(self, q: Tag | None, k: Tag | None) -> str:
-        for side, tag in (("queries", q), ("keys", k)):
+        for side, tag in (("keys", k), ("queries", q)):
+            if tag is None or tag.lost or not constant(tag.ids, -1):
+                self.said.lost[len(self.calls)] = (side, tag.source.name if tag is not None else "")
             if tag is None:
                 return f"the {side} come from no input or parameter that was followed"
             if tag.lost:
@@ -286,6 +308,13 @@ class Recorder(TorchFunctionMode):
             ids = ids.permute([call.axes.index(d) for d in range(ids.ndim)])
             return ids.expand(call.output.shape)
         return ids.expand(call.output.shape)
+
+
+def _size(fields: Mapping[str, Any]) -> tuple[int, int]:
+    """Query rows and keys of a call."""
+    if "A" in fields:
+        return fields["A"].shape[-2], fields["A"].shape[-1]
+    return fields["q"].shape[-2], fields["k"].shape[-2]
 
 
 def _flat(lead: tuple[int, ...]) -> Layout:
@@ -382,48 +411,6 @@ def list_elements(model: nn.Module) -> set[str]:
     }
 
 
-def keywords(model: nn.Module, inputs: Any) -> tuple[dict[str, Any], bool]:
-    """A user's inputs as named values, and whether they go to the model by keyword.
-
-    A dict goes by keyword; a tensor is "input"; a tuple is "input_0", "input_1", ...
-    """
-    if isinstance(inputs, Mapping):
-        return dict(inputs), True
-    if isinstance(inputs, Tensor):
-        return {"input": inputs}, False
-    if isinstance(inputs, tuple | list) and all(isinstance(t, Tensor) for t in inputs):
-        return {f"input_{i}": t for i, t in enumerate(inputs)}, False
-    raise ModelError(f"inputs must be a dict of tensors, a tensor or a tuple of tensors, not {type(inputs).__name__}")
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`'s wrapper: it computes the same, and can be watched."""
-    inside = getattr(model, "_orig_mod", None)
-    return inside if isinstance(inside, nn.Module) else model
-
-
-def ranks(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
-    """Which input's name wins where two meet: the order of the forward signature, then the order given."""
-    order = [*inspect.signature(model.forward).parameters]
-    return {n: order.index(n) if n in order else len(order) + i for i, n in enumerate(names)}
-
-
-def refuse(model: nn.Module, training: bool) -> None:
-    """Models that cannot be watched as they are."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "the model is a traced or scripted module, whose operations cannot be seen; pass the original module"
-        )
-    if torch.is_inference_mode_enabled():
-        raise ModelError("gradients cannot be taken inside torch.inference_mode(); call this outside of it")
-    at_work = [name or type(model).__name__ for name, m in model.named_modules() if m.training]
-    if at_work and not training:
-        raise ModelError(
-            f"the model is in train mode ({at_work[0]}): dropout would make the run random; call model.eval() first, "
-            "or pass training=True"
-        )
-
-
 @dataclass
 class Run:
     """What one watched run left: its output, calls, trail and the tensors at which gradients can be read."""
@@ -435,13 +422,17 @@ class Run:
     embedded: dict[str, Tensor]
     inputs: dict[str, Any]
     blocks: list[Block]
+    said: Said
 
 
-def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
-    """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so."""
+def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any = None) -> Run:
+    """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
+
+    `streams` is what the user says of the tokens (said.py).
+    """
     given, by_keyword = keywords(model, inputs)
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
-    if not any(not _is_mask(k, t) for k, t in tensors.items()):
+    if not any(not is_mask(k, t) for k, t in tensors.items()):
         raise ModelError(
             f"no tensor among the inputs ({', '.join(given) or 'none given'}) but masks: there is nothing to explain"
         )
@@ -449,31 +440,26 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = ()) -> Run:
         raise ModelError("an input is empty: there is nothing to explain")
     model = uncompiled(model)
     order = ranks(model, list(given))
-    trail = Trail(shortest_names(model), {len(t) for k, t in tensors.items() if not _is_mask(k, t)})
+    trail = Trail(shortest_names(model), {len(t) for k, t in tensors.items() if not is_mask(k, t)})
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
-    recorder = Recorder(trail, frames, edits)
+    said = Said(sayings(streams))
+    recorder = Recorder(trail, frames, edits, said)
     passed = dict(given)
     for name, t in tensors.items():
-        if _is_mask(name, t):
+        if is_mask(name, t):
             continue
-        tag = Tag(torch.empty(0), Source(name, order[name], tuple(t.shape[1:]), not t.is_floating_point()), raw=True)
-        trail.enter(t_in := t.detach().clone(), tag.source)
+        trail.enter(
+            t_in := t.detach().clone(), Source(name, order[name], tuple(t.shape[1:]), not t.is_floating_point())
+        )
         if t.is_floating_point():
-            entered = trail.tag(t_in)
-            assert entered is not None
-            value = recorder._leaf(name, t_in, entered)
-            t_in = value.clone()
-            trail.put(t_in, entered)
+            t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
+        trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
     with watched(model, frames, edits), recorder:
         output = model(**passed) if by_keyword else model(*passed.values())
-    return Run(output, recorder.calls, trail, recorder.leaves, recorder.embedded, given, _blocks(recorder.calls))
-
-
-def _is_mask(name: str, t: Tensor) -> bool:
-    """Masks say where tokens are; they are not tokens."""
-    return name.endswith("mask") or t.dtype == torch.bool
+    said.check(trail)
+    return Run(output, recorder.calls, trail, recorder.leaves, recorder.embedded, given, _blocks(recorder.calls), said)
 
 
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:
@@ -487,13 +473,3 @@ def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:
         else:
             blocks.append(Block(module, int(visit), [call.index]))
     return blocks
-
-
-def refuse_lost(calls: Sequence[AttentionCall]) -> None:
-    """An error that names the first call whose tokens are not known."""
-    for call in calls:
-        if call.lost:
-            raise TrailLost(
-                f"whose tokens attention call {call.index} ({call.module or 'the model'}) reads is not known: {call.lost}. "
-                "See regard.inspect(model, inputs)"
-            )

@@ -7,7 +7,7 @@ one row of weights, w_c, and makes one row of relevance, w_c E_c, on the rows of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import ModelError, TrailLost
-from regard.recording import recorder
+from regard.recording import recorder, sure
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
+from regard.recording.entry import Readout, check_readout, refuse
+from regard.recording.rebuild import budget_of
 from regard.recording.recorder import Block
+from regard.recording.said import Said
 from regard.recording.tokens import STRIDE, Merge, Stream
 from regard.target import Target
 
@@ -59,6 +62,7 @@ class Recording:
         leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
         embedded: id stream -> ids (batch, token) of the rows of its word embeddings.
         padded: stream -> bool (batch, tokens), True where a token is padding.
+        said: what the user said of the tokens. sure: call -> how sure its tokens are, in words. asked: the read-out asked for.
     """
 
     model: nn.Module = field(repr=False)
@@ -78,6 +82,9 @@ class Recording:
     target: Target | None = field(default=None, repr=False)
     batches: set[int] = field(default_factory=set, repr=False)
     padded: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    said: Said = field(default_factory=lambda: Said([]), repr=False)
+    sure: dict[int, str] = field(default_factory=dict, repr=False)
+    asked: Readout = field(default=None, repr=False)
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
@@ -158,8 +165,12 @@ class Recording:
         """Which final rows the target reads, found from the gradient: final call -> weights r (batch, row).
 
         Our reading: a row weighs as much as the norm of ∂y/∂O there in its final call; the weights of each final call sum to
-        1 per sample (CLIP's similarity reads two, one in each tower).
+        1 per sample (CLIP's similarity reads two, one in each tower). What was asked for (`record(readout=)`) goes first.
         """
+        if self.asked is not None:
+            from regard.recording.readout import given
+
+            return given(self, gradients, self.asked)
         weights = {}
         for i, norms in self.read_calls(gradients).items():
             call = self.calls[i]
@@ -175,6 +186,15 @@ class Recording:
     def seen_by(self, call: AttentionCall) -> int:
         """Events that the state after a final call has absorbed (through the residual stream around it)."""
         return self.final_seen.get(call.event, 0) | 1 << call.event
+
+    def doubts(self) -> list[str]:
+        """What is unsure of the calls' tokens, one sentence for each kind of doubt."""
+        calls: dict[str, list[str]] = {}
+        for index, words in self.sure.items():
+            _, doubtful, doubt = words.partition(", but ")
+            if doubtful:
+                calls.setdefault(doubt, []).append(str(index))
+        return [f"unsure in attention call {', '.join(c)}: {doubt}" for doubt, c in calls.items()]
 
     # -- the walk ---------------------------------------------------------------------------------------------------
 
@@ -283,25 +303,33 @@ def record(
     target: Any = None,
     *,
     edits: Sequence[Edit] = (),
+    streams: Any = None,
+    readout: Readout = None,
     training: bool = False,
     strict: bool = True,
+    memory_budget: int | str | None = None,
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
 
-    `target` is what `Recording.gradients()` explains when it is given none; `edits` change the run (edits.py).
+    `target` is what `Recording.gradients()` explains when it is given none; `edits` change the run (edits.py); `streams` says
+    whose tokens calls read where the trail is lost (said.py), `readout` which rows `Recording.readout` is to give.
+    `memory_budget` (bytes, or "512MB") is what rebuilt attention rows may take at a time; None: 256 MB.
 
     Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
     whose tokens a call reads (unless strict=False).
     """
     target = None if target is None else Target.make(target)
-    recorder.refuse(model, training)
+    budget = budget_of(memory_budget)
+    check_readout(readout)
+    refuse(model, training)
     with torch.enable_grad():
-        run = recorder.run(model, inputs, edits)
+        run = recorder.run(model, inputs, edits, streams)
     if not run.calls:
         raise ModelError(_no_attention(model))
-    if strict:
-        recorder.refuse_lost(run.calls)
     trail = run.trail
+    run.calls = sure.contradicted(run.calls, trail)
+    if strict:
+        run.said.refuse_lost(trail, {c.index: c.lost for c in run.calls if c.lost})
     used = torch.zeros(trail.rows, dtype=torch.bool)
     for call in run.calls:
         used[call.queries.flatten() % STRIDE] = True
@@ -313,7 +341,7 @@ def record(
         given=inputs,
         inputs=run.inputs,
         output=run.output,
-        calls=run.calls,
+        calls=[replace(c, budget=budget) for c in run.calls],
         streams=trail.streams,
         merges=trail.merges,
         leaves=run.leaves,
@@ -325,6 +353,9 @@ def record(
         aliases=trail.aliases,
         target=target,
         batches=trail.batches,
+        said=run.said,
+        sure=sure.certainty(run.calls, trail, run.said),
+        asked=readout,
     )
     recording.streams = _in_use(recording)
     if strict:

@@ -27,8 +27,8 @@ STRIDE = 1 << 32
 
 @dataclass
 class Stream:
-    """The tokens of one input, of one parameter, of a later stage of another stream (`kind="merged"`), or tokens that the
-    model adds to an input's (`kind="added"`: a decoder's start token).
+    """The tokens of one input, of one parameter, of a later stage of another stream (`kind="merged"`), `said` by the user, or
+    `added` by the model among an input's (a decoder's start token).
 
     `first` is its first row; `elements` names, for each token, the element of the raw input that stands for it.
     """
@@ -43,7 +43,12 @@ class Stream:
     @property
     def shown(self) -> bool:
         """Whether its tokens have scores of their own in a map."""
-        return self.kind in ("input", "parameter")
+        return self.of_input or self.kind == "parameter"
+
+    @property
+    def of_input(self) -> bool:
+        """Whether its rows are tokens, of an input or said by the user: not a parameter's, no later stage."""
+        return self.kind in ("input", "said")
 
     @property
     def rows(self) -> slice:
@@ -141,6 +146,8 @@ class Trail:
         self.events = 0
         self.call_events = 0
         self.aliases: dict[str, str] = {}
+        self.entered: dict[str, Tag] = {}
+        self.doubts: list[tuple[int, str, str]] = []
 
     # -- tags -------------------------------------------------------------------------------------------------------
 
@@ -168,6 +175,7 @@ class Trail:
         ids = torch.arange(1, inner + 1).view(1, *tensor.shape[1:])
         ids = ids + (torch.arange(1, len(tensor) + 1) * STRIDE).view(-1, *[1] * (tensor.ndim - 1))
         self.put(tensor, Tag(ids, source, raw=True))
+        self.entered[source.name] = self.tags[tensor]
 
     def next_event(self, call: bool = False) -> int:
         """Number the next call or token map."""
@@ -194,18 +202,23 @@ class Trail:
     def _parameter_stream(self, tensor: Tensor, name: str) -> Stream:
         key = ("parameter", id(tensor))
         if key not in self._known:
-            self._known[key] = self._new_stream(name, math.prod(tensor.shape[:-1]), "parameter")
+            self._known[key] = self.new_stream(name, math.prod(tensor.shape[:-1]), "parameter")
         return self._known[key]
 
     def _for_single(self, ids: Tensor) -> Tensor:
         """With one sample only, rows of a parameter are that sample's at once."""
         return ids + STRIDE if self.batches == {1} else ids
 
-    def _new_stream(self, name: str, count: int, kind: str, **more: Any) -> Stream:
+    def new_stream(self, name: str, count: int, kind: str, **more: Any) -> Stream:
+        """Rows of their own for a stream."""
         stream = Stream(name, self.rows, count, kind, **more)
         self.rows += count
         self.streams.append(stream)
         return stream
+
+    def doubt(self, tag: Tag, why: str) -> None:
+        """From now on it is not quite certain whose tokens the rows of a stream are."""
+        self.doubts.append((self.events, tag.source.name, why))
 
     # -- births, merges ---------------------------------------------------------------------------------------------
 
@@ -234,7 +247,7 @@ class Trail:
         key = (tag.source.name, elements.numpy().tobytes())
         if key not in self._known:
             grid = grid_of(elements, tag.source.shape)
-            self._known[key] = self._new_stream(tag.source.name, len(elements), "input", grid=grid, elements=elements)
+            self._known[key] = self.new_stream(tag.source.name, len(elements), "input", grid=grid, elements=elements)
             if cells is not None and not tag.raw:
                 sources = torch.zeros(len(elements) + int(nobody), cells.shape[-1], dtype=torch.int64)
                 sources[index.flatten()] = (cells % STRIDE).flatten(0, -2)
@@ -256,7 +269,7 @@ class Trail:
             return ids
         key = ("added", name, places.numpy().tobytes())
         if key not in self._known:
-            self._known[key] = self._new_stream(f"{name}.added", len(places), "added")
+            self._known[key] = self.new_stream(f"{name}.added", len(places), "added")
         rows = torch.zeros(flat.shape[1], dtype=torch.int64)
         rows[places] = torch.arange(len(places)) + self._known[key].first
         sample = flat.amax(1, keepdim=True) // STRIDE * STRIDE
@@ -290,7 +303,7 @@ class Trail:
         distinct, index = torch.unique(sources.flatten(0, -2), dim=0, return_inverse=True)
         samples, rows = distinct[:, 0] // STRIDE * STRIDE, distinct % STRIDE
         patterns, which = torch.unique(rows, dim=0, return_inverse=True)
-        stream = self._new_stream(tag.source.name, len(patterns), "merged")
+        stream = self.new_stream(tag.source.name, len(patterns), "merged")
         event = self.next_event()
         self.merges.append(Merge(event, torch.arange(stream.first, stream.first + stream.count), patterns))
         ids = (samples + stream.first + which)[index].view(*sources.shape[:-1], 1)

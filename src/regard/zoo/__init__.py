@@ -1,7 +1,8 @@
-"""The zoo: two small trained models with known answers, bundled, for tests, examples and first steps.
+"""The zoo: three small trained models with known answers, bundled, for tests, examples and first steps.
 
 ``zoo/vit-scenes`` names the item of clothing in a cluttered scene; every bundled scene has the exact mask of its item.
 ``zoo/bert-sentiment`` tells positive from negative sentences; our sentences have their deciding words marked.
+``zoo/llama-facts`` answers questions about little stories; of every prompt the token that the answer rests on is known.
 
 The folders are ordinary Hugging Face folders: ``AutoModel...from_pretrained(folder(name))`` loads them offline.
 Importing this package needs torch, numpy and safetensors only; the training scripts need ``regard[hf]``.
@@ -20,12 +21,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regard.errors import nearest
+from regard.zoo import facts_maker
 from regard.zoo._texts import Sentence, read_sentences
+from regard.zoo.facts_maker import Fact
 
-__all__ = ["Scenes", "Sentence", "cards", "demo_scene", "folder", "names", "scenes", "sentences"]
+__all__ = ["Fact", "Scenes", "Sentence", "cards", "demo_scene", "facts", "folder", "names", "scenes", "sentences"]
 
 PREFIX = "zoo/"
-FOLDERS = ("bert-sentiment", "vit-scenes")
+FOLDERS = ("bert-sentiment", "llama-facts", "vit-scenes")
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,12 @@ def demo_scene() -> Path:
 def sentences() -> list[Sentence]:
     """Return the bundled sentences of ``zoo/bert-sentiment``, all our own, with the words that decide each of them."""
     return read_sentences(folder("zoo/bert-sentiment") / "sentences.json")
+
+
+def facts(count: int = 400, seed: int = 1) -> list[Fact]:
+    """Return ``count`` prompts for ``zoo/llama-facts``, the kinds in turn, with the token that each answer rests on.
+
+    They are drawn from ``seed`` when asked for; the default ones are the bundled set that the card speaks of. All ask for
+    pairs of words that no training story joins.
+    """
+    return facts_maker.facts(count, seed)

@@ -1,4 +1,4 @@
-"""What both training scripts share: the learning rate schedule, the model card, the move into place."""
+"""What the training scripts share: the learning rate schedule, the model card, the move into place."""
 
 from __future__ import annotations
 

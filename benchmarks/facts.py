@@ -1,0 +1,147 @@
+"""Does the map point at the one token that the answer can be known from? `zoo/llama-facts`, 400 prompts, every method.
+
+Protocol `facts/top-1/logit/answered-right`: the logit of the right answer as the next token after the prompt is explained,
+on prompts that the model answers rightly; a hit is a map whose largest score, of all tokens but padding, lies on the known
+source: the one token of the prompt that is the answer word. `<bos>`, stops, the question and the read-out position compete
+like any other token; scores are taken as they are, with their sign. `facts/top-1-words/logit/answered-right` is the same
+with `<bos>`, stops and the read-out position left out of the competition, for methods that give these a share by
+construction. `facts/top-1/contrast/answered-right` explains the logit of the answer less that of a wrong answer that stands
+in the prompt too. Intervals are 95 % bootstrap over prompts.
+
+    python benchmarks/facts.py             # print the table
+    python benchmarks/facts.py --write     # and put it into README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch
+from scenes import interval
+from torch import Tensor
+
+import regard
+from regard import Target, zoo
+from regard.errors import Misuse
+from regard.zoo import Fact
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- facts: begin -->", "<!-- facts: end -->"
+CHOICES = {"sign": ("positive", "negative", "absolute", "signed"), "reduce": ("mean", "l1", "l2")}
+SAME = {"alpha_avg": "raw_attention", "corrected_attention, positive": "gae"}
+"""Rows left out, for they are another row by another name."""
+STOPS = (".", "?", ":", ";", "<bos>")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of one kind, padded on the left: tensors (b, n), and what of them counts."""
+
+    inputs: dict[str, Tensor]
+    tokens: list[list[str]]
+    source: Tensor
+    answer: Tensor
+    distractor: Tensor
+    right: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """bool (b, n): no padding."""
+        return self.inputs["attention_mask"].bool()
+
+    @property
+    def words(self) -> Tensor:
+        """bool (b, n): no padding, no stop, no <bos>, and not the last token."""
+        stop = torch.tensor([[t in STOPS for t in row] for row in self.tokens])
+        return self.real & ~stop & (torch.arange(stop.shape[1]) < stop.shape[1] - 1)
+
+
+def batch_of(reader: regard.models.Reader, facts: Sequence[Fact]) -> Batch:
+    reading = reader.read([f.prompt for f in facts])
+    inputs, ids = reading.inputs, reader.processor.convert_tokens_to_ids
+    with torch.no_grad():
+        predicted = reader.model(**inputs).logits[:, -1].argmax(-1)
+    padding = (inputs["attention_mask"] == 0).sum(1)
+    answer = torch.tensor([ids(f.answer) for f in facts])
+    return Batch(
+        inputs=inputs,
+        tokens=[text.tokens for text in reading.raw["input_ids"]],
+        source=torch.tensor([f.source for f in facts]) + padding,
+        answer=answer,
+        distractor=torch.tensor([ids(f.distractor) for f in facts]),
+        right=predicted == answer,
+    )
+
+
+def variants() -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Every method of the table: its row's title, its name, and its options; one row for each choice of an option."""
+    for method in regard.methods():
+        choice = next((c for c in CHOICES if c in method.options), None)
+        for value in CHOICES[choice] if choice else ("",):
+            title = f"{method.name}, {value}" if choice else method.name
+            if title not in SAME:
+                shown = "gae = corrected_attention, positive" if title == "gae" else title
+                yield shown, method.name, {choice: value} if choice else {}
+
+
+def scores(reader: regard.models.Reader, batch: Batch, target: Target, method: str, options: dict[str, str]) -> Tensor:
+    """The map (b, n) of each prompt of a batch."""
+    exp: Any = regard.explain(reader.model, batch.inputs, target, method=method, **options)
+    return exp.scores["input_ids"].cpu()
+
+
+def hits(maps: Tensor, batch: Batch, competing: Tensor) -> Tensor:
+    """Whether the largest score of those competing lies on the source, for the prompts answered rightly: (b',)."""
+    top = maps.masked_fill(~competing, -torch.inf).argmax(1)
+    return (top == batch.source)[batch.right].float()
+
+
+def main() -> None:
+    """Print the table, and write it into the README if asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true")
+    write = parser.parse_args().write
+    facts, reader = zoo.facts(), regard.load("zoo/llama-facts")
+    kinds = list(dict.fromkeys(f.kind for f in facts))
+    batches = [batch_of(reader, [f for f in facts if f.kind == kind]) for kind in kinds]
+    rows = [
+        f"| method | {' | '.join(kinds)} | all | all, words only | all, contrast |",
+        "|---" * (len(kinds) + 4) + "|",
+    ]
+    left_out = []
+    for title, method, options in variants():
+        try:
+            logit = [scores(reader, b, Target.next_token(b.answer), method, options) for b in batches]
+            contrast = [
+                scores(reader, b, Target.contrast(b.answer, b.distractor, position=-1), method, options)
+                for b in batches
+            ]
+        except Misuse as e:
+            left_out.append(f"`{title}` ({e})")
+            continue
+        found = [hits(m, b, b.real) for m, b in zip(logit, batches, strict=True)]
+        words = [hits(m, b, b.words) for m, b in zip(logit, batches, strict=True)]
+        told_apart = [hits(m, b, b.real) for m, b in zip(contrast, batches, strict=True)]
+        cells = [interval(v) for v in (*found, torch.cat(found), torch.cat(words), torch.cat(told_apart))]
+        rows.append(f"| {title} | {' | '.join(cells)} |")
+    table = "\n".join(rows)
+    right = "; ".join(f"{k} {int(b.right.sum())} of {len(b.right)}" for k, b in zip(kinds, batches, strict=True))
+    note = f"Prompts answered rightly: {right}. Per cent of these, with 95 % bootstrap intervals."
+    if left_out:
+        note += f" Not applicable: {', '.join(left_out)}."
+    print(f"{table}\n\n{note}")
+    if write:
+        head, rest = README.read_text(encoding="utf-8").split(BEGIN)
+        tail = rest.split(END)[1]
+        README.write_text(f"{head}{BEGIN}\n{table}\n\n{note}\n{END}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Rows of A and of G = ∂y/∂A rebuilt in tiles: some heads, some rows, the keys that those rows can see.
+
+No tile outgrows the memory budget, whatever the number of tokens, heads and samples. Each head's keys and values are brought
+into order once and serve all its tiles. A is softmax(q kᵀ · scale + mask) of a fused call, or the A that the model made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from regard.errors import Misuse
+
+if TYPE_CHECKING:
+    from regard.recording.calls import AttentionCall
+
+MEMORY_BUDGET = 256 << 20
+"""The most that rebuilt rows may take at a time, in bytes, where the user does not say: A, A⊙G and what is made of them."""
+
+COPIES = 4
+"""How many matrices of a tile's size are alive at a time: A, A⊙G, what the rule makes of them, and a mask."""
+
+CACHED_BYTES = 2 << 20
+"""How large a tile may be on a CPU: what the caches hold. Larger tiles are slower there (twice, at 8192 tokens)."""
+
+CACHED_ROWS = 64
+"""How many rows a tile has at the least, where the budget allows: products of fewer rows are slow."""
+
+
+UNITS = {"": 1, "B": 1, "K": 1 << 10, "KB": 1 << 10, "M": 1 << 20, "MB": 1 << 20, "G": 1 << 30, "GB": 1 << 30}
+
+
+def budget_of(said: int | str | None) -> int:
+    """Bytes of a memory budget: a number of bytes, "512MB" or "2 GB", None for the usual one. Raises Misuse otherwise.
+
+    >>> budget_of("1.5GB")
+    1610612736
+    """
+    if said is None:
+        return MEMORY_BUDGET
+    number, unit = (said, "") if isinstance(said, int | float) else _number_and_unit(said)
+    if isinstance(said, bool) or unit not in UNITS or not number > 0:
+        raise Misuse(f'memory_budget must be a positive number of bytes, or like "512MB" or "2GB"; not {said!r}')
+    return int(number * UNITS[unit])
+
+
+def _number_and_unit(said: str) -> tuple[float, str]:
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kmg]?i?b?)", said.strip().lower())
+    return (float(found[1]), found[2].replace("i", "").upper()) if found else (0.0, "")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some (group, head) pairs, numbered group · heads + head, of a call; some of its query rows; a range of its keys.
+
+    `groups` and `heads` say how the pairs are counted: either whole groups, or some heads of one.
+    """
+
+    pairs: slice
+    groups: slice
+    heads: int
+    rows: Int[Tensor, " row"]
+    keys: slice
+
+    def cut(self, t: Float[Tensor, "pair row key"]) -> Float[Tensor, "group head row key"]:
+        """The tile's values by group and head."""
+        by_group: Tensor = t.unflatten(0, (-1, self.heads))
+        return by_group
+
+
+def tile_size(call: AttentionCall, pairs: int) -> int:
+    """Elements of a tile of at least so many (group, head) pairs: what fits the budget, and on a CPU the caches too."""
+    most = max(1, call.budget // COPIES // 4)
+    if call.output.device.type != "cpu":
+        return most
+    return min(most, max(CACHED_BYTES // 4, CACHED_ROWS * pairs * call.shape[3]))
+
+
+def row_blocks(call: AttentionCall, rows: Int[Tensor, " row"], pairs: int) -> tuple[Tensor, ...]:
+    """Rows in blocks, such that a block of so many (group, head) pairs is no larger than a tile (a row at the least)."""
+    return rows.split(max(1, tile_size(call, pairs) // max(1, pairs * call.shape[3]))) if len(rows) else ()
+
+
+def tiles(
+    call: AttentionCall, rows: Int[Tensor, " row"], *, whole: bool = False, unseen: bool = False
+) -> Iterator[tuple[Tile, Tensor, Tensor | None]]:
+    """(tile, A, G) of some rows; G is None for an unbound call.
+
+    whole: all heads of a group stand in one tile. unseen: keys that no row of a tile can see, where A is zero, are there too.
+    A and G are buffers that the next tile writes over: (pair, row, key) float32, to be done with, or changed, at once.
+    """
+    groups, heads, _, m = call.shape
+    whole = whole or call.A is not None  # the model's own A is put in order for all heads at once
+    size, block = tile_size(call, heads if whole else 1), row_blocks(call, rows, heads if whole else 1)
+    if not block:
+        return
+    wide = heads if whole else min(heads, max(1, size // (len(block[0]) * m)))
+    many = max(1, size // (len(block[0]) * m * heads)) if wide == heads else 1
+    for group in range(0, groups, many):
+        last = min(groups, group + many)
+        for head in range(0, heads, wide):
+            count = min(wide, heads - head)
+            pairs = slice(group * heads + head, (last - 1) * heads + head + count)
+            part = _Part(call, pairs)
+            for index in block:
+                keys = slice(0, m) if unseen else part.keys(index)
+                yield Tile(pairs, slice(group, last), count, index, keys), *part.rows(index, keys)
+
+
+class _Part:
+    """Some (group, head) pairs of a call: queries, keys, values and dO in float32, (pair, token, width)."""
+
+    def __init__(self, call: AttentionCall, pairs: slice) -> None:
+        self.call, self.pairs = call, pairs
+        self.size = pairs.stop - pairs.start
+        self.buffers: dict[str, Tensor] = {}
+        if call.A is None:
+            assert call.q is not None
+            assert call.k is not None
+            self.q = self._of(call.q) * call.scale
+            self.kT = self._of(call.k).transpose(1, 2)
+        if call.dO is not None:
+            self.dO = self._of(call.dO if call.axes is None else call.dO.permute(call.axes))
+            self.vT = self._of(call.v).transpose(1, 2)
+
+    def _of(self, t: Tensor) -> Tensor:
+        return self.call.layout.pairs(t.detach(), self.pairs).float()
+
+    def _buffer(self, name: str, rows: int, keys: int) -> Tensor:
+        """(pair, row, key) of uninitialised memory, the same for every tile."""
+        count = self.size * rows * keys
+        if name not in self.buffers or self.buffers[name].numel() < count:
+            self.buffers[name] = torch.empty(count, device=self.call.output.device)
+        return self.buffers[name][:count].view(self.size, rows, keys)
+
+    def keys(self, index: Tensor) -> slice:
+        """The range of keys that some rows can see: none later than the last row of a causal call, none that is masked."""
+        m = self.call.shape[3]
+        if self.call.mask is not None and self.call.A is None:
+            open_ = visible(rows_of(self.call.mask, index)).flatten(0, -2)
+            if not bool(open_.any(-1).all()):  # a row that sees nothing looks at all keys alike, by an additive mask
+                return slice(0, m)
+            seen = open_.any(0).expand(m).nonzero()[:, 0]
+            return slice(int(seen[0]), int(seen[-1]) + 1)
+        return slice(0, min(m, int(index[-1]) + 1) if self.call.causal else m)
+
+    def rows(self, index: Tensor, keys: slice) -> tuple[Tensor, Tensor | None]:
+        """A, and G of a bound call, at some rows and keys."""
+        A = self.probabilities(index, keys)
+        if self.call.dO is None:
+            return A, None
+        G = self._buffer("G", len(index), keys.stop - keys.start)
+        return A, torch.bmm(rows_of(self.dO, index), self.vT[..., keys], out=G)
+
+    def probabilities(self, index: Tensor, keys: slice) -> Tensor:
+        """softmax(q kᵀ · scale + mask), or the model's own A."""
+        call = self.call
+        if call.A is not None:
+            return call.layout.pairs(rows_of(call.A.detach(), index), self.pairs)[..., keys].float()
+        scores = self._buffer("A", len(index), keys.stop - keys.start)
+        torch.bmm(rows_of(self.q, index), self.kT[..., keys], out=scores)
+        if call.mask is not None:
+            add_mask(
+                scores, call.layout.pairs(_spelled(rows_of(call.mask, index), call.shape[3]), self.pairs)[..., keys]
+            )
+        if call.causal:
+            first = min(max(keys.start, int(index[0])), keys.stop)  # every row sees the keys before the first of them
+            at = torch.arange(first, keys.stop, device=scores.device)
+            scores[..., first - keys.start :].masked_fill_(at > index.to(scores.device)[:, None], -torch.inf)
+        A = torch.softmax(scores, -1, out=scores)
+        return A if call.mask is None else A.nan_to_num_(0.0)
+
+
+def rows_of(t: Tensor, index: Int[Tensor, " row"]) -> Tensor:
+    """Rows (the axis before the last) of a tensor, without a copy where they stand side by side; one row stands for all."""
+    t = t if t.ndim > 1 else t[None]
+    if t.shape[-2] == 1:
+        return t
+    if len(index) and int(index[-1]) - int(index[0]) == len(index) - 1:
+        return t.narrow(-2, int(index[0]), len(index))
+    return t.index_select(-2, index.to(t.device))
+
+
+def _spelled(mask: Tensor, keys: int) -> Tensor:
+    """A mask with its last axis spelled out, without a copy."""
+    return mask.detach().expand(*mask.shape[:-1], keys)
+
+
+def visible(mask: Tensor) -> Tensor:
+    """Where a boolean or additive mask lets attention through."""
+    mask = mask.detach()
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def add_mask(scores: Tensor, mask: Tensor) -> None:
+    """Apply a boolean (True: may look) or additive mask in place."""
+    if mask.dtype == torch.bool:
+        scores.masked_fill_(~mask, -torch.inf)
+    else:
+        scores.add_(mask.float())

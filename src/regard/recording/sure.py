@@ -1,0 +1,84 @@
+"""How sure it is whose tokens a call reads.
+
+Axes are followed, so most of it is certain. What is not: the sample of a parameter's rows (`cls_token.expand(batch, ...)` is
+known by the length of the axis alone, until such rows stand beside an input's), and neighbours that a convolution mixed in.
+Rows whose samples contradict each other are a lost trail, not a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from regard.recording.calls import AttentionCall
+from regard.recording.said import Said
+from regard.recording.tokens import STRIDE, Trail
+
+
+def contradicted(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]:
+    """The calls; those in which a parameter's rows are of another sample than the rows beside them are lost."""
+    return [c if c.lost else replace(c, lost=_contradiction(c, trail)) for c in calls]
+
+
+def _contradiction(call: AttentionCall, trail: Trail) -> str:
+    ids, parameter = _rows(call, trail)
+    sample, given = ids // STRIDE, ~parameter & (ids > 0)
+    most = sample.masked_fill(~given, 0).amax(1)
+    least = sample.masked_fill(~given, int(sample.max()) + 1).amin(1)
+    alone = ~given.any(1)
+    expected = torch.where(alone, sample.amax(1), most)
+    wrong = parameter & (sample != expected[:, None]) & (alone | (most == least))[:, None]
+    if not bool(wrong.any()):
+        return ""
+    name = trail.stream_of(int(ids[wrong][0] % STRIDE)).name
+    return f"rows of {name} were given to samples along an axis that only has the length of the batch"
+
+
+def _rows(call: AttentionCall, trail: Trail) -> tuple[Tensor, Bool[Tensor, "group row"]]:
+    """Ids of a call's queries and keys, and whether each is a parameter's."""
+    born = torch.zeros(trail.rows, dtype=torch.bool)
+    for stream in trail.streams:
+        if stream.kind == "parameter":
+            born[stream.rows] = True
+    ids = torch.cat([call.queries, call.keys], 1)
+    return ids, born[ids % STRIDE]
+
+
+def certainty(calls: Sequence[AttentionCall], trail: Trail, said: Said) -> dict[int, str]:
+    """How sure each call's tokens are, in words: `followed`, `said by the caller`, `lost: ...`, or what is in doubt."""
+    confirmed = _confirmed(calls, trail)
+    return {c.index: _words(c, trail, said, confirmed) for c in calls}
+
+
+def _words(call: AttentionCall, trail: Trail, said: Said, confirmed: set[str]) -> str:
+    if call.lost:
+        return f"lost: {call.lost}"
+    names = _names(call, trail)
+    doubts = list(dict.fromkeys(d for event, name, d in trail.doubts if event <= call.event and name in names))
+    unsure = sorted(names - confirmed)
+    if unsure and len(trail.batches) and max(trail.batches) > 1:
+        doubts.append(f"rows of {', '.join(unsure)} are given to samples by the length of an axis")
+    how = "said by the caller" if call.index in said.notes else "followed"
+    return f"{how}, but {'; '.join(doubts)}" if doubts else how
+
+
+def _names(call: AttentionCall, trail: Trail) -> set[str]:
+    """The streams that a call's rows are of."""
+    used = torch.zeros(trail.rows, dtype=torch.bool)
+    used[torch.cat([call.queries, call.keys], 1).flatten() % STRIDE] = True
+    return {s.name for s in trail.streams if bool(used[s.rows].any())}
+
+
+def _confirmed(calls: Sequence[AttentionCall], trail: Trail) -> set[str]:
+    """Streams whose samples are certain: inputs, and parameters whose rows stand beside an input's in some call."""
+    sure = {s.name for s in trail.streams if s.kind != "parameter"}
+    for call in calls:
+        if not call.lost:
+            ids, parameter = _rows(call, trail)
+            if bool((~parameter & (ids > 0)).any(1).all()):
+                sure |= _names(call, trail)
+    return sure

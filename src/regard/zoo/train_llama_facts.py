@@ -1,0 +1,229 @@
+"""Train ``zoo/llama-facts``: a small Llama that answers questions about little stories made up on the spot.
+
+Run from the repository root, one core, needs no data::
+
+    python -m regard.zoo.train_llama_facts --out src/regard/zoo/llama-facts
+
+Everything is from scratch: the words (``facts_maker.VOCABULARY``), the stories, drawn afresh for every step, and the
+weights. The loss is on the answers, and a little on all other words, so that the model also writes the language.
+Stories are asked about several times while training; test prompts are asked about once, for pairs of words that no
+training story joins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from regard.zoo import facts_maker as maker
+from regard.zoo._store import Card, parameters, swap, warm_cosine, write_card
+from regard.zoo.facts_maker import Fact
+
+LENGTH = 64
+MIX = ("recall", "two-hop", "chain", "two-hop", "recall", "copy")
+"""Kinds of rows in turn: what is hard to learn comes more often."""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the word tokenizer: lower case, stops split off, ``<bos>`` in front."""
+    ids = {word: i for i, word in enumerate(maker.VOCABULARY)}
+    words = Tokenizer(models.WordLevel(ids, unk_token=maker.UNKNOWN))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single=f"{maker.BOS} $A", special_tokens=[(maker.BOS, ids[maker.BOS])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token=maker.BOS,
+        eos_token=maker.EOS,
+        pad_token=maker.PAD,
+        unk_token=maker.UNKNOWN,
+        padding_side="left",
+        model_max_length=LENGTH,
+    )
+
+
+def build(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Return the untrained model: 4 blocks of width 96, at most 64 tokens."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=96,
+            intermediate_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=LENGTH,
+            tie_word_embeddings=True,
+            initializer_range=0.05,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def batches(seed: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ids (b, n), padded on the right, and whether each is an answer (b, n), for ever."""
+    ids = {word: i for i, word in enumerate(maker.VOCABULARY)}
+    rows = maker.training_rows(MIX, maker.Draw(seed), LENGTH)
+    while True:
+        batch = list(islice(rows, size))
+        padded = pad_sequence([torch.tensor([ids[w] for w in words]) for words, _ in batch], batch_first=True)
+        marks = torch.zeros(padded.shape, dtype=torch.bool)
+        for i, (_, answers) in enumerate(batch):
+            marks[i, answers] = True
+        yield padded, marks
+
+
+def loss_of(logits: Tensor, ids: Tensor, marks: Tensor, other: float) -> Tensor:
+    """Return the mean cross-entropy (scalar) of the answers, plus ``other`` times that of all other words."""
+    each = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    answer, real = marks[:, 1:].flatten(), ids[:, 1:].flatten() != maker.VOCABULARY.index(maker.PAD)
+    return each[answer].mean() + other * each[real & ~answer].mean()
+
+
+@torch.no_grad()
+def right(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, facts: Sequence[Fact]) -> Tensor:
+    """Return whether the likeliest next word of each prompt is its answer, bool (n,)."""
+    model.eval()
+    answers = torch.tensor(tokenizer.convert_tokens_to_ids([f.answer for f in facts]))
+    said = []
+    for i in range(0, len(facts), 100):
+        inputs = tokenizer([f.prompt for f in facts[i : i + 100]], padding=True, return_tensors="pt")
+        mask = inputs["attention_mask"]
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        out = model(input_ids=inputs["input_ids"], attention_mask=mask, position_ids=positions)
+        said.append(out.logits[:, -1].argmax(-1))
+    return torch.cat(said) == answers
+
+
+def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, facts: Sequence[Fact]) -> dict[str, float]:
+    """Return the share of right answers of each kind."""
+    hits = right(model, tokenizer, facts).float()
+    return {k: hits[[i for i, f in enumerate(facts) if f.kind == k]].mean().item() for k in maker.KINDS}
+
+
+def train(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, new: Path) -> LlamaForCausalLM:
+    """Train for ``args.steps``; every 250 steps print the accuracy on prompts of unseen pairs, and keep the weights."""
+    model = build(tokenizer)
+    matrices, gains = ([p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
+    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": 0.05}, {"params": gains, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, args.steps))
+    dev = maker.facts(400, seed=DEV)
+    start = time.perf_counter()
+    for step, (ids, marks) in enumerate(islice(batches(args.seed, args.rows), args.steps), 1):
+        model.train()
+        loss = loss_of(model(input_ids=ids).logits, ids, marks, args.other)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 250 == 0 or step == args.steps:
+            scores = " ".join(f"{k} {v:.3f}" for k, v in accuracy(model, tokenizer, dev).items())
+            print(f"step {step} loss {loss.item():.3f} {scores} {time.perf_counter() - start:.0f} s", flush=True)
+            model.save_pretrained(new)
+    return model.eval()
+
+
+DEV, TEST = 1_000_001, 1_000_002
+"""Seeds of the prompts that are looked at while training, and of the 4000 that the card's accuracy is measured on."""
+
+
+def measure(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+    """Return the accuracy of each kind on 4000 test prompts, none of them bundled, and on the bundled ones; these also
+    with another word at their source, which is then the answer.
+    """
+    from regard import zoo
+
+    bundled = zoo.facts()
+    known = {f.prompt for f in bundled}
+    test = [f for f in maker.facts(4000, seed=TEST) if f.prompt not in known]
+    draw = maker.Draw(TEST)
+    return {
+        "test_prompts": len(test),
+        "test": accuracy(model, tokenizer, test),
+        "bundled_prompts": len(bundled),
+        "bundled": accuracy(model, tokenizer, bundled),
+        "bundled_with_another_word_at_the_source": accuracy(
+            model, tokenizer, [maker.redirected(f, draw) for f in bundled]
+        ),
+    }
+
+
+def card_of(model: LlamaForCausalLM, scores: dict[str, object], command: str, seconds: float) -> Card:
+    """Return the model card."""
+    config = model.config
+    return {
+        "name": "zoo/llama-facts",
+        "what": "A small Llama that answers questions about little stories made up on the spot: who has what, what "
+        "comes next in a copied list, who has a thing that was handed on, where a thing is that lies in something "
+        "else. The token that each answer must rest on is known, so an explanation can be checked against it.",
+        "task": "next token",
+        "parameters": parameters(model),
+        "architecture": f"LlamaForCausalLM: {config.num_hidden_layers} blocks, width {config.hidden_size}, "
+        f"{config.num_attention_heads} heads, MLP {config.intermediate_size}, {config.vocab_size} words",
+        "accuracy": scores,
+        "known_answers": "regard.zoo.facts(): 400 prompts, 100 of each kind, drawn from a seed. The source of an answer "
+        "is the one token of the prompt that is the answer word: no other token says what the answer is, though others "
+        "say which one it is. That the source is needed is a fact about the language, not a claim that the model "
+        "reads it in one step: a later word may have taken it up before the question reads that word.",
+        "limits": f"Knows {config.vocab_size} words and the four forms of prompts, up to {LENGTH} tokens; another "
+        "wording, or a story that tells one name twice in other ways than training did, is beyond it. A question with "
+        "no answer in the story gets some answer nevertheless.",
+        "data": "regard.zoo.facts_maker, our own: stories drawn at random from lists of words. One in eight pairs of "
+        "words, by a hash, is joined in no training story; every test prompt asks for such a pair.",
+        "training": "AdamW, warm-up and cosine; loss on the answers, and a little on all other words",
+        "license": "Apache-2.0; weights and language made by the authors of Regard",
+        "retrain": command,
+        "seconds": round(seconds),
+    }
+
+
+def main() -> None:
+    """Train, measure, write the card, and move the folder into place."""
+    parser = argparse.ArgumentParser(description="train zoo/llama-facts")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--rows", type=int, default=32, help="rows to a batch")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--other", type=float, default=0.05, help="weight of the loss on words that are no answers")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    new = args.out.with_name(args.out.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    start = time.perf_counter()
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(new)
+    model = train(tokenizer, args, new)
+    seconds = time.perf_counter() - start
+    scores = measure(model, tokenizer)
+    command = "python -m regard.zoo.train_llama_facts --out src/regard/zoo/llama-facts"
+    command += f" --steps {args.steps} --rows {args.rows} --rate {args.rate}"
+    command += f" --other {args.other} --seed {args.seed} --threads {args.threads}"
+    write_card(new, card_of(model, scores, command, seconds))
+    swap(new, args.out)
+    print(scores)
+
+
+if __name__ == "__main__":
+    main()
