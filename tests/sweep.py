@@ -6,16 +6,16 @@ Calls, streams and grids are written down from the configuration (layers, patche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import transformers as T
-from torch import Tensor, nn
+from torch import Tensor
 
 import handmade
-from families import ids, noise, strong
+from family import Family, Read, Refusal
+from tiny import ids, noise
 
 TEXT, DECODER, SEQ2SEQ = "text encoder", "decoder", "encoder-decoder"
 VISION, VIDEO, AUDIO = "vision", "video", "audio"
@@ -23,56 +23,6 @@ DUAL, CROSS = "dual encoder", "co-attention and cross-attention"
 DETECTION, VLM = "detection", "vision-language"
 HANDMADE = "torch and hand-made"
 GROUPS = (TEXT, DECODER, SEQ2SEQ, VISION, VIDEO, AUDIO, DUAL, CROSS, DETECTION, VLM, HANDMADE)
-
-Read = Callable[[Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One row of the table.
-
-    Attributes:
-        model: class name in transformers or handmade.py. config: its configuration, made on demand.
-        inputs, target: what is explained.
-        calls: attention calls expected. streams: name -> tokens. grids: name -> (rows, columns), of pictures.
-        dead: call -> why the target cannot depend on it. twin: why the eager twin cannot be compared ("": it is).
-        inexact: the twin or the watched run differs by rounding only, and why ("": bit-identical outputs are demanded).
-        warns: warnings of the model's own code that are let pass: message -> why.
-        mixes: why a row holds something of its neighbours before the first call ("": it does not).
-        std: of the weights, where gradients would underflow with the usual ones. core: runs in `make test`.
-    """
-
-    name: str
-    group: str
-    model: str
-    config: Callable[[], Any]
-    inputs: Mapping[str, Tensor]
-    target: Read
-    calls: int = 2
-    streams: Mapping[str, int] = field(default_factory=dict)
-    grids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    dead: Mapping[int, str] = field(default_factory=dict)
-    twin: str = ""
-    inexact: str = ""
-    warns: Mapping[str, str] = field(default_factory=dict)
-    std: float = 0.3
-    mixes: str = ""
-    core: bool = False
-
-    def build(self) -> nn.Module:
-        torch.manual_seed(0)
-        made = getattr(handmade, self.model, None) or getattr(T, self.model)
-        return strong(made(self.config()), self.std)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A family that is refused: `says` is part of the error, `why` is the reason in our words."""
-
-    family: Family
-    says: str
-    why: str
-
 
 OUTSIDE: dict[str, set[str]] = {
     name: set(mixers)
@@ -98,11 +48,15 @@ OPEN: dict[str, Refusal] = {}
 def row(
     name: str, group: str, model: str, config: Any, inputs: Mapping[str, Tensor], target: Read, **more: Any
 ) -> None:
-    """Add a family; `config`: a function, or the keywords of the configuration class that the model's name begins with."""
+    """Add a family; `config`: a function, or the keywords of the configuration class that the model's name begins with.
+
+    `model`: a class of handmade.py or of transformers.
+    """
     says, why, is_open = more.pop("refused", ""), more.pop("why", ""), more.pop("open", "")
     prefix = more.pop("prefix", None) or model.rsplit("For", 1)[0].removesuffix("Model")
-    make = config if callable(config) else (lambda: getattr(T, prefix + "Config")(**config))
-    family = Family(name, group, model, make, inputs, target, **more)
+    configured = config if callable(config) else (lambda: getattr(T, prefix + "Config")(**config))
+    made = getattr(handmade, model, None) or getattr(T, model)
+    family = Family(name, group, model, lambda: made(configured()), inputs, target, **more)
     assert name not in {**FAMILIES, **REFUSED, **OPEN}, name
     if says:
         REFUSED[name] = Refusal(family, says, why)
@@ -433,7 +387,7 @@ seq2seq("mt5", "MT5", T5)
 seq2seq("mt5-classifier", "MT5", {**T5, "num_labels": 3, "eos_token_id": 39}, "ForSequenceClassification", **SAME_IDS)
 seq2seq("umt5", "UMT5", T5)
 seq2seq("bart", "Bart", BART32, core=True)
-seq2seq("bart-labels", "Bart", BART32, **LABELS)
+seq2seq("bart-labels", "Bart", BART32, **LABELS, core=True)
 seq2seq(
     "bart-classifier", "Bart", {**BART32, "num_labels": 3, "eos_token_id": 39}, "ForSequenceClassification", **SAME_IDS
 )
@@ -614,7 +568,7 @@ vision("vivit", "VivitForVideoClassification", {**L, **CLIP8, "tubelet_size": [2
 vision("videomae", "VideoMAEForVideoClassification", {**L, **CLIP8, "patch_size": 4, "tubelet_size": 2}, {}, group=VIDEO,
        inputs=video8, grid=(2, 4), grids={})  # fmt: skip
 vision("timesformer", "TimesformerForVideoClassification", {**L, "image_size": 8, "patch_size": 4, "num_frames": 2},
-       group=VIDEO, inputs=picture(2, 2, 3, 8, 8), grid=(2, 4), grids={}, calls=4)  # fmt: skip
+       group=VIDEO, inputs=picture(2, 2, 3, 8, 8), grid=(2, 4), grids={}, calls=4, core=True)  # fmt: skip
 JEPA = {"patch_size": 4, "crop_size": 8, "frames_per_clip": 4, "tubelet_size": 2, "hidden_size": 24,
         "num_attention_heads": 2, "num_hidden_layers": 2, "mlp_ratio": 1.0, "pred_hidden_size": 24,
         "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1, "pred_num_mask_tokens": 1}  # fmt: skip

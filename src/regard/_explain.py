@@ -237,7 +237,7 @@ def _explanation(
 ) -> Explanation:
     recording = w.recording
     device = value.y.device
-    streams = [s for s in recording.streams if s.kind != "merged"]
+    streams = [s for s in recording.streams if s.shown]
     scores = {s.name: relevance[:, s.rows].float().to(device) for s in streams}
     receipt = Receipt(
         method=row.name,

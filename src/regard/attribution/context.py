@@ -42,6 +42,6 @@ class Context:
         """bool (batch, row): padding."""
         out = torch.zeros(self.recording.batch, self.recording.rows, dtype=torch.bool)
         for stream in self.recording.streams:
-            if stream.kind != "merged":
+            if stream.shown:
                 out[:, stream.rows] = self.recording.padded[stream.name]
         return out

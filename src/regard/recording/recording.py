@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,13 @@ class Step:
 
     rule: Rule
     normalised: bool = False
+
+
+class Walked(NamedTuple):
+    """What a walk brought to every row: over paths of length >= 1, and r itself (what the rows of the read-out kept)."""
+
+    moved: Relevance
+    itself: Relevance
 
 
 @dataclass
@@ -134,7 +141,7 @@ class Recording:
 
     def stream(self, name: str) -> Stream:
         """The (last) stream of a name that calls read."""
-        return next(s for s in reversed(self.streams) if s.name == name and s.kind != "merged")
+        return next(s for s in reversed(self.streams) if s.name == name and s.shown)
 
     # -- read-out ---------------------------------------------------------------------------------------------------
 
@@ -211,11 +218,20 @@ class Recording:
         readout: dict[int, Relevance],
         steps: Sequence[Callable[[AttentionCall], Step | None]],
     ) -> list[Relevance]:
-        """Relevance of every row, by several methods at once (METHODS.md section 3).
+        """Relevance of every row, r + Σ_c w_c E_c, by several methods at once (see `walk_apart`)."""
+        return [w.moved + w.itself for w in self.walk_apart(gradients, readout, steps)]
+
+    def walk_apart(
+        self,
+        gradients: Gradients | None,
+        readout: dict[int, Relevance],
+        steps: Sequence[Callable[[AttentionCall], Step | None]],
+    ) -> list[Walked]:
+        """The walk of METHODS.md section 3, with r and Σ_c w_c E_c kept apart: a small map would drown in r's rounding.
 
         w_c = [c ∈ seen(read-out)] r + Σ_{c′: c ∈ seen(keys of c′)} w_c′ E_c′, calls taken from last to first, so that each
         w_c is complete when it is reached. `steps[i]` says how method i weighs a call (None: it is passed by). Each
-        call's A and G are rebuilt once and serve all methods. Returns r + Σ_c w_c E_c for each method.
+        call's A and G are rebuilt once and serve all methods.
         """
         calls = self.calls if gradients is None else gradients.calls
         parts = [[(self.seen_by(self.calls[i]), r.clone()) for i, r in readout.items()] for _ in steps]
@@ -225,7 +241,11 @@ class Recording:
                 parts = [[self._unmerged(event, p) for p in method] for method in parts]
             else:
                 self._through(event, parts, steps)
-        return [torch.stack([r for _, r in method]).sum(0) for method in parts]
+        first = len(readout)
+        return [Walked(self._summed(method[first:]), self._summed(method[:first])) for method in parts]
+
+    def _summed(self, parts: list[tuple[int, Relevance]]) -> Relevance:
+        return torch.stack([self.zeros(), *[r for _, r in parts]]).sum(0)
 
     def _through(
         self,
@@ -244,10 +264,24 @@ class Recording:
                 wanted[i] = Pull(w, how.rule, how.normalised)
         if not wanted:
             return
+        kept = self._kept_by_whole_rows(call, wanted)
+        wanted |= {i: Pull(wanted[i].r * keep, wanted[i].rule) for i, keep in kept.items()}
         for i, pulled in zip(wanted, call.pull_all([*wanted.values()]), strict=True):
-            if wanted[i].normalised:
-                self._shrink(call, parts[i], pulled.keep.cpu())
+            if wanted[i].normalised or i in kept:
+                self._shrink(call, parts[i], kept.get(i, pulled.keep.cpu()))
             parts[i].append((call.seen, self.scatter(pulled.moved, call.keys)))
+
+    def _kept_by_whole_rows(self, call: AttentionCall, wanted: dict[int, Pull]) -> dict[int, Tensor]:
+        """What rows keep where some stand at several places of the call (a class token in every frame): E is their sum."""
+        normalised = {i: p for i, p in wanted.items() if p.normalised}
+        ids = call.queries[call.queries % STRIDE > 0]
+        if not normalised or len(ids) == len(ids.unique()):
+            return {}
+        kept = {}
+        for i, pulled in zip(normalised, call.pull_all([*normalised.values()]), strict=True):
+            sums = self.scatter(1 / pulled.keep.cpu() - 1, call.queries)
+            kept[i] = 1 / (1 + self.gather(sums, call.queries))
+        return kept
 
     def _shrink(self, call: AttentionCall, method: list[tuple[int, Relevance]], keep: Tensor) -> None:
         """A call's own rows keep 1/(1 + Σ_j E_ij) of the relevance that came through it."""
@@ -353,8 +387,23 @@ def _recorded(
         mixers=[*trail.mixers],
     )
     recording.streams = _in_use(recording)
+    if strict:
+        _refuse_twice_cut(recording.streams)
     recording.padded = _padding(recording)
     return recording
+
+
+def _refuse_twice_cut(streams: list[Stream]) -> None:
+    """One input in tokens of two sizes (CrossViT): two maps of one name."""
+    counts: dict[str, list[int]] = {}
+    for stream in (s for s in streams if s.shown):
+        counts.setdefault(stream.name, []).append(stream.count)
+    for name, several in counts.items():
+        if len(several) > 1:
+            sizes = " and into ".join(str(n) for n in several)
+            raise ModelError(
+                f"input {name!r} is cut into {sizes} tokens: several maps of one input cannot be given yet"
+            )
 
 
 def _no_attention(model: nn.Module) -> str:
@@ -398,7 +447,7 @@ def _padding(recording: Recording) -> dict[str, Tensor]:
         hidden &= alive == 0
     padded = {}
     for stream in recording.streams:
-        if stream.kind == "merged":
+        if not stream.shown:
             continue
         mask = _mask_of(recording.inputs, stream)
         out = (

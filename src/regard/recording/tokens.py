@@ -29,7 +29,8 @@ STRIDE = 1 << 32
 
 @dataclass
 class Stream:
-    """The tokens of one input, of one parameter, of a later stage of another stream (`kind="merged"`), or `said` by the user.
+    """The tokens of one input, of one parameter, of a later stage of another stream (`kind="merged"`), `said` by the user, or
+    `added` by the model among an input's (a decoder's start token).
 
     `first` is its first row; `elements` names, for each token, the element of the raw input that stands for it. `packed`: the
     input's axis 0 is not samples; tokens of all samples stand in one row (see samples.py).
@@ -42,6 +43,11 @@ class Stream:
     grid: tuple[int, int] | None = None
     elements: Tensor | None = field(default=None, repr=False)
     packed: bool = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether its tokens have scores of their own in a map."""
+        return self.of_input or self.kind == "parameter"
 
     @property
     def of_input(self) -> bool:
@@ -276,7 +282,24 @@ class Trail:
                 self._births[key] = self.events - 1
         new = index - int(nobody) + self._known[key].first
         seen = tag.seen | (1 << self._births[key] if key in self._births else 0)
-        return replace(tag, ids=torch.where(rows == 0, 0, samples + new), raw=False, seen=seen)
+        made = torch.where(rows == 0, 0, samples + new)
+        if tag.raw and tag.source.ids:
+            made = self._with_added(made, tag.source.name)
+        return replace(tag, ids=made, raw=False, seen=seen)
+
+    def _with_added(self, ids: Tensor, name: str) -> Tensor:
+        """Nobody's places among token ids (a decoder's start token) get rows of their own: others look at them, too."""
+        flat = ids.reshape(len(ids), -1)
+        places = (flat == 0).any(0).nonzero()[:, 0]
+        if not len(places):
+            return ids
+        key = ("added", name, places.numpy().tobytes())
+        if key not in self._known:
+            self._known[key] = self.new_stream(f"{name}.added", len(places), "added")
+        rows = torch.zeros(flat.shape[1], dtype=torch.int64)
+        rows[places] = torch.arange(len(places)) + self._known[key].first
+        sample = flat.amax(1, keepdim=True) // STRIDE * STRIDE
+        return torch.where(flat > 0, flat, sample + rows).reshape(ids.shape)
 
     def later_stages(self, used: Tensor) -> None:
         """Decide on tentative token maps: kept where a call reads their sources as well. `used`: bool (row,)."""
