@@ -34,7 +34,7 @@ class Cut(Edit):
 class Order:
     """Which outputs stand in a state as they are: by call those of its keys and values, and those that the target reads.
 
-    `final`: calls that the target reads and that no other call looks at, be it by its keys or by its queries; of calls
+    `final`: calls that the target reads and that no other call it rests on looks at, by its keys or by its queries; of calls
     side by side on the same rows the last, since they end in one state.
     """
 
@@ -61,7 +61,10 @@ def order(model: nn.Module, inputs: Mapping[str, Tensor], target: Callable[[Any]
     keys = [reached([c.k, c.v], c.index) for c in cut.calls]
     looks = [reached([c.q, c.A], c.index) | k for c, k in zip(cut.calls, keys, strict=True)]
     read = reached([target(cut.output)], len(cut.calls))
-    return Order(keys, read, ends(cut.calls, read - set().union(*looks)))
+    alive = set(read)  # a call that the target does not rest on ends nothing by looking
+    for call in reversed(cut.calls):
+        alive |= looks[call.index] if call.index in alive else set()
+    return Order(keys, read, ends(cut.calls, read - set().union(*(looks[i] for i in alive))))
 
 
 def ends(calls: Sequence[AttentionCall], final: set[int]) -> set[int]:
@@ -96,7 +99,7 @@ class Joint:
         ids += [torch.arange(s.first, s.first + s.count) for s in recording.streams]
         joint = cls(recording, torch.cat([torch.zeros(1, dtype=torch.int64), *ids]).unique())
         for merge in recording.merges:
-            new, sources = (torch.searchsorted(joint.rows, t) for t in (merge.rows, merge.sources))
+            new, sources = (torch.searchsorted(joint.rows, t.contiguous()) for t in (merge.rows, merge.sources))
             P = torch.zeros(len(new), len(joint.rows), dtype=torch.float64)
             for i, made_of in enumerate(sources):
                 for j in made_of:

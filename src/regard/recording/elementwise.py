@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording.tokens import STRIDE, Tag, Trail, constant, first_along, lost
+from regard.recording.tokens import STRIDE, Tag, Trail, constant, first_along, lost, thin
 
 Tags = Sequence[Tag | None]
 MIXERS = ("fft", "lstm", "gru", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
@@ -167,19 +167,37 @@ def _varied(trail: Trail, best: Tag, found: Sequence[Tag]) -> Tag:
     return best
 
 
+def like(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """`x.type_as(y)`: y gives its dtype, and its tokens only where it has the same shape (x went by as complex numbers)."""
+    same = isinstance(out, Tensor) and args[1].shape == out.shape
+    return element_wise(trail, name, args if same else args[:1], {}, out)
+
+
 def normalised(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """The rows that are normalised; scale and shift are no tokens, even of rows that begin as zeros."""
     return element_wise(trail, name, args[:1] or [kwargs["input"]], {}, out)
 
 
 def _not_healed(fits: Sequence[tuple[Tensor, Tag]], best: Tag, out: Tensor) -> Tag | None:
-    """A lost operand of the best one's own stream. It is healed by the output of an attention call that it has not absorbed
-    (a residual connection around a call whose tokens the user named), and by nothing else.
+    """A lost operand of the best one's own stream, which may hold other tokens than the best one does.
+
+    It is healed by the output of an attention call that it has not absorbed (a residual connection around a call whose tokens
+    the user named), and by the rows that it was made of (a residual connection around what mixes them).
     """
-    if best.lost or best.raw or out.ndim < 3 or not out.is_floating_point():
+    if best.lost or best.raw or best.keys is not None or out.ndim < 3 or not out.is_floating_point():
         return None
-    gone = (t for x, t in fits if t.lost and t.source is best.source and x.shape == out.shape)
-    return next((t for t in gone if not best.seen & ~t.seen), None)
+    gone = [t for x, t in fits if t.lost and t.source is best.source and x.shape == out.shape and not t.computed]
+    gone = [t for t in gone if not best.seen & ~t.seen]
+    if not gone:
+        return None
+    own = rows_in(best.ids)
+    return next((t for t in gone if t.origin is None or not bool(torch.isin(own, t.origin).all())), None)
+
+
+def rows_in(ids: Tensor) -> Tensor:
+    """The rows that ids name, each once, without samples."""
+    rows: Tensor = (thin(ids) % STRIDE).unique()
+    return rows
 
 
 def mixing(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -204,7 +222,9 @@ def united(tags: Sequence[Tag]) -> int:
 
 def nowhere(tag: Tag, name: str, out: Tensor) -> Tag:
     """A tag for a tensor whose rows are not known any more since the operation `name`."""
-    return lost(replace(tag, ids=torch.zeros((), dtype=torch.int64).expand(out.shape), raw=False), name)
+    origin = tag.origin if tag.lost else None if tag.raw else rows_in(tag.ids)
+    nobody = torch.zeros((), dtype=torch.int64).expand(out.shape)
+    return lost(replace(tag, ids=nobody, raw=False, origin=origin), name)
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:

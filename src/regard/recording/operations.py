@@ -27,6 +27,7 @@ from regard.recording.elementwise import (
     Tags,
     element_wise,
     gated,
+    like,
     mixing,
     normalised,
     ranking,
@@ -118,5 +119,6 @@ RULES: dict[str, Callable[..., Tags]] = {
     "where": select,
     "embedding": embedding,
     **dict.fromkeys(("linear", "grouped_mm", "_grouped_mm"), linear),
+    "type_as": like,
     **dict.fromkeys(("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"), normalised),
 }

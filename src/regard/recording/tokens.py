@@ -95,6 +95,7 @@ class Tag:
         lost: the operation at which the trail was lost, or "".
         computed: raw numbers made from token ids (positions), no longer the ids themselves.
         mixed: the operation that added another token's row to one standing alone (a recurrent state), or "".
+        origin: where the trail is lost, the rows (without samples) that stood there before; None where these are not known.
     """
 
     ids: Tensor
@@ -106,6 +107,7 @@ class Tag:
     lost: str = ""
     computed: bool = False
     mixed: str = ""
+    origin: Tensor | None = None
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Tag:
         """The same rows elsewhere: the movement applied to the ids, and to the columns' ids."""
