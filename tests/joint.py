@@ -109,14 +109,15 @@ class Joint:
 
     def place(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(sample, column) of ids."""
-        return (ids // STRIDE - 1).clamp(min=0), torch.searchsorted(self.rows, ids % STRIDE)
+        return ids // STRIDE - 1, torch.searchsorted(self.rows, ids % STRIDE)
 
     def embedded(self, call: AttentionCall, E: Tensor) -> Tensor:
         """(group, query, key) of one call -> (batch, row, row). Nobody's rows (padding of windows) are left out of it."""
         (samples, queries), (_, keys) = (self.place(ids) for ids in (call.queries, call.keys))
         out = torch.zeros(self.recording.batch, len(self.rows), len(self.rows), dtype=torch.float64)
         for g in range(len(E)):
-            out[samples[g].max()].index_put_((queries[g][:, None], keys[g]), E[g].double(), accumulate=True)
+            own = torch.where(samples[g] < 0, samples[g].max(), samples[g])  # rows of several samples: each in its own
+            out.index_put_((own[:, None], queries[g][:, None], keys[g]), E[g].double(), accumulate=True)
         out[:, 0] = 0
         return out
 
