@@ -130,6 +130,9 @@ def explain(
         Literal["full", "lazy"], typer.Option(help="Run the receipt's checks at once, or when the report is drawn.")
     ] = "full",
     truncate: Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")] = False,
+    memory_budget: Annotated[
+        str | None, typer.Option(help='What rebuilt attention rows may take at a time, as in "64MB". Default: 256MB.')
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
     ] = None,
@@ -152,15 +155,16 @@ def explain(
         reader = _load(model)
     _check_image(image, reader)
     found: list[Any] = []
+    how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget}
     for value in inputs:
         raw, stem = read_input(value, reader.kind)
         raw = raw if image is None else (image, raw)
         with _busy(f"explaining {stem}"):
             if generate is not None:
                 kind = (target or ["logit"])[0]
-                found.append((stem, reader.explain_generation(raw, generate, names[0], kind, measure=measure)))
+                found.append((stem, reader.explain_generation(raw, generate, names[0], kind, **how)))
             else:
-                made = reader.explain(raw, target=_targets(target), method=names, measure=measure, truncate=truncate)
+                made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how)
                 found += [_named(e, stem) for e in made]
     with _busy("drawing"):
         files = write_all(found, out, _render if generate is None else _render_generations)
