@@ -6,7 +6,11 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-all lint format bench docs clean
+TESTING := beartype pytest pytest-timeout scikit-learn
+# What the oldest supported versions must pass; the families of tests/sweep.py are those of the newest.
+CORE := $(addprefix tests/test_,twins.py properties.py provenance.py targets.py models.py zoo.py)
+
+.PHONY: demo test test-all test-oldest test-timm lint format bench docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +26,22 @@ test: $(READY)
 test-all: $(READY)
 	$(BIN)/python -m pytest
 
+.venv-oldest/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[all]" $(TESTING)
+	touch $@
+
+test-oldest: .venv-oldest/.ready
+	.venv-oldest/bin/python -m pytest -m "not long" $(CORE)
+
+.venv-timm/.ready: pyproject.toml constraints-timm.txt
+	$(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/python -m pip install --quiet --constraint constraints-timm.txt --editable . timm torchvision $(TESTING)
+	touch $@
+
+test-timm: .venv-timm/.ready
+	.venv-timm/bin/python -m pytest tests/test_timm.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,6 +53,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/recursion.py
+	$(BIN)/python benchmarks/long_inputs.py
+	$(BIN)/python benchmarks/several_targets.py
 	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/facts.py
 
@@ -40,4 +63,4 @@ docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py
 
 clean:
-	rm -rf $(VENV) build dist regard-demo *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-timm build dist regard-demo *.egg-info

@@ -3,10 +3,15 @@
 Protocol `facts/top-1/logit/answered-right`: the logit of the right answer as the next token after the prompt is explained,
 on prompts that the model answers rightly; a hit is a map whose largest score, of all tokens but padding, lies on the known
 source: the one token of the prompt that is the answer word. `<bos>`, stops, the question and the read-out position compete
-like any other token; scores are taken as they are, with their sign. `facts/top-1-words/logit/answered-right` is the same
-with `<bos>`, stops and the read-out position left out of the competition, for methods that give these a share by
-construction. `facts/top-1/contrast/answered-right` explains the logit of the answer less that of a wrong answer that stands
-in the prompt too. Intervals are 95 % bootstrap over prompts.
+like any other token; scores are taken as they are, with their sign. Three more columns change one choice each:
+
+- `facts/top-1-words/logit/answered-right`: `<bos>`, stops and the read-out position (the last token) do not compete, for
+  methods that give these a share by construction;
+- `facts/top-1-statement/logit/answered-right`: a hit is anywhere in the statement that the source stands in, its full stop
+  included (in copying: the source and the item before it);
+- `facts/top-1/contrast/answered-right`: the logit of the answer less that of a wrong answer that stands in the prompt too.
+
+Intervals are 95 % bootstrap over prompts.
 
     python benchmarks/facts.py             # print the table
     python benchmarks/facts.py --write     # and put it into README.md
@@ -47,6 +52,7 @@ class Batch:
     inputs: dict[str, Tensor]
     tokens: list[list[str]]
     source: Tensor
+    statement: Tensor
     answer: Tensor
     distractor: Tensor
     right: Tensor
@@ -55,6 +61,11 @@ class Batch:
     def real(self) -> Tensor:
         """bool (b, n): no padding."""
         return self.inputs["attention_mask"].bool()
+
+    @property
+    def at_source(self) -> Tensor:
+        """bool (b, n): the source."""
+        return torch.nn.functional.one_hot(self.source, self.real.shape[1]).bool()
 
     @property
     def words(self) -> Tensor:
@@ -70,10 +81,14 @@ def batch_of(reader: regard.models.Reader, facts: Sequence[Fact]) -> Batch:
         predicted = reader.model(**inputs).logits[:, -1].argmax(-1)
     padding = (inputs["attention_mask"] == 0).sum(1)
     answer = torch.tensor([ids(f.answer) for f in facts])
+    statement = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    for row, f, pad in zip(statement, facts, padding.tolist(), strict=True):
+        row[[pad + i for i in f.evidence]] = True
     return Batch(
         inputs=inputs,
         tokens=[text.tokens for text in reading.raw["input_ids"]],
         source=torch.tensor([f.source for f in facts]) + padding,
+        statement=statement,
         answer=answer,
         distractor=torch.tensor([ids(f.distractor) for f in facts]),
         right=predicted == answer,
@@ -97,10 +112,27 @@ def scores(reader: regard.models.Reader, batch: Batch, target: Target, method: s
     return exp.scores["input_ids"].cpu()
 
 
-def hits(maps: Tensor, batch: Batch, competing: Tensor) -> Tensor:
-    """Whether the largest score of those competing lies on the source, for the prompts answered rightly: (b',)."""
-    top = maps.masked_fill(~competing, -torch.inf).argmax(1)
-    return (top == batch.source)[batch.right].float()
+def top(maps: Tensor, batch: Batch, competing: Tensor) -> Tensor:
+    """Where the largest score of those competing lies, for the prompts answered rightly: one-hot, bool (b', n)."""
+    largest = maps.masked_fill(~competing, -torch.inf).argmax(1)
+    return torch.nn.functional.one_hot(largest, maps.shape[1]).bool()[batch.right]
+
+
+def cells(batches: Sequence[Batch], logit: Sequence[Tensor], contrast: Sequence[Tensor]) -> list[str]:
+    """The cells of a method's row, from its maps for either target."""
+
+    def hits(maps: Sequence[Tensor], competing: str, on: str) -> list[Tensor]:
+        tops = [top(m, b, getattr(b, competing)) for m, b in zip(maps, batches, strict=True)]
+        return [(t & getattr(b, on)[b.right]).any(1).float() for t, b in zip(tops, batches, strict=True)]
+
+    kinds = hits(logit, "real", "at_source")
+    others = (
+        kinds,
+        hits(logit, "words", "at_source"),
+        hits(logit, "real", "statement"),
+        hits(contrast, "real", "at_source"),
+    )
+    return [interval(v) for v in (*kinds, *map(torch.cat, others))]
 
 
 def main() -> None:
@@ -111,10 +143,8 @@ def main() -> None:
     facts, reader = zoo.facts(), regard.load("zoo/llama-facts")
     kinds = list(dict.fromkeys(f.kind for f in facts))
     batches = [batch_of(reader, [f for f in facts if f.kind == kind]) for kind in kinds]
-    rows = [
-        f"| method | {' | '.join(kinds)} | all | all, words only | all, contrast |",
-        "|---" * (len(kinds) + 4) + "|",
-    ]
+    columns = ["method", *kinds, "all", "all, words only", "all, statement", "all, contrast"]
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     left_out = []
     for title, method, options in variants():
         try:
@@ -126,11 +156,7 @@ def main() -> None:
         except Misuse as e:
             left_out.append(f"`{title}` ({e})")
             continue
-        found = [hits(m, b, b.real) for m, b in zip(logit, batches, strict=True)]
-        words = [hits(m, b, b.words) for m, b in zip(logit, batches, strict=True)]
-        told_apart = [hits(m, b, b.real) for m, b in zip(contrast, batches, strict=True)]
-        cells = [interval(v) for v in (*found, torch.cat(found), torch.cat(words), torch.cat(told_apart))]
-        rows.append(f"| {title} | {' | '.join(cells)} |")
+        rows.append(f"| {title} | {' | '.join(cells(batches, logit, contrast))} |")
     table = "\n".join(rows)
     right = "; ".join(f"{k} {int(b.right.sum())} of {len(b.right)}" for k, b in zip(kinds, batches, strict=True))
     note = f"Prompts answered rightly: {right}. Per cent of these, with 95 % bootstrap intervals."

@@ -22,7 +22,8 @@ os.environ["KINETO_LOG_LEVEL"] = "5"
 import torch
 
 Ways = Mapping[str, Callable[[], object]]
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+ROOT = Path(__file__).parents[1]
+PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
 
 
 class Peak(NamedTuple):

@@ -1,19 +1,20 @@
-"""Write families.md from the table of tests/sweep.py: `python docs/families.py`."""
+"""Write families.md from tests/sweep.py, and families-timm.md from tests/timm_sweep.py: `python docs/families.py`.
+
+Each needs its own environment (transformers, or timm with torchvision); the page whose libraries are missing is left as it is.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-
-from sweep import FAMILIES, GROUPS, OPEN, REFUSED, Family  # noqa: E402
-
-PAGE = ROOT / "docs" / "families.md"
+from family import Family, Refusal  # noqa: E402
 
 
 def entry(family: Family, status: str) -> str:
@@ -34,49 +35,94 @@ def passing(family: Family) -> str:
     )
 
 
+def tables(
+    groups: Sequence[str],
+    explained: Mapping[str, Family],
+    refused: Mapping[str, Refusal],
+    opened: Mapping[str, Refusal],
+) -> list[str]:
+    """The three tables of a page."""
+    order = {g: i for i, g in enumerate(groups)}
+    rows = [entry(f, passing(f)) for f in sorted(explained.values(), key=lambda f: order[f.group])]
+    no = [f"| {n} | {r.family.group} | `{r.family.model}` | `{r.says}` | {r.why} |" for n, r in refused.items()]
+    ours = [f"| {n} | {r.family.group} | `{r.family.model}` | {r.why} |" for n, r in opened.items()]
+    return [
+        "",
+        f"## Explained: {len(explained)}",
+        "",
+        "| family | group | class | calls | streams (tokens) | status |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"## Refused: {len(refused)}",
+        "",
+        "An error names the operation or the reason; no map is given.",
+        "",
+        "| family | group | class | the error says | why |",
+        "|---|---|---|---|---|",
+        *no,
+        "",
+        f"## Open: {len(opened)}",
+        "",
+        "Not right yet; do not rely on maps of these.",
+        "",
+        "| family | group | class | what is wrong |",
+        "|---|---|---|---|",
+        *ours,
+        "",
+    ]
+
+
+CHECKED = [
+    "are explained in the tests: every attention call is seen, streams and grids are those of the architecture, the watched",
+    "forward equals the plain one, gradients reach every call, maps and their gradients equal an eager twin, `gae` and",
+    "`rollout` equal the full joint roll-out of the twin's maps, and the model is left as found.",
+]
+
+
 def page() -> str:
-    """The whole page."""
-    order = {g: i for i, g in enumerate(GROUPS)}
-    head = ["| family | group | class | calls | streams (tokens) | status |", "|---|---|---|---|---|---|"]
-    explained = [entry(f, passing(f)) for f in sorted(FAMILIES.values(), key=lambda f: order[f.group])]
-    refused = [f"| {n} | {r.family.group} | `{r.family.model}` | `{r.says}` | {r.why} |" for n, r in REFUSED.items()]
-    opened = [f"| {n} | {r.family.group} | `{r.family.model}` | {r.why} |" for n, r in OPEN.items()]
+    """families.md"""
+    from sweep import FAMILIES, GROUPS, OPEN, REFUSED
+
     return "\n".join(
         [
             "# Families of models",
             "",
-            "Tiny random models of the families below are explained in the tests: every attention call is seen, streams",
-            "and grids are those of the architecture, the watched forward equals the plain one, gradients reach every call,",
-            "maps and their gradients equal an eager twin, and the model is left as found.",
+            "Tiny random models of the families below",
+            *CHECKED,
+            "Models of timm and torchvision have [a page of their own](families-timm.md).",
             "Written by `python docs/families.py` from",
-            f"`tests/sweep.py`, with transformers {transformers.__version__} and torch {torch.__version__};",
+            f"`tests/sweep.py`, with transformers {version('transformers')} and torch {version('torch')};",
             "the tests: `python -m pytest tests/test_sweep.py`.",
-            "",
-            f"## Explained: {len(FAMILIES)}",
-            "",
-            *head,
-            *explained,
-            "",
-            f"## Refused: {len(REFUSED)}",
-            "",
-            "An error names the operation or the reason; no map is given.",
-            "",
-            "| family | group | class | the error says | why |",
-            "|---|---|---|---|---|",
-            *refused,
-            "",
-            f"## Open: {len(OPEN)}",
-            "",
-            "Not right yet; do not rely on maps of these.",
-            "",
-            "| family | group | class | what is wrong |",
-            "|---|---|---|---|",
-            *opened,
-            "",
+            *tables(GROUPS, FAMILIES, REFUSED, OPEN),
         ]
     )
 
 
+def timm_page() -> str:
+    """families-timm.md"""
+    from timm_sweep import FAMILIES, GROUPS, OPEN, REFUSED
+
+    libraries = f"timm {version('timm')}, torchvision {version('torchvision')} and torch {version('torch')}"
+    return "\n".join(
+        [
+            "# Models of timm and torchvision",
+            "",
+            "Tiny random models of the classes below",
+            *CHECKED,
+            "Written by `python docs/families.py` from",
+            f"`tests/timm_sweep.py`, with {libraries};",
+            "the tests: `make test-timm`, in an environment of its own.",
+            *tables(GROUPS, FAMILIES, REFUSED, OPEN),
+        ]
+    )
+
+
+PAGES = {"families.md": ("transformers", page), "families-timm.md": ("timm", timm_page)}
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    for name, (library, make) in PAGES.items():
+        if importlib.util.find_spec(library):
+            (ROOT / "docs" / name).write_text(make(), encoding="utf-8")
+            print(f"wrote docs/{name}")

@@ -5,7 +5,15 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import importlib.util
+
+import pytest
 from jaxtyping import install_import_hook
+
+if importlib.util.find_spec("timm") is None:  # it has an environment of its own: make test-timm
+    collect_ignore = ["timm_sweep.py"]
+
+pytest.register_assert_rewrite("checks")
 
 install_import_hook(
     ["regard.recording", "regard.attribution", "regard.explanation", "regard.target"], "beartype.beartype"

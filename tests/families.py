@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tiny import ids, noise, strong
+
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
 
@@ -59,28 +61,8 @@ class Case:
         return sum(len(s) for s in self.steps)
 
 
-def strong(model: nn.Module, std: float = 0.3, seed: int = 0) -> nn.Module:
-    """Weights of unit-like scale: every matrix with `std`, biases small, in eval mode."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in sorted(model.named_parameters()):
-            if p.ndim >= 2:
-                p.copy_(torch.randn(p.shape, generator=generator) * std)
-            elif "bias" in name:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
-    return model.eval()
-
-
 def logit(c: int) -> Callable[[Any], Tensor]:
     return lambda out: (out if isinstance(out, Tensor) else out["logits"])[:, c]
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def ids(*shape: int, seed: int = 2, low: int = 5, high: int = 40) -> Tensor:
-    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
 
 
 SMALL: dict[str, Any] = {

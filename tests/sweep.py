@@ -6,69 +6,39 @@ Calls, streams and grids are written down from the configuration (layers, patche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import transformers as T
-from torch import Tensor, nn
+from torch import Tensor
 
-from families import ids, noise, strong
+import handmade
+from family import Family, Read, Refusal
+from tiny import ids, noise
 
 TEXT, DECODER, SEQ2SEQ = "text encoder", "decoder", "encoder-decoder"
 VISION, VIDEO, AUDIO = "vision", "video", "audio"
 DUAL, CROSS = "dual encoder", "co-attention and cross-attention"
 DETECTION, VLM = "detection", "vision-language"
-GROUPS = (TEXT, DECODER, SEQ2SEQ, VISION, VIDEO, AUDIO, DUAL, CROSS, DETECTION, VLM)
+HANDMADE = "torch and hand-made"
+GROUPS = (TEXT, DECODER, SEQ2SEQ, VISION, VIDEO, AUDIO, DUAL, CROSS, DETECTION, VLM, HANDMADE)
 
-Read = Callable[[Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One row of the table.
-
-    Attributes:
-        model: class name in transformers. config: its configuration, made on demand. inputs, target: what is explained.
-        calls: attention calls expected. streams: name -> tokens. grids: name -> (rows, columns), of pictures.
-        dead: call -> why the target cannot depend on it. twin: why the eager twin cannot be compared ("": it is).
-        inexact: the twin or the watched run differs by rounding only, and why ("": bit-identical outputs are demanded).
-        warns: warnings of the model's own code that are let pass: message -> why.
-        mixes: why a row holds something of its neighbours before the first call ("": it does not).
-        std: of the weights, where gradients would underflow with the usual ones. core: runs in `make test`.
-    """
-
-    name: str
-    group: str
-    model: str
-    config: Callable[[], Any]
-    inputs: Mapping[str, Tensor]
-    target: Read
-    calls: int = 2
-    streams: Mapping[str, int] = field(default_factory=dict)
-    grids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    dead: Mapping[int, str] = field(default_factory=dict)
-    twin: str = ""
-    inexact: str = ""
-    warns: Mapping[str, str] = field(default_factory=dict)
-    std: float = 0.3
-    mixes: str = ""
-    core: bool = False
-
-    def build(self) -> nn.Module:
-        torch.manual_seed(0)
-        return strong(getattr(T, self.model)(self.config()), self.std)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A family that is refused: `says` is part of the error, `why` is the reason in our words."""
-
-    family: Family
-    says: str
-    why: str
-
+OUTSIDE: dict[str, set[str]] = {
+    name: set(mixers)
+    for mixers, names in {
+        ("conv2d",): ("swin2sr", "sam-vision", "mobilevit", "levit", "segformer", "pvt-v2", "cvt"),
+        ("conv1d",): ("wav2vec2", "wavlm", "hubert", "unispeech", "unispeech-sat", "data2vec-audio", "deberta-v2",
+                      "whisper", "speecht5", "lfm2", "moonshine", "wav2vec2-conformer", "wav2vec2-bert", "qwen2-audio"),
+        ("conv2d", "max_pool2d"): ("detr", "conditional-detr", "table-transformer", "dab-detr"),
+        ("conv2d", "interpolate"): ("dpt", "maskformer", "depth-anything", "glpn"),
+        ("conv2d", "conv1d"): ("parakeet",),
+        ("conv1d", "unfold"): ("convbert",),
+        ("conv1d", "mul of different tokens"): ("jamba", "recurrent-gemma"),
+    }.items()
+    for name in names
+}  # fmt: skip
+"""Operations outside attention that mix tokens, by the models' papers: the receipt tells of them, and of no others."""
 
 FAMILIES: dict[str, Family] = {}
 REFUSED: dict[str, Refusal] = {}
@@ -78,11 +48,15 @@ OPEN: dict[str, Refusal] = {}
 def row(
     name: str, group: str, model: str, config: Any, inputs: Mapping[str, Tensor], target: Read, **more: Any
 ) -> None:
-    """Add a family; `config`: a function, or the keywords of the configuration class that the model's name begins with."""
+    """Add a family; `config`: a function, or the keywords of the configuration class that the model's name begins with.
+
+    `model`: a class of handmade.py or of transformers.
+    """
     says, why, is_open = more.pop("refused", ""), more.pop("why", ""), more.pop("open", "")
     prefix = more.pop("prefix", None) or model.rsplit("For", 1)[0].removesuffix("Model")
-    make = config if callable(config) else (lambda: getattr(T, prefix + "Config")(**config))
-    family = Family(name, group, model, make, inputs, target, **more)
+    configured = config if callable(config) else (lambda: getattr(T, prefix + "Config")(**config))
+    made = getattr(handmade, model, None) or getattr(T, model)
+    family = Family(name, group, model, lambda: made(configured()), inputs, target, **more)
     assert name not in {**FAMILIES, **REFUSED, **OPEN}, name
     if says:
         REFUSED[name] = Refusal(family, says, why)
@@ -217,8 +191,7 @@ encoder("flaubert", "Flaubert", {
 encoder("xlnet", "XLNet", {
     "vocab_size": 40, "d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24, "num_labels": 3}, usual=False)  # fmt: skip
 encoder("convbert", "ConvBert", {"embedding_size": 8, "head_ratio": 1, "conv_kernel_size": 3},
-        open="the dynamic convolution (unfold) hides layer 0 from the keys of layer 1: layer 0 is taken for "
-        "a final call")  # fmt: skip
+        twin="the twin takes the softmax of its convolution's kernel for a map, too")  # fmt: skip
 encoder("squeezebert", "SqueezeBert", {"embedding_size": 16} | {
     f"{k}_groups": 1 for k in ("q", "k", "v", "post_attention", "intermediate", "output")})  # fmt: skip
 encoder("mobilebert", "MobileBert", {"embedding_size": 8, "intra_bottleneck_size": 8, "true_hidden_size": 8}, core=True)
@@ -231,13 +204,30 @@ encoder("nomic-like-t5-encoder", "T5", T5, usual=False, model="T5EncoderModel", 
 encoder("data2vec-text", "Data2VecText", {"pad_token_id": 1})
 encoder("layoutlm", "LayoutLM", {"max_2d_position_embeddings": 64}, inputs=words() | {
     "bbox": ids(2, 6, 4, high=30).sort(-1).values})  # fmt: skip
+encoder("eurobert", "EuroBert", {"num_key_value_heads": 1, "pad_token_id": 0})
+encoder("nomic-bert", "NomicBert", {"pad_token_id": 0})
+encoder("xmod", "Xmod", {"pad_token_id": 1, "languages": ["en_XX"], "default_language": "en_XX"})
+encoder("roberta-prelayernorm", "RobertaPreLayerNorm", {"pad_token_id": 1})
+encoder("splinter", "Splinter", model="SplinterModel", target=pool)
+encoder("luke", "Luke", {"pad_token_id": 1, "entity_vocab_size": 10, "entity_emb_size": 8})
+encoder("bert-generation", "BertGeneration", {"pad_token_id": 0}, model="BertGenerationEncoder", target=pool)
+encoder("jina-v3", "JinaEmbeddingsV3", {"pad_token_id": 1})
+encoder("markuplm", "MarkupLM", {"pad_token_id": 0, "max_depth": 4, "xpath_unit_hidden_size": 4})
+encoder("yoso", "Yoso", {"use_expectation": True, "pad_token_id": 0}, refused="no softmax",
+        why="weights are chances of a hash collision")  # fmt: skip
+encoder("mra", "Mra", {"block_per_row": 2, "pad_token_id": 0}, refused="no attention call",
+        why="multi-resolution blocks, weighed without a softmax")  # fmt: skip
+BOXES = {"bbox": ids(2, 6, 4, high=30).sort(-1).values}
+encoder("layoutlmv3", "LayoutLMv3", {
+    "max_2d_position_embeddings": 64, "coordinate_size": 2, "shape_size": 4, "input_size": 16, "patch_size": 4,
+    "visual_embed": True, "pad_token_id": 1}, inputs={**words(mask=False), **picture(), **BOXES},
+    streams={**ONE, "pixel_values": 16, "cls_token": 1}, grids={"pixel_values": (4, 4)})  # fmt: skip
 encoder("longformer", "Longformer", {"attention_window": 4}, inputs={"input_ids": ids(2, 8)},
     refused="as_strided", why="windows that overlap in memory (as_strided) are not followed")  # fmt: skip
 encoder("big-bird-sparse", "BigBird", {
     "max_position_embeddings": 128, "attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1},
     inputs={"input_ids": ids(2, 32)}, calls=10,
-    open="one map is used in slices, each taken for a call; `explain` fails with a raw torch error (permute of a "
-    "sparse gradient)")  # fmt: skip
+    refused="in several parts", why="block-sparse: one map is multiplied in slices, no call each")  # fmt: skip
 encoder("nystromformer", "Nystromformer", {
     "num_landmarks": 2, "segment_means_seq_len": 6, "conv_kernel_size": 3}, mask=False,
     refused="mean", why="landmarks: queries and keys are means of several tokens")  # fmt: skip
@@ -252,7 +242,8 @@ encoder("reformer", "Reformer", {
     **TX, "attention_head_size": 8, "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "hidden_size": 16,
     "num_attention_heads": 2, "feed_forward_size": 24, "num_labels": 3, "local_attn_chunk_length": 2,
     "lsh_attn_chunk_length": 2, "num_buckets": 2, "is_decoder": False}, usual=False, mask=False,
-    refused="no attention call", why="hashed buckets, weighed by exp(score - logsumexp) and not by a softmax")  # fmt: skip
+    refused="backward pass fails",
+    why="its reversible layers have a backward pass of their own, for training only")  # fmt: skip
 
 # -- decoders ---------------------------------------------------------------------------------------------------------
 
@@ -314,13 +305,68 @@ decoder("xglm", "XGLM", {
     "max_position_embeddings": 32})  # fmt: skip
 decoder("deepseek-v2", "DeepseekV2", DS)
 decoder("deepseek-v3", "DeepseekV3", DS, core=True)
+decoder("olmo3", "Olmo3", {**GQA, "sliding_window": 3})
+decoder("olmoe", "Olmoe", {**GQA, **MOE})
+decoder("dbrx", "Dbrx", {
+    "d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 32, "vocab_size": 40,
+    "attn_config": {"kv_n_heads": 1, "clip_qkv": 8, "rope_theta": 1e4},
+    "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2}})  # fmt: skip
+decoder("gemma3n", "Gemma3n", {
+    **KV, **LOCAL, "vocab_size_per_layer_input": 40, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
+    "laurel_rank": 4, "altup_num_inputs": 2}, prefix="Gemma3nText")  # fmt: skip
+decoder("gemma4", "Gemma4", {
+    **KV, **LOCAL, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 40, "num_global_key_value_heads": 1,
+    "global_head_dim": 8, "num_kv_shared_layers": 0}, prefix="Gemma4Text")  # fmt: skip
+decoder("cohere2", "Cohere2", {**GQA, **LOCAL})
+decoder("granitemoe", "GraniteMoe", {**GQA, "num_local_experts": 4, "num_experts_per_tok": 2})
+decoder("nemotron", "Nemotron", GQA)
+decoder("smollm3", "SmolLM3", GQA)
+decoder("exaone4", "Exaone4", {**GQA, **LOCAL})
+decoder("ernie4-5", "Ernie4_5", KV)
+decoder("helium", "Helium", KV)
+decoder("persimmon", "Persimmon", MHA)
+decoder("openai-gpt", "OpenAIGPT", GPT, "LMHeadModel", prefix="OpenAIGPT")
+decoder("ctrl", "CTRL", {**GPT, "dff": 24}, "LMHeadModel", prefix="CTRL")
+decoder("bitnet", "BitNet", GQA)
+decoder("arcee", "Arcee", KV)
+decoder("apertus", "Apertus", KV)
+decoder("seed-oss", "SeedOss", KV)
+decoder("phimoe", "Phimoe", {**GQA, "num_local_experts": 4, "num_experts_per_tok": 2})
+decoder("diffllama", "DiffLlama", {**KV, "num_attention_heads": 4, "num_key_value_heads": 2}, calls=4)
+decoder("ministral", "Ministral", {**KV, **LOCAL})
+decoder("nanochat", "NanoChat", KV)
+decoder("glm", "Glm", KV)
+decoder("glm4-moe", "Glm4Moe", {**DS, **KV})
+decoder("minicpm3", "MiniCPM3", DS)
+decoder("modernbert-decoder", "ModernBertDecoder", {
+    **MHA, "local_attention": 4, "global_attn_every_n_layers": 2})  # fmt: skip
+decoder("lfm2", "Lfm2", {**GQA, "layer_types": ["conv", "full_attention"]}, calls=1, mixes="a short convolution")
+decoder("recurrent-gemma", "RecurrentGemma", {
+    **GQA, "block_types": ["recurrent", "attention"], "attention_window_size": 4, "lru_width": 16}, calls=1,
+    mixes="a recurrent layer before attention")  # fmt: skip
+NO_SOFTMAX = {"refused": "no softmax", "why": "linear attention or a state space: weights without a softmax"}
+SSM = {"mamba_d_state": 4, "mamba_n_groups": 1, "mamba_chunk_size": 4, "mamba_d_head": 8}
+decoder("qwen3-next", "Qwen3Next", {
+    **KV, **MOE, "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "shared_expert_intermediate_size": 8}, **NO_SOFTMAX)  # fmt: skip
+decoder("bamba", "Bamba", {**GQA, **SSM, "attn_layer_indices": [1], "mamba_n_heads": 4}, **NO_SOFTMAX)
+decoder("falcon-h1", "FalconH1", {**KV, **SSM, "mamba_d_ssm": 16, "mamba_n_heads": 2}, **NO_SOFTMAX)
+decoder("minimax", "MiniMax", {
+    **KV, "num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": ["linear_attention", "full_attention"],
+    "block_size": 4}, **NO_SOFTMAX)  # fmt: skip
+decoder("mamba2", "Mamba2", {
+    "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "num_heads": 4, "head_dim": 8,
+    "n_groups": 1, "chunk_size": 4}, **NO_SOFTMAX)  # fmt: skip
+decoder("rwkv", "Rwkv", {
+    "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "attention_hidden_size": 16,
+    "intermediate_size": 24}, mask=False, refused="no attention call", why="a recurrent network, no attention")  # fmt: skip
 decoder("mamba", "Mamba", {
     "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}, mask=False,
     refused="no attention call", why="a state space, no attention")  # fmt: skip
 decoder("jamba", "Jamba", {
     **GQA, "num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4,
-    "use_mamba_kernels": False}, calls=1,
-    open="hybrid: its one attention call is right, but Mamba layers mix tokens unseen and no note says so")  # fmt: skip
+    }, calls=1, mixes="a Mamba layer before attention")  # fmt: skip
 
 # -- encoder-decoders -------------------------------------------------------------------------------------------------
 
@@ -341,7 +387,7 @@ seq2seq("mt5", "MT5", T5)
 seq2seq("mt5-classifier", "MT5", {**T5, "num_labels": 3, "eos_token_id": 39}, "ForSequenceClassification", **SAME_IDS)
 seq2seq("umt5", "UMT5", T5)
 seq2seq("bart", "Bart", BART32, core=True)
-seq2seq("bart-labels", "Bart", BART32, **LABELS)
+seq2seq("bart-labels", "Bart", BART32, **LABELS, core=True)
 seq2seq(
     "bart-classifier", "Bart", {**BART32, "num_labels": 3, "eos_token_id": 39}, "ForSequenceClassification", **SAME_IDS
 )
@@ -354,8 +400,29 @@ seq2seq("prophetnet", "ProphetNet", {
     "vocab_size": 40, "hidden_size": 16, "encoder_ffn_dim": 24, "num_encoder_layers": 1,
     "num_encoder_attention_heads": 2, "decoder_ffn_dim": 24, "num_decoder_layers": 1, "num_decoder_attention_heads": 2,
     "ngram": 2, "num_buckets": 4, "relative_max_distance": 8, "max_position_embeddings": 32}, calls=4,
-    dead={1: "the last layer's main stream is not read"},
-    open="the predicting streams' 8 rows are one stream of all 32 rows of the table of positions")  # fmt: skip
+    streams={**ONE, "decoder_input_ids": 4, "decoder.position_embeddings": 32},
+    dead={1: "the last layer's main stream is not read"})  # fmt: skip
+seq2seq("switch-transformers", "SwitchTransformers", {
+    **T5, "num_experts": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
+    "num_decoder_layers": 2}, twin="the twin takes the router's softmax for a map, too")  # fmt: skip
+seq2seq("longt5-local", "LongT5", {**T5, "local_radius": 2, "encoder_attention_type": "local"})
+seq2seq("longt5-global", "LongT5", {
+    **T5, "local_radius": 2, "global_block_size": 2, "encoder_attention_type": "transient-global"})  # fmt: skip
+seq2seq("fsmt", "FSMT", {
+    **{k: v for k, v in BART32.items() if k != "vocab_size"}, "langs": ["a", "b"], "src_vocab_size": 40,
+    "tgt_vocab_size": 40})  # fmt: skip
+seq2seq("nllb-moe", "NllbMoe", {
+    **BART32, "num_experts": 2, "encoder_sparse_step": 2, "decoder_sparse_step": 2, "expert_capacity": 64})  # fmt: skip
+seq2seq("mvp", "Mvp", BART32)
+seq2seq("plbart", "PLBart", BART32)
+seq2seq("bigbird-pegasus", "BigBirdPegasus", {**BART32, "attention_type": "original_full"})
+seq2seq("pegasus-x", "PegasusX", {**BART32, "num_global_tokens": 2, "block_size": 4}, refused="in several parts",
+        why="one map over global and local keys is multiplied in slices, no call each")  # fmt: skip
+T5GEMMA = {**KV, **LOCAL, "query_pre_attn_scalar": 8}
+seq2seq("t5gemma", "T5Gemma", lambda: T.T5GemmaConfig(
+    encoder=T5GEMMA, decoder={**T5GEMMA, "cross_attention_hidden_size": 16, "is_decoder": True}, vocab_size=40))  # fmt: skip
+seq2seq("encoder-decoder", "EncoderDecoder", lambda: T.EncoderDecoderConfig.from_encoder_decoder_configs(
+    T.BertConfig(**S, **TX), T.BertConfig(**S, **TX, is_decoder=True, add_cross_attention=True)), "Model")  # fmt: skip
 seq2seq("led", "LED", {**BART, "attention_window": 4}, refused="as_strided",
     why="windows that overlap in memory (as_strided) are not followed")  # fmt: skip
 
@@ -401,6 +468,9 @@ vision("clip-vision", "CLIPVisionModelWithProjection", {**S, **IM, "projection_d
 vision("siglip-vision", "SiglipVisionModel", {**S, **IM}, {"probe": 1}, calls=3, target=at("pooler_output", 1))
 vision("vit-mae", "ViTMAEForPreTraining", {**S, **IM, **MAE}, inputs=picture() | {"noise": noise(2, 16)},
        target=at("logits", 3, 1), calls=3,
+       streams={"cls_token": 1, "mask_token": 1, "pixel_values": 16})  # fmt: skip
+vision("vit-mae-deep", "ViTMAEForPreTraining", {**S, **IM, **MAE, "decoder_num_hidden_layers": 2},
+       inputs=picture() | {"noise": noise(2, 16)}, target=at("logits", 3, 1), calls=4,
        streams={"cls_token": 1, "mask_token": 1, "pixel_values": 16})  # fmt: skip
 vision("beit-masked", "BeitForMaskedImageModeling", {**S, **IM, "vocab_size": 20, "use_mask_token": True},
        inputs=picture() | {"bool_masked_pos": torch.arange(16)[None].expand(2, 16) < 5}, target=at("logits", 2, 1))  # fmt: skip
@@ -450,8 +520,35 @@ vision("dpt", "DPTForDepthEstimation", {
     inputs=picture(2, 3, 32, 32), target=lambda out: out["predicted_depth"].flatten(1)[:, 3])  # fmt: skip
 vision("groupvit-vision", "GroupViTVisionModel", {
     **S, **IM, "depths": [1, 1], "num_group_tokens": [4, 0], "num_output_groups": [4, 2]}, {},
-    target=at("pooler_output", 1), calls=4,
-    open="the call of the second stage, over the groups, is not seen; maps leave it out without a note")  # fmt: skip
+    target=at("pooler_output", 1), calls=4, streams={"group_token": 4, "pixel_values": 16},
+    twin="the twin takes the softmax itself, which is over the groups")  # fmt: skip
+vision("siglip2-vision", "Siglip2VisionModel", {**S, "num_patches": 16, "patch_size": 4}, {"probe": 1}, inputs={
+    "pixel_values": noise(2, 16, 48), "pixel_attention_mask": torch.ones(2, 16).long(),
+    "spatial_shapes": torch.tensor([[4, 4]] * 2)}, target=at("pooler_output", 1), calls=3, grids={})  # fmt: skip
+vision("aimv2", "Aimv2VisionModel", {**S, **IM, "use_head": False}, {}, target=pool)
+vision("mlcd", "MLCDVisionModel", {**S, **IM}, {"class_embedding": 1}, target=at("pooler_output", 1))
+vision("depth-anything", "DepthAnythingForDepthEstimation", lambda: T.DepthAnythingConfig(
+    backbone_config=T.Dinov2Config(**S, **IM, out_features=["stage1", "stage2"], reshape_hidden_states=False),
+    reassemble_hidden_size=16, patch_size=4, neck_hidden_sizes=[4, 4], fusion_hidden_size=4,
+    reassemble_factors=[1, 0.5], head_hidden_size=4), target=lambda out: out["predicted_depth"].flatten(1)[:, 3])  # fmt: skip
+vision(
+    "donut-swin", "DonutSwinModel", {**SWIN, "num_labels": 2}, {}, grid=(8, 8), target=at("pooler_output", 1), calls=3
+)
+vision("glpn", "GLPNForDepthEstimation", {
+    **PYRAMID, "sr_ratios": [2, 1], "patch_sizes": [3, 3], "decoder_hidden_size": 8}, {}, grid=(8, 8),
+    target=lambda out: out["predicted_depth"].flatten(1)[:, 3])  # fmt: skip
+vision("swin2sr", "Swin2SRForImageSuperResolution", {
+    "image_size": 16, "patch_size": 1, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4,
+    "upscale": 2}, {}, inputs=picture(2, 3, 8, 8), grid=(8, 8), mixes="a convolution before attention",
+    target=lambda out: out["reconstruction"].flatten(1)[:, 3])  # fmt: skip
+vision("eomt", "EomtForUniversalSegmentation", {
+    **S, **IM, "num_queries": 3, "num_blocks": 1, "num_register_tokens": 2, "num_labels": 3, "num_upscale_blocks": 1},
+    {"cls_token": 1, "register_tokens": 2, "query": 3}, target=at("class_queries_logits", 1, 0))  # fmt: skip
+vision("imagegpt", "ImageGPTForImageClassification", {**GPT, "num_labels": 3}, {}, inputs={"input_ids": ids(2, 9)},
+       streams={"input_ids": 9}, grids={})  # fmt: skip
+vision("pixtral-vision", "PixtralVisionModel", {**S, **IM}, {}, inputs=picture() | {
+    "image_sizes": torch.tensor([[16, 16]] * 2)},
+    target=lambda out: out["last_hidden_state"].reshape(2, 16, 16)[:, 0, 1])  # fmt: skip
 vision("poolformer", "PoolFormerForImageClassification", {
     "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [8, 8], "patch_sizes": [3, 3], "strides": [2, 2],
     "padding": [1, 1], "num_labels": 3}, {}, refused="no attention call", why="pooling, no attention")  # fmt: skip
@@ -471,7 +568,7 @@ vision("vivit", "VivitForVideoClassification", {**L, **CLIP8, "tubelet_size": [2
 vision("videomae", "VideoMAEForVideoClassification", {**L, **CLIP8, "patch_size": 4, "tubelet_size": 2}, {}, group=VIDEO,
        inputs=video8, grid=(2, 4), grids={})  # fmt: skip
 vision("timesformer", "TimesformerForVideoClassification", {**L, "image_size": 8, "patch_size": 4, "num_frames": 2},
-       group=VIDEO, inputs=picture(2, 2, 3, 8, 8), grid=(2, 4), grids={}, calls=4)  # fmt: skip
+       group=VIDEO, inputs=picture(2, 2, 3, 8, 8), grid=(2, 4), grids={}, calls=4, core=True)  # fmt: skip
 JEPA = {"patch_size": 4, "crop_size": 8, "frames_per_clip": 4, "tubelet_size": 2, "hidden_size": 24,
         "num_attention_heads": 2, "num_hidden_layers": 2, "mlp_ratio": 1.0, "pred_hidden_size": 24,
         "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1, "pred_num_mask_tokens": 1}  # fmt: skip
@@ -479,8 +576,8 @@ JEPA_VIDEO = noise(2, 4, 3, 8, 8)
 vision("vjepa2", "VJEPA2Model", JEPA, group=VIDEO, target=pool, streams={"pixel_values_videos": 8}, grids={},
        inputs={"pixel_values_videos": JEPA_VIDEO, "skip_predictor": True})  # fmt: skip
 vision("vjepa2-predicted", "VJEPA2Model", JEPA, {}, group=VIDEO, calls=3, inputs={"pixel_values_videos": JEPA_VIDEO},
-       target=pool,
-       open="the target reads the encoder, which the predictor reads as well: said to depend on no call")  # fmt: skip
+       target=pool, streams={"pixel_values_videos": 8, "mask_tokens": 1}, grids={},
+       dead={2: "the target reads the encoder"})  # fmt: skip
 
 CONV = {"conv_dim": (8, 8), "conv_stride": (4, 2), "conv_kernel": (4, 2), "num_conv_pos_embeddings": 4,
         "num_conv_pos_embedding_groups": 2, "num_feat_extract_layers": 2}  # fmt: skip
@@ -576,9 +673,7 @@ TOWERS_SEEN = {
     "grids": {"pixel_values": (4, 4)},
 }
 row("bridgetower", CROSS, "BridgeTowerModel", TOWERS, both(),
-    lambda out: out["pooler_output"][:, 1] + out["pooler_output"][:, 65], **TOWERS_SEEN,
-    open="the pooled halves are joined along the width, and the text's last calls are taken for part of the vision's state: "
-    "the text's rows are not read; a target on the text's half is said to depend on no call")  # fmt: skip
+    lambda out: out["pooler_output"][:, 1] + out["pooler_output"][:, 65], **TOWERS_SEEN)  # fmt: skip
 row("perceiver-text", CROSS, "PerceiverForSequenceClassification", {
     "num_latents": 3, "d_latents": 16, "d_model": 16, "num_blocks": 1, "num_self_attends_per_block": 2,
     "num_self_attention_heads": 2, "num_cross_attention_heads": 2, "vocab_size": 40, "max_position_embeddings": 6,
@@ -608,18 +703,10 @@ def detector(name: str, prefix: str, d_model: int = 16, **more: Any) -> None:
 
 
 detector("detr", "Detr", core=True, inexact="scores of some hundreds", mixes="a ResNet before attention")
-detector(
-    "conditional-detr",
-    "ConditionalDetr",
-    open="cross-attention joins content and position along the width: taken for several tokens (refused by name)",
-)
-detector(
-    "table-transformer",
-    "TableTransformer",
-    open="pre-norm decoder: rows that begin as zeros take the name of the norm's "
-    "bias, not of the object queries; self-attention among these is not seen, and maps leave it out without a note",
-)
-detector("dab-detr", "DabDetr", open="the trail of the cross-attention's scores is lost at `matmul` (refused by name)")
+detector("conditional-detr", "ConditionalDetr", inexact="scores of some hundreds", mixes="a ResNet before attention")
+detector("table-transformer", "TableTransformer", mixes="a ResNet before attention")
+detector("dab-detr", "DabDetr", std=0.1, streams={"pixel_values": 24, "query_refpoint_embeddings": 3},
+         mixes="a ResNet before attention")  # fmt: skip
 detector("deformable-detr", "DeformableDetr", d_model=32, refused="grid_sample",
          why="deformable attention samples between the tokens")  # fmt: skip
 row("yolos", DETECTION, "YolosForObjectDetection", {
@@ -647,6 +734,7 @@ PATCHES = {"pixel_values": (4, 4)}
 def vlm(name: str, prefix: str, config: Any, prompt: tuple[int, int, int], **more: Any) -> None:
     """Two layers of vision, two of language; the picture's features fill places of the prompt."""
     inputs = with_image(*prompt) | (more.pop("inputs", None) or picture())
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     usual = {"calls": 4, "grids": PATCHES, "streams": {"input_ids": sum(prompt), "pixel_values": 16}}
     row(name, VLM, prefix + "ForConditionalGeneration", config, inputs, last, **usual | more)
 
@@ -681,10 +769,249 @@ vlm("blip-2", "Blip2", {
     streams={"input_ids": 6, "class_embedding": 1, "pixel_values": 16, "query_tokens": 3}, core=True)  # fmt: skip
 QWEN_VISION = {"depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4,
                "spatial_merge_size": 2, "temporal_patch_size": 1, "in_channels": 3}  # fmt: skip
-vlm("qwen2-vl", "Qwen2VL", lambda: T.Qwen2VLConfig(
-    text_config={**GQA, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}},
-    vision_config=QWEN_VISION, image_token_id=39, vision_start_token_id=3, vision_end_token_id=4), (2, 4, 3),
-    inputs={"pixel_values": noise(32, 48), "image_grid_thw": torch.tensor([[1, 4, 4]] * 2),
-            "mm_token_type_ids": torch.tensor([[0, 0, 1, 1, 1, 1, 0, 0, 0]] * 2)},
-    open="patches of all pictures are packed along the first axis of pixel_values: taken for samples; two samples "
-    "end in a raw torch error, one in a wrong map without a note")  # fmt: skip
+PLACES = {"image_token_id": 39, "vision_start_token_id": 3, "vision_end_token_id": 4}
+MROPE = {**GQA, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+
+
+def packed(*prompts: tuple[int, ...]) -> dict[str, Tensor]:
+    """Prompts with pictures of 4x4 patches, merged 2x2 (1: a picture, 0: a word); the patches of all in one row."""
+    places = torch.tensor([[place for p in prompt for place in ([1] * 4 if p else [0])] for prompt in prompts])
+    pictures = sum(map(sum, prompts))
+    return {
+        "input_ids": torch.where(places == 1, 39, ids(*places.shape, high=38)),
+        "attention_mask": torch.ones_like(places),
+        "pixel_values": noise(16 * pictures, 48),
+        "image_grid_thw": torch.tensor([[1, 4, 4]] * pictures),
+        "mm_token_type_ids": places,
+    }
+
+
+def qwen(name: str, prefix: str, vision: Mapping[str, Any], *prompts: tuple[int, ...], **more: Any) -> None:
+    """Two layers of vision, a call for each picture; two of language."""
+    config = lambda: getattr(T, prefix + "Config")(text_config=MROPE, vision_config=vision, **PLACES)  # noqa: E731
+    inputs, pictures = packed(*prompts), sum(map(sum, prompts))
+    usual = {
+        "calls": 2 * pictures + 2,
+        "streams": {"input_ids": inputs["input_ids"].shape[1], "pixel_values": 16 * pictures},
+    }
+    row(name, VLM, prefix + "ForConditionalGeneration", config, inputs, last, **usual | more)
+
+
+qwen("qwen2-vl", "Qwen2VL", QWEN_VISION, (0, 0, 1, 0, 0, 0), (0, 0, 1, 0, 0, 0), core=True)
+qwen("qwen2-vl-pictures", "Qwen2VL", QWEN_VISION, (0, 1, 0, 1, 0), (0, 0, 0, 1, 0, 0, 0, 0))
+vlm("llava-pictures", "Llava", lambda: T.LlavaConfig(
+    **LLAMA_CLIP(), image_token_index=39, vision_feature_layer=-1), (2, 32, 3), inputs=picture(3, 3, 16, 16) | {
+        "input_ids": torch.tensor([[39] * 32 + [7, 8], [9] * 15 + [39] * 16 + [7, 8, 9]])}, grids={},
+    streams={"input_ids": 34, "class_embedding": 1, "pixel_values": 48})  # fmt: skip
+
+qwen("qwen2-5-vl", "Qwen2_5_VL", {
+    "depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 16, "patch_size": 4,
+    "spatial_merge_size": 2, "temporal_patch_size": 1, "in_channels": 3, "window_size": 8,
+    "fullatt_block_indexes": [1]}, (0, 0, 1, 0, 0, 0), (0, 0, 1, 0, 0, 0), calls=12)  # fmt: skip
+row("qwen3-vl", VLM, "Qwen3VLForConditionalGeneration", lambda: T.Qwen3VLConfig(
+    text_config={**MROPE, "head_dim": 8}, vision_config={
+        "depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 16, "patch_size": 4,
+        "spatial_merge_size": 2, "temporal_patch_size": 1, "in_channels": 3, "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0]}, **PLACES), packed((0, 0, 1, 0, 0, 0), (0, 0, 1, 0, 0, 0)), last, calls=6,
+    streams={"input_ids": 9, "pixel_values": 32}, core=True)  # fmt: skip
+row("glm4v", VLM, "Glm4vForConditionalGeneration", lambda: T.Glm4vConfig(
+    text_config={**MROPE, "head_dim": 8}, vision_config={
+        "depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 16, "patch_size": 4,
+        "spatial_merge_size": 2, "temporal_patch_size": 1, "in_channels": 3, "image_size": 16},
+    image_token_id=39, image_start_token_id=3, image_end_token_id=4), packed((0, 0, 1, 0, 0, 0), (0, 0, 1, 0, 0, 0)),
+    last, calls=6, streams={"input_ids": 9, "pixel_values": 32})  # fmt: skip
+SIGLIP = lambda: T.SiglipVisionConfig(**S, **IM, vision_use_head=False)  # noqa: E731
+vlm("idefics2", "Idefics2", lambda: T.Idefics2Config(
+    text_config=T.MistralConfig(**KV), vision_config={**S, **IM}, perceiver_config={
+        "hidden_size": 16, "resampler_n_latents": 3, "resampler_depth": 1, "resampler_n_heads": 2,
+        "resampler_head_dim": 8, "num_key_value_heads": 1}, image_token_id=39), (2, 3, 3), calls=5,
+    inputs=picture(2, 1, 3, 16, 16), streams={"input_ids": 8, "pixel_values": 16, "latents": 3})  # fmt: skip
+row("mllama", VLM, "MllamaForConditionalGeneration", lambda: T.MllamaConfig(
+    vision_config={
+        "hidden_size": 16, "num_hidden_layers": 1, "num_global_layers": 1, "attention_heads": 2,
+        "intermediate_size": 24, **IM, "max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]],
+        "intermediate_layers_indices": [0], "vision_output_dim": 32},
+    text_config={**KV, "cross_attention_layers": [1]}, image_token_index=39), words() | {
+        "pixel_values": noise(2, 1, 1, 3, 16, 16), "aspect_ratio_ids": torch.ones(2, 1).long(),
+        "aspect_ratio_mask": torch.ones(2, 1, 1).long(), "cross_attention_mask": torch.ones(2, 6, 1, 1).long()},
+    last, calls=4, streams={**ONE, "class_embedding": 1, "pixel_values": 16}, grids=PATCHES,
+    dead=dict.fromkeys((0, 1, 3), "the gates of cross-attention begin at zero"))  # fmt: skip
+vlm("mistral3", "Mistral3", lambda: T.Mistral3Config(
+    text_config=T.MistralConfig(**KV), vision_config=T.PixtralVisionConfig(**S, **IM), image_token_index=39,
+    vision_feature_layer=-1, spatial_merge_size=2), (2, 4, 3),
+    inputs=picture() | {"image_sizes": torch.tensor([[16, 16]] * 2)}, core=True)  # fmt: skip
+vlm("aya-vision", "AyaVision", lambda: T.AyaVisionConfig(
+    text_config=T.Cohere2Config(**KV, **LOCAL), vision_config=SIGLIP(), image_token_index=39, downsample_factor=2,
+    vision_feature_layer=-1, vision_feature_select_strategy="full"), (2, 4, 3))  # fmt: skip
+vlm("cohere2-vision", "Cohere2Vision", lambda: T.Cohere2VisionConfig(
+    text_config=T.Cohere2Config(**KV, **LOCAL), vision_config=SIGLIP(), image_token_id=39, downsample_factor=2,
+    alignment_intermediate_size=32), (2, 4, 3))  # fmt: skip
+TILES = {"inputs": picture(2, 2, 3, 16, 16) | {"image_sizes": torch.tensor([[16, 16]] * 2)}, "grids": {}}
+vlm("llava-next", "LlavaNext", lambda: T.LlavaNextConfig(
+    **LLAMA_CLIP(), image_token_index=39, vision_feature_layer=-1, image_grid_pinpoints=[[16, 16]]), (2, 36, 3), **TILES,
+    streams={"input_ids": 41, "class_embedding": 1, "pixel_values": 32, "image_newline": 1})  # fmt: skip
+vlm("llava-onevision", "LlavaOnevision", lambda: T.LlavaOnevisionConfig(
+    text_config=T.Qwen2Config(**GQA), vision_config=SIGLIP(), image_token_index=39, vision_feature_layer=-1,
+    image_grid_pinpoints=[[16, 16]], vision_aspect_ratio="anyres_max_9"), (2, 36, 3), **TILES,
+    streams={"input_ids": 41, "pixel_values": 32, "image_newline": 1})  # fmt: skip
+vlm("video-llava", "VideoLlava", lambda: T.VideoLlavaConfig(
+    **LLAMA_CLIP(), image_token_index=39, video_token_index=38, vision_feature_layer=-1), (2, 16, 3),
+    inputs={"pixel_values_images": noise(2, 3, 16, 16)}, grids={"pixel_values_images": (4, 4)},
+    streams={"input_ids": 21, "image_tower.embeddings.class_embedding": 1, "pixel_values_images": 16})  # fmt: skip
+vlm("paligemma2", "PaliGemma", lambda: T.PaliGemmaConfig(
+    text_config=T.Gemma2Config(**T5GEMMA), vision_config=SIGLIP(), image_token_index=39, projection_dim=16),
+    (0, 16, 3))  # fmt: skip
+vlm("deepseek-vl", "DeepseekVL", lambda: T.DeepseekVLConfig(
+    text_config=T.LlamaConfig(**KV), vision_config=SIGLIP(), image_token_id=39), (2, 16, 3))  # fmt: skip
+vlm("janus", "Janus", lambda: T.JanusConfig(
+    text_config=T.LlamaConfig(**KV), vision_config={**S, **IM, "projection_dim": 16}, image_token_id=39,
+    vq_config={"embed_dim": 8, "num_embeddings": 8, "base_channels": 32, "channel_multiplier": [1, 1], "num_patches": 4,
+               "image_token_embed_dim": 8}), (2, 16, 3))  # fmt: skip
+vlm("instructblip", "InstructBlip", {
+    "vision_config": {**S, **IM}, "qformer_config": {**S, "vocab_size": 40, "encoder_hidden_size": 16,
+                                                    "cross_attention_frequency": 1},
+    "text_config": {"model_type": "opt", **PLAIN, "word_embed_proj_dim": 16, "ffn_dim": 24,
+                    "max_position_embeddings": 32}, "num_query_tokens": 3, "image_token_index": 39}, (0, 3, 3), calls=8,
+    inputs=picture() | {"qformer_input_ids": ids(2, 4, seed=8)}, streams={
+        "input_ids": 6, "class_embedding": 1, "pixel_values": 16, "query_tokens": 3, "qformer_input_ids": 4})  # fmt: skip
+row("kosmos-2", VLM, "Kosmos2ForConditionalGeneration", lambda: T.Kosmos2Config(
+    text_config={"vocab_size": 40, "embed_dim": 16, "layers": 2, "ffn_dim": 24, "attention_heads": 2,
+                 "max_position_embeddings": 32}, vision_config={**S, **IM}, latent_query_num=3), picture() | {
+        "input_ids": ids(2, 8), "image_embeds_position_mask": torch.tensor([[0, 1, 1, 1, 0, 0, 0, 0]] * 2),
+        "attention_mask": torch.ones(2, 8).long()}, last, calls=5, grids=PATCHES,
+    streams={"input_ids": 8, "class_embedding": 1, "pixel_values": 16, "latent_query": 3})  # fmt: skip
+row("florence2", VLM, "Florence2ForConditionalGeneration", lambda: T.Florence2Config(
+    text_config={"model_type": "bart", **BART32}, image_token_id=39, vision_config={
+        "depths": [1, 1], "patch_size": [3, 3], "patch_stride": [2, 2], "patch_padding": [1, 1],
+        "patch_prenorm": [False, True], "embed_dim": [8, 8], "num_heads": [2, 2], "num_groups": [2, 2],
+        "window_size": 4, "projection_dim": 16, "max_position_embeddings": 16}),
+    with_image(0, 17, 3) | picture() | {"decoder_input_ids": ids(2, 4, seed=5)}, last,
+    refused="mix several tokens", why="DaViT's channel attention: queries and keys are channels over all tokens")  # fmt: skip
+SEEN = {"calls": 6, "streams": {"pixel_values": 16, "cls_token": 1, "decoder_input_ids": 4}, "grids": PATCHES}
+row("trocr", VLM, "VisionEncoderDecoderModel", lambda: T.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+    T.ViTConfig(**S, **IM), T.TrOCRConfig(
+        vocab_size=40, d_model=16, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=24,
+        max_position_embeddings=32, cross_attention_hidden_size=16)),
+    picture() | {"decoder_input_ids": ids(2, 4)}, last, **SEEN)  # fmt: skip
+row("nougat", VLM, "VisionEncoderDecoderModel", lambda: T.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+    T.DonutSwinConfig(**{**SWIN, "num_labels": 2}), T.MBartConfig(**BART32, is_decoder=True, add_cross_attention=True)),
+    picture() | {"decoder_input_ids": ids(2, 4)}, last, calls=7, grids={"pixel_values": (8, 8)},
+    streams={"pixel_values": 64, "decoder_input_ids": 4})  # fmt: skip
+row("blip-vqa", CROSS, "BlipForQuestionAnswering", BLIP, {
+    **{k: v[:1] for k, v in both().items()}, "labels": ids(1, 3, seed=8), "decoder_input_ids": ids(1, 3, seed=8)},
+    lambda out: -out["loss"].reshape(1), prefix="Blip", calls=10, grids=PATCHES,
+    streams={**ONE, "class_embedding": 1, "pixel_values": 16, "decoder_input_ids": 3})  # fmt: skip
+row("qwen2-audio", VLM, "Qwen2AudioForConditionalGeneration", lambda: T.Qwen2AudioConfig(
+    audio_config={"num_mel_bins": 4, "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2,
+                  "encoder_ffn_dim": 24, "max_source_positions": 8},
+    text_config=T.Qwen2Config(**GQA), audio_token_index=39), with_image(2, 4, 3) | {
+        "input_features": noise(2, 4, 16), "feature_attention_mask": torch.ones(2, 16).long()}, last, calls=4,
+    mixes="convolutions before attention", streams={"input_ids": 9, "input_features": 8})  # fmt: skip
+
+# -- more of detection and audio --------------------------------------------------------------------------------------
+
+DEFORMABLE = {"refused": "grid_sample", "why": "deformable attention samples between the tokens"}
+REAL_TIME = {
+    "encoder_hidden_dim": 16, "encoder_in_channels": [8], "feat_strides": [8], "encoder_layers": 1,
+    "encoder_ffn_dim": 24, "encoder_attention_heads": 2, "encode_proj_layers": [0], "d_model": 16, "num_queries": 3,
+    "decoder_in_channels": [16], "decoder_ffn_dim": 24, "num_feature_levels": 1, "decoder_layers": 2,
+    "decoder_attention_heads": 2, "num_labels": 3, "num_denoising": 0}  # fmt: skip
+row("rt-detr", DETECTION, "RTDetrForObjectDetection", lambda: T.RTDetrConfig(
+    backbone_config=resnet(), **REAL_TIME, decoder_n_points=2), picture(2, 3, 32, 32), at("logits", 1, 0),
+    **DEFORMABLE)  # fmt: skip
+row("d-fine", DETECTION, "DFineForObjectDetection", lambda: T.DFineConfig(
+    backbone_config=resnet(), **REAL_TIME, decoder_n_points=[2]), picture(2, 3, 32, 32), at("logits", 1, 0),
+    **DEFORMABLE)  # fmt: skip
+row("grounding-dino", DETECTION, "GroundingDinoForObjectDetection", lambda: T.GroundingDinoConfig(
+    backbone_config=resnet(), text_config={"model_type": "bert", **S, **TX}, d_model=32, encoder_layers=1,
+    encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=24,
+    num_queries=3, num_feature_levels=1, max_text_len=8), both(), at("logits", 1, 0), **DEFORMABLE)  # fmt: skip
+row("mask2former", DETECTION, "Mask2FormerForUniversalSegmentation", lambda: T.Mask2FormerConfig(
+    backbone_config=T.SwinConfig(**{**SWIN, "image_size": 32, "depths": [1] * 4, "num_heads": [2] * 4},
+                                 out_features=[f"stage{i}" for i in range(1, 5)]),
+    feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=24, encoder_layers=1, decoder_layers=2,
+    num_attention_heads=2, dim_feedforward=24, num_queries=3, num_labels=3), picture(2, 3, 64, 64),
+    at("class_queries_logits", 1, 0), **DEFORMABLE)  # fmt: skip
+row("owlv2-detection", DETECTION, "Owlv2ForObjectDetection", {**TWO, "projection_dim": 16}, both(), at("logits", 3, 0),
+    calls=4, streams={**ONE, "class_embedding": 1, "pixel_values": 16}, grids=PATCHES)  # fmt: skip
+row("moonshine", AUDIO, "MoonshineForConditionalGeneration", {
+    "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "encoder_num_hidden_layers": 2,
+    "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 2, "decoder_num_attention_heads": 2, **SPECIAL,
+    "decoder_start_token_id": 1}, {"input_values": noise(2, 2000), "decoder_input_ids": ids(2, 4)}, last, calls=6,
+    streams={"input_values": 3, "decoder_input_ids": 4})  # fmt: skip
+CONFORMER = {"inexact": "convolutions take another kernel where a gradient is needed", "mixes": "convolutions"}
+row("parakeet", AUDIO, "ParakeetForCTC", lambda: T.ParakeetCTCConfig(vocab_size=20, encoder_config={
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "subsampling_conv_channels": 4, "num_mel_bins": 16, "conv_kernel_size": 3, "subsampling_factor": 4}),
+    {"input_features": noise(2, 32, 16)}, at("logits", 0, 1), streams={"input_features": 32}, **CONFORMER)  # fmt: skip
+row("wav2vec2-conformer", AUDIO, "Wav2Vec2ConformerForSequenceClassification", {
+    **WAVE, "conv_depthwise_kernel_size": 3}, wave, cls, **HEARD, **CONFORMER)  # fmt: skip
+row("wav2vec2-bert", AUDIO, "Wav2Vec2BertForSequenceClassification", {
+    **L, "feature_projection_input_dim": 8, "classifier_proj_size": 8, "conv_depthwise_kernel_size": 3,
+    "vocab_size": 20}, {"input_features": noise(2, 8, 8)}, cls, streams={"input_features": 8}, **CONFORMER)  # fmt: skip
+row("speech-to-text", AUDIO, "Speech2TextForConditionalGeneration", {
+    **BART, "input_feat_per_channel": 8, "conv_channels": 8, "num_conv_layers": 1, "conv_kernel_sizes": [3],
+    "max_source_positions": 16, "max_target_positions": 16},
+    {"input_features": noise(2, 12, 8), "decoder_input_ids": ids(2, 4)}, last, calls=6, mixes="a convolution",
+    streams={"input_features": 6, "decoder_input_ids": 4})  # fmt: skip
+row("sew-d", AUDIO, "SEWDForSequenceClassification", WAVE, wave, cls, refused="add of different tokens",
+    why="frames are averaged in pairs")  # fmt: skip
+seq2seq("seamless-m4t-text", "SeamlessM4T", {
+    **{k: v for k, v in BART32.items() if k != "d_model"}, "hidden_size": 16}, "ForTextToText")  # fmt: skip
+
+row("timesfm", AUDIO, "TimesFmModelForPrediction", {
+    "patch_length": 4, "context_length": 16, "horizon_length": 4, "hidden_size": 16, "intermediate_size": 16,
+    "head_dim": 8, "num_hidden_layers": 2, "num_attention_heads": 2}, {"past_values": noise(2, 16)},
+    lambda out: out["mean_predictions"][:, 0], prefix="TimesFm", streams={"past_values": 4})  # fmt: skip
+row("vision-text-dual", DUAL, "VisionTextDualEncoderModel",
+    lambda: T.VisionTextDualEncoderConfig.from_vision_text_configs(T.ViTConfig(**S, **IM), T.BertConfig(**S, **TX)),
+    both(), lambda out: out["logits_per_image"].diagonal(), calls=4,
+    streams={**ONE, "cls_token": 1, "pixel_values": 16}, grids=PATCHES)  # fmt: skip
+row("clap", DUAL, "ClapModel", {
+    "text_config": {**S, **TX, "pad_token_id": 1}, "projection_dim": 8, "audio_config": {
+        "patch_size": 4, "patch_stride": [4, 4], "spec_size": 32, "num_mel_bins": 8, "depths": [1, 1],
+        "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 8, "window_size": 4, "hidden_size": 16,
+        "num_classes": 3}}, {"input_ids": ended(), "input_features": noise(2, 1, 32, 8),
+                             "is_longer": torch.zeros(2, 1).bool()},
+    lambda out: out["logits_per_audio"].diagonal(), refused="interpolate",
+    why="the spectrogram is resampled before its patches are cut")  # fmt: skip
+
+# -- torch's own modules, and attention by hand -----------------------------------------------------------------------
+
+
+def hand(name: str, model: str, inputs: Mapping[str, Tensor] | None = None, target: Read = cls, **more: Any) -> None:
+    """Two layers over five tokens of features; the first row is read."""
+    config = more.pop("config", None)
+    row(
+        name, HANDMADE, model, lambda: config, inputs or {"x": noise(2, 5, 16)}, target, **{"streams": {"x": 5}, **more}
+    )
+
+
+HIDDEN = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+first = lambda out: out[:, 0, 1]  # noqa: E731
+FAST = {"inexact": "torch's plain run takes a fast path", "std": 0.15}
+hand("torch-encoder", "TorchEncoder", {"src": noise(2, 5, 16), "src_key_padding_mask": HIDDEN}, first,
+     streams={"src": 5}, core=True, **FAST)  # fmt: skip
+hand("torch-encoder-pre-norm", "TorchEncoder", {"src": noise(2, 5, 16)}, first, streams={"src": 5}, config=True, **FAST)
+hand("torch-decoder", "TorchDecoder", {
+    "tgt": noise(2, 4, 16), "memory": noise(2, 5, 16, seed=3), "tgt_mask": torch.ones(4, 4).triu(1).bool()},
+    lambda out: out[:, -1, 1], streams={"tgt": 4, "memory": 5}, calls=4, core=True, **FAST)  # fmt: skip
+hand("torch-transformer", "TorchTransformer", {"src": noise(2, 5, 16), "tgt": noise(2, 4, 16, seed=3)}, first,
+     streams={"src": 5, "tgt": 4}, calls=6, **FAST)  # fmt: skip
+hand("torch-attention", "TorchAttention", {
+    "query": noise(2, 3, 16), "key": noise(2, 5, 16, seed=3), "value": noise(2, 5, 16, seed=4)},
+    lambda out: out[0][:, 0, 1], streams={"query": 3, "key": 5}, calls=1, core=True)  # fmt: skip
+hand("torch-tokens-first", "TokensFirst", {"src": noise(5, 2, 16)}, lambda out: out[0, :, 1],
+     refused="several samples", why="axis 0 must be samples (batch_first)", core=True)  # fmt: skip
+hand("written-out", "Layers")
+hand("einsum", "Einsum", core=True, twin="the twin reads maps as (query, key); here they are (key, query)")
+hand("talking-heads", "TalkingHeads", core=True, twin="the twin takes the softmax itself, before heads are mixed")
+hand("attention-sinks", "Sinks", core=True)
+hand("softmax-by-hand", "ByHand", core=True, twin="the twin looks for a softmax")
+hand("slot-attention", "Slots", target=first, streams={"x": 5, "slots": 3}, core=True,
+     twin="the twin takes the softmax itself, which is over the slots")  # fmt: skip
+hand("clip-pooling", "ClipPool", {"x": noise(2, 4, 16)}, lambda out: out[:, 1],
+     streams={"x": 4, "class_embedding": 1}, core=True)  # fmt: skip
+hand("content-and-position", "ContentAndPosition", core=True)
+hand("sigmoid-attention", "Sigmoid", refused="no softmax", why="weights that do not sum to 1", core=True)
+hand("retention", "Retention", refused="no softmax", why="weights that do not sum to 1, and may be negative", core=True)

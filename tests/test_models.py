@@ -39,6 +39,12 @@ def size(height: int, width: int | None = None) -> dict[str, int]:
     return {"height": height, "width": width or height}
 
 
+def pillow_processor(kind: str) -> str:
+    """The class that reads pictures with Pillow alone; the first releases of transformers 5 call it by the plain name."""
+    names = (f"{kind}ImageProcessorPil", f"{kind}ImageProcessor")
+    return next(n for n in names if hasattr(transformers, n))
+
+
 def image_parts(name: str):
     """Config, model class and image processor of a tiny image classifier that takes 32 x 32 pixels."""
     t = transformers
@@ -52,11 +58,11 @@ def image_parts(name: str):
     swin = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
     crop = {"crop_size": size(32), "do_center_crop": True}
     return {
-        "vit": (t.ViTConfig(**common), "ViTImageProcessorPil", {"size": size(32)}),
-        "deit": (t.DeiTConfig(**common), "DeiTImageProcessorPil", {"size": size(36), **crop}),
-        "beit": (t.BeitConfig(**common), "BeitImageProcessorPil", {"size": size(36), **crop}),
-        "dinov2": (t.Dinov2Config(**common), "BitImageProcessorPil", {"size": {"shortest_edge": 36}, **crop}),
-        "swin": (t.SwinConfig(**swin, id2label=NAMES), "ViTImageProcessorPil", {"size": size(32)}),
+        "vit": (t.ViTConfig(**common), pillow_processor("ViT"), {"size": size(32)}),
+        "deit": (t.DeiTConfig(**common), pillow_processor("DeiT"), {"size": size(36), **crop}),
+        "beit": (t.BeitConfig(**common), pillow_processor("Beit"), {"size": size(36), **crop}),
+        "dinov2": (t.Dinov2Config(**common), pillow_processor("Bit"), {"size": {"shortest_edge": 36}, **crop}),
+        "swin": (t.SwinConfig(**swin, id2label=NAMES), pillow_processor("ViT"), {"size": size(32)}),
     }[name]
 
 
@@ -237,6 +243,8 @@ def test_transparent_pixels_are_laid_over_white(mode):
     image.putpixel((1, 1), (0, 0, 0, 255))
     via = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode)
     image = image.convert(via).convert(mode) if via else image.convert(mode)
+    if image.getpixel((0, 0))[-1] != 0:
+        pytest.skip(f"this Pillow loses transparency on the way to {mode}")
     pixels = to_rgb(image)
     assert pixels[1, 1].tolist() == [0, 0, 0]
     assert pixels[0, 0].tolist() == [255, 255, 255]
@@ -428,7 +436,7 @@ def image_processor(name: str):
         "padded": ("Bit", {"size": {"shortest_edge": 180}, "crop_size": size(224)}),
         "convnext": ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.875}),
     }[name]
-    return getattr(transformers, f"{kind}ImageProcessorPil")(**settings)
+    return getattr(transformers, pillow_processor(kind))(**settings)
 
 
 @pytest.mark.parametrize("name", ["vit", "clip", "deit", "beit", "dinov2", "padded", "convnext"])

@@ -190,3 +190,103 @@ def test_ids_embedded_twice_are_one_stream() -> None:
     expected[:, :-1] += decoder[:, 1:]  # the decoder's ids are the encoder's, one to the right, after a start token
     found = regard.explain(model, {"input_ids": ids}, 1, "input_x_gradient").scores["input_ids"]
     assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+class Pictures(nn.Module):
+    """Patches of all samples' pictures (four each) in one row; pairs are merged and put where the ids hold a 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.words = nn.Linear(6, WIDTH), nn.Embedding(20, WIDTH)
+        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(2))
+        self.pair, self.head = nn.Linear(2 * WIDTH, WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, ids: Tensor, patches: Tensor) -> Tensor:
+        p = self.patch(patches)
+        q, k, v = self.qkv[0](p)[None].chunk(3, -1)
+        each = zip(q.split(4, 1), k.split(4, 1), v.split(4, 1), strict=True)
+        p = p + torch.cat([F.scaled_dot_product_attention(*one) for one in each], 1)[0]
+        pairs = self.pair(p.reshape(-1, 2 * WIDTH))
+        x = self.words(ids)
+        x = x.masked_scatter((ids == 0)[..., None].expand_as(x), pairs)
+        q, k, v = self.qkv[1](x).chunk(3, -1)
+        return self.head(x + F.scaled_dot_product_attention(q, k, v))[:, -1]
+
+
+@pytest.mark.parametrize("method", ["gae", "rollout", "input_x_gradient"])
+def test_a_batch_of_packed_pictures_gives_what_each_sample_alone_gives(method: str) -> None:
+    model = families.strong(Pictures())
+    ids = torch.tensor([[0, 0, 7, 0, 0, 8], [9, 3, 0, 0, 4, 5]])  # two pictures, and one
+    patches = families.noise(12, 6)
+    both = regard.explain(model, {"ids": ids, "patches": patches}, 1, method, measure="full")
+    assert both.receipt.faithful == 0
+    assert "patches: 12" in both.receipt.notes[-1]
+    for sample, own in ((0, slice(0, 8)), (1, slice(8, 12))):
+        one = regard.explain(model, {"ids": ids[sample : sample + 1], "patches": patches[own]}, 1, method)
+        torch.testing.assert_close(both.scores["ids"][sample], one.scores["ids"][0])
+        torch.testing.assert_close(both.scores["patches"][sample, own], one.scores["patches"][0])
+        assert float(both.scores["patches"][sample].abs().sum()) == float(
+            both.scores["patches"][sample, own].abs().sum()
+        )
+
+
+def test_copies_of_a_mask_token_are_tokens_of_their_own() -> None:
+    """Five tokens, three mask tokens, two layers: the row of a mask token is that of the full product, summed over copies."""
+
+    def masked(m: Model, x: Tensor) -> Tensor:
+        x = torch.cat([m.qkv(x)[..., :WIDTH], m.cls_token.expand(len(x), 3, -1)], 1) + m.pos[:, :8]
+        q, k, v = m.qkv(x).chunk(3, -1)
+        return x + F.scaled_dot_product_attention(q, k, v)
+
+    model, x = families.strong(Model(masked, row=6)), families.noise(2, 5, WIDTH)
+    calls = record(model, x).calls
+    first, second = (c.rows(torch.arange(8), gradient=False).A.mean(1) + torch.eye(8) for c in calls)
+    expected = (second / second.sum(-1, keepdim=True) @ (first / first.sum(-1, keepdim=True)))[:, 6]
+    exp = regard.explain(model, x, 1, "rollout")
+    torch.testing.assert_close(exp.scores["input"], expected[:, :5])
+    torch.testing.assert_close(exp.scores["cls_token"][:, 0], expected[:, 5:].sum(1))
+
+
+class Joined(nn.Module):
+    """Two inputs of one width, side by side before anything is done to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        q, k, v = self.qkv(torch.cat([b, a], 1)).chunk(3, -1)
+        return self.head(F.scaled_dot_product_attention(q, k, v))[:, 0]
+
+
+def test_two_inputs_joined_before_anything_are_told_apart() -> None:
+    model = families.strong(Joined())
+    recording = record(model, {"a": families.noise(2, 3, WIDTH), "b": families.noise(2, 4, WIDTH, seed=3)})
+    assert {s.name: s.count for s in recording.streams} == {"a": 3, "b": 4}
+    (call,) = recording.calls
+    names = [
+        next(s.name for s in recording.streams if s.first <= row < s.first + s.count) for row in call.keys[0] % STRIDE
+    ]
+    assert names == ["b"] * 4 + ["a"] * 3
+
+
+def test_only_mixing_that_attention_can_see_is_told() -> None:
+    """A recurrent state that runs along the tokens is told of; two rows added by the head are not."""
+
+    def recurrent(m: Model, x: Tensor) -> Tensor:
+        x, state, out = m.qkv(x)[..., :WIDTH], torch.zeros(len(x), WIDTH), []
+        for t in range(x.shape[1]):
+            state = 0.5 * state + x[:, t]
+            out.append(state)
+        return torch.stack(out, 1)
+
+    class TwoRows(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).chunk(3, -1)
+            out = F.scaled_dot_product_attention(q, k, v)
+            return self.head(out[:, 0] + out[:, 1])
+
+    x = families.noise(2, 5, WIDTH)
+    (note,) = regard.explain(families.strong(Model(recurrent)), x, 1).receipt.notes
+    assert "add of different tokens" in note
+    assert regard.explain(families.strong(TwoRows(lambda m, x: x)), x, 1).receipt.notes == []

@@ -411,7 +411,9 @@ def test_inspect_tells_how_sure() -> None:
     convolved = families.strong(Layers(lambda m, x: F.conv1d(x.mT, torch.ones(WIDTH, WIDTH, 3), padding=1).mT + x))
     doubt = "a convolution (conv1d) mixed in neighbours, which are not followed"
     assert sure(convolved, x) == [f"followed, but {doubt}"] * 3
-    assert regard.explain(convolved, x, 1).receipt.notes == [f"unsure in attention call 0, 1, 2: {doubt}"]
+    told, mixing = regard.explain(convolved, x, 1).receipt.notes
+    assert told == f"unsure in attention call 0, 1, 2: {doubt}"
+    assert mixing == "tokens are mixed outside attention (conv1d), which maps do not follow"
 
 
 def test_inspect_tells_the_readout_of_a_target() -> None:

@@ -162,7 +162,7 @@ def test_found_readout_is_the_row_that_the_head_reads(name: str) -> None:
     torch.manual_seed(0)
     recording = regard.record(case.model, case.inputs)
     (total,) = recording.readout(recording.gradients(case.target(recording.output))).values()
-    found = {s.name: total[:, s.rows] for s in recording.streams if s.kind != "merged"}
+    found = {s.name: total[:, s.rows] for s in recording.streams if s.shown}
     agree(found, literal.scores(literal.readout()))
 
 
@@ -228,6 +228,8 @@ def swin_twin(case: families.Case, literal: twins.Literal, rule: str, normalise:
 @pytest.mark.parametrize("method", ["rollout", "gae", "corrected_attention"])
 def test_swin_windows_shift_and_merging(method: str) -> None:
     case, literal = both("swin")
+    if not literal.dO:
+        pytest.skip("this transformers runs Swin without the fused attention at which the twin reads dO")
     rule = {"rollout": "mean", "gae": "positive", "corrected_attention": "signed"}[method]
     options = {"sign": "signed"} if method == "corrected_attention" else {}
     expected, bare = swin_twin(case, literal, rule, method == "rollout")

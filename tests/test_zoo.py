@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -361,12 +362,6 @@ def read_prompt(prompt):
     if question[0] == "what":
         ((sentence, at),) = [(s, at) for s, at in told if s[0] == asked]
         return sentence[3], at + 3, [(sentence[0], sentence[3])]
-    if question[0] == "where":
-        inside = {s[1]: (s[5], at) for s, at in told}
-        container, _ = inside[asked]
-        place, at = inside[container]
-        assert place not in inside
-        return place, at + 5, [(asked, container), (container, place)]
     sentence, at = [(s, at) for s, at in told if s[3] == asked][-1]  # the last one: things are handed on in time
     person = 5 if sentence[1] == "gives" else 0
     return sentence[person], at + person, [(sentence[person], asked)]
@@ -381,8 +376,6 @@ def pairs_told(words):
     for s, _ in statements(words):
         if s[1] == "gives":
             found += [(s[0], s[3]), (s[5], s[3])]
-        elif s[0] == "the":
-            found.append((s[1], s[5]))
         elif s[1] == "has":
             found.append((s[0], s[3]))
     return found
@@ -391,9 +384,9 @@ def pairs_told(words):
 def test_the_prompts_are_the_same_everywhere():
     facts = zoo.facts()
     text = "\n".join(f"{f.prompt} {f.answer} {f.source} {f.distractor}" for f in facts)
-    assert [f.kind for f in facts[:5]] == ["recall", "copy", "chain", "two-hop", "recall"]
+    assert [f.kind for f in facts[:5]] == ["recall-what", "recall-who", "copy", "chain", "recall-what"]
     assert len({f.prompt for f in facts}) == len(facts) == 400
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "86aad17cf305a570"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7b6081f174d0eaad"
     assert facts[:8] == zoo.facts(8)
     assert facts[:8] != zoo.facts(8, seed=2)
 
@@ -429,11 +422,7 @@ def test_no_training_row_joins_a_pair_that_prompts_ask_for():
             assert len(row) <= 64
             assert (row[0], row[-1]) == ("<bos>", "<eos>")
             assert answers
-            story = (
-                row[1:-1]
-                if kind == "copy"
-                else row[1 : min(row.index(w) for w in ("who", "what", "where") if w in row)]
-            )
+            story = row[1:-1] if kind == "copy" else row[1 : min(row.index(w) for w in ("who", "what") if w in row)]
             assert pairs_told(story)
             assert not any(map(facts_maker.held_out, pairs_told(story))), row
 
@@ -449,6 +438,16 @@ def test_the_tokenizer_makes_a_token_of_every_word(llama):
     said = llama.processor("Anna has the Lamp. Who has the lamp?")["input_ids"]
     assert llama.processor.convert_ids_to_tokens(said) == ["<bos>", *wanted.split()]
     assert llama.processor.decode(said, skip_special_tokens=True) == wanted
+
+
+@contextmanager
+def kept_hook(block, change):
+    """Pass a block's output through ``change`` for a while."""
+    handle = block.register_forward_hook(lambda module, given, out: change(out))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()
@@ -478,6 +477,28 @@ def test_llama_answers_what_stands_at_the_source(llama):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("at", "share"), [(0, 0.0), (3, 0.0), (4, 1.0)], ids=["source", "thing", "stop"])
+def test_the_full_stop_carries_the_owner_where_the_thing_is_asked_for(llama, at, share):
+    """The state after the first block, taken from a run with another owner, at one word of the statement."""
+    block, followed = llama.model.model.layers[0], []
+    facts = [f for f in zoo.facts() if f.kind == "recall-who"][:20]
+    for f in facts:
+        other, place = facts_maker.redirected(f, facts_maker.Draw(3)), f.source + at
+        kept = []
+        with kept_hook(block, lambda state, kept=kept: kept.append(state.clone()) or state):
+            answers(llama, [other.prompt])
+
+        def put(state, kept=kept, place=place):
+            state = state.clone()
+            state[:, place] = kept[0][:, place]
+            return state
+
+        with kept_hook(block, put):
+            followed.append(answers(llama, [f.prompt]) == [other.answer])
+    assert sum(followed) / len(followed) == share
+
+
+@torch.no_grad()
 def test_llama_writes_the_language_on(llama):
     def on(prompt):
         inputs = llama.processor(prompt, return_tensors="pt", return_token_type_ids=False)
@@ -500,5 +521,7 @@ def test_gae_finds_the_source_and_chance_does_not(llama):
         (m.scores["input_ids"].masked_fill(reading.inputs["attention_mask"] == 0, -torch.inf).argmax(1) == source)
         for m in maps
     )
-    assert gae.float().mean() >= 0.5
+    what = torch.tensor([f.kind == "recall-what" for f in facts])
+    assert gae.float().mean() >= 0.55
+    assert gae[what].float().mean() >= 0.8
     assert chance.float().mean() <= 0.15

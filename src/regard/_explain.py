@@ -22,7 +22,16 @@ from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
 from regard.recording import Recording, record
 from regard.recording.edits import Edit, Replace, Scale
-from regard.recording.entry import Readout, check_readout, keywords, refuse
+from regard.recording.entry import (
+    Readout,
+    Surroundings,
+    as_the_user,
+    check_readout,
+    floats_in,
+    keywords,
+    our_own,
+    refuse,
+)
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
 from regard.recording.recording import Relevance
@@ -41,6 +50,7 @@ class Watched:
     seed: int
     rng: Any
     training: bool
+    around: Surroundings
     streams: Any = None
     site: Site | None = None
     baseline: Any = None
@@ -99,13 +109,15 @@ def explain(
     _check(rows, options, baseline, site, measure, readout)
     wanted = [Target.make(t) for t in targets]
     started = time.perf_counter()
-    with rng_kept(model) as rng:
+    refuse(model, training)
+    around = Surroundings.now()
+    with rng_kept(model) as rng, our_own():
         inside = any("block" in row.sites for row in rows)
         recording = record(
             model, inputs, streams=streams, training=training, memory_budget=memory_budget, states=inside
         )
         reading = _reading or Reading({})
-        watched = Watched(recording, reading, readout, measure, seed, rng, training, streams, site, baseline)
+        watched = Watched(recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline)
         watched.seconds = time.perf_counter() - started
         done = [_one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, t in enumerate(wanted)]
     flat = [done[t][m] for m in range(len(rows)) for t in range(len(wanted))]
@@ -137,7 +149,7 @@ def _one_target(
     w: Watched, target: Target, rows: Sequence[Method], options: dict[str, Any], keep: bool
 ) -> list[Explanation]:
     recording = w.recording
-    with torch.enable_grad():
+    with torch.enable_grad(), as_the_user():
         value = target.value(recording.output, recording.inputs)
     if not bool(torch.isfinite(value.y).all()):
         values = value.y.detach().tolist()
@@ -177,7 +189,7 @@ class Maps:
     def of_sample(self, name: str, sample: int) -> Tensor:
         """(row,) of a y that belongs to one sample, yet reads another one of some stream (a picture and any text)."""
         relevance, read = self.relevance[name], self.context.r
-        out = torch.zeros(relevance.shape[1])
+        out = torch.zeros(relevance.shape[1], dtype=torch.float32)
         for stream in self.context.recording.streams:
             weight = read[:, stream.rows].sum(1)
             at = int(weight.argmax()) if bool(weight.any()) else sample
@@ -222,7 +234,7 @@ def _check_batch(recording: Recording, value: Value) -> None:
         )
     for stream in recording.streams if not value.shared else ():
         given = recording.inputs.get(stream.name)
-        if isinstance(given, Tensor) and len(given) != len(value.y):
+        if isinstance(given, Tensor) and not stream.packed and len(given) != len(value.y):
             raise TargetError(
                 f"input {stream.name!r} has {len(given)} along axis 0, but the target gives {len(value.y)} numbers: several "
                 "samples packed into one input, or one input shared by all samples, cannot be told apart yet"
@@ -247,7 +259,7 @@ def _explanation(
     recording, paths = w.recording, [p for m in maps if (p := m.contexts[row.name].reference) is not None]
     along = paths[0] if paths else None
     device = value.y.device
-    streams = [s for s in recording.streams if s.kind != "merged"]
+    streams = [s for s in recording.streams if s.shown]
     scores = {s.name: relevance[:, s.rows].float().to(device) for s in streams}
     receipt = Receipt(
         method=row.name,
@@ -286,11 +298,15 @@ def _explanation(
 def _notes(recording: Recording) -> list[str]:
     """What a reader of the map should know of the run."""
     notes = recording.said.sentences() + recording.doubts()
-    cut = [str(c.index) for c in recording.calls if c.detached]
-    if cut:
+    if cut := [str(c.index) for c in recording.calls if c.detached]:
         notes.append(
             f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero"
         )
+    if recording.mixers:
+        notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
+    if packed := {s.name: s.count for s in recording.streams if s.packed and s.kind != "merged"}:
+        each = ", ".join(f"{name}: {count}" for name, count in packed.items())
+        notes.append(f"tokens of all samples stand in one row ({each}); those of other samples score 0")
     return notes
 
 
@@ -312,11 +328,11 @@ def _measurement(
     fixed = target if value.explained is None else target.at(value.explained, value.rival)
     edits = None if paths else _baseline_edits(row, finals, w.recording)
     y0 = torch.cat([p.y0 for p in paths]) if paths else None  # known already: the method ran it
-    shared, training = w.plain, w.training
+    shared, training, around = w.plain, w.training, w.around
     key = f"{row.site}, {row.baseline}, {finals if row.site == 'attention[last]' else ''}"
 
     def measure() -> Measured:
-        with torch.no_grad(), rng_kept(model, rng):
+        with torch.no_grad(), rng_kept(model, rng), around.again(), our_own():
             if "faithful" not in shared:
                 shared["faithful"] = difference(output, _plain(model, inputs))
             if y0 is not None:
@@ -351,29 +367,17 @@ def _plain(model: nn.Module, inputs: Any) -> Any:
     """The model's own run, unwatched."""
     values, by_keyword = keywords(model, inputs)
     values = {k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()}  # a model may write into them
-    return model(**values) if by_keyword else model(*values.values())
+    with as_the_user():
+        return model(**values) if by_keyword else model(*values.values())
 
 
 def _detached(output: Any) -> list[Tensor]:
-    return [t.detach() for t in _tensors(output)]
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Every floating tensor in a model's output."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, Mapping):
-        for v in output.values():
-            yield from _tensors(v)
-    elif isinstance(output, list | tuple):
-        for v in output:
-            yield from _tensors(v)
+    return [t.detach() for t in floats_in(output)]
 
 
 def difference(watched: Sequence[Tensor], plain: Any) -> float:
     """max |output difference| over all floating tensors of two outputs."""
-    pairs = list(zip(watched, _tensors(plain), strict=False))
+    pairs = list(zip(watched, floats_in(plain), strict=False))
     return max((float((a.float() - b.float()).abs().max()) for a, b in pairs if a.numel()), default=float("nan"))
 
 

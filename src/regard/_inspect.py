@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from regard.recording import AttentionCall, Recording, record
-from regard.recording.entry import Readout
+from regard.recording.entry import Readout, our_own, refuse
 from regard.recording.readout import read_out
 from regard.recording.recorder import Block
 from regard.recording.tokens import STRIDE
@@ -99,7 +99,8 @@ def inspect(
     from regard._explain import rng_kept
 
     asked = target is not None or readout is not None
-    with rng_kept(model):
+    refuse(model, training)
+    with rng_kept(model), our_own():
         recording = record(model, inputs, target, streams=streams, training=training, strict=False)
         seen = summary(recording)
         if not asked:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from regard.errors import InputError, RegardError, UnknownName, nearest
+from regard.errors import InputError, Misuse, RegardError, UnknownName, nearest
 
 try:
     import typer
@@ -34,6 +34,7 @@ except ModuleNotFoundError as missing:
 
 if TYPE_CHECKING:
     from regard.explanation import Explanation, Picture, Text
+    from regard.generation import Generation
 
 SUFFIXES = frozenset(
     {".txt", ".md", ".rst", ".csv", ".json", ".html", ".npy", ".pt", ".safetensors"}
@@ -53,6 +54,7 @@ Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT...", help="A picture file, a text, a text file, or - (stdin).")
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
+Render = Callable[[Sequence[Any], Path], list[str]]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -128,6 +130,16 @@ def explain(
         Literal["full", "lazy"], typer.Option(help="Run the receipt's checks at once, or when the report is drawn.")
     ] = "full",
     truncate: Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")] = False,
+    memory_budget: Annotated[
+        str | None, typer.Option(help='What rebuilt attention rows may take at a time, as in "64MB". Default: 256MB.')
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
+    ] = None,
+    generate: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Let the model write up to N tokens on from INPUT, and explain each of them."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -137,17 +149,29 @@ def explain(
     need("viz")
     names = chosen(method)
     out = _writable(out)
+    if generate is not None:
+        _check_generate(names, target, truncate)
     with _busy("loading the model"):
         reader = _load(model)
-    found: list[Explanation] = []
+    _check_image(image, reader)
+    found: list[Any] = []
+    how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget}
     for value in inputs:
         raw, stem = read_input(value, reader.kind)
+        raw = raw if image is None else (image, raw)
         with _busy(f"explaining {stem}"):
-            made = reader.explain(raw, target=_targets(target), method=names, measure=measure, truncate=truncate)
-        found += [_named(e, stem) for e in made]
+            if generate is not None:
+                kind = (target or ["logit"])[0]
+                found.append((stem, reader.explain_generation(raw, generate, names[0], kind, **how)))
+            else:
+                made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how)
+                found += [_named(e, stem) for e in made]
     with _busy("drawing"):
-        files = write_all(found, out)
-    _report(found, out, files, quiet)
+        files = write_all(found, out, _render if generate is None else _render_generations)
+    if generate is None:
+        _report(found, files, quiet)
+    else:
+        _report_generations(found, files, quiet)
 
 
 @app.command()
@@ -182,6 +206,26 @@ def zoo(debug: Debug = False) -> None:
         [name, _cell(c.get("task")), _cell(c.get("what")), _accuracy(c.get("accuracy"))] for name, c in cards().items()
     ]
     _stdout().print(_table(["name", "task", "what it does", "accuracy"], rows))
+
+
+def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate: bool) -> None:
+    if len(names) > 1:
+        raise Misuse("--generate takes one method at a time; give its name with --method")
+    if target and len(target) > 1:
+        raise Misuse("--generate takes one --target: logit, log_probability or contrast")
+    if truncate:
+        raise Misuse(
+            "--truncate would cut the end of the prompt, from which the model is to write on; shorten it yourself"
+        )
+
+
+def _check_image(image: Path | None, reader: Any) -> None:
+    if image is not None and reader.kind != "image-text":
+        raise Misuse(
+            f"--image goes with vision-language models; {type(reader.model).__name__} reads {reader.kind}s only"
+        )
+    if image is not None:
+        _existing(str(image))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -360,14 +404,14 @@ def _standing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if os.path.lexists(p))
 
 
-def write_all(found: Sequence[Explanation], out: Path) -> list[Path]:
+def write_all(found: Sequence[Any], out: Path, render: Render | None = None) -> list[Path]:
     """Draw everything in a hidden folder beside `out`, then move it in; return the files, the report first."""
     try:
         work = Path(tempfile.mkdtemp(prefix=".regard-", dir=_standing(out.parent)))
     except OSError as e:
         raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
     try:
-        names = _render(found, work)
+        names = (render or _render)(found, work)
         out.mkdir(parents=True, exist_ok=True)
         return [(work / n).replace(out / n) for n in names]
     except OSError as e:
@@ -386,6 +430,17 @@ def _render(found: Sequence[Explanation], work: Path) -> list[str]:
         for sample in range(exp.batch):
             names.append(unused(file_stem(exp, sample), names))
             plot(exp, work / names[-1], sample)
+    return names
+
+
+def _render_generations(found: Sequence[tuple[str, Generation]], work: Path) -> list[str]:
+    from regard.report.writing import write_page
+
+    write_page([g for _, g in found], work / "report.html")
+    names = ["report.html"]
+    for stem, g in found:
+        names.append(unused("-".join((slug(stem), g.method, "written")), names))
+        g.plot(work / names[-1])
     return names
 
 
@@ -412,21 +467,35 @@ def unused(stem: str, taken: Sequence[str], suffix: str = ".png") -> str:
     return next(n for n in names if n.casefold() not in folded)
 
 
-def _report(found: Sequence[Explanation], out: Path, files: Sequence[Path], quiet: bool) -> None:
+def _report_generations(found: Sequence[tuple[str, Generation]], files: Sequence[Path], quiet: bool) -> None:
+    from regard.report.terminal import written
+
+    console = _stdout()
+    for stem, g in found if not quiet else ():
+        console.print(Line(_one_line(stem), style="bold"), Line(_one_line(g.text) or "(special tokens only)"), sep="\n")
+        console.print(_table(["token", g.target.replace("_", "-"), "rests most on"], written(g)), "", sep="\n")
+    _where(files, quiet)
+
+
+def _report(found: Sequence[Explanation], files: Sequence[Path], quiet: bool) -> None:
     """Print the explanations, and where the files are."""
     from regard.report.terminal import show
     from regard.report.view import sections
 
+    console = _stdout()
+    for section in sections(found) if not quiet else ():
+        console.print(Line(_one_line(section.name), style="bold"))
+        for view in section.views:
+            console.print(show(view, console), "", sep="\n")
+    _where(files, quiet)
+
+
+def _where(files: Sequence[Path], quiet: bool) -> None:
+    """Print where the files are, the report first."""
     shown = [Path(os.path.relpath(f)) if f.is_relative_to(Path.cwd()) else f for f in files]
     if quiet:
         typer.echo(shown[0])
         return
-    console = _stdout()
-    for section in sections(found):
-        console.print(Line(_one_line(section.name), style="bold"))
-        for view in section.views:
-            console.print(show(view, console))
-            console.print()
     count = len(files) - 1
     typer.echo(f"report: {shown[0]}")
     typer.echo(

@@ -401,7 +401,8 @@ def unpacked(path: str | os.PathLike[str], format: str, what: str) -> tuple[dict
     try:
         header["inputs"] = {name: _raws(name, entries, tensors) for name, entries in header["inputs"].items()}
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
-        raise InputError(f"{path} is damaged: its inputs cannot be read ({type(e).__name__}: {e})") from e
+        reason = (str(e).splitlines() or [""])[0]
+        raise InputError(f"{path} is damaged: its inputs cannot be read ({type(e).__name__}: {reason})") from e
     return header, tensors
 
 

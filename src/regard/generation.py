@@ -8,6 +8,7 @@ every position, the scores that the next token was chosen by. Each token written
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -169,7 +170,7 @@ class Generation(Sequence[Explanation]):
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw the map with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
-        from regard.report.writing import plot
+        from regard.report.matrix import plot
 
         return plot(self, path)
 
@@ -196,6 +197,8 @@ def explain_generation(
     *,
     seed: int = 0,
     measure: str = "lazy",
+    streams: Any = None,
+    memory_budget: Any = None,
     **options: Any,
 ) -> Generation:
     """Let a model write on from a prompt that a reader read, and explain every token; see `Reader.explain_generation`."""
@@ -212,9 +215,11 @@ def explain_generation(
     text = written.reading.raw[written.stream][0]
     assert isinstance(text, Text)
     targets = [_target(target, text, written.start, i, written.ids) for i in range(len(written.ids))]
-    found = explain(
-        model, written.reading.inputs, targets, method, seed=seed, measure=measure, _reading=written.reading, **own
-    )
+    inputs: dict[str, Any] = dict(written.reading.inputs)
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        inputs["logits_to_keep"] = len(targets) + 1  # the prompt's own scores are not asked for
+    shared: dict[str, Any] = {"seed": seed, "measure": measure, "streams": streams, "memory_budget": memory_budget}
+    found = explain(model, inputs, targets, method, _reading=written.reading, **shared, **own)
     assert isinstance(found, list)
     for explanation in found:
         explanation.receipt.notes += [*notes, *_unlike(explanation.receipt, tokenizer)]

@@ -47,7 +47,7 @@ class Context:
 
     def tokens(self) -> Float[Tensor, " row"]:
         """1 for rows that are tokens of an input, 0 for those born from a parameter or merged later."""
-        is_token = torch.zeros(self.recording.rows)
+        is_token = torch.zeros(self.recording.rows, dtype=torch.float32)
         for stream in self.recording.streams:
             if stream.of_input:
                 is_token[stream.rows] = 1
@@ -57,6 +57,6 @@ class Context:
         """bool (batch, row): padding."""
         out = torch.zeros(self.recording.batch, self.recording.rows, dtype=torch.bool)
         for stream in self.recording.streams:
-            if stream.kind != "merged":
+            if stream.shown:
                 out[:, stream.rows] = self.recording.padded[stream.name]
         return out

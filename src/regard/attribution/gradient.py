@@ -97,14 +97,17 @@ def _per_stream(
             if name in recording.embedded:
                 out += recording.scatter(of(x.float(), g.float()), recording.embedded[name])
             else:
-                values = of(elements(x, stream), elements(g, stream))
-                out[: len(values), stream.rows] += values.cpu()
+                values = of(elements(x, stream), elements(g, stream)).cpu()
+                n = len(out) if stream.packed else len(values)  # of a packed input, others' tokens are hidden later
+                out[:n, stream.rows] += values
     return out
 
 
 def elements(t: Tensor, stream: Stream) -> Tensor:
     """(batch, ...) of an input -> float32 (batch, tokens, elements of a token)."""
     t = t.float()
+    if stream.packed:
+        t = t[None]
     if t.ndim == 3 and t.shape[2] == stream.count and _along_width(stream):
         return t.transpose(1, 2)
     if t.ndim == 3 and t.shape[1] == stream.count:

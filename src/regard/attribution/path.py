@@ -18,7 +18,7 @@ from regard.attribution.edges import EDGES
 from regard.attribution.gradient import elements
 from regard.attribution.rerun import Rerun, are_copies
 from regard.errors import Misuse, RegardError
-from regard.recording import Recording
+from regard.recording import Recording, Stream
 from regard.recording.calls import Pull
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.states import Key, ReplaceStates, State
@@ -33,7 +33,7 @@ class Place:
     """One tensor of a site: where it stands, its value F, and the ids of the rows that its elements belong to.
 
     `features` are the axes along which elements belong to one row; ids have length 1 there. `samples` is the batch's axis.
-    Where `cells` is set, F is an input whose tokens are patches: its elements are put in order, (batch, token, element), first.
+    Where `stream` is set, F is an input whose tokens are patches: its elements are put in order, (batch, token, element), first.
     """
 
     key: str | Key
@@ -41,7 +41,7 @@ class Place:
     ids: Tensor = field(repr=False)
     features: tuple[int, ...]
     samples: int = 0
-    cells: tuple[int, tuple[int, int] | None] | None = None
+    stream: Stream | None = None
 
     @classmethod
     def of_input(cls, recording: Recording, name: str) -> Place:
@@ -52,7 +52,7 @@ class Place:
         stream = recording.stream(recording.aliases.get(name, name))
         rows = torch.arange(stream.first, stream.first + stream.count)
         ids = rows + (torch.arange(1, len(x) + 1) * STRIDE)[:, None]
-        return cls(name, x, ids[..., None], (2,), 0, (stream.count, stream.grid))
+        return cls(name, x, ids[..., None], (2,), 0, stream)
 
     @classmethod
     def of_state(cls, state: State) -> Place:
@@ -71,8 +71,8 @@ class Place:
 
     def rows(self, a: Tensor, recording: Recording) -> Relevance:
         """Elements (batch, ...) summed over each row, on the rows of all streams."""
-        if self.cells is not None:
-            a = elements(a, *self.cells)
+        if self.stream is not None:
+            a = elements(a, self.stream)
         summed = a.float().sum(self.features, keepdim=True) if self.features else a.float()
         return recording.scatter(summed.reshape(1, -1), self.ids.reshape(1, -1))
 

@@ -67,6 +67,5 @@ def relevance(
     """
     for preset in presets:
         preset.check(recording)
-    total = recording.walk(gradients, readout, [p.step(tuple(readout)) for p in presets])
-    (itself,) = recording.walk(None, readout, [lambda call: None])
-    return [t if p.path == "rollout" else t - itself for t, p in zip(total, presets, strict=True)]
+    walked = recording.walk_apart(gradients, readout, [p.step(tuple(readout)) for p in presets])
+    return [w.moved + w.itself if p.path == "rollout" else w.moved for w, p in zip(walked, presets, strict=True)]

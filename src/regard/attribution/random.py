@@ -22,9 +22,9 @@ def random(context: Context) -> Relevance:
         generator = torch.Generator().manual_seed(context.seed ^ _fingerprint(context, sample))
         for stream in recording.streams:
             visible = torch.ones(stream.count, dtype=torch.bool)
-            if stream.kind != "merged":
+            if stream.shown:
                 visible = ~recording.padded[stream.name][sample]
-            out[sample, stream.rows][visible] = torch.rand(int(visible.sum()), generator=generator)
+            out[sample, stream.rows][visible] = torch.rand(int(visible.sum()), generator=generator, dtype=torch.float32)
     return out
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
@@ -89,8 +90,9 @@ class Reader:
             max_new_tokens: at most so many; the model may end sooner.
             method: a name from `regard.methods()`.
             target: "logit" or "log_probability" of each token written, or "contrast" with the best other token there.
-            options: seed (of the drawing, with do_sample=True; default 0), measure ("lazy" or "full"), the method's own
-                options, and what the model's `generate` takes, such as do_sample, top_p or num_beams.
+            options: seed (of the drawing, with do_sample=True; default 0), measure, streams and memory_budget as in
+                `regard.explain`, the method's own options, and what the model's `generate` takes, such as do_sample, top_p
+                or num_beams.
 
         Raises InputError for a prompt that cannot be read or is too long, Misuse for options that do not fit, ModelError
         for a model that does not write.
@@ -107,7 +109,8 @@ class Reader:
 
     def inspect(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
         """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`, with its options."""
-        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, self._target(target), **options)
+        options = options if target is None else options | {"target": self._target(target)}
+        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, **options)
 
     def record(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
         """Read raw inputs and record the model's run on them: `regard.record`; classes may be given by name."""
@@ -209,9 +212,13 @@ class Reader:
 
     def _read_pictures(self, raws: list[Any]) -> tuple[Reading, list[str]]:
         read = [read_picture(raw, number) for number, raw in enumerate(raws)]
+        parts = []
+        for pixels, name in read:
+            with _taking(pixels, name):
+                parts.append(self._process(pixels))
         pictures, views, notes = self._pictures(read)
         return Reading(
-            inputs=self._fit(_stack([self._process(pixels) for pixels, _ in read])),
+            inputs=self._fit(_stack(parts)),
             raw={self.stream: pictures},
             labels=self.labels or None,
             mean=views[0].mean,
@@ -222,11 +229,8 @@ class Reader:
         """Pictures with the part of each that the model sees, and what cannot be said of them."""
         pictures, views, notes = [], [], []
         for pixels, name in read:
-            try:
+            with _taking(pixels, name):
                 view = self._view(pixels)
-            except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as e:
-                size = f"{pixels.shape[1]} x {pixels.shape[0]}"
-                raise InputError(f"the image processor cannot take {name} ({size} pixels): {e}") from e
             if view.box is None:
                 notes.append(f"what part of {name} the model saw could not be found; the map is drawn over all of it")
             height, width = pixels.shape[:2]
@@ -264,8 +268,11 @@ class Reader:
         return {k: inputs[k].to(device, dtype if inputs[k].is_floating_point() else None) for k in named}
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        device = tensors[0].device if tensors else torch.device("cpu")
+        every = [*self.model.parameters(), *self.model.buffers()]
+        tensors = [
+            t for t in every if not t.is_meta
+        ] or every  # offloaded weights are on no device while the model rests
+        device = tensors[0].device if tensors and not tensors[0].is_meta else torch.device("cpu")
         return device, next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
@@ -283,6 +290,16 @@ def _stream(model: nn.Module, kind: Kind) -> str:
         return usual
     said = getattr(model, "main_input_name", None)
     return said if said in parameters else parameters[0]
+
+
+@contextmanager
+def _taking(pixels: Pixels, name: str) -> Iterator[None]:
+    """What an image processor raises, as one sentence."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as e:
+        size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise InputError(f"the image processor cannot take {name} ({size} pixels): {e}") from e
 
 
 def _image(pixels: Pixels) -> Any:

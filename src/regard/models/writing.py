@@ -59,7 +59,7 @@ def write(
     name = type(model).__name__
     if not can_write(model):
         raise ModelError(
-            f"{name} cannot write: it has no generate(); give a causal, a sequence-to-sequence or a VL model"
+            f"{name} cannot write: it has no generate(); give a causal, a sequence-to-sequence or a vision-language model"
         )
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise Misuse(f"max_new_tokens must be a whole number of at least 1, not {count!r}")

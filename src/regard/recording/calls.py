@@ -211,11 +211,22 @@ class AttentionCall:
         open_ = open_.expand(*open_.shape[:-2], 1, m) if open_.ndim > 1 else open_.expand(1, m)
         return ~self.layout(open_).any(1)[:, 0].cpu()
 
+    def visible(self) -> Bool[Tensor, "group row key"]:
+        """Which keys each row may look at, by the mask of any head."""
+        groups, _, n, m = self.shape
+        if self.A is not None:
+            return (self.layout(self.A.detach()) > 0).any(1)
+        if self.mask is None:
+            return torch.ones(groups, n, m, dtype=torch.bool)
+        mask = visible(self.mask)
+        mask = mask if mask.ndim > 1 else mask[None]
+        return self.layout(mask.expand(*mask.shape[:-2], n, m)).any(1)
+
     def rows(self, index: Int[Tensor, " row"], *, gradient: bool | None = None) -> Rows:
         """A at some query rows, and G there when bound to a target: their whole size, in float32."""
         groups, heads, n, m = self.shape
         call = self._for(self.dO is not None if gradient is None else gradient)
-        A = torch.zeros(groups, heads, len(index), m, device=self.output.device)
+        A = torch.zeros(groups, heads, len(index), m, device=self.output.device, dtype=torch.float32)
         G = torch.zeros_like(A) if call.dO is not None else None
         at = torch.full((n,), -1, dtype=torch.int64).index_copy_(0, index.cpu(), torch.arange(len(index)))
         for tile, some, gradients in tiles(call, index.cpu(), unseen=True):
@@ -240,7 +251,8 @@ class AttentionCall:
         groups, heads, n, m = self.shape
         device = self.output.device
         rs = [p.r.to(device) for p in pulls]
-        done = [Pulled(torch.zeros(groups, m, device=device), torch.ones(groups, n, device=device)) for _ in pulls]
+        none, one = (f((), device=device, dtype=torch.float32) for f in (torch.zeros, torch.ones))
+        done = [Pulled(none.repeat(groups, m), one.repeat(groups, n)) for _ in pulls]
         needed = torch.stack([(r != 0).any(0) for r in rs]).cpu()
         call = self._for(any(p.rule.gradient for p in pulls))
         whole = any(p.normalised or p.rule.over_heads == "max" for p in pulls)

@@ -44,6 +44,15 @@ def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     return [trail.contracted(tag, -1, name).moved(lambda i: i.expand(out.shape))]
 
 
+def through_linear(trail: Trail, x: Any, out: Tensor) -> None:
+    """The rows of x go through a linear layer that ran in a kernel which could not be followed."""
+    tag, after = trail.tag(x), trail.tag(out)
+    if tag is None or tag.lost or tag.keys is not None or (after is not None and not after.lost):
+        return
+    if x.shape[:-1] == out.shape[:-1]:
+        trail.put(out, linear(trail, "linear", (x,), {}, out)[0])
+
+
 def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """A window slides over the last axes: stride 1 keeps each row, a larger stride makes new ones.
 
@@ -68,6 +77,8 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         if isinstance(padding, str)
         else _tuple(padding, axes)
     )
+    if not tag.raw and any(k > s for k, s in zip(kernel, stride, strict=True)):
+        trail.mixers.setdefault(name)
     ids = first_along(tag.ids, -axes - 1)
     if not tag.raw and not constant(tag.ids, -axes - 1):
         return [nowhere(tag, name, out)]
@@ -143,9 +154,16 @@ def read_product(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Prod
 def _read_einsum(args: Sequence[Any]) -> Product | None:
     if len(args) == 2 and isinstance(args[1], list | tuple):
         args = (args[0], *args[1])
-    if len(args) != 3 or not isinstance(args[0], str) or "..." in args[0]:
+    if len(args) != 3 or not isinstance(args[0], str):
         return None
-    left, _, lo = args[0].replace(" ", "").partition("->")
+    equation = args[0].replace(" ", "")
+    if "..." in equation:
+        terms = equation.split("->")[0].split(",")
+        batch = {t.ndim - len(l) + 3 for t, l in zip(args[1:], terms, strict=True) if "..." in l}
+        if len(batch) != 1:
+            return None
+        equation = equation.replace("...", "ABCDEFGH"[: batch.pop()])
+    left, _, lo = equation.partition("->")
     la, lb = left.split(",")
     lo = lo or "".join(sorted(c for c in set(la + lb) if (la + lb).count(c) == 1))
     return Product(args[1], args[2], la, lb, lo)
@@ -169,7 +187,17 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if not flat or not p.summed:
         return [nowhere(ta, name, out)]
     rows, columns = (_placed(t.ids, la, p.lo, out.shape) for t, la in ((ta, p.la), (tb, p.lb)))
+    if _within_tokens(p, ta, tb, out) and torch.equal(rows, columns):
+        return [replace(min(ta, tb, key=lambda t: t.order), ids=rows, seen=ta.seen | tb.seen)]
     return [replace(ta, ids=rows, keys=replace(tb, ids=columns))]
+
+
+def _within_tokens(p: Product, a: Tag, b: Tag, out: Tensor) -> bool:
+    """Whether each token has a matrix of its own on both sides: features are mixed, these are no scores of two tokens."""
+    free = [c for c in p.lo if (c in p.la) != (c in p.lb)]
+    if max((out.shape[p.lo.index(c)] for c in free), default=1) == 1:
+        return False
+    return all(constant(t.ids, l.index(c)) for t, l in ((a, p.la), (b, p.lb)) for c in free if c in l)
 
 
 def _is_weight(tag: Tag, tensor: Tensor) -> bool:
@@ -210,10 +238,12 @@ def softmax(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     """Scores become probabilities; the axis that sums to one is the keys'."""
     tag = trail.tag(args[0])
     if tag is not None and tag.lost and out.ndim >= 3:
-        return [replace(nowhere(tag, tag.lost, out), probs=True)]
+        trail.softmaxes += 1
+        return [replace(nowhere(tag, tag.lost, out), probs=trail.softmaxes)]
     if tag is None or tag.keys is None:
         return element_wise(trail, name, args, kwargs, out)
     dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
     if constant(tag.keys.ids, dim) and not constant(tag.ids, dim):
         tag = replace(tag.keys, keys=replace(tag, keys=None))
-    return [replace(tag, probs=True)]
+    trail.softmaxes += 1
+    return [replace(tag, probs=trail.softmaxes)]

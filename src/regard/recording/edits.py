@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regard.errors import ModelError
 from regard.recording.calls import AttentionCall
+from regard.recording.tokens import STRIDE
 
 
 class Edit:
@@ -122,8 +123,8 @@ class MaskKeys(Edit):
         """A with the hidden keys at zero, each row brought back to its sum, times V."""
         if not applies(self.calls, call.index):
             return None
-        keys = call.keys % (1 << 32)
-        keep = ~self.hidden[call.samples[:, None], keys].to(call.output.device)
+        samples, keys = call.keys // STRIDE - 1, call.keys % STRIDE
+        keep = ~self.hidden[samples.clamp(min=0), keys].to(call.output.device)
         A = differentiable_probabilities(call)
         cut = A * keep[:, None, None]
         total = cut.sum(-1, keepdim=True)

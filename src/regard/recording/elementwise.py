@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording.tokens import Tag, Trail, lost
+from regard.recording.tokens import STRIDE, Tag, Trail, constant, first_along, lost, thin
 
 Tags = Sequence[Tag | None]
-MIXERS = ("fft", "lstm", "gru", "sort", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
+MIXERS = ("fft", "lstm", "gru", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
 PARAMETERS = 10_000
 """Sources of this rank and above are parameters."""
 SAME_IDS = {
@@ -58,16 +58,33 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
         fits = [(t, trail.settled(tag)) for t, tag in fits]
     _, best = min(fits, key=lambda p: (bool(p[1].lost), p[1].keys is None, p[0].shape != out.shape, *p[1].order))
+    if best.source.rank >= PARAMETERS:
+        best = _varied(trail, best, found)
     same = [t for _, t in fits if t.source is best.source and not (t.lost or t.raw or t.keys)]
-    full = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim >= 3]
-    if any(not torch.equal(full[0], ids) for ids in full[1:]):
-        return [nowhere(replace(best, seen=united(found)), f"{name} of different tokens", out)]
+    full = [t for t in same if t.ids.shape == out.shape and out.ndim >= 3]
+    if len(full) > 1 and best.keys is None:
+        newest = _newest(trail, full)
+        if newest is None:
+            return [nowhere(replace(best, seen=united(found)), f"{name} of different tokens", out)]
+        best = replace(best, ids=newest.expand(out.shape))
     if gone := _not_healed(fits, best, out):
         if not trail.attended(best):
             return [nowhere(gone, name, out)]
         trail.doubt(best, f"`{gone.lost}` made rows that are not followed, and were added to it")
+    alone = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim == 2]
+    mixed = name if any(not trail.alike(alone[0], ids) for ids in alone[1:]) else ""
     seen = united(found)
     for tag in found:
+        mixed = mixed or tag.mixed
+        if (
+            tag.lost
+            and not best.lost
+            and best.keys is None
+            and tag.source.rank < PARAMETERS
+            and not tag.computed
+            and out.is_floating_point()
+        ):
+            trail.mixers.setdefault(tag.lost)
         if (
             tag.source.rank != best.source.rank
             and max(tag.source.rank, best.source.rank) < PARAMETERS
@@ -79,17 +96,108 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         keys = replace(keys, ids=keys.ids.expand(out.shape))
         return [replace(best, ids=best.ids.expand(out.shape), keys=keys)]
     computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
-    return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed)]
+    return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
+
+
+def _newest(trail: Trail, tags: Sequence[Tag]) -> Tensor | None:
+    """Of rows that are the same but for the stage that they are at (copies told apart by a call, beside the residual), the
+    latest, which have the higher numbers; None where they are not the same."""
+    rows = [t.ids for t in tags]
+    if all(constant(i, -1) for i in rows):
+        rows = [first_along(i, -1) for i in rows]
+    newest = rows[0]
+    for other in rows[1:]:
+        if not trail.alike(newest, other):
+            return None
+        sample = torch.maximum(newest // STRIDE, other // STRIDE)
+        newest = sample * STRIDE + torch.maximum(newest % STRIDE, other % STRIDE)
+    return newest
+
+
+def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """A sum or mean over an axis along which every place is the same row's (experts of a token); over tokens it is lost."""
+    tag = trail.tag(args[0])
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if tag is None or tag.lost or tag.raw or dim is None or not isinstance(out, Tensor):
+        return element_wise(trail, name, args, kwargs, out)
+    dims = sorted({d % args[0].ndim for d in ([dim] if isinstance(dim, int) else dim)})
+    if not all(constant(t.ids, d) for t in (tag, tag.keys) if t is not None for d in dims):
+        return element_wise(trail, name, args, kwargs, out)
+
+    def reduced(ids: Tensor) -> Tensor:
+        for d in reversed(dims):
+            ids = ids.select(d, 0)
+        return ids.reshape(out.shape)
+
+    return [tag.moved(reduced)]
+
+
+def gated(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """One half of the features weighs the other."""
+    tag, dim = trail.tag(args[0]), kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    if tag is None or tag.lost or not constant(tag.ids, dim):
+        return mixing(trail, name, args, kwargs, out)
+    return [tag.moved(lambda i: i.narrow(dim, 0, out.shape[dim]))]
+
+
+def ranking(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """The largest along an axis on which every place is the same row's (a router's experts); over tokens it is lost."""
+    tag = trail.tag(args[0])
+    at = 2 if name == "topk" else 1
+    dim = kwargs.get("dim", args[at] if len(args) > at else -1)
+    if isinstance(out, Tensor):
+        return element_wise(trail, name, args, kwargs, out)
+    if tag is None or tag.lost or tag.raw or tag.keys is not None or not isinstance(dim, int):
+        return mixing(trail, name, args, kwargs, out)
+    ids = first_along(tag.ids, dim)
+    if not constant(tag.ids, dim):
+        return mixing(trail, name, args, kwargs, out)
+    values = out[0]
+    return [replace(tag, ids=(ids if values.ndim == ids.ndim else ids.squeeze(dim)).expand(values.shape)), None]
+
+
+def _varied(trail: Trail, best: Tag, found: Sequence[Tag]) -> Tag:
+    """Rows of one table to which one row of another is added (ProphetNet's streams) are not those with another row added."""
+    if best.keys is None and not best.lost:
+        for tag in found:
+            if tag.source is not best.source and tag.source.rank > PARAMETERS + 1 and not tag.lost and tag.ids.numel():
+                row = int(tag.ids.flatten()[0]) % STRIDE
+                if bool((tag.ids % STRIDE == row).all()):
+                    best = trail.variant(best, row)
+    return best
+
+
+def like(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """`x.type_as(y)`: y gives its dtype, and its tokens only where it has the same shape (x went by as complex numbers)."""
+    same = isinstance(out, Tensor) and args[1].shape == out.shape
+    return element_wise(trail, name, args if same else args[:1], {}, out)
+
+
+def normalised(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """The rows that are normalised; scale and shift are no tokens, even of rows that begin as zeros."""
+    return element_wise(trail, name, args[:1] or [kwargs["input"]], {}, out)
 
 
 def _not_healed(fits: Sequence[tuple[Tensor, Tag]], best: Tag, out: Tensor) -> Tag | None:
-    """A lost operand of the best one's own stream. It is healed by the output of an attention call that it has not absorbed
-    (a residual connection around a call whose tokens the user named), and by nothing else.
+    """A lost operand of the best one's own stream, which may hold other tokens than the best one does.
+
+    It is healed by the output of an attention call that it has not absorbed (a residual connection around a call whose tokens
+    the user named), and by the rows that it was made of (a residual connection around what mixes them).
     """
-    if best.lost or best.raw or out.ndim < 3 or not out.is_floating_point():
+    if best.lost or best.raw or best.keys is not None or out.ndim < 3 or not out.is_floating_point():
         return None
-    gone = (t for x, t in fits if t.lost and t.source is best.source and x.shape == out.shape)
-    return next((t for t in gone if not best.seen & ~t.seen), None)
+    gone = [t for x, t in fits if t.lost and t.source is best.source and x.shape == out.shape and not t.computed]
+    gone = [t for t in gone if not best.seen & ~t.seen]
+    if not gone:
+        return None
+    own = rows_in(best.ids)
+    return next((t for t in gone if t.origin is None or not bool(torch.isin(own, t.origin).all())), None)
+
+
+def rows_in(ids: Tensor) -> Tensor:
+    """The rows that ids name, each once, without samples."""
+    rows: Tensor = (thin(ids) % STRIDE).unique()
+    return rows
 
 
 def mixing(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -100,8 +208,8 @@ def mixing(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     outs = [out] if isinstance(out, Tensor) else list(out)
     if not tags:
         return [None] * len(outs)
-    first = replace(tags[0], seen=united(tags))
-    return [nowhere(first, name, o) if isinstance(o, Tensor) else None for o in outs]
+    best = replace(min(tags, key=lambda t: t.source.rank), seen=united(tags))
+    return [nowhere(best, name, o) if isinstance(o, Tensor) else None for o in outs]
 
 
 def united(tags: Sequence[Tag]) -> int:
@@ -114,7 +222,9 @@ def united(tags: Sequence[Tag]) -> int:
 
 def nowhere(tag: Tag, name: str, out: Tensor) -> Tag:
     """A tag for a tensor whose rows are not known any more since the operation `name`."""
-    return lost(replace(tag, ids=torch.zeros((), dtype=torch.int64).expand(out.shape), raw=False), name)
+    origin = tag.origin if tag.lost else None if tag.raw else rows_in(tag.ids)
+    nobody = torch.zeros((), dtype=torch.int64).expand(out.shape)
+    return lost(replace(tag, ids=nobody, raw=False, origin=origin), name)
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,10 +34,110 @@ def keywords(model: nn.Module, inputs: Any) -> tuple[dict[str, Any], bool]:
     raise ModelError(f"inputs must be a dict of tensors, a tensor or a tuple of tensors, not {type(inputs).__name__}")
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`'s wrapper: it computes the same, and can be watched."""
-    inside = getattr(model, "_orig_mod", None)
-    return inside if isinstance(inside, nn.Module) else model
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside wrappers that compute the same: `torch.compile`'s, DataParallel, DistributedDataParallel."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inside := getattr(model, "_orig_mod", None), nn.Module):
+            model = inside
+        else:
+            return model
+
+
+class _Eager:
+    """The stance of torch.compile is one for all threads: the first run to begin sets it, the last to end sets it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.runs, self.stance = threading.Lock(), 0, ExitStack()
+
+    def enter(self) -> None:
+        with self.lock:
+            if not self.runs:
+                self.stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self.runs += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.runs -= 1
+            if not self.runs:
+                self.stance.close()
+
+
+_eager = _Eager()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Compiled modules, and functions in them, run as they were written, so that their operations can be seen."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled without it, and to import it takes seconds
+        yield
+        return
+    _eager.enter()
+    try:
+        yield
+    finally:
+        _eager.leave()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a caller has set around the call: a default device, autocast."""
+
+    device: torch.device
+    autocast: Mapping[str, tuple[bool, torch.dtype]]
+
+    @classmethod
+    def now(cls) -> Surroundings:
+        """As they are here."""
+        return cls(torch.get_default_device(), autocast_state())
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is set."""
+        return self.device.type == "cpu" and not any(enabled for enabled, _ in self.autocast.values())
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """The same around something else, perhaps later."""
+        with ExitStack() as stack:
+            if self != Surroundings.now():
+                stack.enter_context(torch.device(self.device))
+                for device, (enabled, dtype) in self.autocast.items():
+                    stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
+            yield
+
+
+_the_user_s: ContextVar[Surroundings | None] = ContextVar("_the_user_s", default=None)
+
+
+@contextmanager
+def our_own() -> Iterator[None]:
+    """What we count with is made on the CPU, and in float32, whatever the user has set around the call."""
+    theirs = Surroundings.now()
+    if theirs.plain:
+        yield
+        return
+    token = _the_user_s.set(theirs)
+    try:
+        off = {device: (False, dtype) for device, (_, dtype) in theirs.autocast.items()}
+        with Surroundings(torch.device("cpu"), off).again():
+            yield
+    finally:
+        _the_user_s.reset(token)
+
+
+@contextmanager
+def as_the_user() -> Iterator[None]:
+    """Within `our_own`: the user's own code runs in what they have set."""
+    with (_the_user_s.get() or Surroundings.now()).again():
+        yield
+
+
+def autocast_state() -> dict[str, tuple[bool, torch.dtype]]:
+    """Whether autocast is on, and its dtype, for each kind of device that there is."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return {d: (torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in devices}
 
 
 def ranks(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
@@ -41,20 +146,103 @@ def ranks(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
     return {n: order.index(n) if n in order else len(order) + i for i, n in enumerate(names)}
 
 
-def refuse(model: nn.Module, training: bool) -> None:
-    """Models that cannot be watched as they are."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "the model is a traced or scripted module, whose operations cannot be seen; pass the original module"
-        )
+def refuse(model: Any, training: bool) -> None:
+    """Models that cannot be watched as they are, each with its reason and its remedy."""
+    if not isinstance(model, nn.Module):
+        what = type(model).__name__
+        hint = "; pass the module that it was exported from" if what == "ExportedProgram" else ""
+        raise ModelError(f"the model must be an nn.Module, not {what}{hint}")
     if torch.is_inference_mode_enabled():
         raise ModelError("gradients cannot be taken inside torch.inference_mode(); call this outside of it")
+    model = unwrapped(model)
+    for name, module in model.named_modules():
+        if reason := _out_of_sight(module):
+            raise ModelError(f"{_part(name)} is {reason}")
+    _refuse_tensors(model)
     at_work = [name or type(model).__name__ for name, m in model.named_modules() if m.training]
     if at_work and not training:
         raise ModelError(
             f"the model is in train mode ({at_work[0]}): dropout would make the run random; call model.eval() first, "
             "or pass training=True"
         )
+
+
+def _part(name: str) -> str:
+    return f"the module {name}" if name else "the model"
+
+
+def _out_of_sight(module: nn.Module) -> str:
+    """Why a module's operations cannot be seen, or pass no gradient; "" where nothing is known against it."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a traced or scripted module, whose operations cannot be seen; pass the original module"
+    if isinstance(module, torch.fx.GraphModule) and _is_exported(module):
+        return (
+            "an exported program, whose operations are not the model's own; pass the module that it was exported from"
+        )
+    if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+        return (
+            f"quantised ({type(module).__name__} of torch.ao), and its kernels pass no gradient; explain the model as it was "
+            "before, or quantise its weights only"
+        )
+    if any(c.__name__ == "FullyShardedDataParallel" for c in type(module).__mro__):
+        return (
+            "sharded by FullyShardedDataParallel, which flattens its parameters; pass the model as it was before, or use "
+            "fully_shard"
+        )
+    return ""
+
+
+def _is_exported(module: torch.fx.GraphModule) -> bool:
+    """Whether its graph is of aten operations, as torch.export makes it; one traced by torch.fx calls what the model calls."""
+    return any(isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes)
+
+
+def _refuse_tensors(model: nn.Module) -> None:
+    """Parameters and buffers that no gradient can pass, or that hold no numbers."""
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, t in tensors:
+        if t.is_inference():
+            raise ModelError(
+                f"the model's {name} was made inside torch.inference_mode(), and no gradient passes it; make or load the model "
+                "outside of it"
+            )
+        if t.is_meta and not _is_offloaded(model, name):
+            raise ModelError(f"the model's {name} is on the meta device, so it has no values; load the weights first")
+
+
+def _is_offloaded(model: nn.Module, name: str) -> bool:
+    """Whether a hook (accelerate's) puts the tensor in place while its module runs."""
+    parts = name.split(".")[:-1]
+    return any(hasattr(model.get_submodule(".".join(parts[:i])), "_hf_hook") for i in range(len(parts) + 1))
+
+
+def refuse_reentrant(output: Any, calls: str) -> None:
+    """`torch.utils.checkpoint(use_reentrant=True)` runs a part without a graph, and refuses gradients at tensors."""
+    ahead = [t.grad_fn for t in floats_in(output) if t.grad_fn is not None]
+    seen = set(ahead)
+    while ahead:
+        node = ahead.pop()
+        if node.name() == "CheckpointFunctionBackward":
+            raise ModelError(
+                f"attention calls {calls} ran inside torch.utils.checkpoint with use_reentrant=True, where no gradient can be "
+                "read; use use_reentrant=False, or switch checkpointing off"
+            )
+        new = {n for n, _ in node.next_functions if n is not None} - seen
+        seen |= new
+        ahead += new
+
+
+def floats_in(output: Any) -> Iterator[Tensor]:
+    """Every floating tensor in a model's output."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for v in output.values():
+            yield from floats_in(v)
+    elif isinstance(output, list | tuple):
+        for v in output:
+            yield from floats_in(v)
 
 
 def is_mask(name: str, t: Tensor) -> bool:

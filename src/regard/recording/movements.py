@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from regard.recording.elementwise import PARAMETERS, Tags, broadcasts, element_wise, mixing, nowhere
-from regard.recording.tokens import Tag, Trail, first_along, reshaped
+from regard.recording.samples import in_one_sample
+from regard.recording.tokens import Tag, Trail, constant, first_along, reshaped
 
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "_unsafe_view"}
 EXPANSIONS = {"expand", "expand_as", "repeat", "tile", "broadcast_to", "repeat_interleave"}
@@ -31,7 +33,8 @@ MOVEMENTS = EXPANSIONS | {
     ),
     *("tensor_split", "split_with_sizes", "masked_select", "diagonal", "as_strided"),
 }
-JOINS = {"cat", "concat", "concatenate", "stack", "hstack", "vstack"}
+CATS = {"cat", "concat", "concatenate"}
+JOINS = CATS | {"stack", "hstack", "vstack"}
 
 
 def reshape(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -104,21 +107,70 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     known = [t for t in tags if t is not None and not t.lost]
     gone = [t for t in tags if t is not None and t.lost]
     if gone or not known:
-        return [nowhere(gone[0], name, out) if gone else None]
-    if any(not t.raw for t in known):
-        tags = [None if t is None else trail.settled(t) for t in tags]
+        return [replace(nowhere(gone[0], name, out), seen=_seen(tags)) if gone else None]
+    if any(not t.raw for t in known) or len({t.source.name for t in known}) > 1:
+        tags = [None if t is None else _rows(trail, t) for t in tags]
     best = min((t for t in tags if t is not None), key=lambda t: t.order)
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-    ids = _joined(name, [_ids(t, p) for t, p in zip(tags, parts, strict=True)], dim, out)
+    columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
+    _meet(tags, columns, dim)
+    for t in tags:
+        if t is not None and t.mixed and out.ndim > 2:
+            trail.mixers.setdefault(f"{t.mixed} of different tokens")
+    if name in CATS and best.keys is None and _features(columns, dim):
+        columns = _of_one_row(trail, tags, columns, best, dim)
+    ids = _joined(name, columns, dim, out)
     keys = None
     if best.keys is not None:
         columns = [torch.zeros(p.shape, dtype=torch.int64) if t is None or t.keys is None else t.keys.ids
                    for t, p in zip(tags, parts, strict=True)]  # fmt: skip
         keys = replace(best.keys, ids=_joined(name, columns, dim, out))
+    return [replace(best, ids=ids, keys=keys, seen=_seen(tags))]
+
+
+def _seen(tags: Tags) -> int:
+    """What any of several tensors has seen."""
     seen = 0
     for t in tags:
         seen |= t.seen if t is not None else 0
-    return [replace(best, ids=ids, keys=keys, seen=seen)]
+    return seen
+
+
+def _meet(tags: Tags, ids: list[Tensor], dim: int) -> None:
+    """Tokens of two inputs, side by side, are those of one sample (or one of the inputs is packed)."""
+    inputs = [(t, first_along(i, dim)) for t, i in zip(tags, ids, strict=True) if t is not None and i.shape[dim]]
+    inputs = [(t, i) for t, i in inputs if t.source.rank < PARAMETERS and t.keys is None]
+    for (a, i), (b, j) in pairwise(inputs):
+        if a.source is not b.source and i.ndim == j.ndim:
+            in_one_sample(*((a, b, i, j) if a.order <= b.order else (b, a, j, i)))
+
+
+def _rows(trail: Trail, tag: Tag) -> Tag:
+    """Raw elements of several inputs, side by side, are told apart as the tokens that they will be."""
+    return trail.born(tag, tag.ids) if tag.raw and tag.source.ids else trail.settled(tag)
+
+
+def _features(ids: list[Tensor], dim: int) -> bool:
+    """Whether an axis is the features': each part is one row's along it, and there is another axis for the tokens."""
+    along = dim % ids[0].ndim
+    if not all(constant(i, along) for i in ids) or max(i.shape[along] for i in ids) == 1:
+        return False
+    return along == ids[0].ndim - 1 or any(not constant(i, -1) for i in ids)
+
+
+def _of_one_row(trail: Trail, tags: Tags, ids: list[Tensor], best: Tag, dim: int) -> list[Tensor]:
+    """Content and position side by side are the content's row, as if they were added.
+
+    Rows of one stream stay apart (Swin's merging), and so do rows of two inputs that have been through attention: a
+    contraction makes new rows of them.
+    """
+    own = next(i for t, i in zip(tags, ids, strict=True) if t is not None and t.source is best.source)
+    row = first_along(own, dim)
+    out = []
+    for t, i in zip(tags, ids, strict=True):
+        apart = t is not None and (t.source is best.source or (t.source.rank < PARAMETERS and trail.attended(t)))
+        out.append(i if apart or i.ndim != row.ndim else row.expand(i.shape))
+    return out
 
 
 def _ids(tag: Tag | None, tensor: Tensor) -> Tensor:
@@ -126,7 +178,7 @@ def _ids(tag: Tag | None, tensor: Tensor) -> Tensor:
 
 
 def _joined(name: str, ids: list[Tensor], dim: int, out: Tensor) -> Tensor:
-    if name not in ("cat", "concat", "concatenate"):
+    if name not in CATS:
         joined: Tensor = getattr(torch, name)(ids, **({"dim": dim} if name == "stack" else {}))
         return joined
     ids = [i for i in ids if i.numel() or i.ndim == out.ndim]
@@ -171,6 +223,8 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     base, value = trail.tag(into), trail.tag(source)
     if value is None or source is None:
         return [base]
+    if value.mixed:
+        trail.mixers.setdefault(f"{value.mixed} of different tokens")
     ids = (torch.zeros(into.shape, dtype=torch.int64) if base is None else base.ids).clone(
         memory_format=torch.contiguous_format
     )
@@ -185,6 +239,8 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
         ids = ids.index_put(places[0], moved)
     else:
         ids = ids.scatter(places[0], places[1], moved)
+    if base is not None:
+        ids = in_one_sample(base, value, base.ids, ids)
     best = value if base is None else min(base, value, key=lambda t: t.order)
     return [replace(best, ids=ids, seen=value.seen | (0 if base is None else base.seen))]
 

@@ -22,7 +22,18 @@ from regard.recording.contractions import (
     product,
     softmax,
 )
-from regard.recording.elementwise import MIXERS, Tags, element_wise, mixing, tensors_in
+from regard.recording.elementwise import (
+    MIXERS,
+    Tags,
+    element_wise,
+    gated,
+    like,
+    mixing,
+    normalised,
+    ranking,
+    reduction,
+    tensors_in,
+)
 from regard.recording.movements import (
     JOINS,
     MOVEMENTS,
@@ -100,9 +111,14 @@ RULES: dict[str, Callable[..., Tags]] = {
         scatter,
     ),
     **dict.fromkeys(("scatter_", "scatter_add", "scatter_add_", "index_put", "index_put_"), scatter),
+    **dict.fromkeys(("sum", "mean"), reduction),
+    **dict.fromkeys(("topk", "sort", "max", "min"), ranking),
+    "glu": gated,
     "copy_": copied,
     "pad": pad,
     "where": select,
     "embedding": embedding,
-    "linear": linear,
+    **dict.fromkeys(("linear", "grouped_mm", "_grouped_mm"), linear),
+    "type_as": like,
+    **dict.fromkeys(("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"), normalised),
 }

@@ -44,7 +44,7 @@ def _weights(recording: Recording, index: int, readout: str | int | Tensor) -> T
         if readout.shape not in ((groups, n), (n,)):
             raise Misuse(f"readout weights must be (batch, tokens) = {(groups, n)}, not {tuple(readout.shape)}")
         return readout.float().cpu().expand(groups, n)
-    w = torch.zeros(groups, n)
+    w = torch.zeros(groups, n, dtype=torch.float32)
     if readout == "mean":
         return recording.gather(_visible_tokens(recording), call.queries)
     if readout == "last":

@@ -136,7 +136,7 @@ class _Part:
         """(pair, row, key) of uninitialised memory, the same for every tile."""
         count = self.size * rows * keys
         if name not in self.buffers or self.buffers[name].numel() < count:
-            self.buffers[name] = torch.empty(count, device=self.call.output.device)
+            self.buffers[name] = torch.empty(count, device=self.call.output.device, dtype=torch.float32)
         return self.buffers[name][:count].view(self.size, rows, keys)
 
     def keys(self, index: Tensor) -> slice:

@@ -11,7 +11,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,15 +21,28 @@ from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
 from regard.recording.calls import AttentionCall, Layout
-from regard.recording.contractions import PRODUCTS, Product, read_product
+from regard.recording.contractions import PRODUCTS, Product, through_linear
 from regard.recording.edits import Edit
-from regard.recording.elementwise import PARAMETERS, nowhere, tensors_in
-from regard.recording.entry import is_mask, keywords, ranks, uncompiled
+from regard.recording.elementwise import PARAMETERS, nowhere
+from regard.recording.entry import (
+    Surroundings,
+    as_the_user,
+    is_mask,
+    keywords,
+    our_own,
+    ranks,
+    refuse_reentrant,
+    uncompiled,
+    unwrapped,
+)
 from regard.recording.movements import set_item
+from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
 from regard.recording.said import Place, Said, sayings
+from regard.recording.samples import Packed, of_their_samples
 from regard.recording.states import State, Watch
-from regard.recording.tokens import STRIDE, Source, Tag, Trail, constant
+from regard.recording.tokens import Source, Tag, Trail, constant
+from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
 # a copy of its globals in which that hand-over is switched off, so that the mode sees the operations inside.
@@ -77,6 +90,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, trail: Trail, frames: Frames, edits: Sequence[Edit] = (), said: Said | None = None) -> None:
         super().__init__()
         self.said = said or Said([])
+        self.elsewhere = not Surroundings.now().plain
         self.trail = trail
         self.frames = frames
         self.edits = edits
@@ -89,27 +103,44 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.elsewhere:
+            with our_own():
+                return self._watched(func, args, kwargs)
+        return self._watched(func, args, kwargs)
+
+    def _watched(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if func is F.multi_head_attention_forward:
-            with self:
+            with self, as_the_user():
                 return _mha_inside(*args, **kwargs)
         name = name_of(func)
         if name == "scaled_dot_product_attention":
             return self._fused(func, args, kwargs)
         if name == "__setitem__":
-            out = func(*args, **kwargs)
+            out = self._run(func, args, kwargs)
             set_item(self.trail, args)
             return out
-        out = func(*args, **kwargs)
+        out = self._run(func, args, kwargs)
         if isinstance(out, Tensor) and out._base is None:
             self.made += out.numel() * out.element_size()
-        if name in PRODUCTS and (p := self._attention_product(name, args, kwargs)) is not None:
-            return self._explicit(p, out)
-        if name in PRODUCTS and (why := self._lost_product(args)):
+        if name in PRODUCTS:
+            p = attention_product(self.trail, name, args, kwargs)
+            if why := unreadable(self.trail, p, args):
+                self.calls.append(self._lost_call(why, out))
+            elif p is not None:
+                return self._explicit(p, out)
+        if why := sampled(self.trail, name, args):
             self.calls.append(self._lost_call(why, out))
         follow(self.trail, func, args, kwargs, out)
         if name == "embedding":
             out = self._embedded(out, args, kwargs)
         return out
+
+    def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """The operation itself, as the model runs it."""
+        if not self.elsewhere:
+            return func(*args, **kwargs)
+        with as_the_user():
+            return func(*args, **kwargs)
 
     # -- word embeddings --------------------------------------------------------------------------------------------
 
@@ -141,7 +172,7 @@ class Recorder(TorchFunctionMode):
         given = dict(zip(names, args, strict=False)) | kwargs
         q, k, v = given["query"], given["key"], given["value"]
         self._free_mask(given)
-        out: Tensor = func(**given)
+        out: Tensor = self._run(func, (), given)
         tags = [self.trail.tag(t) for t in (q, k, v)]
         scale = given.get("scale")
         return self._called(
@@ -164,29 +195,6 @@ class Recorder(TorchFunctionMode):
         if isinstance(mask, Tensor) and mask.requires_grad and (tag is None or tag.source.rank >= 10_000):
             given["attn_mask"] = mask.detach()
 
-    def _attention_product(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
-        """The product probabilities × values, with the probabilities on the left, or None."""
-        p = read_product(name, args, kwargs)
-        if p is None:
-            return None
-        if not self._is_probability(p.a):
-            p = p.swapped()
-        tag = self.trail.tag(p.a)
-        if tag is None or not tag.probs or len(p.summed) != 1:
-            return None
-        free = [[c for c in own if c in p.lo and c not in other] for own, other in ((p.la, p.lb), (p.lb, p.la))]
-        if len(free[0]) != 1 or (tag.lost and len(free[1]) != 1):
-            return None
-        if tag.keys is None:
-            return p if tag.lost else None
-        axis = p.la.index(p.summed)
-        return p if not constant(tag.keys.ids, axis) or p.a.shape[axis] == 1 else None
-
-    def _lost_product(self, args: Sequence[Any]) -> str:
-        """Where probabilities whose trail is lost meet values: an attention call that cannot be read. The reason, or ""."""
-        tags = [self.trail.tag(t) for t in tensors_in(args) if t.ndim >= 3]
-        return next((t.lost for t in tags if t is not None and t.lost and t.probs), "")
-
     def _lost_call(self, why: str, out: Tensor) -> AttentionCall:
         nobody, module = torch.zeros(1, 0, dtype=torch.int64), self._module()
         self.said.places[len(self.calls)] = Place(len(self.calls), module, tuple(out.shape[:-2]), out.shape[-2], 0)
@@ -201,7 +209,7 @@ class Recorder(TorchFunctionMode):
             seen=0,
             output=out,
             v=out,
-            lost=f"the trail of the scores is lost at `{why}`",
+            lost=why,
             block=self.frames.block(),
         )
 
@@ -209,27 +217,11 @@ class Recorder(TorchFunctionMode):
         """The module at work."""
         return self.frames.stack[-1] if self.frames.stack else ""
 
-    def _is_probability(self, t: Tensor) -> bool:
-        tag = self.trail.tag(t)
-        return tag is not None and tag.probs
-
     def _explicit(self, p: Product, out: Tensor) -> Tensor:
-        key = p.summed
-        (row,) = (c for c in p.la if c in p.lo and c not in p.lb)
-        (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
-        lead = [c for c in p.lo if c not in (row, width)]
-        tag = self.trail.tag(p.a)
-        assert tag is not None
-        columns = tag.keys or tag  # a lost trail knows of no columns
-        A = _axes(p.a, p.la, [*lead, row, key])
-        v = _axes(p.b, p.lb, [*lead, key, width])
-        rows, keys = (_axes(t.ids, p.la, [*lead, row, key]) for t in (tag, columns))
-        axes = tuple(p.lo.index(c) for c in [*lead, row, width])
-        q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost)
-        k_tag = Tag(keys[..., 0, :][..., None], columns.source, columns.seen, lost=columns.lost)
-        tags = [q_tag, k_tag, self.trail.tag(p.b)]
-        shape = tuple(out.permute(axes).shape[:-2])
-        return self._called(tags, shape, output=out, kernel="softmax", A=A, v=v, axes=axes)
+        """Weights that the model made itself, times values."""
+        tags, fields = weights_and_values(self.trail, p)
+        shape = tuple(out.permute(fields["axes"]).shape[:-2])
+        return self._called(tags, shape, output=out, kernel="softmax", **fields)
 
     def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], **fields: Any) -> Tensor:
         """Make the call, let the edits change its output, and tag that output with the query's rows."""
@@ -244,10 +236,14 @@ class Recorder(TorchFunctionMode):
         if not where and queries is not None and keys is not None:
             layout = Layout.of(queries, keys)
             queries, keys = (_grouped(i, layout) for i in (queries, keys))
-            queries, keys = _of_their_samples(queries, keys)
+            queries, keys = of_their_samples(queries, keys)
+            queries, told = self.trail.copies_apart(queries)
+            if told and q_tag is not None:
+                q_tag = replace(q_tag, ids=layout.back(queries[:, None, :, None].expand(-1, layout.heads, -1, 1)))
         else:
             layout = _flat(lead)
             queries = keys = torch.zeros(1, 0, dtype=torch.int64)
+            told = 0
         event = self.trail.next_event(call=True)
         seen = (k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0)
         call = AttentionCall(
@@ -270,7 +266,7 @@ class Recorder(TorchFunctionMode):
                 call = AttentionCall(**(call.__dict__ | {"output": out}))
         self.calls.append(call)
         if q_tag is not None and queries.shape[1]:
-            self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=1 << event))
+            self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=told | 1 << event))
         elif where and q_tag is not None:
             self.trail.put(out, nowhere(q_tag, where, out))
         return out
@@ -330,22 +326,6 @@ def _grouped(ids: Tensor, layout: Layout) -> Tensor:
     return ids.permute(*layout.order, -1).reshape(layout.groups, layout.heads, -1)[:, 0].contiguous()
 
 
-def _of_their_samples(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a parameter that no operation has handed to samples belong to the sample of the rows beside them."""
-    sample = torch.cat([queries, keys], 1).amax(1, keepdim=True) // STRIDE * STRIDE
-    first, second = (torch.where((i > 0) & (i < STRIDE), i + sample, i) for i in (queries, keys))
-    return first, second
-
-
-def _axes(t: Tensor, letters: str, order: Sequence[str]) -> Tensor:
-    """Permute axes named by letters into an order; missing ones get length 1."""
-    t = t.permute([letters.index(c) for c in order if c in letters])
-    for i, c in enumerate(order):
-        if c not in letters:
-            t = t.unsqueeze(i)
-    return t
-
-
 def differentiable(t: Tensor) -> Tensor:
     """The tensor, part of a graph: gradients at it can be asked for. Frozen parameters make this needed."""
     if torch.is_grad_enabled() and t.is_floating_point() and not t.requires_grad:
@@ -353,30 +333,14 @@ def differentiable(t: Tensor) -> Tensor:
     return t
 
 
-def shortest_names(model: nn.Module) -> dict[int, str]:
-    """Parameter id -> the shortest dotted suffix of its name that no other parameter shares (`.weight` left out)."""
-    full = [(n.removesuffix(".weight"), id(p)) for n, p in model.named_parameters(remove_duplicate=False)]
-    owners: dict[str, set[int]] = {}
-    for name, key in full:
-        for suffix in _suffixes(name):
-            owners.setdefault(suffix, set()).add(key)
-    names: dict[int, str] = {}
-    for name, key in full:
-        names.setdefault(key, next((s for s in _suffixes(name) if len(owners[s]) == 1), name))
-    return names
-
-
-def _suffixes(name: str) -> list[str]:
-    """Dotted suffixes, shortest first."""
-    parts = name.split(".")
-    return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
-
-
 @contextmanager
-def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], watch: Watch | None = None) -> Iterator[None]:
+def watched(
+    model: nn.Module, frames: Frames, edits: Sequence[Edit], trail: Trail, watch: Watch | None = None
+) -> Iterator[None]:
     """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks.
 
-    `watch` is told what goes into and comes out of every element of a list of modules.
+    An `nn.Linear` keeps its rows whatever kernel it runs (a quantised one). `watch` is told what goes into and comes out of
+    every element of a list of modules.
     """
     handles = []
 
@@ -390,6 +354,7 @@ def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], watch: Watc
         for edit in edits:
             new = edit.entering(name, visit - 1, args, kwargs)
             if new is not None:
+                _take_place(trail, list(new), [args, kwargs])
                 changed = args, kwargs = new
         if watch is not None and name in frames.listed:
             watch.see(name, visit - 1, "in", [args, kwargs])
@@ -398,11 +363,14 @@ def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], watch: Watc
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         if not frames.mine or not frames.stack:
             return None
+        if isinstance(module, nn.Linear) and args and isinstance(output, Tensor):
+            through_linear(trail, args[0], output)
         name = frames.stack.pop()
         changed = None
         for edit in edits:
             new = edit.block(name, frames.visits[name] - 1, output)
             if new is not None:
+                _take_place(trail, new, output)
                 changed = output = new
         if watch is not None and name in frames.listed:
             watch.see(name, frames.visits[name] - 1, "out", output)
@@ -416,6 +384,14 @@ def watched(model: nn.Module, frames: Frames, edits: Sequence[Edit], watch: Watc
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _take_place(trail: Trail, new: Any, old: Any) -> None:
+    """What is put in the place of a block's input or output has the rows of the one whose place it takes."""
+    for a, b in zip(parts(new), parts(old), strict=False):
+        tag = trail.tag(b)
+        if a is not b and tag is not None and a.shape == b.shape:
+            trail.put(a, tag)
 
 
 def list_elements(model: nn.Module) -> set[str]:
@@ -444,11 +420,32 @@ class Run:
     made: int
 
 
-def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any = None, *, states: bool = False) -> Run:
+def run(
+    model: nn.Module,
+    inputs: Any,
+    edits: Sequence[Edit] = (),
+    streams: Any = None,
+    packed: frozenset[str] = frozenset(),
+    *,
+    states: bool = False,
+) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
 
-    `streams` is what the user says of the tokens (said.py); `states`: keep what goes into and comes out of blocks.
+    `streams` is what the user says of the tokens (said.py). `packed`: inputs whose axis 0 is not samples; where that shows
+    on the way, the run begins anew. `states`: keep what goes into and comes out of blocks.
     """
+    random = torch.get_rng_state()
+    try:
+        return _run(model, inputs, edits, streams, packed, states)
+    except Packed as found:
+        torch.set_rng_state(random)
+        name = found.name
+    return run(model, inputs, edits, streams, packed | {name}, states=states)
+
+
+def _run(
+    model: nn.Module, inputs: Any, edits: Sequence[Edit], streams: Any, packed: frozenset[str], states: bool
+) -> Run:
     given, by_keyword = keywords(model, inputs)
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
     if not any(not is_mask(k, t) for k, t in tensors.items()):
@@ -457,32 +454,35 @@ def run(model: nn.Module, inputs: Any, edits: Sequence[Edit] = (), streams: Any 
         )
     if any(not t.numel() for t in tensors.values()):
         raise ModelError("an input is empty: there is nothing to explain")
-    model = uncompiled(model)
+    model = unwrapped(model)
     order = ranks(model, list(given))
-    trail = Trail(shortest_names(model), {len(t) for k, t in tensors.items() if not is_mask(k, t)})
+    batches = {len(t) for k, t in tensors.items() if not is_mask(k, t) and k not in packed}
+    trail = Trail(Names(model), batches)
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
     said = Said(sayings(streams))
-    recorder = Recorder(trail, frames, edits, said)
+    with as_the_user():
+        recorder = Recorder(trail, frames, edits, said)
     passed = dict(given)
     for name, t in tensors.items():
         if is_mask(name, t):
             continue
-        trail.enter(
-            t_in := t.detach().clone(), Source(name, order[name], tuple(t.shape[1:]), not t.is_floating_point())
-        )
+        shape = tuple(t.shape if name in packed else t.shape[1:])
+        source = Source(name, order[name], shape, not t.is_floating_point(), packed=name in packed)
+        trail.enter(t_in := t.detach().clone(), source)
         if t.is_floating_point():
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
     watch = Watch(trail) if states else None
-    with watched(model, frames, edits, watch), recorder:
+    with as_the_user(), watched(model, frames, edits, trail, watch), uncompiled(), recorder:
         output = model(**passed) if by_keyword else model(*passed.values())
     said.check(trail)
+    if cut := [str(c.index) for c in recorder.calls if c.detached]:
+        refuse_reentrant(output, ", ".join(cut))
     blocks, seen = _blocks(recorder.calls), watch.states if watch else []
-    return Run(
-        output, recorder.calls, trail, recorder.leaves, recorder.embedded, given, blocks, said, seen, recorder.made
-    )
+    leaves, embedded = recorder.leaves, recorder.embedded
+    return Run(output, recorder.calls, trail, leaves, embedded, given, blocks, said, seen, recorder.made)
 
 
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:

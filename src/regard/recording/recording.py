@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import ModelError, TrailLost
-from regard.recording import recorder, sure
+from regard.recording import recorder, samples, sure
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
-from regard.recording.entry import Readout, check_readout, refuse
+from regard.recording.entry import Readout, check_readout, our_own, refuse
 from regard.recording.rebuild import MEMORY_BUDGET, budget_of
 from regard.recording.recorder import Block
 from regard.recording.said import Said
@@ -35,6 +35,13 @@ class Step:
 
     rule: Rule
     normalised: bool = False
+
+
+class Walked(NamedTuple):
+    """What a walk brought to every row: over paths of length >= 1, and r itself (what the rows of the read-out kept)."""
+
+    moved: Relevance
+    itself: Relevance
 
 
 @dataclass
@@ -59,6 +66,7 @@ class Recording:
         padded: stream -> bool (batch, tokens), True where a token is padding.
         states: what went into and came out of blocks, where that was asked for. made: bytes that all operations made.
         said: what the user said of the tokens. sure: call -> how sure its tokens are, in words. asked: the read-out asked for.
+        mixers: operations outside attention that mix rows in a way that is not followed.
     """
 
     model: nn.Module = field(repr=False)
@@ -84,6 +92,7 @@ class Recording:
     states: list[State] = field(default_factory=list, repr=False)
     made: int = 0
     budget: int = MEMORY_BUDGET
+    mixers: list[str] = field(default_factory=list)
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
@@ -106,7 +115,10 @@ class Recording:
         at = [c.output for c in self.calls] + list(self.leaves.values()) + [s.value for s in states]
         wanted = [t for t in at if t.requires_grad]
         ones = torch.ones_like(value)
-        found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
+        try:
+            found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
+        except (AssertionError, NotImplementedError) as error:
+            raise ModelError(f"the model's own backward pass fails: {error}") from error
         grads = [next(found) if t.requires_grad else None for t in at]
         calls = [c.bind(g) for c, g in zip(self.calls, grads, strict=False)]
         whole = [torch.zeros_like(t) if g is None else g.detach() for t, g in zip(at, grads, strict=True)]
@@ -131,7 +143,7 @@ class Recording:
 
     def zeros(self) -> Relevance:
         """No relevance anywhere."""
-        return torch.zeros(self.batch, self.rows)
+        return torch.zeros(self.batch, self.rows, dtype=torch.float32)
 
     def gather(self, relevance: Relevance, ids: Tensor) -> Tensor:
         """Relevance at the rows of a call: ids (group, token) -> (group, token); nobody has none."""
@@ -147,29 +159,38 @@ class Recording:
 
     def stream(self, name: str) -> Stream:
         """The (last) stream of a name that calls read."""
-        return next(s for s in reversed(self.streams) if s.name == name and s.kind != "merged")
+        return next(s for s in reversed(self.streams) if s.name == name and s.shown)
 
     # -- read-out ---------------------------------------------------------------------------------------------------
 
-    def final_calls(self) -> list[AttentionCall]:
-        """Calls whose output no later call reads: what the head reads is among their query rows."""
+    def final_calls(self, of: Sequence[AttentionCall] | None = None) -> list[AttentionCall]:
+        """Calls (of those given) whose output no later one reads: what the head reads is among their query rows."""
+        calls = self.calls if of is None else of
         later = 0
-        for call in self.calls:
+        for call in calls:
             later |= call.seen
-        ends = [c for c in self.calls if not later >> c.event & 1]
-        return [c for c in ends if not any(self.seen_by(d) >> c.event & 1 for d in ends if d.event > c.event)]
+        ends = [c for c in calls if not later >> c.event & 1]
+        return [c for c in ends if not any(self._holds(d, c) for d in ends if d.event > c.event)]
+
+    def _holds(self, later: AttentionCall, call: AttentionCall) -> bool:
+        """Whether the state after a call holds another's output, in rows that both wrote (two pooled rows may be joined)."""
+        return bool(self.seen_by(later) >> call.event & 1 and torch.isin(call.queries, later.queries).any())
 
     def read_calls(self, gradients: Gradients) -> dict[int, Tensor]:
         """Final calls that the target depends on, with the norm of ∂y/∂O at each of their query rows (group, row)."""
         norms = {}
-        for call in self.final_calls():
+        for call in self.calls:
             dO = gradients.calls[call.index].dO
             assert dO is not None
-            norm = call.canonical(dO).float().pow(2).sum((1, 3)).sqrt().cpu()
-            if bool(norm.any()):
-                norms[call.index] = norm
+            if bool(dO.any()):
+                norms[call.index] = call.canonical(dO).float().pow(2).sum((1, 3)).sqrt().cpu()
+        final = {c.index for c in self.final_calls([self.calls[i] for i in norms])}
+        norms = {i: norm for i, norm in norms.items() if i in final}
         if not norms:
-            raise ModelError("the target does not depend on any attention call: its gradient is zero at all of them")
+            raise ModelError(
+                "the target does not depend on any attention call: its gradient is zero at all of them (layers that round "
+                "their inputs, as quantised ones may, pass none)"
+            )
         return norms
 
     def readout(self, gradients: Gradients) -> dict[int, Relevance]:
@@ -215,11 +236,20 @@ class Recording:
         readout: dict[int, Relevance],
         steps: Sequence[Callable[[AttentionCall], Step | None]],
     ) -> list[Relevance]:
-        """Relevance of every row, by several methods at once (METHODS.md section 3).
+        """Relevance of every row, r + Σ_c w_c E_c, by several methods at once (see `walk_apart`)."""
+        return [w.moved + w.itself for w in self.walk_apart(gradients, readout, steps)]
+
+    def walk_apart(
+        self,
+        gradients: Gradients | None,
+        readout: dict[int, Relevance],
+        steps: Sequence[Callable[[AttentionCall], Step | None]],
+    ) -> list[Walked]:
+        """The walk of METHODS.md section 3, with r and Σ_c w_c E_c kept apart: a small map would drown in r's rounding.
 
         w_c = [c ∈ seen(read-out)] r + Σ_{c′: c ∈ seen(keys of c′)} w_c′ E_c′, calls taken from last to first, so that each
         w_c is complete when it is reached. `steps[i]` says how method i weighs a call (None: it is passed by). Each
-        call's A and G are rebuilt once and serve all methods. Returns r + Σ_c w_c E_c for each method.
+        call's A and G are rebuilt once and serve all methods.
         """
         calls = self.calls if gradients is None else gradients.calls
         parts = [[(self.seen_by(self.calls[i]), r.clone()) for i, r in readout.items()] for _ in steps]
@@ -229,7 +259,11 @@ class Recording:
                 parts = [[self._unmerged(event, p) for p in method] for method in parts]
             else:
                 self._through(event, parts, steps)
-        return [torch.stack([r for _, r in method]).sum(0) for method in parts]
+        first = len(readout)
+        return [Walked(self._summed(method[first:]), self._summed(method[:first])) for method in parts]
+
+    def _summed(self, parts: list[tuple[int, Relevance]]) -> Relevance:
+        return torch.stack([self.zeros(), *[r for _, r in parts]]).sum(0)
 
     def _through(
         self,
@@ -248,15 +282,29 @@ class Recording:
                 wanted[i] = Pull(w, how.rule, how.normalised)
         if not wanted:
             return
+        kept = self._kept_by_whole_rows(call, wanted)
+        wanted |= {i: Pull(wanted[i].r * keep, wanted[i].rule) for i, keep in kept.items()}
         for i, pulled in zip(wanted, call.pull_all([*wanted.values()]), strict=True):
-            if wanted[i].normalised:
-                self._shrink(call, parts[i], pulled.keep.cpu())
+            if wanted[i].normalised or i in kept:
+                self._shrink(call, parts[i], kept.get(i, pulled.keep.cpu()))
             parts[i].append((call.seen, self.scatter(pulled.moved, call.keys)))
+
+    def _kept_by_whole_rows(self, call: AttentionCall, wanted: dict[int, Pull]) -> dict[int, Tensor]:
+        """What rows keep where some stand at several places of the call (a class token in every frame): E is their sum."""
+        normalised = {i: p for i, p in wanted.items() if p.normalised}
+        ids = call.queries[call.queries % STRIDE > 0]
+        if not normalised or len(ids) == len(ids.unique()):
+            return {}
+        kept = {}
+        for i, pulled in zip(normalised, call.pull_all([*normalised.values()]), strict=True):
+            sums = self.scatter(1 / pulled.keep.cpu() - 1, call.queries)
+            kept[i] = 1 / (1 + self.gather(sums, call.queries))
+        return kept
 
     def _shrink(self, call: AttentionCall, method: list[tuple[int, Relevance]], keep: Tensor) -> None:
         """A call's own rows keep 1/(1 + Σ_j E_ij) of the relevance that came through it."""
         samples, rows = call.queries // STRIDE - 1, call.queries % STRIDE
-        factor = torch.ones(self.batch, self.rows)
+        factor = torch.ones(self.batch, self.rows, dtype=torch.float32)
         factor[samples.clamp(min=0), rows] = keep
         factor[:, 0] = 1
         for i, (seen, r) in enumerate(method):
@@ -307,12 +355,26 @@ def record(
     budget = budget_of(memory_budget)
     check_readout(readout)
     refuse(model, training)
-    with torch.enable_grad():
-        run = recorder.run(model, inputs, edits, streams, states=states)
+    with our_own():
+        with torch.enable_grad():
+            run = recorder.run(model, inputs, edits, streams, states=states)
+        return _recorded(model, inputs, target, run, readout, strict, budget)
+
+
+def _recorded(
+    model: nn.Module,
+    inputs: Any,
+    target: Target | None,
+    run: recorder.Run,
+    readout: Readout,
+    strict: bool,
+    budget: int,
+) -> Recording:
+    """What a run left, put in order."""
     if not run.calls:
         raise ModelError(_no_attention(model))
     trail = run.trail
-    run.calls = sure.contradicted(run.calls, trail)
+    run.calls = samples.settled(sure.contradicted(run.calls, trail), trail)
     if strict:
         run.said.refuse_lost(trail, {c.index: c.lost for c in run.calls if c.lost})
     used = torch.zeros(trail.rows, dtype=torch.bool)
@@ -320,7 +382,7 @@ def record(
         used[call.queries.flatten() % STRIDE] = True
         used[call.keys.flatten() % STRIDE] = True
     trail.later_stages(used)
-    batch = max(trail.batches)
+    batches = _batches(run.inputs, trail.streams, used) or trail.batches
     recording = Recording(
         model=model,
         given=inputs,
@@ -332,22 +394,38 @@ def record(
         leaves=run.leaves,
         embedded=run.embedded,
         blocks=run.blocks,
-        batch=batch,
+        batch=max(batches),
         rows=trail.rows,
         final_seen=trail.final_seen,
         aliases=trail.aliases,
         target=target,
-        batches=trail.batches,
+        batches=batches,
         said=run.said,
         sure=sure.certainty(run.calls, trail, run.said),
         asked=readout,
         states=run.states,
         made=run.made,
         budget=budget,
+        mixers=[*trail.mixers],
     )
     recording.streams = _in_use(recording)
+    if strict:
+        _refuse_twice_cut(recording.streams)
     recording.padded = _padding(recording)
     return recording
+
+
+def _refuse_twice_cut(streams: list[Stream]) -> None:
+    """One input in tokens of two sizes (CrossViT): two maps of one name."""
+    counts: dict[str, list[int]] = {}
+    for stream in (s for s in streams if s.shown):
+        counts.setdefault(stream.name, []).append(stream.count)
+    for name, several in counts.items():
+        if len(several) > 1:
+            sizes = " and into ".join(str(n) for n in several)
+            raise ModelError(
+                f"input {name!r} is cut into {sizes} tokens: several maps of one input cannot be given yet"
+            )
 
 
 def _no_attention(model: nn.Module) -> str:
@@ -358,6 +436,12 @@ def _no_attention(model: nn.Module) -> str:
             'call model.set_attn_implementation("sdpa") first'
         )
     return f"no attention call was seen in {type(model).__name__}: is it a Transformer, and did its attention run?"
+
+
+def _batches(inputs: dict[str, Any], streams: Sequence[Stream], used: Tensor) -> set[int]:
+    """Numbers of samples: lengths of the inputs that calls read, along axis 0."""
+    read = {s.name for s in streams if not s.packed and bool(used[s.rows].any())}
+    return {len(inputs[name]) for name in read if name in inputs}
 
 
 def _in_use(recording: Recording) -> list[Stream]:
@@ -380,12 +464,12 @@ def _padding(recording: Recording) -> dict[str, Tensor]:
             continue
         dead = call.dead_keys()
         samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
-        alive = torch.zeros(recording.batch, recording.rows)
+        alive = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
         alive.index_put_((samples.clamp(min=0), rows), (~dead).float(), accumulate=True)
         hidden &= alive == 0
     padded = {}
     for stream in recording.streams:
-        if stream.kind == "merged":
+        if not stream.shown:
             continue
         mask = _mask_of(recording.inputs, stream)
         out = (

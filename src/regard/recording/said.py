@@ -201,7 +201,7 @@ class Said:
             )
         if stream is None:
             kind = "input" if s.name in trail.entered else "said"
-            stream = trail.new_stream(s.name, n, "parameter" if s.name in trail.parameter_names.values() else kind)
+            stream = trail.new_stream(s.name, n, "parameter" if s.name in trail.names else kind)
         if s.grid is not None:
             if s.grid[0] * s.grid[1] != stream.count:
                 raise Misuse(
@@ -262,7 +262,7 @@ def _axis(s: Saying, axis: int, ndim: int) -> int:
     return axis % ndim
 
 
-def _places(s: Saying, place: Place, side: str) -> Int[Tensor, ...]:
+def _places(s: Saying, place: Place, side: str) -> Int[Tensor, "*place"]:
     """Where the stream's tokens stand among the rows or keys: (token,), or (sample, token)."""
     n = place.count(side)
     if s.at is None or isinstance(s.at, slice):
@@ -275,7 +275,7 @@ def _places(s: Saying, place: Place, side: str) -> Int[Tensor, ...]:
     return at % n
 
 
-def _samples(place: Place, batch: int, found: Sequence[Tensor | None]) -> Int[Tensor, ...]:
+def _samples(place: Place, batch: int, found: Sequence[Tensor | None]) -> Int[Tensor, "*place"]:
     """The sample, from 1, at each place of a call's leading axes: that of rows that are known, else axis 0 is the batch's."""
     for ids in found:
         if ids is not None and ids.shape[-1] and bool((of := ids.amax(-1) // STRIDE).all()):

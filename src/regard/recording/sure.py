@@ -49,7 +49,7 @@ def _rows(call: AttentionCall, trail: Trail) -> tuple[Tensor, Bool[Tensor, "grou
 
 
 def certainty(calls: Sequence[AttentionCall], trail: Trail, said: Said) -> dict[int, str]:
-    """How sure each call's tokens are, in words: `followed`, `said by the caller`, `lost: ...`, or what is in doubt."""
+    """How sure each call's tokens are, in words: `followed`, `said by the caller`, `lost: ...`; and doubts."""
     confirmed = _confirmed(calls, trail)
     return {c.index: _words(c, trail, said, confirmed) for c in calls}
 
@@ -63,6 +63,8 @@ def _words(call: AttentionCall, trail: Trail, said: Said, confirmed: set[str]) -
     if unsure and len(trail.batches) and max(trail.batches) > 1:
         doubts.append(f"rows of {', '.join(unsure)} are given to samples by the length of an axis")
     how = "said by the caller" if call.index in said.notes else "followed"
+    if nobody := int((call.keys[0] == 0).sum()):  # constants, padding of windows
+        how += f" ({nobody} of {call.keys.shape[1]} keys nobody's)"
     return f"{how}, but {'; '.join(doubts)}" if doubts else how
 
 

@@ -21,15 +21,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from regard.recording.names import Names
+
 STRIDE = 1 << 32
 """An id is (sample + 1) * STRIDE + row. Row 0 is nobody (padding); sample -1 is a parameter not yet given to samples."""
 
 
 @dataclass
 class Stream:
-    """The tokens of one input, of one parameter, of a later stage of another stream (`kind="merged"`), or `said` by the user.
+    """The tokens of one input, of one parameter, of a later stage of another stream (`kind="merged"`), `said` by the user, or
+    `added` by the model among an input's (a decoder's start token).
 
-    `first` is its first row; `elements` names, for each token, the element of the raw input that stands for it.
+    `first` is its first row; `elements` names, for each token, the element of the raw input that stands for it. `packed`: the
+    input's axis 0 is not samples; tokens of all samples stand in one row (see samples.py).
     """
 
     name: str
@@ -38,6 +42,12 @@ class Stream:
     kind: str = "input"
     grid: tuple[int, int] | None = None
     elements: Tensor | None = field(default=None, repr=False)
+    packed: bool = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether its tokens have scores of their own in a map."""
+        return self.of_input or self.kind == "parameter"
 
     @property
     def of_input(self) -> bool:
@@ -61,6 +71,7 @@ class Source:
     rank: int
     shape: tuple[int, ...] = ()
     ids: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,11 @@ class Tag:
     Attributes:
         ids: int64, the tensor's shape. seen: bit e is set when the rows have absorbed the output of event e.
         raw: the elements are not tokens yet (pixels, token ids). keys: for scores q kᵀ, the tag of the columns.
-        probs: the scores have been through a softmax. lost: the operation at which the trail was lost, or "".
+        probs: the number of the softmax that the scores have been through, or 0.
+        lost: the operation at which the trail was lost, or "".
         computed: raw numbers made from token ids (positions), no longer the ids themselves.
+        mixed: the operation that added another token's row to one standing alone (a recurrent state), or "".
+        origin: where the trail is lost, the rows (without samples) that stood there before; None where these are not known.
     """
 
     ids: Tensor
@@ -89,9 +103,11 @@ class Tag:
     seen: int = 0
     raw: bool = False
     keys: Tag | None = None
-    probs: bool = False
+    probs: int = 0
     lost: str = ""
     computed: bool = False
+    mixed: str = ""
+    origin: Tensor | None = None
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Tag:
         """The same rows elsewhere: the movement applied to the ids, and to the columns' ids."""
@@ -107,6 +123,7 @@ def constant(ids: Tensor, dim: int) -> bool:
     """Whether ids do not change along an axis."""
     if ids.shape[dim] <= 1 or ids.stride(dim) == 0:
         return True
+    ids = thin(ids, but=dim)
     return bool((ids == ids.narrow(dim, 0, 1)).all())
 
 
@@ -126,9 +143,9 @@ def reshaped(ids: Tensor, shape: Sequence[int]) -> Tensor:
 class Trail:
     """The tags of one run, the streams found, and the token maps. Follows operations through `follow`."""
 
-    def __init__(self, names: dict[int, str], batches: set[int]) -> None:
+    def __init__(self, names: Names, batches: set[int]) -> None:
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self.parameter_names = names
+        self.names = names
         self.batches = batches
         self.streams: list[Stream] = []
         self.merges: list[Merge] = []
@@ -136,12 +153,18 @@ class Trail:
         self.final_seen: dict[int, int] = {}
         self._known: dict[Any, Stream] = {}
         self._births: dict[Any, int] = {}
-        self._sources: dict[int, Source] = {}
+        self._sources: dict[str, Source] = {}
         self.events = 0
         self.call_events = 0
         self.aliases: dict[str, str] = {}
         self.entered: dict[str, Tag] = {}
         self.doubts: list[tuple[int, str, str]] = []
+        self.copies: dict[int, int] = {}
+        self.mixers: dict[str, None] = {}
+        self.softmaxes = 0
+        self.multiplied: dict[int, tuple[Tensor, Tensor]] = {}
+        self._patterns: dict[tuple[int, ...], int] = {}
+        self._variants: dict[tuple[int, bytes], tuple[int, int]] = {}
 
     # -- tags -------------------------------------------------------------------------------------------------------
 
@@ -164,7 +187,12 @@ class Trail:
             self.final_seen[last] = self.final_seen.get(last, 0) | tag.seen
 
     def enter(self, tensor: Tensor, source: Source) -> None:
-        """Tag a model input: every element is its own row, sample by sample (axis 0)."""
+        """Tag a model input: every element is its own row, sample by sample (axis 0); of a packed input, nobody's yet."""
+        if source.packed:
+            ids = self._for_single(torch.arange(1, tensor.numel() + 1).view(tensor.shape))
+            self.put(tensor, Tag(ids, source, raw=True))
+            self.entered[source.name] = self.tags[tensor]
+            return
         inner = math.prod(tensor.shape[1:])
         ids = torch.arange(1, inner + 1).view(1, *tensor.shape[1:])
         ids = ids + (torch.arange(1, len(tensor) + 1) * STRIDE).view(-1, *[1] * (tensor.ndim - 1))
@@ -182,7 +210,7 @@ class Trail:
         """The tag of a tensor; for a parameter, a weak one whose rows are all but its last axis."""
         if not isinstance(tensor, nn.Parameter):
             return self.tag(tensor)
-        name = self.parameter_names.get(id(tensor))
+        name = self.names.of(tensor)
         if name is None or not tensor.ndim:
             return None
         stream = self._parameter_stream(tensor, name)
@@ -191,10 +219,10 @@ class Trail:
 
     def _parameter_source(self, tensor: Tensor, name: str) -> Source:
         """A parameter's source; where two meet, the one of fewer rows names them (a class token, not its position)."""
-        return self._sources.setdefault(id(tensor), Source(name, 10_000 + math.prod(tensor.shape[:-1])))
+        return self._sources.setdefault(name, Source(name, 10_000 + math.prod(tensor.shape[:-1])))
 
     def _parameter_stream(self, tensor: Tensor, name: str) -> Stream:
-        key = ("parameter", id(tensor))
+        key = ("parameter", name, tuple(tensor.shape))
         if key not in self._known:
             self._known[key] = self.new_stream(name, math.prod(tensor.shape[:-1]), "parameter")
         return self._known[key]
@@ -234,14 +262,20 @@ class Trail:
             elements, index = torch.unique(rows, return_inverse=True)
             nobody = bool(len(elements) and elements[0] == 0)
             elements = elements[int(nobody) :]
-            if tag.raw and (whole := whole_axis(elements, tag.source.shape)) is not None:
+            each = cells is None or cells.shape[-1] == 1
+            if tag.raw and each and (whole := whole_axis(elements, tag.source.shape)) is not None:
                 elements, index, nobody = whole, (rows - 1) // tag.source.shape[1], False
         if not tag.raw:
             elements = self._elements_of(elements)
         key = (tag.source.name, elements.numpy().tobytes())
         if key not in self._known:
-            grid = grid_of(elements, tag.source.shape)
-            self._known[key] = self.new_stream(tag.source.name, len(elements), "input", grid=grid, elements=elements)
+            packed = tag.source.packed
+            more = {
+                "grid": None if packed else grid_of(elements, tag.source.shape),
+                "elements": elements,
+                "packed": packed,
+            }
+            self._known[key] = self.new_stream(tag.source.name, len(elements), "input", **more)
             if cells is not None and not tag.raw:
                 sources = torch.zeros(len(elements) + int(nobody), cells.shape[-1], dtype=torch.int64)
                 sources[index.flatten()] = (cells % STRIDE).flatten(0, -2)
@@ -250,7 +284,24 @@ class Trail:
                 self._births[key] = self.events - 1
         new = index - int(nobody) + self._known[key].first
         seen = tag.seen | (1 << self._births[key] if key in self._births else 0)
-        return replace(tag, ids=torch.where(rows == 0, 0, samples + new), raw=False, seen=seen)
+        made = torch.where(rows == 0, 0, samples + new)
+        if tag.raw and tag.source.ids:
+            made = self._with_added(made, tag.source.name)
+        return replace(tag, ids=made, raw=False, seen=seen)
+
+    def _with_added(self, ids: Tensor, name: str) -> Tensor:
+        """Nobody's places among token ids (a decoder's start token) get rows of their own: others look at them, too."""
+        flat = ids.reshape(len(ids), -1)
+        places = (flat == 0).any(0).nonzero()[:, 0]
+        if not len(places):
+            return ids
+        key = ("added", name, places.numpy().tobytes())
+        if key not in self._known:
+            self._known[key] = self.new_stream(f"{name}.added", len(places), "added")
+        rows = torch.zeros(flat.shape[1], dtype=torch.int64)
+        rows[places] = torch.arange(len(places)) + self._known[key].first
+        sample = flat.amax(1, keepdim=True) // STRIDE * STRIDE
+        return torch.where(flat > 0, flat, sample + rows).reshape(ids.shape)
 
     def later_stages(self, used: Tensor) -> None:
         """Decide on tentative token maps: kept where a call reads their sources as well. `used`: bool (row,)."""
@@ -280,11 +331,66 @@ class Trail:
         distinct, index = torch.unique(sources.flatten(0, -2), dim=0, return_inverse=True)
         samples, rows = distinct[:, 0] // STRIDE * STRIDE, distinct % STRIDE
         patterns, which = torch.unique(rows, dim=0, return_inverse=True)
-        stream = self.new_stream(tag.source.name, len(patterns), "merged")
+        stream = self.new_stream(tag.source.name, len(patterns), "merged", packed=tag.source.packed)
         event = self.next_event()
-        self.merges.append(Merge(event, torch.arange(stream.first, stream.first + stream.count), patterns))
+        made = torch.arange(stream.first, stream.first + stream.count)
+        for row, pattern in zip(made.tolist(), patterns.tolist(), strict=True):
+            if (twin := self._patterns.setdefault(tuple(pattern), row)) != row:
+                self.copies[row] = twin
+        self.merges.append(Merge(event, made, patterns))
         ids = (samples + stream.first + which)[index].view(*sources.shape[:-1], 1)
         return replace(tag, ids=ids, seen=tag.seen | 1 << event)
+
+    def copies_apart(self, ids: Tensor) -> tuple[Tensor, int]:
+        """Query rows (group, token) in which copies of a parameter's row (mask tokens) are rows of their own, and the token
+        map's bit in `seen` (0: there are none). From here on they differ; what each was made of is the one row."""
+        rows = ids % STRIDE
+        born = torch.zeros(self.rows, dtype=torch.bool)
+        for stream in self.streams:
+            born[stream.rows] = stream.kind in ("parameter", "merged")
+        if not bool(born[rows].any()):
+            return ids, 0
+        nth = _occurrence(rows)
+        copied = torch.unique(rows[born[rows] & (nth > 0)])
+        if not len(copied):
+            return ids, 0
+        mine = torch.isin(rows, copied)
+        each, which = torch.unique(torch.stack([rows[mine], nth[mine]]), dim=1, return_inverse=True)
+        first, event = self._made_of(each[0])
+        out = ids.clone()
+        out[mine] += first + which - rows[mine]
+        return out, 1 << event
+
+    def variant(self, tag: Tag, by: int) -> Tag:
+        """A parameter's rows changed by row `by` of another one: rows of their own, made of those that they were."""
+        rows = torch.unique(tag.ids % STRIDE)
+        rows = rows[rows > 0]
+        key = (by, rows.numpy().tobytes())
+        if key not in self._variants:
+            self._variants[key] = self._made_of(rows)
+        first, event = self._variants[key]
+        new = first + torch.searchsorted(rows, tag.ids % STRIDE)
+        ids = torch.where(tag.ids % STRIDE > 0, tag.ids - tag.ids % STRIDE + new, tag.ids)
+        return replace(tag, ids=ids, seen=tag.seen | 1 << event)
+
+    def _made_of(self, rows: Tensor) -> tuple[int, int]:
+        """New rows, one of each of a parameter's rows: the first of them, and the event of the token map."""
+        stream = self.new_stream(self.stream_of(int(rows[0])).name, len(rows), "merged")
+        made = torch.arange(stream.first, stream.first + stream.count)
+        self.merges.append(Merge(self.next_event(), made, rows[:, None]))
+        self.copies.update(zip(made.tolist(), rows.tolist(), strict=True))
+        return stream.first, self.events - 1
+
+    def alike(self, a: Tensor, b: Tensor) -> bool:
+        """Whether ids name the same tokens, be it at different stages: copies told apart, merged of the same rows, or not yet
+        given to samples."""
+        if torch.equal(a, b):
+            return True
+        table = torch.arange(self.rows)
+        if self.copies:
+            table[torch.tensor([*self.copies])] = torch.tensor([*self.copies.values()])
+        x, y = a // STRIDE, b // STRIDE
+        return bool((table[a % STRIDE] == table[b % STRIDE]).all() and ((x == y) | (x == 0) | (y == 0)).all())
 
     def stream_of(self, row: int) -> Stream:
         """The stream that a row belongs to."""
@@ -312,29 +418,37 @@ class Trail:
     def for_samples(self, ids: Tensor, shape: Sequence[int]) -> Tensor:
         """`ids.expand(shape)`; rows of a parameter that are thereby handed to every sample become the samples' own."""
         out = ids.expand(shape)
-        few = _thin(ids)
+        few = thin(ids)
         if not bool(((few > 0) & (few < STRIDE)).any()):
             return out
         old = [1] * (len(shape) - ids.ndim) + list(ids.shape)
         for dim, (a, b) in enumerate(zip(old, shape, strict=True)):
             if a == 1 and b > 1 and b in self.batches:
                 sample = (torch.arange(1, b + 1) * STRIDE).view(-1, *[1] * (len(shape) - dim - 1))
-                thin = _thin(out, but=dim)
-                return torch.where((thin > 0) & (thin < STRIDE), thin + sample, thin).expand(shape)
+                few = thin(out, but=dim)
+                return torch.where((few > 0) & (few < STRIDE), few + sample, few).expand(shape)
         return out
 
 
-def _thin(ids: Tensor, but: int = -1) -> Tensor:
+def thin(ids: Tensor, but: int | None = None) -> Tensor:
     """Every constant axis (but one) cut to length 1."""
     for dim in range(ids.ndim):
-        if dim != but and ids.stride(dim) == 0:
+        if (but is None or dim != but % ids.ndim) and ids.stride(dim) == 0:
             ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
     return ids
 
 
+def _occurrence(rows: Tensor) -> Tensor:
+    """How often each row (group, token) has stood in its group before."""
+    ordered, order = rows.sort(dim=1, stable=True)
+    place = torch.arange(rows.shape[1]).expand_as(rows)
+    begins = torch.cat([torch.ones_like(rows[:, :1], dtype=torch.bool), ordered[:, 1:] != ordered[:, :-1]], 1)
+    return torch.empty_like(rows).scatter_(1, order, place - torch.where(begins, place, 0).cummax(1).values)
+
+
 def lost(tag: Tag, where: str) -> Tag:
     """The trail ends here; the name of the operation is kept for the error."""
-    return replace(tag, keys=None, probs=False, lost=tag.lost or where)
+    return replace(tag, keys=None, probs=0, lost=tag.lost or where)
 
 
 def whole_axis(elements: Tensor, shape: Sequence[int]) -> Tensor | None:

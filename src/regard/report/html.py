@@ -49,7 +49,7 @@ def page(explanations: Sequence[Explanation], title: str | None = None) -> str:
     data = [s.pop("data") for s in shown]
 
     return str(
-        _templates()
+        templates()
         .get_template("page.html.j2")
         .render(
             title=title,
@@ -65,11 +65,12 @@ def fragment(exp: Explanation) -> str:
     """Static HTML of all samples, for notebooks: no script, its own paper, nothing that reaches outside of it."""
     need("viz")
     samples = [_fragment(view_of(exp, i)) for i in range(exp.batch)]
-    return str(_templates().get_template("fragment.html.j2").render(samples=samples, colours=COLOURS))
+    return str(templates().get_template("fragment.html.j2").render(samples=samples, colours=COLOURS))
 
 
 @lru_cache(maxsize=1)
-def _templates() -> Any:
+def templates() -> Any:
+    """The environment of all templates here: everything is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -110,7 +111,7 @@ def _view(view: View, key: str) -> dict[str, Any]:
         "target": view.target,
         "receipt": lines(view.exp, view.sample),
         "accounts": accounts(view.exp.receipt, view.sample),
-        "scales": [(p.stream, _scale(p.scale)) for p in pictures],
+        "scales": [(p.stream, scale(p.scale)) for p in pictures],
         "texts": [_text(p) for p in view.panels if isinstance(p, TextView)],
         "charts": [_chart(p) for p in view.panels if isinstance(p, ChartView)],
         "listed": [_chart(p) for p in view.listed],
@@ -121,10 +122,10 @@ def _view(view: View, key: str) -> dict[str, Any]:
 def _fragment(view: View) -> dict[str, Any]:
     shown = _view(view, "")
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
-    return shown | {"pictures": [_still(p) for p in pictures]}
+    return shown | {"pictures": [still(p) for p in pictures]}
 
 
-def _still(panel: PictureView) -> dict[str, Any]:
+def still(panel: PictureView) -> dict[str, Any]:
     """A picture with its map drawn in, for where no script runs."""
     if panel.picture is None:
         enlarged = np.kron(panel.scale.over(panel.cells, LIGHT), np.ones((16, 16, 1), dtype=np.uint8))
@@ -141,10 +142,11 @@ def _stages(section: Section, key: str) -> list[dict[str, Any]]:
         for panel in view.panels:
             if isinstance(panel, PictureView):
                 first.setdefault(panel.stream, panel)
-    return [_stage(p, f"{key}p{i}") for i, p in enumerate(first.values())]
+    return [stage(p, f"{key}p{i}") for i, p in enumerate(first.values())]
 
 
-def _stage(panel: PictureView, key: str) -> dict[str, Any]:
+def stage(panel: PictureView, key: str) -> dict[str, Any]:
+    """A picture as the page lays it under its maps."""
     rows, columns = panel.cells.shape
     if panel.picture is None:
         size = {"width": columns, "height": rows, "box": [0.0, 0.0, float(columns), float(rows)]}
@@ -180,19 +182,19 @@ def _text(panel: TextView) -> dict[str, Any]:
     return {
         "stream": panel.stream,
         "name": panel.text.name,
-        "words": [_piece(p.text, p.score, panel.word_scale) for p in panel.words],
-        "tokens": [_piece(p.text, p.score, panel.token_scale, p.special, p.note) for p in panel.tokens],
-        "word_scale": _scale(panel.word_scale),
-        "token_scale": _scale(panel.token_scale),
+        "words": [piece(p.text, p.score, panel.word_scale) for p in panel.words],
+        "tokens": [piece(p.text, p.score, panel.token_scale, p.special, p.note) for p in panel.tokens],
+        "word_scale": scale(panel.word_scale),
+        "token_scale": scale(panel.token_scale),
     }
 
 
 def _chart(panel: ChartView) -> dict[str, Any]:
-    pieces = [_piece(str(i), s, panel.scale) for i, s in enumerate(panel.scores)]
-    return {"stream": panel.stream, "tokens": pieces, "scale": _scale(panel.scale)}
+    pieces = [piece(str(i), s, panel.scale) for i, s in enumerate(panel.scores)]
+    return {"stream": panel.stream, "tokens": pieces, "scale": scale(panel.scale)}
 
 
-def _piece(text: str, score: float | None, scale: Scale, special: bool = False, note: str = "") -> dict[str, Any]:
+def piece(text: str, score: float | None, scale: Scale, special: bool = False, note: str = "") -> dict[str, Any]:
     """A coloured run of text: which hue, how opaque, and the readable ink on light and on dark paper."""
     if score is None:
         return {"text": text, "score": None}
@@ -209,12 +211,12 @@ def _piece(text: str, score: float | None, scale: Scale, special: bool = False, 
     }
 
 
-def _scale(scale: Scale) -> dict[str, Any]:
+def scale(shown: Scale) -> dict[str, Any]:
     """The drawn scale: its numbers with their places in percent."""
-    low = -scale.limit if scale.signed else 0.0
-    span = scale.limit - low
-    ticks = [(100 * (v - low) / span if span else 0.0, label) for v, label in scale.ticks()]
-    return {"ticks": ticks, "signed": scale.signed, "note": scale.note, "empty": scale.limit == 0}
+    low = -shown.limit if shown.signed else 0.0
+    span = shown.limit - low
+    ticks = [(100 * (v - low) / span if span else 0.0, label) for v, label in shown.ticks()]
+    return {"ticks": ticks, "signed": shown.signed, "note": shown.note, "empty": shown.limit == 0}
 
 
 def _uri(pixels: Array) -> str:

@@ -16,10 +16,12 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text as Line
 
+from regard.generation import Generation
 from regard.report.colour import DARK, Array, Scale, ink, number
 from regard.report.png import blend, listed
 from regard.report.receipt import lines
 from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, View, plain
+from regard.report.written import view as written_view
 
 STRONGEST = 8
 COLUMNS = 48
@@ -150,3 +152,17 @@ def _spans(size: int, parts: int) -> Iterator[tuple[int, int]]:
 def _hex(rgb: Array) -> str:
     r, g, b = (round(float(v)) for v in rgb)
     return f"#{r:02x}{g:02x}{b:02x}"
+
+
+def written(g: Generation) -> list[list[str]]:
+    """One row a token that was written: the token, the target's value, and the words that it rests on most."""
+    v = written_view(g)
+    tokens = [u for u in v.written.units["tokens"] if u.tokens and u.tokens[0] >= v.first]
+    return [
+        [
+            plain(unit.text.strip()) or "(white space)",
+            number(float(exp.receipt.target_value[0])),
+            ", ".join(f"{plain(word)} {score}" for word, score in row.most["words"]),
+        ]
+        for unit, exp, row in zip(tokens, g, v.rows, strict=True)
+    ]

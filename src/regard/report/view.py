@@ -156,7 +156,8 @@ def token_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
 def target_of(exp: Explanation, sample: int) -> str:
     """The target in words, with the name of the explained class where the target does not say it."""
     name = class_of(exp, exp.receipt.explained, sample)
-    said = name is None or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", exp.target)
+    spelt = "" if name is None else rf"{re.escape(name)}|{re.escape(name.replace('class ', 'token '))}"
+    said = name is None or re.search(rf"(?<!\w)({spelt})(?!\w)", exp.target)
     return exp.target if said else f"{exp.target} ({name})"
 
 

@@ -2,19 +2,20 @@
 
 Four kinds of prompts, all of single words and stops:
 
-- *recall*: ``anna has the lamp . bob has the coin . who has the coin ?`` bob, and ``what has anna ?`` lamp;
+- *recall-what*: ``anna has the lamp . bob has the coin . what has anna ?`` lamp;
+- *recall-who*: the same, asked the other way round: ``who has the coin ?`` bob, so that the source stands before the word
+  it is found by;
 - *copy*: ``copy : red blue green ; red blue`` green;
 - *chain*: ``anna gives the key to bob . bob gives the key to carl . who has the key ?`` carl, other things being handed
-  about in between;
-- *two-hop*: ``the lamp is in the box . the box is in the hall . where is the lamp ?`` hall, sentences in any order.
+  about in between.
 
 **The known source** of an answer is the one token of the prompt that is the answer word. A story is drawn so that it
 holds that word once, and all its words are drawn at random, so what the answer is can be known from that token alone;
-every other token can at most tell that this is the one. The evidence is the statement the source stands in; in two-hop
-prompts also the one that leads to it; in copying the source and the item before it.
+every other token can at most tell that this is the one. The evidence is the statement that the source stands in; in
+copying the source and the item before it.
 
-Pairs of words that a fact joins (a name and a thing, a thing and its container, a container and its place, two colours
-in a row) are split by a hash: one in eight is never seen in training, and every test prompt asks for such a pair.
+Pairs of words that a fact joins (a name and a thing, two colours in a row) are split by a hash: one in eight is never
+joined in training, and every test prompt asks for such a pair.
 
 Drawing uses ``random.Random.random`` alone, the one method of it that Python promises to keep: a seed gives the same
 prompts everywhere.
@@ -23,7 +24,7 @@ prompts everywhere.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
@@ -40,7 +41,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 BOS, EOS, PAD, UNKNOWN = "<bos>", "<eos>", "<pad>", "<unk>"
-FUNCTION = ("has", "the", ".", "who", "what", "?", "copy", ":", ";", "gives", "to", "is", "in", "where")
+FUNCTION = ("has", "the", ".", "who", "what", "?", "copy", ":", ";", "gives", "to")
 NAMES = words_of("""anna bob carl dora emil fred gina hugo ida jack kate leo mia nora otto paul quinn rosa sam tina ulla vera
 walt xena yuri zoe alan beth cora dean ella finn greta hans iris jane kurt lena mark nina oscar petra ralph sara tom uma
 victor wendy adam clara david eva felix helen ivan julia karl linda max olga""")  # fmt: skip
@@ -48,13 +49,9 @@ THINGS = words_of("""lamp coin book ring key map rope drum flute bell knife fork
 brush comb mirror candle clock watch pen pencil stamp letter flag kite ball doll dice card stone shell feather leaf rose
 apple pear plum lemon nut egg bread cheese cake honey needle thread button hammer nail saw torch whistle
 medal""")  # fmt: skip
-CONTAINERS = words_of("""box bag chest basket drawer jar crate sack trunk pot bucket case tin barrel purse cupboard locker
-bowl suitcase vase""")  # fmt: skip
-PLACES = words_of("""hall kitchen garden attic cellar garage office library school church market station park forest harbour
-barn tower castle museum theatre shop bank hotel bakery stable shed studio chapel factory farm""")  # fmt: skip
 COLOURS = words_of("""red blue green yellow black white grey brown pink orange purple violet gold silver cyan magenta beige
 ivory amber indigo crimson scarlet turquoise olive maroon navy teal coral copper mint""")  # fmt: skip
-VOCABULARY = (PAD, BOS, EOS, UNKNOWN, *FUNCTION, *NAMES, *THINGS, *CONTAINERS, *PLACES, *COLOURS)
+VOCABULARY = (PAD, BOS, EOS, UNKNOWN, *FUNCTION, *NAMES, *THINGS, *COLOURS)
 
 
 @dataclass(frozen=True)
@@ -149,18 +146,21 @@ def another(draw: Draw, pool: Sequence[str], answer: str) -> str:
     return draw.one([word for word in pool if word != answer])
 
 
-def recall(draw: Draw) -> Story:
-    """Draw 3 to 6 owners and their things; either can be asked for by the other."""
+def recall(draw: Draw, form: str) -> Story:
+    """Draw 3 to 6 owners and their things; test prompts ask "what" an owner has, or "who" has a thing."""
     count = draw.between(3, 6)
     names, things = draw.some(NAMES, count), draw.some(THINGS, count)
     words, at = told([(name, "has", "the", thing, ".") for name, thing in zip(names, things, strict=True)])
     questions = []
     for name, thing, place in zip(names, things, at, strict=True):
-        who, what = ("who", "has", "the", thing, "?"), ("what", "has", name, "?")
         links = ((name, thing),)
-        questions.append(Question(who, name, place[0], place, another(draw, names, name), links))
-        questions.append(Question(what, thing, place[3], place, another(draw, things, thing), links))
-    return Story("recall", words, tuple(zip(names, things, strict=True)), tuple(questions))
+        for asked, answer, source, pool in (
+            (("what", "has", name, "?"), thing, place[3], things),
+            (("who", "has", "the", thing, "?"), name, place[0], names),
+        ):
+            other = another(draw, pool, answer)
+            questions.append(Question(asked, answer, source, place, other, links, asked=asked[0] == form))
+    return Story(f"recall-{form}", words, tuple(zip(names, things, strict=True)), tuple(questions))
 
 
 def copy(draw: Draw) -> Story:
@@ -196,27 +196,12 @@ def chain(draw: Draw) -> Story:
     return Story("chain", words, tuple((p, t) for t, those in owners.items() for p in those), tuple(questions))
 
 
-def two_hop(draw: Draw) -> Story:
-    """Draw 2 or 3 things, each in a container, each container in a place; sentences in any order. Where is a thing?"""
-    count = draw.between(2, 3)
-    pools = [draw.some(pool, count) for pool in (THINGS, CONTAINERS, PLACES)]
-    rows = list(zip(*pools, strict=True))
-    pairs = draw.mixed([pair for row in rows for pair in (row[:2], row[1:])])
-    words, at = told([("the", inner, "is", "in", "the", outer, ".") for inner, outer in pairs])
-    questions = []
-    for thing, container, place in rows:
-        first, second = at[pairs.index((thing, container))], at[pairs.index((container, place))]
-        other = another(draw, pools[2], place)
-        for inner, evidence, links in (
-            (thing, first + second, ((thing, container), (container, place))),
-            (container, second, ((container, place),)),
-        ):
-            where = ("where", "is", "the", inner, "?")
-            questions.append(Question(where, place, second[5], evidence, other, links, asked=inner == thing))
-    return Story("two-hop", words, tuple((a, b) for a, b in pairs), tuple(questions))
-
-
-KINDS: dict[str, Callable[[Draw], Story]] = {"recall": recall, "copy": copy, "chain": chain, "two-hop": two_hop}
+KINDS: dict[str, Callable[[Draw], Story]] = {
+    "recall-what": lambda draw: recall(draw, "what"),
+    "recall-who": lambda draw: recall(draw, "who"),
+    "copy": copy,
+    "chain": chain,
+}
 
 
 # --- what is made of them -------------------------------------------------------------------------------------------
@@ -262,7 +247,7 @@ def redirected(asked: Fact, draw: Draw) -> Fact:
     That word is now the answer: a model that answers from the source follows it.
     """
     words = asked.prompt.split()
-    (pool,) = [pool for pool in (NAMES, THINGS, PLACES, COLOURS) if asked.answer in pool]
+    (pool,) = [pool for pool in (NAMES, THINGS, COLOURS) if asked.answer in pool]
     word = draw.one([w for w in pool if w not in words])
     words[asked.source - 1] = word
     return replace(asked, prompt=" ".join(words), answer=word)
@@ -272,22 +257,15 @@ def training_row(kind: str, draw: Draw, length: int) -> tuple[list[str], list[in
     """Return a row of at most ``length`` words, ``<bos>`` to ``<eos>``, and the positions of the answers in it.
 
     A story is told once and then asked about several times, in random order: each answer is one more thing to learn
-    from. A list is copied to its end.
+    from. No pair is asked about twice, for then the first answer would give away the second. A list is copied to its end.
     """
     story = training_story(kind, draw)
-    row, answers = [BOS, *story.words], list[int]()
+    row, answers, known = [BOS, *story.words], list[int](), set[Link]()
     for question in story.questions if kind == "copy" else draw.mixed(story.questions):
-        asked = () if kind == "copy" else question.words
-        stop = () if kind == "copy" else (".",)
-        if len(row) + len(asked) + 2 > length:
-            break
+        asked, stop = ((), ()) if kind == "copy" else (question.words, (".",))
+        if known & set(question.links) or len(row) + len(asked) + 2 > length:
+            continue
+        known |= set(question.links)
         answers.append(len(row) + len(asked))
         row += [*asked, question.answer, *stop]
     return [*row[: answers[-1] + 1], EOS], answers
-
-
-def training_rows(kinds: Sequence[str], draw: Draw, length: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield rows for ever, one of each of ``kinds`` in turn."""
-    while True:
-        for kind in kinds:
-            yield training_row(kind, draw, length)

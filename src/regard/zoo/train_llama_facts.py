@@ -5,9 +5,10 @@ Run from the repository root, one core, needs no data::
     python -m regard.zoo.train_llama_facts --out src/regard/zoo/llama-facts
 
 Everything is from scratch: the words (``facts_maker.VOCABULARY``), the stories, drawn afresh for every step, and the
-weights. The loss is on the answers, and a little on all other words, so that the model also writes the language.
-Stories are asked about several times while training; test prompts are asked about once, for pairs of words that no
-training story joins.
+weights, which start with a hint (``head_start``): heads of the first block look back by 1 to 4 words, heads further up
+look for what is like them. The loss is on the answers, and a little on all other words, so that the model also writes
+the language. Stories are asked about several times while training; test prompts are asked about once, for pairs of words
+that no training story joins.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from regard.zoo._store import Card, parameters, swap, warm_cosine, write_card
 from regard.zoo.facts_maker import Fact
 
 LENGTH = 64
-MIX = ("recall", "two-hop", "chain", "two-hop", "recall", "copy")
+MIX = ("recall-what", "chain", "recall-who", "chain", "copy")
 """Kinds of rows in turn: what is hard to learn comes more often."""
 
 
@@ -58,7 +59,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def build(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Return the untrained model: 4 blocks of width 96, at most 64 tokens."""
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=96,
@@ -74,14 +75,48 @@ def build(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    head_start(model)
+    return model
 
 
-def batches(seed: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ids (b, n), padded on the right, and whether each is an answer (b, n), for ever."""
+@torch.no_grad()
+def head_start(model: LlamaForCausalLM) -> None:
+    """Set the weights that training starts from.
+
+    Words share a direction. In the first block it gives head h queries and keys whose product under the rotary positions
+    is largest h + 1 words back, and all heads take up what they see in the same way. In every other block, half of the
+    heads have equal queries and keys, so that like finds like, and pass on what they find as it is. From there on all
+    weights are trained alike. (From random weights, recall was still at chance after 2500 steps.)
+    """
+    config = model.config
+    width, size = config.hidden_size, config.hidden_size // config.num_attention_heads
+    shared = F.normalize(torch.randn(width), dim=0)
+    model.model.embed_tokens.weight.normal_(0, 0.1).add_(shared)
+    first, *others = (block.self_attn for block in model.model.layers)
+    speeds = 1e4 ** (-torch.arange(size // 2) / (size // 2))
+    query = F.pad(torch.tensor([0.78, 0.55, 0.45, 0.45]), (0, size - 4))
+    for head in range(config.num_attention_heads):
+        rows, turn = slice(head * size, (head + 1) * size), speeds * (head + 1)
+        key = (query[: size // 2, None] * torch.stack([turn.cos(), turn.sin()], 1)).T.flatten()
+        first.q_proj.weight[rows] = query[:, None] * shared
+        first.k_proj.weight[rows] = key[:, None] * shared
+    first.v_proj.weight.copy_((0.1 * torch.randn(size, width)).repeat(config.num_attention_heads, 1))
+    first.o_proj.weight.copy_((0.03 * torch.randn(width, size)).repeat(1, config.num_attention_heads))
+    half = width // 2
+    for attention in others:
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+            part.weight.normal_(0, 0.1)
+        attention.o_proj.weight.normal_(0, 0.03)
+        attention.k_proj.weight[:half] = attention.q_proj.weight[:half]
+        attention.o_proj.weight[:, :half] = 0.3 * attention.v_proj.weight[:half].T
+
+
+def batches(seed: int, size: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ``steps`` batches of ``size`` rows: ids (b, n), padded on the right, and whether each is an answer (b, n)."""
     ids = {word: i for i, word in enumerate(maker.VOCABULARY)}
-    rows = maker.training_rows(MIX, maker.Draw(seed), LENGTH)
-    while True:
-        batch = list(islice(rows, size))
+    draw, kinds = maker.Draw(seed), cycle(MIX)
+    for _ in range(steps):
+        batch = [maker.training_row(kind, draw, LENGTH) for kind in islice(kinds, size)]
         padded = pad_sequence([torch.tensor([ids[w] for w in words]) for words, _ in batch], batch_first=True)
         marks = torch.zeros(padded.shape, dtype=torch.bool)
         for i, (_, answers) in enumerate(batch):
@@ -126,7 +161,7 @@ def train(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, new: Pat
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, args.steps))
     dev = maker.facts(400, seed=DEV)
     start = time.perf_counter()
-    for step, (ids, marks) in enumerate(islice(batches(args.seed, args.rows), args.steps), 1):
+    for step, (ids, marks) in enumerate(batches(args.seed, args.rows, args.steps), 1):
         model.train()
         loss = loss_of(model(input_ids=ids).logits, ids, marks, args.other)
         optimiser.zero_grad()
@@ -171,9 +206,9 @@ def card_of(model: LlamaForCausalLM, scores: dict[str, object], command: str, se
     config = model.config
     return {
         "name": "zoo/llama-facts",
-        "what": "A small Llama that answers questions about little stories made up on the spot: who has what, what "
-        "comes next in a copied list, who has a thing that was handed on, where a thing is that lies in something "
-        "else. The token that each answer must rest on is known, so an explanation can be checked against it.",
+        "what": "A small Llama that answers questions about little stories made up on the spot: who has what, what comes "
+        "next in a copied list, who has a thing in the end that was handed on. The token that each answer must rest on "
+        "is known, so an explanation can be checked against it.",
         "task": "next token",
         "parameters": parameters(model),
         "architecture": f"LlamaForCausalLM: {config.num_hidden_layers} blocks, width {config.hidden_size}, "
@@ -184,11 +219,15 @@ def card_of(model: LlamaForCausalLM, scores: dict[str, object], command: str, se
         "say which one it is. That the source is needed is a fact about the language, not a claim that the model "
         "reads it in one step: a later word may have taken it up before the question reads that word.",
         "limits": f"Knows {config.vocab_size} words and the four forms of prompts, up to {LENGTH} tokens; another "
-        "wording, or a story that tells one name twice in other ways than training did, is beyond it. A question with "
+        "wording is beyond it, and so is composition: finding a thing in a box in a hall was "
+        "not learned in 2700 steps, and that kind was left out. A question with "
         "no answer in the story gets some answer nevertheless.",
         "data": "regard.zoo.facts_maker, our own: stories drawn at random from lists of words. One in eight pairs of "
         "words, by a hash, is joined in no training story; every test prompt asks for such a pair.",
-        "training": "AdamW, warm-up and cosine; loss on the answers, and a little on all other words",
+        "training": "AdamW, warm-up and cosine; loss on the answers, and a little on all other words. All from scratch, "
+        "but the weights start with heads of the first block that look back by 1 to 4 words, and with heads in the others "
+        "that look for what is like them: its circuits were hinted at, not found unaided. Nothing in training rewards "
+        "attention to the source.",
         "license": "Apache-2.0; weights and language made by the authors of Regard",
         "retrain": command,
         "seconds": round(seconds),
@@ -199,7 +238,7 @@ def main() -> None:
     """Train, measure, write the card, and move the folder into place."""
     parser = argparse.ArgumentParser(description="train zoo/llama-facts")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rows", type=int, default=32, help="rows to a batch")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--other", type=float, default=0.05, help="weight of the loss on words that are no answers")

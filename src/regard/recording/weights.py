@@ -1,0 +1,118 @@
+"""Attention that a model writes out itself: which products are weights times values, and whose rows and columns they have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.recording.contractions import Product, read_product
+from regard.recording.elementwise import PARAMETERS, tensors_in
+from regard.recording.tokens import Tag, Trail, constant, thin
+
+
+def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
+    """The product weights × values, with the weights on the left, or None.
+
+    Weights are made of scores, queries times keys, and summed over one of the two: these are the keys (a softmax may have
+    been taken over the other one, as in slot attention).
+    """
+    p = read_product(name, args, kwargs)
+    if p is None:
+        return None
+    for q in (p, p.swapped()):
+        tag = trail.tag(q.a)
+        if tag is not None and tag.lost and tag.probs and _is_plain(q):
+            return q  # the user may say whose rows and columns these are
+        if tag is None or tag.keys is None or len(q.summed) != 1:
+            continue
+        axis = q.la.index(q.summed)
+        over_keys = q.a.shape[axis] == 1 or not all(constant(t.ids, axis) for t in (tag, tag.keys))
+        width = [c for c in q.lb if c in q.lo and c not in q.la]
+        if over_keys and len(width) == 1 and any(c in q.lo and c not in q.lb for c in q.la):
+            return q if tag.probs or _meets_values(trail, q) else None
+    return None
+
+
+def _is_plain(p: Product) -> bool:
+    """Whether a product has one axis of rows, one of keys and one of features, beside those that both sides have."""
+    free = [[c for c in own if c in p.lo and c not in other] for own, other in ((p.la, p.lb), (p.lb, p.la))]
+    return len(p.summed) == 1 and all(len(f) == 1 for f in free)
+
+
+def _meets_values(trail: Trail, p: Product) -> bool:
+    """Whether scores that no softmax has seen are multiplied by rows, one for each of their keys."""
+    tag = trail.tag(p.b)
+    return tag is not None and not tag.lost and tag.keys is None and not constant(tag.ids, p.lb.index(p.summed))
+
+
+def unreadable(trail: Trail, p: Product | None, args: Sequence[Any]) -> str:
+    """Why the weights of a product cannot be read, or are no probabilities; "" where they can, or where it has none."""
+    if p is not None:
+        tag = trail.tag(p.a)
+        if tag is not None and tag.lost:
+            return ""
+        if tag is not None and tag.probs:
+            return _in_parts(trail, tag, p)
+        made = _sums_to_one(p.a.detach(), p.la.index(p.summed))
+        return "" if made else "its weights come from no softmax, and do not sum to 1"
+    tags = [trail.tag(t) for t in tensors_in(args) if t.ndim >= 3]
+    why = next((t.lost for t in tags if t is not None and t.lost and t.probs), "")
+    return why and f"the trail of the scores is lost at `{why}`"
+
+
+def sampled(trail: Trail, name: str, args: Sequence[Any]) -> str:
+    """Deformable attention, which takes values from between the tokens: the reason that it cannot be read, or ""."""
+    tag = trail.tag(args[0]) if args else None
+    if name != "grid_sample" or tag is None or tag.raw or tag.source.rank >= PARAMETERS:
+        return ""
+    return "`grid_sample` takes values from between the tokens"
+
+
+def _in_parts(trail: Trail, tag: Tag, p: Product) -> str:
+    """Where keys of one map are multiplied apart from its other keys (block-sparse attention), no part is a whole call."""
+    (q_tag, k_tag, _), _ = weights_and_values(trail, p)
+    assert q_tag is not None
+    assert k_tag is not None
+    rows, keys = thin(q_tag.ids).clone(), thin(k_tag.ids).clone()
+    if tag.probs not in trail.multiplied:
+        trail.multiplied[tag.probs] = rows, keys
+        return ""
+    earlier = trail.multiplied[tag.probs]
+    apart = bool(torch.isin(rows, earlier[0]).any()) and not torch.equal(keys.unique(), earlier[1].unique())
+    return "its map is multiplied by values in several parts" if apart else ""
+
+
+def _sums_to_one(weights: Tensor, axis: int) -> bool:
+    """Whether weights are probabilities along an axis (a softmax by hand); rows that see nothing are zero."""
+    total = weights.sum(axis)
+    return bool((weights >= 0).all() and ((total - 1).abs().lt(1e-3) | (total == 0)).all())
+
+
+def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict[str, Any]]:
+    """The tags of queries, keys and values; A (lead..., row, key), v, and the axes that bring O to (lead..., row, width)."""
+    key = p.summed
+    row = [c for c in p.la if c in p.lo and c not in p.lb][-1]
+    (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
+    lead = [c for c in p.lo if c not in (row, width)]
+    tag = trail.tag(p.a)
+    assert tag is not None
+    columns = tag.keys or tag  # a lost trail knows of no columns
+    if constant(columns.ids, p.la.index(key)) and not constant(tag.ids, p.la.index(key)):
+        tag, columns = columns, tag
+    rows, keys = (_axes(t.ids, p.la, [*lead, row, key]) for t in (tag, columns))
+    q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost)
+    k_tag = Tag(keys[..., 0, :][..., None], columns.source, columns.seen, lost=columns.lost)
+    A, v = _axes(p.a, p.la, [*lead, row, key]), _axes(p.b, p.lb, [*lead, key, width])
+    return [q_tag, k_tag, trail.tag(p.b)], {"A": A, "v": v, "axes": tuple(p.lo.index(c) for c in [*lead, row, width])}
+
+
+def _axes(t: Tensor, letters: str, order: Sequence[str]) -> Tensor:
+    """Permute axes named by letters into an order; missing ones get length 1."""
+    t = t.permute([letters.index(c) for c in order if c in letters])
+    for i, c in enumerate(order):
+        if c not in letters:
+            t = t.unsqueeze(i)
+    return t
