@@ -33,7 +33,7 @@ class Place:
     """One tensor of a site: where it stands, its value F, and the ids of the rows that its elements belong to.
 
     `features` are the axes along which elements belong to one row; ids have length 1 there. `samples` is the batch's axis.
-    Where `stream` is set, F is an input whose tokens are patches: its elements are put in order, (batch, token, element), first.
+    Where `stream` is set, F is an input: its elements are put in order, (batch, token, element), first.
     """
 
     key: str | Key
