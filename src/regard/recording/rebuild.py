@@ -29,7 +29,7 @@ COPIES = 4
 CACHED_BYTES = 2 << 20
 """How large a tile may be on a CPU: what the caches hold. Larger tiles are slower there (twice, at 8192 tokens)."""
 
-CACHED_ROWS = 64
+CACHED_ROWS = 128
 """How many rows a tile has at the least, where the budget allows: products of fewer rows are slow."""
 
 
