@@ -13,12 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Edge:
-    """E = over_heads_h f(A_h) or f(A_h⊙G_h)."""
+    """E = over_heads_h f(A_h) or f(A_h⊙G_h). `in_place`: the same f, written over its argument."""
 
     name: str
     f: Callable[[Tensor], Tensor]
     gradient: bool = True
     over_heads: str = "mean"
+    in_place: Callable[[Tensor], Tensor] | None = None
 
     def each(self, A: Tensor, AG: Tensor | None) -> Tensor:
         """(group, head, row, key) -> (group, head, row, key)."""
@@ -27,15 +28,20 @@ class Edge:
         assert AG is not None
         return self.f(AG)
 
+    @property
+    def over(self) -> Callable[[Tensor], Tensor] | None:
+        """f written over A⊙G; None for a rule of A alone, or where f has no such form."""
+        return self.in_place if self.gradient else None
+
 
 EDGES: dict[str, Edge] = {
     e.name: e
     for e in (
         Edge("mean", lambda A: A, gradient=False),
         Edge("max", lambda A: A, gradient=False, over_heads="max"),
-        Edge("positive", lambda AG: AG.clamp(min=0)),
-        Edge("negative", lambda AG: (-AG).clamp(min=0)),
-        Edge("absolute", lambda AG: AG.abs()),
+        Edge("positive", lambda AG: AG.clamp(min=0), in_place=lambda AG: AG.clamp_(min=0)),
+        Edge("negative", lambda AG: (-AG).clamp(min=0), in_place=lambda AG: AG.neg_().clamp_(min=0)),
+        Edge("absolute", lambda AG: AG.abs(), in_place=lambda AG: AG.abs_()),
         Edge("signed", lambda AG: AG),
     )
 }

@@ -258,13 +258,13 @@ class AttentionCall:
         whole = any(p.normalised or p.rule.over_heads == "max" for p in pulls)
         for tile, A, G in tiles(call, needed.any(0).nonzero()[:, 0], whole=whole):
             each_A, each_AG = tile.cut(A), None if G is None else tile.cut(G.mul_(A))
-            for i, pull in enumerate(pulls):
-                if bool(needed[i, tile.rows].any()):
-                    r = rs[i][tile.groups, tile.rows.to(device)]
-                    moved, keep = _through(r, pull, each_A, each_AG, heads)
-                    done[i].moved[tile.groups, tile.keys] += moved
-                    if pull.normalised:
-                        done[i].keep[tile.groups, tile.rows.to(device)] = keep
+            serves = [i for i, needs in enumerate(needed[:, tile.rows].any(1).tolist()) if needs]
+            for i in serves:
+                r = rs[i][tile.groups, tile.rows.to(device)]
+                moved, keep = _through(r, pulls[i], each_A, each_AG, heads, last=i == serves[-1])
+                done[i].moved[tile.groups, tile.keys] += moved
+                if pulls[i].normalised:
+                    done[i].keep[tile.groups, tile.rows.to(device)] = keep
         return done
 
     def chunks(self, rows: Int[Tensor, " row"]) -> Iterator[Int[Tensor, " row"]]:
@@ -272,9 +272,13 @@ class AttentionCall:
         yield from row_blocks(self, rows, self.layout.groups * self.layout.heads)
 
 
-def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None, heads: int) -> tuple[Tensor, Tensor]:
-    """r @ E for one tile, and what its rows keep; the mean over all `heads` is taken by the product itself."""
-    each = pull.rule.each(A, AG)
+def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None, heads: int, last: bool) -> tuple[Tensor, Tensor]:
+    """r @ E for one tile, and what its rows keep; the mean over all `heads` is taken by the product itself.
+
+    last: nobody needs A⊙G after this, so that a rule that can may write over it (new memory for each tile costs much).
+    """
+    over = getattr(pull.rule, "over", None) if last and AG is not None else None
+    each = pull.rule.each(A, AG) if over is None else over(AG)
     if pull.rule.over_heads == "max":
         each, heads = each.amax(1, keepdim=True), 1
     groups, some, n, m = each.shape

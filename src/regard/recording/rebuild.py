@@ -29,7 +29,7 @@ COPIES = 4
 CACHED_BYTES = 2 << 20
 """How large a tile may be on a CPU: what the caches hold. Larger tiles are slower there (twice, at 8192 tokens)."""
 
-CACHED_ROWS = 64
+CACHED_ROWS = 128
 """How many rows a tile has at the least, where the budget allows: products of fewer rows are slow."""
 
 
@@ -97,6 +97,7 @@ def tiles(
     """
     groups, heads, _, m = call.shape
     whole = whole or call.A is not None  # the model's own A is put in order for all heads at once
+    buffers: dict[str, Tensor] = {}
     size, block = tile_size(call, heads if whole else 1), row_blocks(call, rows, heads if whole else 1)
     if not block:
         return
@@ -107,7 +108,7 @@ def tiles(
         for head in range(0, heads, wide):
             count = min(wide, heads - head)
             pairs = slice(group * heads + head, (last - 1) * heads + head + count)
-            part = _Part(call, pairs)
+            part = _Part(call, pairs, buffers)
             for index in block:
                 keys = slice(0, m) if unseen else part.keys(index)
                 yield Tile(pairs, slice(group, last), count, index, keys), *part.rows(index, keys)
@@ -116,10 +117,9 @@ def tiles(
 class _Part:
     """Some (group, head) pairs of a call: queries, keys, values and dO in float32, (pair, token, width)."""
 
-    def __init__(self, call: AttentionCall, pairs: slice) -> None:
-        self.call, self.pairs = call, pairs
+    def __init__(self, call: AttentionCall, pairs: slice, buffers: dict[str, Tensor]) -> None:
+        self.call, self.pairs, self.buffers = call, pairs, buffers
         self.size = pairs.stop - pairs.start
-        self.buffers: dict[str, Tensor] = {}
         if call.A is None:
             assert call.q is not None
             assert call.k is not None
