@@ -43,8 +43,9 @@ class Reader:
     def __init__(self, kind):
         self.kind, self.labels, self.asked = kind, ["Bag", "Shirt"], []
 
-    def explain(self, raw, target=None, method="gae", measure="lazy", truncate=False):
+    def explain(self, raw, target=None, method="gae", measure="lazy", truncate=False, memory_budget=None):
         self.asked.append((raw, target, method, measure))
+        self.budget = memory_budget
         targets = target if isinstance(target, list) else [target or "Bag"]
         for t in targets:
             if t not in self.labels and t != NASTY:
@@ -88,6 +89,11 @@ def explain(*args, **options):
 
 def everything(folder="."):
     return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def test_a_memory_budget_is_handed_on(reader):
+    explain("It isn't good, no.", "--memory-budget", "64MB")
+    assert reader.budget == "64MB"
 
 
 def test_text_is_explained_and_files_are_named(reader):
