@@ -185,13 +185,15 @@ def test_the_adaptive_rule_finds_a_step_and_stops_at_the_cap() -> None:
 @pytest.mark.parametrize("name", ["vit", "bert", "lxmert", "t5"])
 def test_attention_from_zero_accounts_for_its_own_T(name: str) -> None:
     case = families.CASES[name]()
-    count = len(regard.inspect(case.model, case.inputs).calls)
+    count, seen = len(regard.inspect(case.model, case.inputs).calls), 0
     for site in (Site.attention(0), Site.attention(count - 1), Site.attention(joint=True)):
-        receipt = explained(case, "revised_ig", site=site, steps=32).receipt
+        receipt = explained(case, "revised_ig", site=site, tolerance=1e-2, most=500).receipt
         assert not receipt.complete
         assert receipt.baseline == "A = 0"
-        T = receipt.attribution_target
-        assert float((receipt.attribution_sum - T).abs().max()) <= 1e-2 * max(1e-3, float(T.abs().max())), site.label
+        defined = ~receipt.relative_error.isnan()  # LXMERT's last look at the picture is read by nobody
+        seen += int(defined.any())
+        assert bool((receipt.relative_error[defined] <= 1e-2).all()), site.label
+    assert seen >= 2
 
 
 # -- a linear model ---------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
 from regard.recording.said import Place, Said, sayings
 from regard.recording.samples import Packed, of_their_samples
-from regard.recording.states import State, Watch
+from regard.recording.states import State, Watch, parts
 from regard.recording.tokens import Source, Tag, Trail, constant
 from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
 

@@ -132,12 +132,11 @@ class Recording:
     def frontier(self, layer: int | None, stream: str | None = None) -> list[State]:
         """The states of all streams (or one) after a block; before all blocks where `layer` is None (see states.py)."""
         blocks = [(b.module, b.visit) for b in self.blocks]
-        if layer is not None:
-            return frontier(self.states, blocks, layer, stream)
-        found = embeddings(self.states, blocks)
-        if not found:
+        if not blocks:
             raise ModelError("no block (an element of a ModuleList that holds attention) was seen; use Site.input()")
-        return found
+        if layer is None:
+            return embeddings(self.states, blocks)
+        return frontier(self.states, blocks, layer, stream)
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
