@@ -149,6 +149,11 @@ def _painted(context: Context, x: Tensor, b: Baseline) -> Tensor:
 def _of_ids(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
     """Word embeddings with those of content tokens exchanged."""
     new = _embedding(context, name, x, b)
+    if context.reading.special.get(name.partition("#")[0]) is None:
+        context.notes.append(
+            f"special tokens of {name!r}, which the baseline leaves, are known from the model's config alone; a reader "
+            "(regard.load) knows them all"
+        )
     content = content_tokens(context, name.partition("#")[0]).to(x.device)
     if content.shape != x.shape[:2]:
         raise Misuse(f"the tokens of {name!r} cannot be told apart here; give a baseline for another stream")
