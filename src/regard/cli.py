@@ -55,6 +55,10 @@ Inputs = Annotated[
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
 Render = Callable[[Sequence[Any], Path], list[str]]
+Image = Annotated[
+    Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
+]
+BASELINES = "Against what: zero, black, white, mean, blur[:SIGMA], noise[:SEED], mask, pad; zero:local. Default: zero."
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -133,9 +137,12 @@ def explain(
     memory_budget: Annotated[
         str | None, typer.Option(help='What rebuilt attention rows may take at a time, as in "64MB". Default: 256MB.')
     ] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
+    site: Annotated[
+        str | None,
+        typer.Option(help="Where the map lives: input, embeddings, block[3], attention[2], attention:all."),
     ] = None,
+    baseline: Annotated[str | None, typer.Option(help=BASELINES)] = None,
+    image: Image = None,
     generate: Annotated[
         int | None,
         typer.Option(metavar="N", help="Let the model write up to N tokens on from INPUT, and explain each of them."),
@@ -147,15 +154,16 @@ def explain(
     from regard.report import need
 
     need("viz")
-    names = chosen(method)
+    where = _asked(site, baseline)
+    names = chosen(method, **where)
     out = _writable(out)
     if generate is not None:
-        _check_generate(names, target, truncate)
+        _check_generate(names, target, truncate, where)
     with _busy("loading the model"):
         reader = _load(model)
     _check_image(image, reader)
     found: list[Any] = []
-    how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget}
+    how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget, **where, **_one_target(names)}
     for value in inputs:
         raw, stem = read_input(value, reader.kind)
         raw = raw if image is None else (image, raw)
@@ -208,7 +216,25 @@ def zoo(debug: Debug = False) -> None:
     _stdout().print(_table(["name", "task", "what it does", "accuracy"], rows))
 
 
-def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate: bool) -> None:
+def _asked(site: str | None, baseline: str | None) -> dict[str, str]:
+    """The site and the baseline that were asked for, in words, which the reader understands; checked before time is spent."""
+    from regard import spelling
+
+    if site is not None:
+        spelling.site(site)
+    if baseline is not None:
+        spelling.parts(baseline)
+    return {name: words for name, words in (("site", site), ("baseline", baseline)) if words is not None}
+
+
+def _one_target(names: Sequence[str]) -> dict[str, str]:
+    """A command line names classes, one at a time: a difference map is then of the input and its baseline."""
+    return {"of": "inputs"} if "difference_map" in names else {}
+
+
+def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate: bool, where: dict[str, str]) -> None:
+    if where:
+        raise Misuse(f"--generate takes no --{next(iter(where))}: each token is explained at the method's own site")
     if len(names) > 1:
         raise Misuse("--generate takes one method at a time; give its name with --method")
     if target and len(target) > 1:
@@ -275,9 +301,13 @@ def _load(name: str) -> Any:
     return load(name)
 
 
-def chosen(names: str) -> list[str]:
-    """The methods asked for, each once; raises UnknownName with the nearest names for an unknown one."""
+def chosen(names: str, site: str | None = None, baseline: str | None = None) -> list[str]:
+    """The methods asked for, each once; `all` are those that take the site and the baseline, in words, that are asked for.
+
+    Raises UnknownName with the nearest names for an unknown one.
+    """
     import regard
+    from regard import spelling
 
     table: Any = regard.methods()
     known = [row.name for row in table.rows]
@@ -285,7 +315,9 @@ def chosen(names: str) -> list[str]:
     if not asked:
         raise UnknownName(f"no method is named; known: {', '.join(known)}")
     if asked == ["all"]:
-        return known
+        there = site is None or spelling.site(site).kind
+        rows = [row for row in table.rows if there is True or there in row.sites]
+        return [row.name for row in rows if baseline is None or row.explicit]
     for name in asked:
         if name not in known:
             raise nearest(name, known, "method")
