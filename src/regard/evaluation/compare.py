@@ -1,7 +1,7 @@
 """One input, many maps: methods x sites, each with its attribution error, and the table that unifies them (arXiv 2605.22417).
 
-Most methods are quadratures of one integral, a = (F − F0) ⊙ ∫₀¹ ∂f/∂F(F0 + t(F − F0)) dt. What tells them apart is the site, the
-baseline F0 that they take or imply, and the nodes; so the same question can be put to all: how much of T does the map say?
+Most methods are quadratures of one integral, a = (F − F0) ⊙ ∫₀¹ ∂f/∂F(F0 + t(F − F0)) dt. What tells them apart is the site,
+the baseline F0 that they take or imply, and the nodes; so the same question can be put to all: how much of T does the map say?
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ from regard.site import Site
 
 BLOCKS = 6
 """Columns for blocks at most, unless all are asked for."""
-METHODS = ("input_x_gradient", "taylor", "integrated_gradients", "revised_ig", "grad_cam", "layer_cam", "odam", "gradient", "gae")
+METHODS = (
+    "input_x_gradient",
+    "taylor",
+    "integrated_gradients",
+    "revised_ig",
+    "grad_cam",
+    "layer_cam",
+    "odam",
+    "gradient",
+    "gae",
+)
 
 Told = Callable[[str, int, int], None]
 """What is being explained, how many steps are done, and of how many."""
@@ -138,7 +148,7 @@ def compare(
     """Explain one target by every method at every site that the method takes.
 
     Args:
-        model, inputs, target, baseline: as in `regard.explain`; one target. Where attention is the site, A0 = 0 is the baseline.
+        model, inputs, target, baseline: as in `regard.explain`; one target. At attention sites the baseline is A0 = 0.
         methods: names. Those that take none of the sites have a map at their own.
         sites: what the columns are. None: the input, the embeddings, and all blocks up to 6, else 6 of them, the last but one
             always; "all": all blocks.

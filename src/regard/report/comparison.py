@@ -25,7 +25,7 @@ from regard.report.colour import LIGHT, OPACITY, Array, Scale, number, veil
 from regard.report.html import COLOURS, piece, templates
 from regard.report.png import blend, listed
 from regard.report.receipt import at, lines, percent
-from regard.report.view import ChartView, Panel, PictureView, TextView, View, view_of
+from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, View, view_of
 
 SIDE = 320  # pixels, the longest side of a map on the page
 COLOURED = {"colours": COLOURS, "opacity": OPACITY}
@@ -61,6 +61,33 @@ def maps(c: Comparison) -> list[tuple[str, list[tuple[str, Explanation | None]]]
     return [(m, [(s, c.grid.get((m, s))) for s in c.sites]) for m in inside]
 
 
+def panels_of(exp: Explanation, sample: int) -> tuple[list[Panel], list[str]]:
+    """What to draw of a map, and what to list beside it: short streams, special tokens of a text shown by its words.
+
+    Where all of a map is rounding (below 1e-6 of max(1, |y|)), its scale is empty: colours would make something of nothing.
+    """
+    view = view_of(exp, sample)
+    y = abs(at(exp.receipt.target_value, sample) or 0.0)
+    beside = [listed(p) for p in view.listed]
+    beside += [f"{t.text} {number(t.score)}" for p in view.panels if isinstance(p, TextView) for t in _special(p)]
+    return [_settled(p, 1e-6 * max(1.0, y)) for p in view.panels], beside
+
+
+def _special(panel: TextView) -> list[Piece]:
+    """Special tokens that have a share, the first few of them; of a text that is shown by its words."""
+    return [t for t in panel.tokens if t.special and t.score][:4] if panel.words else []
+
+
+def _settled(panel: Panel, least: float) -> Panel:
+    scale = panel.best[1] if isinstance(panel, TextView) else panel.scale
+    if scale.limit == 0 or scale.top >= least:
+        return panel
+    empty = dataclasses.replace(scale, limit=0.0, note=f"all scores are rounding, below {number(scale.top)}")
+    if isinstance(panel, TextView):
+        return dataclasses.replace(panel, word_scale=empty, token_scale=empty)
+    return dataclasses.replace(panel, scale=empty)
+
+
 def name_of(exp: Explanation, sample: int) -> str:
     """The raw input's name."""
     names = [raw[sample].name for raw in exp.inputs.values() if sample < len(raw)]
@@ -89,7 +116,7 @@ def plain_table(c: Comparison, sample: int = 0) -> str:
 
 
 def small(panel: PictureView) -> Array:
-    """The map over its picture, uint8 (height, width, 3), about `SIDE` large: small pictures are enlarged to whole multiples."""
+    """The map over its picture, uint8 (height, width, 3), about `SIDE` large: small pictures become whole multiples."""
     if panel.picture is None:
         times = max(1, SIDE // max(panel.cells.shape))
         return np.kron(panel.scale.over(panel.cells, LIGHT), np.ones((times, times, 1), dtype=np.uint8))
@@ -156,14 +183,14 @@ def _grouped(c: Comparison, sample: int, key: str) -> list[dict[str, Any]]:
 
 
 def _cell(exp: Explanation, sample: int, key: str) -> dict[str, Any]:
-    view = view_of(exp, sample)
+    panels, beside = panels_of(exp, sample)
     error = at(exp.receipt.relative_error, sample)
     return {
         "id": key,
         "site": exp.receipt.site,
         "about": f"{exp.method} at {exp.receipt.site}",
-        "panels": [_panel(p, len(view.panels) > 1) for p in view.panels],
-        "listed": [listed(p) for p in view.listed],
+        "panels": [_panel(p, len(panels) > 1) for p in panels],
+        "listed": beside,
         "ratio": accounts(exp, sample),
         "known": error is not None and not math.isnan(error),
     }
