@@ -207,7 +207,6 @@ def compare(
     ] = Path("regard-out"),
     truncate: Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")] = False,
     memory_budget: Budget = None,
-    image: Image = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -221,9 +220,7 @@ def compare(
     out = writable(out)
     with _busy("loading the model"):
         reader = _load(model)
-    _check_image(image, reader)
     raw, stem = read_input(input, reader.kind)
-    raw = raw if image is None else (image, raw)
     how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full"}
     with _steps() as told:
         found = reader.compare(raw, target, names, columns, baseline, told=told, **how)

@@ -136,7 +136,7 @@ def compare(
     model: nn.Module,
     inputs: Any,
     target: Any = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     sites: Sequence[Site] | str | None = None,
     baseline: Any = None,
     *,
@@ -149,7 +149,8 @@ def compare(
 
     Args:
         model, inputs, target, baseline: as in `regard.explain`; one target. At attention sites the baseline is A0 = 0.
-        methods: names. Those that take none of the sites have a map at their own.
+        methods: names; None: those of `METHODS` that the model has a site for.
+            Those that take none of the sites have a map at their own.
         sites: what the columns are. None: the input, the embeddings, and all blocks up to 6, else 6 of them, the last but one
             always; "all": all blocks.
         told: called before each step. options: as in `regard.explain`; each goes to the methods that take it.
@@ -159,12 +160,13 @@ def compare(
     """
     if isinstance(target, list):
         raise Misuse("one target at a time can be compared; give one")
-    names = list(dict.fromkeys(methods))
-    if not names:
+    if methods is not None and not methods:
         raise Misuse("nothing to compare: the list of methods is empty")
+    seen = inspected(model, inputs)
+    columns = _columns(sites, seen)
+    names = list(dict.fromkeys(_usual(columns, bool(seen.blocks)) if methods is None else methods))
     if "difference_map" in names and getattr(target, "halves", None) is None:
         options = {"of": "inputs"} | options
-    columns = _columns(sites, inspected(model, inputs))
     steps = _steps(names, columns, baseline)
     found: dict[tuple[str, str], Explanation] = {}
     own: dict[str, Explanation] = {}
@@ -178,6 +180,13 @@ def compare(
             else:
                 found[e.method, site.label] = e
     return Comparison(tuple(names), tuple(s.label for s in columns), found, {n: own[n] for n in names if n in own})
+
+
+def _usual(columns: Sequence[Site], blocks: bool) -> list[str]:
+    """`METHODS`; of a model without blocks, those that have a site nevertheless."""
+    kinds = {site.kind for site in columns}
+    rows = [method_row(name) for name in METHODS]
+    return [row.name for row in rows if blocks or kinds & set(row.sites) or not row.site.startswith("block")]
 
 
 def _is_of_a_method(option: str, names: Sequence[str]) -> bool:

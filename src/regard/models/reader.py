@@ -103,7 +103,7 @@ class Reader:
 
         A class may be given by its name, sites and a baseline in words, as in `explain`.
         """
-        from regard.evaluation.compare import METHODS, compare
+        from regard.evaluation.compare import compare
 
         def explained(model: Any, given: Any, *args: Any, **how: Any) -> Any:
             return self.explain(given, *args, truncate=truncate, **how)
@@ -115,7 +115,7 @@ class Reader:
             self.model,
             raw,
             target,
-            METHODS if methods is None else methods,
+            methods,
             sites if sites is None or isinstance(sites, str) else [self._site(s) for s in sites],
             baseline,
             explained=explained,

@@ -41,7 +41,7 @@ def page(comparison: Comparison, title: str | None = None) -> str:
     """The page as text; see `write_page`."""
     need("viz")
     shown = [_section(comparison, i) for i in range(comparison.batch)]
-    title = title or f"Methods compared on {shown[0]['name'] if len(shown) == 1 else f'{len(shown)} inputs'}"
+    title = title or f"Methods compared: {shown[0]['name'] if len(shown) == 1 else f'{len(shown)} inputs'}"
     template = templates().get_template("comparison.html.j2")
     return str(template.render(title=title, sections=shown, sites=comparison.sites, head=HEAD, **COLOURED))
 

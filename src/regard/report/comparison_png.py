@@ -59,7 +59,7 @@ def _figure(c: Comparison, sample: int) -> Any:
     figure = Figure(figsize=(width, top + sum(heights) + EDGE), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     at = figure.get_figheight() - EDGE
-    title = f"Methods compared on {name_of(c.explanations[0], sample)}"
+    title = f"Methods compared: {name_of(c.explanations[0], sample)}"
     write(figure, EDGE, at, _shortened(title, columns * cell, 8), 13, INK, weight="bold")
     for i, line in enumerate(target):
         write(figure, EDGE, at - 0.3 - 0.2 * i, line, 9.5, FAINT)
