@@ -393,6 +393,28 @@ def test_labels_lead_nowhere(folder, here, capfd):
     assert {k: v for k, v in everything(here).items() if k in before} == before
 
 
+def test_comparisons_of_bad_models_and_bad_pictures(folder, here, capfd):
+    before = everything(here)
+    for model, value, code, said in [
+        ("nan-vit", "cat.png", 1, "finite"),
+        ("vit", "cat.jpg", 2, "no such file"),
+        ("vit", "album.png", 2, "is a folder"),
+    ]:
+        found, text = command(capfd, "compare", value, "--model", folder(model), "--out", "out")
+        assert found == code
+        assert said in one_line(text, code)
+    assert everything(here) == before
+
+
+def test_comparisons_of_labels_that_lead_nowhere(folder, here, capfd):
+    before = everything(here)
+    how = ["--model", folder("escaping"), "--target", "../../x", "--methods", "taylor,gae", "--sites", "input"]
+    code, text = command(capfd, "compare", "cat.png", *how, "--out", "out")
+    assert code == 0, text
+    made = {"a/b/out/", "a/b/out/comparison.html", "a/b/out/comparison.png"}
+    assert set(everything(here)) - set(before) == made
+
+
 @pytest.mark.parametrize("out", ["file", "file/below", "dangling/below", "/proc/regard/out"])
 def test_output_that_cannot_be_written(out, folder, here, capfd):
     Path("file").write_text("mine")

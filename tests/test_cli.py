@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import regard
-from regard import cli
+from regard import cli, cli_files
 from regard.errors import Failure, InputError, TargetError, nearest
 from test_report import NASTY, picture, sentence
 
@@ -31,10 +32,12 @@ class Row:
     baseline: str = "zero"
     decomposes: bool = False
     signed: bool = False
+    sites: tuple[str, ...] = ()
+    explicit: bool = False
 
 
 class Table:
-    rows = (Row("gae"), Row("rollout"), Row("random", signed=True))
+    rows = (Row("gae"), Row("rollout", sites=("block",), explicit=True), Row("random", signed=True))
 
 
 class Reader:
@@ -43,8 +46,9 @@ class Reader:
     def __init__(self, kind):
         self.kind, self.labels, self.asked = kind, ["Bag", "Shirt"], []
 
-    def explain(self, raw, target=None, method="gae", measure="lazy", truncate=False, memory_budget=None):
+    def explain(self, raw, target=None, method="gae", measure="lazy", truncate=False, memory_budget=None, **where):
         self.asked.append((raw, target, method, measure))
+        self.where = where
         self.budget = memory_budget
         targets = target if isinstance(target, list) else [target or "Bag"]
         for t in targets:
@@ -94,6 +98,41 @@ def everything(folder="."):
 def test_a_memory_budget_is_handed_on(reader):
     explain("It isn't good, no.", "--memory-budget", "64MB")
     assert reader.budget == "64MB"
+
+
+def test_sites_and_baselines_are_handed_on_in_words(reader):
+    explain("a b", "--method", "rollout", "--site", "block:-2", "--baseline", "blur:3")
+    assert reader.where == {"site": "block:-2", "baseline": "blur:3"}
+    explain("a b")
+    assert reader.where == {}
+    explain("a b", "--method", "all", "--site", "block[1]")
+    explain("a b", "--method", "all", "--baseline", "mean")
+    assert [asked[2] for asked in reader.asked[2:]] == [["rollout"], ["rollout"]]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--site", "blok[1]", "did you mean 'block[L]'"),
+        ("--site", "block", "needs the number of its block, as in block[1]"),
+        ("--site", "block[x]", "needs the number"),
+        ("--site", "input:1", "takes no number"),
+        ("--site", "attention", "attention:all"),
+        ("--baseline", "blakc", "did you mean 'black'"),
+        ("--baseline", "", "unknown baseline"),
+        ("--baseline", "blur:wide", "positive number of pixels"),
+        ("--baseline", "blur:0", "positive number of pixels"),
+        ("--baseline", "noise:-1", "whole number"),
+        ("--baseline", "zero:3", "zero takes no number"),
+        ("--baseline", "black:local", "only zero has a local form"),
+    ],
+)
+def test_words_that_are_not_understood(reader, option, value, said):
+    for command in ("explain", "compare"):
+        option_ = "--sites" if (command, option) == ("compare", "--site") else option
+        assert said in run(command, "a b", "-m", "m", option_, value, code=2).stderr
+    assert not reader.asked
+    assert not everything()
 
 
 def test_text_is_explained_and_files_are_named(reader):
@@ -228,7 +267,7 @@ def test_out_that_cannot_be(reader, monkeypatch):
     assert "is a file" in explain("a b", "--out", "taken", code=2).stderr
     assert "is a file" in explain("a b", "--out", "taken/deeper", code=2).stderr
     assert Path("taken").read_text() == "mine"
-    monkeypatch.setattr(cli.tempfile, "mkdtemp", raises(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(cli_files.tempfile, "mkdtemp", raises(PermissionError(13, "Permission denied")))
     assert "cannot be written: Permission denied" in explain("a b", code=2).stderr
     reader.asked.clear()
     assert not reader.asked
@@ -237,7 +276,7 @@ def test_out_that_cannot_be(reader, monkeypatch):
 def test_names_never_leave_the_folder(reader, monkeypatch):
     evil = ["../../etc/x", "/abs", "..", NASTY, "con\0trol", "字" * 90]
     found = [sentence(target=t, method=m, name=n) for t in evil for m in ("../gae", "..") for n in ("../n", "a\\b")]
-    files = cli.write_all(found, Path("out").absolute())
+    files = cli_files.write_all(found, Path("out").absolute())
     assert len(files) == len(found) + 1 == len(set(files))
     for file in files:
         assert file.parent == Path("out").absolute()
@@ -249,10 +288,10 @@ def test_names_never_leave_the_folder(reader, monkeypatch):
 
 
 def test_names_that_differ_in_case_alone_are_numbered():
-    assert cli.unused("A", ["a.png", "A-2.PNG"]) == "A-3.png"
-    assert cli.slug("..") == "x"
-    assert cli.slug("a/../b") == "a-..-b"
-    assert cli.slug("T-shirt/top") == "T-shirt-top"
+    assert cli_files.unused("A", ["a.png", "A-2.PNG"]) == "A-3.png"
+    assert cli_files.slug("..") == "x"
+    assert cli_files.slug("a/../b") == "a-..-b"
+    assert cli_files.slug("T-shirt/top") == "T-shirt-top"
 
 
 def test_inspect(reader):
@@ -324,6 +363,63 @@ def test_for_real(model, tmp_path, monkeypatch):
     assert "unknown label" in run("explain", value, "-m", model, "--target", "giraffe", "-q", code=2).stderr
 
 
+def test_sites_and_baselines_for_real(tmp_path, monkeypatch):
+    from regard.zoo import demo_scene
+
+    monkeypatch.chdir(tmp_path)
+    where = ["--method", "revised_ig", "--site", "block[2]", "--baseline", "black"]
+    shown = " ".join(run("explain", demo_scene(), "-m", "zoo/vit-scenes", *where).stdout.split())
+    assert "site block[2]" in shown
+    assert "baseline black" in shown
+    text = ["explain", "A quiet film of rare beauty.", "-m", "zoo/bert-sentiment", "--method", "taylor"]
+    assert "mask token 4" in run(*text, "--baseline", "mask").stdout
+    assert "is for pictures" in run(*text, "--baseline", "black", code=2).stderr
+    assert "block 9 is out of range" in run(*text, "--site", "block[9]", code=2).stderr
+    assert "cannot be given to method 'gae'" in run(*text[:-1], "gae", "--site", "input", code=2).stderr
+    assert "is for texts" in run("explain", demo_scene(), "-m", "zoo/vit-scenes", *where[:-1], "pad", code=2).stderr
+
+
+def test_all_methods_for_real(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("explain", "A quiet film of rare beauty.", "-m", "zoo/bert-sentiment", "--method", "all", "-q")
+    assert len(everything("regard-out")) == len(regard.methods()) + 1
+
+
+@pytest.mark.parametrize("model", ["zoo/bert-sentiment", "zoo/vit-scenes"])
+def test_compare_for_real(model, tmp_path, monkeypatch):
+    from regard.zoo import demo_scene
+
+    monkeypatch.chdir(tmp_path)
+    value = "A quiet film of rare beauty." if "bert" in model else demo_scene()
+    how = ["--methods", "revised_ig,odam,gae", "--sites", "input,block[-2],attention:all"]
+    shown = run("compare", value, "-m", model, *how, "--out", "here")
+    assert everything("here") == ["comparison.html", "comparison.png"]
+    assert "here/comparison.html" in shown.stdout
+    rows = [line.split()[:2] for line in shown.stdout.splitlines()[1:]]
+    inner = "block[1]" if "bert" in model else "block[2]"
+    wanted = [["revised_ig", "input"], ["revised_ig", inner], ["revised_ig", "attention,"], ["odam", inner]]
+    assert [r for r in rows if r and r[0] in ("revised_ig", "odam", "gae")] == [*wanted, ["gae", "attention"]]
+    name = "A quiet film" if "bert" in model else "demo_scene.png"
+    assert name in Path("here/comparison.html").read_text("utf-8")
+    assert run("compare", value, "-m", model, "--methods", "taylor", "-q").stdout == "regard-out/comparison.html\n"
+
+
+def test_compare_misuse(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = ["compare", "A fine film.", "-m", "zoo/bert-sentiment"]
+    for more, said in [
+        (["--methods", "odma"], "did you mean 'odam'"),
+        (["--methods", ","], "no method is named"),
+        (["--sites", ","], "no site is named"),
+        (["--sites", "block[7]"], "block 7 is out of range"),
+        (["--target", "giraffe"], "unknown label"),
+        (["--baseline", "white"], "is for pictures"),
+    ]:
+        assert said in run(*text, *more, code=2).stderr
+    assert "no such file" in run("compare", "a.txt", *text[2:], code=2).stderr
+    assert not everything()
+
+
 def test_real_misuse(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "zoo/bert-sentiment"
@@ -332,6 +428,6 @@ def test_real_misuse(tmp_path, monkeypatch):
     assert run("explain", "word " * 5000, "-m", text, code=2).stderr.startswith("error: ")
     run("explain", "word " * 200, "-m", text, "--truncate", "-q")
     assert "note" in Path("regard-out/report.html").read_text("utf-8")
-    cli.shutil.rmtree("regard-out")
+    shutil.rmtree("regard-out")
     assert run("explain", "hello", "-m", "./no/such/folder", code=2).stderr.startswith("error: ")
     assert not everything()

@@ -9,6 +9,7 @@ from regard._inspect import inspect
 from regard.attribution.table import methods, register
 from regard.baseline import Baseline
 from regard.errors import RegardError
+from regard.evaluation.compare import Comparison, compare
 from regard.explanation import Explanation, Receipt
 from regard.generation import Generation
 from regard.recording import record
@@ -33,12 +34,14 @@ def load(name_or_model: Any, processor: Any = None, **options: Any) -> Reader:
 
 __all__ = [
     "Baseline",
+    "Comparison",
     "Explanation",
     "Generation",
     "Receipt",
     "RegardError",
     "Site",
     "Target",
+    "compare",
     "explain",
     "inspect",
     "load",

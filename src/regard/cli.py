@@ -1,4 +1,4 @@
-"""The command line: `regard explain | inspect | methods | zoo`.
+"""The command line: `regard explain | compare | inspect | methods | zoo`.
 
 Light at the start: torch and what reads models are imported inside the commands. A RegardError ends in one line on
 stderr and its exit code (2 misuse, 1 failure). Files are rendered in a hidden folder beside the output folder and moved
@@ -12,17 +12,22 @@ import dataclasses
 import functools
 import io
 import os
-import re
-import shutil
 import sys
-import tempfile
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from regard.errors import InputError, Misuse, RegardError, UnknownName, nearest
+from regard.cli_files import (
+    render_comparison,
+    render_explanations,
+    render_generations,
+    writable,
+    write_all,
+)
+from regard.cli_input import existing, read_input
+from regard.errors import Misuse, RegardError, UnknownName, nearest
 
 try:
     import typer
@@ -33,13 +38,9 @@ except ModuleNotFoundError as missing:
     raise SystemExit(f"error: the command line needs {missing.name}: pip install 'regard[cli]'") from None
 
 if TYPE_CHECKING:
+    from regard.evaluation.compare import Comparison
     from regard.explanation import Explanation, Picture, Text
     from regard.generation import Generation
-
-SUFFIXES = frozenset(
-    {".txt", ".md", ".rst", ".csv", ".json", ".html", ".npy", ".pt", ".safetensors"}
-    | {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
-)
 
 app = typer.Typer(
     name="regard",
@@ -54,7 +55,13 @@ Inputs = Annotated[
     list[str], typer.Argument(metavar="INPUT...", help="A picture file, a text, a text file, or - (stdin).")
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
-Render = Callable[[Sequence[Any], Path], list[str]]
+Budget = Annotated[
+    str | None, typer.Option(help='What rebuilt attention rows may take at a time, as in "64MB". Default: 256MB.')
+]
+Image = Annotated[
+    Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
+]
+BASELINES = "Against what: zero, black, white, mean, blur[:SIGMA], noise[:SEED], mask, pad; zero:local. Default: zero."
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -130,12 +137,13 @@ def explain(
         Literal["full", "lazy"], typer.Option(help="Run the receipt's checks at once, or when the report is drawn.")
     ] = "full",
     truncate: Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")] = False,
-    memory_budget: Annotated[
-        str | None, typer.Option(help='What rebuilt attention rows may take at a time, as in "64MB". Default: 256MB.')
+    memory_budget: Budget = None,
+    site: Annotated[
+        str | None,
+        typer.Option(help="Where the map lives: input, embeddings, block[3], attention[2], attention:all."),
     ] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
-    ] = None,
+    baseline: Annotated[str | None, typer.Option(help=BASELINES)] = None,
+    image: Image = None,
     generate: Annotated[
         int | None,
         typer.Option(metavar="N", help="Let the model write up to N tokens on from INPUT, and explain each of them."),
@@ -147,15 +155,16 @@ def explain(
     from regard.report import need
 
     need("viz")
-    names = chosen(method)
-    out = _writable(out)
+    where = _asked(site, baseline)
+    names = chosen(method, **where)
+    out = writable(out)
     if generate is not None:
-        _check_generate(names, target, truncate)
+        _check_generate(names, target, truncate, where)
     with _busy("loading the model"):
         reader = _load(model)
     _check_image(image, reader)
     found: list[Any] = []
-    how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget}
+    how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget, **where, **_one_target(names)}
     for value in inputs:
         raw, stem = read_input(value, reader.kind)
         raw = raw if image is None else (image, raw)
@@ -167,11 +176,63 @@ def explain(
                 made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how)
                 found += [_named(e, stem) for e in made]
     with _busy("drawing"):
-        files = write_all(found, out, _render if generate is None else _render_generations)
+        files = write_all(found, out, render_explanations if generate is None else render_generations)
     if generate is None:
         _report(found, files, quiet)
     else:
         _report_generations(found, files, quiet)
+
+
+@app.command()
+@_guarded
+def compare(
+    input: Annotated[str, typer.Argument(metavar="INPUT", help="A picture file, a text, a text file, or - (stdin).")],
+    model: Model,
+    methods: Annotated[
+        str | None, typer.Option(help="Names from `regard methods`, with commas between them, or all. Default: nine.")
+    ] = None,
+    sites: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns: input, embeddings, block[3], attention[2], attention:all, with commas between them, or all. "
+            "Default: input, embeddings, and up to 6 blocks."
+        ),
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help=BASELINES)] = None,
+    target: Annotated[
+        str | None, typer.Option(help="A label or class number. Default: what the model predicts.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for comparison.html and comparison.png; older ones are replaced.")
+    ] = Path("regard-out"),
+    truncate: Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")] = False,
+    memory_budget: Budget = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Put the maps of many METHODS at many SITES side by side, with how much of the target each accounts for."""
+    from regard.report import need
+
+    need("viz")
+    names = None if methods is None else chosen(methods)
+    columns = None if sites is None else _columns(sites)
+    _asked(None, baseline)
+    out = writable(out)
+    with _busy("loading the model"):
+        reader = _load(model)
+    raw, stem = read_input(input, reader.kind)
+    how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full"}
+    with _steps() as told:
+        found = reader.compare(raw, target, names, columns, baseline, told=told, **how)
+    found = _named_all(found, stem)
+    with _busy("drawing"):
+        files = write_all([found], out, render_comparison)
+    if not quiet:
+        from regard.report.comparison import HEAD, table
+
+        rows = [[row[0], *row[4:]] for row in table(found)]
+        _stdout().print(_table([HEAD[0], *HEAD[4:]], rows), "", sep="\n")
+    _where(files, quiet)
 
 
 @app.command()
@@ -208,7 +269,39 @@ def zoo(debug: Debug = False) -> None:
     _stdout().print(_table(["name", "task", "what it does", "accuracy"], rows))
 
 
-def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate: bool) -> None:
+def _columns(words: str) -> str | list[str]:
+    """The columns of a comparison, in words, which the reader understands; checked before time is spent."""
+    from regard import spelling
+
+    asked = [w.strip() for w in words.split(",") if w.strip()]
+    if asked == ["all"]:
+        return "all"
+    if not asked:
+        raise Misuse("no site is named; give input, embeddings, block[3], attention[2] or all")
+    for word in asked:
+        spelling.site(word)
+    return asked
+
+
+def _asked(site: str | None, baseline: str | None) -> dict[str, str]:
+    """The site and the baseline that were asked for, in words, which the reader understands; checked before time is spent."""
+    from regard import spelling
+
+    if site is not None:
+        spelling.site(site)
+    if baseline is not None:
+        spelling.parts(baseline)
+    return {name: words for name, words in (("site", site), ("baseline", baseline)) if words is not None}
+
+
+def _one_target(names: Sequence[str]) -> dict[str, str]:
+    """A command line names classes, one at a time: a difference map is then of the input and its baseline."""
+    return {"of": "inputs"} if "difference_map" in names else {}
+
+
+def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate: bool, where: dict[str, str]) -> None:
+    if where:
+        raise Misuse(f"--generate takes no --{next(iter(where))}: each token is explained at the method's own site")
     if len(names) > 1:
         raise Misuse("--generate takes one method at a time; give its name with --method")
     if target and len(target) > 1:
@@ -225,7 +318,7 @@ def _check_image(image: Path | None, reader: Any) -> None:
             f"--image goes with vision-language models; {type(reader.model).__name__} reads {reader.kind}s only"
         )
     if image is not None:
-        _existing(str(image))
+        existing(str(image))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -268,6 +361,25 @@ def _busy(what: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _steps() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on stderr that fills step by step, on terminals only."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("explaining")
+
+        def told(what: str, done: int, steps: int) -> None:
+            bar.update(task, description=_one_line(what), completed=done, total=steps)
+
+        yield told
+
+
 def _load(name: str) -> Any:
     import regard
 
@@ -275,9 +387,13 @@ def _load(name: str) -> Any:
     return load(name)
 
 
-def chosen(names: str) -> list[str]:
-    """The methods asked for, each once; raises UnknownName with the nearest names for an unknown one."""
+def chosen(names: str, site: str | None = None, baseline: str | None = None) -> list[str]:
+    """The methods asked for, each once; `all` are those that take the site and the baseline, in words, that are asked for.
+
+    Raises UnknownName with the nearest names for an unknown one.
+    """
     import regard
+    from regard import spelling
 
     table: Any = regard.methods()
     known = [row.name for row in table.rows]
@@ -285,7 +401,9 @@ def chosen(names: str) -> list[str]:
     if not asked:
         raise UnknownName(f"no method is named; known: {', '.join(known)}")
     if asked == ["all"]:
-        return known
+        there = site is None or spelling.site(site).kind
+        rows = [row for row in table.rows if there is True or there in row.sites]
+        return [row.name for row in rows if baseline is None or row.explicit]
     for name in asked:
         if name not in known:
             raise nearest(name, known, "method")
@@ -298,88 +416,6 @@ def _targets(labels: list[str] | None) -> str | list[str] | None:
     return None if not unique else unique[0] if len(unique) == 1 else unique
 
 
-def read_input(value: str, kind: str) -> tuple[Any, str]:
-    """The raw input that an argument stands for, and a name for it. Raises InputError where there is none."""
-    if kind == "image":
-        return (_stdin_picture(), "stdin") if value == "-" else (_existing(value), Path(value).name)
-    if value == "-":
-        return _decoded(sys.stdin.buffer.read(), "stdin"), "stdin"
-    if _is_there(value):
-        path = _existing(value)
-        return _decoded(_bytes(path), str(path)), path.name
-    if looks_like_path(value):
-        hint = "" if "\n" in value else "; to explain these words as a text, pipe them in and give - as INPUT"
-        raise InputError(f"no such file: {value}{hint}")
-    return value, _headline(value)
-
-
-def looks_like_path(value: str) -> bool:
-    """Whether an argument that is no file was meant as one: a file's suffix, or a slash and no white space."""
-    if "\n" in value:
-        return False
-    if Path(value).suffix.lower() in SUFFIXES:
-        return True
-    return value.startswith(("/", "./", "../", "~/")) or (
-        ("/" in value or "\\" in value) and not re.search(r"\s", value)
-    )
-
-
-def _is_there(value: str) -> bool:
-    try:
-        return bool(value) and os.path.lexists(value)
-    except (OSError, ValueError):  # too long, or with a zero byte: a text
-        return False
-
-
-def _existing(value: str) -> Path:
-    path = Path(value)
-    if not _is_there(value) or not path.exists():
-        raise InputError(f"no such file: {value}")
-    if path.is_dir():
-        raise InputError(f"{value} is a folder; give a file")
-    return path
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise InputError(f"{path} cannot be read: {e.strerror or e}") from e
-
-
-def _decoded(data: bytes, name: str) -> str:
-    """A text file's text; a byte order mark and the last line's end are no part of it."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise InputError(f"{name} is not UTF-8 text (byte {e.start}); the model reads text") from e
-    if "\0" in text:
-        raise InputError(f"{name} is not text: it holds zero bytes; the model reads text")
-    if not text.strip():
-        raise InputError(f"{name} is empty; give it some text")
-    return text.rstrip("\r\n")
-
-
-def _stdin_picture() -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    data = sys.stdin.buffer.read()
-    if not data:
-        raise InputError("stdin is empty; the model reads a picture")
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise InputError(f"stdin is not a picture that can be read: {e}") from e
-    return image
-
-
-def _headline(text: str) -> str:
-    """The first words of a text, to call it by."""
-    line = " ".join(text.split())
-    return line if len(line) <= 48 else line[:47].rsplit(" ", 1)[0] + " …"
-
-
 def _named(exp: Explanation, name: str) -> Explanation:
     """The explanation with its raw input called as the command line called it."""
     raws: dict[str, Sequence[Picture | Text]] = {
@@ -388,83 +424,9 @@ def _named(exp: Explanation, name: str) -> Explanation:
     return dataclasses.replace(exp, inputs=raws)
 
 
-def _writable(out: Path) -> Path:
-    """Refuse an output folder that cannot be one, before time is spent."""
-    out = Path(os.path.abspath(out))
-    home = _standing(out)
-    if not home.is_dir():
-        raise InputError(f"{home} is a file; --out needs a folder")
-    if not os.access(home, os.W_OK):
-        raise InputError(f"{home} cannot be written to; give another folder with --out")
-    return out
-
-
-def _standing(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
-    return next(p for p in (path, *path.parents) if os.path.lexists(p))
-
-
-def write_all(found: Sequence[Any], out: Path, render: Render | None = None) -> list[Path]:
-    """Draw everything in a hidden folder beside `out`, then move it in; return the files, the report first."""
-    try:
-        work = Path(tempfile.mkdtemp(prefix=".regard-", dir=_standing(out.parent)))
-    except OSError as e:
-        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
-    try:
-        names = (render or _render)(found, work)
-        out.mkdir(parents=True, exist_ok=True)
-        return [(work / n).replace(out / n) for n in names]
-    except OSError as e:
-        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _render(found: Sequence[Explanation], work: Path) -> list[str]:
-    from regard.report.html import write_page
-    from regard.report.png import plot
-
-    write_page(found, work / "report.html")
-    names = ["report.html"]
-    for exp in found:
-        for sample in range(exp.batch):
-            names.append(unused(file_stem(exp, sample), names))
-            plot(exp, work / names[-1], sample)
-    return names
-
-
-def _render_generations(found: Sequence[tuple[str, Generation]], work: Path) -> list[str]:
-    from regard.report.writing import write_page
-
-    write_page([g for _, g in found], work / "report.html")
-    names = ["report.html"]
-    for stem, g in found:
-        names.append(unused("-".join((slug(stem), g.method, "written")), names))
-        g.plot(work / names[-1])
-    return names
-
-
-def file_stem(exp: Explanation, sample: int) -> str:
-    """Input, method and target as a file name: letters, digits, dots, dashes and underscores, at most 150 bytes."""
-    from regard.report.view import target_of
-
-    source = next((raw[sample].name for raw in exp.inputs.values() if sample < len(raw)), f"sample-{sample}")
-    stem = Path(source).stem if Path(source).suffix.lower() in SUFFIXES else source
-    return "-".join(slug(part) for part in (stem, exp.method, target_of(exp, sample)))
-
-
-def slug(text: str, most: int = 48) -> str:
-    """What is safe of a text in a file name on any system; `x` where nothing is."""
-    kept = re.sub(r"[^\w.]+", "-", unicodedata.normalize("NFC", text)).strip("-._")
-    cut = kept.encode("utf-8", "ignore")[:most].decode("utf-8", "ignore").strip("-._")
-    return cut or "x"
-
-
-def unused(stem: str, taken: Sequence[str], suffix: str = ".png") -> str:
-    """`stem` with its suffix, numbered from 2 where a file of this run has that name (in any case) already."""
-    folded = {t.casefold() for t in taken}
-    names = (f"{stem}{'' if n == 1 else f'-{n}'}{suffix}" for n in range(1, len(taken) + 2))
-    return next(n for n in names if n.casefold() not in folded)
+def _named_all(found: Comparison, name: str) -> Comparison:
+    grid = {at: _named(e, name) for at, e in found.grid.items()}
+    return dataclasses.replace(found, grid=grid, own={m: _named(e, name) for m, e in found.own.items()})
 
 
 def _report_generations(found: Sequence[tuple[str, Generation]], files: Sequence[Path], quiet: bool) -> None:

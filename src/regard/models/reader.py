@@ -5,20 +5,21 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from regard.errors import InputError, ModelError, TargetError, UnknownName, nearest
+from regard import spelling
+from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName, nearest
 from regard.explanation import Picture, Reading, Text
 from regard.models import pairs
 from regard.models.chats import is_chat
 from regard.models.geometry import View, probe
 from regard.models.pictures import Pixels, read_picture
-from regard.models.texts import longest, read_texts
+from regard.models.texts import longest, pad_id, read_texts
 from regard.models.writing import start_of
 
 Kind = Literal["image", "text", "image-text"]
@@ -64,18 +65,63 @@ class Reader:
         return reading
 
     def explain(
-        self, raw: Any, target: Any = None, method: Any = "gae", *, truncate: bool = False, **options: Any
+        self,
+        raw: Any,
+        target: Any = None,
+        method: Any = "gae",
+        *,
+        baseline: Any = None,
+        site: Any = None,
+        truncate: bool = False,
+        **options: Any,
     ) -> Any:
         """Read raw inputs and explain the model's output on them: `regard.explain` with what the reader knows.
 
-        A class may be given by its name (see `label`), also in a list of targets; `options` go to `regard.explain`.
+        A class may be given by its name (see `label`), also in a list of targets. A site and a baseline may be given in
+        words: "block[3]", "blur:5", "mask" (see `regard.spelling`). `options` go to `regard.explain`.
         """
         reading, notes = self._read(raw, truncate)
         options = options | {"target": self._target(target), "method": method, "_reading": reading}
+        options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
         found = _face().explain(self.model, reading.inputs, **options)
         for explanation in found if isinstance(found, list) else [found] if notes else []:
             explanation.receipt.notes.extend(notes)
         return found
+
+    def compare(
+        self,
+        raw: Any,
+        target: Any = None,
+        methods: Sequence[str] | None = None,
+        sites: Sequence[Any] | str | None = None,
+        baseline: Any = None,
+        *,
+        truncate: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Read raw inputs and put maps of several methods at several sites side by side: `regard.compare`.
+
+        A class may be given by its name, sites and a baseline in words, as in `explain`.
+        """
+        from regard.evaluation.compare import compare
+
+        def explained(model: Any, given: Any, *args: Any, **how: Any) -> Any:
+            return self.explain(given, *args, truncate=truncate, **how)
+
+        def inspected(model: Any, given: Any) -> Any:
+            return self.inspect(given, truncate=truncate)
+
+        return compare(
+            self.model,
+            raw,
+            target,
+            methods,
+            sites if sites is None or isinstance(sites, str) else [self._site(s) for s in sites],
+            baseline,
+            explained=explained,
+            inspected=inspected,
+            **options,
+        )
 
     def explain_generation(
         self, prompt: Any, max_new_tokens: int = 20, method: str = "gae", target: str = "logit", **options: Any
@@ -152,6 +198,25 @@ class Reader:
         if isinstance(target, str):
             return self.label(target)
         return [self._target(t) for t in target] if isinstance(target, list) else target
+
+    def _site(self, site: Any) -> Any:
+        return spelling.site(site) if isinstance(site, str) else site
+
+    def _baseline(self, baseline: Any) -> Any:
+        """Words read, with this reader's own tokens; also in a dict of streams."""
+        if isinstance(baseline, Mapping):
+            return {stream: self._baseline(b) for stream, b in baseline.items()}
+        return spelling.baseline(baseline, self._token_id) if isinstance(baseline, str) else baseline
+
+    def _token_id(self, kind: str) -> int:
+        """The id of the tokenizer's mask token, or of what it pads with. Raises Misuse where it has none."""
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        if self.kind == "image":
+            raise Misuse(f"baseline {kind!r} is for texts, and {type(self.model).__name__} reads pictures; use zero")
+        found = tokenizer.mask_token_id if kind == "mask" else pad_id(tokenizer)
+        if found is None:
+            raise Misuse(f"{type(tokenizer).__name__} has no {kind} token; use another baseline, such as zero")
+        return int(found)
 
     def _read(self, raw: Any, truncate: bool) -> tuple[Reading, list[str]]:
         raws = raw if isinstance(raw, list) and not is_chat(raw) else [raw]

@@ -119,25 +119,25 @@ def listed(panel: ChartView) -> str:
 
 
 def _heading(view: View) -> Band:
-    method, target = _safe(view.method), _safe(view.target)
+    method, target = safe(view.method), safe(view.target)
     rows = textwrap.wrap(target, 86)[:3] or [""]
 
     def draw(figure: Any, top: float) -> None:
-        _write(figure, EDGE, top - 0.05, textwrap.shorten(method, 70, placeholder=" …"), 15, INK, weight="bold")
+        write(figure, EDGE, top - 0.05, textwrap.shorten(method, 70, placeholder=" …"), 15, INK, weight="bold")
         for i, row in enumerate(rows):
-            _write(figure, EDGE, top - 0.38 - 0.21 * i, row, 11, FAINT)
+            write(figure, EDGE, top - 0.38 - 0.21 * i, row, 11, FAINT)
 
     return Band(0.55 + 0.21 * len(rows), draw)
 
 
 def _paragraph(text: str, size: float, colour: str) -> Band:
-    runs, count = flow([Piece(_safe(text))], (WIDTH - 2 * EDGE) * SIZE / size)
+    runs, count = flow([Piece(safe(text))], (WIDTH - 2 * EDGE) * SIZE / size)
     rows = ["".join(r.text for r in runs if r.row == i) for i in range(count)]
     step = size * 1.5 / 72
 
     def draw(figure: Any, top: float) -> None:
         for i, row in enumerate(rows):
-            _write(figure, EDGE, top - 0.1 - step * i, row, size, colour)
+            write(figure, EDGE, top - 0.1 - step * i, row, size, colour)
 
     return Band(0.15 + step * len(rows), draw)
 
@@ -150,10 +150,10 @@ def _picture(panel: PictureView) -> Band:
     left = (WIDTH - 2 * wide - 1.1) / 2
 
     def draw(figure: Any, top: float) -> None:
-        for x, shown, name in ((left, pixels, _safe(picture.name)), (left + wide + 0.15, blend(panel), "the map")):
-            axes = _axes(figure, x, top - 0.25, wide, high)
+        for x, shown, name in ((left, pixels, safe(picture.name)), (left + wide + 0.15, blend(panel), "the map")):
+            axes = axes_at(figure, x, top - 0.25, wide, high)
             axes.imshow(shown, interpolation="none" if max(shown.shape) < 400 else "antialiased")
-            _write(figure, x, top - 0.03, textwrap.shorten(name, 45, placeholder=" …"), 9, FAINT)
+            write(figure, x, top - 0.03, textwrap.shorten(name, 45, placeholder=" …"), 9, FAINT)
             _outside(axes, picture)
         _bar(figure, left + 2 * wide + 0.3, top - 0.25, high, panel.scale)
 
@@ -189,9 +189,9 @@ def _grid(panel: PictureView) -> Band:
     wide, high = _fit(columns, rows, 5.0, 5.0)
 
     def draw(figure: Any, top: float) -> None:
-        axes = _axes(figure, EDGE, top - 0.25, wide, high)
+        axes = axes_at(figure, EDGE, top - 0.25, wide, high)
         axes.imshow(panel.scale.over(panel.cells, LIGHT), interpolation="none")
-        _write(figure, EDGE, top - 0.03, f"{_safe(panel.stream)}: {rows} x {columns} tokens", 9, FAINT)
+        write(figure, EDGE, top - 0.03, f"{safe(panel.stream)}: {rows} x {columns} tokens", 9, FAINT)
         _bar(figure, EDGE + wide + 0.2, top - 0.25, high, panel.scale)
 
     return Band(high + 0.45, draw)
@@ -199,7 +199,7 @@ def _grid(panel: PictureView) -> Band:
 
 def _chart(panel: ChartView) -> Band:
     def draw(figure: Any, top: float) -> None:
-        axes = figure.add_axes(_place(figure, EDGE + 0.7, top - 0.3, WIDTH - 2 * EDGE - 0.8, 2.2))
+        axes = figure.add_axes(place_at(figure, EDGE + 0.7, top - 0.3, WIDTH - 2 * EDGE - 0.8, 2.2))
         axes.bar(
             range(len(panel.scores)), np.nan_to_num(panel.scores), color=panel.scale.over(panel.scores, LIGHT) / 255
         )
@@ -208,20 +208,20 @@ def _chart(panel: ChartView) -> Band:
         axes.spines[["top", "right"]].set_visible(False)
         axes.locator_params(axis="x", integer=True)
         note = f"  ({panel.scale.note})" if panel.scale.note else ""
-        _write(figure, EDGE, top - 0.03, _safe(panel.stream) + note, 9, FAINT)
+        write(figure, EDGE, top - 0.03, safe(panel.stream) + note, 9, FAINT)
 
     return Band(3.1, draw)
 
 
 def _text(panel: TextView) -> Band:
     pieces, scale = panel.best
-    runs, rows = flow([_spelt(p) for p in pieces], WIDTH - 2 * EDGE, gap=0.0 if panel.words else 0.06)
+    runs, rows = flow([spelt(p) for p in pieces], WIDTH - 2 * EDGE, gap=0.0 if panel.words else 0.06)
     left_out, rows = max(0, rows - ROWS), min(rows, ROWS)
     step = SIZE * 1.75 / 72
 
     def draw(figure: Any, top: float) -> None:
         if left_out:
-            _write(figure, EDGE + 3.4, top - 0.45 - step * rows, f"{left_out} more lines: see the page", 8.5, FAINT)
+            write(figure, EDGE + 3.4, top - 0.45 - step * rows, f"{left_out} more lines: see the page", 8.5, FAINT)
         for run in (r for r in runs if r.row < rows):
             _run(figure, run, top - 0.15 - step * run.row, scale)
         _flat_bar(figure, EDGE, top - 0.3 - step * rows, scale)
@@ -229,8 +229,9 @@ def _text(panel: TextView) -> Band:
     return Band(0.95 + step * rows, draw)
 
 
-def _spelt(piece: Piece) -> Piece:
-    return Piece(_safe(piece.text, keep="\n").replace("\t", "    "), piece.score, piece.special)
+def spelt(piece: Piece) -> Piece:
+    """A piece as it can be drawn."""
+    return Piece(safe(piece.text, keep="\n").replace("\t", "    "), piece.score, piece.special)
 
 
 @dataclass(frozen=True)
@@ -283,19 +284,19 @@ def _run(figure: Any, run: Run, top: float, scale: Scale) -> None:
     colour: Any = INK
     if run.score is not None:
         paper = scale.over(run.score, LIGHT)
-        box = _place(figure, EDGE + run.left, top + 0.03, run.width, SIZE * 1.45 / 72)
+        box = place_at(figure, EDGE + run.left, top + 0.03, run.width, SIZE * 1.45 / 72)
         figure.add_artist(
-            Rectangle(box[:2], box[2], box[3], facecolor=paper / 255, linewidth=0, transform=_whole(figure))
+            Rectangle(box[:2], box[2], box[3], facecolor=paper / 255, linewidth=0, transform=figure.transFigure)
         )
         colour = ink(paper)
-    _write(figure, EDGE + run.left, top, run.text, SIZE, colour)
+    write(figure, EDGE + run.left, top, run.text, SIZE, colour)
 
 
 def _bar(figure: Any, left: float, top: float, height: float, scale: Scale) -> None:
     """The colour scale, upright, with its numbers."""
     low = -scale.limit if scale.signed else 0.0
     high = min(height, 3.0)
-    axes = figure.add_axes(_place(figure, left, top, 0.16, high))
+    axes = figure.add_axes(place_at(figure, left, top, 0.16, high))
     values = np.linspace(low, scale.limit, 256)[:, None]
     extent = (0.0, 1.0, low, scale.limit or 1.0)
     axes.imshow(scale.over(values, LIGHT), origin="lower", aspect="auto", extent=extent)
@@ -303,20 +304,20 @@ def _bar(figure: Any, left: float, top: float, height: float, scale: Scale) -> N
     axes.yaxis.tick_right()
     axes.set_yticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=INK)
     for i, row in enumerate(textwrap.wrap(scale.note, 16)):
-        _write(figure, left, top - high - 0.08 - 0.13 * i, row, 7.5, FAINT)
+        write(figure, left, top - high - 0.08 - 0.13 * i, row, 7.5, FAINT)
 
 
 def _flat_bar(figure: Any, left: float, top: float, scale: Scale) -> None:
     """The colour scale, lying, with its numbers."""
     low = -scale.limit if scale.signed else 0.0
-    axes = figure.add_axes(_place(figure, left + 0.1, top, 3.0, 0.14))
+    axes = figure.add_axes(place_at(figure, left + 0.1, top, 3.0, 0.14))
     values = np.linspace(low, scale.limit, 256)[None, :]
     axes.imshow(
         scale.over(values, LIGHT), aspect="auto", extent=(low, scale.limit or 1.0, 0.0, 1.0), interpolation="none"
     )
     axes.set_yticks([])
     axes.set_xticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=INK)
-    _write(figure, left + 3.4, top + 0.03, scale.note, 8.5, FAINT)
+    write(figure, left + 3.4, top + 0.03, scale.note, 8.5, FAINT)
 
 
 def _fit(width: int, height: int, most_wide: float, most_high: float) -> tuple[float, float]:
@@ -326,23 +327,21 @@ def _fit(width: int, height: int, most_wide: float, most_high: float) -> tuple[f
     return wide, wide * ratio
 
 
-def _axes(figure: Any, left: float, top: float, width: float, height: float) -> Any:
-    axes = figure.add_axes(_place(figure, left, top, width, height))
+def axes_at(figure: Any, left: float, top: float, width: float, height: float) -> Any:
+    """Bare axes at a place in inches."""
+    axes = figure.add_axes(place_at(figure, left, top, width, height))
     axes.set_axis_off()
     return axes
 
 
-def _place(figure: Any, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+def place_at(figure: Any, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
     """A rectangle given in inches, from the left and from the bottom to its top, in fractions of the figure."""
     w, h = figure.get_size_inches()
     return left / w, (top - height) / h, width / w, height / h
 
 
-def _whole(figure: Any) -> Any:
-    return figure.transFigure
-
-
-def _write(figure: Any, left: float, top: float, text: str, size: float, colour: str, weight: str = "normal") -> None:
+def write(figure: Any, left: float, top: float, text: str, size: float, colour: str, weight: str = "normal") -> None:
+    """Text whose upper left corner stands at a place in inches, `top` from the figure's lower edge; as it is, no formulas."""
     w, h = figure.get_size_inches()
     figure.text(
         left / w,
@@ -372,7 +371,7 @@ def _glyphs() -> frozenset[int]:
     return frozenset(_font().get_charmap())
 
 
-def _safe(text: str, keep: str = "") -> str:
+def safe(text: str, keep: str = "") -> str:
     """Text that can be drawn: control characters, and characters that the font has not, become �."""
     known = _glyphs()
     return "".join(c if ord(c) in known or c in keep else "�" for c in plain(text, keep))

@@ -1,0 +1,237 @@
+"""One input, many maps: methods x sites, each with its attribution error, and the table that unifies them (arXiv 2605.22417).
+
+Most methods are quadratures of one integral, a = (F − F0) ⊙ ∫₀¹ ∂f/∂F(F0 + t(F − F0)) dt. What tells them apart is the site,
+the baseline F0 that they take or imply, and the nodes; so the same question can be put to all: how much of T does the map say?
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from regard._explain import explain
+from regard._inspect import inspect
+from regard.attribution.table import method as method_row
+from regard.errors import Misuse
+from regard.evaluation.attribution_error import asked, rows_of
+from regard.explanation import Explanation
+from regard.site import Site
+
+BLOCKS = 6
+"""Columns for blocks at most, unless all are asked for."""
+METHODS = (
+    "input_x_gradient",
+    "taylor",
+    "integrated_gradients",
+    "revised_ig",
+    "grad_cam",
+    "layer_cam",
+    "odam",
+    "gradient",
+    "gae",
+)
+
+Told = Callable[[str, int, int], None]
+"""What is being explained, how many steps are done, and of how many."""
+
+
+class Formula(NamedTuple):
+    """A row of METHODS.md section 1: what a method's scores are, the baseline that it implies, and its quadrature."""
+
+    a: str
+    baseline: str
+    quadrature: str
+
+
+ONE = "one node at t = 1"
+FORMULAS = {
+    "gradient": Formula("g", "F − 1", "one node at t = 1, step 1"),
+    "smoothgrad": Formula("g, mean over noise", "F − 1", "one node at t = 1, step 1, blurred"),
+    "input_x_gradient": Formula("g ⊙ F", "0 at that site", ONE),
+    "taylor": Formula("g ⊙ (F − F0)", "explicit F0", ONE),
+    "integrated_gradients": Formula("(F − F0) ⊙ mean of g", "explicit F0", "{nodes}"),
+    "revised_ig": Formula("(F − F0) ⊙ mean of g, signed", "F0 = F(x0)", "{nodes}"),
+    "grad_cam": Formula("(Σ w F)₊, w the mean of g over tokens", "0 at that site", ONE),
+    "layer_cam": Formula("Σ (g)₊ F", "0 at that site", ONE),
+    "odam": Formula("(Σ g F)₊", "0 at that site", ONE),
+    "difference_map": Formula("map(x) − map(x0)", "x0 (but it is no part of y(x) − y(x0))", ONE),
+}
+
+
+def formula(exp: Explanation) -> Formula:
+    """A method's row of the unification table; of methods that are no such quadrature, what their receipt is measured by."""
+    row = method_row(exp.method)
+    options = row.options | dict(exp.options)
+    if exp.method not in FORMULAS:
+        return Formula(row.summary, row.baseline, "not of this integral")
+    found = FORMULAS[exp.method]
+    if exp.method == "difference_map" and options["of"] == "targets":
+        found = Formula("map(y₁) − map(y₂)", "0 at that site", ONE)
+    if options.get("signed"):
+        found = found._replace(a=found.a.replace("₊", "") + ", signed")
+    return found._replace(quadrature=found.quadrature.format(nodes=_nodes(options)))
+
+
+def _nodes(options: dict[str, Any]) -> str:
+    if options.get("tolerance") is not None:
+        return f"Gauss-Kronrod, to {100 * options['tolerance']:g} %"
+    grid = {"gauss": "Gauss-Legendre"}.get(options.get("grid", ""), options.get("grid", ""))
+    return f"{options.get('steps', '')} {grid} nodes"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Maps of one input (or a batch) by several methods at several sites.
+
+    Attributes:
+        methods: rows; those that took no site of the columns have a map at their `own` site only. sites: labels of the columns.
+        grid: (method, site) -> its explanation, where the method takes the site. own: method -> its explanation.
+    """
+
+    methods: tuple[str, ...]
+    sites: tuple[str, ...]
+    grid: dict[tuple[str, str], Explanation] = field(repr=False)
+    own: dict[str, Explanation] = field(repr=False)
+
+    @property
+    def explanations(self) -> list[Explanation]:
+        """All of them, row by row."""
+        return [*(self.grid[m, s] for m in self.methods for s in self.sites if (m, s) in self.grid), *self.own.values()]
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return self.explanations[0].batch
+
+    def rows(self, sample: int = 0) -> list[tuple[Formula, Any]]:
+        """The unification table with one sample's numbers: of each map its formula, and its attribution-error row."""
+        if not 0 <= sample < self.batch:
+            raise Misuse(f"sample {sample} does not exist; the comparison holds {self.batch}, counted from 0")
+        return [(formula(e), rows_of(e, {})[sample]) for e in self.explanations]
+
+    def __str__(self) -> str:
+        from regard.report.comparison import plain_table
+
+        return plain_table(self)
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write one self-contained page: the grid of maps, and the table (needs `regard[viz]`)."""
+        from regard.report.comparison import write_page
+
+        return write_page(self, path)
+
+    def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
+        """Draw one sample's grid with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
+        from regard.report.comparison_png import plot
+
+        return plot(self, path, sample)
+
+
+def compare(
+    model: nn.Module,
+    inputs: Any,
+    target: Any = None,
+    methods: Sequence[str] | None = None,
+    sites: Sequence[Site] | str | None = None,
+    baseline: Any = None,
+    *,
+    told: Told | None = None,
+    explained: Callable[..., Any] = explain,
+    inspected: Callable[..., Any] = inspect,
+    **options: Any,
+) -> Comparison:
+    """Explain one target by every method at every site that the method takes.
+
+    Args:
+        model, inputs, target, baseline: as in `regard.explain`; one target. At attention sites the baseline is A0 = 0.
+        methods: names; None: those of `METHODS` that the model has a site for.
+            Those that take none of the sites have a map at their own.
+        sites: what the columns are. None: the input, the embeddings, and all blocks up to 6, else 6 of them, the last but one
+            always; "all": all blocks.
+        told: called before each step. options: as in `regard.explain`; each goes to the methods that take it.
+        explained, inspected: what is called instead of `regard.explain` and `regard.inspect` (a reader's).
+
+    Raises what `regard.explain` raises; Misuse where there is nothing to compare.
+    """
+    if isinstance(target, list):
+        raise Misuse("one target at a time can be compared; give one")
+    if methods is not None and not methods:
+        raise Misuse("nothing to compare: the list of methods is empty")
+    seen = inspected(model, inputs)
+    columns = _columns(sites, seen)
+    names = list(dict.fromkeys(_usual(columns, bool(seen.blocks)) if methods is None else methods))
+    if "difference_map" in names and getattr(target, "halves", None) is None:
+        options = {"of": "inputs"} | options
+    steps = _steps(names, columns, baseline)
+    found: dict[tuple[str, str], Explanation] = {}
+    own: dict[str, Explanation] = {}
+    for done, (site, against, some) in enumerate(steps):
+        if told is not None:
+            told("own sites" if site is None else site.label, done, len(steps))
+        taken = {k: v for k, v in options.items() if not _is_of_a_method(k, names) or _is_of_a_method(k, some)}
+        for e in explained(model, inputs, target, some, baseline=against, site=site, **taken):
+            if site is None:
+                own[e.method] = e
+            else:
+                found[e.method, site.label] = e
+    return Comparison(tuple(names), tuple(s.label for s in columns), found, {n: own[n] for n in names if n in own})
+
+
+def _usual(columns: Sequence[Site], blocks: bool) -> list[str]:
+    """`METHODS`; of a model without blocks, those that have a site nevertheless."""
+    kinds = {site.kind for site in columns}
+    rows = [method_row(name) for name in METHODS]
+    return [row.name for row in rows if blocks or kinds & set(row.sites) or not row.site.startswith("block")]
+
+
+def _is_of_a_method(option: str, names: Sequence[str]) -> bool:
+    return any(option in method_row(n).options for n in names)
+
+
+def _steps(names: Sequence[str], columns: Sequence[Site], baseline: Any) -> list[tuple[Site | None, Any, list[str]]]:
+    """Methods by the site and the baseline that they are asked for: each group shares one recording."""
+    groups: dict[tuple[Site | None, bool], list[str]] = {}
+    for name in names:
+        for site, against in asked(name, columns, [baseline]):
+            groups.setdefault((site, against is not None), []).append(name)
+    order = {site: i for i, site in enumerate([*columns, None])}
+    keys = sorted(groups, key=lambda k: (order[k[0]], k[1]))
+    return [(site, baseline if given else None, groups[site, given]) for site, given in keys]
+
+
+def _columns(sites: Sequence[Site] | str | None, seen: Any) -> list[Site]:
+    """The sites of the columns, each once; negative numbers become those that they stand for."""
+    blocks, calls = len(seen.blocks), len(seen.calls)
+    if sites is None or isinstance(sites, str):
+        if sites not in (None, "all"):
+            raise Misuse(f"sites are a list of regard.Site, 'all' or None; not {sites!r}")
+        numbers = range(blocks) if sites else chosen_blocks(blocks)
+        return [Site.input(), *([Site.embeddings()] if blocks else []), *(Site.block(i) for i in numbers)]
+    if not sites:
+        raise Misuse("nothing to compare: the list of sites is empty")
+    return list(dict.fromkeys(_counted(s, calls if s.kind == "attention" else blocks) for s in sites))
+
+
+def _counted(site: Site, count: int) -> Site:
+    in_range = site.layer is not None and -count <= site.layer < 0
+    return replace(site, layer=site.layer % count) if in_range and site.layer is not None else site
+
+
+def chosen_blocks(count: int, most: int = BLOCKS) -> list[int]:
+    """All blocks up to `most`, else so many, evenly spaced from the first to the last, the last but one among them.
+
+    >>> chosen_blocks(4), chosen_blocks(24)
+    ([0, 1, 2, 3], [0, 6, 11, 16, 22, 23])
+    """
+    if count <= most:
+        return list(range(count))
+    spaced = [round(i * (count - 2) / (most - 2)) for i in range(most - 1)]
+    return [*spaced, count - 1]
+
+
+__all__ = ["BLOCKS", "FORMULAS", "METHODS", "Comparison", "Formula", "chosen_blocks", "compare", "formula"]
