@@ -20,9 +20,9 @@ import measure
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-import trained
 
 import regard
+import trained
 from regard import Baseline, Site
 from regard.evaluation.attribution_error import Row, Summary, attribution_error, summaries
 from regard.report import charts
@@ -53,9 +53,7 @@ def protocol(of: trained.Trained, **asked: Any) -> list[Row]:
     for first in range(0, len(of.raw), 20):
         some = slice(first, first + 20)
         explained = lambda _, raw, *a, **o: of.reader.explain(raw, *a, **o)  # noqa: E731
-        rows += attribution_error(
-            of.model, of.raw[some], of.labels[some], first=first, explained=explained, **asked
-        )
+        rows += attribution_error(of.model, of.raw[some], of.labels[some], first=first, explained=explained, **asked)
     return rows
 
 
@@ -80,9 +78,9 @@ def table(found: Sequence[Summary]) -> str:
 
 
 def per_cent(error: Any) -> str:
-    return " ".join(f"{v:.2g}" if v < 0.1 else f"{v:.0f}" for v in [100 * error.value]) + (
-        f" [{100 * error.low:.2g}, {100 * error.high:.2g}]" if error.value < 0.1 else ""
-    )
+    """The median with its interval, two significant digits."""
+    value, low, high = (f"{100 * v:.2g}" if v < 0.1 else f"{100 * v:.0f}" for v in error)
+    return f"{value} [{low}, {high}]"
 
 
 # -- nodes ------------------------------------------------------------------------------------------------------------
@@ -91,7 +89,8 @@ def per_cent(error: Any) -> str:
 def nodes_table() -> str:
     """The fewest nodes of a fixed rule that bring the median of ε/|T| to 1 % and 0.1 %, and what adaptive nodes take."""
     lines = [
-        "| model | site | Gauss, 1 % | 0.1 % | trapezoid, 1 % | 0.1 % | Captum's trapezoid, 1 % | adaptive, 1 % | 0.1 % | error of 50 Gauss nodes |",
+        "| model | site | Gauss, 1 % | 0.1 % | trapezoid, 1 % | 0.1 % | Captum's trapezoid, 1 % | adaptive, 1 % | 0.1 % "
+        "| error of 50 Gauss nodes |",
         "|---" * 10 + "|",
     ]
     for name, make in trained.ALL.items():
@@ -153,7 +152,9 @@ def main() -> None:
             stem = name.removeprefix("zoo/")
             measure.write(stem, text, PAGE)
             shown = [s for s in found if "signed" not in s.method]
-            charts.attribution_error(shown, PAGE.parent / f"attribution-error-{stem}.png", f"{name}: what maps leave out")
+            charts.attribution_error(
+                shown, PAGE.parent / f"attribution-error-{stem}.png", f"{name}: what maps leave out"
+            )
     if asked.only != "layers":
         text = nodes_table()
         if asked.write:

@@ -164,7 +164,7 @@ def explain(
         reader = _load(model)
     _check_image(image, reader)
     found: list[Any] = []
-    how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget, **where, **_one_target(names)}
+    how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget, **where}
     for value in inputs:
         raw, stem = read_input(value, reader.kind)
         raw = raw if image is None else (image, raw)
@@ -292,11 +292,6 @@ def _asked(site: str | None, baseline: str | None) -> dict[str, str]:
     if baseline is not None:
         spelling.parts(baseline)
     return {name: words for name, words in (("site", site), ("baseline", baseline)) if words is not None}
-
-
-def _one_target(names: Sequence[str]) -> dict[str, str]:
-    """A command line names classes, one at a time: a difference map is then of the input and its baseline."""
-    return {"of": "inputs"} if "difference_map" in names else {}
 
 
 def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate: bool, where: dict[str, str]) -> None:

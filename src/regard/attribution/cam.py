@@ -1,6 +1,9 @@
 """The CAM family on token features at a site between blocks; each implies the baseline zero there (arXiv 2605.22417).
 
-Patch tokens and words only: rows born from a parameter (CLS) and padding have no part.
+Tokens of the inputs only: rows born from a parameter (a ViT's CLS) and padding have no part; a text's own [CLS] has.
+
+Default site (our reading): before the last two blocks, the states of block[-3]. A token that a head does not read is read by
+the last block alone; where that begins with a LayerNorm, y is blind to the scale of its state F, and g·F is exactly 0.
 """
 
 from __future__ import annotations
@@ -54,39 +57,39 @@ def _odam(F: Tensor, g: Tensor, visible: Tensor, signed: bool) -> Tensor:
 MAPS: dict[str, Map] = {"grad_cam": _grad_cam, "layer_cam": _layer_cam, "odam": _odam}
 
 
-def difference_map(context: Context, *, of: str = "targets", map: str = "odam", signed: bool = False) -> Relevance:
+def difference_map(context: Context, *, of: str | None = None, map: str = "odam", signed: bool = False) -> Relevance:
     """The difference of two maps of a CAM method (our reading of arXiv 2605.22417, which holds both).
 
-    of="targets": map(y₁) − map(y₂) on one input, what tells two classes apart; the target is then a contrast y₁ − y₂
-    (`Target.contrast`). of="inputs": map(x) − map(x0), x0 the baseline; no attribution of y(x) − y(x0).
+    of="targets": map(y₁) − map(y₂) on one input, what tells two classes apart; the target is a contrast y₁ − y₂
+    (`Target.contrast`). of="inputs": map(x) − map(x0), x0 the baseline; no attribution of y(x) − y(x0). None: what the target
+    allows.
     """
+    assert context.again is not None
+    contrast = context.again.target.halves is not None
+    of = ("targets" if contrast else "inputs") if of is None else of
     if of not in ("targets", "inputs"):
         raise nearest(of, ("targets", "inputs"), "of")
     if map not in MAPS:
         raise nearest(map, MAPS, "map")
+    if of == "targets" and not contrast:
+        raise Misuse("the difference of two targets needs a contrast: target=Target.contrast(c, d), or of='inputs'")
+    baseline = Baseline.zero().local() if of == "targets" else context.baseline
+    along = context.reference = path(context, _site(context), baseline)
     if of == "targets":
-        assert context.again is not None
-        halves = context.again.target.halves
-        if halves is None:
-            raise Misuse("the difference of two targets needs a contrast: target=Target.contrast(c, d), or of='inputs'")
-        first, second = (_map(context, MAPS[map], signed, half) for half in (0, 1))
-        return first - second
-    along = path(context, _site(context), context.baseline)
-    context.reference = along
-    end, start = (_of_values(context, along, values, MAPS[map], signed) for values in (None, along.start))
-    return end - start
+        first, second = (_of_values(context, along, None, MAPS[map], signed, half) for half in (0, 1))
+    else:
+        first, second = (_of_values(context, along, values, MAPS[map], signed) for values in (None, along.start))
+    return first - second
 
 
 def _site(context: Context) -> Site:
-    """Our reading: before the last block, where a map can still be of all tokens."""
-    return context.site or before_last(context)
+    return context.site or before_last(context, blocks=2)
 
 
-def _map(context: Context, of: Map, signed: bool, half: int | None = None) -> Relevance:
-    """A map at the site's values, of the target or of one half of a contrast."""
-    along = path(context, _site(context), Baseline.zero().local())
-    context.reference = along
-    return _of_values(context, along, None, of, signed, half)
+def _map(context: Context, of: Map, signed: bool) -> Relevance:
+    """A map at the site's values."""
+    along = context.reference = path(context, _site(context), Baseline.zero().local())
+    return _of_values(context, along, None, of, signed)
 
 
 def _of_values(

@@ -19,6 +19,9 @@ from regard.site import Site
 NEGLIGIBLE = 1e-6
 """Where |T| is below this share of max(1, |y|), its relative error is undefined: there is nothing to reach."""
 
+NOTABLE = 0.01
+"""The share of |T| from which on what is left is told."""
+
 
 def integrated_gradients(
     context: Context, *, steps: int = 32, grid: str = "gauss", tolerance: float | None = None, most: int = 255
@@ -61,9 +64,10 @@ def first_order(context: Context, site: Site, baseline: object) -> Relevance:
     return along.at(torch.ones(1, dtype=torch.float64))[0]
 
 
-def before_last(context: Context) -> Site:
-    """After the last block but one: the last place where a map can still be of all tokens (a head may read one only)."""
-    return Site.block(-2) if len(context.recording.blocks) > 1 else Site.embeddings()
+def before_last(context: Context, blocks: int = 1) -> Site:
+    """Before the last block, or the last two: the last place where a map can still be of all tokens (a head may read one)."""
+    count = len(context.recording.blocks)
+    return Site.block(-min(blocks + 1, count)) if count > 1 else Site.embeddings()
 
 
 def _integral(context: Context, site: Site, steps: int, grid: str, tolerance: float | None, most: int) -> Relevance:
@@ -71,12 +75,27 @@ def _integral(context: Context, site: Site, steps: int, grid: str, tolerance: fl
     context.reference = along
     if tolerance is None:
         t, w = nodes(grid, steps)
-        return weighted(w, along.at(t)).float()
+        total = weighted(w, along.at(t)).float()
+        _say_what_is_left(context, along, total, steps)
+        return total
     if not 0 < tolerance < 1:
         raise Misuse(f"tolerance is a share of |T|, between 0 and 1; not {tolerance}")
     if most < 7:
         raise Misuse(f"tolerance needs at least 7 nodes; most={most}")
     return _to_tolerance(context, along, tolerance, most)
+
+
+def _say_what_is_left(context: Context, along: Path, a: Relevance, steps: int) -> None:
+    """A note where so many nodes leave more than a hundredth of |T|: at a kink of the path more nodes are needed."""
+    sums = a.sum(1) if len(a) == len(along.T) else a.sum()[None]
+    size = along.T.abs()
+    left = torch.where(size >= NEGLIGIBLE * along.y.abs().clamp(min=1), (sums - along.T).abs() / size, 0.0)
+    if bool((left > NOTABLE).any()):
+        who = ", ".join(str(i) for i in (left > NOTABLE).nonzero().flatten().tolist())
+        where = f" (sample{'s' if ',' in who else ''} {who})" if len(left) > 1 else ""
+        context.notes.append(
+            f"{float(left.max()):.2g} of |T| is left after {steps} nodes{where}: take more steps, or tolerance={NOTABLE:g}"
+        )
 
 
 def _to_tolerance(context: Context, along: Path, tolerance: float, most: int) -> Relevance:

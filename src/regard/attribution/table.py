@@ -16,7 +16,7 @@ from regard.attribution.paths import Preset
 from regard.attribution.random import random
 from regard.errors import Misuse, nearest
 
-Sites = Literal["input", "block[-2]", "attention", "attention[last]", "none"]
+Sites = Literal["input", "block[-2]", "block[-3]", "attention", "attention[last]", "none"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ NEGLECTED = "arXiv 2605.22417"
 STATES = ("input", "embeddings", "block")
 PATH: dict[str, Any] = {"site": "input", "baseline": "zero, or as given", "decomposes": True, "signed": True,
                         "sites": (*STATES, "attention"), "explicit": True}  # fmt: skip
-CAM: dict[str, Any] = {"site": "block[-2]", "baseline": "zero at the site (implied)", "sites": STATES[1:]}
+CAM: dict[str, Any] = {"site": "block[-3]", "baseline": "zero at the site (implied)", "sites": STATES[1:]}
 CAM_PASSES = "3 forward + 2 gradient"
 FORWARD = "1 forward (+ 1 gradient to find the read-out)"
 

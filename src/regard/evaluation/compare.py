@@ -70,7 +70,7 @@ def formula(exp: Explanation) -> Formula:
     if exp.method not in FORMULAS:
         return Formula(row.summary, row.baseline, "not of this integral")
     found = FORMULAS[exp.method]
-    if exp.method == "difference_map" and options["of"] == "targets":
+    if exp.method == "difference_map" and exp.receipt.baseline == "zero, local":
         found = Formula("map(y₁) − map(y₂)", "0 at that site", ONE)
     if options.get("signed"):
         found = found._replace(a=found.a.replace("₊", "") + ", signed")
@@ -165,8 +165,6 @@ def compare(
     seen = inspected(model, inputs)
     columns = _columns(sites, seen)
     names = list(dict.fromkeys(_usual(columns, bool(seen.blocks)) if methods is None else methods))
-    if "difference_map" in names and getattr(target, "halves", None) is None:
-        options = {"of": "inputs"} | options
     steps = _steps(names, columns, baseline)
     found: dict[tuple[str, str], Explanation] = {}
     own: dict[str, Explanation] = {}
