@@ -2,7 +2,7 @@
 
 One object a line, plain or gzipped: `text` (tokens are `text.split()`, one sentence a line), `label`, and `rationales`, spans
 [start, end) of tokens; `id` where there is one. Precision-like scores compare within a split only: ERASER annotated the test
-split of "movies" exhaustively, and train and val not.
+split of "movies" exhaustively, and train and val not. Some of its spans are empty; they mark nothing, and are left out.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_eraser(
 def _lines(path: Path) -> list[str]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode("utf-8").splitlines()
+        return data.decode("utf-8").split("\n")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
         raise InputError(f"{path} cannot be read: {(str(e).splitlines() or [type(e).__name__])[0]}") from e
 
@@ -87,9 +87,11 @@ def document(line: str, where: str, labels: dict[Any, int] | None = None) -> Doc
     words = word_spans(text) if isinstance(text, str) else ()
     if not words:
         raise InputError(f"{where} has no text")
-    if wrong := [s for s in spans if not 0 <= s[0] < s[1] <= len(words)]:
+    if wrong := [s for s in spans if not 0 <= s[0] <= s[1] <= len(words)]:
         raise InputError(f"{where}: the rationale {list(wrong[0])} does not lie within its {len(words)} tokens")
-    return Document(str(row.get("id", where)), text, _number(label, labels, where), words, spans)
+    return Document(
+        str(row.get("id", where)), text, _number(label, labels, where), words, tuple(s for s in spans if s[0] < s[1])
+    )
 
 
 def _number(label: Any, labels: dict[Any, int] | None, where: str) -> int:

@@ -105,7 +105,7 @@ class Patches(Removal):
     @property
     def units(self) -> int:
         """Patches."""
-        return self.rows.stop - self.rows.start
+        return self.recording.stream(self.stream).count
 
     def without(self, taken: Taken) -> Any:
         """A run whose tokens see only what is left."""
@@ -116,7 +116,7 @@ class Patches(Removal):
     def bytes_of_one(self) -> int:
         """Also A of every call, which has to be built here."""
         calls = [c.shape for c in self.recording.calls]
-        return self.recording.made + 8 * sum(g * h * n * m for g, h, n, m in calls)
+        return int(self.recording.made + 8 * sum(g * h * n * m for g, h, n, m in calls))
 
 
 @dataclass

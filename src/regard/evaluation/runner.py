@@ -16,14 +16,21 @@ from torch import Tensor, nn
 from regard._explain import explain, rng_kept
 from regard.attribution.table import method as method_row
 from regard.errors import Misuse, RegardError
+from regard.evaluation.eraser import Document
 from regard.evaluation.perturbation import MEMORY, Perturbation, perturbation
+from regard.evaluation.rationale import Rationale, rationale
 from regard.evaluation.rows import Example, Row, sample_of
+from regard.evaluation.sanity import Sanity, sanity
 from regard.evaluation.segmentation import Segmentation, segmentation
 from regard.explanation import Explanation, Reading
+from regard.models.reader import Reader
+from regard.recording.entry import refuse
 from regard.target import scores
 
-Protocol = Perturbation | Segmentation
+Protocol = Perturbation | Segmentation | Sanity
 Method = str | tuple[str, Mapping[str, Any]]
+FAILURES = (RuntimeError, IndexError, ValueError)
+"""What a model raises on inputs that it cannot take. An error in the program itself (a TypeError, say) ends the run."""
 Shape = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
 
 
@@ -68,21 +75,51 @@ def evaluate_rows(
         method_row(name).check(options)
     if len({e.name for e in examples}) != len(examples):
         raise Misuse("two examples have the same name; give each its own, or rows cannot be paired")
+    refuse(model, False)
     found: dict[tuple[int, int, int], Row] = {}
     place = {e.name: i for i, e in enumerate(examples)}
-    for some in _batches(model, examples, batch):
+    failed = {e.name: e.error for e in examples if e.error}
+    batches = [b for some in _batches(examples, batch) for b in _answered(model, some, failed)]
+    for some in batches:
         for m, (name, options) in enumerate(named):
             maps = _Maps(model, some, name, options, seed)
             for p, protocol in enumerate(protocols):
                 for i, example in enumerate(some.examples):
-                    row = _row(maps, i, protocol, seed, memory_budget)
-                    found[m, p, place[example.name]] = row
+                    found[m, p, place[example.name]] = _row(maps, i, protocol, seed, memory_budget)
     for m, (name, options) in enumerate(named):
         for p, protocol in enumerate(protocols):
-            for i, e in enumerate(examples):
-                if e.error:
-                    found[m, p, i] = _failed(protocol, called(name, options), e, e.error)
+            for example in (e for e in examples if e.name in failed):
+                row = _failed(protocol, called(name, options), example, failed[example.name])
+                found[m, p, place[example.name]] = row
     return [found[key] for key in sorted(found)]
+
+
+def evaluate_documents(
+    reader: Reader,
+    documents: Sequence[Document],
+    methods: Sequence[Method],
+    protocols: Sequence[Rationale],
+    *,
+    seed: int = 0,
+) -> list[Row]:
+    """The same for documents with rationales, which a reader cuts into windows."""
+    rows = []
+    for name, options in (m if isinstance(m, tuple) else (m, {}) for m in methods):
+        method_row(name).check(dict(options))
+        label = called(name, options)
+        for protocol in protocols:
+            for document in documents:
+                try:
+                    row = rationale(reader, document, protocol, name, options, seed=seed, label=label)
+                except (RegardError, *FAILURES) as e:
+                    row = Row(protocol.name, label, document.name, label=document.label, error=said(e))
+                rows.append(row)
+    return rows
+
+
+def said(e: BaseException) -> str:
+    """An error as a row tells it: its kind and first line."""
+    return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
 
 
 def called(name: str, options: Mapping[str, Any]) -> str:
@@ -90,18 +127,27 @@ def called(name: str, options: Mapping[str, Any]) -> str:
     return name + "".join(f", {k}={v}" for k, v in sorted(options.items()))
 
 
-def _batches(model: nn.Module, examples: Sequence[Example], size: int) -> list[Batch]:
-    """Examples of one shape side by side, with the model's answers; the good ones only."""
+def _batches(examples: Sequence[Example], size: int) -> list[Batch]:
+    """Examples of one shape side by side; the good ones only."""
     groups: dict[Shape, list[Example]] = {}
     for e in examples:
         if not e.error:
             key = tuple((k, tuple(v.shape), v.dtype) for k, v in e.reading.inputs.items())
             groups.setdefault(key, []).append(e)
-    batches = [Batch(g[i : i + size]) for g in groups.values() for i in range(0, len(g), size)]
-    for some in batches:
+    return [Batch(g[i : i + size]) for g in groups.values() for i in range(0, len(g), size)]
+
+
+def _answered(model: nn.Module, batch: Batch, failed: dict[str, str]) -> list[Batch]:
+    """The batch with the model's answers; where the model cannot run on it, its examples one by one, the bad ones `failed`."""
+    try:
         with torch.no_grad(), rng_kept(model):
-            some.predicted = scores(model(**some.reading.inputs), None).argmax(-1).tolist()
-    return batches
+            batch.predicted = scores(model(**batch.reading.inputs), None).argmax(-1).tolist()
+        return [batch]
+    except (RegardError, *FAILURES) as e:
+        if len(batch.examples) == 1:
+            failed[batch.examples[0].name] = said(e)
+            return []
+    return [b for e in batch.examples for b in _answered(model, Batch([e]), failed)]
 
 
 @dataclass
@@ -148,18 +194,22 @@ def _row(maps: _Maps, i: int, protocol: Protocol, seed: int, memory_budget: int)
         explanation, explained = maps.of(i, protocol.explained)
         if isinstance(protocol, Segmentation):
             row = segmentation(explanation, example, protocol, method)
+        elif isinstance(protocol, Sanity):
+            row = sanity(maps.model, example, protocol, explained, maps.name, maps.options, seed=seed)
         else:
             row = perturbation(
                 maps.model, explanation, example, protocol, method=method, explained=explained, seed=seed,
                 memory_budget=memory_budget,
             )  # fmt: skip
-    except (RegardError, RuntimeError, IndexError, ValueError) as e:
-        return _failed(protocol, method, example, f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}")
-    return dataclasses.replace(row, label=example.label, predicted=maps.batch.predicted[i], explained=explained)
+    except (RegardError, *FAILURES) as e:
+        return _failed(protocol, method, example, said(e))
+    return dataclasses.replace(
+        row, method=method, label=example.label, predicted=maps.batch.predicted[i], explained=explained
+    )
 
 
 def _failed(protocol: Protocol, method: str, example: Example, error: str) -> Row:
     return Row(protocol.name, method, example.name, label=example.label, error=error)
 
 
-__all__ = ["Batch", "Method", "Protocol", "called", "evaluate_rows"]
+__all__ = ["Method", "Protocol", "called", "evaluate_documents", "evaluate_rows"]

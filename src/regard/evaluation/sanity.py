@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard._explain import explain
-from regard.errors import Misuse
+from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
 from regard.explanation import Explanation, Reading
 from regard.recording.recorder import list_elements
@@ -25,6 +26,12 @@ from regard.recording.recorder import list_elements
 Scores = Float[Tensor, " token"]
 Options = Mapping[str, Any]
 SAME = 1e-6
+CHECKS = {
+    "cascade": "sanity/cascading-randomisation/last-to-first/normal/spearman",
+    "classes": "sanity/class-sensitivity/two-present-classes",
+    "repeat": "sanity/repeatability",
+    "padding": "sanity/padding-invariance/right+5",
+}
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -35,6 +42,38 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         owner = next((b for b in blocks if name.startswith(b + ".")), name.rpartition(".")[0] or "(model)")
         groups.setdefault(owner, []).append(parameter)
     return groups
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """A check as a protocol: "cascade", "classes" (the label against `Example.other`), "repeat" or "padding"."""
+
+    check: str
+    explained: str = "true"
+
+    def __post_init__(self) -> None:
+        if self.check not in CHECKS:
+            raise nearest(self.check, CHECKS, "sanity check")
+
+    @property
+    def name(self) -> str:
+        """The full name."""
+        return f"{CHECKS[self.check]}/{self.explained}"
+
+
+def sanity(
+    model: nn.Module, example: Example, setting: Sanity, target: int, method: str = "gae", options: Options | None = None, *,
+    seed: int = 0,
+) -> Row:  # fmt: skip
+    """One row of one check, under the check's own function."""
+    if setting.check == "classes":
+        if example.other is None:
+            raise Misuse(f"example {example.name} names no second class that is present")
+        row = class_sensitivity(model, example, target, example.other, method, options, seed=seed)
+    else:
+        made = {"cascade": cascade, "repeat": repeatability, "padding": padding_invariance}[setting.check]
+        row = made(model, example, target, method, options, seed=seed)
+    return replace(row, protocol=setting.name)
 
 
 @contextmanager
@@ -88,8 +127,7 @@ def cascade(
     values = {"final": similarity[-1], "mean": sum(similarity[1:]) / len(similarity[1:])}
     values["unchanged"] = float(change[-1] <= SAME)
     curves = {"similarity": tuple(similarity), "change": tuple(change)}
-    name = "sanity/cascading-randomisation/last-to-first/normal/spearman"
-    return Row(name, method, example.name, values, curves, example.label, None, target)
+    return Row(CHECKS["cascade"], method, example.name, values, curves, example.label, None, target)
 
 
 def class_sensitivity(
@@ -115,7 +153,7 @@ def repeatability(
 ) -> Row:
     """The same call twice."""
     a, b = (_map(model, example, target, method, options, seed) for _ in range(2))
-    return _same_row("sanity/repeatability", a, b, example, target, method)
+    return _same_row(CHECKS["repeat"], a, b, example, target, method)
 
 
 def batch_invariance(
@@ -201,10 +239,12 @@ def ranks(x: Scores) -> Float[Tensor, " token"]:
     """Ranks from 0; equal values share the mean of theirs."""
     _, at, counts = torch.unique(x, return_inverse=True, return_counts=True)
     ends = counts.cumsum(0)
-    return (ends - (counts + 1) / 2).double()[at]
+    middle: Tensor = (ends - (counts + 1) / 2).double()
+    return middle[at]
 
 
 __all__ = [
+    "Sanity",
     "batch_invariance",
     "cascade",
     "class_sensitivity",
@@ -214,5 +254,6 @@ __all__ = [
     "ranks",
     "repeatability",
     "restored",
+    "sanity",
     "spearman",
 ]

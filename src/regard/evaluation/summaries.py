@@ -105,6 +105,8 @@ def differences(rows: Sequence[Row], metric: str, *, against: str = "random", se
     if not any(metric in r.values for r in rows):
         raise nearest(metric, dict.fromkeys(m for r in rows for m in r.values), "metric among the rows")
     for protocol, own in grouped(rows, lambda r: r.protocol).items():
+        if not any(metric in r.values for r in own):
+            continue
         known = {(r.method, r.example): r.values.get(metric, math.nan) for r in own if not r.error}
         if len(known) != sum(not r.error for r in own):
             raise Misuse(f"an example has two rows of one method under {protocol}; give each example a name of its own")

@@ -38,9 +38,12 @@ def windows_of(reader: Reader, document: Document, limit: int | None = None) -> 
     sizes = _sizes(reader, document)
     extra = len(reader.processor("", verbose=False)["input_ids"])
     if max(sizes) + extra > most:
-        word = document.text[slice(*document.words[sizes.index(max(sizes))])]
-        raise InputError(f"{document.name}: the word {word[:30]!r} alone makes more tokens than a window's {most}")
-    cuts, used = [0], extra
+        longest_word = document.text[slice(*document.words[sizes.index(max(sizes))])]
+        raise InputError(
+            f"{document.name}: the word {longest_word[:30]!r} alone makes more tokens than a window's {most}"
+        )
+    cuts: list[int] = [0]
+    used = extra
     for start, end in _sentences(document):
         whole = sum(sizes[start:end])
         if used + whole > most and start > cuts[-1]:
