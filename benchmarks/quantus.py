@@ -11,8 +11,8 @@ exactly equal (the border of a bilinear map), Quantus leaves their order to nump
 across the picture, far below any score, makes every pixel's value its own.
 
 Pixel flipping: black pixels, most relevant first, 16 steps to the end; Quantus gives the probability of the class after each
-(it counts channels, and its steps must divide the pixels: every third of its 48 steps is one of ours). Pointing game: one hit or miss a picture (Quantus takes a hit where any of several
-largest pixels lies on the object; with the slope there is one).
+(it counts channels, and its steps must divide the pixels: every third of its 48 steps is one of ours). Pointing game: a hit or
+a miss each picture (Quantus takes a hit where any of several largest pixels is on the object; with the slope there is one).
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from regard.evaluation.removal import remover
 from regard.evaluation.segmentation import pointing
 
 STEPS = 16
-SETTING = Perturbation("pixel", "black", steps=tuple(i / STEPS for i in range(1, STEPS + 1)), auc=(0.0, 1.0))
+SETTING = Perturbation(
+    "pixel", "black", explained="true", steps=tuple(i / STEPS for i in range(1, STEPS + 1)), auc=(0.0, 1.0)
+)
 
 
 class Logits(nn.Module):
@@ -96,8 +98,8 @@ def main() -> None:
         mine = np.array([ours(reader.model, e, m, int(c)) for e, m, c in zip(examples, maps, y, strict=True)])
         mine_hits = np.array([pointing(m.flatten(), e.mask.flatten()) for e, m in zip(examples, maps, strict=True)])
         apart, wrong = np.abs(theirs - mine).max(), int((hits != mine_hits).sum())
-        print(f"{method}: pixel flipping, mean {theirs.mean():.6f} and {mine.mean():.6f}, {apart:.1e} apart at most, of "
-              f"{theirs.size} numbers; pointing game, {hits.mean():.4f} and {mine_hits.mean():.4f}, {wrong} differ")  # fmt: skip
+        print(f"{method}: pixel flipping, mean {theirs.mean():.6f} and {mine.mean():.6f}, {apart:.1e} apart at most "
+              f"({theirs.size} numbers); pointing {hits.mean():.4f} and {mine_hits.mean():.4f}, {wrong} differ")  # fmt: skip
         if apart > 1e-5 or wrong:
             raise SystemExit("Quantus and we do not agree")
 

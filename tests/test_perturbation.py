@@ -122,6 +122,19 @@ def test_dropped_patches_are_left_out_of_a_mean_over_tokens():
     assert max(row.curves["probability"]) - min(row.curves["probability"]) > 1e-3  # the patches matter here
 
 
+def test_filled_patches_agree_with_a_loop(vit, scenes):
+    examples, maps = scenes
+    row = perturbation(vit.model, maps[0], examples[0], Perturbation("token", "mean", steps=(0.25, 0.5), auc=(0, 0.5)))
+    x = examples[0].reading.inputs["pixel_values"]
+    by = maps[0].scores["pixel_values"][0].argsort(descending=True).tolist()
+    for count, p in zip((0, 16, 32), row.curves["probability"]):
+        changed = x.clone()
+        for patch in by[:count]:
+            i, j = 8 * (patch // 8), 8 * (patch % 8)
+            changed[0, :, i : i + 8, j : j + 8] = x[0].mean((1, 2))[:, None, None]
+        assert p == pytest.approx(probability(vit.model, {"pixel_values": changed}, row.predicted), abs=2e-5)
+
+
 class Pooled(nn.Module):
     """Patches, one attention, and a mean over all tokens at the end: no CLS token."""
 

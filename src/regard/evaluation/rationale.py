@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,8 +25,10 @@ from regard.evaluation.rows import Row, checked
 from regard.evaluation.segmentation import average_precision, f1, recall_and_precision
 from regard.evaluation.windows import Window, windows_of, word_scores
 from regard.explanation import Text
-from regard.models.reader import Reader
 from regard.target import scores as class_scores
+
+if TYPE_CHECKING:
+    from regard.models.reader import Reader
 
 Marked = Bool[Tensor, " word"]
 BATCH = 8

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,14 @@ from regard.evaluation.rows import Example, Row, sample_of
 from regard.evaluation.sanity import Sanity, sanity
 from regard.evaluation.segmentation import Segmentation, segmentation
 from regard.explanation import Explanation, Reading
-from regard.models.reader import Reader
 from regard.recording.entry import refuse
 from regard.target import scores
 
+if TYPE_CHECKING:
+    from regard.models.reader import Reader
+
 Protocol = Perturbation | Segmentation | Sanity
 Method = str | tuple[str, Mapping[str, Any]]
-FAILURES = (RuntimeError, IndexError, ValueError)
-"""What a model raises on inputs that it cannot take. An error in the program itself (a TypeError, say) ends the run."""
 Shape = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
 
 
@@ -111,7 +111,7 @@ def evaluate_documents(
             for document in documents:
                 try:
                     row = rationale(reader, document, protocol, name, options, seed=seed, label=label)
-                except (RegardError, *FAILURES) as e:
+                except Exception as e:
                     row = Row(protocol.name, label, document.name, label=document.label, error=said(e))
                 rows.append(row)
     return rows
@@ -143,7 +143,7 @@ def _answered(model: nn.Module, batch: Batch, failed: dict[str, str]) -> list[Ba
         with torch.no_grad(), rng_kept(model):
             batch.predicted = scores(model(**batch.reading.inputs), None).argmax(-1).tolist()
         return [batch]
-    except (RegardError, *FAILURES) as e:
+    except Exception as e:
         if len(batch.examples) == 1:
             failed[batch.examples[0].name] = said(e)
             return []
@@ -201,7 +201,7 @@ def _row(maps: _Maps, i: int, protocol: Protocol, seed: int, memory_budget: int)
                 maps.model, explanation, example, protocol, method=method, explained=explained, seed=seed,
                 memory_budget=memory_budget,
             )  # fmt: skip
-    except (RegardError, *FAILURES) as e:
+    except Exception as e:
         return _failed(protocol, method, example, said(e))
     return dataclasses.replace(
         row, method=method, label=example.label, predicted=maps.batch.predicted[i], explained=explained

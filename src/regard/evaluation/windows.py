@@ -6,6 +6,7 @@ import copy
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,10 @@ from torch import Tensor
 from regard.errors import InputError
 from regard.evaluation.eraser import Document, Span
 from regard.explanation import Text
-from regard.models.reader import Reader
 from regard.models.texts import longest, trim
+
+if TYPE_CHECKING:
+    from regard.models.reader import Reader
 
 
 @dataclass(frozen=True)
