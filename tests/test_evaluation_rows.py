@@ -43,11 +43,11 @@ def test_rows_do_not_depend_on_the_batch(vit, examples):
     """The trap: batch-wide normalisations. Also: twice the same."""
     protocols = [SHORT, Segmentation()]
     methods = ["random", ("corrected_attention", {"sign": "signed"})]
-    many = evaluate_rows(vit.model, examples[:3], methods, protocols, batch=16)
-    single = evaluate_rows(vit.model, examples[:3], methods, protocols, batch=1)
-    assert many == evaluate_rows(vit.model, examples[:3], methods, protocols, batch=16)
-    assert [r.method for r in many[::6]] == ["random", "corrected_attention, sign=signed"]
-    assert len(many) == 2 * 2 * 3
+    many = evaluate_rows(vit.model, examples[:2], methods, protocols, batch=16)
+    single = evaluate_rows(vit.model, examples[:2], methods, protocols, batch=1)
+    assert many == evaluate_rows(vit.model, examples[:2], methods, protocols, batch=16)
+    assert [r.method for r in many[::4]] == ["random", "corrected_attention, sign=signed"]
+    assert len(many) == 2 * 2 * 2
     for a, b in zip(many, single):
         assert (a.protocol, a.method, a.example, a.error) == (b.protocol, b.method, b.example, "")
         for name in (n for n in a.values if not n.startswith("_")):

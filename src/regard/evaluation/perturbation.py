@@ -151,7 +151,9 @@ def perturbation(
         explanation: of this one sample. explained: the class that it is for (None: the label, or the model's answer, as
             `setting.explained` says). seed: of the order of equal scores. memory_budget: bytes for the copies of a batch.
     """
-    removal = remover(model, example, setting, stream_of(explanation, setting.stream))
+    refuse(model, False)
+    with rng_kept(model), our_own():
+        removal = remover(model, example, setting, stream_of(explanation, setting.stream))
     scores = unit_scores(explanation, example, setting, removal)
     if len(scores) != removal.units:
         raise Misuse(f"the map of example {example.name} has {len(scores)} scores for {removal.units} {setting.unit}s")
@@ -228,7 +230,6 @@ def probabilities_of(
     model: nn.Module, removal: Removal, order: Int[Tensor, " unit"], counts: Sequence[int], budget: int = MEMORY
 ) -> Float[Tensor, "step classes"]:
     """The model's probabilities with the first `counts` units of the order away: in batches that fit the budget."""
-    refuse(model, False)
     with torch.no_grad(), rng_kept(model), our_own():
         size = max(1, min(len(counts), budget // max(1, removal.bytes_of_one())))
         parts = [removal.logits(order, counts[i : i + size]) for i in range(0, len(counts), size)]
