@@ -147,6 +147,8 @@ class Pooled(nn.Module):
         x = self.patch(pixel_values).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(x).chunk(3, -1)
         x = x + nn.functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        if self.pool == "max":
+            return self.head(x.amax(1))
         x = x.mean(1) if self.pool == "mean" else nn.functional.adaptive_avg_pool1d(x.transpose(1, 2), 1).flatten(1)
         return self.head(x)
 
@@ -165,6 +167,19 @@ def test_both_ways_to_take_a_mean(pool):
         tokens = tokens + nn.functional.scaled_dot_product_attention(q, k, v)
         expected = model.head(tokens.mean(1)).softmax(-1)[0, row.predicted]
     assert row.curves["probability"][1] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_patches_that_cannot_be_left_out_are_refused():
+    """Pooled by another operation, or merged on their way."""
+    from transformers import SwinConfig, SwinForImageClassification
+
+    config = SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
+    setting = Perturbation("token", "drop", steps=(0.5,), auc=(0, 0.5))
+    for model, size in ((strong(Pooled("max")), 16), (strong(SwinForImageClassification(config)), 32)):
+        inputs = {"pixel_values": noise(1, 3, size, size)}
+        exp = regard.explain(model, inputs, method="gradient")
+        with pytest.raises(Misuse, match="still reach this model's output"):
+            perturbation(model, exp, Example("x", Reading(inputs)), setting)
 
 
 @pytest.mark.parametrize("fill", ["drop", "mask"])

@@ -150,6 +150,13 @@ def test_pixels_to_be_ignored_do_not_count(vit):
         segmentation(exp, Example("x", reading, mask=mask, ignore=~torch.zeros_like(mask)), Segmentation())
 
 
+def test_an_empty_mask_is_refused(vit):
+    scenes = zoo.scenes()
+    exp = sample_of(vit.explain([scenes.images[0]]), 0)
+    with pytest.raises(Misuse, match="empty"):
+        segmentation(exp, Example("x", vit.read([scenes.images[0]]), mask=scenes.masks[0, 1]), Segmentation())
+
+
 def test_iou_over_the_data_set_and_over_pictures(vit):
     scenes = zoo.scenes()
     few = scenes.select(torch.arange(6))

@@ -180,8 +180,9 @@ def remover(model: nn.Module, example: Example, setting: Perturbation, stream: s
         return Filled(model, inputs, stream, filling_of(example, x, setting), (x.shape[-2], x.shape[-1]))
     recording = record(model, inputs)
     if setting.fill == "drop":
-        _refuse_mixing(recording, stream)
-        return Patches(model, inputs, stream, recording)
+        patches = Patches(model, inputs, stream, recording)
+        _refuse_leak(patches)
+        return patches
     grid = recording.stream(stream).grid
     if grid is None:
         raise Misuse(f"the tokens of {stream!r} are no grid of patches; use fill='drop'")
@@ -237,12 +238,27 @@ def _words(model: nn.Module, example: Example, setting: Perturbation, stream: st
     return Words(model, example.reading.inputs, stream, groups, fill, pad)
 
 
-def _refuse_mixing(recording: Recording, stream: str) -> None:
-    """A patch whose row was merged into others cannot be left out by masking keys."""
-    if recording.mixers or any(not m.tentative for m in recording.merges):
+def _refuse_leak(patches: Patches) -> None:
+    """Half of the patches are left out: the output may then have no gradient at them.
+
+    Where patches are merged, convolved, or pooled by another operation than a mean, masking keys does not take them out.
+    """
+    grid = patches.recording.stream(patches.stream).grid
+    hidden = torch.zeros(1, patches.recording.rows, dtype=torch.bool)
+    hidden[:, patches.rows] = away = torch.arange(patches.units) % 2 == 0
+    with torch.enable_grad():
+        made = run(patches.model, patches.inputs, [LeaveOut(hidden)])
+        logits = scores(made.output, None)
+        y = (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum()
+        (g,) = torch.autograd.grad(y, [made.leaves[patches.stream]], allow_unused=True)
+    if g is None:
+        return
+    size = g.abs().float().cpu()
+    per_patch = F.adaptive_max_pool2d(size.amax(1), grid).flatten() if grid and g.ndim == 4 else size[0].amax(-1)
+    if per_patch[away].max() > 1e-5 * per_patch.max():
         raise Misuse(
-            f"the patches of {stream!r} are merged or mixed on their way through this model, so that none can be left out; "
-            "use unit='pixel', or a picture's fill"
+            f"patches of {patches.stream!r} that are left out still reach this model's output (they are merged, mixed outside "
+            "attention, or pooled by another operation than a mean); use unit='pixel', or a picture's fill"
         )
 
 

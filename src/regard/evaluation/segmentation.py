@@ -62,6 +62,8 @@ def segmentation(explanation: Explanation, example: Example, setting: Segmentati
     flat, truth = scores[counts], example.mask[counts]
     if not len(flat):
         raise Misuse(f"example {example.name} has no pixel that counts: the model saw none, or all are to be ignored")
+    if not bool(truth.any()):
+        raise Misuse(f"the mask of example {example.name} is empty where it counts; there is no object to be found")
     values = metrics(flat, truth, setting.sweep)
     if setting.variant == "f1-over-rows":
         values["f1"] = f1_over_rows(scores, example.mask)
