@@ -1,6 +1,6 @@
 """Does the map lie on the item? Pointing accuracy and mean IoU on the 200 bundled scenes, for every method.
 
-Protocol `segmentation/scenes/true-class/bilinear`: the logit of the item's own class is explained, the token map is
+Protocol `regard.evaluation.Segmentation()`: the logit of the item's own class is explained, the token map is
 brought to 64 x 64 bilinearly. Pointing: the map's largest pixel lies on the item. IoU: pixels above the map's mean, against
 the item's exact mask; the mean over examples. In a two-item scene each item is asked for in turn, and must be told from the
 other one. Intervals are 95 % bootstrap over examples.
@@ -18,10 +18,11 @@ from pathlib import Path
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
-from torch import Tensor
 
 import regard
 from regard import zoo
+from regard.evaluation import Row, Segmentation, evaluate_rows, examples_of
+from regard.evaluation.statistics import mean_with_interval
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- scenes: begin -->", "<!-- scenes: end -->"
@@ -42,23 +43,10 @@ VARIANTS: list[tuple[str, str, dict[str, str]]] = [
 ]
 
 
-def pointing(maps: Tensor, masks: Tensor) -> Tensor:
-    """Whether the largest pixel of each map (n, h, w) lies in its mask: (n,)."""
-    return masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0].float()
-
-
-def iou(maps: Tensor, masks: Tensor) -> Tensor:
-    """IoU of {map > its mean} with the mask: (n,)."""
-    found = maps > maps.mean((1, 2), keepdim=True)
-    return (found & masks).sum((1, 2)) / (found | masks).sum((1, 2)).clamp(min=1)
-
-
-def interval(values: Tensor, draws: int = 2000) -> str:
-    """Mean and 95 % bootstrap interval, in per cent."""
-    generator = torch.Generator().manual_seed(0)
-    means = values[torch.randint(len(values), (draws, len(values)), generator=generator)].mean(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return f"{100 * values.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+def cell(rows: list[Row], metric: str) -> str:
+    """Mean and 95 % bootstrap interval of a metric, in per cent."""
+    value, low, high = (100 * v for v in mean_with_interval([r.values[metric] for r in rows]))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def main() -> None:
@@ -77,15 +65,13 @@ def main() -> None:
     for name, method, options in VARIANTS:
         cells = []
         for chosen, items in ((single, (0,)), (~single, (0, 1))):
-            maps, masks = [], []
+            judged = []
             for item in items:
-                batch = {k: v[chosen] for k, v in inputs.items()}
-                exp = regard.explain(reader.model, batch, scenes.labels[chosen, item], method=method, **options)
-                assert isinstance(exp, regard.Explanation)
-                maps.append(exp.image_map((64, 64)))
-                masks.append(scenes.masks[chosen, item])
-            both = torch.cat(maps), torch.cat(masks)
-            cells += [interval(pointing(*both)), interval(iou(*both))]
+                picked = scenes.select(chosen)
+                asked = {"labels": picked.labels[:, item], "masks": picked.masks[:, item]}
+                examples = examples_of(reader.read(list(picked.images)), **asked)
+                judged += evaluate_rows(reader.model, examples, [(method, options)], [Segmentation()])
+            cells += [cell(judged, "pointing"), cell(judged, "iou")]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     table = "\n".join(rows)
     note = (f"{int(single.sum())} scenes of one item ({100 * right:.0f} % of them classified right) and {int((~single).sum())} "

@@ -201,13 +201,13 @@ def content_tokens(context: Context, stream: str) -> Bool[Tensor, "batch token"]
     recording = context.recording
     at = recording.stream(stream)
     special = context.reading.special.get(stream)
-    found = _special(recording.model, recording.inputs[stream]) if special is None else special.cpu()
+    found = special_tokens(recording.model, recording.inputs[stream]) if special is None else special.cpu()
     read = context.r[: len(found), at.rows] > 0
     read = read & (read.sum(1, keepdim=True) == 1)  # a mean over all tokens reads no position of its own
     return ~(found | recording.padded[stream][: len(found)] | read)
 
 
-def _special(model: nn.Module, ids: Tensor) -> Tensor:
+def special_tokens(model: nn.Module, ids: Tensor) -> Tensor:
     """Special tokens by the ids that the model's config names."""
     config: Any = getattr(model, "config", None)
     configs = [config, config.get_text_config()] if hasattr(config, "get_text_config") else [config]

@@ -1,1 +1,63 @@
 """Is it right? Protocols as pure functions: (explanations, model, data) -> rows; a summary reduces rows (EVALUATION.md)."""
+
+from regard.evaluation.attribution_error import attribution_error
+from regard.evaluation.eraser import Document, read_eraser
+from regard.evaluation.perturbation import (
+    Perturbation,
+    comprehensiveness,
+    deletion,
+    insertion,
+    perturbation,
+    sufficiency,
+)
+from regard.evaluation.rationale import Rationale, rationale
+from regard.evaluation.rows import Example, Row, examples_of, sample_of
+from regard.evaluation.runner import evaluate_documents, evaluate_rows
+from regard.evaluation.sanity import (
+    Sanity,
+    batch_invariance,
+    cascade,
+    class_sensitivity,
+    padding_invariance,
+    repeatability,
+    sanity,
+)
+from regard.evaluation.segmentation import Segmentation, segmentation
+from regard.evaluation.statistics import Interval
+from regard.evaluation.summaries import Difference, Summary, consistency, curve, differences, summaries
+
+__all__ = [
+    "Difference",
+    "Document",
+    "Example",
+    "Interval",
+    "Perturbation",
+    "Rationale",
+    "Row",
+    "Sanity",
+    "Segmentation",
+    "Summary",
+    "attribution_error",
+    "batch_invariance",
+    "cascade",
+    "class_sensitivity",
+    "comprehensiveness",
+    "consistency",
+    "curve",
+    "deletion",
+    "differences",
+    "evaluate_documents",
+    "evaluate_rows",
+    "examples_of",
+    "insertion",
+    "padding_invariance",
+    "perturbation",
+    "rationale",
+    "read_eraser",
+    "repeatability",
+    "sample_of",
+    "sanity",
+    "segmentation",
+    "sufficiency",
+    "summaries",
+]

@@ -1,10 +1,10 @@
-"""Bootstrap intervals of means and medians; paired differences."""
+"""Bootstrap intervals of means, medians and ratios of sums; paired differences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,11 @@ class Interval(NamedTuple):
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def bootstrap(values: Sequence[float], statistic: Callable[[Numbers], Numbers], seed: int = 0) -> Interval:
-    """A statistic of samples drawn again with replacement; `statistic` reduces the last axis.
+def bootstrap(values: Sequence[Any], statistic: Callable[[Numbers], Numbers], seed: int = 0) -> Interval:
+    """A statistic of samples drawn again with replacement.
+
+    A sample is a number, and `statistic` reduces the last axis; or it is several numbers (a sequence), which stay together,
+    and `statistic` reduces the last two axes, samples first.
 
     >>> bootstrap([1.0, 1.0, 1.0], lambda x: x.mean(-1))
     Interval(value=1.0, low=1.0, high=1.0)
@@ -51,3 +54,21 @@ def median_with_interval(values: Sequence[float], seed: int = 0) -> Interval:
 def paired(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
     """The mean of a − b, sample by sample."""
     return mean_with_interval((np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)).tolist(), seed)
+
+
+def ratios_of_sums(parts: Sequence[Sequence[float]], wholes: Sequence[Sequence[float]], seed: int = 0) -> Interval:
+    """The mean over columns of Σ parts / Σ wholes, sums over samples: a dataset-accumulated IoU is such a number.
+
+    A column whose wholes sum to nothing (a class that neither is there nor was found) counts as 0 of 1.
+
+    >>> ratios_of_sums([[1.0], [0.0]], [[1.0], [3.0]]).value
+    0.25
+    """
+    both = np.stack([np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)], axis=-1)
+    columns = both.shape[1] if both.ndim == 3 else 1
+
+    def statistic(x: Numbers) -> Numbers:
+        sums = x.reshape(*x.shape[:-1], columns, 2).sum(-3)
+        return np.asarray((sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], 1)).mean(-1))
+
+    return bootstrap(both.reshape(len(both), -1).tolist(), statistic, seed)

@@ -36,6 +36,9 @@ class Edit:
     def call(self, call: AttentionCall) -> Tensor | None:
         """The output O of an attention call, in the call's own axes."""
 
+    def pooled(self, value: Tensor, rows: Tensor, axes: tuple[int, ...]) -> Tensor | None:
+        """The mean of a tensor over axes along which its rows change; `rows` are the ids of its elements' tokens."""
+
 
 def applies(calls: Sequence[int] | None, index: int) -> bool:
     """Whether an edit that names `calls` (None: all) is about this one."""
@@ -129,6 +132,20 @@ class MaskKeys(Edit):
         cut = A * keep[:, None, None]
         total = cut.sum(-1, keepdim=True)
         return rebuilt(call, torch.where(total > 0, cut * (A.sum(-1, keepdim=True) / total.clamp(min=1e-30)), 0.0))
+
+
+@dataclass
+class LeaveOut(MaskKeys):
+    """Leave tokens out of the run: no call may look at them, and no mean over tokens counts them.
+
+    `hidden` as for `MaskKeys`. What they compute in their own rows is read by nobody. A mean over no token at all is 0.
+    """
+
+    def pooled(self, value: Tensor, rows: Tensor, axes: tuple[int, ...]) -> Tensor | None:
+        """The mean over the tokens that are left."""
+        samples, at = rows // STRIDE - 1, rows % STRIDE
+        keep = ~(self.hidden[samples.clamp(min=0), at] & (rows > 0)).to(value.device)
+        return (value * keep).sum(axes) / keep.sum(axes).clamp(min=1)
 
 
 @dataclass

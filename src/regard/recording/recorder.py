@@ -38,6 +38,7 @@ from regard.recording.entry import (
 from regard.recording.movements import set_item
 from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
+from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
 from regard.recording.samples import Packed, of_their_samples
 from regard.recording.states import State, Watch, parts
@@ -119,7 +120,7 @@ class Recorder(TorchFunctionMode):
             out = self._run(func, args, kwargs)
             set_item(self.trail, args)
             return out
-        out = self._run(func, args, kwargs)
+        out = pooled(self.edits, self.trail, name, args, kwargs, self._run(func, args, kwargs))
         if isinstance(out, Tensor) and out._base is None:
             self.made += out.numel() * out.element_size()
         if name in PRODUCTS:

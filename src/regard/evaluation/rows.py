@@ -1,0 +1,149 @@
+"""What every protocol is given and gives back: an `Example`, and a `Row`, whose name holds every choice that was made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from regard.errors import Misuse
+from regard.explanation import Explanation, Picture, Reading, Text
+
+Curve = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to judge maps on.
+
+    Attributes:
+        reading: the model's keyword tensors with a batch axis of one, and the raw picture or text where it is known.
+        label: the true class. mask: the answer's pixels, at the size of the original picture. ignore: pixels that do not
+            count (crowds, borders). other: the class of a second object that is present too.
+        error: why the example could not be read; it then becomes a row that says so.
+    """
+
+    name: str
+    reading: Reading
+    label: int | None = None
+    mask: Bool[Tensor, "height width"] | None = None
+    ignore: Bool[Tensor, "height width"] | None = None
+    other: int | None = None
+    error: str = ""
+
+    def raw(self, stream: str) -> Picture | Text | None:
+        """The raw picture or text of a stream, where a reader made it."""
+        given = self.reading.raw.get(stream)
+        return given[0] if given else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example, one method, one protocol.
+
+    Attributes:
+        protocol: its full name, every choice in it. values: metric -> number. curves: name -> numbers, one a step.
+        label: the true class. predicted: the model's answer. explained: the class that the map is for.
+        error: why there are no numbers, or "".
+    """
+
+    protocol: str
+    method: str
+    example: str
+    values: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    label: int | None = None
+    predicted: int | None = None
+    explained: int | None = None
+    error: str = ""
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the model had the unchanged example right; None where the label or the answer is not known."""
+        return None if self.label is None or self.predicted is None else self.label == self.predicted
+
+
+def examples_of(
+    reading: Reading,
+    *,
+    labels: Sequence[int] | Tensor | None = None,
+    masks: Bool[Tensor, "batch height width"] | None = None,
+    others: Sequence[int] | Tensor | None = None,
+    names: Sequence[str] | None = None,
+) -> list[Example]:
+    """One example a sample of a reading. Padding that a text got from longer ones in its batch is taken off again."""
+    batch = max(len(v) for v in reading.inputs.values())
+    return [
+        Example(
+            names[i] if names is not None else str(i),
+            _alone(reading, i),
+            None if labels is None else int(labels[i]),
+            None if masks is None else masks[i],
+            other=None if others is None or int(others[i]) < 0 else int(others[i]),
+        )
+        for i in range(batch)
+    ]
+
+
+def _alone(reading: Reading, i: int) -> Reading:
+    """One sample of a reading, without the padding that its batch gave it."""
+    mask = reading.inputs.get("attention_mask")
+    real = None if mask is None else mask[i].bool().cpu()
+    cut = real is not None and real.ndim == 1 and not bool(real.all())
+
+    def one(t: Tensor) -> Tensor:
+        t = t[i : i + 1]
+        return t[:, real.to(t.device)] if cut and real is not None and t.ndim == 2 and t.shape[1] == len(real) else t
+
+    raw = {name: [_cut(of[i], real) if cut and real is not None else of[i]] for name, of in reading.raw.items()}
+    return dataclasses.replace(
+        reading,
+        inputs={k: one(v) for k, v in reading.inputs.items()},
+        raw=dict(raw),
+        special={k: one(v) for k, v in reading.special.items()},
+    )
+
+
+def _cut(raw: Picture | Text, real: Tensor) -> Picture | Text:
+    """A text without its padded tokens."""
+    if not isinstance(raw, Text) or len(raw.tokens) != len(real):
+        return raw
+    keep = real.tolist()
+
+    def kept(items: list[Any]) -> list[Any]:
+        return [v for v, k in zip(items, keep, strict=True) if k]
+
+    return dataclasses.replace(raw, tokens=kept(raw.tokens), offsets=kept(raw.offsets), special=kept(raw.special))
+
+
+def sample_of(explanation: Explanation, i: int) -> Explanation:
+    """One sample of an explanation; the receipt stays that of the batch."""
+    return dataclasses.replace(
+        explanation,
+        scores={k: v[i : i + 1] for k, v in explanation.scores.items()},
+        inputs={k: v[i : i + 1] for k, v in explanation.inputs.items()},
+    )
+
+
+def stream_of(explanation: Explanation, stream: str | None = None) -> str:
+    """The stream that is judged: the one asked for, else the picture, else the first that the inputs hold."""
+    if stream is not None:
+        if stream not in explanation.scores:
+            raise Misuse(f"there is no stream {stream!r} in the explanation; it has {', '.join(explanation.scores)}")
+        return stream
+    return next(iter(explanation.grid), next(iter(explanation.scores)))
+
+
+def checked(scores: Tensor, what: str) -> Tensor:
+    """The scores as float32 on the CPU. Raises Misuse where they hold NaN or infinity: no metric may hide that."""
+    if not bool(torch.isfinite(scores).all()):
+        raise Misuse(f"the {what} holds NaN or infinity; no metric can be taken of it")
+    return scores.detach().float().cpu()
+
+
+__all__ = ["Curve", "Example", "Row", "checked", "examples_of", "sample_of", "stream_of"]
