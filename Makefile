@@ -58,6 +58,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/several_targets.py
 	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/facts.py
+	$(BIN)/python benchmarks/attribution_error.py
 
 docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -14,19 +14,20 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 
 import regard
-from regard import zoo
+from regard import Baseline, zoo
 from regard.evaluation import Row, Segmentation, evaluate_rows, examples_of
 from regard.evaluation.statistics import mean_with_interval
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- scenes: begin -->", "<!-- scenes: end -->"
-VARIANTS: list[tuple[str, str, dict[str, str]]] = [
+VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("random", "random", {}),
     ("raw_attention", "raw_attention", {}),
     ("alpha_max", "alpha_max", {}),
@@ -39,7 +40,14 @@ VARIANTS: list[tuple[str, str, dict[str, str]]] = [
     ("gradient, mean", "gradient", {"reduce": "mean"}),
     ("gradient, l1", "gradient", {"reduce": "l1"}),
     ("gradient, l2", "gradient", {"reduce": "l2"}),
+    ("smoothgrad", "smoothgrad", {}),
     ("input_x_gradient", "input_x_gradient", {}),
+    ("integrated_gradients, zero", "integrated_gradients", {}),
+    ("integrated_gradients, blurred", "integrated_gradients", {"baseline": Baseline.blur(8.0)}),
+    ("revised_ig", "revised_ig", {}),
+    ("grad_cam", "grad_cam", {}),
+    ("layer_cam", "layer_cam", {}),
+    ("odam", "odam", {}),
 ]
 
 
