@@ -22,7 +22,7 @@ from regard.recording import Recording, Stream
 from regard.recording.calls import Pull
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.states import Key, ReplaceStates, State
-from regard.recording.tokens import STRIDE, constant
+from regard.recording.tokens import STRIDE, constant, thin
 from regard.site import Site
 
 Values = dict[str | Key, Tensor]
@@ -33,7 +33,8 @@ class Place:
     """One tensor of a site: where it stands, its value F, and the ids of the rows that its elements belong to.
 
     `features` are the axes along which elements belong to one row; ids have length 1 there. `samples` is the batch's axis.
-    Where `stream` is set, F is an input: its elements are put in order, (batch, token, element), first.
+    Where `stream` is set, F is an input: its elements are put in order, (batch, token, element), first. `unsure`: of a batch of
+    one, several axes may be the samples', so that copies cannot be put side by side.
     """
 
     key: str | Key
@@ -42,6 +43,7 @@ class Place:
     features: tuple[int, ...]
     samples: int = 0
     stream: Stream | None = None
+    unsure: bool = False
 
     @classmethod
     def of_input(cls, recording: Recording, name: str) -> Place:
@@ -59,11 +61,12 @@ class Place:
         """A state between blocks."""
         ids, sample = state.ids, state.ids // STRIDE
         axes = [d for d in range(ids.ndim) if not constant(sample, d)]
+        axes = axes or [d for d in range(ids.ndim) if ids.shape[d] == 1]  # a batch of one
         axis = axes[0] if axes else 0
         features = tuple(d for d in range(ids.ndim) if d != axis and constant(ids, d))
         for d in features:
             ids = ids.narrow(d, 0, 1)
-        return cls(state.key, state.value.detach(), ids, features, axis)
+        return cls(state.key, state.value.detach(), ids, features, axis, unsure=len(axes) > 1)
 
     def of_sample(self, i: int) -> Place:
         """The same for one sample alone."""
@@ -83,9 +86,18 @@ def places(recording: Recording, site: Site) -> list[Place]:
     streams = {s.name for s in recording.streams if s.kind == "input"}
     if site.kind == "input":
         streams |= {k for k in recording.aliases if k in recording.leaves and k not in recording.embedded}
-    late = streams - {s.stream for s in states} if site.stream is None else set()  # no block has been given these yet
+    late = streams - held(recording, states) if site.stream is None else set()  # no block has been given these yet
     entries = [k for k in recording.leaves if k.partition("#")[0] in late]
     return [*(Place.of_state(s) for s in states), *(Place.of_input(recording, k) for k in entries)]
+
+
+def held(recording: Recording, states: list[State]) -> set[str]:
+    """The streams whose tokens stand in some states: each state's own, and those that are joined to it."""
+    there = torch.zeros(recording.rows, dtype=torch.bool)
+    for s in states:
+        there[(thin(s.ids) % STRIDE).flatten()] = True
+    there[0] = False  # nobody's row
+    return {s.stream for s in states} | {s.name for s in recording.streams if bool(there[s.rows].any())}
 
 
 def edits(values: Values) -> list[Edit]:
@@ -163,7 +175,8 @@ class Path:
         """(F − F0) ⊙ ∂f/∂F at points of the path, summed over each row's features."""
         out: list[Relevance] = []
         self.nodes += len(t)
-        for some in t.split(side_by_side(self.context, self.again)):
+        fit = 1 if any(p.unsure for p in self.places) else side_by_side(self.context, self.again)
+        for some in t.split(fit):
             out += self._side_by_side(some)
         return torch.stack(out)
 
