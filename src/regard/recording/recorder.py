@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
+from regard.recording.branches import Branch, Branches
 from regard.recording.calls import AttentionCall, Layout
 from regard.recording.contractions import PRODUCTS, Product, through_linear
 from regard.recording.edits import Edit
@@ -87,8 +88,16 @@ class Frames:
 class Recorder(TorchFunctionMode):
     """The mode: follows tokens, and collects attention calls."""
 
-    def __init__(self, trail: Trail, frames: Frames, edits: Sequence[Edit] = (), said: Said | None = None) -> None:
+    def __init__(
+        self,
+        trail: Trail,
+        frames: Frames,
+        edits: Sequence[Edit] = (),
+        said: Said | None = None,
+        branches: Branches | None = None,
+    ) -> None:
         super().__init__()
+        self.branches = branches
         self.said = said or Said([])
         self.elsewhere = not Surroundings.now().plain
         self.trail = trail
@@ -119,6 +128,8 @@ class Recorder(TorchFunctionMode):
             out = self._run(func, args, kwargs)
             set_item(self.trail, args)
             return out
+        if self.branches is not None:
+            self.branches.before(name, args)
         out = self._run(func, args, kwargs)
         if isinstance(out, Tensor) and out._base is None:
             self.made += out.numel() * out.element_size()
@@ -131,6 +142,8 @@ class Recorder(TorchFunctionMode):
         if why := sampled(self.trail, name, args):
             self.calls.append(self._lost_call(why, out))
         follow(self.trail, func, args, kwargs, out)
+        if self.branches is not None:
+            self.branches.after(name, func, args, kwargs, out)
         if name == "embedding":
             out = self._embedded(out, args, kwargs)
         return out
@@ -178,6 +191,7 @@ class Recorder(TorchFunctionMode):
         return self._called(
             tags,
             tuple(out.shape[:-2]),
+            v,
             output=out,
             kernel="sdpa",
             q=q,
@@ -221,10 +235,13 @@ class Recorder(TorchFunctionMode):
         """Weights that the model made itself, times values."""
         tags, fields = weights_and_values(self.trail, p)
         shape = tuple(out.permute(fields["axes"]).shape[:-2])
-        return self._called(tags, shape, output=out, kernel="softmax", **fields)
+        return self._called(tags, shape, p.b, output=out, kernel="softmax", **fields)
 
-    def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], **fields: Any) -> Tensor:
-        """Make the call, let the edits change its output, and tag that output with the query's rows."""
+    def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], values: Tensor, **fields: Any) -> Tensor:
+        """Make the call, let the edits change its output, and tag that output with the query's rows.
+
+        `values` are v as the model handed them over.
+        """
         cut = not fields["output"].requires_grad
         fields["output"] = out = differentiable(fields["output"])
         q_tag, k_tag, v_tag = (t if t is None else self.trail.settled(t) for t in tags)
@@ -265,6 +282,8 @@ class Recorder(TorchFunctionMode):
                 out = differentiable(new.to(out.dtype))
                 call = AttentionCall(**(call.__dict__ | {"output": out}))
         self.calls.append(call)
+        if self.branches is not None:
+            self.branches.called(event, out, values)
         if q_tag is not None and queries.shape[1]:
             self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=told | 1 << event))
         elif where and q_tag is not None:
@@ -418,6 +437,7 @@ class Run:
     said: Said
     states: list[State]
     made: int
+    branches: dict[int, Branch]
 
 
 def run(
@@ -428,23 +448,31 @@ def run(
     packed: frozenset[str] = frozenset(),
     *,
     states: bool = False,
+    branches: bool = False,
 ) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
 
     `streams` is what the user says of the tokens (said.py). `packed`: inputs whose axis 0 is not samples; where that shows
-    on the way, the run begins anew. `states`: keep what goes into and comes out of blocks.
+    on the way, the run begins anew. `states`: keep what goes into and comes out of blocks. `branches`: find what stands around
+    each call (branches.py).
     """
     random = torch.get_rng_state()
     try:
-        return _run(model, inputs, edits, streams, packed, states)
+        return _run(model, inputs, edits, streams, packed, states, branches)
     except Packed as found:
         torch.set_rng_state(random)
         name = found.name
-    return run(model, inputs, edits, streams, packed | {name}, states=states)
+    return run(model, inputs, edits, streams, packed | {name}, states=states, branches=branches)
 
 
 def _run(
-    model: nn.Module, inputs: Any, edits: Sequence[Edit], streams: Any, packed: frozenset[str], states: bool
+    model: nn.Module,
+    inputs: Any,
+    edits: Sequence[Edit],
+    streams: Any,
+    packed: frozenset[str],
+    states: bool,
+    branches: bool,
 ) -> Run:
     given, by_keyword = keywords(model, inputs)
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
@@ -462,7 +490,7 @@ def _run(
     frames = Frames(names, list_elements(model))
     said = Said(sayings(streams))
     with as_the_user():
-        recorder = Recorder(trail, frames, edits, said)
+        recorder = Recorder(trail, frames, edits, said, Branches(trail) if branches else None)
     passed = dict(given)
     for name, t in tensors.items():
         if is_mask(name, t):
@@ -481,8 +509,9 @@ def _run(
     if cut := [str(c.index) for c in recorder.calls if c.detached]:
         refuse_reentrant(output, ", ".join(cut))
     blocks, seen = _blocks(recorder.calls), watch.states if watch else []
+    around = recorder.branches.of if recorder.branches else {}
     leaves, embedded = recorder.leaves, recorder.embedded
-    return Run(output, recorder.calls, trail, leaves, embedded, given, blocks, said, seen, recorder.made)
+    return Run(output, recorder.calls, trail, leaves, embedded, given, blocks, said, seen, recorder.made, around)
 
 
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:
