@@ -112,9 +112,15 @@ def explain(
     refuse(model, training)
     around = Surroundings.now()
     with rng_kept(model) as rng, our_own():
-        kept = {k: any(k in row.keeps for row in rows) for k in ("states", "branches")}
-        kept["states"] |= any("block" in row.sites for row in rows)
-        recording = record(model, inputs, streams=streams, training=training, memory_budget=memory_budget, **kept)
+        recording = record(
+            model,
+            inputs,
+            streams=streams,
+            training=training,
+            memory_budget=memory_budget,
+            states=any("states" in row.keeps or "block" in row.sites for row in rows),
+            branches=any("branches" in row.keeps for row in rows),
+        )
         reading = _reading or Reading({})
         watched = Watched(recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline)
         watched.seconds = time.perf_counter() - started

@@ -38,10 +38,10 @@ def bti_token(
 ) -> Relevance:
     """Beyond Intuition, token-wise: T = P ⊙ F with P = Π(I + (E_h A) diag(‖(zW)_j‖/‖z_j‖)).
 
-    The factor says how much longer a token's value (after W_O, all heads) is than its state z before the block. The factors,
-    and so P, need no gradient. `steps` nodes of a `grid`: "gauss", or "linspace" (0..1 inclusive, each of weight 1/steps, as
-    released). The way begins at the baseline; path="embedding_output" scales what the first block is given (the released way for
-    BERT). Calls before `start_layer` count as identity.
+    The factor says how much longer a token's value (after W_O, all heads) is than its state z before the block; P needs no
+    gradient. `steps` nodes of a `grid`: "gauss", or "linspace" (0..1 inclusive, each of weight 1/steps, as released). The way
+    begins at the baseline; path="embedding_output" scales what the first block is given (the released way for BERT). Calls
+    before `start_layer` count as identity.
 
     Raises Misuse where W_O or z of a call cannot be found.
     """
@@ -66,9 +66,9 @@ def tam(
     """Transition Attention Maps: T = P ⊙ F, P the state of a Markov chain after its transitions through all layers.
 
     Our reading: the chain starts with the read row of the last attention map, E_h A⁽ᴸ⁾, and each earlier layer moves it by
-    I + E_h A⁽ˡ⁾ (a token's own residual connection, not normalised): P = A⁽ᴸ⁾ Π_{l<L}(I + A⁽ˡ⁾). F is the last map's
-    gradient, integrated from the baseline to the input, clamped and averaged over heads, as in `bti_token`; it is not multiplied
-    by A⁽ᴸ⁾ once more. The options are those of `bti_token`.
+    I + E_h A⁽ˡ⁾ (a token's own residual connection, not normalised): P = A⁽ᴸ⁾ Π_{l<L}(I + A⁽ˡ⁾). F is the gradient at the
+    last map, integrated from the baseline to the input, clamped and averaged over heads, as in `bti_token`; it is not
+    multiplied by A⁽ᴸ⁾ once more. The options are those of `bti_token`.
     """
     preset = Preset("mean", "residual_sum", None, start_layer)
     return _attributed(context, preset, _Way(context, steps, grid, path), keep=False)
@@ -81,8 +81,8 @@ def tam(
 class Reads:
     """The rows that the target reads in one final call, numbered for each sample: at most `count` of them.
 
-    `rows` is 1 at each read row, (read, batch, row); `weights` (read, batch) sum to 1 over a sample's; `number` (batch, row) is a
-    row's number, or -1.
+    `rows` is 1 at each read row, (read, batch, row); `weights` (read, batch) sum to 1 over a sample's; `number` (batch, row)
+    is a row's number, or -1.
     """
 
     rows: Matrix

@@ -5,7 +5,7 @@ Both are found from the operations of a run, never from names of modules.
 - W_O, the *output projection*, is the linear layer that reads the call's output O, moved about (heads merged, windows put
   together) but otherwise as it is.
 - z, the *residual stream*, is what the projected output is added to, if the call was made from it: the block's input, before
-  its norm or after it, as the model has it. (The branch beside a parallel attention is no ancestor of O, and is not taken for it.)
+  its norm or after it, as the model has it. (The branch beside a parallel attention is no ancestor of O, so it is not z.)
   Keys that do not stand in it are another stream's: their z is what the linear layer of their values was given.
 """
 

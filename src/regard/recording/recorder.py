@@ -7,11 +7,9 @@ for the run and taken off after it (also after an error), tell which module is a
 
 from __future__ import annotations
 
-import threading
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from regard.errors import ModelError
 from regard.recording.branches import Branch, Branches
 from regard.recording.calls import AttentionCall, Layout
-from regard.recording.contractions import PRODUCTS, Product, through_linear
+from regard.recording.contractions import PRODUCTS, Product
 from regard.recording.edits import Edit
 from regard.recording.elementwise import PARAMETERS, nowhere
 from regard.recording.entry import (
@@ -36,12 +34,13 @@ from regard.recording.entry import (
     uncompiled,
     unwrapped,
 )
+from regard.recording.frames import Block, Frames, list_elements, watched
 from regard.recording.movements import set_item
 from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
 from regard.recording.said import Place, Said, sayings
 from regard.recording.samples import Packed, of_their_samples
-from regard.recording.states import State, Watch, parts
+from regard.recording.states import State, Watch
 from regard.recording.tokens import Source, Tag, Trail, constant
 from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
 
@@ -52,37 +51,6 @@ _mha_inside = types.FunctionType(
     {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
     argdefs=F.multi_head_attention_forward.__defaults__,
 )
-
-
-@dataclass
-class Block:
-    """One visit of an element of a ModuleList that holds attention calls."""
-
-    module: str
-    visit: int
-    calls: list[int]
-
-
-@dataclass
-class Frames:
-    """The modules at work in the recorded thread, innermost last, as dotted paths."""
-
-    names: dict[int, str]
-    listed: set[str]
-    owner: int = field(default_factory=threading.get_ident)
-    stack: list[str] = field(default_factory=list)
-    visits: dict[str, int] = field(default_factory=dict)
-    blocks: list[Block] = field(default_factory=list)
-
-    @property
-    def mine(self) -> bool:
-        """Whether the hook was called by the recorded thread (another thread may run the same model)."""
-        return threading.get_ident() == self.owner
-
-    def block(self) -> str:
-        """The innermost ModuleList element at work, with its visit, or ""."""
-        name = next((n for n in reversed(self.stack) if n in self.listed), "")
-        return f"{name}:{self.visits[name] - 1}" if name else ""
 
 
 class Recorder(TorchFunctionMode):
@@ -350,77 +318,6 @@ def differentiable(t: Tensor) -> Tensor:
     if torch.is_grad_enabled() and t.is_floating_point() and not t.requires_grad:
         return t.requires_grad_() if t.is_leaf and not t.is_inference() else t.detach().requires_grad_()
     return t
-
-
-@contextmanager
-def watched(
-    model: nn.Module, frames: Frames, edits: Sequence[Edit], trail: Trail, watch: Watch | None = None
-) -> Iterator[None]:
-    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks.
-
-    An `nn.Linear` keeps its rows whatever kernel it runs (a quantised one). `watch` is told what goes into and comes out of
-    every element of a list of modules.
-    """
-    handles = []
-
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        if not frames.mine:
-            return None
-        name = frames.names[id(module)]
-        frames.stack.append(name)
-        frames.visits[name] = visit = frames.visits.get(name, 0) + 1
-        changed = None
-        for edit in edits:
-            new = edit.entering(name, visit - 1, args, kwargs)
-            if new is not None:
-                _take_place(trail, list(new), [args, kwargs])
-                changed = args, kwargs = new
-        if watch is not None and name in frames.listed:
-            watch.see(name, visit - 1, "in", [args, kwargs])
-        return changed
-
-    def leave(module: nn.Module, args: Any, output: Any) -> Any:
-        if not frames.mine or not frames.stack:
-            return None
-        if isinstance(module, nn.Linear) and args and isinstance(output, Tensor):
-            through_linear(trail, args[0], output)
-        name = frames.stack.pop()
-        changed = None
-        for edit in edits:
-            new = edit.block(name, frames.visits[name] - 1, output)
-            if new is not None:
-                _take_place(trail, new, output)
-                changed = output = new
-        if watch is not None and name in frames.listed:
-            watch.see(name, frames.visits[name] - 1, "out", output)
-        return changed
-
-    try:
-        for module in model.modules():
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(leave))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _take_place(trail: Trail, new: Any, old: Any) -> None:
-    """What is put in the place of a block's input or output has the rows of the one whose place it takes."""
-    for a, b in zip(parts(new), parts(old), strict=False):
-        tag = trail.tag(b)
-        if a is not b and tag is not None and a.shape == b.shape:
-            trail.put(a, tag)
-
-
-def list_elements(model: nn.Module) -> set[str]:
-    """Dotted paths of the elements of every ModuleList (and Sequential: blocks are kept in those, too)."""
-    return {
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential)
-        for name, _ in module.named_children()
-    }
 
 
 @dataclass

@@ -20,14 +20,17 @@ from regard.recording.branches import Branch
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
 from regard.recording.entry import Readout, check_readout, our_own, refuse
+from regard.recording.frames import Block
+from regard.recording.padding import padding
 from regard.recording.rebuild import MEMORY_BUDGET, budget_of
-from regard.recording.recorder import Block
 from regard.recording.said import Said
 from regard.recording.states import Key, State, embeddings, frontier
 from regard.recording.tokens import STRIDE, Merge, Stream
 from regard.target import Target
 
 Relevance = Float[Tensor, "batch row"]
+Relevances = Float[Tensor, "*read batch row"]
+"""One row of relevance for each sample, or several: a matrix."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Step:
 class Walked(NamedTuple):
     """What a walk brought to every row: over paths of length >= 1, and r itself (what the rows of the read-out kept)."""
 
-    moved: Float[Tensor, "*read batch row"]
-    itself: Float[Tensor, "*read batch row"]
+    moved: Relevances
+    itself: Relevances
 
 
 @dataclass
@@ -156,18 +159,18 @@ class Recording:
         """No relevance anywhere."""
         return torch.zeros(self.batch, self.rows, dtype=torch.float32)
 
-    def gather(self, relevance: Float[Tensor, "*read batch row"], ids: Tensor) -> Tensor:
+    def gather(self, relevance: Relevances, ids: Tensor) -> Tensor:
         """Relevance at the rows of a call: ids (group, token) -> (*read, group, token); nobody has none."""
         samples, rows = ids // STRIDE - 1, ids % STRIDE
         return relevance[..., samples.clamp(min=0), rows] * (rows > 0)
 
-    def scatter(self, values: Tensor, ids: Tensor) -> Float[Tensor, "*read batch row"]:
+    def scatter(self, values: Tensor, ids: Tensor) -> Relevances:
         """The transpose of `gather`: values at a call's rows, added up where windows share a row."""
         samples, rows = ids // STRIDE - 1, ids % STRIDE
         values = torch.where(rows > 0, values.float().cpu(), 0.0).flatten(-ids.ndim)
         out = torch.zeros(*values.shape[:-1], self.batch * self.rows, dtype=torch.float32)
         out.index_add_(-1, (samples.clamp(min=0) * self.rows + rows).flatten(), values)
-        return out.unflatten(-1, (self.batch, self.rows))
+        return out.view(*out.shape[:-1], self.batch, self.rows)
 
     def stream(self, name: str) -> Stream:
         """The (last) stream of a name that calls read."""
@@ -254,7 +257,7 @@ class Recording:
     def walk_apart(
         self,
         gradients: Gradients | None,
-        readout: dict[int, Relevance],
+        readout: dict[int, Relevances],
         steps: Sequence[Callable[[AttentionCall], Step | None]],
         *,
         keep: bool = True,
@@ -279,13 +282,13 @@ class Recording:
         n = len(readout)
         return [Walked(self._summed(method[n:]), self._summed(method[:n])) for method in parts]
 
-    def _summed(self, parts: list[tuple[int, Relevance]]) -> Relevance:
+    def _summed(self, parts: list[tuple[int, Relevances]]) -> Relevances:
         return torch.stack([r for _, r in parts]).sum(0) if parts else self.zeros()
 
     def _through(
         self,
         call: AttentionCall,
-        parts: list[list[tuple[int, Relevance]]],
+        parts: list[list[tuple[int, Relevances]]],
         steps: Sequence[Callable[[AttentionCall], Step | None]],
     ) -> None:
         wanted: dict[int, Pull] = {}
@@ -318,7 +321,7 @@ class Recording:
             kept[i] = 1 / (1 + self.gather(sums, call.queries))
         return kept
 
-    def _shrink(self, call: AttentionCall, method: list[tuple[int, Relevance]], keep: Tensor) -> None:
+    def _shrink(self, call: AttentionCall, method: list[tuple[int, Relevances]], keep: Tensor) -> None:
         """A call's own rows keep 1/(1 + Σ_j E_ij) of the relevance that came through it."""
         samples, rows = call.queries // STRIDE - 1, call.queries % STRIDE
         factor = torch.ones(self.batch, self.rows, dtype=torch.float32)
@@ -328,13 +331,13 @@ class Recording:
             if seen >> call.event & 1:
                 method[i] = (seen, r * factor)
 
-    def settled(self, relevance: Relevance) -> Relevance:
+    def settled(self, relevance: Relevances) -> Relevances:
         """Relevance on merged rows brought back to the tokens they were made of."""
         for merge in reversed(self.merges):
             _, relevance = self._unmerged(merge, (1 << merge.event, relevance))
         return relevance
 
-    def _unmerged(self, merge: Merge, part: tuple[int, Relevance]) -> tuple[int, Relevance]:
+    def _unmerged(self, merge: Merge, part: tuple[int, Relevances]) -> tuple[int, Relevances]:
         """Relevance of merged rows goes back to the rows they were made of: r_in = r_out P, P = 1/m."""
         seen, r = part
         if not seen >> merge.event & 1:
@@ -431,7 +434,7 @@ def _recorded(
     recording.streams = _in_use(recording)
     if strict:
         _refuse_twice_cut(recording.streams)
-    recording.padded = _padding(recording)
+    recording.padded = padding(recording)
     return recording
 
 
@@ -474,41 +477,3 @@ def _in_use(recording: Recording) -> list[Stream]:
         if bool(used[merge.rows].any()):
             used[merge.sources.flatten()] = True
     return [s for s in recording.streams if bool(used[s.rows].any())]
-
-
-def _padding(recording: Recording) -> dict[str, Tensor]:
-    """Tokens that a mask among the inputs, or the mask of every call that reads them, leaves out."""
-    hidden = torch.ones(recording.batch, recording.rows, dtype=torch.bool)
-    for call in recording.calls:
-        if call.lost:
-            continue
-        dead = call.dead_keys()
-        samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
-        alive = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
-        alive.index_put_((samples.clamp(min=0), rows), (~dead).float(), accumulate=True)
-        hidden &= alive == 0
-    padded = {}
-    for stream in recording.streams:
-        if not stream.shown:
-            continue
-        mask = _mask_of(recording.inputs, stream)
-        out = (
-            hidden[:, stream.rows] if _is_read(recording, stream) else torch.zeros(recording.batch, stream.count).bool()
-        )
-        padded[stream.name] = out if mask is None else out | (mask == 0)
-    return padded
-
-
-def _is_read(recording: Recording, stream: Stream) -> bool:
-    rows = torch.arange(stream.first, stream.first + stream.count)
-    return any(bool(torch.isin(c.keys % STRIDE, rows).any()) for c in recording.calls)
-
-
-def _mask_of(inputs: dict[str, Any], stream: Stream) -> Tensor | None:
-    """The 0/1 mask given for a stream: `attention_mask` for `input_ids`, `decoder_attention_mask` for the decoder's, ..."""
-    name = stream.name if stream.kind == "input" else ""
-    prefix, found, _ = name.partition("input") if "input" in name else name.rpartition("_")
-    mask, value = inputs.get(f"{prefix}{'' if found == 'input' else '_'}attention_mask"), inputs.get(name)
-    if isinstance(mask, Tensor) and isinstance(value, Tensor) and value.ndim <= 3 and mask.shape == value.shape[:2]:
-        return mask.cpu() if mask.shape[1] == stream.count else None
-    return None
