@@ -36,7 +36,6 @@ def layers(case: families.Case, name: str) -> tuple[list[Layer], list[Any]]:
 
     def add(block: nn.Module, value: nn.Module, W_O: Tensor, part: slice = slice(None)) -> None:
         layer = Layer(block, W_O.detach(), lambda l: l.v[..., part])
-        block.register_forward_pre_hook
         handles.append(block.register_forward_pre_hook(_keep_z(layer), with_kwargs=True))
         handles.append(value.register_forward_hook(lambda m, i, o, layer=layer: setattr(layer, "v", o.detach())))
         out.append(layer)

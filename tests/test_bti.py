@@ -17,6 +17,7 @@ from regard.attribution.importance import head_importance, value_norms
 from regard.errors import Misuse, UnknownName
 from regard.recording import record
 from regard.recording.branches import output_projection, state_norms
+from regard.recording.edits import Edit
 
 torch.set_num_threads(1)
 
@@ -128,7 +129,10 @@ def test_a_given_baseline_is_where_the_way_begins() -> None:
 # -- batches, padding, budgets ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["vit", "vit_mean", "bert", "llama", "t5", "swin", "vilt"])
+LONG = [pytest.param(n, marks=pytest.mark.long) for n in ("t5", "vilt", "roberta", "gpt2_left")]
+
+
+@pytest.mark.parametrize("name", ["vit", "vit_mean", "bert", "llama", "swin", *LONG])
 def test_batch_is_single_and_padding_does_not_matter(name: str) -> None:
     case = case_of(name)
     together = {m: explained(case, m, steps=3).scores for m in METHODS}
@@ -143,7 +147,7 @@ def test_batch_is_single_and_padding_does_not_matter(name: str) -> None:
                 assert float(gap.abs().max()) <= 1e-5 * scale, (method, stream)
 
 
-@pytest.mark.parametrize("name", ["vit_mean", "bert", "swin"])
+@pytest.mark.parametrize("name", ["vit_mean", "bert", pytest.param("swin", marks=pytest.mark.long)])
 def test_points_side_by_side_are_as_one_by_one(name: str) -> None:
     case = case_of(name)
     for method in METHODS:
@@ -186,36 +190,34 @@ def test_the_output_projection_gives_what_the_model_adds(name: str) -> None:
     """Σ_h O_h W_h is what the first linear layer after the call makes, less its bias (rows in any order)."""
     case = families.CASES[name]()
     recording, _ = recorded(case)
-    for call in recording.calls:
+    for call, found in zip(recording.calls, projected(case), strict=True):
         W = output_projection(recording, call)
-        O = call.canonical(call.output).detach()
-        made = torch.einsum("ghnd,hdo->gno", O, W)
-        found = projected(case, name, recording, call.index)
+        made = torch.einsum("ghnd,hdo->gno", call.canonical(call.output).detach(), W)
         assert made.shape[-1] == found.shape[-1]
-        order = made.flatten(0, 1).norm(dim=1).sort().values, found.flatten(0, -2).norm(dim=1).sort().values
-        torch.testing.assert_close(*order, rtol=1e-4, atol=1e-5)
+        sizes = [t.flatten(0, -2).norm(dim=1).sort().values for t in (made, found)]
+        torch.testing.assert_close(*sizes, rtol=1e-4, atol=1e-5)
 
 
-def projected(case: families.Case, name: str, recording: Any, index: int) -> Tensor:
-    """What the model's own layer makes of the call's output, without bias: the first linear layer to run after the call."""
+def projected(case: families.Case) -> list[Tensor]:
+    """What the first linear layer to run after each call makes, without bias."""
     outs: list[Tensor] = []
-    state = {"calls": 0}
+    calls: list[int] = []
 
-    class Stop(regard.recording.edits.Edit):
+    class Count(Edit):
         def call(self, call: Any) -> None:
-            state["calls"] += 1
+            calls.append(call.index)
 
     def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        if state["calls"] == index + 1 and not outs:
+        if len(outs) < len(calls):
             outs.append(out.detach() - (0 if module.bias is None else module.bias.detach()))
 
     kinds = (nn.Linear, families.transformers.pytorch_utils.Conv1D)
     handles = [m.register_forward_hook(hook) for m in case.model.modules() if isinstance(m, kinds)]
     torch.manual_seed(0)
-    record(case.model, case.inputs, edits=[Stop()])
+    record(case.model, case.inputs, edits=[Count()])
     for handle in handles:
         handle.remove()
-    return outs[0]
+    return outs
 
 
 def test_states_of_another_stream_are_what_its_values_are_made_of() -> None:
