@@ -254,7 +254,7 @@ class Block(nn.Module):
         o = heads.flatten(2)
         if self.kind == "gated":
             o = o * y.sigmoid()
-        made = self.out(o)
+        made = o @ self.out.weight.T + self.out.bias if self.kind == "matrix product" else self.out(o)
         if self.kind == "adapter":
             made = made + self.more(o)
         if self.kind == "parallel":
@@ -289,7 +289,9 @@ def by_hand(kind: str) -> tuple[Model, Tensor]:
     return Model(kind).eval(), torch.randn(2, 5, 8)
 
 
-@pytest.mark.parametrize("kind", ["plain", "einsum", "interleaved", "parallel", "parallel, stream first"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "einsum", "matrix product", "interleaved", "parallel", "parallel, stream first"]
+)
 def test_residual_stream_and_projection_however_they_are_written(kind: str) -> None:
     model, x = by_hand(kind)
     recording = record(model, x, branches=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from regard.errors import Misuse
-from regard.recording.contractions import PRODUCTS, read_product
+from regard.recording.contractions import PRODUCTS, is_weight, read_product
 from regard.recording.elementwise import tensors_in
 from regard.recording.movements import CATS, EXPANSIONS, MOVEMENTS, RESHAPES
 from regard.recording.tokens import STRIDE, Tag, Trail, constant
@@ -114,9 +114,9 @@ class Branches:
         """An operation has run."""
         if name in CATS and (parts := [t for t in tensors_in(args) if t.numel()]) and len(parts) == 1:
             self._given[out] = self._given.get(parts[0])  # the beginning of a cache of keys and values
-        elif name in MOVES or name in COPIES:
+        elif name in MOVES or name in COPIES or name in EXPANSIONS:
             self._move(name, func, args, kwargs, out)
-        elif (linear := read_linear(name, args, kwargs)) is not None and isinstance(out, Tensor):
+        elif (linear := read_linear(self.trail, name, args, kwargs)) is not None and isinstance(out, Tensor):
             if linear.x in self._moved:
                 event, moves = self._moved[linear.x]
                 self.of[event].readers.append(Reader(moves, linear.axes, linear.weight))
@@ -135,7 +135,7 @@ class Branches:
             if x in self._moved:
                 event, moves = self._moved[x]
                 more = () if name in COPIES else (replayed(name, func, args[1:], kwargs, o.shape),)
-                if isinstance(out, Tensor):
+                if isinstance(out, Tensor) and name not in EXPANSIONS:
                     self._moved[o] = event, moves + more
                 elif name not in self.of[event].other:
                     self.of[event].other.append(name)
@@ -159,8 +159,8 @@ def replayed(name: str, func: Any, rest: Sequence[Any], kwargs: dict[str, Any], 
     return lambda t: func(t, *rest, **more)
 
 
-def read_linear(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Linear | None:
-    """An operation as a linear layer; None where it is none, or where no operand is a parameter."""
+def read_linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Linear | None:
+    """An operation as a linear layer; None where it is none, or where no operand is a weight matrix."""
     if name == "linear":
         named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         return Linear(named["input"], (-1,), named["weight"].detach().mT)
@@ -169,9 +169,11 @@ def read_linear(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Linea
         return None
     for q in (p, p.swapped()):
         free = [c for c in q.lb if c not in q.summed]
-        if isinstance(q.b, nn.Parameter) and q.summed and all(c in q.lo and c not in q.la for c in free):
-            weight = q.b.detach().permute([q.lb.index(c) for c in [*q.summed, *free]])
-            return Linear(q.a, tuple(q.la.index(c) for c in q.summed), weight.flatten(0, len(q.summed) - 1).flatten(1))
+        tag = trail.parameter_tag(q.b)
+        weight = isinstance(q.b, nn.Parameter) or (tag is not None and is_weight(tag, q.b))
+        if weight and q.summed and all(c in q.lo and c not in q.la for c in free):
+            W = q.b.detach().permute([q.lb.index(c) for c in [*q.summed, *free]])
+            return Linear(q.a, tuple(q.la.index(c) for c in q.summed), W.flatten(0, len(q.summed) - 1).flatten(1))
     return None
 
 
@@ -220,7 +222,7 @@ def branch_of(recording: Recording, call: AttentionCall) -> Branch:
 def output_projection(recording: Recording, call: AttentionCall) -> Float[Tensor, "head width out"]:
     """W_O of a call, by heads, so that the projected output is Σ_h O_h W_h (+ bias). Raises Misuse where it is not found."""
     branch = branch_of(recording, call)
-    where = f"the output projection of attention call {call.index} ({call.module}) cannot be told"
+    where = f"the output projection of attention call {call.index} ({call.module or 'the model itself'}) cannot be told"
     if branch.other:
         raise Misuse(f"{where}: `{branch.other[0]}` reads the call's output; choose a method that needs none")
     if len(branch.readers) != 1:
@@ -265,9 +267,10 @@ def state_norms(recording: Recording, call: AttentionCall) -> Float[Tensor, "gro
     samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
     z = table[samples.clamp(min=0), rows].masked_fill(rows == 0, 0.0)
     if bool(z.isnan().any()):
+        where = f"attention call {call.index} ({call.module or 'the model itself'})"
         raise Misuse(
-            f"the residual stream of attention call {call.index} ({call.module}) cannot be told: its output is added to "
-            "nothing that it was made from; choose a method that needs none"
+            f"the residual stream of {where} cannot be told: its output is added to nothing that it was made from; choose a "
+            "method that needs none"
         )
     return z.to(call.output.device)
 
