@@ -6,6 +6,7 @@ All methods that decompose y are quadratures of one integral, a = (F − F0) ⊙
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -107,6 +108,27 @@ def edits(values: Values) -> list[Edit]:
     return [Replace(dict(named)), ReplaceStates(inside)]
 
 
+def start_of(
+    context: Context, found: Sequence[Place], site: Site, baseline: Baselines
+) -> tuple[Values, Float[Tensor, " batch"] | None]:
+    """F0 at the places of a site, and y(x0) where the baseline had to be run for it."""
+    assert context.again is not None
+    if is_local(baseline):
+        return {p.key: torch.zeros_like(p.F) for p in found}, None
+    x0 = reference(context, baseline)
+    start: Values = {p.key: x0.get(str(p.key), p.F) for p in found}
+    if site.kind == "input":
+        return start, None
+    made = context.again.run([Replace(dict(x0))], states=True)
+    start |= {s.key: s.value.detach() for s in made.states if s.key in start}
+    return start, context.again.y(made.output).float().cpu()
+
+
+def between(F0: Tensor, place: Place, t: Float[Tensor, " node"]) -> Tensor:
+    """F0 + t (F − F0) for each t, one after the other along the samples' axis."""
+    return torch.cat([torch.lerp(F0, place.F, float(s)) for s in t], place.samples).detach()
+
+
 @dataclass
 class Path:
     """From F0 to F at a site.
@@ -133,17 +155,9 @@ class Path:
     def make(cls, context: Context, site: Site, baseline: Baselines) -> Path:
         """Run the baseline, and find F0. Raises Misuse for a baseline or site that does not fit."""
         assert context.again is not None
-        found, at_input = places(context.recording, site), None
+        found = places(context.recording, site)
         with torch.no_grad():
-            if is_local(baseline):
-                start: Values = {p.key: torch.zeros_like(p.F) for p in found}
-            else:
-                x0 = reference(context, baseline)
-                start = {p.key: x0.get(str(p.key), p.F) for p in found}
-                if site.kind != "input":
-                    made = context.again.run([Replace(dict(x0))], states=True)
-                    at_input = context.again.y(made.output).float().cpu()
-                    start |= {s.key: s.value.detach() for s in made.states if s.key in start}
+            start, at_input = start_of(context, found, site, baseline)
             y0 = context.again.y(context.again.run(edits(start)).output).float().cpu()
         y = context.gradients.value.float().cpu()
         return cls(context, context.again, found, start, y, y0, site, label(baseline), at_input)
@@ -192,7 +206,7 @@ class Path:
     def _at(self, t: Tensor) -> list[Relevance]:
         k = len(t)
         with torch.enable_grad():
-            values = {p.key: self._points(p, t).requires_grad_() for p in self.places}
+            values = {p.key: between(self.start[p.key], p, t).requires_grad_() for p in self.places}
             made = self.again.run(edits(values), copies=k)
             samples = (k * self.again.batch, self.context.recording.batch)
             if k > 1 and not are_copies(made.output, self.context.recording.output, samples):
@@ -217,11 +231,6 @@ class Path:
             grads = torch.autograd.grad(y.sum(), [*leaves.values()], allow_unused=True)
         self.nodes += 1
         return {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(leaves.items(), grads, strict=True)}
-
-    def _points(self, place: Place, t: Tensor) -> Tensor:
-        """F0 + t (F − F0) for each t, one after the other along axis 0."""
-        F0 = self.start[place.key]
-        return torch.cat([torch.lerp(F0, place.F, float(s)) for s in t], place.samples).detach()
 
 
 @dataclass
@@ -270,13 +279,18 @@ def path(context: Context, site: Site, baseline: Baselines) -> Path:
     return (AttentionPath if site.kind == "attention" else Path).make(context, site, baseline)
 
 
-def side_by_side(context: Context, again: Rerun) -> int:
-    """How many points fit the memory budget at a time, by what one run of the recorded batch made."""
+def side_by_side(context: Context, again: Rerun, graph: bool = True) -> int:
+    """How many points fit the memory budget at a time, by what one run of the recorded batch made.
+
+    graph=False: what is made before the last attention call is not kept.
+    """
     if not again.can_be_cut:
         return 1
     recording = context.recording
     one = max(1, recording.made * again.batch // recording.batch)
+    if not graph:
+        one = max(1, one // len(recording.calls))
     return max(1, recording.budget // one)
 
 
-__all__ = ["AttentionPath", "Path", "Place", "edits", "path", "places"]
+__all__ = ["AttentionPath", "Path", "Place", "between", "edits", "path", "places", "start_of"]
