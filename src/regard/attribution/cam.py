@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
+from regard.attribution.gradient import elements
 from regard.attribution.integrated import before_last
 from regard.attribution.path import Path, Place, path
 from regard.baseline import Baseline
@@ -106,6 +107,8 @@ def _of_values(
 
 def _scattered(context: Context, place: Place, F: Tensor, g: Tensor, of: Map, signed: bool) -> Relevance:
     recording = context.recording
+    if place.stream is not None:
+        F, g = elements(F, place.stream), elements(g, place.stream)
     ids, F, g = (_by_token(t.movedim(place.samples, 0), place) for t in (place.ids, F.float(), g.float()))
     ids = ids[..., 0]
     visible = recording.gather(context.tokens() * ~context.hidden(), ids)

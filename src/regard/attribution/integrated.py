@@ -67,6 +67,8 @@ def first_order(context: Context, site: Site, baseline: object) -> Relevance:
 def before_last(context: Context, blocks: int = 1) -> Site:
     """Before the last block, or the last two: the last place where a map can still be of all tokens (a head may read one)."""
     count = len(context.recording.blocks)
+    if not count:
+        return Site.input()  # no list of blocks: there is no other place to name
     return Site.block(-min(blocks + 1, count)) if count > 1 else Site.embeddings()
 
 
