@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,8 @@ from regard.recording.edits import GradientRule, MaskKeys, OneHead, Probabilitie
 torch.set_num_threads(1)
 
 NAMES = [m.name for m in regard.methods()]
+FEW = {"steps": 3, "samples": 2}
+"""Points of a path and draws of noise: what holds here does not rest on their number."""
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *[(name, {}) for name in NAMES],
     *[("corrected_attention", {"sign": s}) for s in ("negative", "absolute", "signed")],
@@ -34,7 +36,25 @@ PATHS = ("integrated_gradients", "revised_ig", "bti_token", "bti_head", "tam")
 """A point of the path close to zero before a normalisation enlarges rounding; in double precision all is closer, see below."""
 FREE = [n for n in families.CASES if not n.startswith("fours")]
 """Families whose batch size is free (the hand-written ones are 4 × 4 × 4 × 4)."""
+QUICK = {
+    "vit",
+    "bert",
+    "llama",
+    "t5",
+    "lxmert",
+    "vilt",
+    "swin",
+    "clip_vision",
+    "torch_encoder_sequence_first",
+    "gpt2_left",
+}
+"""What `make test` runs of the long lists; `make test-all` runs all."""
 PADDED = ["bert", "roberta", "distilbert", "gpt2", "gpt2_left", "llama", "t5", "t5_encoder", "lxmert", "vilt"]
+
+
+def quick(names: Iterable[str]) -> list[Any]:
+    """All names, those that are not QUICK marked long."""
+    return [n if n in QUICK or n.startswith("fours") else pytest.param(n, marks=pytest.mark.long) for n in names]
 
 
 @functools.cache
@@ -50,8 +70,7 @@ def explain(case: families.Case, method: Any = "gae", inputs: Any = None, target
 
 def every(case: families.Case, inputs: Any = None) -> dict[str, dict[str, Tensor]]:
     """All methods and variants: label -> scores by stream."""
-    few = {"steps": 3, "samples": 2}  # of the path and of the noise: what holds does not rest on their number
-    out = dict(zip(NAMES, (e.scores for e in explain(case, NAMES, inputs, **few)), strict=True))
+    out = dict(zip(NAMES, (e.scores for e in explain(case, NAMES, inputs, **FEW)), strict=True))
     for method, options in VARIANTS[len(NAMES) :]:
         out[f"{method} {next(iter(options.values()))}"] = explain(case, method, inputs, **options).scores
     return out
@@ -76,7 +95,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
 # -- batches and padding ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("name", quick(FREE))
 def test_batch_is_single_and_padding_does_not_matter(name: str) -> None:
     case = case_of(name)
     together = every_of(name)
@@ -111,7 +130,7 @@ def test_along_a_path_batch_is_single_in_double_precision(name: str) -> None:
             assert_close({k: v[b : b + 1, kept[k]] for k, v in together.items()}, alone, 1e-6)
 
 
-@pytest.mark.parametrize("name", PADDED)
+@pytest.mark.parametrize("name", quick(PADDED))
 def test_padded_tokens_score_exactly_zero(name: str) -> None:
     case = case_of(name)
     for label, scores in every_of(name).items():
@@ -119,7 +138,7 @@ def test_padded_tokens_score_exactly_zero(name: str) -> None:
             assert (scores[stream][hidden] == 0).all(), label
 
 
-@pytest.mark.parametrize("name", PADDED)
+@pytest.mark.parametrize("name", quick(PADDED))
 def test_what_stands_under_the_padding_does_not_matter(name: str) -> None:
     case = case_of(name)
     if name == "gpt2":
@@ -203,12 +222,12 @@ def prepared(name: str) -> families.Case:
     return case
 
 
-@pytest.mark.parametrize("name", families.CASES)
+@pytest.mark.parametrize("name", quick(families.CASES))
 @pytest.mark.parametrize("measure", ["lazy", "full"])
 def test_model_is_left_as_found(name: str, measure: str) -> None:
     case = prepared(name) if name != "vilt" else families.vilt()
     before = state(case.model, case.inputs)
-    regard.explain(case.model, case.inputs, [case.target, case.target], NAMES, measure=measure)
+    regard.explain(case.model, case.inputs, [case.target, case.target], NAMES, measure=measure, **FEW)
     regard.inspect(case.model, case.inputs)
     assert_unchanged(before, state(case.model, case.inputs))
 
@@ -282,7 +301,7 @@ def test_two_threads_are_as_one_after_the_other(pair: tuple[str, str]) -> None:
     names = [n for n in NAMES if n != "random"]
 
     def work(i: int) -> list[dict[str, Tensor]]:
-        return [e.scores for e in regard.explain(cases[i].model, others[i], cases[i].target, names)]
+        return [e.scores for e in regard.explain(cases[i].model, others[i], cases[i].target, names, **FEW)]
 
     expected = [work(i) for i in range(2)]
     before = [state(c.model, x) for c, x in zip(cases, others, strict=True)]
@@ -290,7 +309,7 @@ def test_two_threads_are_as_one_after_the_other(pair: tuple[str, str]) -> None:
 
     def worker(i: int) -> list[list[dict[str, Tensor]]]:
         done = []
-        for _ in range(6):
+        for _ in range(3):
             barrier.wait(30)
             done.append(work(i))
         return done
@@ -320,8 +339,8 @@ def test_a_plain_forward_in_another_thread_is_not_disturbed() -> None:
     thread = threading.Thread(target=forward)
     thread.start()
     try:
-        for _ in range(8):
-            explain(case, NAMES)
+        for _ in range(3):
+            explain(case, NAMES, **FEW)
     finally:
         stop.set()
         thread.join()
@@ -355,11 +374,11 @@ CORE = ["vit", "bert", "gpt2", "llama", "t5", "lxmert", "swin", "torch_encoder",
 @pytest.mark.parametrize("name", CORE)
 def test_works_under_no_grad_and_with_frozen_parameters(name: str) -> None:
     case = families.CASES[name]()
-    expected = explain(case, NAMES)
+    expected = explain(case, NAMES, **FEW)
     with torch.no_grad():
-        quiet = explain(case, NAMES)
+        quiet = explain(case, NAMES, **FEW)
     case.model.requires_grad_(False)
-    frozen = explain(case, NAMES)
+    frozen = explain(case, NAMES, **FEW)
     for e, q, f in zip(expected, quiet, frozen, strict=True):
         assert_close(q.scores, e.scores, 0.0)
         # frozen weights take other kernels: float32 rounding (1.1e-6 seen with one thread)
@@ -381,17 +400,17 @@ def test_float64_and_bfloat16_models(name: str) -> None:
     case = families.CASES[name]()
     case.model.bfloat16()
     rounded = cast(cast(case.inputs, torch.bfloat16), torch.float32)
-    names = [n for n in NAMES if n != "gradient"]
-    half = explain(case, names, cast(case.inputs, torch.bfloat16))
+    names = [n for n in NAMES if n not in ("gradient", "odam", "difference_map")]  # zero to rounding in some models
+    half = explain(case, names, cast(case.inputs, torch.bfloat16), **FEW)
     case.model.float()
-    single = explain(case, names, rounded)
+    single = explain(case, names, rounded, **FEW)
     case.model.double()
-    double = explain(case, names, cast(rounded, torch.float64))
+    double = explain(case, names, cast(rounded, torch.float64), **FEW)
     for h, s, d in zip(half, single, double, strict=True):
         assert all(x.dtype == torch.float32 for e in (h, s, d) for x in e.scores.values())
         assert_close(d.scores, s.scores, 1e-4)
         try:
-            assert_close(h.scores, s.scores, 0.15)
+            assert_close(h.scores, s.scores, 0.25 if h.method in PATHS else 0.15)  # PATHS come close to zero
         except AssertionError as e:
             raise AssertionError(h.method) from e
 
@@ -403,10 +422,12 @@ def test_lists_of_methods_and_targets_are_flat_and_share_one_forward(name: str) 
     forwards: list[int] = []
     handle = case.model.register_forward_hook(lambda m, i, o: forwards.append(1))
     torch.manual_seed(0)
-    flat = regard.explain(case.model, case.inputs, targets, NAMES)
+    names = [m.name for m in regard.methods() if m.passes.startswith("1 forward") and "steps" not in m.passes]
+    assert len(names) >= 9
+    flat = regard.explain(case.model, case.inputs, targets, names)
     assert len(forwards) == 1
     handle.remove()
-    assert [e.method for e in flat] == [m for m in NAMES for _ in targets]
+    assert [e.method for e in flat] == [m for m in names for _ in targets]
     for i, e in enumerate(flat):
         one = explain(case, e.method, target=targets[i % 2])
         assert_close(e.scores, one.scores, 1e-6, scale=1e-3 if e.method == "gradient" else 0.0)
@@ -488,7 +509,7 @@ def test_rows_of_the_rollout_keep_their_mass(name: str) -> None:
 @pytest.mark.parametrize("name", families.CASES)
 def test_the_receipt_adds_up(name: str) -> None:
     case = case_of(name)
-    for exp in explain(case, NAMES):
+    for exp in explain(case, NAMES, **FEW):
         receipt = exp.receipt
         total = torch.stack([s.sum(1) for s in exp.scores.values()]).sum(0)
         torch.testing.assert_close(receipt.attribution_sum, total, rtol=1e-4, atol=1e-5)
