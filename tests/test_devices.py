@@ -636,6 +636,22 @@ def offloaded(model: nn.Module, how: str, folder: Any) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_every_method_under_another_default_dtype() -> None:
+    case, names = FAMILIES["vit"](), [m.name for m in regard.methods() if m.name != "random"]
+    few = {"steps": 2, "samples": 2}
+    expected = regard.explain(case.model, case.inputs, case.target, names, **few)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = regard.explain(case.model, case.inputs, case.target, names, **few)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(found, expected, strict=True):
+        size = max(float(v.abs().max()) for v in b.scores.values())
+        for name, scores in b.scores.items():
+            assert a.scores[name].dtype == torch.float32, a.method
+            assert float((a.scores[name] - scores).abs().max()) <= 1e-4 * size + 1e-7, a.method
+
+
 @pytest.mark.parametrize(
     ("name", "how"), [*((n, "cpu") for n in FAMILIES), *((n, h) for n in ("vit", "t5") for h in ("disk", "dispatched"))]
 )

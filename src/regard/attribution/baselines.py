@@ -108,7 +108,7 @@ def _given(name: str, x: Tensor, value: Any) -> Tensor:
 def _noise(x: Tensor, seed: int) -> Tensor:
     """Uniform between the sample's own extremes; drawn from the seed and the sample, so that batch mates have no say."""
     code = zlib.crc32(x.detach().float().cpu().contiguous().numpy().tobytes())
-    u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed ^ code)).to(x)
+    u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed ^ code), dtype=torch.float32).to(x)
     return x.min() + u * (x.max() - x.min())
 
 

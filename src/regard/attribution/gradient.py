@@ -82,7 +82,7 @@ def noise(x: Tensor, seed: int, hidden: Tensor | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         shown = torch.ones(len(sample), dtype=torch.bool) if hidden is None else ~hidden[i]
         wide = sample[shown].max() - sample[shown].min()
-        drawn = [torch.randn(t.shape, generator=generator) for t in sample[shown]]
+        drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float32) for t in sample[shown]]
         out[i, shown] = torch.stack(drawn) * wide
     return out.to(x)
 

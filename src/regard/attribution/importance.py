@@ -22,15 +22,17 @@ def head_importance(recording: Recording, call: AttentionCall) -> Heads:
         raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
     V, dO = call.repeated(call.v).detach().float(), call.canonical(call.dO).float()
     seen = V * _shown(recording, call)[:, None, :, None]
-    M = torch.zeros(*V.shape[:3], dO.shape[3], device=V.device)
+    M = torch.zeros(*V.shape[:3], dO.shape[3], dtype=torch.float32, device=V.device)
     for index in call.chunks((dO != 0).any(3).flatten(0, 1).any(0).nonzero()[:, 0]):
         A = call.rows(index.cpu(), gradient=False).A
         M += A.transpose(2, 3) @ dO[:, :, index]
-    total = torch.zeros(V.shape[:2], device=V.device)
+    total = torch.zeros(V.shape[:2], dtype=torch.float32, device=V.device)
     for j in call.chunks(torch.arange(V.shape[2])):
         total += (M[:, :, j] @ seen.transpose(2, 3)).abs().sum((2, 3))
     samples = call.samples.clamp(min=0).to(V.device)
-    by_sample = torch.zeros(recording.batch, V.shape[1], device=V.device).index_add_(0, samples, total)
+    by_sample = torch.zeros(recording.batch, V.shape[1], dtype=torch.float32, device=V.device).index_add_(
+        0, samples, total
+    )
     theta: Tensor = by_sample / by_sample.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     return theta[samples]
 
@@ -48,7 +50,7 @@ def value_norms(recording: Recording, call: AttentionCall) -> Keys:
 
 def _shown(recording: Recording, call: AttentionCall) -> Keys:
     """1 for each key that is not padding, else 0."""
-    padded = torch.zeros(recording.batch, recording.rows)
+    padded = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
     for stream in recording.streams:
         if stream.name in recording.padded:
             hidden = recording.padded[stream.name]

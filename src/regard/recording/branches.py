@@ -258,7 +258,7 @@ def columns(call: AttentionCall, reader: Reader) -> Float[Tensor, "head width ou
 def state_norms(recording: Recording, call: AttentionCall) -> Float[Tensor, "group key"]:
     """‖z_j‖ of each key of a call. Raises Misuse where the residual stream is not found."""
     branch = branch_of(recording, call)
-    table = torch.full((recording.batch, recording.rows), torch.nan)
+    table = torch.full((recording.batch, recording.rows), torch.nan, dtype=torch.float32)
     for found in (branch.source if _is_cross(call) else None, branch.residual):
         if found is not None:
             samples, rows = found.ids // STRIDE - 1, found.ids % STRIDE

@@ -281,7 +281,9 @@ class AttentionCall:
 def _weights(pull: Pull, tile: Tile, heads: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """θ of a tile's heads, (group, head), and κ of its keys, (group, key)."""
     if pull.heads is None or pull.rule.over_heads == "max":
-        theta = torch.full((1, 1), 1.0 if pull.rule.over_heads == "max" else 1 / heads, device=device)
+        theta = torch.full(
+            (1, 1), 1.0 if pull.rule.over_heads == "max" else 1 / heads, dtype=torch.float32, device=device
+        )
     else:
         first = tile.pairs.start % heads
         theta = pull.heads.to(device)[tile.groups, first : first + tile.heads]
