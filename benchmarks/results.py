@@ -17,6 +17,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ import torch
 
 import regard
 from regard import Baseline, zoo
+from regard.attribution.table import method as method_row
 from regard.evaluation import (
     Document,
     Example,
@@ -41,7 +43,8 @@ from regard.evaluation import (
     standings,
     summaries,
 )
-from regard.evaluation import attribution_error as accounted
+from regard.evaluation.attribution_error import Row as Account
+from regard.evaluation.attribution_error import attribution_error as accounts
 from regard.evaluation.eraser import word_spans
 from regard.evaluation.rationale import runs
 from regard.evaluation.runner import called
@@ -131,9 +134,7 @@ def document(sentence: zoo.Sentence, label: int, name: str) -> Document:
     return Document(name, sentence.text, label, words, tuple(runs(torch.tensor(marked))))
 
 
-def evaluated(
-    model: Any, examples: Sequence[Example], asked: Sequence[Any], some: Sequence[Variant]
-) -> list[Row]:
+def evaluated(model: Any, examples: Sequence[Example], asked: Sequence[Any], some: Sequence[Variant]) -> list[Row]:
     return labelled(evaluate_rows(model, examples, [v[1:] for v in some], asked), some)
 
 
@@ -182,9 +183,11 @@ def cell(value: Interval | None, mark: str) -> str:
 
 def names(columns: Sequence[Column]) -> str:
     """Under a table: each column's full protocol name and metric, and who gave no number, and why."""
-    lines = [
-        f"- {c.head}: `{c.rows[0].protocol}`, `{c.metric}`, {len({r.example for r in c.rows})} examples" for c in columns
-    ]
+    lines = []
+    for protocol in dict.fromkeys(c.rows[0].protocol for c in columns):
+        own = [c for c in columns if c.rows[0].protocol == protocol]
+        asked = "; ".join(f"{c.head}: `{c.metric}`, {len({r.example for r in c.rows})} examples" for c in own)
+        lines.append(f"- `{protocol}`: {asked}")
     errors: dict[str, set[str]] = {}
     for c in columns:
         for r in (r for r in c.rows if r.error):
@@ -208,19 +211,45 @@ class Found(NamedTuple):
     figures: dict[str, Callable[[Path], Any]] = {}
 
 
+@cache
+def pictures() -> Pictures:
+    return Pictures()
+
+
+@cache
+def segmented() -> list[Row]:
+    """The scenes of one item; two sections tell of them."""
+    return pictures().rows(pictures().single, [Segmentation()])
+
+
+DROP = Perturbation("token", "drop")
+
+
+@cache
+def dropped() -> list[Row]:
+    """Pixels and patches taken away; two sections tell of them."""
+    asked = [dataclasses.replace(p, order=o) for p in (DROP, Perturbation()) for o in ("positive", "negative")]
+    return pictures().rows(every(pictures().single, 48), asked)
+
+
 def attribution_error(given: argparse.Namespace) -> Found:
     """Medians of ε/|T| at each method's own site."""
     columns, where = [], {}
     for name, of, some, raw, labels in _accounted():
-        rows: list[accounted.Row] = []
+        rows: list[Account] = []
         for v in some:
             explained = lambda _, raw, *a, **o: of.reader.explain(raw, *a, **o)  # noqa: E731, B023
-            made = accounted.attribution_error(
+            made = accounts(
                 of.reader.model, raw, torch.tensor(labels), methods=[(v.method, v.options)], explained=explained
             )
             rows += [dataclasses.replace(r, method=v.label) for r in made]
         defined = {r.method for r in rows if not math.isnan(r.relative_error)}
-        where |= {r.method: (r.site, r.baseline, "yes" if r.decomposes else "no") for r in rows if r.method in defined}
+        sites = {v.label: method_row(v.method).site for v in some}
+        where |= {
+            r.method: (sites[r.method], r.baseline, "yes" if r.decomposes else "no")
+            for r in rows
+            if r.method in defined
+        }
         columns.append((f"{name} ({len(raw)})", medians([r for r in rows if r.method in defined])))
     head = ["method", "claims to add up", "site", "baseline", *(name for name, _ in columns)]
     body = [[m, claims, site, base, *(c.get(m, "–") for _, c in columns)] for m, (site, base, claims) in where.items()]
@@ -235,12 +264,12 @@ def _accounted() -> list[tuple[str, Any, list[Variant], list[Any], list[int]]]:
     scenes, sentences = zoo.scenes(), Sentences()
     rows = scenes.single.nonzero()[:, 0][::3]
     return [
-        ("scenes", Pictures(), variants(True), list(scenes.images[rows]), scenes.labels[rows, 0].tolist()),
+        ("scenes", pictures(), variants(True), list(scenes.images[rows]), scenes.labels[rows, 0].tolist()),
         ("sentences", sentences, variants(False), [s.text for s in zoo.sentences()], sentences.labels),
     ]
 
 
-def medians(rows: Sequence[accounted.Row]) -> dict[str, str]:
+def medians(rows: Sequence[Account]) -> dict[str, str]:
     """Method -> its cell. Marked by the bootstrap interval of the difference of two medians, examples paired."""
     of: dict[str, dict[int, float]] = {}
     for r in rows:
@@ -260,14 +289,12 @@ def medians(rows: Sequence[accounted.Row]) -> dict[str, str]:
 
 def perturbation(given: argparse.Namespace) -> Found:
     """Pixels and patches of scenes."""
-    of = Pictures()
-    asked = [
-        Perturbation(unit, fill, order) for unit, fill in (("token", "drop"), ("pixel", "black"))
-        for order in ("positive", "negative")
-    ]  # fmt: skip
-    rows = of.rows(every(of.single, 48), asked)
-    heads = [f"{p.unit}s, {p.order} {'↓' if p.order == 'positive' else '↑'}" for p in asked]
-    columns = [Column(h, under(rows, p.name), "auc_probability") for h, p in zip(heads, asked, strict=True)]
+    rows = dropped()
+    columns = [
+        Column(f"{unit}, {order} {arrow}", [r for r in rows if f"/{kind}/{order}/" in r.protocol], "auc_probability")
+        for unit, kind in (("patches", "token-drop"), ("pixels", "pixel-black"))
+        for order, arrow in (("positive", "↓"), ("negative", "↑"))
+    ]
     first = columns[0].rows
     ranked = [line.method for line in charts.lines(first, "probability")]
     few = [r for r in first if r.method in {*ranked[-6:], *charts.FLOORS}]
@@ -291,8 +318,7 @@ def words(given: argparse.Namespace) -> Found:
 
 def segmentation(given: argparse.Namespace) -> Found:
     """Scenes of one item and of two."""
-    of = Pictures()
-    one, two = (of.rows(e, [Segmentation()]) for e in (of.single, of.double))
+    one, two = segmented(), pictures().rows(pictures().double, [Segmentation()])
     columns = [
         Column(f"{head}, {short} ↑", rows, metric)
         for head, rows in (("one item", one), ("two items", two))
@@ -306,7 +332,7 @@ def segmentation(given: argparse.Namespace) -> Found:
 def rationale(given: argparse.Namespace) -> Found:
     """The marked words of the sentences."""
     of = Sentences()
-    return _rationale(of.judged(of.documents, Rationale(top="evidence")))
+    return _rationale(of.judged(of.documents, Rationale(top="evidence", shares=(0.1, 0.2, 0.5))))
 
 
 def eraser(given: argparse.Namespace) -> Found:
@@ -325,9 +351,9 @@ def _rationale(rows: list[Row]) -> Found:
 
 def sanity(given: argparse.Namespace) -> Found:
     """Parameters drawn anew, two classes, the same call twice, padding."""
-    pictures, sentences = Pictures(), Sentences()
-    scenes = pictures.rows(every(pictures.single, 8), asked := [Sanity("cascade"), Sanity("repeat")])
-    classes = pictures.rows(every(pictures.double[: len(pictures.double) // 2], 28), [Sanity("classes")])
+    of, sentences = pictures(), Sentences()
+    scenes = of.rows(every(of.single, 8), asked := [Sanity("cascade"), Sanity("repeat")])
+    classes = of.rows(every(of.double[: len(of.double) // 2], 28), [Sanity("classes")])
     texts = sentences.rows(every(sentences.examples, 8), [*asked, Sanity("padding")])
     cascade, repeat, padding = (Sanity(c).name for c in ("cascade", "repeat", "padding"))
     columns = [
@@ -343,21 +369,18 @@ def sanity(given: argparse.Namespace) -> Found:
 
 def consistency(given: argparse.Namespace) -> Found:
     """Right and wrong apart."""
-    of = Pictures()
+    of, found = pictures(), segmented()
     wrong = {e.name for e in of.wrong}
-    right = [e for e in every(of.single, 48) if e.name not in wrong]
-    drop = [Perturbation("token", "drop"), Perturbation("token", "drop", explained="true")]
-    found = of.rows(of.single, [Segmentation()])
-    dropped = of.rows(right, drop[:1])
-    missed = of.rows(of.wrong, drop)
+    first = under(dropped(), DROP.name)
+    missed = of.rows(of.wrong, asked := [DROP, dataclasses.replace(DROP, explained="true")])
     columns = [
         Column("IoU, right ↑", [r for r in found if r.example not in wrong], "iou"),
         Column("IoU, wrong ↑", [r for r in found if r.example in wrong], "iou"),
-        Column("patches, right ↓", dropped, "auc_probability"),
-        Column("patches, wrong ↓", under(missed, drop[0].name), "auc_probability"),
-        Column("patches, wrong, true class ↓", under(missed, drop[1].name), "auc_probability"),
+        Column("patches, right ↓", [r for r in first if r.example not in wrong], "auc_probability"),
+        Column("patches, wrong ↓", under(missed, asked[0].name), "auc_probability"),
+        Column("patches, wrong, true class ↓", under(missed, asked[1].name), "auc_probability"),
     ]
-    return Found(section(columns), [*found, *dropped, *missed])
+    return Found(section(columns), [*found, *[r for r in first if r.example not in wrong], *missed])
 
 
 def under(rows: Sequence[Row], protocol: str) -> list[Row]:

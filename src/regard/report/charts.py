@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regard.errors import Misuse, nearest
-from regard.evaluation import attribution_error as accounted
+from regard.evaluation.attribution_error import Summary
 from regard.evaluation.perturbation import steps_of
 from regard.evaluation.rows import Row
 from regard.evaluation.standing import direction
@@ -49,9 +49,7 @@ FLOORS = {"random": (0, (1, 2)), "raw_attention": (0, (5, 2))}
 SPLIT = ("right", "wrong")
 
 
-def attribution_error(
-    summaries: Sequence[accounted.Summary], path: str | os.PathLike[str] | None = None, title: str = ""
-) -> Any:
+def attribution_error(summaries: Sequence[Summary], path: str | os.PathLike[str] | None = None, title: str = "") -> Any:
     """Median ε/|T| of each method over sites, on a logarithmic scale, with 95 % bootstrap intervals.
 
     A method at several sites is a curve, one with its own site a mark. Returns the matplotlib Figure, and writes it as PNG if
@@ -103,8 +101,8 @@ def curves(
 ) -> Any:
     """A curve of the rows of one protocol (`probability`, `accuracy`, ...): one line a method, with 95 % bootstrap bands.
 
-    Legends are in the order of areas, the largest first. `split`: the examples that the model has right stand on the left, those
-    that it has wrong on the right. Returns the matplotlib Figure, and writes it as PNG if `path`. Raises Misuse where the rows
+    Legends are in the order of areas, the largest first. `split`: examples that the model has right on the left, those that it
+    has wrong on the right. Returns the matplotlib Figure, and writes it as PNG if `path`. Raises Misuse where the rows
     are of several protocols or none has the curve.
     """
     need("viz")
@@ -167,9 +165,7 @@ def axis(protocol: str, name: str, length: int) -> tuple[list[float], str]:
 
 def _draw(axes: Any, shown: Sequence[Line], x: Sequence[float], theme: Theme) -> None:
     """The lines of one panel."""
-    styles = (
-        {"color": c, "marker": m, "lw": 1.6} for m, c in zip("os^DvPX*", theme.methods, strict=True)
-    )
+    styles = ({"color": c, "marker": m, "lw": 1.6} for m, c in zip("os^DvPX*", theme.methods, strict=True))
     for line in shown:
         floor = FLOORS.get(line.method)
         style = next(styles) if floor is None else {"color": theme.faint, "ls": floor, "lw": 1.4}
@@ -225,9 +221,7 @@ def forest(
     return _written(figure, path)
 
 
-def _marks(
-    axes: Any, found: Sequence[Difference], order: Sequence[str], i: int, name: str, theme: Theme
-) -> None:
+def _marks(axes: Any, found: Sequence[Difference], order: Sequence[str], i: int, name: str, theme: Theme) -> None:
     """One mark a method; of the second part below the first."""
     colour, shift = theme.methods[i], 0.0 if not name else (-0.16, 0.16)[i]
     for d in found:

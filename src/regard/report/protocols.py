@@ -1,4 +1,4 @@
-"""Rows of protocols as one self-contained page: what was asked, every number with its interval, who is not surely worse, figures.
+"""Rows of protocols as one self-contained page: what was asked, numbers with intervals, who is not surely worse, figures.
 
 The page is still: no script, the same words for keyboard and mouse. As in `html`, it asks the network for nothing, and Jinja2
 escapes every name. Figures are drawn twice, for light and for dark paper.
@@ -30,7 +30,12 @@ KEYS = {1: "higher is better", -1: "lower is better", 0: ""}
 
 
 def write_page(
-    rows: Sequence[Row], path: str | os.PathLike[str], title: str | None = None, *, against: str = "random", seed: int = 0
+    rows: Sequence[Row],
+    path: str | os.PathLike[str],
+    title: str | None = None,
+    *,
+    against: str = "random",
+    seed: int = 0,
 ) -> Path:
     """Write the page: a section for each protocol among the rows; paired differences are from the method `against`.
 
@@ -48,7 +53,9 @@ def page(rows: Sequence[Row], title: str | None = None, *, against: str = "rando
     shown = [_section(name, own, f"p{i}", against, seed) for i, (name, own) in enumerate(groups.items())]
     kinds = list(dict.fromkeys(name.partition("/")[0] for name in groups))
     template = templates().get_template("protocols.html.j2")
-    return str(template.render(title=title or f"Protocols: {', '.join(kinds)}", sections=shown, colours=COLOURS, opacity=1))
+    return str(
+        template.render(title=title or f"Protocols: {', '.join(kinds)}", sections=shown, colours=COLOURS, opacity=1)
+    )
 
 
 def _section(name: str, rows: Sequence[Row], key: str, against: str, seed: int) -> dict[str, Any]:
@@ -140,15 +147,16 @@ def _curves(rows: Sequence[Row], curve: str, seed: int) -> dict[str, str]:
     return _drawn(lambda dark: charts.curves(rows, curve, dark=dark, seed=seed), alt, caption)
 
 
-def _forest(
-    name: str, rows: Sequence[Row], metric: str, split: bool, against: str, seed: int
-) -> dict[str, str]:
+def _forest(name: str, rows: Sequence[Row], metric: str, split: bool, against: str, seed: int) -> dict[str, str]:
     better = KEYS[direction(name, metric)]
     alt = f"{metric} of every method less that of {against}, example by example; the numbers are in the tables."
-    caption = f"{metric}, paired differences from {against} with 95 % bootstrap intervals; filled where zero is left out" + (
-        f"; {better}." if better else "."
+    caption = (
+        f"{metric}, paired differences from {against} with 95 % bootstrap intervals; filled where zero is left out"
+        + (f"; {better}." if better else ".")
     )
-    return _drawn(lambda dark: charts.forest(rows, metric, against=against, split=split, dark=dark, seed=seed), alt, caption)
+    return _drawn(
+        lambda dark: charts.forest(rows, metric, against=against, split=split, dark=dark, seed=seed), alt, caption
+    )
 
 
 def _drawn(draw: Callable[[bool], Any], alt: str, caption: str) -> dict[str, str]:
