@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import measure
@@ -104,6 +105,7 @@ class Pictures:
         )  # fmt: skip
 
     def rows(self, examples: Sequence[Example], asked: Sequence[Any]) -> list[Row]:
+        """Every method under protocols."""
         return evaluated(self.reader.model, examples, asked, variants(True))
 
 
@@ -120,9 +122,11 @@ class Sentences:
         ]
 
     def rows(self, examples: Sequence[Example], asked: Sequence[Any]) -> list[Row]:
+        """Every method under protocols."""
         return evaluated(self.reader.model, examples, asked, variants(False))
 
     def judged(self, documents: Sequence[Document], asked: Rationale) -> list[Row]:
+        """Every method beside what people marked."""
         some = variants(False)
         return labelled(evaluate_documents(self.reader, documents, [v[1:] for v in some], [asked]), some)
 
@@ -207,8 +211,8 @@ class Found(NamedTuple):
     """A section's text, its rows (for pages), and its figures: file -> what draws it."""
 
     text: str
-    rows: list[Row] = []
-    figures: dict[str, Callable[[Path], Any]] = {}
+    rows: Sequence[Row] = ()
+    figures: Mapping[str, Callable[[Path], Any]] = MappingProxyType({})
 
 
 @cache

@@ -13,10 +13,9 @@ from regard.errors import Misuse
 from regard.evaluation.rows import Row
 from regard.evaluation.summaries import differences, grouped
 
-HIGH = frozenset(
-    ("pixel_accuracy", "iou", "mean_iou", "mean_iou_accumulated", "ap", "f1", "iou_otsu", "iou_best", "iou_sweep_mean")
-    + ("pointing", "precision", "recall", "token_f1", "iou_f1", "auprc", "comprehensiveness")
-)
+SEGMENTATION = ("pixel_accuracy", "iou", "mean_iou", "mean_iou_accumulated", "ap", "f1", "iou_otsu", "iou_best",
+                "iou_sweep_mean", "pointing")  # fmt: skip
+HIGH = frozenset((*SEGMENTATION, "precision", "recall", "token_f1", "iou_f1", "auprc", "comprehensiveness"))
 LOW = frozenset(("sufficiency", "difference", "relative", "padded_scores", "relative_error"))
 DIFFER = {"final": -1, "mean": -1, "similarity": -1, "unchanged": -1, "change": 1}
 BEST, NEAR = "best", "near"
