@@ -242,10 +242,11 @@ def attribution_error(given: argparse.Namespace) -> Found:
     for name, of, some, raw, labels in _accounted():
         rows: list[Account] = []
         for v in some:
-            explained = lambda _, raw, *a, **o: of.reader.explain(raw, *a, **o)  # noqa: E731, B023
+            options = {k: o for k, o in v.options.items() if k != "baseline"}
             made = accounts(
-                of.reader.model, raw, torch.tensor(labels), methods=[(v.method, v.options)], explained=explained
-            )
+                of.reader.model, raw, torch.tensor(labels), methods=[(v.method, options)],
+                baselines=[v.options.get("baseline")], explained=lambda _, *a, **o: of.reader.explain(*a, **o),  # noqa: B023
+            )  # fmt: skip
             rows += [dataclasses.replace(r, method=v.label) for r in made]
         defined = {r.method for r in rows if not math.isnan(r.relative_error)}
         sites = {v.label: method_row(v.method).site for v in some}
