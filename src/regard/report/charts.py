@@ -128,16 +128,21 @@ def curves(
 
 
 def lines(rows: Sequence[Row], name: str, seed: int = 0) -> list[Line]:
-    """The lines of all methods, the largest area first. Raises UnknownName where no row has the curve."""
+    """The lines of all methods, the largest area first. Raises UnknownName where no row has such a curve of numbers."""
     out = []
     for method, own in grouped(rows, lambda r: r.method).items():
-        good = [r for r in own if not r.error and name in r.curves and np.isfinite(r.curves[name]).all()]
+        good = [r for r in own if drawable(r, name)]
         if good:
             areas = [r.values.get(f"auc_{name}", float(np.mean(r.curves[name]))) for r in good]
             out.append(Line(method, curve(good, name, seed), mean_with_interval(areas, seed), len(good)))
     if not out:
-        raise nearest(name, dict.fromkeys(c for r in rows for c in r.curves), "curve among the rows")
+        raise nearest(name, dict.fromkeys(c for r in rows for c in r.curves if drawable(r, c)), "curve among the rows")
     return sorted(out, key=lambda line: -line.area.value)
+
+
+def drawable(row: Row, name: str) -> bool:
+    """Whether a row has a curve, with a number at each step."""
+    return not row.error and name in row.curves and bool(np.isfinite(row.curves[name]).all())
 
 
 def panels(methods: Sequence[str]) -> list[list[str]]:

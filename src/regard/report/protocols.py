@@ -131,7 +131,7 @@ def _figures(
     name: str, rows: Sequence[Row], metrics: Sequence[str], split: bool, against: str, seed: int
 ) -> list[dict[str, str]]:
     """Curves, and paired differences of the headline metric; for light and for dark paper."""
-    there = list(dict.fromkeys(c for r in rows if not r.error for c in r.curves))
+    there = list(dict.fromkeys(c for r in rows for c in r.curves if charts.drawable(r, c)))
     out = [_curves(rows, c, seed) for c in there if BEHIND.get(c) not in there]
     methods = {r.method for r in rows if not r.error}
     metric = next((m for m in HEADLINES if m in metrics), next(iter(metrics), None))
