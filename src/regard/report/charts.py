@@ -116,7 +116,9 @@ def curves(
     columns = 2 if split or len(groups) > 1 else 1
     cells = [(group, s) for group in groups for s in range(len(sides))]
     high = 3.1 + 0.19 * max(len(g) for g in groups)
-    figure, axes = _figure(5.2 * columns, high * -(-len(cells) // columns), title, theme, len(cells), columns)
+    figure, axes = _figure(
+        (5.2 if columns > 1 else 4.8) * columns, high * -(-len(cells) // columns), title, theme, len(cells), columns
+    )
     for place, (group, s) in zip(axes, cells, strict=False):
         _draw(place, [found[s][m] for m in group if m in found[s]], x, theme)
         count = max((line.examples for line in found[s].values()), default=0)

@@ -26,6 +26,7 @@ HEADLINES = ("auc_probability", "iou", "auprc", "mean", "similarity", "relative"
 """The metric whose paired differences are drawn: the first of these that a protocol has."""
 BEHIND = {"kept": "accuracy", "change": "similarity"}
 """Curves that are not drawn where the other one is."""
+SMALL = 5.5  # inches
 KEYS = {1: "higher is better", -1: "lower is better", 0: ""}
 
 
@@ -129,7 +130,7 @@ def cell(summary: Summary | None, mark: str = "") -> dict[str, str]:
 
 def _figures(
     name: str, rows: Sequence[Row], metrics: Sequence[str], split: bool, against: str, seed: int
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """Curves, and paired differences of the headline metric; for light and for dark paper."""
     there = list(dict.fromkeys(c for r in rows for c in r.curves if charts.drawable(r, c)))
     out = [_curves(rows, c, seed) for c in there if BEHIND.get(c) not in there]
@@ -140,14 +141,14 @@ def _figures(
     return out
 
 
-def _curves(rows: Sequence[Row], curve: str, seed: int) -> dict[str, str]:
+def _curves(rows: Sequence[Row], curve: str, seed: int) -> dict[str, Any]:
     ranked = [line.method for line in charts.lines(rows, curve, seed)]
     alt = f"Curves of {curve}, one line a method, from the largest area to the smallest: {', '.join(ranked)}."
     caption = f"{curve}: means over examples with 95 % bootstrap bands; legends give the area with its interval."
     return _drawn(lambda dark: charts.curves(rows, curve, dark=dark, seed=seed), alt, caption)
 
 
-def _forest(name: str, rows: Sequence[Row], metric: str, split: bool, against: str, seed: int) -> dict[str, str]:
+def _forest(name: str, rows: Sequence[Row], metric: str, split: bool, against: str, seed: int) -> dict[str, Any]:
     better = KEYS[direction(name, metric)]
     alt = f"{metric} of every method less that of {against}, example by example; the numbers are in the tables."
     caption = (
@@ -159,9 +160,12 @@ def _forest(name: str, rows: Sequence[Row], metric: str, split: bool, against: s
     )
 
 
-def _drawn(draw: Callable[[bool], Any], alt: str, caption: str) -> dict[str, str]:
-    light, dark = (f"data:image/png;base64,{base64.b64encode(charts.png(draw(d))).decode()}" for d in (False, True))
-    return {"light": light, "dark": dark, "alt": alt, "caption": caption}
+def _drawn(draw: Callable[[bool], Any], alt: str, caption: str) -> dict[str, Any]:
+    """A figure for both papers; a small one may shrink to a phone's width, others are scrolled there."""
+    light, dark = draw(False), draw(True)
+    uris = {name: f"data:image/png;base64,{base64.b64encode(charts.png(f)).decode()}" for name, f in
+            (("light", light), ("dark", dark))}  # fmt: skip
+    return {**uris, "alt": alt, "caption": caption, "small": light.get_size_inches()[0] <= SMALL}
 
 
 __all__ = ["cell", "page", "write_page"]
