@@ -54,6 +54,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/recursion.py
+	$(BIN)/python benchmarks/bti.py
 	$(BIN)/python benchmarks/long_inputs.py
 	$(BIN)/python benchmarks/several_targets.py
 	$(BIN)/python benchmarks/scenes.py

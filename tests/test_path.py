@@ -339,3 +339,25 @@ def test_methods_that_have_their_own_take_neither_site_nor_baseline(method: str)
         explained(case, method, baseline=Baseline.zero())
     with pytest.raises(Misuse, match="cannot be given to method"):
         explained(case, method, site=Site.block(0))
+
+
+class TokensFirst(torch.nn.Module):
+    """(batch, token, width) in, (token, batch, width) inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = torch.nn.TransformerEncoderLayer(8, 2, 16)
+        self.encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x.transpose(0, 1))[0]
+
+
+def test_one_token_of_one_sample_in_a_model_that_has_tokens_first() -> None:
+    """Which of two axes of length 1 is the samples' cannot be known: points then run one by one."""
+    model, x = TokensFirst().eval(), torch.randn(3, 1, 8)
+    batch = regard.explain(model, x, 1, "revised_ig", site=Site.block(0), steps=4).scores["input"]
+    for b in range(3):
+        one = regard.explain(model, x[b : b + 1], 1, "revised_ig", site=Site.block(0), steps=4).scores["input"]
+        torch.testing.assert_close(one[0], batch[b])

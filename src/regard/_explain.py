@@ -112,9 +112,14 @@ def explain(
     refuse(model, training)
     around = Surroundings.now()
     with rng_kept(model) as rng, our_own():
-        inside = any("block" in row.sites for row in rows)
         recording = record(
-            model, inputs, streams=streams, training=training, memory_budget=memory_budget, states=inside
+            model,
+            inputs,
+            streams=streams,
+            training=training,
+            memory_budget=memory_budget,
+            states=any("states" in row.keeps or "block" in row.sites for row in rows),
+            branches=any("branches" in row.keeps for row in rows),
         )
         reading = _reading or Reading({})
         watched = Watched(recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline)
@@ -203,7 +208,9 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     recording = w.recording
     gradients = recording.gradients(y, keep=keep)
     weights, how = read_out(recording, gradients, w.readout)
-    maps = Maps(Context(recording, gradients, weights, w.seed, w.site, w.baseline, again, w.reading), how)
+    context = Context(recording, gradients, weights, w.seed, w.site, w.baseline, again, w.reading)
+    context.asked = w.readout is not None
+    maps = Maps(context, how)
     made = {row.name: row.function(**_own(row, options)) for row in rows if row.preset}
     presets = {name: p for name, p in made.items() if isinstance(p, Preset)}
     walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
@@ -273,7 +280,7 @@ def _explanation(
         complete=along is None or along.complete,
         predicted=None if value.predicted is None else value.predicted.cpu(),
         explained=None if value.explained is None else value.explained.cpu(),
-        passes=1 + (len(value.y) if value.shared else 1) + sum(p.passes for p in paths),
+        passes=1 + (len(value.y) if value.shared else 1) + sum(p.passes for p in paths) + _at_nodes(maps, row),
         seconds=seconds,
         versions=_versions(),
         seed=w.seed,
@@ -293,6 +300,11 @@ def _explanation(
         signed=row.is_signed(options),
         options=options,
     )
+
+
+def _at_nodes(maps: Sequence[Maps], row: Method) -> int:
+    """Forward and gradient passes of a method that runs points on its own, two each."""
+    return sum(2 * m.contexts[row.name].nodes for m in maps)
 
 
 def _notes(recording: Recording) -> list[str]:

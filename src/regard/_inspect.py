@@ -11,8 +11,8 @@ from torch import nn
 
 from regard.recording import AttentionCall, Recording, record
 from regard.recording.entry import Readout, our_own, refuse
+from regard.recording.frames import Block
 from regard.recording.readout import read_out
-from regard.recording.recorder import Block
 from regard.recording.tokens import STRIDE
 
 

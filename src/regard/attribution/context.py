@@ -25,6 +25,7 @@ class Context:
         readout: the index of each final call -> its weights r, (batch, row) over all rows. seed: for methods that draw.
         site, baseline: as asked for, or None: the method's own. again: how the run can be repeated with changes.
         reading: special tokens, and the normalisation of pictures. nodes: how many points of a path were run.
+        asked: whether the read-out is the user's.
         reference: what the map is measured against, where the method found that out itself. notes: for the receipt.
     """
 
@@ -38,6 +39,7 @@ class Context:
     reading: Reading = field(default_factory=lambda: Reading({}))
     nodes: int = 0
     reference: Any = None
+    asked: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property

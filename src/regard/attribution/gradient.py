@@ -60,7 +60,7 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
     for i in range(samples):
         with torch.enable_grad():
             leaves = {
-                k: (x.detach() + sigma * noise(x.detach(), context.seed + i)).requires_grad_()
+                k: (x.detach() + sigma * noise(x.detach(), context.seed + i, _padding(context, k))).requires_grad_()
                 for k, x in recording.leaves.items()
             }
             y = context.again.y(context.again.run([Replace(dict(leaves))]).output).sum()
@@ -72,15 +72,28 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
     return _per_stream(context, lambda x, g: of(g), means)
 
 
-def noise(x: Tensor, seed: int) -> Tensor:
-    """Gaussian noise of each sample's own range, token by token from the same seed: longer padding draws no other noise."""
-    out = torch.empty(x.shape, dtype=torch.float32)
+def noise(x: Tensor, seed: int, hidden: Tensor | None = None) -> Tensor:
+    """Gaussian noise of each sample's own range, drawn token by token from the seed: padding draws none and has no say.
+
+    x: (batch, token, ...); hidden: bool (batch, token).
+    """
+    out = torch.zeros(x.shape, dtype=torch.float32)
     for i, sample in enumerate(x.float().cpu()):
         generator = torch.Generator().manual_seed(seed)
-        out[i] = torch.stack([torch.randn(t.shape, generator=generator) for t in sample]) * (
-            sample.max() - sample.min()
-        )
+        shown = torch.ones(len(sample), dtype=torch.bool) if hidden is None else ~hidden[i]
+        wide = sample[shown].max() - sample[shown].min()
+        drawn = [torch.randn(t.shape, generator=generator) for t in sample[shown]]
+        out[i, shown] = torch.stack(drawn) * wide
     return out.to(x)
+
+
+def _padding(context: Context, entry: str) -> Tensor | None:
+    """Bool (batch, token) of an input of tokens; None for one that holds no padding, or no tokens along axis 1."""
+    recording = context.recording
+    name = entry.partition("#")[0]
+    hidden, x = recording.padded.get(recording.aliases.get(name, name)), recording.leaves[entry]
+    fits = hidden is not None and hidden.shape == x.shape[:2] and bool(hidden.any()) and not bool(hidden.all(1).any())
+    return hidden.cpu() if fits and hidden is not None else None
 
 
 def _per_stream(

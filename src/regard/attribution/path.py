@@ -6,6 +6,7 @@ All methods that decompose y are quadratures of one integral, a = (F − F0) ⊙
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,7 +23,7 @@ from regard.recording import Recording, Stream
 from regard.recording.calls import Pull
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.states import Key, ReplaceStates, State
-from regard.recording.tokens import STRIDE, constant
+from regard.recording.tokens import STRIDE, constant, thin
 from regard.site import Site
 
 Values = dict[str | Key, Tensor]
@@ -33,7 +34,8 @@ class Place:
     """One tensor of a site: where it stands, its value F, and the ids of the rows that its elements belong to.
 
     `features` are the axes along which elements belong to one row; ids have length 1 there. `samples` is the batch's axis.
-    Where `stream` is set, F is an input: its elements are put in order, (batch, token, element), first.
+    Where `stream` is set, F is an input: its elements are put in order, (batch, token, element), first. `unsure`: of a batch of
+    one, several axes may be the samples', so that copies cannot be put side by side.
     """
 
     key: str | Key
@@ -42,6 +44,7 @@ class Place:
     features: tuple[int, ...]
     samples: int = 0
     stream: Stream | None = None
+    unsure: bool = False
 
     @classmethod
     def of_input(cls, recording: Recording, name: str) -> Place:
@@ -59,11 +62,12 @@ class Place:
         """A state between blocks."""
         ids, sample = state.ids, state.ids // STRIDE
         axes = [d for d in range(ids.ndim) if not constant(sample, d)]
+        axes = axes or [d for d in range(ids.ndim) if ids.shape[d] == 1]  # a batch of one
         axis = axes[0] if axes else 0
         features = tuple(d for d in range(ids.ndim) if d != axis and constant(ids, d))
         for d in features:
             ids = ids.narrow(d, 0, 1)
-        return cls(state.key, state.value.detach(), ids, features, axis)
+        return cls(state.key, state.value.detach(), ids, features, axis, unsure=len(axes) > 1)
 
     def of_sample(self, i: int) -> Place:
         """The same for one sample alone."""
@@ -83,9 +87,18 @@ def places(recording: Recording, site: Site) -> list[Place]:
     streams = {s.name for s in recording.streams if s.kind == "input"}
     if site.kind == "input":
         streams |= {k for k in recording.aliases if k in recording.leaves and k not in recording.embedded}
-    late = streams - {s.stream for s in states} if site.stream is None else set()  # no block has been given these yet
+    late = streams - held(recording, states) if site.stream is None else set()  # no block has been given these yet
     entries = [k for k in recording.leaves if k.partition("#")[0] in late]
     return [*(Place.of_state(s) for s in states), *(Place.of_input(recording, k) for k in entries)]
+
+
+def held(recording: Recording, states: list[State]) -> set[str]:
+    """The streams whose tokens stand in some states: each state's own, and those that are joined to it."""
+    there = torch.zeros(recording.rows, dtype=torch.bool)
+    for s in states:
+        there[(thin(s.ids) % STRIDE).flatten()] = True
+    there[0] = False  # nobody's row
+    return {s.stream for s in states} | {s.name for s in recording.streams if bool(there[s.rows].any())}
 
 
 def edits(values: Values) -> list[Edit]:
@@ -93,6 +106,27 @@ def edits(values: Values) -> list[Edit]:
     named = {k: v for k, v in values.items() if isinstance(k, str)}
     inside = {k: v for k, v in values.items() if not isinstance(k, str)}
     return [Replace(dict(named)), ReplaceStates(inside)]
+
+
+def start_of(
+    context: Context, found: Sequence[Place], site: Site, baseline: Baselines
+) -> tuple[Values, Float[Tensor, " batch"] | None]:
+    """F0 at the places of a site, and y(x0) where the baseline had to be run for it."""
+    assert context.again is not None
+    if is_local(baseline):
+        return {p.key: torch.zeros_like(p.F) for p in found}, None
+    x0 = reference(context, baseline)
+    start: Values = {p.key: x0.get(str(p.key), p.F) for p in found}
+    if site.kind == "input":
+        return start, None
+    made = context.again.run([Replace(dict(x0))], states=True)
+    start |= {s.key: s.value.detach() for s in made.states if s.key in start}
+    return start, context.again.y(made.output).float().cpu()
+
+
+def between(F0: Tensor, place: Place, t: Float[Tensor, " node"]) -> Tensor:
+    """F0 + t (F − F0) for each t, one after the other along the samples' axis."""
+    return torch.cat([torch.lerp(F0, place.F, float(s)) for s in t], place.samples).detach()
 
 
 @dataclass
@@ -121,17 +155,9 @@ class Path:
     def make(cls, context: Context, site: Site, baseline: Baselines) -> Path:
         """Run the baseline, and find F0. Raises Misuse for a baseline or site that does not fit."""
         assert context.again is not None
-        found, at_input = places(context.recording, site), None
+        found = places(context.recording, site)
         with torch.no_grad():
-            if is_local(baseline):
-                start: Values = {p.key: torch.zeros_like(p.F) for p in found}
-            else:
-                x0 = reference(context, baseline)
-                start = {p.key: x0.get(str(p.key), p.F) for p in found}
-                if site.kind != "input":
-                    made = context.again.run([Replace(dict(x0))], states=True)
-                    at_input = context.again.y(made.output).float().cpu()
-                    start |= {s.key: s.value.detach() for s in made.states if s.key in start}
+            start, at_input = start_of(context, found, site, baseline)
             y0 = context.again.y(context.again.run(edits(start)).output).float().cpu()
         y = context.gradients.value.float().cpu()
         return cls(context, context.again, found, start, y, y0, site, label(baseline), at_input)
@@ -163,7 +189,8 @@ class Path:
         """(F − F0) ⊙ ∂f/∂F at points of the path, summed over each row's features."""
         out: list[Relevance] = []
         self.nodes += len(t)
-        for some in t.split(side_by_side(self.context, self.again)):
+        fit = 1 if any(p.unsure for p in self.places) else side_by_side(self.context, self.again)
+        for some in t.split(fit):
             out += self._side_by_side(some)
         return torch.stack(out)
 
@@ -179,7 +206,7 @@ class Path:
     def _at(self, t: Tensor) -> list[Relevance]:
         k = len(t)
         with torch.enable_grad():
-            values = {p.key: self._points(p, t).requires_grad_() for p in self.places}
+            values = {p.key: between(self.start[p.key], p, t).requires_grad_() for p in self.places}
             made = self.again.run(edits(values), copies=k)
             samples = (k * self.again.batch, self.context.recording.batch)
             if k > 1 and not are_copies(made.output, self.context.recording.output, samples):
@@ -204,11 +231,6 @@ class Path:
             grads = torch.autograd.grad(y.sum(), [*leaves.values()], allow_unused=True)
         self.nodes += 1
         return {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(leaves.items(), grads, strict=True)}
-
-    def _points(self, place: Place, t: Tensor) -> Tensor:
-        """F0 + t (F − F0) for each t, one after the other along axis 0."""
-        F0 = self.start[place.key]
-        return torch.cat([torch.lerp(F0, place.F, float(s)) for s in t], place.samples).detach()
 
 
 @dataclass
@@ -257,13 +279,18 @@ def path(context: Context, site: Site, baseline: Baselines) -> Path:
     return (AttentionPath if site.kind == "attention" else Path).make(context, site, baseline)
 
 
-def side_by_side(context: Context, again: Rerun) -> int:
-    """How many points fit the memory budget at a time, by what one run of the recorded batch made."""
+def side_by_side(context: Context, again: Rerun, graph: bool = True) -> int:
+    """How many points fit the memory budget at a time, by what one run of the recorded batch made.
+
+    graph=False: what is made before the last attention call is not kept.
+    """
     if not again.can_be_cut:
         return 1
     recording = context.recording
     one = max(1, recording.made * again.batch // recording.batch)
+    if not graph:
+        one = max(1, one // len(recording.calls))
     return max(1, recording.budget // one)
 
 
-__all__ = ["AttentionPath", "Path", "Place", "edits", "path", "places"]
+__all__ = ["AttentionPath", "Path", "Place", "between", "edits", "path", "places", "start_of"]

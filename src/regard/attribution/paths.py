@@ -46,14 +46,14 @@ class Preset:
             if not 0 <= call < count:
                 raise Misuse(f"layer {call} is out of range: the run has {count} attention calls, numbered from 0")
 
-    def step(self, finals: Sequence[int]) -> Callable[[AttentionCall], Step | None]:
+    def step(self, recording: Recording, finals: Sequence[int]) -> Callable[[AttentionCall], Step | None]:
         """How each call is weighed on the way back. `start_layer` is 0-based and inclusive."""
 
         def how(call: AttentionCall) -> Step | None:
             if (self.path == "last" and call.index not in finals) or call.index < self.start_layer:
                 return None
             edge = EDGES[self.edge if self.layers is None or call.index in self.layers else "mean"]
-            return Step(edge, normalised=self.path == "rollout")
+            return edge.step(recording, call, self.path == "rollout")
 
         return how
 
@@ -67,5 +67,5 @@ def relevance(
     """
     for preset in presets:
         preset.check(recording)
-    walked = recording.walk_apart(gradients, readout, [p.step(tuple(readout)) for p in presets])
+    walked = recording.walk_apart(gradients, readout, [p.step(recording, tuple(readout)) for p in presets])
     return [w.moved + w.itself if p.path == "rollout" else w.moved for w, p in zip(walked, presets, strict=True)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from regard.attribution.attention_grad_cam import attention_grad_cam
+from regard.attribution.bti import bti_head, bti_token, tam
 from regard.attribution.cam import difference_map, grad_cam, layer_cam, odam
 from regard.attribution.context import Context, Relevance
 from regard.attribution.gradient import gradient, smoothgrad
@@ -28,6 +29,7 @@ class Method:
         paper: where it comes from. passes: its cost. site, baseline: what it is measured against, in words.
         decomposes: whether it claims that its scores add up to T. signed: whether a negative score has a meaning.
         sites: kinds of sites that can be asked for. explicit: whether a baseline can be.
+        keeps: what the recording must hold beside the calls: "states" between blocks, "branches" around calls (see `record`).
     """
 
     name: str
@@ -42,6 +44,7 @@ class Method:
     summary: str = ""
     sites: tuple[str, ...] = ()
     explicit: bool = False
+    keeps: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -101,6 +104,9 @@ PATH: dict[str, Any] = {"site": "input", "baseline": "zero, or as given", "decom
                         "sites": (*STATES, "attention"), "explicit": True}  # fmt: skip
 CAM: dict[str, Any] = {"site": "block[-3]", "baseline": "zero at the site (implied)", "sites": STATES[1:]}
 CAM_PASSES = "3 forward + 2 gradient"
+BTI: dict[str, Any] = {"passes": "1 forward + 1 gradient + steps x (1 forward + 1 gradient above the last call)",
+                       "site": "attention[last]", "baseline": "A = 0 at the last call", "explicit": True}  # fmt: skip
+CHEN = "Chen et al., TMLR 2023"
 FORWARD = "1 forward (+ 1 gradient to find the read-out)"
 
 METHODS: dict[str, Method] = {
@@ -133,6 +139,12 @@ METHODS: dict[str, Method] = {
         Method("odam", odam, "Zhao & Chan, 2023", CAM_PASSES, **CAM, summary="features times gradient, clamped"),
         Method("difference_map", difference_map, NEGLECTED, CAM_PASSES, **(CAM | {"signed": True, "explicit": True}),
                summary="difference of two maps: of two targets, or of input and baseline"),
+        Method("bti_token", bti_token, CHEN, **BTI, keeps=("states", "branches"),
+               summary="row of Π(I + E_h A, keys by the length of their values) times the mean gradient of the last map"),
+        Method("bti_head", bti_head, CHEN, **BTI, keeps=("states",),
+               summary="row of Π(I + A, heads by their importance) times the mean gradient of the last map"),
+        Method("tam", tam, "Yuan et al., 2021", **BTI, keeps=("states",),
+               summary="Markov chain through the attention maps, times the mean gradient of the last one"),
         Method("alpha_avg", _last("mean"), LOPARDO, FORWARD, **NO_UNIT, preset=True,
                summary="last attention map, mean over heads"),
         Method("alpha_max", _last("max"), LOPARDO, FORWARD, **NO_UNIT, preset=True,

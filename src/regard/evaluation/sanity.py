@@ -21,7 +21,7 @@ from regard._explain import explain
 from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
 from regard.explanation import Explanation, Reading
-from regard.recording.recorder import list_elements
+from regard.recording.frames import list_elements
 
 Scores = Float[Tensor, " token"]
 Options = Mapping[str, Any]

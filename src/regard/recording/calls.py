@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from regard.recording.rebuild import MEMORY_BUDGET, row_blocks, tiles, visible
+from regard.recording.rebuild import MEMORY_BUDGET, Tile, row_blocks, tiles, visible
 from regard.recording.tokens import STRIDE, constant
 
 
@@ -39,17 +39,22 @@ class Rule(Protocol):
 
 
 class Pull(NamedTuple):
-    """What is asked of a call: r @ E by a rule; normalised: with the rows of E + I brought to sum 1."""
+    """What is asked of a call: r @ E by a rule, one row r or several; normalised: with the rows of E + I brought to sum 1.
 
-    r: Float[Tensor, "group row"]
+    E = Σ_h θ_h E_h diag(κ): `heads` are θ (None: 1/H each, the mean), `keys` are κ (None: 1).
+    """
+
+    r: Float[Tensor, "*read group row"]
     rule: Rule
     normalised: bool = False
+    heads: Float[Tensor, "group head"] | None = None
+    keys: Float[Tensor, "group key"] | None = None
 
 
 class Pulled(NamedTuple):
     """The answer: r @ E, and the share of its relevance that each row keeps (1, or 1/(1 + Σ_j E_ij))."""
 
-    moved: Float[Tensor, "group key"]
+    moved: Float[Tensor, "*read group key"]
     keep: Float[Tensor, "group row"]
 
 
@@ -242,7 +247,7 @@ class AttentionCall:
             raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
         return self if gradient else replace(self, dO=None)
 
-    def pull(self, r: Float[Tensor, "group row"], rule: Rule) -> Float[Tensor, "group key"]:
+    def pull(self, r: Float[Tensor, "*read group row"], rule: Rule) -> Float[Tensor, "*read group key"]:
         """r @ E, with E rebuilt in tiles; rows where r is zero in every group are never built."""
         return self.pull_all([Pull(r, rule)])[0].moved
 
@@ -252,17 +257,18 @@ class AttentionCall:
         device = self.output.device
         rs = [p.r.to(device) for p in pulls]
         none, one = (f((), device=device, dtype=torch.float32) for f in (torch.zeros, torch.ones))
-        done = [Pulled(none.repeat(groups, m), one.repeat(groups, n)) for _ in pulls]
-        needed = torch.stack([(r != 0).any(0) for r in rs]).cpu()
+        done = [Pulled(none.repeat(*r.shape[:-2], groups, m), one.repeat(groups, n)) for r in rs]
+        needed = torch.stack([(r != 0).flatten(0, -2).any(0) for r in rs]).cpu()
         call = self._for(any(p.rule.gradient for p in pulls))
         whole = any(p.normalised or p.rule.over_heads == "max" for p in pulls)
         for tile, A, G in tiles(call, needed.any(0).nonzero()[:, 0], whole=whole):
             each_A, each_AG = tile.cut(A), None if G is None else tile.cut(G.mul_(A))
             serves = [i for i, needs in enumerate(needed[:, tile.rows].any(1).tolist()) if needs]
             for i in serves:
-                r = rs[i][tile.groups, tile.rows.to(device)]
-                moved, keep = _through(r, pulls[i], each_A, each_AG, heads, last=i == serves[-1])
-                done[i].moved[tile.groups, tile.keys] += moved
+                r = rs[i][..., tile.groups, tile.rows.to(device)]
+                weights = _weights(pulls[i], tile, heads, device)
+                moved, keep = _through(r, pulls[i], each_A, each_AG, weights, last=i == serves[-1])
+                done[i].moved[..., tile.groups, tile.keys] += moved
                 if pulls[i].normalised:
                     done[i].keep[tile.groups, tile.rows.to(device)] = keep
         return done
@@ -272,19 +278,35 @@ class AttentionCall:
         yield from row_blocks(self, rows, self.layout.groups * self.layout.heads)
 
 
-def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None, heads: int, last: bool) -> tuple[Tensor, Tensor]:
-    """r @ E for one tile, and what its rows keep; the mean over all `heads` is taken by the product itself.
+def _weights(pull: Pull, tile: Tile, heads: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """θ of a tile's heads, (group, head), and κ of its keys, (group, key)."""
+    if pull.heads is None or pull.rule.over_heads == "max":
+        theta = torch.full((1, 1), 1.0 if pull.rule.over_heads == "max" else 1 / heads, device=device)
+    else:
+        first = tile.pairs.start % heads
+        theta = pull.heads.to(device)[tile.groups, first : first + tile.heads]
+    return theta, None if pull.keys is None else pull.keys.to(device)[tile.groups, tile.keys]
+
+
+def _through(
+    r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None, weights: tuple[Tensor, Tensor | None], last: bool
+) -> tuple[Tensor, Tensor]:
+    """r @ E for one tile, and what its rows keep; the sum over heads is taken by the product itself.
 
     last: nobody needs A⊙G after this, so that a rule that can may write over it (new memory for each tile costs much).
     """
     over = getattr(pull.rule, "over", None) if last and AG is not None else None
     each = pull.rule.each(A, AG) if over is None else over(AG)
     if pull.rule.over_heads == "max":
-        each, heads = each.amax(1, keepdim=True), 1
+        each = each.amax(1, keepdim=True)
+    theta, kappa = weights
     groups, some, n, m = each.shape
-    keep = torch.ones_like(r)
+    keep = torch.ones_like(r[(0,) * (r.ndim - 2)])
     if pull.normalised:
-        keep = 1 / (1 + each.sum(-1).mean(1))
+        sums = each.sum(-1) if kappa is None else (each @ kappa[:, None, :, None])[..., 0]
+        keep = 1 / (1 + (theta[..., None] * sums).sum(1))
         r = r * keep
-    weights = (r / heads)[:, None, :].expand(groups, some, n).reshape(groups, 1, some * n)
-    return (weights @ each.reshape(groups, some * n, m))[:, 0], keep
+    rows = r.reshape(-1, groups, 1, n) * theta[..., None]
+    rows = rows.expand(-1, groups, some, n).reshape(-1, groups, some * n).transpose(0, 1)
+    moved = (rows @ each.reshape(groups, some * n, m)).transpose(0, 1).reshape(*r.shape[:-1], m)
+    return moved if kappa is None else moved * kappa, keep

@@ -175,7 +175,7 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if p is None:
         return mixing(trail, name, args, kwargs, out)
     ta, tb = trail.tag(p.a), trail.tag(p.b)
-    ta, tb = (None if t is not None and _is_weight(t, x) else t for t, x in ((ta, p.a), (tb, p.b)))
+    ta, tb = (None if t is not None and is_weight(t, x) else t for t, x in ((ta, p.a), (tb, p.b)))
     if ta is None and tb is None:
         return [None]
     if tb is None or ta is None:
@@ -200,7 +200,7 @@ def _within_tokens(p: Product, a: Tag, b: Tag, out: Tensor) -> bool:
     return all(constant(t.ids, l.index(c)) for t, l in ((a, p.la), (b, p.lb)) for c in free if c in l)
 
 
-def _is_weight(tag: Tag, tensor: Tensor) -> bool:
+def is_weight(tag: Tag, tensor: Tensor) -> bool:
     """A parameter that has only been moved about, not given to samples: a weight matrix (or one for each expert)."""
     return tag.source.rank >= PARAMETERS and tensor.ndim <= 2 and not tag.seen
 

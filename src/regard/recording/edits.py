@@ -102,6 +102,21 @@ class Scale(Edit):
 
 
 @dataclass
+class GraphFrom(Edit):
+    """A run under `no_grad` keeps a graph from the outputs of some calls on: y is a function of these alone, and what ran
+    before them takes no memory and gets no gradient."""
+
+    calls: Sequence[int]
+
+    def call(self, call: AttentionCall) -> Tensor | None:
+        """O as a leaf; the caller's `no_grad` ends with its own context."""
+        if call.index not in self.calls:
+            return None
+        torch.set_grad_enabled(True)
+        return call.output.detach().requires_grad_()
+
+
+@dataclass
 class Probabilities(Edit):
     """Replace A of some calls by a function of it: (group, head, row, key) -> the same. The call leaves its kernel."""
 

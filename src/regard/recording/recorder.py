@@ -7,11 +7,9 @@ for the run and taken off after it (also after an error), tell which module is a
 
 from __future__ import annotations
 
-import threading
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
+from regard.recording.branches import Branch, Branches
 from regard.recording.calls import AttentionCall, Layout
-from regard.recording.contractions import PRODUCTS, Product, through_linear
+from regard.recording.contractions import PRODUCTS, Product
 from regard.recording.edits import Edit
 from regard.recording.elementwise import PARAMETERS, nowhere
 from regard.recording.entry import (
@@ -35,13 +34,14 @@ from regard.recording.entry import (
     uncompiled,
     unwrapped,
 )
+from regard.recording.frames import Block, Frames, list_elements, watched
 from regard.recording.movements import set_item
 from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
 from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
 from regard.recording.samples import Packed, of_their_samples
-from regard.recording.states import State, Watch, parts
+from regard.recording.states import State, Watch
 from regard.recording.tokens import Source, Tag, Trail, constant
 from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
 
@@ -54,42 +54,19 @@ _mha_inside = types.FunctionType(
 )
 
 
-@dataclass
-class Block:
-    """One visit of an element of a ModuleList that holds attention calls."""
-
-    module: str
-    visit: int
-    calls: list[int]
-
-
-@dataclass
-class Frames:
-    """The modules at work in the recorded thread, innermost last, as dotted paths."""
-
-    names: dict[int, str]
-    listed: set[str]
-    owner: int = field(default_factory=threading.get_ident)
-    stack: list[str] = field(default_factory=list)
-    visits: dict[str, int] = field(default_factory=dict)
-    blocks: list[Block] = field(default_factory=list)
-
-    @property
-    def mine(self) -> bool:
-        """Whether the hook was called by the recorded thread (another thread may run the same model)."""
-        return threading.get_ident() == self.owner
-
-    def block(self) -> str:
-        """The innermost ModuleList element at work, with its visit, or ""."""
-        name = next((n for n in reversed(self.stack) if n in self.listed), "")
-        return f"{name}:{self.visits[name] - 1}" if name else ""
-
-
 class Recorder(TorchFunctionMode):
     """The mode: follows tokens, and collects attention calls."""
 
-    def __init__(self, trail: Trail, frames: Frames, edits: Sequence[Edit] = (), said: Said | None = None) -> None:
+    def __init__(
+        self,
+        trail: Trail,
+        frames: Frames,
+        edits: Sequence[Edit] = (),
+        said: Said | None = None,
+        branches: Branches | None = None,
+    ) -> None:
         super().__init__()
+        self.branches = branches
         self.said = said or Said([])
         self.elsewhere = not Surroundings.now().plain
         self.trail = trail
@@ -120,6 +97,8 @@ class Recorder(TorchFunctionMode):
             out = self._run(func, args, kwargs)
             set_item(self.trail, args)
             return out
+        if self.branches is not None:
+            self.branches.before(name, args)
         out = pooled(self.edits, self.trail, name, args, kwargs, self._run(func, args, kwargs))
         if isinstance(out, Tensor) and out._base is None:
             self.made += out.numel() * out.element_size()
@@ -132,6 +111,8 @@ class Recorder(TorchFunctionMode):
         if why := sampled(self.trail, name, args):
             self.calls.append(self._lost_call(why, out))
         follow(self.trail, func, args, kwargs, out)
+        if self.branches is not None:
+            self.branches.after(name, func, args, kwargs, out)
         if name == "embedding":
             out = self._embedded(out, args, kwargs)
         return out
@@ -179,6 +160,7 @@ class Recorder(TorchFunctionMode):
         return self._called(
             tags,
             tuple(out.shape[:-2]),
+            v,
             output=out,
             kernel="sdpa",
             q=q,
@@ -222,10 +204,13 @@ class Recorder(TorchFunctionMode):
         """Weights that the model made itself, times values."""
         tags, fields = weights_and_values(self.trail, p)
         shape = tuple(out.permute(fields["axes"]).shape[:-2])
-        return self._called(tags, shape, output=out, kernel="softmax", **fields)
+        return self._called(tags, shape, p.b, output=out, kernel="softmax", **fields)
 
-    def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], **fields: Any) -> Tensor:
-        """Make the call, let the edits change its output, and tag that output with the query's rows."""
+    def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], values: Tensor, **fields: Any) -> Tensor:
+        """Make the call, let the edits change its output, and tag that output with the query's rows.
+
+        `values` are v as the model handed them over.
+        """
         cut = not fields["output"].requires_grad
         fields["output"] = out = differentiable(fields["output"])
         q_tag, k_tag, v_tag = (t if t is None else self.trail.settled(t) for t in tags)
@@ -266,6 +251,8 @@ class Recorder(TorchFunctionMode):
                 out = differentiable(new.to(out.dtype))
                 call = AttentionCall(**(call.__dict__ | {"output": out}))
         self.calls.append(call)
+        if self.branches is not None:
+            self.branches.called(event, out, values)
         if q_tag is not None and queries.shape[1]:
             self.trail.put(out, Tag(self._output_ids(call, q_tag), q_tag.source, seen=told | 1 << event))
         elif where and q_tag is not None:
@@ -334,77 +321,6 @@ def differentiable(t: Tensor) -> Tensor:
     return t
 
 
-@contextmanager
-def watched(
-    model: nn.Module, frames: Frames, edits: Sequence[Edit], trail: Trail, watch: Watch | None = None
-) -> Iterator[None]:
-    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks.
-
-    An `nn.Linear` keeps its rows whatever kernel it runs (a quantised one). `watch` is told what goes into and comes out of
-    every element of a list of modules.
-    """
-    handles = []
-
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        if not frames.mine:
-            return None
-        name = frames.names[id(module)]
-        frames.stack.append(name)
-        frames.visits[name] = visit = frames.visits.get(name, 0) + 1
-        changed = None
-        for edit in edits:
-            new = edit.entering(name, visit - 1, args, kwargs)
-            if new is not None:
-                _take_place(trail, list(new), [args, kwargs])
-                changed = args, kwargs = new
-        if watch is not None and name in frames.listed:
-            watch.see(name, visit - 1, "in", [args, kwargs])
-        return changed
-
-    def leave(module: nn.Module, args: Any, output: Any) -> Any:
-        if not frames.mine or not frames.stack:
-            return None
-        if isinstance(module, nn.Linear) and args and isinstance(output, Tensor):
-            through_linear(trail, args[0], output)
-        name = frames.stack.pop()
-        changed = None
-        for edit in edits:
-            new = edit.block(name, frames.visits[name] - 1, output)
-            if new is not None:
-                _take_place(trail, new, output)
-                changed = output = new
-        if watch is not None and name in frames.listed:
-            watch.see(name, frames.visits[name] - 1, "out", output)
-        return changed
-
-    try:
-        for module in model.modules():
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(leave))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _take_place(trail: Trail, new: Any, old: Any) -> None:
-    """What is put in the place of a block's input or output has the rows of the one whose place it takes."""
-    for a, b in zip(parts(new), parts(old), strict=False):
-        tag = trail.tag(b)
-        if a is not b and tag is not None and a.shape == b.shape:
-            trail.put(a, tag)
-
-
-def list_elements(model: nn.Module) -> set[str]:
-    """Dotted paths of the elements of every ModuleList (and Sequential: blocks are kept in those, too)."""
-    return {
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential)
-        for name, _ in module.named_children()
-    }
-
-
 @dataclass
 class Run:
     """What one watched run left: its output, calls, trail and the tensors at which gradients can be read."""
@@ -419,6 +335,7 @@ class Run:
     said: Said
     states: list[State]
     made: int
+    branches: dict[int, Branch]
 
 
 def run(
@@ -429,23 +346,31 @@ def run(
     packed: frozenset[str] = frozenset(),
     *,
     states: bool = False,
+    branches: bool = False,
 ) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
 
     `streams` is what the user says of the tokens (said.py). `packed`: inputs whose axis 0 is not samples; where that shows
-    on the way, the run begins anew. `states`: keep what goes into and comes out of blocks.
+    on the way, the run begins anew. `states`: keep what goes into and comes out of blocks. `branches`: find what stands around
+    each call (branches.py).
     """
     random = torch.get_rng_state()
     try:
-        return _run(model, inputs, edits, streams, packed, states)
+        return _run(model, inputs, edits, streams, packed, states, branches)
     except Packed as found:
         torch.set_rng_state(random)
         name = found.name
-    return run(model, inputs, edits, streams, packed | {name}, states=states)
+    return run(model, inputs, edits, streams, packed | {name}, states=states, branches=branches)
 
 
 def _run(
-    model: nn.Module, inputs: Any, edits: Sequence[Edit], streams: Any, packed: frozenset[str], states: bool
+    model: nn.Module,
+    inputs: Any,
+    edits: Sequence[Edit],
+    streams: Any,
+    packed: frozenset[str],
+    states: bool,
+    branches: bool,
 ) -> Run:
     given, by_keyword = keywords(model, inputs)
     tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
@@ -463,7 +388,7 @@ def _run(
     frames = Frames(names, list_elements(model))
     said = Said(sayings(streams))
     with as_the_user():
-        recorder = Recorder(trail, frames, edits, said)
+        recorder = Recorder(trail, frames, edits, said, Branches(trail) if branches else None)
     passed = dict(given)
     for name, t in tensors.items():
         if is_mask(name, t):
@@ -482,8 +407,9 @@ def _run(
     if cut := [str(c.index) for c in recorder.calls if c.detached]:
         refuse_reentrant(output, ", ".join(cut))
     blocks, seen = _blocks(recorder.calls), watch.states if watch else []
+    around = recorder.branches.of if recorder.branches else {}
     leaves, embedded = recorder.leaves, recorder.embedded
-    return Run(output, recorder.calls, trail, leaves, embedded, given, blocks, said, seen, recorder.made)
+    return Run(output, recorder.calls, trail, leaves, embedded, given, blocks, said, seen, recorder.made, around)
 
 
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:

@@ -16,32 +16,45 @@ from torch import Tensor, nn
 
 from regard.errors import ModelError, TrailLost
 from regard.recording import recorder, samples, sure
+from regard.recording.branches import Branch
 from regard.recording.calls import AttentionCall, Pull, Rule
 from regard.recording.edits import Edit
 from regard.recording.entry import Readout, check_readout, our_own, refuse
+from regard.recording.frames import Block
+from regard.recording.padding import padding
 from regard.recording.rebuild import MEMORY_BUDGET, budget_of
-from regard.recording.recorder import Block
 from regard.recording.said import Said
 from regard.recording.states import Key, State, embeddings, frontier
 from regard.recording.tokens import STRIDE, Merge, Stream
 from regard.target import Target
 
 Relevance = Float[Tensor, "batch row"]
+Relevances = Float[Tensor, "*read batch row"]
+"""One row of relevance for each sample, or several: a matrix."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """How a method weighs one call on its way back: the edge rule, and whether rows of E + I are brought to sum 1."""
+    """How a method weighs one call on its way back: the edge rule, and whether rows of E + I are brought to sum 1.
+
+    heads, keys: weights of heads and of keys (see `Pull`).
+    """
 
     rule: Rule
     normalised: bool = False
+    heads: Float[Tensor, "group head"] | None = None
+    keys: Float[Tensor, "group key"] | None = None
+
+    def pull(self, r: Tensor) -> Pull:
+        """What is asked of the call for relevance r at its rows."""
+        return Pull(r, self.rule, self.normalised, self.heads, self.keys)
 
 
 class Walked(NamedTuple):
     """What a walk brought to every row: over paths of length >= 1, and r itself (what the rows of the read-out kept)."""
 
-    moved: Relevance
-    itself: Relevance
+    moved: Relevances
+    itself: Relevances
 
 
 @dataclass
@@ -65,6 +78,7 @@ class Recording:
         embedded: id stream -> ids (batch, token) of the rows of its word embeddings.
         padded: stream -> bool (batch, tokens), True where a token is padding.
         states: what went into and came out of blocks, where that was asked for. made: bytes that all operations made.
+        branches: event of a call -> what stands around it, where that was asked for (branches.py).
         said: what the user said of the tokens. sure: call -> how sure its tokens are, in words. asked: the read-out asked for.
         mixers: operations outside attention that mix rows in a way that is not followed.
     """
@@ -93,6 +107,7 @@ class Recording:
     made: int = 0
     budget: int = MEMORY_BUDGET
     mixers: list[str] = field(default_factory=list)
+    branches: dict[int, Branch] = field(default_factory=dict, repr=False)
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
@@ -144,17 +159,18 @@ class Recording:
         """No relevance anywhere."""
         return torch.zeros(self.batch, self.rows, dtype=torch.float32)
 
-    def gather(self, relevance: Relevance, ids: Tensor) -> Tensor:
-        """Relevance at the rows of a call: ids (group, token) -> (group, token); nobody has none."""
+    def gather(self, relevance: Relevances, ids: Tensor) -> Tensor:
+        """Relevance at the rows of a call: ids (group, token) -> (*read, group, token); nobody has none."""
         samples, rows = ids // STRIDE - 1, ids % STRIDE
-        return relevance[samples.clamp(min=0), rows] * (rows > 0)
+        return relevance[..., samples.clamp(min=0), rows] * (rows > 0)
 
-    def scatter(self, values: Tensor, ids: Tensor) -> Relevance:
+    def scatter(self, values: Tensor, ids: Tensor) -> Relevances:
         """The transpose of `gather`: values at a call's rows, added up where windows share a row."""
         samples, rows = ids // STRIDE - 1, ids % STRIDE
-        out = self.zeros()
-        values = torch.where(rows > 0, values.float().cpu(), 0.0)
-        return out.index_put_((samples.clamp(min=0), rows), values, accumulate=True)
+        values = torch.where(rows > 0, values.float().cpu(), 0.0).flatten(-ids.ndim)
+        out = torch.zeros(*values.shape[:-1], self.batch * self.rows, dtype=torch.float32)
+        out.index_add_(-1, (samples.clamp(min=0) * self.rows + rows).flatten(), values)
+        return out.view(*out.shape[:-1], self.batch, self.rows)
 
     def stream(self, name: str) -> Stream:
         """The (last) stream of a name that calls read."""
@@ -241,33 +257,38 @@ class Recording:
     def walk_apart(
         self,
         gradients: Gradients | None,
-        readout: dict[int, Relevance],
+        readout: dict[int, Relevances],
         steps: Sequence[Callable[[AttentionCall], Step | None]],
+        *,
+        keep: bool = True,
     ) -> list[Walked]:
         """The walk of METHODS.md section 3, with r and Σ_c w_c E_c kept apart: a small map would drown in r's rounding.
 
         w_c = [c ∈ seen(read-out)] r + Σ_{c′: c ∈ seen(keys of c′)} w_c′ E_c′, calls taken from last to first, so that each
         w_c is complete when it is reached. `steps[i]` says how method i weighs a call (None: it is passed by). Each
         call's A and G are rebuilt once and serve all methods.
+
+        r may be several, (read, batch, row): a matrix of rows. keep=False: only paths whose first step is a final call's.
         """
         calls = self.calls if gradients is None else gradients.calls
-        parts = [[(self.seen_by(self.calls[i]), r.clone()) for i, r in readout.items()] for _ in steps]
+        first = {i: self.seen_by(self.calls[i]) if keep else 1 << self.calls[i].event for i in readout}
+        parts = [[(first[i], r.clone()) for i, r in readout.items()] for _ in steps]
         events: list[AttentionCall | Merge] = sorted([*calls, *self.merges], key=lambda e: e.event, reverse=True)
         for event in events:
             if isinstance(event, Merge):
                 parts = [[self._unmerged(event, p) for p in method] for method in parts]
             else:
                 self._through(event, parts, steps)
-        first = len(readout)
-        return [Walked(self._summed(method[first:]), self._summed(method[:first])) for method in parts]
+        n = len(readout)
+        return [Walked(self._summed(method[n:]), self._summed(method[:n])) for method in parts]
 
-    def _summed(self, parts: list[tuple[int, Relevance]]) -> Relevance:
-        return torch.stack([self.zeros(), *[r for _, r in parts]]).sum(0)
+    def _summed(self, parts: list[tuple[int, Relevances]]) -> Relevances:
+        return torch.stack([r for _, r in parts]).sum(0) if parts else self.zeros()
 
     def _through(
         self,
         call: AttentionCall,
-        parts: list[list[tuple[int, Relevance]]],
+        parts: list[list[tuple[int, Relevances]]],
         steps: Sequence[Callable[[AttentionCall], Step | None]],
     ) -> None:
         wanted: dict[int, Pull] = {}
@@ -278,11 +299,11 @@ class Recording:
                 continue
             w = self.gather(torch.stack(arriving).sum(0), call.queries)
             if bool(w.any()):
-                wanted[i] = Pull(w, how.rule, how.normalised)
+                wanted[i] = how.pull(w)
         if not wanted:
             return
         kept = self._kept_by_whole_rows(call, wanted)
-        wanted |= {i: Pull(wanted[i].r * keep, wanted[i].rule) for i, keep in kept.items()}
+        wanted |= {i: wanted[i]._replace(r=wanted[i].r * keep, normalised=False) for i, keep in kept.items()}
         for i, pulled in zip(wanted, call.pull_all([*wanted.values()]), strict=True):
             if wanted[i].normalised or i in kept:
                 self._shrink(call, parts[i], kept.get(i, pulled.keep.cpu()))
@@ -300,7 +321,7 @@ class Recording:
             kept[i] = 1 / (1 + self.gather(sums, call.queries))
         return kept
 
-    def _shrink(self, call: AttentionCall, method: list[tuple[int, Relevance]], keep: Tensor) -> None:
+    def _shrink(self, call: AttentionCall, method: list[tuple[int, Relevances]], keep: Tensor) -> None:
         """A call's own rows keep 1/(1 + Σ_j E_ij) of the relevance that came through it."""
         samples, rows = call.queries // STRIDE - 1, call.queries % STRIDE
         factor = torch.ones(self.batch, self.rows, dtype=torch.float32)
@@ -310,21 +331,21 @@ class Recording:
             if seen >> call.event & 1:
                 method[i] = (seen, r * factor)
 
-    def settled(self, relevance: Relevance) -> Relevance:
+    def settled(self, relevance: Relevances) -> Relevances:
         """Relevance on merged rows brought back to the tokens they were made of."""
         for merge in reversed(self.merges):
             _, relevance = self._unmerged(merge, (1 << merge.event, relevance))
         return relevance
 
-    def _unmerged(self, merge: Merge, part: tuple[int, Relevance]) -> tuple[int, Relevance]:
+    def _unmerged(self, merge: Merge, part: tuple[int, Relevances]) -> tuple[int, Relevances]:
         """Relevance of merged rows goes back to the rows they were made of: r_in = r_out P, P = 1/m."""
         seen, r = part
         if not seen >> merge.event & 1:
             return part
         m = merge.sources.shape[1]
-        shares = (r[:, merge.rows, None] / m).expand(-1, -1, m).flatten(1)
-        r = r.index_add(1, merge.sources.flatten(), shares)
-        r[:, merge.rows] = 0
+        shares = (r[..., merge.rows, None] / m).expand(*r.shape[:-1], -1, m).flatten(-2)
+        r = r.index_add(-1, merge.sources.flatten(), shares)
+        r[..., merge.rows] = 0
         return seen, r
 
 
@@ -340,12 +361,14 @@ def record(
     strict: bool = True,
     memory_budget: int | str | None = None,
     states: bool = False,
+    branches: bool = False,
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
 
     `target` is what `Recording.gradients()` explains when it is given none; `edits` change the run (edits.py); `streams` says
     whose tokens calls read where the trail is lost (said.py), `readout` which rows `Recording.readout` is to give.
-    `memory_budget` (bytes, or "512MB") is what rebuilt attention rows may take at a time; None: 256 MB.
+    `memory_budget` (bytes, or "512MB") is what rebuilt attention rows may take at a time; None: 256 MB. `states`, `branches`:
+    keep the states between blocks; find the output projection and residual stream of every call.
 
     Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
     whose tokens a call reads (unless strict=False).
@@ -356,7 +379,7 @@ def record(
     refuse(model, training)
     with our_own():
         with torch.enable_grad():
-            run = recorder.run(model, inputs, edits, streams, states=states)
+            run = recorder.run(model, inputs, edits, streams, states=states, branches=branches)
         return _recorded(model, inputs, target, run, readout, strict, budget)
 
 
@@ -406,11 +429,12 @@ def _recorded(
         made=run.made,
         budget=budget,
         mixers=[*trail.mixers],
+        branches=run.branches,
     )
     recording.streams = _in_use(recording)
     if strict:
         _refuse_twice_cut(recording.streams)
-    recording.padded = _padding(recording)
+    recording.padded = padding(recording)
     return recording
 
 
@@ -453,41 +477,3 @@ def _in_use(recording: Recording) -> list[Stream]:
         if bool(used[merge.rows].any()):
             used[merge.sources.flatten()] = True
     return [s for s in recording.streams if bool(used[s.rows].any())]
-
-
-def _padding(recording: Recording) -> dict[str, Tensor]:
-    """Tokens that a mask among the inputs, or the mask of every call that reads them, leaves out."""
-    hidden = torch.ones(recording.batch, recording.rows, dtype=torch.bool)
-    for call in recording.calls:
-        if call.lost:
-            continue
-        dead = call.dead_keys()
-        samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
-        alive = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
-        alive.index_put_((samples.clamp(min=0), rows), (~dead).float(), accumulate=True)
-        hidden &= alive == 0
-    padded = {}
-    for stream in recording.streams:
-        if not stream.shown:
-            continue
-        mask = _mask_of(recording.inputs, stream)
-        out = (
-            hidden[:, stream.rows] if _is_read(recording, stream) else torch.zeros(recording.batch, stream.count).bool()
-        )
-        padded[stream.name] = out if mask is None else out | (mask == 0)
-    return padded
-
-
-def _is_read(recording: Recording, stream: Stream) -> bool:
-    rows = torch.arange(stream.first, stream.first + stream.count)
-    return any(bool(torch.isin(c.keys % STRIDE, rows).any()) for c in recording.calls)
-
-
-def _mask_of(inputs: dict[str, Any], stream: Stream) -> Tensor | None:
-    """The 0/1 mask given for a stream: `attention_mask` for `input_ids`, `decoder_attention_mask` for the decoder's, ..."""
-    name = stream.name if stream.kind == "input" else ""
-    prefix, found, _ = name.partition("input") if "input" in name else name.rpartition("_")
-    mask, value = inputs.get(f"{prefix}{'' if found == 'input' else '_'}attention_mask"), inputs.get(name)
-    if isinstance(mask, Tensor) and isinstance(value, Tensor) and value.ndim <= 3 and mask.shape == value.shape[:2]:
-        return mask.cpu() if mask.shape[1] == stream.count else None
-    return None

@@ -168,8 +168,17 @@ def _section(c: Comparison, sample: int) -> dict[str, Any]:
         "rows": rows,
         "own": [{"method": e.method, "cell": next(cells)} for e in c.own.values()],
         "table": _grouped(c, sample, key),
-        "notes": list(dict.fromkeys(f"{e.method}: {n}" for e in c.explanations for n in e.receipt.notes)),
+        "notes": _notes(c),
     }
+
+
+def _notes(c: Comparison) -> list[str]:
+    """Each note once: of which maps it speaks, or of all."""
+    of: dict[str, list[str]] = {}
+    for e in c.explanations:
+        for note in dict.fromkeys(e.receipt.notes):
+            of.setdefault(note, []).append(f"{e.method} at {e.receipt.site}")
+    return [n if len(maps) == len(c.explanations) else f"{', '.join(maps)}: {n}" for n, maps in of.items()]
 
 
 def _grouped(c: Comparison, sample: int, key: str) -> list[dict[str, Any]]:

@@ -1,0 +1,121 @@
+"""Which module is at work: hooks on every module for the length of a run, taken off after it (also after an error).
+
+They keep the stack of modules, let edits change what a block takes and gives, and show a `Watch` the states between blocks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from regard.recording.contractions import through_linear
+from regard.recording.edits import Edit
+from regard.recording.states import Watch, parts
+from regard.recording.tokens import Trail
+
+
+@dataclass
+class Block:
+    """One visit of an element of a ModuleList that holds attention calls."""
+
+    module: str
+    visit: int
+    calls: list[int]
+
+
+@dataclass
+class Frames:
+    """The modules at work in the recorded thread, innermost last, as dotted paths."""
+
+    names: dict[int, str]
+    listed: set[str]
+    owner: int = field(default_factory=threading.get_ident)
+    stack: list[str] = field(default_factory=list)
+    visits: dict[str, int] = field(default_factory=dict)
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def mine(self) -> bool:
+        """Whether the hook was called by the recorded thread (another thread may run the same model)."""
+        return threading.get_ident() == self.owner
+
+    def block(self) -> str:
+        """The innermost ModuleList element at work, with its visit, or ""."""
+        name = next((n for n in reversed(self.stack) if n in self.listed), "")
+        return f"{name}:{self.visits[name] - 1}" if name else ""
+
+
+@contextmanager
+def watched(
+    model: nn.Module, frames: Frames, edits: Sequence[Edit], trail: Trail, watch: Watch | None = None
+) -> Iterator[None]:
+    """Hooks on every module for the length of a run: they keep the stack of modules, and apply edits of blocks.
+
+    An `nn.Linear` keeps its rows whatever kernel it runs (a quantised one). `watch` is told what goes into and comes out of
+    every element of a list of modules.
+    """
+    handles = []
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        if not frames.mine:
+            return None
+        name = frames.names[id(module)]
+        frames.stack.append(name)
+        frames.visits[name] = visit = frames.visits.get(name, 0) + 1
+        changed = None
+        for edit in edits:
+            new = edit.entering(name, visit - 1, args, kwargs)
+            if new is not None:
+                _take_place(trail, list(new), [args, kwargs])
+                changed = args, kwargs = new
+        if watch is not None and name in frames.listed:
+            watch.see(name, visit - 1, "in", [args, kwargs])
+        return changed
+
+    def leave(module: nn.Module, args: Any, output: Any) -> Any:
+        if not frames.mine or not frames.stack:
+            return None
+        if isinstance(module, nn.Linear) and args and isinstance(output, Tensor):
+            through_linear(trail, args[0], output)
+        name = frames.stack.pop()
+        changed = None
+        for edit in edits:
+            new = edit.block(name, frames.visits[name] - 1, output)
+            if new is not None:
+                _take_place(trail, new, output)
+                changed = output = new
+        if watch is not None and name in frames.listed:
+            watch.see(name, frames.visits[name] - 1, "out", output)
+        return changed
+
+    try:
+        for module in model.modules():
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(leave))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _take_place(trail: Trail, new: Any, old: Any) -> None:
+    """What is put in the place of a block's input or output has the rows of the one whose place it takes."""
+    for a, b in zip(parts(new), parts(old), strict=False):
+        tag = trail.tag(b)
+        if a is not b and tag is not None and a.shape == b.shape:
+            trail.put(a, tag)
+
+
+def list_elements(model: nn.Module) -> set[str]:
+    """Dotted paths of the elements of every ModuleList (and Sequential: blocks are kept in those, too)."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+        for name, _ in module.named_children()
+    }

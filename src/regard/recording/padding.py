@@ -1,0 +1,51 @@
+"""Which tokens are padding: those that a mask among the inputs, or the mask of every call that reads them, leaves out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regard.recording.tokens import STRIDE, Stream
+
+if TYPE_CHECKING:
+    from regard.recording.recording import Recording
+
+
+def padding(recording: Recording) -> dict[str, Tensor]:
+    """Tokens that a mask among the inputs, or the mask of every call that reads them, leaves out."""
+    hidden = torch.ones(recording.batch, recording.rows, dtype=torch.bool)
+    for call in recording.calls:
+        if call.lost:
+            continue
+        dead = call.dead_keys()
+        samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
+        alive = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
+        alive.index_put_((samples.clamp(min=0), rows), (~dead).float(), accumulate=True)
+        hidden &= alive == 0
+    padded = {}
+    for stream in recording.streams:
+        if not stream.shown:
+            continue
+        mask = _mask_of(recording.inputs, stream)
+        out = (
+            hidden[:, stream.rows] if _is_read(recording, stream) else torch.zeros(recording.batch, stream.count).bool()
+        )
+        padded[stream.name] = out if mask is None else out | (mask == 0)
+    return padded
+
+
+def _is_read(recording: Recording, stream: Stream) -> bool:
+    rows = torch.arange(stream.first, stream.first + stream.count)
+    return any(bool(torch.isin(c.keys % STRIDE, rows).any()) for c in recording.calls)
+
+
+def _mask_of(inputs: dict[str, Any], stream: Stream) -> Tensor | None:
+    """The 0/1 mask given for a stream: `attention_mask` for `input_ids`, `decoder_attention_mask` for the decoder's, ..."""
+    name = stream.name if stream.kind == "input" else ""
+    prefix, found, _ = name.partition("input") if "input" in name else name.rpartition("_")
+    mask, value = inputs.get(f"{prefix}{'' if found == 'input' else '_'}attention_mask"), inputs.get(name)
+    if isinstance(mask, Tensor) and isinstance(value, Tensor) and value.ndim <= 3 and mask.shape == value.shape[:2]:
+        return mask.cpu() if mask.shape[1] == stream.count else None
+    return None
