@@ -362,12 +362,12 @@ def sanity(given: argparse.Namespace) -> Found:
     texts = sentences.rows(every(sentences.examples, 8), [*asked, Sanity("padding")])
     cascade, repeat, padding = (Sanity(c).name for c in ("cascade", "repeat", "padding"))
     columns = [
-        Column("scenes, cascade ↓", under(scenes, cascade), "mean"),
-        Column("sentences, cascade ↓", under(texts, cascade), "mean"),
-        Column("two classes ↓", classes, "similarity"),
-        Column("scenes, repeat ↓", under(scenes, repeat), "relative"),
-        Column("sentences, repeat ↓", under(texts, repeat), "relative"),
-        Column("padding ↓", under(texts, padding), "relative"),
+        Column("scenes, cascade", under(scenes, cascade), "mean"),
+        Column("sentences, cascade", under(texts, cascade), "mean"),
+        Column("two classes", classes, "similarity"),
+        Column("scenes, repeat", under(scenes, repeat), "relative"),
+        Column("sentences, repeat", under(texts, repeat), "relative"),
+        Column("padding", under(texts, padding), "relative"),
     ]
     return Found(section(columns), [*scenes, *classes])
 
@@ -411,10 +411,10 @@ def main() -> None:
     if given.only:
         asked = {name: asked[name] for name in given.only if name in asked or parser.error("eraser needs --data")}
     torch.set_num_threads(1)
-    started = time.perf_counter()
+    started = time.process_time()
     for name, run in asked.items():
         found = run(given)
-        print(f"\n## {name} ({time.perf_counter() - started:.0f} s)\n\n{found.text}", flush=True)
+        print(f"\n## {name} ({time.process_time() - started:.0f} s so far)\n\n{found.text}", flush=True)
         if given.write:
             measure.write(name, found.text, PAGE)
             for file, draw in found.figures.items():

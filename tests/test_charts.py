@@ -71,8 +71,8 @@ def test_steps_are_read_from_the_full_name():
         (Segmentation(), "iou", 1),
         (Rationale(), "sufficiency", -1),
         (Rationale(), "windows", 0),
-        (Sanity("cascade"), "mean", -1),
-        (Sanity("classes"), "change", 1),
+        (Sanity("cascade"), "mean", 0),
+        (Sanity("classes"), "unchanged", -1),
     ],
 )
 def test_which_way_is_better(protocol, metric, side):

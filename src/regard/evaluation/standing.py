@@ -16,13 +16,15 @@ from regard.evaluation.summaries import differences, grouped
 SEGMENTATION = ("pixel_accuracy", "iou", "mean_iou", "mean_iou_accumulated", "ap", "f1", "iou_otsu", "iou_best",
                 "iou_sweep_mean", "pointing")  # fmt: skip
 HIGH = frozenset((*SEGMENTATION, "precision", "recall", "token_f1", "iou_f1", "auprc", "comprehensiveness"))
-LOW = frozenset(("sufficiency", "difference", "relative", "padded_scores", "relative_error"))
-DIFFER = {"final": -1, "mean": -1, "similarity": -1, "unchanged": -1, "change": 1}
+LOW = frozenset(("sufficiency", "relative_error"))
 BEST, NEAR = "best", "near"
 
 
 def direction(protocol: str, metric: str) -> int:
     """1 where a higher value is better, −1 where a lower one is, 0 where neither is. By the protocol's full name.
+
+    A sanity check is passed or not, and no contest: maps that turn round when parameters are drawn anew are no better than
+    maps that lose their likeness. Only a map that stays the same is worse.
 
     >>> direction("perturbation/pixel-black/positive/predicted", "auc_probability")
     -1
@@ -31,8 +33,8 @@ def direction(protocol: str, metric: str) -> int:
     if kind == "perturbation":
         falls = 1 if "negative" in choices else -1
         return falls if metric.startswith("auc_") else -falls if metric == "aopc" else 0
-    if kind == "sanity" and metric in DIFFER:
-        return DIFFER[metric]
+    if kind == "sanity":
+        return -1 if metric == "unchanged" else 0
     return 1 if metric in HIGH else -1 if metric in LOW else 0
 
 

@@ -299,9 +299,13 @@ def _written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
 
 
 def png(figure: Any) -> bytes:
-    """A figure as the bytes of a PNG, the same for the same figure."""
+    """A figure as the bytes of a PNG of 256 colours, the same for the same figure."""
+    from PIL import Image
+
+    figure.canvas.draw()
+    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    image.quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True, dpi=(DPI, DPI))
     return buffer.getvalue()
 
 
