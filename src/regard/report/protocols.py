@@ -143,8 +143,11 @@ def _figures(
 
 def _curves(rows: Sequence[Row], curve: str, seed: int) -> dict[str, Any]:
     ranked = [line.method for line in charts.lines(rows, curve, seed)]
-    alt = f"Curves of {curve}, one line a method, from the largest area to the smallest: {', '.join(ranked)}."
-    caption = f"{curve}: means over examples with 95 % bootstrap bands; legends give the area with its interval."
+    alt = f"Curves of {curve}, one line a method, from the largest on the whole to the smallest: {', '.join(ranked)}."
+    known = "area" if any(f"auc_{curve}" in r.values for r in rows) else "mean"
+    caption = (
+        f"{curve}: means over examples with 95 % bootstrap bands; legends give each line's {known}, largest first."
+    )
     return _drawn(lambda dark: charts.curves(rows, curve, dark=dark, seed=seed), alt, caption)
 
 
