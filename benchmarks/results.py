@@ -60,6 +60,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "integrated_gradients": {"zero": {}, "blur": {"baseline": BLUR}},
 }
 """Method -> name of a variant -> its options; all others are run as they are."""
+TWINS = {"corrected_attention, positive", "alpha_avg", "taylor"}
+"""The same maps as `gae`, `raw_attention` and, at zero, `input_x_gradient`: left out of a figure of few."""
 PICTURES_ONLY = {"integrated_gradients, blur"}
 
 
@@ -301,7 +303,7 @@ def perturbation(given: argparse.Namespace) -> Found:
         for order, arrow in (("positive", "↓"), ("negative", "↑"))
     ]
     first = columns[0].rows
-    ranked = [line.method for line in charts.lines(first, "probability")]
+    ranked = [line.method for line in charts.lines(first, "probability") if line.method not in TWINS]
     few = [r for r in first if r.method in {*ranked[-6:], *charts.FLOORS}]
     title = "Patches dropped, the most relevant first: the floors and the six lowest areas"
     return Found(section(columns), rows, {

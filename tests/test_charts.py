@@ -204,6 +204,23 @@ def test_figures_leave_no_pyplot_and_are_the_same_twice(tmp_path):
         assert not before.get_fignums()
 
 
+def test_a_picture_of_few_colours_keeps_those_of_the_lines():
+    """Also of a line that lies under another one, and shows in the legend alone."""
+    rows = made([f"m{i}" for i in range(6)])
+    rows += [dataclasses.replace(r, method="over") for r in rows if r.method == "m0"]
+    figure = charts.curves(rows, "probability")
+    colours = np.array(Image.open(io.BytesIO(charts.png(figure))).convert("RGB")).reshape(-1, 3).astype(int)
+    for line in figure.axes[0].get_lines():
+        wanted = [int(line.get_color()[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (colours == wanted).all(1).any()
+
+
+def test_a_long_title_is_broken():
+    figure = charts.curves(made(["a"]), "probability", title="a title of many words " * 6)
+    figure.canvas.draw()
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_names_are_no_mathematics_and_misuse_is_told():
     rows = made(["random", NASTY])
     charts.png(charts.curves(rows, "probability", title=NASTY))

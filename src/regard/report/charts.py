@@ -10,6 +10,7 @@ import io
 import math
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -282,7 +283,8 @@ def _figure(
         axes.tick_params(colors=theme.faint, labelsize=9, labelbottom=True, labelleft=True)
     if title:
         first = {"x": 0.005, "ha": "left", "fontsize": 11, "fontweight": "bold"}
-        figure.suptitle(title, color=theme.ink, parse_math=False, **first)
+        shown = "\n".join(textwrap.wrap(title, int(9.5 * width)))
+        figure.suptitle(shown, color=theme.ink, parse_math=False, **first)
     return figure, every[:count]
 
 
@@ -299,13 +301,21 @@ def _written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
 
 
 def png(figure: Any) -> bytes:
-    """A figure as the bytes of a PNG of 256 colours, the same for the same figure."""
+    """A figure as the bytes of a PNG of 256 colours, the same for the same figure. The themes' own colours are kept."""
+    from matplotlib.colors import to_rgb
     from PIL import Image
 
     figure.canvas.draw()
-    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    buffer = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True, dpi=(DPI, DPI))
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    own = [round(255 * v) for t in (LIGHT, DARK) for c in (*t[:4], *t.methods) for v in to_rgb(c)]
+    cut = Image.fromarray(pixels.copy()).quantize(256 - len(own) // 3).getpalette() or []
+    palette = np.array([*own, *cut]).reshape(-1, 3)
+    colours, at = np.unique(pixels.astype(np.int64) @ (1 << 16, 1 << 8, 1), return_inverse=True)
+    rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=-1)
+    nearest = ((rgb[:, None] - palette) ** 2).sum(-1).argmin(-1).astype(np.uint8)
+    few, buffer = Image.fromarray(nearest[at].reshape(pixels.shape[:2])), io.BytesIO()
+    few.putpalette(palette.ravel().tolist())
+    few.save(buffer, format="png", optimize=True, dpi=(DPI, DPI))
     return buffer.getvalue()
 
 
