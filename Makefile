@@ -60,6 +60,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/facts.py
 	$(BIN)/python benchmarks/attribution_error.py
+	$(BIN)/python benchmarks/results.py
 
 docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py

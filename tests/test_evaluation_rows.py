@@ -90,6 +90,17 @@ def test_a_bad_example_is_a_row_with_its_error_and_spoils_no_other(vit, examples
     assert {s.examples for s in found} == {3}
 
 
+def test_a_baseline_and_a_site_are_options_too(vit, examples):
+    blur, site = regard.Baseline.blur(8.0), regard.Site.block(1)
+    methods = ["revised_ig", ("revised_ig", {"baseline": blur}), ("revised_ig", {"site": site})]
+    plain, blurred, there = evaluate_rows(vit.model, examples[:1], methods, [Segmentation()])
+    assert (blurred.method, there.method) == ("revised_ig, baseline=blur, sigma 8", "revised_ig, site=block[1]")
+    assert not any(r.error for r in (plain, blurred, there))
+    assert len({r.values["ap"] for r in (plain, blurred, there)}) == 3
+    with pytest.raises(UnknownName):
+        evaluate_rows(vit.model, examples, [("revised_ig", {"baselin": blur})], [SHORT])
+
+
 def test_misuse_is_raised_before_anything_runs(vit, examples):
     with pytest.raises(UnknownName):
         evaluate_rows(vit.model, examples, ["gea"], [SHORT])

@@ -23,6 +23,7 @@ from regard.evaluation.sanity import (
     sanity,
 )
 from regard.evaluation.segmentation import Segmentation, segmentation
+from regard.evaluation.standing import direction, standings
 from regard.evaluation.statistics import Interval
 from regard.evaluation.summaries import Difference, Summary, consistency, curve, differences, summaries
 
@@ -46,6 +47,7 @@ __all__ = [
     "curve",
     "deletion",
     "differences",
+    "direction",
     "evaluate_documents",
     "evaluate_rows",
     "examples_of",
@@ -58,6 +60,7 @@ __all__ = [
     "sample_of",
     "sanity",
     "segmentation",
+    "standings",
     "sufficiency",
     "summaries",
 ]

@@ -12,6 +12,7 @@ in an order drawn from the seed and the example's name, the same for every metho
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -248,6 +249,22 @@ def _spelled(steps: tuple[float, ...]) -> str:
     return f"{steps[0]:g}..{steps[-1]:g}" + ("" if tenths else f":{len(steps)}")
 
 
+def steps_of(name: str) -> tuple[float, ...]:
+    """The steps that a full name tells; none where it tells none.
+
+    >>> steps_of("perturbation/pixel-black/positive/predicted/steps=0.25..1:4/auc=[0,1]")
+    (0.25, 0.5, 0.75, 1.0)
+    """
+    found = re.search(r"steps=([^/]+)", name)
+    if found is None or ".." not in found[1]:
+        return tuple(float(s) for s in found[1].split(",")) if found else ()
+    first, _, rest = found[1].partition("..")
+    a, (last, _, many) = float(first), rest.partition(":")
+    b = float(last)
+    count = int(many) if many else round((b - a) * 10) + 1
+    return tuple(round(a + (b - a) * i / max(1, count - 1), 9) for i in range(count))
+
+
 __all__ = [
     "TENTHS",
     "Perturbation",
@@ -259,6 +276,7 @@ __all__ = [
     "perturbation",
     "probabilities_of",
     "ranking",
+    "steps_of",
     "sufficiency",
     "unit_scores",
 ]

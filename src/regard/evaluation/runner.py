@@ -72,7 +72,7 @@ def evaluate_rows(
     """
     named = [(m, {}) if isinstance(m, str) else (m[0], dict(m[1])) for m in methods]
     for name, options in named:
-        method_row(name).check(options)
+        _check(name, options)
     if len({e.name for e in examples}) != len(examples):
         raise Misuse("two examples have the same name; give each its own, or rows cannot be paired")
     refuse(model, False)
@@ -105,7 +105,7 @@ def evaluate_documents(
     """The same for documents with rationales, which a reader cuts into windows."""
     rows = []
     for name, options in (m if isinstance(m, tuple) else (m, {}) for m in methods):
-        method_row(name).check(dict(options))
+        _check(name, options)
         label = called(name, options)
         for protocol in protocols:
             for document in documents:
@@ -123,8 +123,13 @@ def said(e: BaseException) -> str:
 
 
 def called(name: str, options: Mapping[str, Any]) -> str:
-    """A method's name in a row, with its options."""
-    return name + "".join(f", {k}={v}" for k, v in sorted(options.items()))
+    """A method's name in a row, with its options; a baseline and a site as their labels say them."""
+    return name + "".join(f", {k}={getattr(v, 'label', v)}" for k, v in sorted(options.items()))
+
+
+def _check(name: str, options: Mapping[str, Any]) -> None:
+    """Raise UnknownName for what neither the method nor `explain` takes."""
+    method_row(name).check({k: v for k, v in options.items() if k not in ("baseline", "site")})
 
 
 def _batches(examples: Sequence[Example], size: int) -> list[Batch]:

@@ -53,8 +53,8 @@ class Difference:
 
     @property
     def sure(self) -> bool:
-        """Whether the 95 % interval leaves out zero."""
-        return self.value.low > 0 or self.value.high < 0
+        """Whether the 95 % interval leaves out zero; a single example makes nothing sure."""
+        return self.examples > 1 and (self.value.low > 0 or self.value.high < 0)
 
 
 def summaries(rows: Sequence[Row], seed: int = 0, *, split: bool = False) -> list[Summary]:
