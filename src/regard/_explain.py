@@ -34,7 +34,7 @@ from regard.recording.entry import (
 )
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
-from regard.recording.recording import Relevance
+from regard.recording.walk import Relevance
 from regard.site import Site
 from regard.target import Target, Value
 

@@ -245,7 +245,7 @@ class AttentionPath(Path):
             ones = torch.ones(call.queries.shape)
             moved = call.bind(dO).pull_all([Pull(ones, EDGES["signed"])])[0].moved * call.shape[1]
             samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
-            out.index_put_((samples.clamp(min=0), rows), torch.where(rows > 0, moved.cpu(), 0.0), accumulate=True)
+            out.index_put_((samples.clamp(min=0), rows), torch.where(rows > 0, moved.to(out), 0.0), accumulate=True)
         by_node = out.view(k, self.again.batch, recording.rows)
         if self.alone is not None:
             by_node = torch.nn.functional.pad(by_node, (0, 0, self.alone, recording.batch - self.alone - 1))

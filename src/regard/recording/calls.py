@@ -39,9 +39,12 @@ class Rule(Protocol):
 
 
 class Pull(NamedTuple):
-    """What is asked of a call: r @ E by a rule; normalised: with the rows of E + I brought to sum 1."""
+    """What is asked of a call: r @ E by a rule; normalised: with the rows of E + I brought to sum 1.
 
-    r: Float[Tensor, "group row"]
+    r is one row of weights, or several, which then share every E: (group, several, row).
+    """
+
+    r: Float[Tensor, "group row"] | Float[Tensor, "group several row"]
     rule: Rule
     normalised: bool = False
 
@@ -49,7 +52,7 @@ class Pull(NamedTuple):
 class Pulled(NamedTuple):
     """The answer: r @ E, and the share of its relevance that each row keeps (1, or 1/(1 + Σ_j E_ij))."""
 
-    moved: Float[Tensor, "group key"]
+    moved: Float[Tensor, "group key"] | Float[Tensor, "group several key"]
     keep: Float[Tensor, "group row"]
 
 
@@ -137,8 +140,8 @@ class AttentionCall:
         index: place in execution order. event: its bit in `seen` (token maps are events too).
         module: dotted path of the module that made it. kernel: "sdpa" (fused) or "softmax" (A made by the model).
         queries, keys: ids (group, token) of the rows and columns (see tokens.py). samples: (group,) the sample of each.
-        seen: events that the *keys* had absorbed. output: O, in the model's own axes; `axes` permutes it to (lead..., row,
-            width). layout: see `Layout`.
+        seen: events that the *keys* had absorbed; rows_seen: those that the queries had.
+        output: O, in the model's own axes; `axes` permutes it to (lead..., row, width). layout: see `Layout`.
         detached: the model cut it out of the graph (`no_grad`, `detach`), so that no gradient comes through.
         dO: ∂y/∂O in the output's own axes, when bound to a target. lost: why the trail of its tokens is lost, or "".
         budget: the most bytes that its rebuilt rows may take at a time.
@@ -164,6 +167,7 @@ class AttentionCall:
     dO: Tensor | None = field(default=None, repr=False)
     lost: str = ""
     block: str = ""
+    rows_seen: int = 0
     detached: bool = False
     budget: int = MEMORY_BUDGET
 
@@ -175,6 +179,11 @@ class AttentionCall:
     def samples(self) -> Int[Tensor, " group"]:
         """The sample that each group belongs to."""
         return (torch.cat([self.queries, self.keys], 1) // STRIDE).amax(1) - 1
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What A, G and relevance are counted in: float32, whatever the model's dtype; float64 for a model in float64."""
+        return torch.float64 if self.output.dtype == torch.float64 else torch.float32
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -223,10 +232,10 @@ class AttentionCall:
         return self.layout(mask.expand(*mask.shape[:-2], n, m)).any(1)
 
     def rows(self, index: Int[Tensor, " row"], *, gradient: bool | None = None) -> Rows:
-        """A at some query rows, and G there when bound to a target: their whole size, in float32."""
+        """A at some query rows, and G there when bound to a target: their whole size, in `precision`."""
         groups, heads, n, m = self.shape
         call = self._for(self.dO is not None if gradient is None else gradient)
-        A = torch.zeros(groups, heads, len(index), m, device=self.output.device, dtype=torch.float32)
+        A = torch.zeros(groups, heads, len(index), m, device=self.output.device, dtype=self.precision)
         G = torch.zeros_like(A) if call.dO is not None else None
         at = torch.full((n,), -1, dtype=torch.int64).index_copy_(0, index.cpu(), torch.arange(len(index)))
         for tile, some, gradients in tiles(call, index.cpu(), unseen=True):
@@ -246,26 +255,37 @@ class AttentionCall:
         """r @ E, with E rebuilt in tiles; rows where r is zero in every group are never built."""
         return self.pull_all([Pull(r, rule)])[0].moved
 
+    def push(self, x: Float[Tensor, "group key"], rule: Rule) -> Float[Tensor, "group row"]:
+        """E @ x, with E rebuilt in tiles: what each row has of something that the keys have."""
+        groups, heads, n, _ = self.shape
+        x = x.to(self.output.device, self.precision)
+        out = torch.zeros(groups, n, device=x.device, dtype=x.dtype)
+        for tile, A, G in tiles(self._for(rule.gradient), torch.arange(n), whole=rule.over_heads == "max"):
+            each = rule.each(tile.cut(A), None if G is None else tile.cut(G.mul_(A)))
+            E = each.amax(1) if rule.over_heads == "max" else each.sum(1) / heads
+            out[tile.groups, tile.rows.to(x.device)] += (E @ x[tile.groups, tile.keys, None])[..., 0]
+        return out
+
     def pull_all(self, pulls: Sequence[Pull]) -> list[Pulled]:
         """Several r @ E at once: A and G of each tile are built once and serve every rule."""
         groups, heads, n, m = self.shape
         device = self.output.device
-        rs = [p.r.to(device) for p in pulls]
-        none, one = (f((), device=device, dtype=torch.float32) for f in (torch.zeros, torch.ones))
-        done = [Pulled(none.repeat(groups, m), one.repeat(groups, n)) for _ in pulls]
-        needed = torch.stack([(r != 0).any(0) for r in rs]).cpu()
+        rs = [(p.r if p.r.ndim == 3 else p.r[:, None]).to(device, self.precision) for p in pulls]
+        moved = [torch.zeros(*r.shape[:2], m, device=device, dtype=r.dtype) for r in rs]
+        keep = [torch.ones(groups, n, device=device, dtype=r.dtype) for r in rs]
+        needed = torch.stack([(r != 0).any(0).any(0) for r in rs]).cpu()
         call = self._for(any(p.rule.gradient for p in pulls))
         whole = any(p.normalised or p.rule.over_heads == "max" for p in pulls)
         for tile, A, G in tiles(call, needed.any(0).nonzero()[:, 0], whole=whole):
             each_A, each_AG = tile.cut(A), None if G is None else tile.cut(G.mul_(A))
             serves = [i for i, needs in enumerate(needed[:, tile.rows].any(1).tolist()) if needs]
             for i in serves:
-                r = rs[i][tile.groups, tile.rows.to(device)]
-                moved, keep = _through(r, pulls[i], each_A, each_AG, heads, last=i == serves[-1])
-                done[i].moved[tile.groups, tile.keys] += moved
+                r = rs[i][tile.groups][..., tile.rows.to(device)]
+                through, kept = _through(r, pulls[i], each_A, each_AG, heads, last=i == serves[-1])
+                moved[i][tile.groups, :, tile.keys] += through
                 if pulls[i].normalised:
-                    done[i].keep[tile.groups, tile.rows.to(device)] = keep
-        return done
+                    keep[i][tile.groups, tile.rows.to(device)] = kept
+        return [Pulled(t if p.r.ndim == 3 else t[:, 0], k) for t, k, p in zip(moved, keep, pulls, strict=True)]
 
     def chunks(self, rows: Int[Tensor, " row"]) -> Iterator[Int[Tensor, " row"]]:
         """Row indices in blocks whose A, over all groups and heads, fits the budget."""
@@ -273,7 +293,7 @@ class AttentionCall:
 
 
 def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None, heads: int, last: bool) -> tuple[Tensor, Tensor]:
-    """r @ E for one tile, and what its rows keep; the mean over all `heads` is taken by the product itself.
+    """r @ E for one tile, (group, several, key), and what its rows keep, (group, row).
 
     last: nobody needs A⊙G after this, so that a rule that can may write over it (new memory for each tile costs much).
     """
@@ -281,10 +301,12 @@ def _through(r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None, heads: int, la
     each = pull.rule.each(A, AG) if over is None else over(AG)
     if pull.rule.over_heads == "max":
         each, heads = each.amax(1, keepdim=True), 1
-    groups, some, n, m = each.shape
-    keep = torch.ones_like(r)
+    keep = torch.ones_like(r[:, 0])
     if pull.normalised:
         keep = 1 / (1 + each.sum(-1).mean(1))
-        r = r * keep
-    weights = (r / heads)[:, None, :].expand(groups, some, n).reshape(groups, 1, some * n)
-    return (weights @ each.reshape(groups, some * n, m))[:, 0], keep
+        r = r * keep[:, None]
+    if r.shape[1] > 1:
+        return (r / heads) @ each.sum(1), keep
+    groups, some, n, m = each.shape  # one row: the product itself takes the mean over heads
+    weights = (r / heads).expand(groups, some, n).reshape(groups, 1, some * n)
+    return weights @ each.reshape(groups, some * n, m), keep
