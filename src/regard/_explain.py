@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from regard.attribution.context import Context
 from regard.attribution.path import Path
-from regard.attribution.paths import Preset, relevance
+from regard.attribution.paths import Fusion, Preset, relevance
 from regard.attribution.rerun import Rerun
 from regard.attribution.table import Method
 from regard.attribution.table import method as method_row
@@ -204,15 +205,18 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     gradients = recording.gradients(y, keep=keep)
     weights, how = read_out(recording, gradients, w.readout)
     maps = Maps(Context(recording, gradients, weights, w.seed, w.site, w.baseline, again, w.reading), how)
-    made = {row.name: row.function(**_own(row, options)) for row in rows if row.preset}
-    presets = {name: p for name, p in made.items() if isinstance(p, Preset)}
+    made = {
+        row.name: row.function(**_own(row, options)) if row.preset else partial(row.function, **_own(row, options))
+        for row in rows
+    }
+    presets = {name: p for name, p in made.items() if isinstance(p, Preset | Fusion)}
     walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
     hidden = maps.context.hidden()
     shared = time.perf_counter() - started
     for row in rows:
         since = time.perf_counter()
         context = maps.contexts[row.name] = replace(maps.context, notes=[])
-        found = walked[row.name] if row.name in walked else row.function(context, **_own(row, options))
+        found = walked[row.name] if row.name in walked else made[row.name](context)
         wanted = (recording.batch, recording.rows)
         if not isinstance(found, Tensor) or found.shape != wanted:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -268,7 +272,7 @@ def _explanation(
         baseline=row.baseline if along is None else along.baseline,
         site=row.site if along is None else along.site.label,
         readout=maps[0].readout,
-        attribution_sum=relevance.sum(1),
+        attribution_sum=relevance.sum(1).float(),
         decomposes=row.decomposes,
         complete=along is None or along.complete,
         predicted=None if value.predicted is None else value.predicted.cpu(),

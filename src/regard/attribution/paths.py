@@ -3,6 +3,9 @@
 - `residual_sum`: row r of Π(I + E), less r itself: paths of length ≥ 1.
 - `rollout`: the same with E + I row-normalised, given as it is.
 - `last`: only the last call of the stream that the target reads.
+
+`residual_sum` may keep to paths that never re-enter a source that they have left (hops="one"), or to those that do
+("crossed"): see recording/walk.py. A `Fusion` joins several such maps to one.
 """
 
 from __future__ import annotations
@@ -10,29 +13,53 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from regard.attribution.edges import EDGES
 from regard.errors import Misuse, nearest
 from regard.recording import AttentionCall, Gradients, Recording, Step
+from regard.recording.walk import HOPS, Walked
 
 PATHS = ("residual_sum", "rollout", "last")
+FUSIONS = ("sum", "mean", "max_normalised")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """An attention-family method: edge rule × path rule × layers. Calls not in `layers` use `mean` (None: all are in)."""
+    """An attention-family method: edge rule × path rule × layers. Calls not in `layers` use `mean` (None: all are in).
+
+    hops: which paths count, by the sources they visit (`residual_sum` only).
+    """
 
     edge: str
     path: str
     layers: tuple[int, ...] | None = None
     start_layer: int = 0
+    hops: str = "all"
 
     def __post_init__(self) -> None:
         if self.edge not in EDGES:
             raise nearest(self.edge, EDGES, "edge rule")
         if self.path not in PATHS:
             raise nearest(self.path, PATHS, "path rule")
+        if self.hops not in HOPS:
+            raise nearest(str(self.hops), HOPS, "hops")
+
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        """The maps that are made: this one."""
+        return (self,)
+
+    def joined(self, recording: Recording, maps: Sequence[Tensor]) -> Tensor:
+        """The one map."""
+        return maps[0]
+
+    def map(self, walked: Walked) -> Tensor:
+        """What of a walk is the map. The identity term, r itself, is taken off, but for `rollout`."""
+        if self.path == "rollout":
+            return walked.moved + walked.itself
+        return walked.returned if self.hops == "crossed" else walked.moved
 
     @property
     def gradient(self) -> bool:
@@ -53,19 +80,63 @@ class Preset:
             if (self.path == "last" and call.index not in finals) or call.index < self.start_layer:
                 return None
             edge = EDGES[self.edge if self.layers is None or call.index in self.layers else "mean"]
-            return Step(edge, normalised=self.path == "rollout")
+            return Step(edge, normalised=self.path == "rollout", hops=self.hops)
 
         return how
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """Several maps of one walk, joined on every token: their sum, their mean, or the mean of them each over its maximum.
+
+    The maximum is that of |map| over the tokens of one source, sample by sample (padding left out); a map that is zero
+    there stays zero. So scaled, a map has no unit of y.
+    """
+
+    presets: tuple[Preset, ...]
+    how: str = "sum"
+
+    def __post_init__(self) -> None:
+        if self.how not in FUSIONS:
+            raise nearest(str(self.how), FUSIONS, "fusion")
+
+    def check(self, recording: Recording) -> None:
+        """Raise Misuse for a layer that the recording has no call for."""
+        for preset in self.presets:
+            preset.check(recording)
+
+    def joined(self, recording: Recording, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (batch, row) -> one."""
+        if self.how == "max_normalised":
+            maps = [over_maximum(recording, recording.settled(m)) for m in maps]
+        total = torch.stack([*maps]).sum(0)
+        return total if self.how == "sum" else total / len(maps)
+
+
+def over_maximum(recording: Recording, relevance: Tensor) -> Tensor:
+    """A map over its largest size on the tokens of each source that are not padding."""
+    of, size = recording.sources, relevance.abs()
+    for stream in recording.streams:
+        if stream.shown:
+            size[:, stream.rows] *= ~recording.padded[stream.name]
+    out = torch.zeros_like(relevance)
+    for source in of[of > 0].unique():
+        rows = of == source
+        largest = size[:, rows].amax(1, keepdim=True)
+        out[:, rows] = torch.where(largest > 0, relevance[:, rows] / largest, 0.0)
+    return out
+
+
 def relevance(
-    recording: Recording, gradients: Gradients, readout: dict[int, Tensor], presets: Sequence[Preset]
+    recording: Recording, gradients: Gradients, readout: dict[int, Tensor], methods: Sequence[Preset | Fusion]
 ) -> list[Tensor]:
-    """Relevance (batch, rows) of each preset, all from one walk. `readout`: final call -> weights r on its rows.
+    """Relevance (batch, rows) of each method, all from one walk. `readout`: final call -> weights r on its rows.
 
     The identity term, r itself (where tokens merge: r brought back to the tokens they were made of), is taken off.
     """
-    for preset in presets:
-        preset.check(recording)
+    for method in methods:
+        method.check(recording)
+    presets = [p for method in methods for p in method.presets]
     walked = recording.walk_apart(gradients, readout, [p.step(tuple(readout)) for p in presets])
-    return [w.moved + w.itself if p.path == "rollout" else w.moved for w, p in zip(walked, presets, strict=True)]
+    maps = iter([p.map(w) for p, w in zip(presets, walked, strict=True)])
+    return [method.joined(recording, [next(maps) for _ in method.presets]) for method in methods]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.errors import ModelError, TrailLost
@@ -23,7 +24,7 @@ from regard.recording.recorder import Block
 from regard.recording.said import Said
 from regard.recording.states import Key, State, embeddings, frontier
 from regard.recording.tokens import STRIDE, Merge, Stream
-from regard.recording.walk import Part, Relevance, Step, Walked, Walker, unmerged, walk
+from regard.recording.walk import Part, Relevance, Step, Walked, Walker, source_of, sources, unmerged, walk
 from regard.target import Target
 
 
@@ -147,6 +148,15 @@ class Recording:
     def stream(self, name: str) -> Stream:
         """The (last) stream of a name that calls read."""
         return next(s for s in reversed(self.streams) if s.name == name and s.shown)
+
+    @cached_property
+    def sources(self) -> Int[Tensor, " row"]:
+        """The number of each row's source (walk.py): 0 for rows of no stream in use."""
+        return sources(self)
+
+    def ends(self, call: AttentionCall) -> tuple[int, int]:
+        """The sources of a call's rows and of its keys."""
+        return source_of(call.queries, self.sources), source_of(call.keys, self.sources)
 
     # -- read-out ---------------------------------------------------------------------------------------------------
 

@@ -99,12 +99,14 @@ class Walker:
 
 
 class Asked(NamedTuple):
-    """One row of weights that goes through a call: whose, of which sources, to which."""
+    """One row of weights w that goes through a call: whose and how; the source of its rows, the sources visited so far, and
+    those visited after it."""
 
     walker: Walker
-    here: int
-    there: int
     step: Step
+    here: int
+    visited: int
+    after: int
     w: Tensor
 
 
@@ -113,14 +115,13 @@ def walk(recording: Recording, calls: Sequence[AttentionCall], walkers: Sequence
 
     Each call's A and G are rebuilt once and serve all of them. A call that a walker has no step for is passed by.
     """
-    of = sources(recording)
     events: list[AttentionCall | Merge] = sorted([*calls, *recording.merges], key=lambda e: e.event, reverse=True)
     for event in events:
         if isinstance(event, Merge):
             for walker in walkers:
                 walker.parts = [unmerged(event, p) for p in walker.parts]
         else:
-            _through(recording, event, walkers, of)
+            _through(recording, event, walkers)
     return [w.walked(recording.zeros()) for w in walkers]
 
 
@@ -143,29 +144,29 @@ def source_of(ids: Int[Tensor, "group token"], of: Int[Tensor, " row"]) -> int:
     return int(of[ids % STRIDE].max()) if ids.numel() else 0
 
 
-def _through(recording: Recording, call: AttentionCall, walkers: Sequence[Walker], of: Tensor) -> None:
+def _through(recording: Recording, call: AttentionCall, walkers: Sequence[Walker]) -> None:
     """All that arrives at a call goes on to its keys."""
-    here, there = (1 << source_of(ids, of) for ids in (call.queries, call.keys))
     asked: list[Asked] = []
     for walker in walkers:
         step = walker.step(call)
         if step is None:
             continue
-        for visited, w in walker.arriving(call, 0 if step.hops == "all" else here).items():
+        here, there = (0, 0) if step.hops == "all" else (1 << s for s in recording.ends(call))
+        for visited, w in walker.arriving(call, here).items():
             after, w = _after(visited, here, there, step.hops), recording.gather(w, call.queries)
             if after is not None and bool(w.any()):
-                asked.append(Asked(walker, visited, after, step, w))
+                asked.append(Asked(walker, step, here, visited, after, w))
     if not asked:
         return
-    for (walker, visited, after, step, _), (moved, keep) in zip(asked, _pulled(recording, call, asked), strict=True):
-        if step.normalised:
-            _shrink(call, walker, 0 if step.hops == "all" else here, visited, factor(recording, call, keep))
-        walker.parts.append(Part(call.seen, recording.scatter(moved, call.keys), after))
+    for a, (moved, keep) in zip(asked, _pulled(recording, call, asked), strict=True):
+        if a.step.normalised:
+            _shrink(call, a, factor(recording, call, keep))
+        a.walker.parts.append(Part(call.seen, recording.scatter(moved, call.keys), a.after))
 
 
 def _after(visited: int, here: int, there: int, hops: str) -> int | None:
     """The sources of paths that have come through a call; None: they are not followed."""
-    if hops == "all" or here == there:
+    if here == there:
         return visited
     if not visited & there:
         return visited | there
@@ -216,11 +217,12 @@ def factor(recording: Recording, call: AttentionCall, keep: Tensor) -> Relevance
     return out
 
 
-def _shrink(call: AttentionCall, walker: Walker, own: int, visited: int, keeps: Relevance) -> None:
+def _shrink(call: AttentionCall, asked: Asked, keeps: Relevance) -> None:
     """A call's own rows keep a share of the relevance that came through it."""
-    for i, part in enumerate(walker.parts):
-        if part.seen >> call.event & 1 and part.visited | own == visited:
-            walker.parts[i] = part._replace(r=part.r * keeps)
+    parts = asked.walker.parts
+    for i, part in enumerate(parts):
+        if part.seen >> call.event & 1 and part.visited | asked.here == asked.visited:
+            parts[i] = part._replace(r=part.r * keeps)
 
 
 def unmerged(merge: Merge, part: Part) -> Part:
