@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from regard.attribution.context import Context
 from regard.attribution.path import Path
-from regard.attribution.paths import Fusion, Preset, relevance
+from regard.attribution.paths import Fusion, Preset, relevance, rows_between
 from regard.attribution.rerun import Rerun
 from regard.attribution.table import Method
 from regard.attribution.table import method as method_row
+from regard.between import Between
 from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
 from regard.recording import Recording, record
@@ -211,7 +212,7 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     }
     presets = {name: p for name, p in made.items() if isinstance(p, Preset | Fusion)}
     walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
-    hidden = maps.context.hidden()
+    hidden = recording.hidden()
     shared = time.perf_counter() - started
     for row in rows:
         since = time.perf_counter()
@@ -286,6 +287,7 @@ def _explanation(
     )
     if w.measure == "full":
         receipt.measure()
+    fixed = target if value.explained is None else target.at(value.explained, value.rival)
     return Explanation(
         method=row.name,
         target=target.label,
@@ -296,7 +298,38 @@ def _explanation(
         labels=w.reading.labels,
         signed=row.is_signed(options),
         options=options,
+        looks=_between(w, fixed, value, row, options, receipt),
     )
+
+
+def _between(
+    w: Watched, target: Target, value: Value, row: Method, options: dict[str, Any], receipt: Receipt
+) -> Between:
+    """How rows of one stream that look at another are found when they are asked for: in a run of their own, as `measure` is."""
+    method = row.function(**options) if row.preset else None
+    if not isinstance(method, Preset | Fusion):
+        return Between(refused=f"method {row.name!r} as it was called follows no paths from token to token; use 'gae'")
+    if value.shared:
+        return Between(
+            refused="samples read tokens of one another here: explain one pair at a time to see who looks at whom"
+        )
+    model, inputs, rng, around, training = w.recording.model, w.recording.given, w.rng, w.around, w.training
+    streams, budget, device = w.streams, w.recording.budget, value.y.device
+
+    def compute(stream: str, tokens: list[int]) -> dict[str, Tensor]:
+        refuse(model, training)
+        with rng_kept(model, rng), around.again(), our_own():
+            again = record(model, inputs, streams=streams, training=training, memory_budget=budget)
+            with torch.enable_grad(), as_the_user():
+                y = target.value(again.output, again.inputs).y
+            rows = rows_between(again, again.gradients(y), method, stream, tokens)
+        receipt.passes += 2
+        hidden = again.hidden()
+        maps = [again.settled(rows[:, i]).masked_fill(hidden, 0.0) for i in range(len(tokens))]
+        whole = torch.stack(maps, 1).float().to(device)
+        return {s.name: whole[..., s.rows] for s in again.streams if s.shown}
+
+    return Between(compute)
 
 
 def _notes(recording: Recording) -> list[str]:

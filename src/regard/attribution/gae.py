@@ -229,8 +229,12 @@ def _merged(merge: Merge, x: Float[Tensor, "batch row column"]) -> Float[Tensor,
 
 
 def _over(x: Tensor, sums: Tensor) -> Tensor:
-    """x / sums; 0 where a sum is 0: that row of R − I is zero, and contributes identity."""
-    return torch.where(sums > 0, x / torch.where(sums > 0, sums, 1.0), 0.0)
+    """x / sums; 0 where a sum is 0: that row of R − I is zero, and contributes identity.
+
+    (So small a sum that a number divided by it may overflow counts as 0: below 1e-19 in float32.)
+    """
+    some = sums > torch.finfo(sums.dtype).tiny ** 0.5
+    return torch.where(some, x / torch.where(some, sums, 1.0), 0.0)
 
 
 def _normalised(itself: Matrix, moved: Matrix) -> Matrix:

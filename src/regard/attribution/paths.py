@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from regard.attribution.edges import EDGES
 from regard.errors import Misuse, nearest
-from regard.recording import AttentionCall, Gradients, Recording, Step
-from regard.recording.walk import HOPS, Walked
+from regard.recording import AttentionCall, Gradients, Recording, Step, Stream
+from regard.recording.tokens import STRIDE
+from regard.recording.walk import HOPS, Part, Walked, Walker, walk
 
 PATHS = ("residual_sum", "rollout", "last")
 FUSIONS = ("sum", "mean", "max_normalised")
@@ -115,10 +117,7 @@ class Fusion:
 
 def over_maximum(recording: Recording, relevance: Tensor) -> Tensor:
     """A map over its largest size on the tokens of each source that are not padding."""
-    of, size = recording.sources, relevance.abs()
-    for stream in recording.streams:
-        if stream.shown:
-            size[:, stream.rows] *= ~recording.padded[stream.name]
+    of, size = recording.sources, relevance.abs().masked_fill(recording.hidden(), 0.0)
     out = torch.zeros_like(relevance)
     for source in of[of > 0].unique():
         rows = of == source
@@ -140,3 +139,34 @@ def relevance(
     walked = recording.walk_apart(gradients, readout, [p.step(tuple(readout)) for p in presets])
     maps = iter([p.map(w) for p, w in zip(presets, walked, strict=True)])
     return [method.joined(recording, [next(maps) for _ in method.presets]) for method in methods]
+
+
+def rows_between(
+    recording: Recording, gradients: Gradients, method: Preset | Fusion, name: str, tokens: Sequence[int]
+) -> Float[Tensor, "batch rows row"]:
+    """The map of a method with the read-out at each of some tokens of a stream, over all rows of the recording."""
+    method.check(recording)
+    stream = recording.stream(name)
+    call = _last_look(recording, gradients, stream)
+    cost = recording.precision.itemsize * recording.batch * recording.rows * (len(recording.calls) + 2)
+    out = []
+    for some in torch.tensor(tokens).split(max(1, recording.budget // (cost * len(method.presets)))):
+        r = recording.zeros().repeat(len(some), 1, 1)
+        r[torch.arange(len(some)), :, stream.first + some] = (~recording.padded[name][:, some]).T.to(r)
+        part = [Part(recording.seen_by(call), one) for one in r]
+        walkers = [
+            [Walker(preset.step((call.index,)), [p], together=preset) for p in part] for preset in method.presets
+        ]
+        walked = iter(walk(recording, gradients.calls, [w for group in walkers for w in group]))
+        maps = [[preset.map(next(walked)) for _ in part] for preset in method.presets]
+        out += [method.joined(recording, of_one) for of_one in zip(*maps, strict=True)]
+    return torch.stack(out, 1)
+
+
+def _last_look(recording: Recording, gradients: Gradients, stream: Stream) -> AttentionCall:
+    """The last call in which tokens of a stream look, among those that the target depends on (else among all)."""
+    rows = torch.arange(stream.first, stream.first + stream.count)
+    looks = [c for c in gradients.calls if bool(torch.isin(c.queries % STRIDE, rows).any())]
+    if not looks:
+        raise Misuse(f"no attention call looks from {stream.name!r}: its tokens are only looked at")
+    return recording.calls[[c for c in looks if (c.dO is not None and bool(c.dO.any())) or c is looks[0]][-1].index]

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from regard.errors import ModelError, TrailLost
@@ -144,6 +144,14 @@ class Recording:
         out = self.zeros()
         values = torch.where(rows > 0, values.to(out).cpu(), 0.0)
         return out.index_put_((samples.clamp(min=0), rows), values, accumulate=True)
+
+    def hidden(self) -> Bool[Tensor, "batch row"]:
+        """Padding."""
+        out = torch.zeros(self.batch, self.rows, dtype=torch.bool)
+        for stream in self.streams:
+            if stream.shown:
+                out[:, stream.rows] = self.padded[stream.name]
+        return out
 
     def stream(self, name: str) -> Stream:
         """The (last) stream of a name that calls read."""
