@@ -298,7 +298,7 @@ def _explanation(
         labels=w.reading.labels,
         signed=row.is_signed(options),
         options=options,
-        looks=_between(w, fixed, value, row, options, receipt),
+        _looks=_between(w, fixed, value, row, options, receipt),
     )
 
 

@@ -219,7 +219,7 @@ class Explanation:
     labels: list[str] | None = None
     signed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
-    looks: Between = field(default_factory=Between, repr=False, compare=False)
+    _looks: Between = field(default_factory=Between, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -289,7 +289,7 @@ class Explanation:
             if name not in self.scores:
                 raise nearest(name, self.scores, "stream")
         wanted = tokens_asked(rows, self.scores[query_stream].shape[1], query_stream)
-        return self.looks.rows(query_stream, key_stream, wanted)
+        return self._looks.rows(query_stream, key_stream, wanted)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""
@@ -306,7 +306,7 @@ class Explanation:
             "signed": self.signed,
             "options": {k: as_json(v) for k, v in self.options.items()},
             "receipt": self.receipt.as_dict(),
-            "between": self.looks.packed(tensors),
+            "between": self._looks.packed(tensors),
         }
         return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
 
@@ -455,7 +455,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         labels=header["labels"],
         signed=header["signed"],
         options=header["options"],
-        looks=Between.unpacked(header.get("between", {}), header["streams"], tensors),
+        _looks=Between.unpacked(header.get("between", {}), header["streams"], tensors),
     )
 
 

@@ -231,9 +231,9 @@ def _merged(merge: Merge, x: Float[Tensor, "batch row column"]) -> Float[Tensor,
 def _over(x: Tensor, sums: Tensor) -> Tensor:
     """x / sums; 0 where a sum is 0: that row of R − I is zero, and contributes identity.
 
-    (So small a sum that a number divided by it may overflow counts as 0: below 1e-19 in float32.)
+    (So small a sum that a number divided by it may overflow counts as 0: below 1e-30 in float32.)
     """
-    some = sums > torch.finfo(sums.dtype).tiny ** 0.5
+    some = sums > 1e8 * torch.finfo(sums.dtype).tiny
     return torch.where(some, x / torch.where(some, sums, 1.0), 0.0)
 
 
