@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from regard.attribution.context import Context
 from regard.attribution.path import Path
-from regard.attribution.paths import Preset, relevance
+from regard.attribution.paths import Fusion, Preset, relevance, rows_between
 from regard.attribution.rerun import Rerun
 from regard.attribution.table import Method
 from regard.attribution.table import method as method_row
+from regard.between import Between
 from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
 from regard.recording import Recording, record
@@ -34,7 +36,7 @@ from regard.recording.entry import (
 )
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
-from regard.recording.recording import Relevance
+from regard.recording.walk import Relevance
 from regard.site import Site
 from regard.target import Target, Value
 
@@ -211,15 +213,18 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     context = Context(recording, gradients, weights, w.seed, w.site, w.baseline, again, w.reading)
     context.asked = w.readout is not None
     maps = Maps(context, how)
-    made = {row.name: row.function(**_own(row, options)) for row in rows if row.preset}
-    presets = {name: p for name, p in made.items() if isinstance(p, Preset)}
+    made = {
+        row.name: row.function(**_own(row, options)) if row.preset else partial(row.function, **_own(row, options))
+        for row in rows
+    }
+    presets = {name: p for name, p in made.items() if isinstance(p, Preset | Fusion)}
     walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
-    hidden = maps.context.hidden()
+    hidden = recording.hidden()
     shared = time.perf_counter() - started
     for row in rows:
         since = time.perf_counter()
         context = maps.contexts[row.name] = replace(maps.context, notes=[])
-        found = walked[row.name] if row.name in walked else row.function(context, **_own(row, options))
+        found = walked[row.name] if row.name in walked else made[row.name](context)
         wanted = (recording.batch, recording.rows)
         if not isinstance(found, Tensor) or found.shape != wanted:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -275,7 +280,7 @@ def _explanation(
         baseline=row.baseline if along is None else along.baseline,
         site=row.site if along is None else along.site.label,
         readout=maps[0].readout,
-        attribution_sum=relevance.sum(1),
+        attribution_sum=relevance.sum(1).float(),
         decomposes=row.decomposes,
         complete=along is None or along.complete,
         predicted=None if value.predicted is None else value.predicted.cpu(),
@@ -289,6 +294,7 @@ def _explanation(
     )
     if w.measure == "full":
         receipt.measure()
+    fixed = target if value.explained is None else target.at(value.explained, value.rival)
     return Explanation(
         method=row.name,
         target=target.label,
@@ -299,12 +305,43 @@ def _explanation(
         labels=w.reading.labels,
         signed=row.is_signed(options),
         options=options,
+        _looks=_between(w, fixed, value, row, options, receipt),
     )
 
 
 def _at_nodes(maps: Sequence[Maps], row: Method) -> int:
     """Forward and gradient passes of a method that runs points on its own, two each."""
     return sum(2 * m.contexts[row.name].nodes for m in maps)
+
+
+def _between(
+    w: Watched, target: Target, value: Value, row: Method, options: dict[str, Any], receipt: Receipt
+) -> Between:
+    """How rows of one stream that look at another are found when they are asked for: in a run of their own, as `measure` is."""
+    method = row.function(**options) if row.preset else None
+    if not isinstance(method, Preset | Fusion):
+        return Between(refused=f"method {row.name!r} as it was called follows no paths from token to token; use 'gae'")
+    if value.shared:
+        return Between(
+            refused="samples read tokens of one another here: explain one pair at a time to see who looks at whom"
+        )
+    model, inputs, rng, around, training = w.recording.model, w.recording.given, w.rng, w.around, w.training
+    streams, budget, device = w.streams, w.recording.budget, value.y.device
+
+    def compute(stream: str, tokens: list[int]) -> dict[str, Tensor]:
+        refuse(model, training)
+        with rng_kept(model, rng), around.again(), our_own():
+            again = record(model, inputs, streams=streams, training=training, memory_budget=budget)
+            with torch.enable_grad(), as_the_user():
+                y = target.value(again.output, again.inputs).y
+            rows = rows_between(again, again.gradients(y), method, stream, tokens)
+        receipt.passes += 2
+        hidden = again.hidden()
+        maps = [again.settled(rows[:, i]).masked_fill(hidden, 0.0) for i in range(len(tokens))]
+        whole = torch.stack(maps, 1).float().to(device)
+        return {s.name: whole[..., s.rows] for s in again.streams if s.shown}
+
+    return Between(compute)
 
 
 def _notes(recording: Recording) -> list[str]:

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from regard.errors import InputError, Misuse
+from regard.between import Between, tokens_asked
+from regard.errors import InputError, Misuse, nearest
 
 FORMAT = "regard-explanation-1"
 
@@ -218,6 +219,7 @@ class Explanation:
     labels: list[str] | None = None
     signed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    _looks: Between = field(default_factory=Between, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -270,6 +272,25 @@ class Explanation:
         pictures = [p for p in self.inputs[name] if isinstance(p, Picture)]
         return [place(c, p) for c, p in zip(cells, pictures, strict=True)]
 
+    def between(
+        self, query_stream: str, key_stream: str, rows: int | Sequence[int] | None = None
+    ) -> Float[Tensor, "batch rows keys"]:
+        """Which tokens of one stream look at which of another, for this target: (batch, rows, keys), raw, not normalised.
+
+        Row i is the method's map with the read-out at token i of `query_stream`, in the last state of that stream that the
+        target rests on. So exp.scores is the mean of the rows of the stream that the target reads, by its read-out weights.
+        `rows`: token numbers, None for all. Padding is 0 on both sides. Rows that were not asked for before
+        take one more forward and gradient, and a walk that grows with their number; they are kept, and saved.
+
+        Raises UnknownName for a stream that there is none of, Misuse where a method follows no paths, where no call looks
+        from `query_stream`, and after `load` for rows that were not asked for before `save`.
+        """
+        for name in (query_stream, key_stream):
+            if name not in self.scores:
+                raise nearest(name, self.scores, "stream")
+        wanted = tokens_asked(rows, self.scores[query_stream].shape[1], query_stream)
+        return self._looks.rows(query_stream, key_stream, wanted)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""
         from safetensors.torch import save
@@ -285,6 +306,7 @@ class Explanation:
             "signed": self.signed,
             "options": {k: as_json(v) for k, v in self.options.items()},
             "receipt": self.receipt.as_dict(),
+            "between": self._looks.packed(tensors),
         }
         return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
 
@@ -433,6 +455,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         labels=header["labels"],
         signed=header["signed"],
         options=header["options"],
+        _looks=Between.unpacked(header.get("between", {}), header["streams"], tensors),
     )
 
 

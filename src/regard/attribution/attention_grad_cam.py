@@ -20,7 +20,7 @@ def attention_grad_cam(context: Context) -> Relevance:
         call = context.gradients.calls[i]
         w = recording.gather(r, call.queries).to(call.output.device)
         keep = recording.gather(counts, call.keys).to(call.output.device)[:, None, None]
-        moved = torch.zeros(call.shape[0], call.shape[3], device=call.output.device, dtype=torch.float32)
+        moved = torch.zeros(call.shape[0], call.shape[3], device=call.output.device, dtype=call.precision)
         for index in call.chunks((w != 0).any(0).nonzero()[:, 0]):
             _, A, G = call.rows(index)
             assert G is not None

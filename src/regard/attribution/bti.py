@@ -98,9 +98,7 @@ class Reads:
             r = (r > 0) / (r > 0).sum(1, keepdim=True).clamp(min=1)
         count = max(1, int((r > 0).sum(1).max()))
         weights, at = (t.T for t in r.topk(count, dim=1))
-        rows = torch.zeros(count, *r.shape, dtype=torch.float32).scatter_(
-            2, at[..., None], (weights > 0).float()[..., None]
-        )
+        rows = torch.zeros(count, *r.shape, dtype=r.dtype).scatter_(2, at[..., None], (weights > 0).to(r)[..., None])
         number = torch.where(rows.any(0), rows.argmax(0), -1)
         return cls(rows, weights, number)
 
@@ -128,7 +126,7 @@ def _on_rows(context: Context, i: int, reads: Reads, at: Tensor, F: Float[Tensor
     number, keys = reads.number[samples, queries], call.keys % STRIDE
     place = (number * recording.batch + samples)[..., None] * recording.rows + keys[:, None]
     wanted = (number >= 0)[..., None] & (keys > 0)[:, None]
-    out = torch.zeros(reads.rows.numel(), dtype=torch.float32).index_add_(0, place[wanted], F.cpu()[wanted])
+    out = torch.zeros(reads.rows.numel(), dtype=F.dtype).index_add_(0, place[wanted], F.cpu()[wanted])
     return out.view_as(reads.rows)
 
 
@@ -213,10 +211,10 @@ class _Way:
         """Σ_k w_k dO_k V_kᵀ at the read rows."""
         recorded, at = self.context.recording.calls[call.index], self.rows[call.index]
         assert call.dO is not None
-        dO = call.canonical(call.dO)[:, :, at.to(call.output.device)].float()
-        v = call.repeated(call.v).detach().float()
+        dO = call.canonical(call.dO)[:, :, at.to(call.output.device)].to(call.precision)
+        v = call.repeated(call.v).detach().to(call.precision)
         copy = (call.samples // self.again.batch).to(v.device)
-        total = torch.zeros(1, dtype=torch.float32, device=v.device)
+        total = v.new_zeros(1)
         for k, weight in enumerate(w.tolist()):
             own = copy == k
             same = torch.equal(call.keys[own.cpu()] % STRIDE, recorded.keys % STRIDE)

@@ -57,8 +57,4 @@ class Context:
 
     def hidden(self) -> Tensor:
         """bool (batch, row): padding."""
-        out = torch.zeros(self.recording.batch, self.recording.rows, dtype=torch.bool)
-        for stream in self.recording.streams:
-            if stream.shown:
-                out[:, stream.rows] = self.recording.padded[stream.name]
-        return out
+        return self.recording.hidden()

@@ -42,10 +42,10 @@ class Edge:
         """f written over A⊙G; None for a rule of A alone, or where f has no such form."""
         return self.in_place if self.gradient else None
 
-    def step(self, recording: Recording, call: AttentionCall, normalised: bool) -> Step:
+    def step(self, recording: Recording, call: AttentionCall, normalised: bool, hops: str = "all") -> Step:
         """The rule for one call, with the weights that it has there."""
         heads, keys = (None if f is None else f(recording, call) for f in (self.heads, self.keys))
-        return Step(self, normalised, heads, keys)
+        return Step(self, normalised, hops, heads, keys)
 
 
 EDGES: dict[str, Edge] = {

@@ -20,19 +20,17 @@ def head_importance(recording: Recording, call: AttentionCall) -> Heads:
     """
     if call.dO is None:
         raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
-    V, dO = call.repeated(call.v).detach().float(), call.canonical(call.dO).float()
+    V, dO = (t.to(call.precision) for t in (call.repeated(call.v).detach(), call.canonical(call.dO)))
     seen = V * _shown(recording, call)[:, None, :, None]
-    M = torch.zeros(*V.shape[:3], dO.shape[3], dtype=torch.float32, device=V.device)
+    M = V.new_zeros(*V.shape[:3], dO.shape[3])
     for index in call.chunks((dO != 0).any(3).flatten(0, 1).any(0).nonzero()[:, 0]):
         A = call.rows(index.cpu(), gradient=False).A
         M += A.transpose(2, 3) @ dO[:, :, index]
-    total = torch.zeros(V.shape[:2], dtype=torch.float32, device=V.device)
+    total = V.new_zeros(V.shape[:2])
     for j in call.chunks(torch.arange(V.shape[2])):
         total += (M[:, :, j] @ seen.transpose(2, 3)).abs().sum((2, 3))
     samples = call.samples.clamp(min=0).to(V.device)
-    by_sample = torch.zeros(recording.batch, V.shape[1], dtype=torch.float32, device=V.device).index_add_(
-        0, samples, total
-    )
+    by_sample = V.new_zeros(recording.batch, V.shape[1]).index_add_(0, samples, total)
     theta: Tensor = by_sample / by_sample.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     return theta[samples]
 
@@ -43,16 +41,16 @@ def value_norms(recording: Recording, call: AttentionCall) -> Keys:
     Raises Misuse where the output projection or the residual stream cannot be found.
     """
     W, z = output_projection(recording, call), state_norms(recording, call)
-    v = call.repeated(call.v).detach().float().transpose(1, 2).flatten(2)  # (group, key, head · width)
-    zW = (v @ W.flatten(0, 1)).norm(dim=-1)
-    return torch.where(z > 0, zW / z, 0.0)
+    v = call.repeated(call.v).detach().to(call.precision).transpose(1, 2).flatten(2)  # (group, key, head · width)
+    zW = (v @ W.flatten(0, 1).to(v)).norm(dim=-1)
+    return torch.where(z > 0, zW / z.to(zW), 0.0)
 
 
 def _shown(recording: Recording, call: AttentionCall) -> Keys:
     """1 for each key that is not padding, else 0."""
-    padded = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
+    padded = recording.zeros()
     for stream in recording.streams:
         if stream.name in recording.padded:
             hidden = recording.padded[stream.name]
-            padded[: len(hidden), stream.rows] = hidden.float() if hidden.shape[1] == stream.count else 0.0
+            padded[: len(hidden), stream.rows] = hidden.to(padded) if hidden.shape[1] == stream.count else 0.0
     return (1 - recording.gather(padded, call.keys)).to(call.output.device)

@@ -262,12 +262,12 @@ class AttentionPath(Path):
             wanted = [c for c in made.calls if self.calls is None or c.index in self.calls]
             y = self.again.y(made.output, k).sum()
             grads = torch.autograd.grad(y, [c.output for c in wanted], allow_unused=True)
-        out = torch.zeros(k * self.again.batch, recording.rows, dtype=torch.float32)
+        out = torch.zeros(k * self.again.batch, recording.rows, dtype=recording.precision)
         for call, dO in zip(wanted, grads, strict=True):
             ones = torch.ones(call.queries.shape, dtype=torch.float32)
             moved = call.bind(dO).pull_all([Pull(ones, EDGES["signed"])])[0].moved * call.shape[1]
             samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
-            out.index_put_((samples.clamp(min=0), rows), torch.where(rows > 0, moved.cpu(), 0.0), accumulate=True)
+            out.index_put_((samples.clamp(min=0), rows), torch.where(rows > 0, moved.to(out), 0.0), accumulate=True)
         by_node = out.view(k, self.again.batch, recording.rows)
         if self.alone is not None:
             by_node = torch.nn.functional.pad(by_node, (0, 0, self.alone, recording.batch - self.alone - 1))

@@ -24,7 +24,9 @@ def random(context: Context) -> Relevance:
             visible = torch.ones(stream.count, dtype=torch.bool)
             if stream.shown:
                 visible = ~recording.padded[stream.name][sample]
-            out[sample, stream.rows][visible] = torch.rand(int(visible.sum()), generator=generator, dtype=torch.float32)
+            out[sample, stream.rows][visible] = torch.rand(
+                int(visible.sum()), generator=generator, dtype=torch.float32
+            ).to(out)
     return out
 
 

@@ -11,7 +11,9 @@ from regard.attribution.attention_grad_cam import attention_grad_cam
 from regard.attribution.bti import bti_head, bti_token, tam
 from regard.attribution.cam import difference_map, grad_cam, layer_cam, odam
 from regard.attribution.context import Context, Relevance
+from regard.attribution.gae import gae
 from regard.attribution.gradient import gradient, smoothgrad
+from regard.attribution.heterogenous import heterogenous
 from regard.attribution.integrated import input_x_gradient, integrated_gradients, revised_ig, taylor
 from regard.attribution.paths import Preset
 from regard.attribution.random import random
@@ -25,7 +27,8 @@ class Method:
     """A row of the table.
 
     Attributes:
-        function: (context, **options) -> relevance (batch, row), or (**options) -> `Preset` for the attention family.
+        function: (context, **options) -> relevance (batch, row); for the attention family (`preset`), (**options) -> a
+            `Preset` or `Fusion`, which share one walk, or context -> relevance.
         paper: where it comes from. passes: its cost. site, baseline: what it is measured against, in words.
         decomposes: whether it claims that its scores add up to T. signed: whether a negative score has a meaning.
         sites: kinds of sites that can be asked for. explicit: whether a baseline can be.
@@ -33,7 +36,7 @@ class Method:
     """
 
     name: str
-    function: Callable[..., Relevance | Preset]
+    function: Callable[..., Any]
     paper: str
     passes: str = "1 forward + 1 gradient"
     site: Sites = "attention"
@@ -60,8 +63,9 @@ class Method:
 
     def is_signed(self, options: dict[str, Any]) -> bool:
         """Whether negative scores mean something, under these options."""
-        if self.name == "corrected_attention":
-            return bool(options.get("sign", "positive") == "signed")
+        if self.name in ("corrected_attention", "heterogenous"):
+            sign = options.get("sign", "positive")
+            return "signed" in ((sign,) if isinstance(sign, str) else sign)
         if self.name in ("gradient", "smoothgrad"):
             return bool(options.get("reduce", "l2") == "mean")
         return self.signed or bool(options.get("signed", False))
@@ -77,11 +81,6 @@ def _corrected(*, sign: str = "positive", layers: Sequence[int] | int | None = N
     if isinstance(layers, int):
         layers = (layers,)
     return Preset(sign, "residual_sum", None if layers is None else tuple(layers), start_layer)
-
-
-def _gae(*, start_layer: int = 0) -> Preset:
-    """Generic Attention-model Explainability, rule 5: (positive, residual_sum)."""
-    return Preset("positive", "residual_sum", None, start_layer)
 
 
 def _rollout(*, start_layer: int = 0) -> Preset:
@@ -118,9 +117,11 @@ METHODS: dict[str, Method] = {
                summary="product of row-normalised E_h A + I over all layers"),
         Method("attention_grad_cam", attention_grad_cam, "Selvaraju et al., 2017; " + CHEFER, site="attention[last]",
                baseline="A = 0 at the last call", summary="last attention map, heads weighted by their mean gradient"),
-        Method("gae", _gae, CHEFER, preset=True, summary="row of Π(I + E_h (G⊙A)₊)"),
+        Method("gae", gae, CHEFER, preset=True, summary="row of Π(I + E_h (G⊙A)₊)"),
         Method("corrected_attention", _corrected, "arXiv 2605.11392", preset=True,
                summary="row of Π(I + E), E the positive, negative, absolute or signed G⊙A"),
+        Method("heterogenous", heterogenous, "arXiv 2605.27458", preset=True,
+               summary="the same over several streams, paths told apart by the sources they visit; maps fused"),
         Method("gradient", gradient, SIMONYAN, site="input", baseline="x - 1 (implied)",
                summary="gradient of the target at the input, reduced per token"),
         Method("input_x_gradient", input_x_gradient, "Shrikumar et al., 2016", site="input", baseline="zero (implied)",

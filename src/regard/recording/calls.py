@@ -142,8 +142,8 @@ class AttentionCall:
         index: place in execution order. event: its bit in `seen` (token maps are events too).
         module: dotted path of the module that made it. kernel: "sdpa" (fused) or "softmax" (A made by the model).
         queries, keys: ids (group, token) of the rows and columns (see tokens.py). samples: (group,) the sample of each.
-        seen: events that the *keys* had absorbed. output: O, in the model's own axes; `axes` permutes it to (lead..., row,
-            width). layout: see `Layout`.
+        seen: events that the *keys* had absorbed; rows_seen: those that the queries had.
+        output: O, in the model's own axes; `axes` permutes it to (lead..., row, width). layout: see `Layout`.
         detached: the model cut it out of the graph (`no_grad`, `detach`), so that no gradient comes through.
         dO: ∂y/∂O in the output's own axes, when bound to a target. lost: why the trail of its tokens is lost, or "".
         budget: the most bytes that its rebuilt rows may take at a time.
@@ -169,6 +169,7 @@ class AttentionCall:
     dO: Tensor | None = field(default=None, repr=False)
     lost: str = ""
     block: str = ""
+    rows_seen: int = 0
     detached: bool = False
     budget: int = MEMORY_BUDGET
 
@@ -180,6 +181,11 @@ class AttentionCall:
     def samples(self) -> Int[Tensor, " group"]:
         """The sample that each group belongs to."""
         return (torch.cat([self.queries, self.keys], 1) // STRIDE).amax(1) - 1
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What A, G and relevance are counted in: float32, whatever the model's dtype; float64 for a model in float64."""
+        return torch.float64 if self.output.dtype == torch.float64 else torch.float32
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -228,10 +234,10 @@ class AttentionCall:
         return self.layout(mask.expand(*mask.shape[:-2], n, m)).any(1)
 
     def rows(self, index: Int[Tensor, " row"], *, gradient: bool | None = None) -> Rows:
-        """A at some query rows, and G there when bound to a target: their whole size, in float32."""
+        """A at some query rows, and G there when bound to a target: their whole size, in `precision`."""
         groups, heads, n, m = self.shape
         call = self._for(self.dO is not None if gradient is None else gradient)
-        A = torch.zeros(groups, heads, len(index), m, device=self.output.device, dtype=torch.float32)
+        A = torch.zeros(groups, heads, len(index), m, device=self.output.device, dtype=self.precision)
         G = torch.zeros_like(A) if call.dO is not None else None
         at = torch.full((n,), -1, dtype=torch.int64).index_copy_(0, index.cpu(), torch.arange(len(index)))
         for tile, some, gradients in tiles(call, index.cpu(), unseen=True):
@@ -251,12 +257,23 @@ class AttentionCall:
         """r @ E, with E rebuilt in tiles; rows where r is zero in every group are never built."""
         return self.pull_all([Pull(r, rule)])[0].moved
 
+    def push(self, x: Float[Tensor, "group key"], rule: Rule) -> Float[Tensor, "group row"]:
+        """E @ x, with E rebuilt in tiles: what each row has of something that the keys have."""
+        groups, heads, n, _ = self.shape
+        x = x.to(self.output.device, self.precision)
+        out = torch.zeros(groups, n, device=x.device, dtype=x.dtype)
+        for tile, A, G in tiles(self._for(rule.gradient), torch.arange(n), whole=rule.over_heads == "max"):
+            each = rule.each(tile.cut(A), None if G is None else tile.cut(G.mul_(A)))
+            E = each.amax(1) if rule.over_heads == "max" else each.sum(1) / heads
+            out[tile.groups, tile.rows.to(x.device)] += (E @ x[tile.groups, tile.keys, None])[..., 0]
+        return out
+
     def pull_all(self, pulls: Sequence[Pull]) -> list[Pulled]:
         """Several r @ E at once: A and G of each tile are built once and serve every rule."""
         groups, heads, n, m = self.shape
         device = self.output.device
-        rs = [p.r.to(device) for p in pulls]
-        none, one = (f((), device=device, dtype=torch.float32) for f in (torch.zeros, torch.ones))
+        rs = [p.r.to(device, self.precision) for p in pulls]
+        none, one = (f((), device=device, dtype=self.precision) for f in (torch.zeros, torch.ones))
         done = [Pulled(none.repeat(*r.shape[:-2], groups, m), one.repeat(groups, n)) for r in rs]
         needed = torch.stack([(r != 0).flatten(0, -2).any(0) for r in rs]).cpu()
         call = self._for(any(p.rule.gradient for p in pulls))
@@ -266,7 +283,7 @@ class AttentionCall:
             serves = [i for i, needs in enumerate(needed[:, tile.rows].any(1).tolist()) if needs]
             for i in serves:
                 r = rs[i][..., tile.groups, tile.rows.to(device)]
-                weights = _weights(pulls[i], tile, heads, device)
+                weights = _weights(pulls[i], tile, heads, r)
                 moved, keep = _through(r, pulls[i], each_A, each_AG, weights, last=i == serves[-1])
                 done[i].moved[..., tile.groups, tile.keys] += moved
                 if pulls[i].normalised:
@@ -278,16 +295,14 @@ class AttentionCall:
         yield from row_blocks(self, rows, self.layout.groups * self.layout.heads)
 
 
-def _weights(pull: Pull, tile: Tile, heads: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """θ of a tile's heads, (group, head), and κ of its keys, (group, key)."""
+def _weights(pull: Pull, tile: Tile, heads: int, r: Tensor) -> tuple[Tensor, Tensor | None]:
+    """θ of a tile's heads, (group, head), and κ of its keys, (group, key), as r is counted."""
     if pull.heads is None or pull.rule.over_heads == "max":
-        theta = torch.full(
-            (1, 1), 1.0 if pull.rule.over_heads == "max" else 1 / heads, dtype=torch.float32, device=device
-        )
+        theta = r.new_full((1, 1), 1.0 if pull.rule.over_heads == "max" else 1 / heads)
     else:
         first = tile.pairs.start % heads
-        theta = pull.heads.to(device)[tile.groups, first : first + tile.heads]
-    return theta, None if pull.keys is None else pull.keys.to(device)[tile.groups, tile.keys]
+        theta = pull.heads.to(r)[tile.groups, first : first + tile.heads]
+    return theta, None if pull.keys is None else pull.keys.to(r)[tile.groups, tile.keys]
 
 
 def _through(

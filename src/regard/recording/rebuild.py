@@ -76,10 +76,11 @@ class Tile:
 
 def tile_size(call: AttentionCall, pairs: int) -> int:
     """Elements of a tile of at least so many (group, head) pairs: what fits the budget, and on a CPU the caches too."""
-    most = max(1, call.budget // COPIES // 4)
+    each = call.precision.itemsize
+    most = max(1, call.budget // COPIES // each)
     if call.output.device.type != "cpu":
         return most
-    return min(most, max(CACHED_BYTES // 4, CACHED_ROWS * pairs * call.shape[3]))
+    return min(most, max(CACHED_BYTES // each, CACHED_ROWS * pairs * call.shape[3]))
 
 
 def row_blocks(call: AttentionCall, rows: Int[Tensor, " row"], pairs: int) -> tuple[Tensor, ...]:
@@ -93,7 +94,7 @@ def tiles(
     """(tile, A, G) of some rows; G is None for an unbound call.
 
     whole: all heads of a group stand in one tile. unseen: keys that no row of a tile can see, where A is zero, are there too.
-    A and G are buffers that the next tile writes over: (pair, row, key) float32, to be done with, or changed, at once.
+    A and G are buffers that the next tile writes over: (pair, row, key), to be done with, or changed, at once.
     """
     groups, heads, _, m = call.shape
     whole = whole or call.A is not None  # the model's own A is put in order for all heads at once
@@ -115,7 +116,7 @@ def tiles(
 
 
 class _Part:
-    """Some (group, head) pairs of a call: queries, keys, values and dO in float32, (pair, token, width)."""
+    """Some (group, head) pairs of a call: queries, keys, values and dO in the call's precision, (pair, token, width)."""
 
     def __init__(self, call: AttentionCall, pairs: slice, buffers: dict[str, Tensor]) -> None:
         self.call, self.pairs, self.buffers = call, pairs, buffers
@@ -130,13 +131,13 @@ class _Part:
             self.vT = self._of(call.v).transpose(1, 2)
 
     def _of(self, t: Tensor) -> Tensor:
-        return self.call.layout.pairs(t.detach(), self.pairs).float()
+        return self.call.layout.pairs(t.detach(), self.pairs).to(self.call.precision)
 
     def _buffer(self, name: str, rows: int, keys: int) -> Tensor:
         """(pair, row, key) of uninitialised memory, the same for every tile."""
         count = self.size * rows * keys
         if name not in self.buffers or self.buffers[name].numel() < count:
-            self.buffers[name] = torch.empty(count, device=self.call.output.device, dtype=torch.float32)
+            self.buffers[name] = torch.empty(count, device=self.call.output.device, dtype=self.call.precision)
         return self.buffers[name][:count].view(self.size, rows, keys)
 
     def keys(self, index: Tensor) -> slice:
@@ -162,7 +163,7 @@ class _Part:
         """softmax(q kᵀ · scale + mask), or the model's own A."""
         call = self.call
         if call.A is not None:
-            return call.layout.pairs(rows_of(call.A.detach(), index), self.pairs)[..., keys].float()
+            return call.layout.pairs(rows_of(call.A.detach(), index), self.pairs)[..., keys].to(call.precision)
         scores = self._buffer("A", len(index), keys.stop - keys.start)
         torch.bmm(rows_of(self.q, index), self.kT[..., keys], out=scores)
         if call.mask is not None:
@@ -203,4 +204,4 @@ def add_mask(scores: Tensor, mask: Tensor) -> None:
     if mask.dtype == torch.bool:
         scores.masked_fill_(~mask, -torch.inf)
     else:
-        scores.add_(mask.float())
+        scores.add_(mask.to(scores.dtype))

@@ -231,7 +231,6 @@ class Recorder(TorchFunctionMode):
             queries = keys = torch.zeros(1, 0, dtype=torch.int64)
             told = 0
         event = self.trail.next_event(call=True)
-        seen = (k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0)
         call = AttentionCall(
             index=place.index,
             event=event,
@@ -239,7 +238,8 @@ class Recorder(TorchFunctionMode):
             layout=layout,
             queries=queries,
             keys=keys,
-            seen=seen,
+            seen=(k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0),
+            rows_seen=q_tag.seen if q_tag else 0,
             lost=where,
             block=self.frames.block(),
             detached=cut and any(rank < PARAMETERS for rank in read),

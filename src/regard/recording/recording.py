@@ -1,23 +1,23 @@
-"""A recorded run: calls in order, streams, output; gradients for a target; and the walk over the graph of states.
+"""A recorded run: calls in order, streams, output; gradients for a target; the read-out that the walk (walk.py) begins at.
 
-The walk is METHODS.md section 3. Relevance lives on (sample, row), rows numbered over all streams. Of every call c it needs
-one row of weights, w_c, and makes one row of relevance, w_c E_c, on the rows of c's keys.
+Relevance lives on (sample, row), rows numbered over all streams.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from regard.errors import ModelError, TrailLost
 from regard.recording import recorder, samples, sure
 from regard.recording.branches import Branch
-from regard.recording.calls import AttentionCall, Pull, Rule
+from regard.recording.calls import AttentionCall
 from regard.recording.edits import Edit
 from regard.recording.entry import Readout, check_readout, our_own, refuse
 from regard.recording.frames import Block
@@ -26,35 +26,8 @@ from regard.recording.rebuild import MEMORY_BUDGET, budget_of
 from regard.recording.said import Said
 from regard.recording.states import Key, State, embeddings, frontier
 from regard.recording.tokens import STRIDE, Merge, Stream
+from regard.recording.walk import Part, Relevance, Relevances, Step, Walked, Walker, source_of, sources, unmerged, walk
 from regard.target import Target
-
-Relevance = Float[Tensor, "batch row"]
-Relevances = Float[Tensor, "*read batch row"]
-"""One row of relevance for each sample, or several: a matrix."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """How a method weighs one call on its way back: the edge rule, and whether rows of E + I are brought to sum 1.
-
-    heads, keys: weights of heads and of keys (see `Pull`).
-    """
-
-    rule: Rule
-    normalised: bool = False
-    heads: Float[Tensor, "group head"] | None = None
-    keys: Float[Tensor, "group key"] | None = None
-
-    def pull(self, r: Tensor) -> Pull:
-        """What is asked of the call for relevance r at its rows."""
-        return Pull(r, self.rule, self.normalised, self.heads, self.keys)
-
-
-class Walked(NamedTuple):
-    """What a walk brought to every row: over paths of length >= 1, and r itself (what the rows of the read-out kept)."""
-
-    moved: Relevances
-    itself: Relevances
 
 
 @dataclass
@@ -155,9 +128,14 @@ class Recording:
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
+    @property
+    def precision(self) -> torch.dtype:
+        """What relevance is counted in: float32, or float64 where a call is."""
+        return torch.float64 if any(c.precision == torch.float64 for c in self.calls) else torch.float32
+
     def zeros(self) -> Relevance:
         """No relevance anywhere."""
-        return torch.zeros(self.batch, self.rows, dtype=torch.float32)
+        return torch.zeros(self.batch, self.rows, dtype=self.precision)
 
     def gather(self, relevance: Relevances, ids: Tensor) -> Tensor:
         """Relevance at the rows of a call: ids (group, token) -> (*read, group, token); nobody has none."""
@@ -167,14 +145,31 @@ class Recording:
     def scatter(self, values: Tensor, ids: Tensor) -> Relevances:
         """The transpose of `gather`: values at a call's rows, added up where windows share a row."""
         samples, rows = ids // STRIDE - 1, ids % STRIDE
-        values = torch.where(rows > 0, values.float().cpu(), 0.0).flatten(-ids.ndim)
-        out = torch.zeros(*values.shape[:-1], self.batch * self.rows, dtype=torch.float32)
+        values = torch.where(rows > 0, values.to(self.precision).cpu(), 0.0).flatten(-ids.ndim)
+        out = torch.zeros(*values.shape[:-1], self.batch * self.rows, dtype=values.dtype)
         out.index_add_(-1, (samples.clamp(min=0) * self.rows + rows).flatten(), values)
         return out.view(*out.shape[:-1], self.batch, self.rows)
+
+    def hidden(self) -> Bool[Tensor, "batch row"]:
+        """Padding."""
+        out = torch.zeros(self.batch, self.rows, dtype=torch.bool)
+        for stream in self.streams:
+            if stream.shown:
+                out[:, stream.rows] = self.padded[stream.name]
+        return out
 
     def stream(self, name: str) -> Stream:
         """The (last) stream of a name that calls read."""
         return next(s for s in reversed(self.streams) if s.name == name and s.shown)
+
+    @cached_property
+    def sources(self) -> Int[Tensor, " row"]:
+        """The number of each row's source (walk.py): 0 for rows of no stream in use."""
+        return sources(self)
+
+    def ends(self, call: AttentionCall) -> tuple[int, int]:
+        """The sources of a call's rows and of its keys."""
+        return source_of(call.queries, self.sources), source_of(call.keys, self.sources)
 
     # -- read-out ---------------------------------------------------------------------------------------------------
 
@@ -198,7 +193,7 @@ class Recording:
             dO = gradients.calls[call.index].dO
             assert dO is not None
             if bool(dO.any()):
-                norms[call.index] = call.canonical(dO).float().pow(2).sum((1, 3)).sqrt().cpu()
+                norms[call.index] = call.canonical(dO).to(call.precision).pow(2).sum((1, 3)).sqrt().cpu()
         final = {c.index for c in self.final_calls([self.calls[i] for i in norms])}
         norms = {i: norm for i, norm in norms.items() if i in final}
         if not norms:
@@ -262,91 +257,20 @@ class Recording:
         *,
         keep: bool = True,
     ) -> list[Walked]:
-        """The walk of METHODS.md section 3, with r and Σ_c w_c E_c kept apart: a small map would drown in r's rounding.
+        """The walk (walk.py), with r and Σ_c w_c E_c kept apart: a small map would drown in r's rounding.
 
-        w_c = [c ∈ seen(read-out)] r + Σ_{c′: c ∈ seen(keys of c′)} w_c′ E_c′, calls taken from last to first, so that each
-        w_c is complete when it is reached. `steps[i]` says how method i weighs a call (None: it is passed by). Each
-        call's A and G are rebuilt once and serve all methods.
-
-        r may be several, (read, batch, row): a matrix of rows. keep=False: only paths whose first step is a final call's.
+        `readout`: final call -> r, one row of relevance or several, (read, batch, row): a matrix of rows. `steps[i]` says
+        how method i weighs a call (None: it is passed by). Each call's A and G are rebuilt once and serve all methods.
+        keep=False: only paths whose first step is a final call's.
         """
-        calls = self.calls if gradients is None else gradients.calls
-        first = {i: self.seen_by(self.calls[i]) if keep else 1 << self.calls[i].event for i in readout}
-        parts = [[(first[i], r.clone()) for i, r in readout.items()] for _ in steps]
-        events: list[AttentionCall | Merge] = sorted([*calls, *self.merges], key=lambda e: e.event, reverse=True)
-        for event in events:
-            if isinstance(event, Merge):
-                parts = [[self._unmerged(event, p) for p in method] for method in parts]
-            else:
-                self._through(event, parts, steps)
-        n = len(readout)
-        return [Walked(self._summed(method[n:]), self._summed(method[:n])) for method in parts]
-
-    def _summed(self, parts: list[tuple[int, Relevances]]) -> Relevances:
-        return torch.stack([r for _, r in parts]).sum(0) if parts else self.zeros()
-
-    def _through(
-        self,
-        call: AttentionCall,
-        parts: list[list[tuple[int, Relevances]]],
-        steps: Sequence[Callable[[AttentionCall], Step | None]],
-    ) -> None:
-        wanted: dict[int, Pull] = {}
-        for i, (method, step) in enumerate(zip(parts, steps, strict=True)):
-            arriving = [r for seen, r in method if seen >> call.event & 1]
-            how = step(call)
-            if how is None or not arriving:
-                continue
-            w = self.gather(torch.stack(arriving).sum(0), call.queries)
-            if bool(w.any()):
-                wanted[i] = how.pull(w)
-        if not wanted:
-            return
-        kept = self._kept_by_whole_rows(call, wanted)
-        wanted |= {i: wanted[i]._replace(r=wanted[i].r * keep, normalised=False) for i, keep in kept.items()}
-        for i, pulled in zip(wanted, call.pull_all([*wanted.values()]), strict=True):
-            if wanted[i].normalised or i in kept:
-                self._shrink(call, parts[i], kept.get(i, pulled.keep.cpu()))
-            parts[i].append((call.seen, self.scatter(pulled.moved, call.keys)))
-
-    def _kept_by_whole_rows(self, call: AttentionCall, wanted: dict[int, Pull]) -> dict[int, Tensor]:
-        """What rows keep where some stand at several places of the call (a class token in every frame): E is their sum."""
-        normalised = {i: p for i, p in wanted.items() if p.normalised}
-        ids = call.queries[call.queries % STRIDE > 0]
-        if not normalised or len(ids) == len(ids.unique()):
-            return {}
-        kept = {}
-        for i, pulled in zip(normalised, call.pull_all([*normalised.values()]), strict=True):
-            sums = self.scatter(1 / pulled.keep.cpu() - 1, call.queries)
-            kept[i] = 1 / (1 + self.gather(sums, call.queries))
-        return kept
-
-    def _shrink(self, call: AttentionCall, method: list[tuple[int, Relevances]], keep: Tensor) -> None:
-        """A call's own rows keep 1/(1 + Σ_j E_ij) of the relevance that came through it."""
-        samples, rows = call.queries // STRIDE - 1, call.queries % STRIDE
-        factor = torch.ones(self.batch, self.rows, dtype=torch.float32)
-        factor[samples.clamp(min=0), rows] = keep
-        factor[:, 0] = 1
-        for i, (seen, r) in enumerate(method):
-            if seen >> call.event & 1:
-                method[i] = (seen, r * factor)
+        parts = [Part(self.seen_by(self.calls[i]) if keep else 1 << self.calls[i].event, r) for i, r in readout.items()]
+        return walk(self, (gradients or self).calls, [Walker(step, [*parts]) for step in steps])
 
     def settled(self, relevance: Relevances) -> Relevances:
         """Relevance on merged rows brought back to the tokens they were made of."""
         for merge in reversed(self.merges):
-            _, relevance = self._unmerged(merge, (1 << merge.event, relevance))
+            relevance = unmerged(merge, Part(1 << merge.event, relevance)).r
         return relevance
-
-    def _unmerged(self, merge: Merge, part: tuple[int, Relevances]) -> tuple[int, Relevances]:
-        """Relevance of merged rows goes back to the rows they were made of: r_in = r_out P, P = 1/m."""
-        seen, r = part
-        if not seen >> merge.event & 1:
-            return part
-        m = merge.sources.shape[1]
-        shares = (r[..., merge.rows, None] / m).expand(*r.shape[:-1], -1, m).flatten(-2)
-        r = r.index_add(-1, merge.sources.flatten(), shares)
-        r[..., merge.rows] = 0
-        return seen, r
 
 
 def record(

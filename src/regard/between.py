@@ -1,0 +1,74 @@
+"""Which tokens of one stream look at which of another: rows that are asked for after the explanation, and kept with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.errors import Misuse
+
+Compute = Callable[[str, list[int]], dict[str, Tensor]]
+
+
+@dataclass
+class Between:
+    """Rows that were asked for, by query stream, and how to find others.
+
+    Attributes:
+        compute: (query stream, tokens) -> key stream -> (batch, rows, keys); None after `load`.
+        refused: why there are none, or "".
+        tokens: query stream -> the tokens whose rows are known. known: query stream -> key stream -> these rows.
+    """
+
+    compute: Compute | None = field(default=None, repr=False)
+    refused: str = ""
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    known: dict[str, dict[str, Float[Tensor, "batch rows keys"]]] = field(default_factory=dict, repr=False)
+
+    def rows(self, query: str, key: str, wanted: Sequence[int]) -> Float[Tensor, "batch rows keys"]:
+        """Some rows, in the order asked for. What is not known yet is found by one more forward and gradient."""
+        missing = [i for i in dict.fromkeys(wanted) if i not in self.tokens.get(query, ())]
+        if missing:
+            self._find(query, missing)
+        return self.known[query][key][:, [self.tokens[query].index(i) for i in wanted]]
+
+    def _find(self, query: str, missing: list[int]) -> None:
+        if self.refused:
+            raise Misuse(self.refused)
+        if self.compute is None:
+            raise Misuse(
+                f"the rows of {query!r} were not asked for before this explanation was saved; call between(...) first and save "
+                "then, or explain again"
+            )
+        found, old = self.compute(query, missing), self.known.get(query, {})
+        self.known[query] = {k: torch.cat([old[k], t], 1) if old else t for k, t in found.items()}
+        self.tokens[query] = self.tokens.get(query, []) + missing
+
+    def packed(self, tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+        """For a file: the tokens known; the rows go among the `tensors`."""
+        for query, keys in self.known.items():
+            tensors |= {f"between/{query}/{key}": t.detach().cpu().contiguous() for key, t in keys.items()}
+        return self.tokens
+
+    @classmethod
+    def unpacked(cls, tokens: dict[str, list[int]], streams: Sequence[str], tensors: dict[str, Tensor]) -> Between:
+        """The inverse of `packed`."""
+        known = {query: {key: tensors[f"between/{query}/{key}"] for key in streams} for query in tokens}
+        return cls(tokens=tokens, known=known)
+
+
+def tokens_asked(rows: int | Sequence[int] | None, count: int, stream: str) -> list[int]:
+    """Token numbers from 0 on; negative ones count from the end. Raises Misuse for one that there is not."""
+    if rows is None:
+        return [*range(count)]
+    wanted = [int(i) for i in ([rows] if isinstance(rows, int) else rows)]
+    if not wanted:
+        raise Misuse(f"no rows are asked for; name tokens of {stream!r}, or leave rows out for all of them")
+    for i in wanted:
+        if not -count <= i < count:
+            raise Misuse(f"row {i} is out of range: {stream!r} has {count} tokens")
+    return [i % count for i in wanted]
