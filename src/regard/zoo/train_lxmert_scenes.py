@@ -35,7 +35,7 @@ from regard.zoo.question_maker import Question, Sight
 from regard.zoo.scene_maker import Items, load_items
 from regard.zoo.train_vit_scenes import NOTICE
 
-LENGTH = 12
+LENGTH = 9
 MIX = ("item", "colour", "relation", "place", "count", "relation", "side", "count")
 """Kinds of training questions in turn: what is hard to learn comes more often."""
 
@@ -85,7 +85,7 @@ def build() -> LxmertForQuestionAnswering:
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions as tensors: ``ids``, ``mask`` (q, 12), padded on the right; ``scene``, ``answer`` int64 (q,), -1 if none."""
+    """Questions as tensors: ``ids``, ``mask`` (q, 9), padded on the right; ``scene``, ``answer`` int64 (q,), -1 if none."""
 
     ids: Tensor
     mask: Tensor
@@ -150,14 +150,25 @@ class Heads(nn.Module):
         )
 
 
+def optimisers(named: list[tuple[str, nn.Parameter]], rate: float) -> list[torch.optim.Optimizer]:
+    """Return Muon (Jordan et al. 2024) for the matrices inside the blocks and AdamW for all other weights."""
+    inner = [p for name, p in named if ".encoder." in name and p.ndim == 2]
+    outer = [p for name, p in named if not (".encoder." in name and p.ndim == 2)]
+    return [
+        torch.optim.Muon(inner, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
 def train(
     items: Items, args: argparse.Namespace, gen: torch.Generator
 ) -> tuple[LxmertForQuestionAnswering, RegionEncoder]:
     """Train on ``args.steps`` batches of fresh scenes and questions; print the loss and the training accuracy."""
     model, encoder, heads, draw = build(), RegionEncoder(), Heads(), Draw(args.seed)
-    weights = [p for module in (model, encoder, heads) for p in module.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, args.steps))
+    named = [pair for module in (model, encoder, heads) for pair in module.named_parameters()]
+    weights = [p for _, p in named]
+    both = optimisers(named, args.rate)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: warm_cosine(step, args.steps)) for o in both]
     start, total, right = time.perf_counter(), 0.0, 0.0
     model.train()
     for step in range(1, args.steps + 1):
@@ -167,11 +178,13 @@ def train(
         features = encoder(crowd.images, regions.boxes)
         logits = answer(model, features, regions.boxes, questions)
         loss = F.cross_entropy(logits, questions.answer) + 0.3 * heads(features, regions)
-        optimiser.zero_grad()
+        for optimiser in both:
+            optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        schedule.step()
+        for optimiser, schedule in zip(both, schedules, strict=True):
+            optimiser.step()
+            schedule.step()
         total += loss.item()
         right += (logits.argmax(1) == questions.answer).float().mean().item()
         if step % 100 == 0:
@@ -356,10 +369,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST train.npz and test.npz")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
     parser.add_argument("--keep", type=Path, help="folder for the weights on the way, every 500 steps")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--scenes", type=int, default=64, help="scenes to a batch")
-    parser.add_argument("--each", type=int, default=6, help="questions to a scene")
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--scenes", type=int, default=32, help="scenes to a batch")
+    parser.add_argument("--each", type=int, default=4, help="questions to a scene")
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
