@@ -106,7 +106,8 @@ def filled(boxes: Tensor, canvas: tuple[int, int]) -> Tensor:
     """Return the pixels of each box of ``boxes`` (b, 4), bool (b, height, width)."""
     y, x = torch.arange(canvas[0])[:, None], torch.arange(canvas[1])
     left, top, right, bottom = boxes.T[:, :, None, None]
-    return (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    inside: Tensor = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    return inside
 
 
 def free_place(taken: Tensor, size: Tensor, gen: torch.Generator) -> Tensor:

@@ -85,7 +85,8 @@ class DenseHeads(nn.Module):
         wanted = torch.cat([wanted, 1 - wanted.sum(1, keepdim=True)], 1)
         sides, inside = sides_of(crowd)
         error = (self.sides(grid) - sides).abs().mean(1)
-        return F.cross_entropy(self.classes(grid), wanted) + (error * inside).sum() / inside.sum()
+        loss: Tensor = F.cross_entropy(self.classes(grid), wanted) + (error * inside).sum() / inside.sum()
+        return loss
 
 
 def sides_of(crowd: Crowd) -> tuple[Tensor, Tensor]:
@@ -187,7 +188,7 @@ def set_loss(logits: Tensor, found: Tensor, labels: Tensor, true: Tensor) -> Ten
     kinds = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:2], kinds)
     wanted[scenes, queries] = labels[scenes, things]
-    weight = torch.ones(kinds + 1)
+    weight = logits.new_ones(kinds + 1)
     weight[-1] = EMPTY
     guess, target = found[scenes, queries], true[scenes, things]
     giou = generalised(corners(guess)[:, None], corners(target)[:, None]).mean()
