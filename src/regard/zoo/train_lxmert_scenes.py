@@ -13,8 +13,10 @@ rewards attention to the evidence.
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,33 +227,37 @@ def measure(
     }
 
 
-def pair(questions: list[Question], draw: Draw) -> list[Question]:
-    """Return two of ``questions`` that differ in the asked word alone and rest on different cells, or else none."""
-    for first in draw.mixed(questions):
-        rest = [(*first.words[: first.asked], *first.words[first.asked + 1 :])]
-        others = [
-            q
-            for q in questions
-            if (*q.words[: q.asked], *q.words[q.asked + 1 :]) in rest
-            and q.asked == first.asked
-            and q.source != first.source
-        ]
-        if others:
-            return [first, draw.one(others)]
-    return []
+def unasked(question: Question) -> tuple[str, ...]:
+    """Return the question's words without the one that names what is asked for."""
+    return tuple(word for i, word in enumerate(question.words) if i != question.asked)
 
 
-def bundled_questions(sight: Sight, missing: list[int], turn: int, draw: Draw) -> list[Question]:
-    """Return the questions that are bundled about one scene: a pair of one kind, one of another, one absent."""
-    kinds = [k for k in maker.KINDS if k != "count"]
-    for i in range(len(kinds)):
-        found = pair([q for q in maker.ASK[kinds[(turn + i) % len(kinds)]](sight) if q.asked >= 0], draw)
-        if found:
+def pairs(questions: list[Question]) -> list[list[Question]]:
+    """Return all pairs of ``questions`` that differ in the asked word alone, and in the answer and its source."""
+    named = [q for q in questions if q.asked >= 0]
+    return [
+        [first, second]
+        for first, second in itertools.combinations(named, 2)
+        if (first.asked, unasked(first)) == (second.asked, unasked(second))
+        and first.answer != second.answer
+        and first.source != second.source
+    ]
+
+
+def bundled_questions(sight: Sight, counts: Counter[str], draw: Draw) -> list[Question]:
+    """Return three questions about a scene, two of them a pair if it allows one, of the kinds that are fewest so far."""
+    found: list[Question] = []
+    for wanted in (2, 1, 1):
+        if len(found) == 3:
             break
-    other = maker.ask(sight, "count" if turn % 2 else "relation", draw) or maker.ask(sight, "count", draw)
-    if other is not None and other not in found:
-        found.append(other)
-    return [*found, draw.one(maker.absent_questions(missing))]
+        for kind in sorted(maker.KINDS, key=lambda kind: counts[kind]):
+            every = [q for q in maker.ASK[kind](sight) if q not in found]
+            choices = pairs(every) if wanted == 2 else [[q] for q in every]
+            if choices:
+                found += draw.one(choices)
+                counts[kind] += wanted
+                break
+    return found
 
 
 def bundle(folder: Path, items: Items, scenes: int, gen: torch.Generator, draw: Draw) -> None:
@@ -260,11 +266,12 @@ def bundle(folder: Path, items: Items, scenes: int, gen: torch.Generator, draw: 
     clean = (covered(crowd.masks.any(1), crowd.clutter) == 0).all(1).nonzero()[:scenes, 0]
     crowd = crowd.select(clean)
     regions = crowd_maker.regions(crowd, gen)
-    rows = []
+    rows, counts = [], Counter[str]()
     for scene, sight in enumerate(sights(crowd)):
         shown = {*sight.classes, *crowd.strangers[scene].tolist()}
         missing = [k for k in range(len(maker.ITEMS)) if k not in shown]
-        rows += [(scene, q) for q in bundled_questions(sight, missing, scene, draw)]
+        questions = [*bundled_questions(sight, counts, draw), draw.one(maker.absent_questions(missing))]
+        rows += [(scene, q) for q in questions]
     cells = regions.cells[[scene for scene, _ in rows]]
     data = {
         "images": crowd.images,
