@@ -1,8 +1,10 @@
-"""The zoo: three small trained models with known answers, bundled, for tests, examples and first steps.
+"""The zoo: five small trained models with known answers, bundled, for tests, examples and first steps.
 
 ``zoo/vit-scenes`` names the item of clothing in a cluttered scene; every bundled scene has the exact mask of its item.
 ``zoo/bert-sentiment`` tells positive from negative sentences; our sentences have their deciding words marked.
 ``zoo/llama-facts`` answers questions about little stories; of every prompt the token that the answer rests on is known.
+``zoo/lxmert-scenes`` answers questions about scenes of several items; the regions that an answer must rest on are known.
+``zoo/detr-scenes`` finds the items in such scenes; every item has its exact mask.
 
 The folders are ordinary Hugging Face folders: ``AutoModel...from_pretrained(folder(name))`` loads them offline.
 Importing this package needs torch, numpy and safetensors only; the training scripts need ``regard[hf]``.
@@ -22,13 +24,30 @@ from torch import Tensor
 
 from regard.errors import nearest
 from regard.zoo import facts_maker
+from regard.zoo._detections import Detections, read_detections
+from regard.zoo._questions import Questions, read_questions
 from regard.zoo._texts import Sentence, read_sentences
 from regard.zoo.facts_maker import Fact
 
-__all__ = ["Fact", "Scenes", "Sentence", "cards", "demo_scene", "facts", "folder", "names", "scenes", "sentences"]
+__all__ = [
+    "Detections",
+    "Fact",
+    "Questions",
+    "Scenes",
+    "Sentence",
+    "cards",
+    "demo_scene",
+    "detections",
+    "facts",
+    "folder",
+    "names",
+    "questions",
+    "scenes",
+    "sentences",
+]
 
 PREFIX = "zoo/"
-FOLDERS = ("bert-sentiment", "llama-facts", "vit-scenes")
+FOLDERS = ("bert-sentiment", "detr-scenes", "llama-facts", "lxmert-scenes", "vit-scenes")
 
 
 @dataclass(frozen=True)
@@ -105,3 +124,13 @@ def facts(count: int = 400, seed: int = 1) -> list[Fact]:
     pairs of words that no training story joins.
     """
     return facts_maker.facts(count, seed)
+
+
+def questions() -> Questions:
+    """Return the bundled questions of ``zoo/lxmert-scenes``, with the regions that each answer must rest on."""
+    return read_questions(folder("zoo/lxmert-scenes"))
+
+
+def detections() -> Detections:
+    """Return the bundled scenes of ``zoo/detr-scenes``: unseen items, their classes, boxes and exact masks."""
+    return read_detections(folder("zoo/detr-scenes"))

@@ -1,0 +1,158 @@
+"""The bundled questions of ``zoo/lxmert-scenes``, and how its region features are computed from pixels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CROP, FEATURES = 24, 64
+
+
+class RegionEncoder(nn.Module):
+    """Turns the crop of a box into a vector, as a detector does for LXMERT: three convolutions and a linear map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 48, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(48 * (CROP // 8) ** 2, FEATURES),
+        )
+
+    def forward(
+        self, images: UInt8[Tensor, "scenes height width 3"], boxes: Float[Tensor, "scenes regions 4"]
+    ) -> Float[Tensor, "scenes regions features"]:
+        """Return the features of each box; boxes are (left, top, right, bottom) as fractions of the picture."""
+        return self.layers(crops(images, boxes).flatten(0, 1)).unflatten(0, boxes.shape[:2])  # type: ignore[no-any-return]
+
+
+def crops(
+    images: UInt8[Tensor, "scenes height width 3"], boxes: Float[Tensor, "scenes regions 4"]
+) -> Float[Tensor, "scenes regions 3 crop crop"]:
+    """Resize the pixels of each box to 24 x 24 (bilinear), -1..1."""
+    scenes, regions = boxes.shape[:2]
+    steps = (torch.arange(CROP) + 0.5) / CROP
+    left, top, right, bottom = boxes.unsqueeze(-1).unbind(2)
+    x, y = left + (right - left) * steps, top + (bottom - top) * steps  # (scenes, regions, crop)
+    grid = torch.stack([x[:, :, None, :].expand(-1, -1, CROP, -1), y[:, :, :, None].expand(-1, -1, -1, CROP)], -1)
+    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    seen = F.grid_sample(pixels, 2 * grid.flatten(1, 2) - 1, padding_mode="border", align_corners=False)
+    return seen.view(scenes, 3, regions, CROP, CROP).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions about scenes, and for each of them the regions that its answer must rest on.
+
+    Of the scenes: ``images`` uint8 (s, 80, 80, 3), RGB; ``boxes`` float (s, 8, 4), (left, top, right, bottom) as fractions
+    of the picture, items and clutter in random order; ``features`` float (s, 8, 64), what the model sees of each box;
+    ``items``, ``colours`` int64 (s, 8): class and colour of the item in a box, -1 for clutter, as numbered by
+    ``item_names`` and ``colour_names``.
+
+    Of the questions: ``texts``; ``answers``, "" for a question about what is not there; ``kinds``; ``scene`` int64 (q,),
+    the scene it is about; ``evidence`` bool (q, 8), the regions the answer cannot be known without; ``source`` bool
+    (q, 8), those of them that it is read off (in a relation not the item that is named); ``asked`` int64 (q,), the token
+    (0 is [CLS]) that names what is asked for, -1 if all items are.
+    """
+
+    images: UInt8[Tensor, "s 80 80 3"]
+    boxes: Float[Tensor, "s 8 4"]
+    features: Float[Tensor, "s 8 64"]
+    items: Int64[Tensor, "s 8"]
+    colours: Int64[Tensor, "s 8"]
+    texts: tuple[str, ...]
+    answers: tuple[str, ...]
+    kinds: tuple[str, ...]
+    scene: Int64[Tensor, " q"]
+    evidence: Bool[Tensor, "q 8"]
+    source: Bool[Tensor, "q 8"]
+    asked: Int64[Tensor, " q"]
+    item_names: tuple[str, ...]
+    colour_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self.texts)
+
+    @property
+    def absent(self) -> Tensor:
+        """bool (q,): the questions about what is not there."""
+        return torch.tensor([not answer for answer in self.answers])
+
+    def of_kind(self, kind: str) -> Tensor:
+        """bool (q,): the questions of ``kind`` that have an answer."""
+        return torch.tensor([k == kind and bool(a) for k, a in zip(self.kinds, self.answers, strict=True)])
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return each question's ``visual_feats`` (q, 8, 64) and ``visual_pos`` (q, 8, 4); the words go to the tokenizer."""
+        return {"visual_feats": self.features[self.scene], "visual_pos": self.boxes[self.scene]}
+
+    def select(self, rows: Tensor) -> Questions:
+        """Return the questions at ``rows``, indices or a bool mask (q,), about the same scenes."""
+        kept = torch.arange(len(self))[rows].tolist()
+        texts, answers, kinds = (tuple(x[i] for i in kept) for x in (self.texts, self.answers, self.kinds))
+        scene, evidence, source, asked = (x[rows] for x in (self.scene, self.evidence, self.source, self.asked))
+        return replace(
+            self,
+            texts=texts,
+            answers=answers,
+            kinds=kinds,
+            scene=scene,
+            evidence=evidence,
+            source=source,
+            asked=asked,
+        )
+
+    def redirections(self) -> Int64[Tensor, "pairs 2"]:
+        """Return pairs of questions (rows) about one scene that differ in the asked word alone, and rest on other regions."""
+        words = [text.split() for text in self.texts]
+        for i, at in enumerate(self.asked.tolist()):
+            if at >= 0:
+                words[i][at - 1] = ""
+        found = [
+            (i, j)
+            for i in range(len(self))
+            for j in range(i + 1, len(self))
+            if self.scene[i] == self.scene[j]
+            and words[i] == words[j]
+            and self.answers[i]
+            and self.answers[j]
+            and not torch.equal(self.source[i], self.source[j])
+        ]
+        return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
+
+
+def region_encoder(folder: Path) -> RegionEncoder:
+    """Return the encoder that turns boxes into the model's region features."""
+    encoder = RegionEncoder()
+    encoder.load_state_dict(load_file(folder / "regions.safetensors"))
+    return encoder.eval()
+
+
+@torch.no_grad()
+def read_questions(folder: Path) -> Questions:
+    """Read the bundled questions; the region features are computed anew from the pixels."""
+    data = load_file(folder / "questions.safetensors")
+    rows = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    texts, answers, kinds = (tuple(q[key] for q in rows["questions"]) for key in ("text", "answer", "kind"))
+    return Questions(
+        features=region_encoder(folder)(data["images"], data["boxes"]),
+        texts=texts,
+        answers=answers,
+        kinds=kinds,
+        item_names=tuple(rows["items"]),
+        colour_names=tuple(rows["colours"]),
+        **data,
+    )
