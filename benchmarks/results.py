@@ -63,6 +63,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 TWINS = {"corrected_attention, positive", "alpha_avg", "taylor"}
 """The same maps as `gae`, `raw_attention` and, at zero, `input_x_gradient`: left out of a figure of few."""
 PICTURES_ONLY = {"integrated_gradients, blur"}
+MANY_STREAMS = {"heterogenous"}
+"""Of one stream it is `corrected_attention` of the same sign, whatever its hops: docs/heterogenous.md has its numbers."""
 
 
 class Variant(NamedTuple):
@@ -78,6 +80,7 @@ def variants(pictures: bool) -> list[Variant]:
     every = [
         Variant(f"{m.name}, {name}" if name else m.name, m.name, options)
         for m in regard.methods()
+        if m.name not in MANY_STREAMS
         for name, options in OPTIONS.get(m.name, {"": {}}).items()
     ]
     return [v for v in every if pictures or v.label not in PICTURES_ONLY]
