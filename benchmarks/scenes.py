@@ -48,6 +48,9 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("grad_cam", "grad_cam", {}),
     ("layer_cam", "layer_cam", {}),
     ("odam", "odam", {}),
+    ("bti_token", "bti_token", {}),
+    ("bti_head", "bti_head", {}),
+    ("tam", "tam", {}),
 ]
 
 
