@@ -27,6 +27,7 @@ import regard
 from regard import Baseline, Explanation, Site, Target, zoo
 from regard.attribution.context import Context, Relevance
 from regard.attribution.edges import EDGES
+from regard.errors import Misuse
 from regard.evaluation import (
     Absence,
     Asked,
@@ -98,6 +99,9 @@ class Scenes:
         questions, absences = bundled.counterparts()
         self.data = asked(questions, bundled.redirections(), absences, home, self.model.config.label2id)
         self.answered = {name for name, absent in zip(self.data.names, bundled.absent, strict=False) if not absent}
+        self.naming = {
+            n for n, at in zip(self.data.names, self.data.asked.tolist(), strict=True) if at >= 0
+        } & self.answered
         self.maps = {v.label: self.explained(v) for v in QUESTIONS}
 
     def explained(self, variant: Variant) -> Explanation:
@@ -117,8 +121,17 @@ class Scenes:
     def rows(self, setting: Any) -> list[Row]:
         """Every method, and behind them the map that knows: questions that have an answer, or pairs."""
         maps = self.maps | {KNOWN: self.known()}
-        rows = [row for label, e in maps.items() for row in logic(self.model, e, self.data, setting, label)]
-        return [r for r in rows if r.example in self.answered or " > " in r.example]
+        rows = [row for label, e in maps.items() for row in self.judged(label, e, setting)]
+        names = self.naming if setting == LOOKS else self.answered
+        return [r for r in rows if r.example in names or " > " in r.example]
+
+    def judged(self, label: str, explanation: Explanation, setting: Any) -> list[Row]:
+        """One method's rows; errors where it has no such map."""
+        try:
+            return logic(self.model, explanation, self.data, setting, label)
+        except Misuse:
+            error = "it follows no paths that begin at a word"
+            return [Row(setting.name, label, name, error=error) for name in self.data.names]
 
 
 def asked(
@@ -152,6 +165,7 @@ def rows_of(setting: Any) -> list[Row]:
 
 
 MASKED, EMPTIED, WORD = (Necessity(k="evidence"), Necessity(k="evidence", away="empty"), Necessity(k=1, unit="token"))
+LOOKS = Pointing(of="asked")
 ENOUGH, ENOUGH_EMPTIED = Sufficiency(k="evidence"), Sufficiency(k="evidence", away="empty")
 AREAS = {
     f"{head}, {order} {arrow}": Perturbation("token", "drop", order, stream=stream)
@@ -196,6 +210,7 @@ def words() -> str:
     """The text's map."""
     return section([
         Column("both asked words at the top ↑", rows_of(Redirection()), "marked"),
+        Column("asked word looks at the source ↑", rows_of(LOOKS), "pointing"),
         Column("necessity of a word ↑", rows_of(WORD), "changed"),
         *(Column(head, rows_of(p), "auc_probability") for head, p in AREAS.items() if p.stream == WORDS),
     ])  # fmt: skip

@@ -62,7 +62,7 @@ class _Logic:
         """The full name."""
         return "/".join(["logic", self.kind, *self.choices, self.sign, self.explained])
 
-    def of(self, scores: Tensor) -> Tensor:
+    def taken(self, scores: Tensor) -> Tensor:
         """The scores as this test takes them."""
         return scores.abs() if self.sign == "absolute" else scores
 
@@ -91,6 +91,11 @@ class _Taking(_Logic):
             raise Misuse(f"k is a number of units from 1 on, or {EVIDENCE!r}; it is {self.k}")
         if self.k == EVIDENCE and self.unit != "region":
             raise Misuse("the evidence is known of regions; give a number of tokens as k")
+
+    @property
+    def stream_goes(self) -> bool:
+        """Whether nothing of the stream is left where all units are taken away (a text keeps its special tokens)."""
+        return self.unit == "region" and self.away == "mask"
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -138,9 +143,23 @@ class Pointing(_Logic):
     """The top region is one that the answer is read off (`pointing`), or one of its evidence (`pointing_evidence`).
 
     `ap`: the average precision of the evidence in the order of the scores.
+
+    Attributes:
+        of: whose map: the "answer"'s, or the "asked" word's, the regions that it looks at (`Explanation.between`).
     """
 
     kind: ClassVar[str] = "pointing"
+    of: str = "answer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.of not in ("answer", "asked"):
+            raise nearest(self.of, ("answer", "asked"), "map of the regions")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Whose map."""
+        return (self.of,)
 
 
 Logic = Necessity | Sufficiency | Redirection | Absence | Pointing
@@ -200,9 +219,9 @@ def _taking(
         taken[i, order[:k] if isinstance(setting, Necessity) else order[k:]] = True
         if not k:
             errors[i] = "Misuse: no evidence is known of this question, so k is not; give a number"
-        elif isinstance(setting, Necessity) and setting.away == "mask" and k >= len(order):
+        elif isinstance(setting, Necessity) and setting.stream_goes and k >= len(order):
             errors[i] = (
-                f"Misuse: the top {k} are all {setting.unit}s there are, and attention needs one; take a smaller k"
+                f"Misuse: the top {k} are all regions there are, and attention needs one to look at; take a smaller k"
             )
     taken[[*errors]] = False
     before, after = (
@@ -224,7 +243,7 @@ def _taking(
 
 def orders(explanation: Explanation, data: Asked, setting: _Taking, seed: int) -> list[Int[Tensor, " unit"]]:
     """For each question its units that can be taken away, from the top down."""
-    scores = setting.of(checked(explanation.scores[data.stream(setting.unit)], "map"))
+    scores = setting.taken(checked(explanation.scores[data.stream(setting.unit)], "map"))
     return [
         _order(scores[i], real, "positive", tie_seed(seed, name))
         for i, (real, name) in enumerate(zip(data.real(setting.unit), data.names, strict=True))
@@ -265,8 +284,8 @@ def _perturbed(
 
 
 def _redirected(explanation: Explanation, data: Asked, setting: Redirection) -> list[Row]:
-    regions, real = setting.of(checked(explanation.scores[data.regions], "map")), data.real("region")
-    words, content = setting.of(checked(explanation.scores[data.words], "map")), data.real("token")
+    regions, real = setting.taken(checked(explanation.scores[data.regions], "map")), data.real("region")
+    words, content = setting.taken(checked(explanation.scores[data.words], "map")), data.real("token")
     found = []
     for i, j in data.redirections.tolist():
         tops, shifts, marks = [], [], []
@@ -287,7 +306,7 @@ def asked_now(source: Bool[Tensor, " region"], other: Bool[Tensor, " region"]) -
 
 
 def _absent(explanation: Explanation, data: Asked, setting: Absence) -> list[Row]:
-    scores, real = setting.of(checked(explanation.scores[data.regions], "map")).clamp(min=0), data.real("region")
+    scores, real = setting.taken(checked(explanation.scores[data.regions], "map")).clamp(min=0), data.real("region")
     found = []
     for i, j in data.absences.tolist():
         absent, there = (entropy(scores[a][real[a]]) for a in (i, j))
@@ -298,11 +317,12 @@ def _absent(explanation: Explanation, data: Asked, setting: Absence) -> list[Row
 
 
 def _pointed(explanation: Explanation, data: Asked, setting: Pointing) -> list[Row]:
-    scores, real = setting.of(checked(explanation.scores[data.regions], "map")), data.real("region")
+    maps = explanation.scores[data.regions] if setting.of == "answer" else asked_rows(explanation, data)
+    scores, real = setting.taken(checked(maps, "map")), data.real("region")
     found = []
     for i in range(len(data)):
-        if not bool((data.source[i] & real[i]).any()):
-            error = "Misuse: no region is known that this answer is read off"
+        if not bool((data.source[i] & real[i]).any()) or (setting.of == "asked" and data.asked[i] < 0):
+            error = "Misuse: no region is known that this answer is read off, or no word that is asked for"
             found.append(replace(_row(explanation, data, setting, i), error=error))
             continue
         values = {
@@ -312,6 +332,14 @@ def _pointed(explanation: Explanation, data: Asked, setting: Pointing) -> list[R
         }
         found.append(replace(_row(explanation, data, setting, i), values=values))
     return found
+
+
+def asked_rows(explanation: Explanation, data: Asked) -> Float[Tensor, "question region"]:
+    """The regions that each question's asked word looks at; where nothing is asked for, any."""
+    tokens = data.asked.clamp(min=0).unique().tolist()
+    rows = explanation.between(data.words, data.regions, tokens)
+    at = torch.tensor([tokens.index(token) for token in data.asked.clamp(min=0).tolist()])
+    return rows[torch.arange(len(data)), at.to(rows.device)]
 
 
 def _pointing(scores: Tensor, truth: Tensor, real: Tensor) -> float:
@@ -348,6 +376,7 @@ __all__ = [
     "Redirection",
     "Sufficiency",
     "asked_now",
+    "asked_rows",
     "logic",
     "orders",
 ]
