@@ -216,6 +216,14 @@ def words() -> str:
     ])  # fmt: skip
 
 
+def kinds() -> str:
+    """Pointing, each kind of question by itself."""
+    of = dict(zip(scenes().data.names, zoo.questions().kinds, strict=False))
+    rows = rows_of(Pointing())
+    asked = dict.fromkeys(of[r.example] for r in rows)
+    return section([Column(f"{kind} ↑", [r for r in rows if of[r.example] == kind], "pointing") for kind in asked])
+
+
 def areas() -> str:
     """Regions taken away one by one."""
     return section([Column(h, rows_of(p), "auc_probability") for h, p in AREAS.items() if p.stream == REGIONS])
@@ -286,7 +294,7 @@ def objects() -> str:
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
-    "regions": regions, "areas": areas, "moves": moves, "words": words, "hops": hops, "objects": objects,
+    "regions": regions, "kinds": kinds, "areas": areas, "moves": moves, "words": words, "hops": hops, "objects": objects,
 }  # fmt: skip
 
 
