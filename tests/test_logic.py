@@ -35,6 +35,7 @@ from regard.evaluation.asked import entropy, probabilities
 from regard.evaluation.detection import Boxes, overlaps
 from regard.evaluation.logic import asked_now, orders
 from regard.explanation import Reading
+from regard.report import protocols
 
 ANSWERS = "question_answering_score"
 
@@ -154,6 +155,40 @@ def test_areas_are_those_of_the_protocol_for_one_stream(tiny, stream, order):
         assert row.protocol == expected.protocol
         assert row.values == pytest.approx(expected.values, abs=1e-5)
         assert row.curves["probability"] == pytest.approx(expected.curves["probability"], abs=1e-5)
+
+
+def test_words_are_cut_out_and_nothing_else_is():
+    """Traps: a mask of regions of the very shape of the ids; padding on the left; positions that are given."""
+    ids = torch.tensor([[0, 7, 8, 9, 3], [5, 6, 7, 8, 3]])
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": (ids != 0).long(),
+        "position_ids": torch.tensor([[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]]),
+        "visual_feats": torch.zeros(2, 5, 1),
+        "visual_attention_mask": torch.tensor([[1, 1, 1, 1, 0], [1, 0, 1, 1, 1]]),
+    }
+    known = torch.zeros(2, 5, dtype=torch.bool)
+    data = Asked(
+        inputs, ("a", "b"), torch.tensor([0, 0]), known, known, torch.tensor([-1, -1]), (ids == 0) | (ids == 3), pad=99
+    )
+    assert data.real("token").tolist() == [[False, True, True, True, False], [True, True, True, True, False]]
+    assert torch.equal(data.real("region"), inputs["visual_attention_mask"].bool())
+    taken = torch.tensor([[False, False, True, False, False], [True, False, False, False, False], [False] * 5])
+    got = data.without("token", "drop", torch.tensor([0, 1, 0]), taken)
+    assert got["input_ids"].tolist() == [[7, 9, 3, 99], [6, 7, 8, 3], [7, 8, 9, 3]]
+    counts = (3, 4, 4)
+    assert got["attention_mask"].tolist() == [[1, 1, 1, 0], [1] * 4, [1] * 4]
+    for positions, count in zip(got["position_ids"].tolist(), counts, strict=True):
+        assert positions[:count] == list(range(count))
+    assert torch.equal(got["visual_attention_mask"], inputs["visual_attention_mask"][[0, 1, 0]])
+
+
+def test_rows_make_a_page(tiny, tmp_path):
+    model, data = tiny
+    maps = {m: explained(model, data, m) for m in ("random", "gae")}
+    rows = [r for p in (Necessity(), Redirection()) for m, e in maps.items() for r in logic(model, e, data, p, m)]
+    text = protocols.write_page(rows, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "logic/necessity/region-mask/k=1/signed/predicted" in text.replace("<wbr>", "")
 
 
 def test_rows_do_not_depend_on_batch_mates(tiny):

@@ -28,7 +28,7 @@ ROWS = 512
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions, side by side in one batch, and what is known of their answers.
+    """Questions, side by side in one batch, and what is known of their answers (that on the CPU; inputs where the model is).
 
     Attributes:
         inputs: the model's keyword tensors, questions on axis 0. names: one a question, each its own.
