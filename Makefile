@@ -61,6 +61,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/facts.py
 	$(BIN)/python benchmarks/attribution_error.py
 	$(BIN)/python benchmarks/results.py
+	$(BIN)/python benchmarks/heterogenous.py
 
 docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -196,6 +196,25 @@ def test_answers_and_evidence_follow_from_the_scene(questions):
         assert set(questions.source[i].nonzero()[:, 0].tolist()) == source, text
 
 
+def test_counterparts_of_absent_questions_ask_the_same_about_what_is_there(questions):
+    both, pairs = questions.counterparts()
+    count = len(questions)
+    assert both.select(torch.arange(count)).texts == questions.texts
+    assert pairs[:, 1].tolist() == list(range(count, len(both)))
+    assert set(pairs[:, 0].tolist()) <= set(questions.absent.nonzero()[:, 0].tolist())
+    assert len(pairs) == 60
+    for i, j in pairs.tolist():
+        answer, evidence, source = read_question(both.texts[j], things_of(both, int(both.scene[j])))
+        assert (both.answers[j], both.scene[j], both.kinds[j]) == (answer, both.scene[i], both.kinds[i])
+        assert set(both.evidence[j].nonzero()[:, 0].tolist()) == evidence
+        assert set(both.source[j].nonzero()[:, 0].tolist()) == source
+        words = [both.texts[k].split() for k in (i, j)]
+        assert [at for at, (a, b) in enumerate(zip(*words, strict=True), 1) if a != b] == [int(both.asked[j])]
+    none, pairs = questions.select(~questions.absent).counterparts()
+    assert len(none) == int((~questions.absent).sum())
+    assert pairs.shape == (0, 2)
+
+
 def test_every_question_that_can_be_asked_is_right():
     """All questions of all kinds about random sights, against the same reading of the text."""
     draw = Draw(0)

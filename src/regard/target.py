@@ -132,8 +132,11 @@ class Target:
         return cls(f"next token: {token}{where}", read, lambda k: cls.next_token(k, position))
 
     @classmethod
-    def detection(cls, query: int, c: Classes = None) -> Target:
-        """The logit of a class at an object query (the predicted class is the best one that is not "no object")."""
+    def detection(cls, query: int | Tensor, c: Classes = None) -> Target:
+        """The logit of a class at an object query (the predicted class is the best one that is not "no object").
+
+        `query` may be a (batch,) tensor, one query a sample.
+        """
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             logits = scores(out, None)
@@ -141,12 +144,14 @@ class Target:
                 raise TargetError(
                     f"a detection needs logits (batch, query, class); the model gave {tuple(logits.shape)}"
                 )
-            _in_range(torch.tensor([query]), logits.shape[1], "object query")
-            at = logits[:, query]
+            queries = _classes(query, logits, "object query")
+            _in_range(queries, logits.shape[1], "object query")
+            at = logits[torch.arange(len(logits), device=logits.device), queries]
             known = at[:, :-1].detach().argmax(-1) if c is None else c
             return _of_class(at, known, None, inputs)
 
-        return cls(f"query {query}, {_label('logit', c, None)}", read, lambda k: cls.detection(query, k))
+        which = f"query {query}" if isinstance(query, int) else f"queries {', '.join(map(str, query.tolist()[:8]))}"
+        return cls(f"{which}, {_label('logit', c, None)}", read, lambda k: cls.detection(query, k))
 
     @classmethod
     def span(cls, start: int, end: int) -> Target:
@@ -277,11 +282,11 @@ def _without(logits: Float[Tensor, "batch classes"], classes: Int[Tensor, " batc
     return logits.scatter(-1, classes[:, None], -torch.inf)
 
 
-def _classes(c: int | Tensor, logits: Tensor) -> Tensor:
+def _classes(c: int | Tensor, logits: Tensor, what: str = "class") -> Tensor:
     if isinstance(c, int):
         return torch.full((len(logits),), c, device=logits.device)
     if c.shape != (len(logits),):
-        raise TargetError(f"one class a sample is needed: {len(logits)} samples, but classes of shape {tuple(c.shape)}")
+        raise TargetError(f"one {what} a sample is needed: {len(logits)} samples, but {tuple(c.shape)} of them")
     return c.to(logits.device, torch.int64)
 
 

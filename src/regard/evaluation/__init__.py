@@ -1,7 +1,10 @@
 """Is it right? Protocols as pure functions: (explanations, model, data) -> rows; a summary reduces rows (EVALUATION.md)."""
 
+from regard.evaluation.asked import Asked
 from regard.evaluation.attribution_error import attribution_error
 from regard.evaluation.eraser import Document, read_eraser
+from regard.evaluation.logic import Absence, Necessity, Pointing, Redirection, Sufficiency, logic
+from regard.evaluation.objects import Objects, found_by
 from regard.evaluation.perturbation import (
     Perturbation,
     comprehensiveness,
@@ -28,15 +31,22 @@ from regard.evaluation.statistics import Interval
 from regard.evaluation.summaries import Difference, Summary, consistency, curve, differences, summaries
 
 __all__ = [
+    "Absence",
+    "Asked",
     "Difference",
     "Document",
     "Example",
     "Interval",
+    "Necessity",
+    "Objects",
     "Perturbation",
+    "Pointing",
     "Rationale",
+    "Redirection",
     "Row",
     "Sanity",
     "Segmentation",
+    "Sufficiency",
     "Summary",
     "attribution_error",
     "batch_invariance",
@@ -51,7 +61,9 @@ __all__ = [
     "evaluate_documents",
     "evaluate_rows",
     "examples_of",
+    "found_by",
     "insertion",
+    "logic",
     "padding_invariance",
     "perturbation",
     "rationale",

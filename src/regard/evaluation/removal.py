@@ -139,27 +139,34 @@ class Words(Removal):
             away[:, tokens] = taken[:, unit, None]
         inputs = self._copies(len(taken))
         if self.fill is None:
-            return self._output(self._cut(inputs, away))
+            return self._output(cut(inputs, self.stream, away, self.pad))
         ids = inputs[self.stream]
         inputs[self.stream] = ids.masked_fill(away.to(ids.device), self.fill)
         return self._output(inputs)
 
-    def _cut(self, inputs: dict[str, Tensor], away: Bool[Tensor, "copy token"]) -> dict[str, Tensor]:
-        """Shorter texts, padded on the right to the longest among the copies; the mask tells what is padding."""
-        ids = inputs[self.stream]
-        mask = inputs.get("attention_mask", torch.ones_like(ids))
-        keep = ~away.to(ids.device) & mask.bool()
-        if not bool(keep.any(1).all()):
-            raise Misuse("a step takes every token of a text away and leaves the model nothing to read; end before 1")
-        length = int(keep.sum(1).max())
-        order = (~keep).long().argsort(dim=1, stable=True)[:, :length]  # what is kept comes first, in its own order
-        real = keep.gather(1, order)
-        new = {k: v.gather(1, order) if v.shape == ids.shape else v for k, v in inputs.items()}
-        new[self.stream] = new[self.stream].masked_fill(~real, self.pad)
-        new["attention_mask"] = real.to(mask.dtype)
-        if "position_ids" in new:
-            new["position_ids"] = inputs["position_ids"][mask.bool()].view(len(ids), -1)[:, :length]
-        return new
+
+def cut(
+    inputs: dict[str, Tensor],
+    stream: str,
+    away: Bool[Tensor, "copy token"],
+    pad: int,
+    mask_name: str = "attention_mask",
+) -> dict[str, Tensor]:
+    """Shorter texts, padded on the right to the longest among the copies; the mask tells what is padding."""
+    ids = inputs[stream]
+    mask = inputs.get(mask_name, torch.ones_like(ids))
+    keep = ~away.to(ids.device) & mask.bool()
+    if not bool(keep.any(1).all()):
+        raise Misuse("a step takes every token of a text away and leaves the model nothing to read; end before 1")
+    length = int(keep.sum(1).max())
+    order, before = ((~m).long().argsort(dim=1, stable=True)[:, :length] for m in (keep, mask.bool()))
+    real = keep.gather(1, order)  # what is kept comes first, in its own order
+    new = {k: v.gather(1, order) if v.shape == ids.shape else v for k, v in inputs.items()}
+    new[stream] = new[stream].masked_fill(~real, pad)
+    new[mask_name] = real.to(mask.dtype)
+    if "position_ids" in new:
+        new["position_ids"] = inputs["position_ids"].expand_as(ids).gather(1, before)
+    return new
 
 
 def remover(model: nn.Module, example: Example, setting: Perturbation, stream: str) -> Removal:
@@ -262,4 +269,4 @@ def _refuse_leak(patches: Patches) -> None:
         )
 
 
-__all__ = ["Filled", "Patches", "Removal", "Words", "content_tokens", "filling_of", "groups_of", "remover"]
+__all__ = ["Filled", "Patches", "Removal", "Words", "content_tokens", "cut", "filling_of", "groups_of", "remover"]

@@ -15,8 +15,9 @@ from regard.evaluation.summaries import differences, grouped
 
 SEGMENTATION = ("pixel_accuracy", "iou", "mean_iou", "mean_iou_accumulated", "ap", "f1", "iou_otsu", "iou_best",
                 "iou_sweep_mean", "pointing")  # fmt: skip
-HIGH = frozenset((*SEGMENTATION, "precision", "recall", "token_f1", "iou_f1", "auprc", "comprehensiveness"))
-LOW = frozenset(("sufficiency", "relative_error"))
+LOGIC = ("changed", "fall", "stays", "redirected", "shift", "marked", "difference", "pointing_evidence")
+HIGH = frozenset((*SEGMENTATION, "precision", "recall", "token_f1", "iou_f1", "auprc", "comprehensiveness", *LOGIC))
+LOW = frozenset(("sufficiency", "relative_error", "loss"))
 BEST, NEAR = "best", "near"
 
 

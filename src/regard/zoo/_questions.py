@@ -133,6 +133,50 @@ class Questions:
         ]
         return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
 
+    def counterparts(self) -> tuple[Questions, Int64[Tensor, "pairs 2"]]:
+        """Return these questions and, behind them, the absent ones about an item that is there, and the pairs of both.
+
+        Scene and wording stay. The item is the first one in the scene that no other has the class of; a scene without one
+        gives no pair.
+        """
+        made = [
+            (i, r) for i in self.absent.nonzero()[:, 0].tolist() if (r := self._alone(int(self.scene[i]))) is not None
+        ]
+        if not made:
+            return self, torch.zeros(0, 2, dtype=torch.int64)
+        rows, regions = (torch.tensor(column) for column in zip(*made, strict=True))
+        more, only = self.select(rows), torch.eye(self.boxes.shape[1], dtype=torch.bool)[regions]
+        asked = list(zip(more.texts, more.kinds, rows.tolist(), regions.tolist(), strict=True))
+        both = replace(
+            self,
+            texts=self.texts
+            + tuple(self._about(text, int(self.asked[i]), r, int(self.scene[i])) for text, _, i, r in asked),
+            answers=self.answers + tuple(self._answer(kind, int(self.scene[i]), r) for _, kind, i, r in asked),
+            kinds=self.kinds + more.kinds,
+            scene=torch.cat([self.scene, more.scene]),
+            evidence=torch.cat([self.evidence, only]),
+            source=torch.cat([self.source, only]),
+            asked=torch.cat([self.asked, more.asked]),
+        )
+        return both, torch.stack([rows, len(self) + torch.arange(len(rows))], 1)
+
+    def _alone(self, scene: int) -> int | None:
+        """The first region that holds an item whose class no other item of the scene has."""
+        classes = self.items[scene].tolist()
+        return next((r for r, k in enumerate(classes) if k >= 0 and classes.count(k) == 1), None)
+
+    def _about(self, text: str, asked: int, region: int, scene: int) -> str:
+        """A question with the name of the item in a region in place of the asked word."""
+        words = text.split()
+        words[asked - 1] = self.item_names[int(self.items[scene, region])]
+        return " ".join(words)
+
+    def _answer(self, kind: str, scene: int, region: int) -> str:
+        """The colour of the item in a region, or its side."""
+        if kind == "colour":
+            return self.colour_names[int(self.colours[scene, region])]
+        return "left" if float(self.boxes[scene, region, 0::2].mean()) < 0.5 else "right"
+
 
 def region_encoder(folder: Path) -> RegionEncoder:
     """Return the encoder that turns boxes into the model's region features."""
