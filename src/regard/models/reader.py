@@ -6,6 +6,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -337,7 +338,7 @@ class Reader:
         return Reading(
             inputs=self._fit(batch.inputs | tensors),
             raw={
-                "input_ids": batch.texts,
+                "input_ids": [replace(batch.texts[0], name="question")],
                 boxes.FEATURES: [Picture(pixels, (0.0, 0.0, float(width), float(height)), called, places)],
             },
             special={"input_ids": batch.special.to(self._place()[0])},
