@@ -39,7 +39,7 @@ def target_of(model: nn.Module, c: int | None, pair: bool) -> Any:
     match = _known(model, MATCH)
     output = None if name is None else SCORES[name]
     if c is None and match is not None:
-        return dataclasses.replace(Target.logit(MATCH[match], output=output), label="match of picture and text")
+        return Target.of(lambda out: field(out, output or "logits")[:, MATCH[match]], "match of picture and text")
     if c is None and pair and hasattr(model, "logit_scale"):
         return Target.similarity()
     return Target.logit(c, output=output) if output is not None else c

@@ -64,6 +64,11 @@ class Reader:
         """Whether the model finds objects in pictures."""
         return self.kind == "image" and detection.can_detect(self.model)
 
+    @property
+    def wants(self) -> pairs.Wants:
+        """What a model of pictures and texts needs of each."""
+        return pairs.wants(self.model, self.processor)
+
     def read(self, raw: Any, *, truncate: bool = False, regions: Any = None) -> Reading:
         """Turn one raw input, or a list of them, into the model's tensors, on its device and in its floating dtype.
 
@@ -305,7 +310,7 @@ class Reader:
         """Read pictures with their prompt."""
         if len(raws) > 1:
             raise InputError(f"{type(self.model).__name__} reads one prompt at a time; give them one by one")
-        given, said = pairs.split(raws[0], pairs.wants(self.model, self.processor), type(self.model).__name__)
+        given, said = pairs.split(raws[0], self.wants, type(self.model).__name__)
         pixels = [read_picture(picture, number) for number, picture in enumerate(given)]
         prompt = None if said is None else pairs.prompt_of(self.processor, said, len(given))
         tensors, text = pairs.read_pair(self.processor, prompt, [to_image(p) for p, _ in pixels])
