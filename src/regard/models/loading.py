@@ -59,7 +59,7 @@ TASKS = {
     ),
     "image-text-matching": Task("", ("ForImageTextRetrieval", "ForImageAndTextRetrieval"), "image-text"),
     "region-question-answering": Task("", ("LxmertForQuestionAnswering",), "regions-text"),
-    "object-detection": Task("AutoModelForObjectDetection", ("ForObjectDetection",), "image"),
+    "object-detection": Task("AutoModelForObjectDetection", (), "image", "MODEL_FOR_OBJECT_DETECTION_MAPPING"),
 }
 SHARED = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
 _HUB_NAME = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")

@@ -88,10 +88,10 @@ def templates() -> Any:
 
 def _section(section: Section, key: str) -> dict[str, Any]:
     """What the template and the script need of one raw input."""
+    rows = [looks(v) for v in section.views]  # first: what it costs stands on the receipts
     views = [_view(v, f"{key}v{i}") for i, v in enumerate(section.views)]
     stages = _stages(section, key)
     objects = _objects(section)
-    rows = [looks(v) for v in section.views]
     return {
         "id": key,
         "name": section.name,
