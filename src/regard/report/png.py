@@ -27,6 +27,7 @@ WIDTH = 9.0  # inches, of the whole figure
 EDGE = 0.3
 DPI = 120
 INK, FAINT = "#1b1d22", "#5c616b"
+TAG = {"facecolor": "black", "alpha": 0.75, "pad": 1.0, "linewidth": 0.0}  # behind the number of a region
 SIZE = 12.0  # points, of running text
 ROWS = 100  # of running text at most; the page shows all of it
 
@@ -160,8 +161,9 @@ def _picture(panel: PictureView) -> Band:
             axes.imshow(shown, interpolation="none" if max(shown.shape) < 400 else "antialiased")
             write(figure, x, top - 0.03, textwrap.shorten(name, 45, placeholder=" …"), 9, FAINT)
             _outside(axes, picture)
-            for box in panel.regions:
+            for i, box in enumerate(panel.regions):
                 frame(axes, box, 0.8)
+                axes.text(max(box.left, 0), max(box.top, 0), str(i + 1), va="top", fontsize=7, color="white", bbox=TAG)
             if panel.found is not None:
                 frame(axes, panel.found.box, 1.6)
         _bar(figure, left + 2 * wide + 0.3, top - 0.25, high, panel.scale)
