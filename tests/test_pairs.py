@@ -115,6 +115,10 @@ def test_an_answer_in_words_is_explained_by_its_likelihood(reader):
     )
     with pytest.raises(InputError, match="answer is empty"):
         r.explain((picture(), QUESTION), " ")
+    r.model.train()
+    with pytest.raises(ModelError, match="train mode"):
+        r.explain((picture(), QUESTION))
+    r.model.eval()
     with pytest.raises(ModelError, match="explains the answer"):
         r.explain_generation((picture(), QUESTION))
 
@@ -315,6 +319,13 @@ def test_objects_by_class_and_threshold(detected, reader):
         r.explain([d.images[0], d.images[1]])
     with pytest.raises(Misuse, match="a threshold is for objects"):
         regard.load("zoo/vit-scenes").explain(zoo.demo_scene(), threshold=0.2)
+
+
+def test_the_likeliest_object_is_compared(detected, reader):
+    exp, d = detected[0][0], detected[1]
+    made = reader("zoo/detr-scenes").compare(d.images[0], methods=["gae", "rollout"])
+    assert [(e.method, e.found) for e in made.explanations] == [("gae", exp.found), ("rollout", exp.found)]
+    torch.testing.assert_close(made.explanations[0].scores["pixel_values"], exp.scores["pixel_values"])
 
 
 def test_a_found_object_is_saved(detected, tmp_path):

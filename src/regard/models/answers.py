@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard._explain import rng_kept
 from regard.errors import InputError, TargetError
 from regard.explanation import Reading, Text
 from regard.models.texts import plain_words, trim
+from regard.recording.entry import refuse
 from regard.target import Target, field
 
 SCORES = {"LxmertForQuestionAnswering": "question_answering_score", "BlipForImageTextRetrieval": "itm_score"}
@@ -53,7 +55,8 @@ def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | N
     name = type(model).__name__
     config: Any = model.config
     if answer is None:
-        with torch.no_grad():
+        refuse(model, False)
+        with torch.no_grad(), rng_kept(model):
             prompt = {k: reading.inputs[k] for k in ("input_ids", "pixel_values", "attention_mask")}
             most = min(MOST, config.text_config.max_position_embeddings - 1)
             ids = model.generate(**prompt, max_new_tokens=most, do_sample=False, num_beams=1)[0].tolist()  # type: ignore[operator]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import InputError
-from regard.explanation import Picture
+from regard.explanation import Explanation, Picture
 from regard.found import Box, Found
 from regard.target import field
 
@@ -64,3 +64,8 @@ def check_threshold(threshold: Any) -> float:
 def explains_objects(target: Any) -> bool:
     """Whether a target stands for found objects: all of them (None), or those of a class (a name or a number)."""
     return target is None or isinstance(target, str) or (isinstance(target, int) and not isinstance(target, bool))
+
+
+def likeliest(explanations: Sequence[Explanation]) -> list[Explanation]:
+    """Those of the first object, the likeliest."""
+    return [e for e in explanations if e.found == explanations[0].found]

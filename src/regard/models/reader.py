@@ -159,12 +159,14 @@ class Reader:
     ) -> Any:
         """Read raw inputs and put maps of several methods at several sites side by side: `regard.compare`.
 
-        A class may be given by its name, sites and a baseline in words, as in `explain`.
+        A class may be given by its name, sites and a baseline in words, as in `explain`. Of the objects that a detector
+        finds, the likeliest is compared.
         """
         from regard.evaluation.compare import compare
 
         def explained(model: Any, given: Any, *args: Any, **how: Any) -> Any:
-            return self.explain(given, *args, truncate=truncate, regions=regions, **how)
+            found = self.explain(given, *args, truncate=truncate, regions=regions, **how)
+            return detection.likeliest(found) if self.detects else found
 
         def inspected(model: Any, given: Any) -> Any:
             return self.inspect(given, truncate=truncate, regions=regions)
