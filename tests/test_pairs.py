@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import regard
 from pairs import FOLDERS, save
 from regard import Explanation, Target, cli, zoo
-from regard.errors import InputError, Misuse, ModelError, UnknownName
+from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName
 from regard.found import Box, Found, painted
 from regard.models.detection import found_in, probabilities
 from regard.report import objects
@@ -310,6 +310,7 @@ def test_objects_by_class_and_threshold(detected, reader):
         ({"threshold": 1.0}, InputError, "no object is found in picture 0 above 1 (the likeliest has"),
         ({"target": "Coat"}, InputError, "no 'Coat' is found in picture 0 above 0.5"),
         ({"target": "Cot"}, UnknownName, "did you mean 'Coat'?"),
+        ({"target": 8}, TargetError, "there is no class 8; the model has 8"),
         ({"threshold": 7}, InputError, "must be a probability"),
         ({"target": Target.detection(2), "threshold": 0.2}, Misuse, "a threshold is for objects"),
     ):

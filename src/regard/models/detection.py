@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.errors import InputError
+from regard.errors import InputError, TargetError
 from regard.explanation import Explanation, Picture
 from regard.found import Box, Found
 from regard.target import field
@@ -59,6 +59,14 @@ def check_threshold(threshold: Any) -> float:
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise InputError(f"the threshold must be a probability, from 0 to 1, not {threshold!r}")
     return float(threshold)
+
+
+def classes_of(wanted: set[int], count: int) -> set[int]:
+    """Class numbers. Raises TargetError for one that there is not."""
+    for c in wanted:
+        if not 0 <= c < count:
+            raise TargetError(f"there is no class {c}; the model has {count}, numbered from 0")
+    return wanted
 
 
 def explains_objects(target: Any) -> bool:

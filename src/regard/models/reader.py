@@ -142,8 +142,9 @@ class Reader:
         least = detection.check_threshold(detection.THRESHOLD if threshold is None else threshold)
         picture = cast(Picture, reading.raw[self.stream][0])
         names = self.labels or [f"class {i}" for i in range(int(cast(Any, self.model).config.num_labels))]
-        wanted = None if None in named else {self.label(t) if isinstance(t, str) else t for t in named}
-        return lambda output: detection.found_in(output, picture, names, least, wanted)
+        wanted = {self.label(t) if isinstance(t, str) else t for t in named} if None not in named else None
+        of = None if wanted is None else detection.classes_of(wanted, len(names))
+        return lambda output: detection.found_in(output, picture, names, least, of)
 
     def compare(
         self,
