@@ -101,10 +101,10 @@ def test_answers_by_name_and_match_by_its_own_score(reader):
     torch.testing.assert_close(blip.explain((picture(), QUESTION)).receipt.target_value, score.detach())
 
 
-def test_an_answer_in_words_is_explained_by_its_likelihood(reader):
+def test_an_answer_in_words_is_explained_by_its_loss(reader):
     r = reader("blip-vqa")
     own, said = r.explain((picture(), QUESTION)), r.explain((picture(), QUESTION), "two cats")
-    assert said.target == "log-likelihood of the answer 'two cats'"
+    assert said.target == "minus the loss of the answer 'two cats'"
     assert said.inputs["decoder_input_ids"][0].tokens == ["[DEC]", "two", "cat", "##s", "[SEP]"]
     ids = torch.tensor([[5, 16, 9, 10, 3]])
     inputs = r.read((picture(), QUESTION)).inputs

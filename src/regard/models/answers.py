@@ -1,7 +1,8 @@
 """What is asked of a model of pictures and texts when no target is named, and where its output has the scores.
 
 Its output need not have `logits`. A matching model is asked how well the two fit, not for the likelier of yes and no.
-A model that answers in words writes its answer first; then the log-likelihood of that answer is explained.
+A model that answers in words writes its answer first; then the loss of that answer, which is all that its forward gives, is
+explained.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def target_of(model: nn.Module, c: int | None, pair: bool) -> Any:
 
 
 def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | None) -> tuple[Reading, Target]:
-    """The reading with an answer, the model's own where none is given, and its log-likelihood as the target.
+    """The reading with an answer, the model's own where none is given, and minus its loss as the target.
 
-    The model's forward gives the loss of an answer: y = -loss, the mean over its tokens (with the model's own smoothing).
+    y = -loss is the mean log-likelihood of the answer's tokens, but for the smoothing of labels that the model's loss has.
     """
     name = type(model).__name__
     config: Any = model.config
@@ -71,7 +72,7 @@ def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | N
     tokens = torch.tensor([ids], device=reading.inputs["input_ids"].device)
     more: dict[str, Tensor] = {"labels": tokens, "decoder_input_ids": tokens}
     special = {"decoder_input_ids": torch.tensor([text.special], device=tokens.device)}
-    target = Target.of(lambda out: -field(out, "loss").reshape(1), label=f"log-likelihood of the answer {text.text!r}")
+    target = Target.of(lambda out: -field(out, "loss").reshape(1), label=f"minus the loss of the answer {text.text!r}")
     full = dataclasses.replace(
         reading,
         inputs=reading.inputs | more,

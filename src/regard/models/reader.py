@@ -129,8 +129,8 @@ class Reader:
                 f"a threshold is for objects that a detector finds; {type(self.model).__name__} is asked for none"
             )
         if self.kind == "image-text" and answers.answers_in_words(self.model) and isinstance(target, str | None):
-            full, log_likelihood = answers.answered(self.model, self.processor.tokenizer, reading, target)
-            return {"_reading": full, "target": log_likelihood}
+            full, of_answer = answers.answered(self.model, self.processor.tokenizer, reading, target)
+            return {"_reading": full, "target": of_answer}
         return {"_reading": reading, "target": self._target(target)}
 
     def _objects(
