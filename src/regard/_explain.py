@@ -22,6 +22,7 @@ from regard.attribution.table import method as method_row
 from regard.between import Between
 from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
+from regard.found import Found
 from regard.recording import Recording, record
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.entry import (
@@ -75,6 +76,7 @@ def explain(
     training: bool = False,
     memory_budget: int | str | None = None,
     _reading: Reading | None = None,
+    _found: Callable[[Any], list[Found]] | None = None,
     **options: Any,
 ) -> Explanation | list[Explanation]:
     """Tell what a model's prediction rests on.
@@ -109,7 +111,7 @@ def explain(
         raise Misuse("nothing to explain: the list of methods or of targets is empty")
     rows = [method_row(n) for n in names]
     _check(rows, options, baseline, site, measure, readout)
-    wanted = [Target.make(t) for t in targets]
+    wanted = [Target.make(t) for t in targets] if _found is None else []
     started = time.perf_counter()
     refuse(model, training)
     around = Surroundings.now()
@@ -125,10 +127,23 @@ def explain(
         )
         reading = _reading or Reading({})
         watched = Watched(recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline)
+        objects = [] if _found is None else _found(recording.output)
+        wanted += [_of_object(found) for found in objects]
         watched.seconds = time.perf_counter() - started
         done = [_one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, t in enumerate(wanted)]
+    for of_target, found in zip(done, objects, strict=False):
+        for exp in of_target:
+            exp.found = found
     flat = [done[t][m] for m in range(len(rows)) for t in range(len(wanted))]
+    if _found is not None:
+        return flat
     return flat[0] if isinstance(method, str) and not isinstance(target, list) else flat
+
+
+def _of_object(found: Found) -> Target:
+    """The logit of a found object's class at its query, with its name."""
+    target = Target.detection(found.query, found.index)
+    return replace(target, label=f"query {found.query}: logit of {found.label!r}")
 
 
 def _check(

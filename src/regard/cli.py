@@ -26,7 +26,7 @@ from regard.cli_files import (
     writable,
     write_all,
 )
-from regard.cli_input import existing, read_input
+from regard.cli_input import Pair
 from regard.errors import Misuse, RegardError, UnknownName, nearest
 
 try:
@@ -60,6 +60,16 @@ Budget = Annotated[
 ]
 Image = Annotated[
     Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
+]
+Words = Annotated[
+    str | None,
+    typer.Option(
+        "--text", help="A question or caption that goes with each INPUT, a picture; or a text file, or - (stdin)."
+    ),
+]
+Regions = Annotated[
+    Path | None,
+    typer.Option(help="A JSON file of boxes [[left, top, right, bottom], ...], fractions of the picture, for LXMERT."),
 ]
 BASELINES = "Against what: zero, black, white, mean, blur[:SIGMA], noise[:SEED], mask, pad; zero:local. Default: zero."
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -144,6 +154,11 @@ def explain(
     ] = None,
     baseline: Annotated[str | None, typer.Option(help=BASELINES)] = None,
     image: Image = None,
+    text: Words = None,
+    regions: Regions = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="The least probability of an object that a detector finds. Default: 0.5.")
+    ] = None,
     generate: Annotated[
         int | None,
         typer.Option(metavar="N", help="Let the model write up to N tokens on from INPUT, and explain each of them."),
@@ -160,21 +175,25 @@ def explain(
     out = writable(out)
     if generate is not None:
         _check_generate(names, target, truncate, where)
+        if threshold is not None:
+            raise Misuse(
+                "--threshold is for models that find objects, and --generate for those that write; leave one out"
+            )
     with _busy("loading the model"):
         reader = _load(model)
-    _check_image(image, reader)
+    pair = Pair.checked(reader, image, text, regions)
     found: list[Any] = []
     how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget, **where}
+    how |= {} if threshold is None else {"threshold": threshold}
     for value in inputs:
-        raw, stem = read_input(value, reader.kind)
-        raw = raw if image is None else (image, raw)
+        raw, stem, more = pair.read(value)
         with _busy(f"explaining {stem}"):
             if generate is not None:
                 kind = (target or ["logit"])[0]
                 found.append((stem, reader.explain_generation(raw, generate, names[0], kind, **how)))
             else:
-                made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how)
-                found += [_named(e, stem) for e in made]
+                made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how, **more)
+                found += [_named(e, stem, pair.name) for e in made]
     with _busy("drawing"):
         files = write_all(found, out, render_explanations if generate is None else render_generations)
     if generate is None:
@@ -207,6 +226,8 @@ def compare(
     ] = Path("regard-out"),
     truncate: Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")] = False,
     memory_budget: Budget = None,
+    text: Words = None,
+    regions: Regions = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -220,11 +241,12 @@ def compare(
     out = writable(out)
     with _busy("loading the model"):
         reader = _load(model)
-    raw, stem = read_input(input, reader.kind)
-    how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full"}
+    pair = Pair.checked(reader, None, text, regions)
+    raw, stem, more = pair.read(input)
+    how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **more}
     with _steps() as told:
         found = reader.compare(raw, target, names, columns, baseline, told=told, **how)
-    found = _named_all(found, stem)
+    found = _named_all(found, stem, pair.name)
     with _busy("drawing"):
         files = write_all([found], out, render_comparison)
     if not quiet:
@@ -237,13 +259,14 @@ def compare(
 
 @app.command()
 @_guarded
-def inspect(inputs: Inputs, model: Model, debug: Debug = False) -> None:
+def inspect(inputs: Inputs, model: Model, text: Words = None, regions: Regions = None, debug: Debug = False) -> None:
     """Show what is seen of the model's run on INPUT: token streams, attention calls, blocks."""
     with _busy("loading the model"):
         reader = _load(model)
+    pair = Pair.checked(reader, None, text, regions)
     for value in inputs:
-        raw, _ = read_input(value, reader.kind)
-        typer.echo(str(reader.inspect(raw)))
+        raw, _, more = pair.read(value)
+        typer.echo(str(reader.inspect(raw, **more)))
 
 
 @app.command()
@@ -305,15 +328,6 @@ def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate
         raise Misuse(
             "--truncate would cut the end of the prompt, from which the model is to write on; shorten it yourself"
         )
-
-
-def _check_image(image: Path | None, reader: Any) -> None:
-    if image is not None and reader.kind != "image-text":
-        raise Misuse(
-            f"--image goes with vision-language models; {type(reader.model).__name__} reads {reader.kind}s only"
-        )
-    if image is not None:
-        existing(str(image))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -411,17 +425,18 @@ def _targets(labels: list[str] | None) -> str | list[str] | None:
     return None if not unique else unique[0] if len(unique) == 1 else unique
 
 
-def _named(exp: Explanation, name: str) -> Explanation:
-    """The explanation with its raw input called as the command line called it."""
+def _named(exp: Explanation, name: str, text: str | None = None) -> Explanation:
+    """The explanation with its raw input called as the command line called it; `text`: the name of the text beside it."""
+    called: dict[bool, str] = {True: name if text is None else text, False: name}
     raws: dict[str, Sequence[Picture | Text]] = {
-        s: [dataclasses.replace(r, name=name) for r in raw] for s, raw in exp.inputs.items()
+        s: [dataclasses.replace(r, name=called[hasattr(r, "tokens")]) for r in raw] for s, raw in exp.inputs.items()
     }
     return dataclasses.replace(exp, inputs=raws)
 
 
-def _named_all(found: Comparison, name: str) -> Comparison:
-    grid = {at: _named(e, name) for at, e in found.grid.items()}
-    return dataclasses.replace(found, grid=grid, own={m: _named(e, name) for m, e in found.own.items()})
+def _named_all(found: Comparison, name: str, text: str | None = None) -> Comparison:
+    grid = {at: _named(e, name, text) for at, e in found.grid.items()}
+    return dataclasses.replace(found, grid=grid, own={m: _named(e, name, text) for m, e in found.own.items()})
 
 
 def _report_generations(found: Sequence[tuple[str, Generation]], files: Sequence[Path], quiet: bool) -> None:

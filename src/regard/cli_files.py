@@ -65,6 +65,22 @@ def render_explanations(found: Sequence[Explanation], work: Path) -> list[str]:
         for sample in range(exp.batch):
             names.append(unused(file_stem(exp, sample), names))
             plot(exp, work / names[-1], sample)
+    return names + _render_objects(found, work, names)
+
+
+def _render_objects(found: Sequence[Explanation], work: Path, taken: Sequence[str]) -> list[str]:
+    """A picture of all objects found in each input, by each method, where there are several."""
+    from regard.report.objects import plot
+
+    groups: dict[tuple[str, str], list[Explanation]] = {}
+    for exp in found:
+        if exp.found is not None:
+            groups.setdefault((_source(exp, 0), exp.method), []).append(exp)
+    names: list[str] = []
+    for (source, method), several in groups.items():
+        if len(several) > 1:
+            names.append(unused("-".join((slug(_stem(source)), slug(method), "objects")), [*taken, *names]))
+            plot(several, work / names[-1])
     return names
 
 
@@ -92,9 +108,16 @@ def file_stem(exp: Explanation, sample: int) -> str:
     """Input, method and target as a file name: letters, digits, dots, dashes and underscores, at most 150 bytes."""
     from regard.report.view import target_of
 
-    source = next((raw[sample].name for raw in exp.inputs.values() if sample < len(raw)), f"sample-{sample}")
-    stem = Path(source).stem if Path(source).suffix.lower() in SUFFIXES else source
-    return "-".join(slug(part) for part in (stem, exp.method, target_of(exp, sample)))
+    return "-".join(slug(part) for part in (_stem(_source(exp, sample)), exp.method, target_of(exp, sample)))
+
+
+def _source(exp: Explanation, sample: int) -> str:
+    """What the raw input is called: where there are several, as the first is."""
+    return next((raw[sample].name for raw in exp.inputs.values() if sample < len(raw)), f"sample-{sample}")
+
+
+def _stem(source: str) -> str:
+    return Path(source).stem if Path(source).suffix.lower() in SUFFIXES else source
 
 
 def slug(text: str, most: int = 48) -> str:

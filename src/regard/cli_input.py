@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regard.errors import InputError
+from regard.errors import InputError, Misuse
 
 SUFFIXES = frozenset(
     {".txt", ".md", ".rst", ".csv", ".json", ".html", ".npy", ".pt", ".safetensors"}
@@ -30,6 +32,85 @@ def read_input(value: str, kind: str) -> tuple[Any, str]:
         hint = "" if "\n" in value else "; to explain these words as a text, pipe them in and give - as INPUT"
         raise InputError(f"no such file: {value}{hint}")
     return value, _headline(value)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What goes with each INPUT, so that together they are what the model reads.
+
+    image: a picture beside a text. text, name: a text beside a picture, and what to call it. regions: boxes in the picture.
+    """
+
+    kind: str
+    image: Path | None = None
+    text: str | None = None
+    name: str | None = None
+    regions: list[list[float]] | None = None
+
+    @classmethod
+    def checked(cls, reader: Any, image: Path | None, text: str | None, regions: Path | None) -> Pair:
+        """Read what was said beside INPUT. Raises Misuse where it does not fit the model, InputError for bad files."""
+        model, kind = type(getattr(reader, "model", reader)).__name__, reader.kind
+        both = kind in ("image-text", "regions-text")
+        if image is not None and (not both or kind == "regions-text"):
+            raise Misuse(f"--image goes with models of pictures and texts; {model} reads {_reads(kind)}")
+        if text is not None and not both:
+            raise Misuse(f"--text goes with models of pictures and texts; {model} reads {_reads(kind)}")
+        if image is not None and text is not None:
+            raise Misuse(
+                "--image goes with an INPUT that is a text, --text with one that is a picture; give one of them"
+            )
+        if regions is not None and kind != "regions-text":
+            raise Misuse(f"--regions goes with models that read regions of a picture; {model} reads {_reads(kind)}")
+        if kind == "regions-text":
+            _needed(text, regions, model)
+        elif kind == "image-text" and image is None and text is None and reader.wants.picture and reader.wants.text:
+            raise Misuse(f"{model} reads a picture and a text: give the picture as INPUT and the text with --text")
+        if image is not None:
+            existing(str(image))
+        words, name = (None, None) if text is None else read_input(text, "text")
+        boxes = None if regions is None else _boxes(regions)
+        return cls(_pictures_or_texts(reader, text), image, words, name, boxes)
+
+    def read(self, value: str) -> tuple[Any, str, dict[str, Any]]:
+        """An INPUT as the reader takes it, its name, and options for the reader."""
+        raw, stem = read_input(value, self.kind)
+        raw = (self.image, raw) if self.image is not None else raw if self.text is None else (raw, self.text)
+        return raw, stem, {} if self.regions is None else {"regions": self.regions}
+
+
+def _reads(kind: str) -> str:
+    return {"image": "images only", "text": "texts only", "image-text": "images with texts"}.get(
+        kind, "regions and texts"
+    )
+
+
+def _needed(text: str | None, regions: Path | None, model: str) -> None:
+    if text is None:
+        raise Misuse(f"{model} answers a question about a picture: ask it with --text")
+    if regions is None:
+        raise Misuse(f"{model} sees regions of a picture: give their boxes with --regions FILE")
+
+
+def _pictures_or_texts(reader: Any, text: str | None) -> str:
+    """What INPUT is: a picture where its text is said beside it, or where the model takes none; else a text."""
+    if reader.kind == "image-text":
+        return "image" if text is not None or not reader.wants.text else "text"
+    return "image" if reader.kind == "regions-text" else str(reader.kind)
+
+
+def _boxes(path: Path) -> list[list[float]]:
+    """Boxes in a JSON file; the reader checks their shape."""
+    existing(str(path))
+    try:
+        made = json.loads(_decoded(_bytes(path), str(path)))
+    except json.JSONDecodeError as e:
+        raise InputError(
+            f"{path} is not JSON ({e.msg}, line {e.lineno}); give [[left, top, right, bottom], ...]"
+        ) from e
+    if not isinstance(made, list) or not all(isinstance(b, list) and len(b) == 4 for b in made):
+        raise InputError(f"{path} holds no boxes; give [[left, top, right, bottom], ...]")
+    return made
 
 
 def looks_like_path(value: str) -> bool:

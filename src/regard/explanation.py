@@ -22,17 +22,22 @@ from torch import Tensor
 
 from regard.between import Between, tokens_asked
 from regard.errors import InputError, Misuse, nearest
+from regard.found import Box, Found, painted
 
 FORMAT = "regard-explanation-1"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A raw picture: RGB `pixels`, and the `box` (left, top, right, bottom; in its pixels) that the model saw of it."""
+    """A raw picture: RGB `pixels`, and the `box` (left, top, right, bottom; in its pixels) that the model saw of it.
+
+    `regions`: the boxes that the tokens stand for, one each, where they are no grid.
+    """
 
     pixels: UInt8[Tensor, "height width 3"]
     box: tuple[float, float, float, float]
     name: str = "picture"
+    regions: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,7 @@ class Explanation:
         inputs: stream name -> one `Picture` or `Text` per sample, where a reader made the tensors.
         labels: the model's class names, where a reader knows them.
         signed: whether a negative score has a meaning (evidence against); chooses the colour map.
+        found: the object that the target is, where a detector found it.
     """
 
     method: str
@@ -219,6 +225,7 @@ class Explanation:
     labels: list[str] | None = None
     signed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    found: Found | None = None
     _looks: Between = field(default_factory=Between, repr=False, compare=False)
 
     @property
@@ -230,10 +237,11 @@ class Explanation:
         return next((n for n, raw in self.inputs.items() if raw and isinstance(raw[0], Text)), None)
 
     def _picture_stream(self) -> str:
-        """The stream that is a picture; with several, the first."""
-        if not self.grid:
+        """The stream that is a picture (a grid, else regions of one); with several, the first."""
+        regions = [n for n, raw in self.inputs.items() if raw and isinstance(raw[0], Picture) and raw[0].regions]
+        if not self.grid and not regions:
             raise Misuse(f"no stream is a picture; streams: {', '.join(self.scores)}")
-        return next(iter(self.grid))
+        return next(iter([*self.grid, *regions]))
 
     @property
     def tokens(self) -> list[list[str]] | None:
@@ -264,11 +272,14 @@ class Explanation:
         return F.interpolate(cells, size=size, mode="bilinear", align_corners=False)[:, 0]
 
     def on_original(self, stream: str | None = None) -> list[Float[Tensor, "height width"]]:
-        """One map per sample at its original picture's size: resize and crop undone; 0 where the model did not look."""
+        """One map per sample at its original picture's size: resize and crop undone; 0 where the model did not look.
+
+        Of regions, a pixel has the score of the smallest one that holds it.
+        """
         name = stream or self._picture_stream()
         if name not in self.inputs:
             raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
-        cells = self.image_map(stream=name)
+        cells = self.image_map(stream=name) if name in self.grid else self.scores[name][:, None]
         pictures = [p for p in self.inputs[name] if isinstance(p, Picture)]
         return [place(c, p) for c, p in zip(cells, pictures, strict=True)]
 
@@ -306,6 +317,7 @@ class Explanation:
             "signed": self.signed,
             "options": {k: as_json(v) for k, v in self.options.items()},
             "receipt": self.receipt.as_dict(),
+            "found": None if self.found is None else dataclasses.asdict(self.found),
             "between": self._looks.packed(tensors),
         }
         return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
@@ -354,9 +366,11 @@ def place(cells: Float[Tensor, "rows columns"], picture: Picture) -> Float[Tenso
     """Draw a grid of scores over the box of the picture that the model saw; 0 outside of it.
 
     Each pixel centre of the original is mapped into the box and the grid is read there bilinearly, so that boxes
-    that end between pixels stay exact.
+    that end between pixels stay exact. Where the picture has regions the cells are theirs (see `found.painted`).
     """
     height, width = picture.pixels.shape[:2]
+    if picture.regions:
+        return painted(cells.detach().cpu().float().flatten(), picture.regions, height, width)
     left, top, right, bottom = picture.box
     x = (torch.arange(width) + 0.5 - left) / (right - left)
     y = (torch.arange(height) + 0.5 - top) / (bottom - top)
@@ -437,7 +451,8 @@ def _raws(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]) 
     raws: list[Picture | Text] = []
     for i, entry in enumerate(entries):
         if "box" in entry:
-            raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"]))
+            regions = tuple(Box(*b) for b in entry.get("regions", ()))
+            raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"], regions))
         else:
             spans = {k: [(int(a), int(b)) for a, b in entry[k]] for k in ("offsets", "words")}
             raws.append(Text(**(entry | spans)))
@@ -455,8 +470,13 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         labels=header["labels"],
         signed=header["signed"],
         options=header["options"],
+        found=_found(header.get("found")),
         _looks=Between.unpacked(header.get("between", {}), header["streams"], tensors),
     )
+
+
+def _found(values: dict[str, Any] | None) -> Found | None:
+    return None if values is None else Found(**(values | {"box": Box(*values["box"])}))
 
 
 def as_json(value: Any) -> Any:

@@ -5,6 +5,7 @@ Every way in which that fails becomes one sentence. Weights that the checkpoint 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from torch import nn
 
 from regard.errors import InputError, ModelError, RegardError, nearest
 from regard.models.reader import Kind, Reader
+from regard.models.regions import encoder_in, takes_regions
 from regard.models.writing import can_write
 
 
@@ -25,12 +27,14 @@ from regard.models.writing import can_write
 class Task:
     """A kind of head: the Auto class that loads it, the endings of its architectures' names, what it reads.
 
-    Names of vision-language models end like those of others: Transformers' own table tells them.
+    table: Transformers' own table of its models, where their names end like those of others.
+    auto: "" where there is none, and the architecture's own class loads it.
     """
 
     auto: str
     endings: tuple[str, ...]
     kind: Kind
+    table: str = ""
 
 
 TASKS = {
@@ -43,7 +47,19 @@ TASKS = {
     "masked-lm": Task("AutoModelForMaskedLM", ("ForMaskedLM",), "text"),
     "causal-lm": Task("AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel"), "text"),
     "seq2seq-lm": Task("AutoModelForSeq2SeqLM", ("ForConditionalGeneration", "MarianMTModel"), "text"),
-    "image-text-to-text": Task("AutoModelForImageTextToText", (), "image-text"),
+    "image-text-to-text": Task("AutoModelForImageTextToText", (), "image-text", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING"),
+    "visual-question-answering": Task(
+        "AutoModelForVisualQuestionAnswering", (), "image-text", "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING"
+    ),
+    "image-text-similarity": Task(
+        "AutoModelForZeroShotImageClassification",
+        (),
+        "image-text",
+        "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING",
+    ),
+    "image-text-matching": Task("", ("ForImageTextRetrieval", "ForImageAndTextRetrieval"), "image-text"),
+    "region-question-answering": Task("", ("LxmertForQuestionAnswering",), "regions-text"),
+    "object-detection": Task("AutoModelForObjectDetection", (), "image", "MODEL_FOR_OBJECT_DETECTION_MAPPING"),
 }
 SHARED = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
 _HUB_NAME = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")
@@ -95,7 +111,7 @@ def load(
         loaded = _processor(transformers, source, found.kind, shared)
     if found.kind == "text":
         _give_padding(model, loaded)
-    return Reader(model.eval(), loaded, found.kind, labels_of(model))
+    return Reader(model.eval(), loaded, found.kind, labels_of(model), encoder_in(name))
 
 
 def labels_of(model: nn.Module) -> list[str]:
@@ -119,8 +135,10 @@ def _reader_of(model: nn.Module, processor: Any, task: str | None, shared: dict[
     kind: Kind = "image" if said == "pixel_values" else "text"
     if task is not None:
         kind = TASKS[task].kind
-    elif hasattr(processor, "image_processor") and hasattr(processor, "tokenizer") and can_write(model):
+    elif hasattr(processor, "image_processor") and hasattr(processor, "tokenizer") and _reads_both(model):
         kind = "image-text"
+    elif takes_regions(model):
+        kind = "regions-text"
     elif not _is_name(processor) and not hasattr(processor, "image_processor"):
         kind = "text" if _is_tokenizer(processor) else "image"
     if _is_name(processor):
@@ -128,6 +146,11 @@ def _reader_of(model: nn.Module, processor: Any, task: str | None, shared: dict[
         with _quiet(transformers):
             processor = _processor(transformers, processor, kind, shared)
     return Reader(model, _part(processor, kind), kind, labels_of(model))
+
+
+def _reads_both(model: nn.Module) -> bool:
+    """Whether a model reads pictures and texts, or writes a text."""
+    return can_write(model) or {"pixel_values", "input_ids"} <= set(inspect.signature(model.forward).parameters)
 
 
 def _place(name: str | os.PathLike[str]) -> str:
@@ -226,14 +249,14 @@ def _config(transformers: Any, name: str, shared: dict[str, Any]) -> Any:
 def _task(transformers: Any, config: Any, name: str) -> Task:
     """Tell the task from the architecture that the checkpoint was saved with."""
     architectures = list(getattr(config, "architectures", None) or [])
-    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        class_of = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-        if class_of.__name__ in architectures:
-            return TASKS["image-text-to-text"]
+    for task in TASKS.values():
+        table = getattr(transformers, task.table) if task.table else {}
+        if type(config) in table and table[type(config)].__name__ in architectures:
+            return task
     for architecture in architectures:
-        for task in TASKS.values():
-            if architecture.endswith(task.endings):
-                return task
+        endings = {e: task for task in TASKS.values() for e in task.endings if architecture.endswith(e)}
+        if endings:
+            return endings[max(endings, key=len)]
     found = " and ".join(architectures) or f"no architecture (model type {config.model_type!r})"
     raise ModelError(
         f"{name!r} holds {found}, whose task is not one that Regard loads ({', '.join(TASKS)}); "
@@ -246,7 +269,8 @@ def _model(transformers: Any, name: str, task: Task, options: dict[str, Any], al
     options = {"use_safetensors": True, "ignore_mismatched_sizes": True} | options
     with _failing_as(ModelError, f"the weights of {name!r} cannot be loaded"):
         try:
-            model, info = getattr(transformers, task.auto).from_pretrained(name, output_loading_info=True, **options)
+            made = getattr(transformers, task.auto or _architecture(transformers, name, options))
+            model, info = made.from_pretrained(name, output_loading_info=True, **options)
         except OSError as e:
             if "safetensors" in str(e) and options["use_safetensors"]:
                 raise ModelError(_no_safetensors(name)) from e
@@ -260,6 +284,15 @@ def _model(transformers: Any, name: str, task: Task, options: dict[str, Any], al
         )
     assert isinstance(model, nn.Module)
     return model
+
+
+def _architecture(transformers: Any, name: str, options: dict[str, Any]) -> str:
+    """The class that a checkpoint was saved from, where no Auto class loads it."""
+    shared = {key: options[key] for key in (*SHARED, "revision", "trust_remote_code") if key in options}
+    for architecture in transformers.AutoConfig.from_pretrained(name, **shared).architectures or ():
+        if hasattr(transformers, architecture):
+            return str(architecture)
+    raise ModelError(f"{name!r} names no architecture that Transformers has; pass your own module with processor=")
 
 
 def _no_safetensors(name: str) -> str:
@@ -278,10 +311,11 @@ def _processor(transformers: Any, source: Any, kind: Kind, shared: dict[str, Any
         "image": ("image processor", transformers.AutoImageProcessor),
         "text": ("tokenizer", transformers.AutoTokenizer),
         "image-text": ("processor", transformers.AutoProcessor),
+        "regions-text": ("tokenizer", transformers.AutoTokenizer),
     }[kind]
     with _failing_as(InputError, f"the {what} of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"):
         loaded = auto.from_pretrained(name, **shared)
-    if kind == "text" and not set(loaded.get_vocab()) - set(loaded.all_special_tokens):
+    if kind in ("text", "regions-text") and not set(loaded.get_vocab()) - set(loaded.all_special_tokens):
         raise InputError(f"{name!r} has no tokenizer files; pass processor= with its tokenizer, or save it there")
     return _part(loaded, kind)
 
@@ -297,7 +331,7 @@ def _part(processor: Any, kind: Kind) -> Any:
         return processor
     part = getattr(processor, "image_processor" if kind == "image" else "tokenizer", None)
     part = processor if part is None else part
-    if (kind == "text") != _is_tokenizer(part) or not callable(part):
+    if (kind != "image") != _is_tokenizer(part) or not callable(part):
         raise InputError(
             f"{type(part).__name__} cannot read a {'picture' if kind == 'image' else 'text'} for the model"
         )

@@ -1,31 +1,77 @@
-"""A picture with a prompt, for vision-language models: one processor writes the picture's places into the text."""
+"""A picture and a text for one model: a question, a caption, or a prompt that has places for the picture.
+
+One processor holds what reads the two. Where it has a chat template or a token for pictures, it writes their places
+into the text; where it has none, picture and text are streams side by side.
+"""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.errors import InputError
 from regard.explanation import Text
 from regard.models.chats import Chat, is_chat, render
 from regard.models.texts import plain_words, trim
+from regard.models.writing import can_write, silent
 
 LEFT_OUT = ("labels",)  # what some processors add for training
 
 
-def split(raw: Any) -> tuple[list[Any], Any]:
-    """The pictures and the prompt (a text, or a chat) of one raw input: (picture, text), ([pictures], text), or a text."""
+@dataclass(frozen=True)
+class Wants:
+    """What a model takes of a (picture, text): whether each must be there, and whether it reads texts at all."""
+
+    picture: bool
+    text: bool
+    words: bool = True
+
+
+def wants(model: nn.Module, processor: Any) -> Wants:
+    """By the processor, where it writes pictures into a prompt; else by what the model's forward asks for.
+
+    A model that writes begins a caption without a text, one that answers or matches needs both.
+    """
+    if getattr(processor, "chat_template", None) or getattr(processor, "image_token", None):
+        return Wants(picture=False, text=True)
+    ids = inspect.signature(model.forward).parameters.get("input_ids")
+    if ids is None:
+        return Wants(picture=True, text=False, words=False)
+    return Wants(picture=True, text=ids.default is ids.empty or not can_write(model))
+
+
+def split(raw: Any, wanted: Wants, name: str) -> tuple[list[Any], Any]:
+    """The pictures and the prompt (a text, a chat or None) of one raw input: (picture, text), ([pictures], text), one alone.
+
+    A str alone is a text, or the path of a picture where the model needs no text.
+    Raises InputError where what the model needs is missing.
+    """
+    pictures, prompt = _parts(raw, wanted)
+    both = f"{name} reads (picture, text)"
+    if prompt is not None and not wanted.words:
+        raise InputError(f"{name} reads pictures and takes no text; give the picture alone")
+    if wanted.picture and not pictures:
+        raise InputError(f"no picture was given; {both if wanted.text else f'{name} reads a picture'}")
+    if wanted.text and prompt is None:
+        raise InputError(f"no text was given beside the picture; {both}")
+    return pictures, prompt
+
+
+def _parts(raw: Any, wanted: Wants) -> tuple[list[Any], Any]:
     if isinstance(raw, tuple) and len(raw) == 2:
-        pictures, prompt = raw
-        return list(pictures) if isinstance(pictures, list) else [pictures], prompt
+        given, prompt = raw
+        pictures = list(given) if isinstance(given, list) else [given]
+        return [p for p in pictures if p is not None], prompt if prompt != "" or wanted.text else None
     if is_chat(raw):
         return _pictures_of(raw), raw
-    if isinstance(raw, str):
+    if isinstance(raw, str) and wanted.text:
         return [], raw
-    raise InputError(f"this model reads (picture, text), or a text; not {type(raw).__name__}")
+    return [raw], None
 
 
 def prompt_of(processor: Any, prompt: Any, pictures: int) -> Chat | str:
@@ -43,22 +89,27 @@ def prompt_of(processor: Any, prompt: Any, pictures: int) -> Chat | str:
     return place * pictures + prompt
 
 
-def read_pair(processor: Any, prompt: Chat | str, images: Sequence[Any]) -> tuple[dict[str, Tensor], Text]:
-    """Run the processor; return its tensors, and the text with the character span of every token.
+def read_pair(
+    processor: Any, prompt: Chat | str | None, images: Sequence[Any]
+) -> tuple[dict[str, Tensor], Text | None]:
+    """Run the processor; return its tensors, and the text, if there is one, with the character span of every token.
 
     The places of pictures, and all that the processor or a template wrote, are special; they stand for no characters where
     the prompt has none for them. Raises InputError for what the processor refuses.
     """
     text = prompt.text if isinstance(prompt, Chat) else prompt
     more: dict[str, Any] = {"images": list(images)} if images else {}
-    begins = isinstance(prompt, Chat) and text.startswith(str(processor.tokenizer.bos_token or "\0"))
+    more |= {} if text is None else {"text": text}
+    if isinstance(prompt, Chat) and prompt.text.startswith(str(processor.tokenizer.bos_token or "\0")):
+        more["add_special_tokens"] = False
     try:
-        made = processor(text=text, return_tensors="pt", **more, **({"add_special_tokens": False} if begins else {}))
+        with silent():  # a text that is too long is our own error
+            made = processor(return_tensors="pt", **more)
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as e:
         said = (str(e).splitlines() or [type(e).__name__])[0]
         raise InputError(f"{type(processor).__name__} cannot take this picture and prompt: {said}") from e
     tensors = {k: v for k, v in made.items() if isinstance(v, Tensor) and k not in LEFT_OUT}
-    return tensors, _text(processor.tokenizer, prompt, tensors["input_ids"][0].tolist())
+    return tensors, None if prompt is None else _text(processor.tokenizer, prompt, tensors["input_ids"][0].tolist())
 
 
 def _text(tokenizer: Any, prompt: Chat | str, ids: list[int]) -> Text:

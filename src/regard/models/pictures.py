@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +132,23 @@ def _checked(raw: np.ndarray[Any, Any] | Tensor, name: str) -> np.ndarray[Any, A
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         raise InputError(f"{name} has shape {shape}; give (height, width, 3), and several pictures as a list")
     return array
+
+
+@contextmanager
+def taking(pixels: Pixels, name: str) -> Iterator[None]:
+    """What an image processor raises, as one sentence."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as e:
+        size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise InputError(f"the image processor cannot take {name} ({size} pixels): {e}") from e
+
+
+def to_image(pixels: Pixels) -> Any:
+    """Pixels as a PIL image."""
+    from PIL import Image
+
+    return Image.fromarray(pixels.numpy())
 
 
 def _pillow() -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -15,51 +15,74 @@ from torch import Tensor, nn
 from regard import spelling
 from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName, nearest
 from regard.explanation import Picture, Reading, Text
-from regard.models import pairs
+from regard.found import Found
+from regard.models import answers, detection, pairs
+from regard.models import regions as boxes
 from regard.models.chats import is_chat
 from regard.models.geometry import View, probe
-from regard.models.pictures import Pixels, read_picture
+from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import longest, pad_id, read_texts
 from regard.models.writing import start_of
 
-Kind = Literal["image", "text", "image-text"]
+Kind = Literal["image", "text", "image-text", "regions-text"]
 
 
 class Reader:
-    """Reads raw pictures or texts for one model; made by `regard.load`.
+    """Reads raw pictures, texts or both for one model; made by `regard.load`.
 
     Attributes:
         model: the model, as it will be explained.
         processor: its image processor (or any callable: PIL image -> tensor (channels, rows, columns)) or tokenizer, or the
             processor that holds both, for a vision-language model.
         labels: class names in index order, empty where the model names none.
-        kind: "image", "text" or "image-text".
+        kind: "image", "text", "image-text", or "regions-text" for a model that reads regions of a picture.
         stream: the keyword that pictures or token ids have in the model's forward.
+        encoder: what turns boxes of a picture into the vectors that such a model reads, if anything does.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, kind: Kind, labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        kind: Kind,
+        labels: Sequence[str] = (),
+        encoder: boxes.Encoder | None = None,
+    ) -> None:
         self.model = model
         self.processor = processor
         self.kind: Kind = kind
         self.labels = list(labels)
+        self.encoder = encoder
         self.stream = _stream(model, kind)
         self._views: dict[tuple[int, int], View] = {}
 
     def __repr__(self) -> str:
         return f"Reader({type(self.model).__name__}, kind={self.kind!r}, {len(self.labels)} labels)"
 
-    def read(self, raw: Any, *, truncate: bool = False) -> Reading:
+    @property
+    def detects(self) -> bool:
+        """Whether the model finds objects in pictures."""
+        return self.kind == "image" and detection.can_detect(self.model)
+
+    @property
+    def wants(self) -> pairs.Wants:
+        """What a model of pictures and texts needs of each."""
+        return pairs.wants(self.model, self.processor)
+
+    def read(self, raw: Any, *, truncate: bool = False, regions: Any = None) -> Reading:
         """Turn one raw input, or a list of them, into the model's tensors, on its device and in its floating dtype.
 
         `raw` is, for an image model, a path (str or Path), a PIL image, or a uint8 array or tensor (height, width, 3);
-        for a text model, a str, or a chat: a list of messages {"role": ..., "content": ...}; for a vision-language model
-        (picture, prompt), ([pictures], prompt), or a prompt alone, one at a time. `truncate` lets texts longer than the
-        model takes be cut. A UserWarning says what was cut, and where the processor does something to pictures that
-        cannot be undone on the original.
+        for a text model, a str, or a chat: a list of messages {"role": ..., "content": ...}; for a model of pictures and
+        texts (picture, text), one at a time; for a vision-language model also ([pictures], prompt), or a prompt alone; for a
+        captioner a picture alone. `regions`, for a model that reads regions of a picture: their boxes (regions, 4) as (left,
+        top, right, bottom), fractions of the picture, or (boxes, vectors) where the model brings nothing that makes vectors
+        of them. `truncate` lets texts longer than the model takes be cut. A UserWarning says what was cut, and where the
+        processor does something to pictures that cannot be undone on the original.
 
         Raises InputError for a raw input that cannot be read.
         """
-        reading, notes = self._read(raw, truncate)
+        reading, notes = self._read(raw, truncate, regions)
         for note in notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         return reading
@@ -73,20 +96,55 @@ class Reader:
         baseline: Any = None,
         site: Any = None,
         truncate: bool = False,
+        regions: Any = None,
+        threshold: float | None = None,
         **options: Any,
     ) -> Any:
         """Read raw inputs and explain the model's output on them: `regard.explain` with what the reader knows.
 
         A class may be given by its name (see `label`), also in a list of targets. A site and a baseline may be given in
-        words: "block[3]", "blur:5", "mask" (see `regard.spelling`). `options` go to `regard.explain`.
+        words: "block[3]", "blur:5", "mask" (see `regard.spelling`). `regions` as in `read`. `options` go to `regard.explain`.
+
+        A detector's objects are its targets: all that it finds in the picture with a probability of at least `threshold`
+        (default 0.5), or those of the classes named; a flat list, methods outer, objects inner, the likeliest first.
+        Matching models are asked for the match; a model that answers in words takes the answer as its target, its own by
+        default.
         """
-        reading, notes = self._read(raw, truncate)
-        options = options | {"target": self._target(target), "method": method, "_reading": reading}
-        options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
-        found = _face().explain(self.model, reading.inputs, **options)
+        reading, notes = self._read(raw, truncate, regions)
+        self._check_text(reading)
+        options = options | {"method": method, "baseline": self._baseline(baseline), "site": self._site(site)}
+        options |= self._asked(raw, target, threshold, reading)
+        found = _face().explain(self.model, options["_reading"].inputs, **options)
         for explanation in found if isinstance(found, list) else [found] if notes else []:
             explanation.receipt.notes.extend(notes)
         return found
+
+    def _asked(self, raw: Any, target: Any, threshold: float | None, reading: Reading) -> dict[str, Any]:
+        """The target of one call of `explain`, and the reading it is a target of."""
+        several = target if isinstance(target, list) else [target]
+        if self.detects and several and all(detection.explains_objects(t) for t in several):
+            return {"_reading": reading, "_found": self._objects(raw, several, threshold, reading)}
+        if threshold is not None:
+            raise Misuse(
+                f"a threshold is for objects that a detector finds; {type(self.model).__name__} is asked for none"
+            )
+        if self.kind == "image-text" and answers.answers_in_words(self.model) and isinstance(target, str | None):
+            full, of_answer = answers.answered(self.model, self.processor.tokenizer, reading, target)
+            return {"_reading": full, "target": of_answer}
+        return {"_reading": reading, "target": self._target(target)}
+
+    def _objects(
+        self, raw: Any, named: list[Any], threshold: float | None, reading: Reading
+    ) -> Callable[[Any], list[Found]]:
+        """What finds the objects that are asked for in the model's output."""
+        if isinstance(raw, list) and len(raw) > 1:
+            raise InputError(f"{type(self.model).__name__} finds other objects in every picture; give them one by one")
+        least = detection.check_threshold(detection.THRESHOLD if threshold is None else threshold)
+        picture = cast(Picture, reading.raw[self.stream][0])
+        names = self.labels or [f"class {i}" for i in range(int(cast(Any, self.model).config.num_labels))]
+        wanted = {self.label(t) if isinstance(t, str) else t for t in named} if None not in named else None
+        of = None if wanted is None else detection.classes_of(wanted, len(names))
+        return lambda output: detection.found_in(output, picture, names, least, of)
 
     def compare(
         self,
@@ -97,19 +155,22 @@ class Reader:
         baseline: Any = None,
         *,
         truncate: bool = False,
+        regions: Any = None,
         **options: Any,
     ) -> Any:
         """Read raw inputs and put maps of several methods at several sites side by side: `regard.compare`.
 
-        A class may be given by its name, sites and a baseline in words, as in `explain`.
+        A class may be given by its name, sites and a baseline in words, as in `explain`. Of the objects that a detector
+        finds, the likeliest is compared.
         """
         from regard.evaluation.compare import compare
 
         def explained(model: Any, given: Any, *args: Any, **how: Any) -> Any:
-            return self.explain(given, *args, truncate=truncate, **how)
+            found = self.explain(given, *args, truncate=truncate, regions=regions, **how)
+            return detection.likeliest(found) if self.detects else found
 
         def inspected(model: Any, given: Any) -> Any:
-            return self.inspect(given, truncate=truncate)
+            return self.inspect(given, truncate=truncate, regions=regions)
 
         return compare(
             self.model,
@@ -147,20 +208,35 @@ class Reader:
 
         if isinstance(prompt, list) and not is_chat(prompt):
             return [self.explain_generation(p, max_new_tokens, method, target, **options) for p in prompt]
-        if self.kind == "image":
+        if self.kind in ("image", "regions-text"):
             raise ModelError(f"{type(self.model).__name__} reads pictures and writes no text")
+        if answers.answers_in_words(self.model):
+            raise ModelError(f"{type(self.model).__name__} answers as a whole; use explain, which explains the answer")
         reading, notes = self._read(prompt, False)
         tokenizer = self.processor.tokenizer if self.kind == "image-text" else self.processor
         return explain_generation(self.model, tokenizer, reading, notes, max_new_tokens, method, target, **options)
 
-    def inspect(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
+    def inspect(
+        self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any
+    ) -> Any:
         """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`, with its options."""
         options = options if target is None else options | {"target": self._target(target)}
-        return _face().inspect(self.model, self._read(raw, truncate)[0].inputs, **options)
+        return _face().inspect(self.model, self._run_on(raw, truncate, regions), **options)
 
-    def record(self, raw: Any, target: Any = None, *, truncate: bool = False, **options: Any) -> Any:
+    def record(
+        self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any
+    ) -> Any:
         """Read raw inputs and record the model's run on them: `regard.record`; classes may be given by name."""
-        return _face().record(self.model, self._read(raw, truncate)[0].inputs, target=self._target(target), **options)
+        inputs = self._run_on(raw, truncate, regions)
+        return _face().record(self.model, inputs, target=None if target is None else self._target(target), **options)
+
+    def _run_on(self, raw: Any, truncate: bool, regions: Any) -> dict[str, Tensor]:
+        """Tensors that the model can be run on: where it answers in words, with its answer."""
+        reading = self._read(raw, truncate, regions)[0]
+        self._check_text(reading)
+        if self.kind == "image-text" and answers.answers_in_words(self.model):
+            reading = answers.answered(self.model, self.processor.tokenizer, reading, None)[0]
+        return reading.inputs
 
     def label(self, name: str) -> int:
         """Return the class number of a label.
@@ -196,8 +272,11 @@ class Reader:
 
     def _target(self, target: Any) -> Any:
         if isinstance(target, str):
-            return self.label(target)
-        return [self._target(t) for t in target] if isinstance(target, list) else target
+            target = self.label(target)
+        if isinstance(target, list):
+            return [self._target(t) for t in target]
+        a_class = target is None or (isinstance(target, int) and not isinstance(target, bool))
+        return answers.target_of(self.model, target, self.kind == "image-text") if a_class else target
 
     def _site(self, site: Any) -> Any:
         return spelling.site(site) if isinstance(site, str) else site
@@ -218,10 +297,14 @@ class Reader:
             raise Misuse(f"{type(tokenizer).__name__} has no {kind} token; use another baseline, such as zero")
         return int(found)
 
-    def _read(self, raw: Any, truncate: bool) -> tuple[Reading, list[str]]:
+    def _read(self, raw: Any, truncate: bool, regions: Any = None) -> tuple[Reading, list[str]]:
         raws = raw if isinstance(raw, list) and not is_chat(raw) else [raw]
         if not raws:
             raise InputError("an empty list was given; give at least one picture or text")
+        if self.kind == "regions-text":
+            return self._read_regions(raws, truncate, regions)
+        if regions is not None:
+            raise Misuse(f"{type(self.model).__name__} reads {self.kind}s, not regions of a picture; leave regions out")
         if self.kind == "image-text":
             return self._read_pair(raws)
         return self._read_pictures(raws) if self.kind == "image" else self._read_texts(raws, truncate)
@@ -230,39 +313,78 @@ class Reader:
         """Read pictures with their prompt."""
         if len(raws) > 1:
             raise InputError(f"{type(self.model).__name__} reads one prompt at a time; give them one by one")
-        given, said = pairs.split(raws[0])
+        given, said = pairs.split(raws[0], self.wants, type(self.model).__name__)
         pixels = [read_picture(picture, number) for number, picture in enumerate(given)]
-        prompt = pairs.prompt_of(self.processor, said, len(given))
-        tensors, text = pairs.read_pair(self.processor, prompt, [_image(p) for p, _ in pixels])
+        prompt = None if said is None else pairs.prompt_of(self.processor, said, len(given))
+        tensors, text = pairs.read_pair(self.processor, prompt, [to_image(p) for p, _ in pixels])
+        raw: dict[str, list[Picture | Text]] = {}
+        special: dict[str, Tensor] = {}
+        if text is not None:
+            self._check_length(text)
+            raw["input_ids"] = [text]
+            special["input_ids"] = torch.tensor([text.special], device=self._place()[0])
+        pictures, views, notes = self._pictures(pixels)
+        if len(pictures) == 1:  # the patches of several pictures are one stream, that no picture can be laid under
+            raw[self.stream] = [pictures[0]]
+        mean, std = (views[0].mean, views[0].std) if views else (None, None)
+        start = None if "input_ids" in tensors else start_of(self.model)
+        if start is not None:
+            tensors["decoder_input_ids"] = torch.tensor([[start]])
+            raw["decoder_input_ids"] = self._beginning(self.processor.tokenizer, start)
+        return Reading(self._fit(tensors), dict(raw), special, self.labels or None, mean, std), notes
+
+    def _read_regions(self, raws: list[Any], truncate: bool, regions: Any) -> tuple[Reading, list[str]]:
+        """Read regions of a picture with a question."""
+        name = type(self.model).__name__
+        if len(raws) > 1:
+            raise InputError(f"{name} reads one picture and question at a time; give them one by one")
+        given, question = boxes.split(raws[0], name)
+        pixels, called = read_picture(given)
+        tensors, places = boxes.read_regions(regions, self.encoder, pixels, name)
+        height, width = pixels.shape[:2]
+        batch = read_texts(self.processor, self.model, [question], truncate)
+        return Reading(
+            inputs=self._fit(batch.inputs | tensors),
+            raw={
+                "input_ids": [replace(batch.texts[0], name="question")],
+                boxes.FEATURES: [Picture(pixels, (0.0, 0.0, float(width), float(height)), called, places)],
+            },
+            special={"input_ids": batch.special.to(self._place()[0])},
+            labels=self.labels or None,
+        ), batch.notes
+
+    def _check_text(self, reading: Reading) -> None:
+        """Refuse to run a captioner that has no text yet."""
+        if self.kind == "image-text" and not {"input_ids", "decoder_input_ids"} & set(reading.inputs):
+            name = type(self.model).__name__
+            raise Misuse(f"{name} has no text to score yet: explain_generation explains what it writes of the picture")
+
+    def _check_length(self, text: Text) -> None:
         limit = longest(self.processor.tokenizer, self.model)
         if limit is not None and len(text.tokens) > limit:
             raise InputError(
                 f"the prompt makes {len(text.tokens)} tokens, and {type(self.model).__name__} takes {limit}"
             )
-        pictures, views, notes = self._pictures(pixels)
-        inputs = self._fit(tensors)
-        raw: dict[str, list[Picture | Text]] = {"input_ids": [text]}
-        if len(pictures) == 1:  # the patches of several pictures are one stream, that no picture can be laid under
-            raw[self.stream] = [pictures[0]]
-        special = {"input_ids": torch.tensor([text.special], device=self._place()[0])}
-        mean, std = (views[0].mean, views[0].std) if views else (None, None)
-        return Reading(inputs, dict(raw), special, mean=mean, std=std), notes
 
     def _read_texts(self, raws: list[Any], truncate: bool) -> tuple[Reading, list[str]]:
         batch = read_texts(self.processor, self.model, raws, truncate)
         self._check_padding(batch.inputs["attention_mask"])
-        inputs, raw = batch.inputs, {self.stream: batch.texts}
+        inputs: dict[str, Tensor] = batch.inputs
+        raw: dict[str, list[Picture | Text]] = {self.stream: [*batch.texts]}
         start = start_of(self.model)
         if start is not None:  # a decoder beside the encoder: what is asked for is the first token that it writes
             inputs = inputs | {"decoder_input_ids": torch.full((len(raws), 1), start)}
-            token = [str(t) for t in self.processor.convert_ids_to_tokens([start])]
-            raw["decoder_input_ids"] = [Text("", token, [(0, 0)], [], [True], "output")] * len(raws)
+            raw["decoder_input_ids"] = self._beginning(self.processor, start) * len(raws)
         return Reading(
             inputs=self._fit(_renamed(inputs, "input_ids", self.stream)),
             raw=dict(raw),
             special={self.stream: batch.special.to(self._place()[0])},
             labels=self.labels or None,
         ), batch.notes
+
+    def _beginning(self, tokenizer: Any, start: int) -> list[Picture | Text]:
+        """The token that a decoder begins with, as the text that it has written so far."""
+        return [Text("", [str(t) for t in tokenizer.convert_ids_to_tokens([start])], [(0, 0)], [], [True], "output")]
 
     def _check_padding(self, mask: Tensor) -> None:
         """Refuse a batch that a decoder's classifier, which finds the last token by its padding, would refuse."""
@@ -279,7 +401,7 @@ class Reader:
         read = [read_picture(raw, number) for number, raw in enumerate(raws)]
         parts = []
         for pixels, name in read:
-            with _taking(pixels, name):
+            with taking(pixels, name):
                 parts.append(self._process(pixels))
         pictures, views, notes = self._pictures(read)
         return Reading(
@@ -294,7 +416,7 @@ class Reader:
         """Pictures with the part of each that the model sees, and what cannot be said of them."""
         pictures, views, notes = [], [], []
         for pixels, name in read:
-            with _taking(pixels, name):
+            with taking(pixels, name):
                 view = self._view(pixels)
             if view.box is None:
                 notes.append(f"what part of {name} the model saw could not be found; the map is drawn over all of it")
@@ -305,7 +427,7 @@ class Reader:
 
     def _process(self, pixels: Pixels) -> dict[str, Tensor]:
         """Run the image processor on one picture; return keyword tensors with a batch axis of one."""
-        image = _image(pixels)
+        image = to_image(pixels)
         processor = self.processor.image_processor if self.kind == "image-text" else self.processor
         if hasattr(processor, "preprocess"):
             made = processor(images=[image], return_tensors="pt")
@@ -348,29 +470,13 @@ def _face() -> Any:
 
 def _stream(model: nn.Module, kind: Kind) -> str:
     """Return the forward's keyword for pictures or token ids: the usual one, else the model's first."""
-    usual = "input_ids" if kind == "text" else "pixel_values"
+    usual = "input_ids" if kind in ("text", "regions-text") else "pixel_values"
     every = inspect.signature(model.forward).parameters.values()
     parameters = [p.name for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if usual in parameters or not parameters:
         return usual
     said = getattr(model, "main_input_name", None)
     return said if said in parameters else parameters[0]
-
-
-@contextmanager
-def _taking(pixels: Pixels, name: str) -> Iterator[None]:
-    """What an image processor raises, as one sentence."""
-    try:
-        yield
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as e:
-        size = f"{pixels.shape[1]} x {pixels.shape[0]}"
-        raise InputError(f"the image processor cannot take {name} ({size} pixels): {e}") from e
-
-
-def _image(pixels: Pixels) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(pixels.numpy())
 
 
 def _renamed(inputs: dict[str, Tensor], usual: str, stream: str) -> dict[str, Tensor]:

@@ -107,10 +107,14 @@ def pad_id(tokenizer: Any) -> int | None:
 
 
 def _first_position(model: nn.Module) -> int:
-    """Return the position of the first token: above 0 in models that give the padding a position of its own."""
+    """Return the position of the first token: above 0 in models that give the padding a position of its own.
+
+    What counts positions past the padding's keeps that as `padding_idx` (LXMERT does not, and counts from 0).
+    """
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.padding_idx + 1
+            owner = model.get_submodule(name.rpartition(".")[0])
+            return module.padding_idx + 1 if hasattr(owner, "padding_idx") else 0
     return 0
 
 

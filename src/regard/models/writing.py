@@ -68,26 +68,46 @@ def write(
             raise Misuse(f"{option} cannot be given here; say how much to write with max_new_tokens")
     beside = bool(getattr(model.config, "is_encoder_decoder", False))
     prompt = {k: v for k, v in reading.inputs.items() if not k.startswith("decoder_")}
-    _check_room(tokenizer, model, 1 if beside else prompt["input_ids"].shape[1], count)
+    read = prompt["input_ids"][0].tolist() if "input_ids" in prompt else []
+    _check_room(tokenizer, model, 1 if beside else len(read), count)
     config, rest = _settings(model, tokenizer, count, options)
     _seed(model, seed)
     try:
-        with _silent(), torch.no_grad():
+        with silent(), torch.no_grad():
             made = model.generate(**prompt, generation_config=config, **rest)  # type: ignore[operator]
     except (ValueError, TypeError) as e:
         raise Misuse(f"{name}.generate refuses this: {(str(e).splitlines() or [''])[0]}") from e
     ids: Tensor = made if isinstance(made, Tensor) else made.sequences
     stream = "decoder_input_ids" if beside else "input_ids"
-    start = 1 if beside else prompt["input_ids"].shape[1]
-    if not beside and not torch.equal(ids[:, :start], prompt["input_ids"]):
+    start = 1 if beside else _begun(read, ids[0].tolist(), set(tokenizer.all_special_ids))
+    if start is None:
         raise ModelError(f"{name}.generate does not give back the prompt before what it wrote")
-    grown = prompt | {stream: ids} if beside else _grown(model, prompt, ids)
+    grown = prompt | {stream: ids} if beside else _grown(model, _cut(prompt, ids[:, :start], len(read)), ids)
     new = [int(i) for i in ids[0, start:]]
     text = _continued(tokenizer, reading.raw[stream][0] if stream in reading.raw else None, ids[0].tolist(), start)
     special = reading.special | {stream: torch.tensor([text.special], device=ids.device)}
     return Written(
         replace(reading, inputs=grown, raw={**reading.raw, stream: [text]}, special=special), stream, start, new
     )
+
+
+def _begun(read: list[int], ids: list[int], special: set[int]) -> int | None:
+    """How many of the ids that a model gave back are the prompt; None where it does not begin them.
+
+    A captioner's own `generate` may put its start token in the place of the prompt's, or before it, and leave out the
+    special token that closes the prompt.
+    """
+    if not read or ids[: len(read)] == read:
+        return len(read) or 1
+    content = [i for i in read if i not in special]
+    ends = [start + len(content) for start in (0, 1) if ids[start : start + len(content)] == content]
+    return next((end for end in ends if end), None)
+
+
+def _cut(prompt: dict[str, Tensor], ids: Tensor, length: int) -> dict[str, Tensor]:
+    """The prompt as it was given back: what goes along with its tokens is as long as they are."""
+    along = {k: v[:, : ids.shape[1]] if length and v.shape == (1, length) else v for k, v in prompt.items()}
+    return along | {"input_ids": ids}
 
 
 def _check_room(tokenizer: Any, model: nn.Module, length: int, count: int) -> None:
@@ -125,8 +145,8 @@ def _seed(model: nn.Module, seed: int) -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Keep what `generate` logs about settings off the screen; errors stay."""
+def silent() -> Iterator[None]:
+    """Keep what Transformers logs about settings and lengths off the screen; errors stay."""
     log = logging.getLogger("transformers")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -155,15 +175,15 @@ def _continued(tokenizer: Any, before: Any, ids: list[int], start: int) -> Text:
     """The text of all tokens: the prompt as it was read, and what was written after it, with the spans of its tokens."""
     known = set(tokenizer.all_special_ids)
     names = [f"<{i}>" if t is None else str(t) for i, t in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)]
-    if not isinstance(before, Text) or len(before.tokens) != start:
+    if not isinstance(before, Text) or len(before.tokens) < start:
         before = Text("", names[:start], [(0, 0)] * start, [], [True] * start)
     text, spans = _spans(tokenizer, ids, start, before.text)
     return Text(
         text,
-        before.tokens + names[start:],
-        before.offsets + [(0, 0) if i in known else span for i, span in zip(ids[start:], spans, strict=True)],
+        names,
+        before.offsets[:start] + [(0, 0) if i in known else span for i, span in zip(ids[start:], spans, strict=True)],
         before.words + plain_words(text, [(0, len(before.text))]),
-        before.special + [i in known for i in ids[start:]],
+        before.special[:start] + [i in known for i in ids[start:]],
         before.name,
     )
 

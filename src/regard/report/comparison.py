@@ -20,6 +20,7 @@ import torch
 from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
 from regard.explanation import Explanation, Picture, write_atomically
+from regard.found import Box
 from regard.report import need
 from regard.report.colour import LIGHT, OPACITY, Array, Scale, number, veil
 from regard.report.html import COLOURS, piece, templates
@@ -136,8 +137,11 @@ def _resized(picture: Picture) -> Picture:
     elif (times := SIDE // longest) > 1:
         pixels = pixels.repeat(times, 0).repeat(times, 1)
     high, wide = (a / b for a, b in zip(pixels.shape, picture.pixels.shape[:2]))
-    left, top, right, bottom = picture.box
-    return Picture(torch.from_numpy(pixels), (left * wide, top * high, right * wide, bottom * high), picture.name)
+    box, *regions = (
+        Box(left * wide, top * high, right * wide, bottom * high)
+        for left, top, right, bottom in (picture.box, *picture.regions)
+    )
+    return Picture(torch.from_numpy(pixels), box, picture.name, tuple(regions))
 
 
 def ends(scale: Scale) -> tuple[str, str]:

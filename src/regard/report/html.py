@@ -22,12 +22,14 @@ from regard.errors import Misuse
 from regard.explanation import Explanation, Picture, write_atomically
 from regard.report import need
 from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, Array, Scale, ink, number, veil
+from regard.report.looks import looks
 from regard.report.png import blend
 from regard.report.receipt import accounts, lines
 from regard.report.view import ChartView, PictureView, Section, TextView, View, sections, view_of
 
 LONGEST = 1200  # pixels, the longest side of an embedded picture
 COLOURS = {"for": FOR, "against": AGAINST}
+STAGE = ("id", "stream", "width", "height", "box", "regions")  # what the script needs of a stage
 
 
 def write_page(explanations: Sequence[Explanation], path: str | os.PathLike[str], title: str | None = None) -> Path:
@@ -54,7 +56,7 @@ def page(explanations: Sequence[Explanation], title: str | None = None) -> str:
         .render(
             title=title,
             sections=shown,
-            data=safe_json({"sections": data, "colours": COLOURS}),
+            data=safe_json({"sections": data, "colours": COLOURS, "light": LIGHT, "dark": DARK}),
             opacity=OPACITY,
             colours=COLOURS,
         )
@@ -86,21 +88,43 @@ def templates() -> Any:
 
 def _section(section: Section, key: str) -> dict[str, Any]:
     """What the template and the script need of one raw input."""
+    rows = [looks(v) for v in section.views]  # first: what it costs stands on the receipts
     views = [_view(v, f"{key}v{i}") for i, v in enumerate(section.views)]
     stages = _stages(section, key)
+    objects = _objects(section)
     return {
         "id": key,
         "name": section.name,
         "views": views,
         "stages": stages,
+        "objects": [o | {"place": _percent(o["box"], stages[0])} for o in objects],
+        "clicks": any(rows),
         "methods": list(dict.fromkeys(v.method for v in section.views)),
         "targets": list(dict.fromkeys(v.target for v in section.views)),
         "data": {
             "id": key,
-            "views": [{k: v[k] for k in ("id", "method", "target", "maps")} for v in views],
-            "stages": [{k: s[k] for k in ("id", "stream", "width", "height", "box")} for s in stages],
+            "views": [
+                {k: v[k] for k in ("id", "method", "target", "maps")} | {"looks": found}
+                for v, found in zip(views, rows, strict=True)
+            ],
+            "stages": [{k: s[k] for k in STAGE} for s in stages],
+            "objects": [{k: o[k] for k in ("target", "box")} for o in objects],
         },
     }
+
+
+def _objects(section: Section) -> list[dict[str, Any]]:
+    """The found objects that the targets of a section are, each once."""
+    found = {v.target: v.exp.found for v in section.views if v.exp.found is not None}
+    return [
+        {"target": target, "name": f"{f.label} {f.probability:.0%}", "box": [*map(float, f.box)]}
+        for target, f in found.items()
+    ]
+
+
+def _percent(box: Sequence[float], stage: dict[str, Any]) -> dict[str, float]:
+    """Where the upper left corner of a box is on its stage, in percent."""
+    return {"left": 100 * max(box[0], 0) / stage["width"], "top": 100 * max(box[1], 0) / stage["height"]}
 
 
 def _view(view: View, key: str) -> dict[str, Any]:
@@ -149,9 +173,16 @@ def stage(panel: PictureView, key: str) -> dict[str, Any]:
     """A picture as the page lays it under its maps."""
     rows, columns = panel.cells.shape
     if panel.picture is None:
-        size = {"width": columns, "height": rows, "box": [0.0, 0.0, float(columns), float(rows)]}
+        size = {
+            "width": columns,
+            "height": rows,
+            "box": [0.0, 0.0, float(columns), float(rows)],
+            "regions": [],
+            "tags": [],
+        }
         return {"id": key, "stream": panel.stream, "name": panel.stream, "uri": "", "whole": True} | size
     height, width = panel.picture.pixels.shape[:2]
+    regions = [[*map(float, b)] for b in panel.regions]
     return {
         "id": key,
         "stream": panel.stream,
@@ -160,6 +191,8 @@ def stage(panel: PictureView, key: str) -> dict[str, Any]:
         "width": width,
         "height": height,
         "box": [float(v) for v in panel.picture.box],
+        "regions": regions,
+        "tags": [_percent(b, {"width": width, "height": height}) for b in regions],
         "whole": _whole(panel.picture),
         "small": max(width, height) < 200,
     }
@@ -182,8 +215,8 @@ def _text(panel: TextView) -> dict[str, Any]:
     return {
         "stream": panel.stream,
         "name": panel.text.name,
-        "words": [piece(p.text, p.score, panel.word_scale) for p in panel.words],
-        "tokens": [piece(p.text, p.score, panel.token_scale, p.special, p.note) for p in panel.tokens],
+        "words": [piece(p.text, p.score, panel.word_scale, at=p.tokens) for p in panel.words],
+        "tokens": [piece(p.text, p.score, panel.token_scale, p.special, p.note, p.tokens) for p in panel.tokens],
         "word_scale": scale(panel.word_scale),
         "token_scale": scale(panel.token_scale),
     }
@@ -194,8 +227,10 @@ def _chart(panel: ChartView) -> dict[str, Any]:
     return {"stream": panel.stream, "tokens": pieces, "scale": scale(panel.scale)}
 
 
-def piece(text: str, score: float | None, scale: Scale, special: bool = False, note: str = "") -> dict[str, Any]:
-    """A coloured run of text: which hue, how opaque, and the readable ink on light and on dark paper."""
+def piece(
+    text: str, score: float | None, scale: Scale, special: bool = False, note: str = "", at: Sequence[int] = ()
+) -> dict[str, Any]:
+    """A coloured run of text: which hue, how opaque, and the readable ink on light and on dark paper; `at`: its tokens."""
     if score is None:
         return {"text": text, "score": None}
     unit = float(scale.unit(score))
@@ -208,6 +243,7 @@ def piece(text: str, score: float | None, scale: Scale, special: bool = False, n
         "dark": ink(scale.over(score, DARK)),
         "special": special,
         "note": note if note != text else "",
+        "at": " ".join(map(str, at)),
     }
 
 

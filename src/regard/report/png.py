@@ -17,6 +17,7 @@ import numpy as np
 
 from regard.errors import Misuse
 from regard.explanation import Explanation, Picture, place, write_atomically
+from regard.found import Box
 from regard.report import need
 from regard.report.colour import LIGHT, OPACITY, Array, Scale, grey, ink, number
 from regard.report.receipt import brief
@@ -26,6 +27,7 @@ WIDTH = 9.0  # inches, of the whole figure
 EDGE = 0.3
 DPI = 120
 INK, FAINT = "#1b1d22", "#5c616b"
+TAG = {"facecolor": "black", "alpha": 0.75, "pad": 1.0, "linewidth": 0.0}  # behind the number of a region
 SIZE = 12.0  # points, of running text
 ROWS = 100  # of running text at most; the page shows all of it
 
@@ -45,10 +47,14 @@ def plot(explanation: Explanation, path: str | os.PathLike[str] | None = None, s
     """
     need("viz")
     figure = _figure(view_of(explanation, sample))
-    if path is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        write_atomically(path, buffer.getvalue())
+    return figure if path is None else save(figure, path)
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> Any:
+    """Write a figure as PNG, the same bytes for the same figure; return it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
     return figure
 
 
@@ -155,6 +161,11 @@ def _picture(panel: PictureView) -> Band:
             axes.imshow(shown, interpolation="none" if max(shown.shape) < 400 else "antialiased")
             write(figure, x, top - 0.03, textwrap.shorten(name, 45, placeholder=" …"), 9, FAINT)
             _outside(axes, picture)
+            for i, box in enumerate(panel.regions):
+                frame(axes, box, 0.8)
+                axes.text(max(box.left, 0), max(box.top, 0), str(i + 1), va="top", fontsize=7, color="white", bbox=TAG)
+            if panel.found is not None:
+                frame(axes, panel.found.box, 1.6)
         _bar(figure, left + 2 * wide + 0.3, top - 0.25, high, panel.scale)
 
     return Band(high + 0.45, draw)
@@ -162,7 +173,7 @@ def _picture(panel: PictureView) -> Band:
 
 def _outside(axes: Any, picture: Picture) -> None:
     """Grey and hatch what the model did not see, and frame what it saw."""
-    from matplotlib.patches import PathPatch, Rectangle
+    from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     height, width = picture.pixels.shape[:2]
@@ -180,8 +191,16 @@ def _outside(axes: Any, picture: Picture) -> None:
     codes = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY] * 2
     ring = Path(np.concatenate([outer, inner]), codes)
     axes.add_patch(PathPatch(ring, facecolor=(0.5, 0.5, 0.5, 0.6), edgecolor=(1, 1, 1, 0.5), hatch="////", linewidth=0))
-    axes.add_patch(Rectangle((a - 0.5, b - 0.5), c - a, d - b, fill=False, edgecolor=INK, linewidth=1.6))
-    axes.add_patch(Rectangle((a - 0.5, b - 0.5), c - a, d - b, fill=False, edgecolor="white", linewidth=0.7))
+    frame(axes, Box(a, b, c, d), 0.7)
+
+
+def frame(axes: Any, box: Box, width: float) -> None:
+    """A box on a picture, white on dark, so that it stands out everywhere."""
+    from matplotlib.patches import Rectangle
+
+    corner, across, down = (box.left - 0.5, box.top - 0.5), box.right - box.left, box.bottom - box.top
+    for colour, line in ((INK, width + 0.9), ("white", width)):
+        axes.add_patch(Rectangle(corner, across, down, fill=False, edgecolor=colour, linewidth=line))
 
 
 def _grid(panel: PictureView) -> Band:

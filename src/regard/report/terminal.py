@@ -16,6 +16,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text as Line
 
+from regard.found import Box
 from regard.generation import Generation
 from regard.report.colour import DARK, Array, Scale, ink, number
 from regard.report.png import blend, listed
@@ -39,6 +40,9 @@ def show(view: View, console: Console) -> RenderableType:
 
 
 def _panel(panel: Panel, width: int, coloured: bool) -> list[RenderableType]:
+    if isinstance(panel, PictureView) and panel.regions and not coloured:
+        pieces = [Piece(f"region {i + 1} {_span(b)}", float(v)) for i, (b, v) in enumerate(_regions(panel))]
+        return [strongest(pieces, "region"), Line(legend(panel.scale), style="dim")]
     if isinstance(panel, PictureView):
         drawing = blocks(panel, width) if coloured else digits(panel, width)
         return [drawing, Line(legend(panel.scale, "" if coloured else "digits are tenths of it"), style="dim")]
@@ -50,6 +54,16 @@ def _panel(panel: Panel, width: int, coloured: bool) -> list[RenderableType]:
             Line(legend(panel.scale), style="dim"),
         ]
     return _text(panel, coloured)
+
+
+def _regions(panel: PictureView) -> Iterator[tuple[Box, float]]:
+    return zip(panel.regions, panel.cells[0].tolist(), strict=True)
+
+
+def _span(box: Box) -> str:
+    """A box in the picture's pixels."""
+    left, top, right, bottom = (round(v) for v in box)
+    return f"({left}, {top})-({right}, {bottom})"
 
 
 def _text(panel: TextView, coloured: bool) -> list[RenderableType]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from regard.errors import Misuse
 from regard.explanation import Explanation, Picture, Text, words_of
+from regard.found import Box, Found
 from regard.report.colour import Array, Scale, scale_of
 
 LISTED = 8  # a stream of at most so many tokens that is neither picture nor text is listed beside the others
@@ -19,22 +20,35 @@ LISTED = 8  # a stream of at most so many tokens that is neither picture nor tex
 
 @dataclass(frozen=True)
 class PictureView:
-    """A stream that is a grid of scores, and the original picture where it is known."""
+    """A stream that is a grid of scores, and the original picture where it is known.
+
+    Scores of a picture's regions are one row of cells. `found`: the object that is explained, where one was found.
+    """
 
     stream: str
     cells: Array
     scale: Scale
     picture: Picture | None
+    found: Found | None = None
+
+    @property
+    def regions(self) -> Sequence[Box]:
+        """The boxes that the cells stand for, where they are no grid."""
+        return () if self.picture is None else self.picture.regions
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of a text. `score` is None for what lies between words; `note` is the model's own spelling of a token."""
+    """A run of a text. `score` is None for what lies between words; `note` is the model's own spelling of a token.
+
+    `tokens`: the numbers of the tokens that it is made of.
+    """
 
     text: str
     score: float | None = None
     special: bool = False
     note: str = ""
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,9 @@ def _raw(exp: Explanation, stream: str, sample: int) -> Picture | Text | None:
 def _panel(exp: Explanation, stream: str, scores: Array, raw: Picture | Text | None) -> Panel:
     if stream in exp.grid:
         picture = raw if isinstance(raw, Picture) else None
-        return PictureView(stream, scores.reshape(exp.grid[stream]), scale_of(scores, exp.signed), picture)
+        return PictureView(stream, scores.reshape(exp.grid[stream]), scale_of(scores, exp.signed), picture, exp.found)
+    if isinstance(raw, Picture) and raw.regions:
+        return PictureView(stream, scores[None], scale_of(scores, exp.signed), raw)
     if isinstance(raw, Text):
         return _text_panel(exp, stream, scores, raw)
     return ChartView(stream, [float(s) for s in scores], scale_of(scores, exp.signed))
@@ -138,7 +154,7 @@ def word_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
             continue
         if word.start > at:
             pieces.append(Piece(text.text[at : word.start]))
-        pieces.append(Piece(word.text, word.score))
+        pieces.append(Piece(word.text, word.score, tokens=tokens_in(text, word.start, word.end)))
         at = word.end
     return [*pieces, Piece(text.text[at:])] if at < len(text.text) else pieces
 
@@ -149,8 +165,13 @@ def token_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
     for i, (token, score) in enumerate(zip(text.tokens, scores, strict=False)):
         start, end = text.offsets[i] if i < len(text.offsets) else (0, 0)
         special = i < len(text.special) and text.special[i]
-        pieces.append(Piece(text.text[start:end].strip() or token, float(score), special, token))
+        pieces.append(Piece(text.text[start:end].strip() or token, float(score), special, token, (i,)))
     return pieces
+
+
+def tokens_in(text: Text, start: int, end: int) -> tuple[int, ...]:
+    """The tokens of a word: those whose first character it holds (as `explanation.words_of` has it)."""
+    return tuple(i for i, (a, b) in enumerate(text.offsets) if b > a and start <= a < end)
 
 
 def target_of(exp: Explanation, sample: int) -> str:
@@ -206,7 +227,7 @@ def _key(exp: Explanation, sample: int) -> str:
     for stream in exp.scores:
         raw = _raw(exp, stream, sample)
         if isinstance(raw, Picture):
-            digest.update(repr((stream, raw.name, raw.box, tuple(raw.pixels.shape))).encode())
+            digest.update(repr((stream, raw.name, raw.box, raw.regions, tuple(raw.pixels.shape))).encode())
             digest.update(raw.pixels.cpu().contiguous().numpy().tobytes())
         elif isinstance(raw, Text):
             digest.update(repr((stream, raw.name, raw.text)).encode("utf-8", "surrogatepass"))

@@ -18,7 +18,7 @@ from regard.explanation import write_atomically
 from regard.generation import Generation
 from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY, Array
-from regard.report.html import COLOURS, piece, safe_json, scale, stage, still, templates
+from regard.report.html import COLOURS, STAGE, piece, safe_json, scale, stage, still, templates
 from regard.report.receipt import Line, lines, percent
 from regard.report.view import PictureView
 from regard.report.written import Row, Unit, WrittenView, view
@@ -83,7 +83,7 @@ def _section(g: Generation, key: str) -> dict[str, Any]:
         "data": {
             "id": key,
             "rows": [_numbers(r) for r in v.rows],
-            "stages": [{k: s[k] for k in ("id", "stream", "width", "height", "box")} for s in stages],
+            "stages": [{k: s[k] for k in STAGE} for s in stages],
         },
     }
 

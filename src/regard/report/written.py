@@ -80,7 +80,9 @@ def view(g: Generation) -> WrittenView:
         begin = g.start
     ahead = [Unit(t, [column + i], True) for i, t in enumerate(text.tokens[:begin])]
     first = column + g.start
-    written = Part("Written", g.stream, {"tokens": ahead + _token_units(text, g.start, len(text.tokens), first)})
+    written = Part(
+        "Written", g.stream, {"tokens": ahead + _token_units(text, g.start, len(text.tokens), first, apart=True)}
+    )
     shell = WrittenView(read, written, first, [])
     scores = g.scores.detach().cpu().float().numpy()
     return WrittenView(read, written, first, [_row(g, shell, i, s) for i, s in enumerate(scores)])
@@ -92,9 +94,12 @@ def _read(stream: str, name: str, text: Text, count: int, column: int) -> Part:
     )
 
 
-def _token_units(text: Text, start: int, stop: int, column: int) -> list[Unit]:
-    """One unit a token, with what lies between; a run of one special token (the places of a picture) is one unit."""
-    return _units(text, range(start, stop), column, [None] * stop)
+def _token_units(text: Text, start: int, stop: int, column: int, apart: bool = False) -> list[Unit]:
+    """One unit a token, with what lies between; a run of one special token (the places of a picture) is one unit.
+
+    apart: not in a text that was written, where each is explained by itself.
+    """
+    return _units(text, range(start, stop), column, [None] * stop, apart)
 
 
 def _word_units(text: Text, count: int, column: int) -> list[Unit]:
@@ -110,7 +115,9 @@ def _word_of(text: Text, i: int) -> int | None:
     return next((w for w, (a, b) in enumerate(text.words) if a <= start < b), None)
 
 
-def _units(text: Text, tokens: Sequence[int], column: int, words: Sequence[int | None]) -> list[Unit]:
+def _units(
+    text: Text, tokens: Sequence[int], column: int, words: Sequence[int | None], apart: bool = False
+) -> list[Unit]:
     units: list[Unit] = []
     at = max((b for a, b in text.offsets[: tokens[0]] if b > a), default=0) if tokens else 0
     last: int | None = None
@@ -118,7 +125,9 @@ def _units(text: Text, tokens: Sequence[int], column: int, words: Sequence[int |
         word, name, special = words[i], text.tokens[i], text.special[i]
         start, end = text.words[word] if word is not None else text.offsets[i]
         joined = bool(units) and word is not None and word == last
-        repeated = bool(units) and special and units[-1].special and units[-1].note == name and word is None
+        repeated = (
+            bool(units) and special and units[-1].special and units[-1].note == name and word is None and not apart
+        )
         last = word
         if joined or repeated:
             units[-1].tokens.append(column + n)
