@@ -288,7 +288,13 @@ def test_inputs_that_want_gradients_keep_theirs() -> None:
 
 
 @pytest.mark.parametrize(
-    "pair", [("vit", "bert"), ("t5", "llama"), ("torch_encoder", "torch_encoder"), ("bert", "bert")]
+    "pair",
+    [
+        ("vit", "bert"),
+        ("torch_encoder", "torch_encoder"),
+        pytest.param(("t5", "llama"), marks=pytest.mark.long),
+        pytest.param(("bert", "bert"), marks=pytest.mark.long),
+    ],
 )
 def test_two_threads_are_as_one_after_the_other(pair: tuple[str, str]) -> None:
     """Two models at once; or, where the names are equal, one and the same model."""
