@@ -304,9 +304,17 @@ def test_streams_that_a_dict_does_not_name_stay() -> None:
     assert bool(exp.scores["visual_feats"].any())
 
 
+@pytest.mark.parametrize(("name", "stream"), [("lxmert", "visual_feats"), ("vilt", "pixel_values")])
+def test_streams_that_a_local_baseline_does_not_name_stay(name: str, stream: str) -> None:
+    case = families.CASES[name]()
+    exp = explained(case, "revised_ig", baseline={stream: Baseline.zero().local()}, site=Site.block(0))
+    assert [k for k, s in exp.scores.items() if bool(s.any())] == [stream]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"baseline": {"text": Baseline.zero().local()}}, "unknown stream of the baseline"),
         ({"baseline": Baseline.of(torch.zeros(3, 4))}, "must have the shape"),
         ({"baseline": Baseline.black()}, "depends on the normalisation"),
         ({"baseline": Baseline.mask_token(3)}, "baseline of token ids"),

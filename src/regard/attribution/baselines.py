@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +37,19 @@ def is_local(baseline: Baselines) -> bool:
     return any(not b.propagated for b in every)
 
 
+def local_streams(context: Context, baseline: Baselines) -> set[str] | None:
+    """The streams that a local baseline names; None: all, prefix tokens included.
+
+    Raises UnknownName for a stream that is no input, Misuse where others are named with a propagated baseline.
+    """
+    if not isinstance(baseline, Mapping):
+        return None
+    _known(context, baseline)
+    if any(b.propagated for b in baseline.values()):
+        raise Misuse("a local baseline of one stream and a propagated one of another cannot be mixed; give one kind")
+    return {context.recording.aliases.get(name, name) for name in baseline} | set(baseline)
+
+
 def reference(context: Context, baseline: Baselines) -> dict[str, Tensor]:
     """x0 at each entry of the inputs that the baseline names: entry -> a tensor of its shape.
 
@@ -45,9 +58,7 @@ def reference(context: Context, baseline: Baselines) -> dict[str, Tensor]:
     recording = context.recording
     inputs = [s.name for s in recording.streams if s.kind == "input"]
     chosen = dict(baseline) if isinstance(baseline, Mapping) else dict.fromkeys(inputs, baseline or Baseline.zero())
-    for name in chosen:
-        if name not in {k.partition("#")[0] for k in recording.leaves}:
-            raise nearest(name, [*inputs, *recording.aliases], "stream of the baseline")
+    _known(context, chosen)
     out = {}
     for name, x in recording.leaves.items():
         wanted = chosen.get(name.partition("#")[0])
@@ -60,6 +71,15 @@ def reference(context: Context, baseline: Baselines) -> dict[str, Tensor]:
             )
     _differs({k: recording.leaves[k].detach() for k in out}, out, recording.batch)
     return out
+
+
+def _known(context: Context, names: Iterable[str]) -> None:
+    """UnknownName for a stream that is no input."""
+    recording = context.recording
+    inputs = [s.name for s in recording.streams if s.kind == "input"]
+    for name in names:
+        if name not in {k.partition("#")[0] for k in recording.leaves}:
+            raise nearest(name, [*inputs, *recording.aliases], "stream of the baseline")
 
 
 def _differs(x: Mapping[str, Tensor], x0: Mapping[str, Tensor], batch: int) -> None:
