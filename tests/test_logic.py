@@ -299,7 +299,9 @@ def test_a_curve_ends_before_all_regions_are_masked(tiny):
     few = dataclasses.replace(data, inputs=dict(data.inputs) | {"visual_attention_mask": mask})
     exp = explained(model, few)
     made = {
-        last: logic(model, exp, few, Perturbation("token", "drop", steps=(0.5, last), auc=(0, last), stream="visual_feats"))
+        last: logic(
+            model, exp, few, Perturbation("token", "drop", steps=(0.5, last), auc=(0, last), stream="visual_feats")
+        )
         for last in (0.75, 1.0)
     }
     assert [r.error for r in made[0.75]] == ["", ""]
@@ -310,7 +312,8 @@ def test_misuse_is_said(tiny):
     model, data = tiny
     exp = explained(model, data)
     for wrong in (
-        {"k": 0}, {"k": True}, {"k": 1.5}, {"k": "evidenc"}, {"unit": "word"}, {"away": "drop"}, {"sign": "positive"}, {"explained": "x"},
+        {"k": 0}, {"k": True}, {"k": 1.5},
+        {"k": "evidenc"}, {"unit": "word"}, {"away": "drop"}, {"sign": "positive"}, {"explained": "x"},
         {"unit": "token", "k": "evidence"},
     ):  # fmt: skip
         with pytest.raises(Misuse):

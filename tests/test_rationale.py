@@ -176,7 +176,8 @@ def test_eraser_files_read_and_broken_ones_are_one_sentence(tmp_path):
         read_eraser(tmp_path / "none")
     bad = {"broken": "{", "short": json.dumps({"text": "a"}), "beyond": json.dumps(good | {"rationales": [[0, 99]]}),
            "empty": json.dumps(good | {"text": " ", "rationales": []}), "deep": "[" * 100_000,
-           "endless": json.dumps(good | {"rationales": [[0, math.inf]]}), "list": json.dumps(good | {"label": [1]})}  # fmt: skip
+           "endless": json.dumps(good | {"rationales": [[0, math.inf]]}),
+           "list": json.dumps(good | {"label": [1]})}  # fmt: skip
     for name, line in bad.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(good) + "\n" + line + "\n")
         with pytest.raises(InputError, match=f"{name}.jsonl, line 2"):
