@@ -129,6 +129,18 @@ def test_a_given_baseline_is_where_the_way_begins() -> None:
 # -- batches, padding, budgets ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_which_rows_another_sample_reads_has_no_say(method: str) -> None:
+    """One sample reads its class token, the other one its patches, some more than others."""
+    case = families.CASES["vit"]()
+    patches = lambda h: h[:, 1:, 0] @ torch.linspace(0.1, 2.0, h.shape[1] - 1)  # noqa: E731
+    mixed = lambda out: torch.cat([out[0][:1, 0, 0], patches(out[0][1:])])  # noqa: E731
+    both = regard.explain(case.model.vit, case.inputs, mixed, method).scores["pixel_values"][1]
+    second = {k: v[1:] for k, v in case.inputs.items()}
+    alone = regard.explain(case.model.vit, second, lambda out: patches(out[0]), method).scores["pixel_values"][0]
+    assert float((both - alone).abs().max()) <= 1e-5 * float(alone.abs().max())
+
+
 LONG = [pytest.param(n, marks=pytest.mark.long) for n in ("t5", "vilt", "roberta", "gpt2_left")]
 
 

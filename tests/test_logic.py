@@ -292,11 +292,28 @@ def test_fewer_than_k_regions(tiny):
         logic(model, exp, dataclasses.replace(few, empty={}), Necessity(away="empty"))
 
 
+def test_a_curve_ends_before_all_regions_are_masked(tiny):
+    """Where all are masked, attention looks at all of them alike: such a step would show the model what is taken away."""
+    model, data = tiny
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1]])
+    few = dataclasses.replace(data, inputs=dict(data.inputs) | {"visual_attention_mask": mask})
+    exp = explained(model, few)
+    made = {
+        last: logic(
+            model, exp, few, Perturbation("token", "drop", steps=(0.5, last), auc=(0, last), stream="visual_feats")
+        )
+        for last in (0.75, 1.0)
+    }
+    assert [r.error for r in made[0.75]] == ["", ""]
+    assert all(not r.values and not r.curves and "all regions" in r.error for r in made[1.0])
+
+
 def test_misuse_is_said(tiny):
     model, data = tiny
     exp = explained(model, data)
     for wrong in (
-        {"k": 0}, {"k": "evidenc"}, {"unit": "word"}, {"away": "drop"}, {"sign": "positive"}, {"explained": "x"},
+        {"k": 0}, {"k": True}, {"k": 1.5},
+        {"k": "evidenc"}, {"unit": "word"}, {"away": "drop"}, {"sign": "positive"}, {"explained": "x"},
         {"unit": "token", "k": "evidence"},
     ):  # fmt: skip
         with pytest.raises(Misuse):

@@ -170,6 +170,17 @@ def test_bad_pairs_are_one_sentence(reader, name, raw, says):
         reader(name).explain(raw)
 
 
+@pytest.mark.parametrize("target", [3, ["red", "two"], Target.logit(1)])
+def test_a_model_that_answers_in_words_takes_one_answer(reader, target):
+    with pytest.raises(TargetError, match="answers in words: give one answer"):
+        reader("blip-vqa").explain((picture(), QUESTION), target)
+
+
+def test_an_answer_that_is_too_long_is_one_sentence(reader):
+    with pytest.raises(InputError, match="the answer makes 62 tokens, and BlipForQuestionAnswering takes 20"):
+        reader("blip-vqa").explain((picture(), QUESTION), "red " * 60)
+
+
 def test_a_module_of_your_own_reads_pairs(reader):
     theirs = reader("vilt-vqa")
     mine = regard.load(theirs.model, processor=theirs.processor)
@@ -227,6 +238,8 @@ def test_vectors_of_your_own(reader):
         r.explain((picture(), QUESTION), regions=boxes)
     with pytest.raises(InputError, match=r"2 boxes need vectors \(2, features\), not \(1, 8\)"):
         r.explain((picture(), QUESTION), regions=(boxes, vectors[:1]))
+    with pytest.raises(InputError, match="takes vectors of 8 features for its regions, not of 9"):
+        r.explain((picture(), QUESTION), regions=(boxes, torch.ones(2, 9)))
 
 
 @pytest.mark.parametrize(
@@ -439,6 +452,8 @@ def test_objects_on_the_command_line(files):
         (["-m", "zoo/lxmert-scenes", "--text", "what", "--regions", "no.json"], "no such file: no.json"),
         (["-m", "zoo/lxmert-scenes", "--text", "what", "--regions", "bad.json"], "bad.json is not JSON"),
         (["-m", "zoo/lxmert-scenes", "--text", "what", "--regions", "odd.json"], "odd.json holds no boxes"),
+        (["-m", "zoo/lxmert-scenes", "--text", "what", "--regions", "deep.json"], "deep.json is not JSON"),
+        (["-m", "zoo/lxmert-scenes", "--text", "what", "--regions", "long.json"], "long.json is not JSON"),
         (["-m", "zoo/lxmert-scenes", "--text", "what", "--image", "scene.png"], "--image goes with"),
         (["-m", "zoo/vit-scenes", "--text", "what"], "reads images only"),
         (["-m", "zoo/detr-scenes", "--regions", "boxes.json"], "--regions goes with"),
@@ -450,6 +465,8 @@ def test_objects_on_the_command_line(files):
 def test_misuse_on_the_command_line(files, args, says):
     Path("bad.json").write_text("[[0, 0")
     Path("odd.json").write_text('{"a": 1}')
+    Path("deep.json").write_text("[" * 100_000)
+    Path("long.json").write_text(f"[[{'1' * 9999}, 0, 1, 1]]")
     assert says in run("explain", "scene.png", *args, code=2).stderr
     assert not Path("regard-out").exists()
 

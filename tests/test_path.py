@@ -270,6 +270,22 @@ def test_baselines_of_pictures() -> None:
             assert receipt.baseline == baseline.label
 
 
+@pytest.mark.parametrize("baseline", [Baseline.mean(), Baseline.noise(3)])
+def test_padded_features_have_no_say_in_the_baseline(baseline: Baseline) -> None:
+    case = families.CASES["lxmert"]()
+    short = {**{k: v[:1] for k, v in case.inputs.items()}, "visual_attention_mask": torch.ones(1, 4)}
+    added = torch.linspace(-9, 9, 16).view(1, 2, 8)
+    long = {**short, "visual_attention_mask": torch.tensor([[1.0, 1, 1, 1, 0, 0]])}
+    long["visual_feats"] = torch.cat([short["visual_feats"], added], 1)
+    long["visual_pos"] = torch.cat([short["visual_pos"], added[..., :4]], 1)
+    a, b = (
+        regard.explain(case.model, x, case.target, "integrated_gradients", baseline={"visual_feats": baseline}).scores
+        for x in (short, long)
+    )
+    torch.testing.assert_close(b["visual_feats"][:, :4], a["visual_feats"], rtol=1e-4, atol=1e-6)
+    assert not bool(b["visual_feats"][:, 4:].any())
+
+
 def test_a_blur_is_a_gaussian() -> None:
     from scipy.ndimage import gaussian_filter
 
@@ -304,9 +320,17 @@ def test_streams_that_a_dict_does_not_name_stay() -> None:
     assert bool(exp.scores["visual_feats"].any())
 
 
+@pytest.mark.parametrize(("name", "stream"), [("lxmert", "visual_feats"), ("vilt", "pixel_values")])
+def test_streams_that_a_local_baseline_does_not_name_stay(name: str, stream: str) -> None:
+    case = families.CASES[name]()
+    exp = explained(case, "revised_ig", baseline={stream: Baseline.zero().local()}, site=Site.block(0))
+    assert [k for k, s in exp.scores.items() if bool(s.any())] == [stream]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"baseline": {"text": Baseline.zero().local()}}, "unknown stream of the baseline"),
         ({"baseline": Baseline.of(torch.zeros(3, 4))}, "must have the shape"),
         ({"baseline": Baseline.black()}, "depends on the normalisation"),
         ({"baseline": Baseline.mask_token(3)}, "baseline of token ids"),

@@ -175,11 +175,13 @@ def test_eraser_files_read_and_broken_ones_are_one_sentence(tmp_path):
     with pytest.raises(InputError, match="no folder"):
         read_eraser(tmp_path / "none")
     bad = {"broken": "{", "short": json.dumps({"text": "a"}), "beyond": json.dumps(good | {"rationales": [[0, 99]]}),
-           "empty": json.dumps(good | {"text": " ", "rationales": []})}  # fmt: skip
+           "empty": json.dumps(good | {"text": " ", "rationales": []}), "deep": "[" * 100_000,
+           "endless": json.dumps(good | {"rationales": [[0, math.inf]]}),
+           "list": json.dumps(good | {"label": [1]})}  # fmt: skip
     for name, line in bad.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(good) + "\n" + line + "\n")
         with pytest.raises(InputError, match=f"{name}.jsonl, line 2"):
-            read_eraser(tmp_path, name)
+            read_eraser(tmp_path, name, {"POS": 1, 1: 1})
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
     with pytest.raises(InputError, match=r"cut\.jsonl\.gz cannot be read"):
         read_eraser(tmp_path, "cut")
@@ -195,3 +197,11 @@ def test_the_real_movies(bert):
     rows = evaluate_documents(bert, shortest, ["gae"], [Rationale(shares=(0.1,))])
     assert not any(r.error for r in rows)
     assert all(0 <= r.values["auprc"] <= 1 and r.values["windows"] > 1 for r in rows)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"windows": 0}, {"windows": -1}, {"limit": 0}, {"top": 5}, {"top": 0}, {"shares": ()}, {"shares": (1.0,)}]
+)
+def test_choices_that_would_read_nothing_are_refused(wrong):
+    with pytest.raises(Misuse):
+        Rationale(**wrong)

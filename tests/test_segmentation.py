@@ -87,6 +87,15 @@ def test_pointing_of_several_largest_and_of_a_flat_map():
     assert pointing(torch.zeros(4), mask) == 0.25  # no better than chance
 
 
+@pytest.mark.parametrize(
+    ("value", "count"), [(0.1, 1000), (0.3, 50176), (1 / 3, 1961), (0.7, 1000), (0.0, 64), (-0.7, 1000)]
+)
+def test_a_flat_map_finds_nothing_however_its_mean_is_rounded(value, count):
+    truth = torch.arange(count) < count // 4
+    found = metrics(torch.full((count,), value), truth)
+    assert (found["f1"], found["iou"], found["iou_otsu"], found["iou_best"]) == (0, 0, 0, 0)
+
+
 def test_f1_is_of_the_picture_and_not_the_mean_of_its_rows():
     """The trap: 0.41 where the image's F1 is 0.85."""
     mask = torch.zeros(224, 224, dtype=torch.bool)

@@ -45,3 +45,15 @@ def test_each_pair_is_explained_as_if_alone(pictures: int, texts: int, text: int
             assert gap <= 1e-5 * expected.abs().max() + 1e-7, name
         torch.testing.assert_close(exp.receipt.attribution_sum[i], one.receipt.attribution_sum[0], rtol=1e-4, atol=1e-6)
     assert all(s.shape[0] == pictures for s in exp.scores.values())
+
+
+def test_attention_is_scaled_alike_whatever_runs_side_by_side() -> None:
+    """Scores over all texts of a batch: points of a path that run side by side must not be each other's texts."""
+    model, target = clip(), Target.of(lambda out: out.logits_per_image.softmax(-1)[:, 0], "share of the first text")
+    for site in (regard.Site.attention(1), regard.Site.attention(joint=True)):
+        made = [
+            regard.explain(model, inputs(2, 2), target, "integrated_gradients", site=site, memory_budget=budget)
+            for budget in (1, None)
+        ]
+        for name, expected in made[0].scores.items():
+            torch.testing.assert_close(made[1].scores[name], expected, rtol=1e-4, atol=1e-6)

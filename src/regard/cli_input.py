@@ -104,10 +104,9 @@ def _boxes(path: Path) -> list[list[float]]:
     existing(str(path))
     try:
         made = json.loads(_decoded(_bytes(path), str(path)))
-    except json.JSONDecodeError as e:
-        raise InputError(
-            f"{path} is not JSON ({e.msg}, line {e.lineno}); give [[left, top, right, bottom], ...]"
-        ) from e
+    except (ValueError, RecursionError) as e:  # also numbers of thousands of digits, and lists in lists in lists
+        said = f"{e.msg}, line {e.lineno}" if isinstance(e, json.JSONDecodeError) else str(e)
+        raise InputError(f"{path} is not JSON ({said}); give [[left, top, right, bottom], ...]") from e
     if not isinstance(made, list) or not all(isinstance(b, list) and len(b) == 4 for b in made):
         raise InputError(f"{path} holds no boxes; give [[left, top, right, bottom], ...]")
     return made

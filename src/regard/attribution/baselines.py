@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +37,19 @@ def is_local(baseline: Baselines) -> bool:
     return any(not b.propagated for b in every)
 
 
+def local_streams(context: Context, baseline: Baselines) -> set[str] | None:
+    """The streams that a local baseline names; None: all, prefix tokens included.
+
+    Raises UnknownName for a stream that is no input, Misuse where others are named with a propagated baseline.
+    """
+    if not isinstance(baseline, Mapping):
+        return None
+    _known(context, baseline)
+    if any(b.propagated for b in baseline.values()):
+        raise Misuse("a local baseline of one stream and a propagated one of another cannot be mixed; give one kind")
+    return {context.recording.aliases.get(name, name) for name in baseline} | set(baseline)
+
+
 def reference(context: Context, baseline: Baselines) -> dict[str, Tensor]:
     """x0 at each entry of the inputs that the baseline names: entry -> a tensor of its shape.
 
@@ -45,9 +58,7 @@ def reference(context: Context, baseline: Baselines) -> dict[str, Tensor]:
     recording = context.recording
     inputs = [s.name for s in recording.streams if s.kind == "input"]
     chosen = dict(baseline) if isinstance(baseline, Mapping) else dict.fromkeys(inputs, baseline or Baseline.zero())
-    for name in chosen:
-        if name not in {k.partition("#")[0] for k in recording.leaves}:
-            raise nearest(name, [*inputs, *recording.aliases], "stream of the baseline")
+    _known(context, chosen)
     out = {}
     for name, x in recording.leaves.items():
         wanted = chosen.get(name.partition("#")[0])
@@ -60,6 +71,15 @@ def reference(context: Context, baseline: Baselines) -> dict[str, Tensor]:
             )
     _differs({k: recording.leaves[k].detach() for k in out}, out, recording.batch)
     return out
+
+
+def _known(context: Context, names: Iterable[str]) -> None:
+    """UnknownName for a stream that is no input."""
+    recording = context.recording
+    inputs = [s.name for s in recording.streams if s.kind == "input"]
+    for name in names:
+        if name not in {k.partition("#")[0] for k in recording.leaves}:
+            raise nearest(name, [*inputs, *recording.aliases], "stream of the baseline")
 
 
 def _differs(x: Mapping[str, Tensor], x0: Mapping[str, Tensor], batch: int) -> None:
@@ -81,10 +101,11 @@ def _of_floats(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
     if b.kind == "given":
         return _given(name, x, b.value)
     if b.kind == "mean":
-        axes = tuple(range(2, x.ndim)) if x.ndim > 3 else (1,)
-        return x.mean(axes, keepdim=True).expand_as(x)
+        if x.ndim > 3:
+            return x.mean(tuple(range(2, x.ndim)), keepdim=True).expand_as(x)
+        return _of_shown(context, name, x, lambda shown: shown.mean(0, keepdim=True).expand_as(shown))
     if b.kind == "noise":
-        return torch.stack([_noise(sample, b.value) for sample in x])
+        return _of_shown(context, name, x, lambda shown: _noise(shown, b.value))
     if b.kind == "token":
         raise Misuse(
             f"{b.label} is a baseline of token ids, but {name!r} holds features; use Baseline.zero() or .mean()"
@@ -96,6 +117,24 @@ def _of_floats(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
     if b.kind == "blur":
         return blurred(x, b.value)
     return _painted(context, x, b)
+
+
+def _of_shown(context: Context, name: str, x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sample by sample, made of its tokens that are not padding, which has no say; padding is left as it is."""
+    hidden, out = padding_of(context, name), x.clone()
+    for i, sample in enumerate(x):
+        shown = slice(None) if hidden is None else ~hidden[i].to(x.device)
+        out[i, shown] = of(sample[shown])
+    return out
+
+
+def padding_of(context: Context, entry: str) -> Bool[Tensor, "batch token"] | None:
+    """Padding of an input of tokens; None for one that holds none, or no tokens along axis 1."""
+    recording = context.recording
+    name = entry.partition("#")[0]
+    hidden, x = recording.padded.get(recording.aliases.get(name, name)), recording.leaves[entry]
+    fits = hidden is not None and hidden.shape == x.shape[:2] and bool(hidden.any()) and not bool(hidden.all(1).any())
+    return hidden.cpu() if fits and hidden is not None else None
 
 
 def _given(name: str, x: Tensor, value: Any) -> Tensor:

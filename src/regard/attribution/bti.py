@@ -94,8 +94,9 @@ class Reads:
         """Our reading: rows that are all input tokens (a head that pools) weigh alike, unless the user gave weights; others
         (a class token beside the patches) weigh as the read-out says."""
         tokens = context.tokens() > 0
-        if not context.asked and not bool(r[:, ~tokens].any()):
-            r = (r > 0) / (r > 0).sum(1, keepdim=True).clamp(min=1)
+        if not context.asked:
+            alike = (r > 0) / (r > 0).sum(1, keepdim=True).clamp(min=1)
+            r = torch.where(r[:, ~tokens].any(1, keepdim=True), r, alike.to(r))
         count = max(1, int((r > 0).sum(1).max()))
         weights, at = (t.T for t in r.topk(count, dim=1))
         rows = torch.zeros(count, *r.shape, dtype=r.dtype).scatter_(2, at[..., None], (weights > 0).to(r)[..., None])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from regard.attribution.baselines import padding_of
 from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, nearest
 from regard.recording import Stream
@@ -60,7 +61,7 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
     for i in range(samples):
         with torch.enable_grad():
             leaves = {
-                k: (x.detach() + sigma * noise(x.detach(), context.seed + i, _padding(context, k))).requires_grad_()
+                k: (x.detach() + sigma * noise(x.detach(), context.seed + i, padding_of(context, k))).requires_grad_()
                 for k, x in recording.leaves.items()
             }
             y = context.again.y(context.again.run([Replace(dict(leaves))]).output).sum()
@@ -85,15 +86,6 @@ def noise(x: Tensor, seed: int, hidden: Tensor | None = None) -> Tensor:
         drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float32) for t in sample[shown]]
         out[i, shown] = torch.stack(drawn) * wide
     return out.to(x)
-
-
-def _padding(context: Context, entry: str) -> Tensor | None:
-    """Bool (batch, token) of an input of tokens; None for one that holds no padding, or no tokens along axis 1."""
-    recording = context.recording
-    name = entry.partition("#")[0]
-    hidden, x = recording.padded.get(recording.aliases.get(name, name)), recording.leaves[entry]
-    fits = hidden is not None and hidden.shape == x.shape[:2] and bool(hidden.any()) and not bool(hidden.all(1).any())
-    return hidden.cpu() if fits and hidden is not None else None
 
 
 def _per_stream(

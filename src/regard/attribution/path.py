@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.attribution.baselines import Baselines, is_local, label, reference
+from regard.attribution.baselines import Baselines, is_local, label, local_streams, reference
 from regard.attribution.context import Context, Relevance
 from regard.attribution.edges import EDGES
 from regard.attribution.gradient import elements
@@ -114,7 +114,7 @@ def start_of(
     """F0 at the places of a site, and y(x0) where the baseline had to be run for it."""
     assert context.again is not None
     if is_local(baseline):
-        return {p.key: torch.zeros_like(p.F) for p in found}, None
+        return {p.key: zeroed(context.recording, p, local_streams(context, baseline)) for p in found}, None
     x0 = reference(context, baseline)
     start: Values = {p.key: x0.get(str(p.key), p.F) for p in found}
     if site.kind == "input":
@@ -122,6 +122,17 @@ def start_of(
     made = context.again.run([Replace(dict(x0))], states=True)
     start |= {s.key: s.value.detach() for s in made.states if s.key in start}
     return start, context.again.y(made.output).float().cpu()
+
+
+def zeroed(recording: Recording, place: Place, names: set[str] | None) -> Tensor:
+    """F with the tokens of some streams at zero (None: all of it)."""
+    if names is None:
+        return torch.zeros_like(place.F)
+    if isinstance(place.key, str):
+        return torch.zeros_like(place.F) if place.key.partition("#")[0] in names else place.F
+    own = [torch.arange(s.first, s.first + s.count) for s in recording.streams if s.name in names]
+    there = torch.isin(place.ids % STRIDE, torch.cat(own)) if own else torch.zeros_like(place.ids, dtype=torch.bool)
+    return place.F.masked_fill(there.to(place.F.device), 0.0)
 
 
 def between(F0: Tensor, place: Place, t: Float[Tensor, " node"]) -> Tensor:
@@ -259,6 +270,8 @@ class AttentionPath(Path):
         k, recording = len(t), self.context.recording
         with torch.enable_grad():
             made = self.again.run([Scale(t.float().repeat_interleave(self.again.batch), self.calls)], copies=k)
+            if k > 1 and not are_copies(made.output, recording.output, (k * self.again.batch, recording.batch)):
+                return [r for s in t.split(1) for r in self._at(s)]  # samples of this output rest on one another
             wanted = [c for c in made.calls if self.calls is None or c.index in self.calls]
             y = self.again.y(made.output, k).sum()
             grads = torch.autograd.grad(y, [c.output for c in wanted], allow_unused=True)

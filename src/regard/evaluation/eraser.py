@@ -80,7 +80,7 @@ def document(line: str, where: str, labels: dict[Any, int] | None = None) -> Doc
         row = json.loads(line)
         text, label = row["text"], row["label"]
         spans = tuple((int(a), int(b)) for a, b in row["rationales"])
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
         raise InputError(
             f"{where} is no ERASER document (text, label, rationales as [start, end] pairs): {type(e).__name__}: {e}"
         ) from e
@@ -95,10 +95,12 @@ def document(line: str, where: str, labels: dict[Any, int] | None = None) -> Doc
 
 
 def _number(label: Any, labels: dict[Any, int] | None, where: str) -> int:
-    if labels is not None and label in labels:
+    if labels is not None and not isinstance(label, list | dict) and label in labels:
         return labels[label]
     if labels is None and isinstance(label, int):
         return label
+    if isinstance(label, list | dict):
+        raise InputError(f"{where} has a {type(label).__name__} for a label; a label is a name or a number")
     raise InputError(f"{where} has the label {label!r}; give labels={{{label!r}: number, ...}} for every class")
 
 

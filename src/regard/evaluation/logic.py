@@ -87,7 +87,7 @@ class _Taking(_Logic):
         checked_away(self.unit, self.away)
         if isinstance(self.k, str) and self.k != EVIDENCE:
             raise nearest(self.k, (EVIDENCE,), "number of top units")
-        if isinstance(self.k, int) and self.k < 1:
+        if not isinstance(self.k, str) and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1):
             raise Misuse(f"k is a number of units from 1 on, or {EVIDENCE!r}; it is {self.k}")
         if self.k == EVIDENCE and self.unit != "region":
             raise Misuse("the evidence is known of regions; give a number of tokens as k")
@@ -268,16 +268,21 @@ def _perturbed(
         [0.0, *setting.steps],
         torch.zeros(len(data), len(setting.steps) + 1, real.shape[1], dtype=torch.bool),
     )
+    errors: dict[int, str] = {}
     for i, name in enumerate(data.names):
         order = _order(scores[i], real[i], setting.order, tie_seed(seed, name))
         for step, share in enumerate(counts):
             taken[i, step, order[: counted(share, len(order))]] = True
+        if unit == "region" and counted(counts[-1], len(order)) >= len(order):
+            errors[i] = "Misuse: a step takes all regions away, and attention needs one to look at; end before 1"
+    taken[[*errors]] = False
     copies = torch.arange(len(data)).repeat_interleave(len(counts))
     away = "mask" if unit == "region" else "drop"
     p = probabilities(model, data, unit, away, copies, taken.flatten(0, 1)).unflatten(0, (len(data), len(counts)))
     labels = [None if label < 0 else label for label in data.labels.tolist()]
     examples = [Example(name, Reading({}), label) for name, label in zip(data.names, labels, strict=True)]
-    return [row_of(p[i], example, setting, method, None) for i, example in enumerate(examples)]
+    rows = [row_of(p[i], example, setting, method, None) for i, example in enumerate(examples)]
+    return [replace(r, values={}, curves={}, error=errors[i]) if i in errors else r for i, r in enumerate(rows)]
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------

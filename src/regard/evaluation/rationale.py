@@ -58,8 +58,13 @@ class Rationale:
             raise nearest(self.explained, ("true", "predicted"), "class to explain")
         if isinstance(self.top, str) and self.top != "evidence":
             raise nearest(self.top, ("evidence",), "number of top words")
-        if not all(0 < s < 1 for s in (*self.shares, *([self.top] if isinstance(self.top, float) else []))):
-            raise Misuse("shares of words must lie between 0 and 1")
+        if not self.shares or not all(
+            0 < s < 1 for s in (*self.shares, *([] if isinstance(self.top, str) else [self.top]))
+        ):
+            raise Misuse("shares of words must lie between 0 and 1, and be one at the least")
+        for what, number in (("windows", self.windows), ("limit", self.limit)):
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                raise Misuse(f"{what} must be a whole number of at least 1, or None; not {number!r}")
 
     @property
     def name(self) -> str:

@@ -95,7 +95,7 @@ def on_picture(
 
 def metrics(scores: Values, truth: Mask, sweep: tuple[float, ...] = SWEEP) -> dict[str, float]:
     """All metrics of one map; names with "_" are counts that are summed over the data set."""
-    found = scores > scores.mean()
+    found = above_mean(scores)
     counts = overlap(found, truth)
     swept = iou_sweep(scores, truth, sweep)
     ground = _ratio(counts["_ground_intersection"], counts["_ground_union"])
@@ -112,6 +112,11 @@ def metrics(scores: Values, truth: Mask, sweep: tuple[float, ...] = SWEEP) -> di
         "pointing": pointing(scores, truth),
         **counts,
     }
+
+
+def above_mean(scores: Tensor) -> Tensor:
+    """Where a map is above its mean, taken in float64: nowhere for a flat one, whose float32 mean may fall on either side."""
+    return scores.double() > scores.double().mean()
 
 
 def overlap(found: Mask, truth: Mask) -> dict[str, float]:
@@ -176,7 +181,7 @@ def pointing(scores: Values, truth: Mask) -> float:
 
 def f1_over_rows(scores: Float[Tensor, "height width"], mask: Bool[Tensor, "height width"]) -> float:
     """Variant: the mean of one F1 for each *row* of the picture, as one public "mF1" has it. No row of the object: 0."""
-    found = scores > scores.mean()
+    found = above_mean(scores)
     return sum(f1(a, b) for a, b in zip(found, mask, strict=True)) / len(mask)
 
 

@@ -62,10 +62,12 @@ def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | N
             most = min(MOST, config.text_config.max_position_embeddings - 1)
             ids = model.generate(**prompt, max_new_tokens=most, do_sample=False, num_beams=1)[0].tolist()  # type: ignore[operator]
     else:
-        own = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        own = tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
         if not own:
             raise InputError("the answer is empty; give at least one word, or none for the model's own")
         ids = [model.decoder_start_token_id, *own, config.text_config.sep_token_id]
+        if len(ids) > (most := config.text_config.max_position_embeddings):
+            raise InputError(f"the answer makes {len(ids)} tokens, and {name} takes {most}; shorten it")
     if len(ids) < 2:
         raise TargetError(f"{name} gave no answer; name one with target=")
     text = _text(tokenizer, ids)

@@ -128,7 +128,10 @@ class Reader:
             raise Misuse(
                 f"a threshold is for objects that a detector finds; {type(self.model).__name__} is asked for none"
             )
-        if self.kind == "image-text" and answers.answers_in_words(self.model) and isinstance(target, str | None):
+        if self.kind == "image-text" and answers.answers_in_words(self.model):
+            if not isinstance(target, str | None):
+                name = type(self.model).__name__
+                raise TargetError(f"{name} answers in words: give one answer as the target, or none for its own")
             full, of_answer = answers.answered(self.model, self.processor.tokenizer, reading, target)
             return {"_reading": full, "target": of_answer}
         return {"_reading": reading, "target": self._target(target)}
@@ -341,6 +344,7 @@ class Reader:
         given, question = boxes.split(raws[0], name)
         pixels, called = read_picture(given)
         tensors, places = boxes.read_regions(regions, self.encoder, pixels, name)
+        boxes.check_width(tensors[boxes.FEATURES], self.model)
         height, width = pixels.shape[:2]
         batch = read_texts(self.processor, self.model, [question], truncate)
         return Reading(

@@ -75,6 +75,15 @@ def read_regions(
     return {FEATURES: features[None], BOXES: boxes[None]}, tuple(Box(*b) for b in scaled)
 
 
+def check_width(features: Float[Tensor, "1 regions features"], model: nn.Module) -> None:
+    """Raise InputError for vectors that the model's config says are of another length."""
+    wanted = getattr(getattr(model, "config", None), "visual_feat_dim", None)
+    if wanted is not None and features.shape[2] != wanted:
+        raise InputError(
+            f"{type(model).__name__} takes vectors of {wanted} features for its regions, not of {features.shape[2]}"
+        )
+
+
 def _boxes(given: Any) -> Float[Tensor, "regions 4"]:
     """Boxes as a tensor, checked."""
     boxes = _tensor(given, "regions")
