@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from regard.errors import Misuse
 from regard.evaluation.detection import Boxes, average_precision, mean_average_precision, overlaps
 
 
@@ -85,3 +86,9 @@ def test_nothing_found_scores_zero():
     none = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
     true = [Boxes(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([2]))]
     assert average_precision([none], true) == {2: 0.0}
+
+
+def test_no_true_box_is_refused():
+    none = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    with pytest.raises(Misuse, match="no true boxes"):
+        mean_average_precision([none], [none])

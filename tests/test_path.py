@@ -284,6 +284,12 @@ def test_padded_features_have_no_say_in_the_baseline(baseline: Baseline) -> None
     )
     torch.testing.assert_close(b["visual_feats"][:, :4], a["visual_feats"], rtol=1e-4, atol=1e-6)
     assert not bool(b["visual_feats"][:, 4:].any())
+    mate = long["visual_attention_mask"] * 0  # a sample that is all padding has no say in its mates
+    both = {k: torch.cat([v, v]) for k, v in long.items()} | {
+        "visual_attention_mask": torch.cat([long["visual_attention_mask"], mate])
+    }
+    exp = regard.explain(case.model, both, case.target, "integrated_gradients", baseline={"visual_feats": baseline})
+    torch.testing.assert_close(exp.scores["visual_feats"][:1], b["visual_feats"], rtol=1e-4, atol=1e-6)
 
 
 def test_a_blur_is_a_gaussian() -> None:

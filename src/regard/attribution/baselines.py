@@ -129,12 +129,14 @@ def _of_shown(context: Context, name: str, x: Tensor, of: Callable[[Tensor], Ten
 
 
 def padding_of(context: Context, entry: str) -> Bool[Tensor, "batch token"] | None:
-    """Padding of an input of tokens; None for one that holds none, or no tokens along axis 1."""
+    """Padding of an input of tokens, of a sample that is all padding none; None for an input of no padding, or no tokens."""
     recording = context.recording
     name = entry.partition("#")[0]
     hidden, x = recording.padded.get(recording.aliases.get(name, name)), recording.leaves[entry]
-    fits = hidden is not None and hidden.shape == x.shape[:2] and bool(hidden.any()) and not bool(hidden.all(1).any())
-    return hidden.cpu() if fits and hidden is not None else None
+    if hidden is None or hidden.shape != x.shape[:2]:
+        return None
+    hidden = (hidden & ~hidden.all(1, keepdim=True)).cpu()
+    return hidden if bool(hidden.any()) else None
 
 
 def _given(name: str, x: Tensor, value: Any) -> Tensor:

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from regard.errors import Misuse
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -74,6 +76,8 @@ def average_precision(found: Sequence[Boxes], true: Sequence[Boxes], threshold: 
 
 
 def mean_average_precision(found: Sequence[Boxes], true: Sequence[Boxes], threshold: float = 0.5) -> float:
-    """Return the mean of ``average_precision`` over the classes that occur."""
+    """Return the mean of ``average_precision`` over the classes that occur. Raises Misuse where there is no true box."""
     each = average_precision(found, true, threshold)
+    if not each:
+        raise Misuse("no true boxes are given, and of nothing there is no average precision")
     return sum(each.values()) / len(each)
