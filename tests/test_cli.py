@@ -301,6 +301,7 @@ def test_inspect(reader):
 
 def test_methods_at_any_width(reader, monkeypatch):
     assert "rollout" in run("methods").stdout
+    assert re.search(r"^gae .* attention +zero", run("methods").stdout, re.M)
     for width in ("20", "40", "200"):
         monkeypatch.setenv("COLUMNS", width)
         assert "random" in run("methods").stdout.replace("\n", "")
@@ -329,6 +330,7 @@ def test_colours_on_a_terminal(reader, monkeypatch):
 def test_version_help_and_usage():
     assert re.match(r"regard \d+\.\d+", run("--version").stdout)
     assert "explain" in run("--help").stdout
+    assert "explain [OPTIONS] {INPUT}...\n" in run("explain", "--help").stdout
     assert runner.invoke(cli.app, ["explain", "x"]).exit_code == 2
     assert runner.invoke(cli.app, ["explian"]).exit_code == 2
 

@@ -147,3 +147,8 @@ def test_blocks_and_commands_are_read():
     assert (first.language, first.code, first.line, first.mark) == ("python", "x = 1\n", 3, "")
     assert second.mark == "no-run"
     assert commands(second.code) == [(b"a b\n", ["explain", "-", "-m", "x"])]
+
+
+def test_the_readme_names_every_method():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Methods")[2].partition("\n## ")[0]
+    assert [m.name for m in regard.methods() if f"`{m.name}`" not in table] == []

@@ -246,7 +246,7 @@ def test_vectors_of_your_own(reader):
     ("regions", "says"),
     [
         ([[0, 0, 80, 80]], "beyond 0 to 1"),
-        ([[0.5, 0, 0.5, 1]], "region 0 is empty"),
+        ([[0.5, 0, 0.5, 1]], "region 1 of 1 is empty"),
         ([0, 0, 1, 1], "no boxes"),
         ([], "no boxes"),
         ("boxes", "must be numbers"),
@@ -321,7 +321,7 @@ def test_objects_by_class_and_threshold(detected, reader):
     assert r.explain(d.images[:1][0], Target.detection(2)).found is None
     for what, error, says in (
         ({"threshold": 1.0}, InputError, "no object is found in picture 0 above 1 (the likeliest has"),
-        ({"target": "Coat"}, InputError, "no 'Coat' is found in picture 0 above 0.5"),
+        ({"target": "Coat"}, InputError, "no 'Coat' is found in picture 0: no query has it"),
         ({"target": "Cot"}, UnknownName, "did you mean 'Coat'?"),
         ({"target": 8}, TargetError, "there is no class 8; the model has 8"),
         ({"threshold": 7}, InputError, "must be a probability"),
@@ -438,7 +438,8 @@ def test_a_question_on_the_command_line(files):
 
 
 def test_objects_on_the_command_line(files):
-    run("explain", "scene.png", "--model", "zoo/detr-scenes", "-q")
+    said = run("explain", "scene.png", "--model", "zoo/detr-scenes").stdout
+    assert re.search(r"found: Bag 9\d\.\d% in \(\d+, \d+\)-\(\d+, \d+\)", said)
     names = sorted(p.name for p in Path("regard-out").iterdir())
     assert names[:2] == ["report.html", "scene-gae-objects.png"]
     assert len(names) == 4  # and a picture of each
@@ -458,6 +459,7 @@ def test_objects_on_the_command_line(files):
         (["-m", "zoo/vit-scenes", "--text", "what"], "reads images only"),
         (["-m", "zoo/detr-scenes", "--regions", "boxes.json"], "--regions goes with"),
         (["-m", "zoo/detr-scenes", "--threshold", "1"], "no object is found in scene.png above 1"),
+        (["-m", "zoo/detr-scenes", "--target", "Coat"], "no 'Coat' is found in scene.png: no query has it"),
         (["-m", "zoo/detr-scenes", "--target", "Cot"], "did you mean 'Coat'?"),
         (["-m", "zoo/detr-scenes", "--threshold", "0.5", "--generate", "2"], "leave one out"),
     ],
@@ -469,6 +471,19 @@ def test_misuse_on_the_command_line(files, args, says):
     Path("long.json").write_text(f"[[{'1' * 9999}, 0, 1, 1]]")
     assert says in run("explain", "scene.png", *args, code=2).stderr
     assert not Path("regard-out").exists()
+
+
+def test_an_answer_in_words_keeps_its_own_name(files, tmp_path):
+    folder = str(save("blip-vqa", tmp_path / "blip"))
+    asks = ("-m", folder, "--text", "what is on the mat", "--target", "two cats")
+    assert run("explain", "scene.png", *asks).stdout.startswith("what is on the mat + scene.png + answer\n")
+
+
+def test_a_caption_on_the_command_line(files, tmp_path):
+    folder = str(save("blip-caption", tmp_path / "caption"))
+    said = run("explain", "scene.png", "-m", folder, "--generate", "2").stdout
+    assert len(re.findall(r"the picture \(\d+\.\d% of the map\)", said)) == 2
+    assert Path("regard-out/scene-gae-written.png").exists()
 
 
 def test_a_pair_on_the_command_line(files, reader, tmp_path):

@@ -394,6 +394,37 @@ def test_works_under_no_grad_and_with_frozen_parameters(name: str) -> None:
     assert_close(both.scores, expected[NAMES.index("gae")].scores, 1e-6)
 
 
+class Adding(nn.Module):
+    """Adds positions to the words' embeddings, in place or not: the same model."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.in_place, self.words = in_place, nn.Embedding(20, 16)
+        self.positions = nn.Parameter(torch.randn(1, 6, 16))
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        if self.in_place:
+            x += self.positions
+        else:
+            x = x + self.positions
+        return self.head(self.encoder(x).mean(1))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_embeddings_that_the_model_changes_in_place(frozen: bool) -> None:
+    inputs = {"input_ids": torch.arange(12).view(2, 6)}
+    model = Adding(True).eval().requires_grad_(not frozen)
+    found = regard.explain(model, inputs, method=NAMES, **FEW)
+    for e, f in zip(regard.explain(Adding(False).eval(), inputs, method=NAMES, **FEW), found, strict=True):
+        assert_close(f.scores, e.scores, 1e-5)
+        if e.receipt.attribution_target is not None:
+            assert_close({"T": f.receipt.attribution_target}, {"T": e.receipt.attribution_target}, 1e-5)
+
+
 def cast(inputs: Any, dtype: torch.dtype) -> Any:
     if isinstance(inputs, Tensor):
         return inputs.to(dtype)

@@ -52,7 +52,7 @@ app = typer.Typer(
 )
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="A picture file, a text, a text file, or - (stdin).")
+    list[str], typer.Argument(metavar="INPUT", help="A picture file, a text, a text file, or - (stdin).")
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
 Budget = Annotated[
@@ -333,7 +333,7 @@ def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=i == 0)
+        table.add_column(column, overflow="fold", no_wrap=i == 0 or column == "site")
     for row in rows:
         table.add_row(*(Line(cell) for cell in row))
     return table
@@ -426,10 +426,16 @@ def _targets(labels: list[str] | None) -> str | list[str] | None:
 
 
 def _named(exp: Explanation, name: str, text: str | None = None) -> Explanation:
-    """The explanation with its raw input called as the command line called it; `text`: the name of the text beside it."""
+    """The explanation with its raw input called as the command line called it; `text`: the name of the text beside it.
+
+    An answer, which the model or the user gave, keeps the name that the reader gave it.
+    """
+    from regard.models.answers import ANSWER
+
     called: dict[bool, str] = {True: name if text is None else text, False: name}
     raws: dict[str, Sequence[Picture | Text]] = {
-        s: [dataclasses.replace(r, name=called[hasattr(r, "tokens")]) for r in raw] for s, raw in exp.inputs.items()
+        s: [r if r.name == ANSWER else dataclasses.replace(r, name=called[hasattr(r, "tokens")]) for r in raw]
+        for s, raw in exp.inputs.items()
     }
     return dataclasses.replace(exp, inputs=raws)
 

@@ -99,7 +99,7 @@ def render_generations(found: Sequence[tuple[str, Generation]], work: Path) -> l
     write_page([g for _, g in found], work / "report.html")
     names = ["report.html"]
     for stem, g in found:
-        names.append(unused("-".join((slug(stem), g.method, "written")), names))
+        names.append(unused("-".join((slug(_stem(stem)), g.method, "written")), names))
         g.plot(work / names[-1])
     return names
 

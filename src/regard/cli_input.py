@@ -29,7 +29,7 @@ def read_input(value: str, kind: str) -> tuple[Any, str]:
         path = existing(value)
         return _decoded(_bytes(path), str(path)), path.name
     if looks_like_path(value):
-        hint = "" if "\n" in value else "; to explain these words as a text, pipe them in and give - as INPUT"
+        hint = "" if "\n" in value else "; to explain these words as a text, pipe them in and give - in their place"
         raise InputError(f"no such file: {value}{hint}")
     return value, _headline(value)
 

@@ -24,6 +24,7 @@ SCORES = {"LxmertForQuestionAnswering": "question_answering_score", "BlipForImag
 MATCH = {"BlipForImageTextRetrieval": 1, "ViltForImageAndTextRetrieval": 0}
 WRITES = ("BlipForQuestionAnswering",)
 MOST = 20  # tokens of an answer
+ANSWER = "answer"  # what its text is called
 
 
 def _known(model: nn.Module, table: Any) -> str | None:
@@ -93,4 +94,4 @@ def _text(tokenizer: Any, ids: list[int]) -> Text:
         spans.append((0, 0) if ids[i] in known else trim(said, len(text), len(said)))
         text = said
     names = [f"<{i}>" if t is None else str(t) for i, t in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)]
-    return Text(text, names, spans, plain_words(text, []), [i in known for i in ids], "answer")
+    return Text(text, names, spans, plain_words(text, []), [i in known for i in ids], ANSWER)

@@ -34,7 +34,9 @@ def found_in(
     kept = [q for q in wanted if float(best[q]) >= threshold]
     if not kept:
         name = "object" if of is None else " or ".join(repr(labels[c]) for c in sorted(of))
-        top = f"the likeliest has {float(best[wanted[0]]):.4g}" if wanted else "no query says so"
+        if not wanted:
+            raise InputError(f"no {name} is found in {picture.name}: no query has it as its likeliest class")
+        top = f"the likeliest has {float(best[wanted[0]]):.4g}"
         raise InputError(f"no {name} is found in {picture.name} above {threshold:g} ({top}); give a lower threshold")
     return [Found(q, int(classes[q]), labels[int(classes[q])], float(best[q]), _box(boxes[q], picture)) for q in kept]
 

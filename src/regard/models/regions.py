@@ -94,7 +94,7 @@ def _boxes(given: Any) -> Float[Tensor, "regions 4"]:
         raise InputError(f"regions reach from {float(boxes.min()):g} to {float(boxes.max()):g}, beyond 0 to 1; {SAY}")
     if not bool((boxes[:, 2:] > boxes[:, :2]).all()):
         at = int((boxes[:, 2:] <= boxes[:, :2]).any(1).nonzero()[0])
-        raise InputError(f"region {at} is empty (right <= left, or bottom <= top); {SAY}")
+        raise InputError(f"region {at + 1} of {len(boxes)} is empty (right <= left, or bottom <= top); {SAY}")
     return boxes
 
 

@@ -120,7 +120,8 @@ def _first_position(model: nn.Module) -> int:
 
 def _check(text: Any, number: int) -> None:
     if not isinstance(text, str):
-        raise InputError(f"text {number} is a {type(text).__name__}; give a str, or a list of str")
+        more = "; a pair of texts goes to regard.explain as the tokenizer's tensors" if isinstance(text, tuple) else ""
+        raise InputError(f"text {number} is a {type(text).__name__}; give a str, or a list of str{more}")
     if not text.strip():
         raise InputError(f"text {number} is empty; give at least one word")
 

@@ -135,7 +135,9 @@ class Recorder(TorchFunctionMode):
         visits = sum(k.partition("#")[0] == tag.source.name for k in self.leaves)
         name = f"{tag.source.name}#{visits}" if visits else tag.source.name  # BART's decoder embeds the same ids again
         self.embedded[name] = tag.ids[..., 0]
-        return self._leaf(name, out, tag)
+        entered = self._leaf(name, out, tag).clone()  # the model may add positions to it in place, and BLIP does
+        self.trail.put(entered, tag)
+        return entered
 
     def _leaf(self, name: str, value: Tensor, tag: Tag) -> Tensor:
         """A place where gradients are read and edits act; `name#1`, ... where a stream enters more than once."""

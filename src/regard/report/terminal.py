@@ -22,6 +22,7 @@ from regard.report.colour import DARK, Array, Scale, ink, number
 from regard.report.png import blend, listed
 from regard.report.receipt import lines
 from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, View, plain
+from regard.report.written import Row
 from regard.report.written import view as written_view
 
 STRONGEST = 8
@@ -33,6 +34,8 @@ def show(view: View, console: Console) -> RenderableType:
     coloured = console.color_system is not None and not console.no_color
     width = max(8, console.width)
     parts: list[RenderableType] = [Rule(Line(plain(f"{view.method} · {view.target}")), align="left", style="dim")]
+    if (found := view.exp.found) is not None:
+        parts.append(Line(f"found: {plain(found.label)} {found.probability:.1%} in {_span(found.box)}"))
     for panel in view.panels:
         parts += _panel(panel, width, coloured)
     parts += [Line("beside it: " + plain(listed(p)), style="dim") for p in view.listed]
@@ -168,6 +171,11 @@ def _hex(rgb: Array) -> str:
     return f"#{r:02x}{g:02x}{b:02x}"
 
 
+def _on_picture(row: Row) -> list[str]:
+    """The picture's share of a written token's map, where it has one; its places are too many to name."""
+    return [f"the picture ({share:.1%} of the map)" for name, share in row.shares if name == "picture"]
+
+
 def written(g: Generation) -> list[list[str]]:
     """One row a token that was written: the token, the target's value, and the words that it rests on most."""
     v = written_view(g)
@@ -176,7 +184,7 @@ def written(g: Generation) -> list[list[str]]:
         [
             plain(unit.text.strip()) or "(white space)",
             number(float(exp.receipt.target_value[0])),
-            ", ".join(f"{plain(word)} {score}" for word, score in row.most["words"]),
+            ", ".join([*_on_picture(row), *(f"{plain(word)} {score}" for word, score in row.most["words"])]),
         ]
         for unit, exp, row in zip(tokens, g, v.rows, strict=True)
     ]
