@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -622,6 +623,66 @@ def test_every_character_that_is_no_space_lies_in_exactly_one_word():
         assert len(covered) == len(set(covered))
         missed = {text[i] for i in range(len(text)) if i not in set(covered)}
         assert all(c.isspace() for c in missed)
+
+
+def of_pairs(folder: Path) -> tuple[Any, Any]:
+    from tokenizers import processors
+
+    tokenizer = wordpiece()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return load(folder, processor=tokenizer), tokenizer
+
+
+def test_a_pair_of_texts_is_read_as_the_tokenizer_reads_it(text_folder):
+    reader, tokenizer = of_pairs(text_folder("bert"))
+    first, second = "The lovely movie", "  don't mind, a movie"
+    reading = reader.read([(first, second), "great movie"])
+    alone = tokenizer(first, second, return_tensors="pt")
+    length = alone["input_ids"].shape[1]
+    assert int(alone["token_type_ids"].sum()) > 0
+    for key, value in alone.items():
+        assert reading.inputs[key][0, :length].tolist() == value[0].tolist()
+    text = reading.raw["input_ids"][0]
+    assert text.text == f"{first}\n{second}"
+    at = {t: text.text[a:b] for t, (a, b) in zip(text.tokens, text.offsets, strict=True) if b}
+    assert at == {"the": "The", "love": "love", "##ly": "ly", "don": "don", "'": "'", "t": "t", "mind": "mind",
+                  ",": ",", "a": "a", "movie": "movie"}  # fmt: skip
+    summed = [(w.text, w.score) for w in words_of(text, [float(not s) for s in text.special])]
+    assert summed == [
+        ("The", 1),
+        ("lovely", 2),
+        ("movie", 1),
+        ("don't", 3),
+        ("mind", 1),
+        (",", 1),
+        ("a", 1),
+        ("movie", 1),
+    ]
+    exp = reader.explain((first, second), method="gae")
+    direct = regard.explain(reader.model, dict(alone), method="gae")
+    torch.testing.assert_close(exp.scores["input_ids"], direct.scores["input_ids"])
+
+
+@pytest.mark.parametrize("pair", [("great", " "), ("great", 3), ("a", "the", "movie")])
+def test_odd_pairs_of_texts_are_refused(pair, text_folder):
+    reader, _ = of_pairs(text_folder("bert"))
+    with pytest.raises(InputError, match=r"text 0 is (empty|a int|a tuple)"):
+        reader.read(pair)
+
+
+def test_a_pair_that_is_too_long_is_refused_or_cut(text_folder):
+    reader, _ = of_pairs(text_folder("bert"))
+    long = ("the movie " * 6, "a great mind " * 5)
+    with pytest.raises(InputError, match="text 0 makes 30 tokens"):
+        reader.read(long)
+    with pytest.warns(UserWarning, match="only its first 20 tokens"):
+        text = reader.read(long, truncate=True).raw["input_ids"][0]
+    assert {text.text[a:b] for a, b in text.offsets if b} == {"the", "movie", "a", "great", "mind"}
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])

@@ -495,6 +495,32 @@ def test_a_pair_on_the_command_line(files, reader, tmp_path):
     assert "give one of them" in run("explain", "scene.png", "-m", folder, *both, code=2).stderr
 
 
+def test_two_texts_on_the_command_line(files):
+    said = run("explain", "A fine film.", "--text", "It is dull.", "--model", "zoo/bert-sentiment").stdout
+    assert said.startswith("A fine film. + It is dull.\n")
+    page = Path("regard-out/report.html").read_text(encoding="utf-8")
+    assert all(word in page for word in ("film", "dull"))
+    assert "second text" in run("explain", "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["explain", "compare"])
+def test_a_model_that_writes_is_asked_to_write(files, command):
+    said = run(command, "anna has the lamp .", "--model", "zoo/llama-facts", code=2).stderr
+    assert "--generate N" in said
+    assert "Target" not in said
+
+
+def test_a_map_that_leaves_an_input_out_says_so(files):
+    scene = files.scene[RELATION]
+    given = (files.images[scene], files.texts[RELATION])
+    of = regard.load("zoo/lxmert-scenes")
+    kept, left = of.explain(given, method=["gae", "raw_attention"], regions=files.boxes[scene])
+    note = "what this method follows does not reach visual_feats, which score 0"
+    assert note in left.receipt.notes
+    assert note not in kept.receipt.notes
+    assert not bool(left.scores["visual_feats"].any())
+
+
 # ---------------------------------------------------------------- in a browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -23,7 +23,7 @@ from regard.between import Between
 from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import Explanation, Measured, Reading, Receipt
 from regard.found import Found
-from regard.recording import Recording, record
+from regard.recording import Recording, Stream, record
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.entry import (
     Readout,
@@ -304,7 +304,7 @@ def _explanation(
         seconds=seconds,
         versions=_versions(),
         seed=w.seed,
-        notes=_notes(recording) + [n for m in maps for n in m.contexts[row.name].notes],
+        notes=_notes(recording) + ([n for m in maps for n in m.contexts[row.name].notes] or _blind(streams, scores)),
         _measure=_measurement(w, target, row, value, tuple(maps[0].context.readout), paths),
     )
     if w.measure == "full":
@@ -372,6 +372,15 @@ def _notes(recording: Recording) -> list[str]:
         each = ", ".join(f"{name}: {count}" for name, count in packed.items())
         notes.append(f"tokens of all samples stand in one row ({each}); those of other samples score 0")
     return notes
+
+
+def _blind(streams: Sequence[Stream], scores: Mapping[str, Tensor]) -> list[str]:
+    """A note on inputs that a map leaves out as a whole; of one input alone it says nothing that the map does not."""
+    inputs = [s.name for s in streams if s.of_input]
+    none = [name for name in inputs if not bool(scores[name].any())]
+    if not none or len(inputs) == 1:
+        return []
+    return [f"what this method follows does not reach {', '.join(none)}, which score 0"]
 
 
 def _versions() -> dict[str, str]:

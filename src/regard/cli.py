@@ -27,7 +27,7 @@ from regard.cli_files import (
     write_all,
 )
 from regard.cli_input import Pair
-from regard.errors import Misuse, RegardError, UnknownName, nearest
+from regard.errors import Misuse, RegardError, TargetError, UnknownName, nearest
 
 try:
     import typer
@@ -64,7 +64,8 @@ Image = Annotated[
 Words = Annotated[
     str | None,
     typer.Option(
-        "--text", help="A question or caption that goes with each INPUT, a picture; or a text file, or - (stdin)."
+        "--text",
+        help="What goes with each INPUT: a picture's question or caption, a text's second text; or a file, or -.",
     ),
 ]
 Regions = Annotated[
@@ -192,7 +193,8 @@ def explain(
                 kind = (target or ["logit"])[0]
                 found.append((stem, reader.explain_generation(raw, generate, names[0], kind, **how)))
             else:
-                made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how, **more)
+                with _writers(reader, target):
+                    made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how, **more)
                 found += [_named(e, stem, pair.name) for e in made]
     with _busy("drawing"):
         files = write_all(found, out, render_explanations if generate is None else render_generations)
@@ -208,13 +210,20 @@ def compare(
     input: Annotated[str, typer.Argument(metavar="INPUT", help="A picture file, a text, a text file, or - (stdin).")],
     model: Model,
     methods: Annotated[
-        str | None, typer.Option(help="Names from `regard methods`, with commas between them, or all. Default: nine.")
+        str | None,
+        typer.Option(
+            "--methods",
+            "--method",
+            help="Names from `regard methods`, with commas between them, or all. Default: nine.",
+        ),
     ] = None,
     sites: Annotated[
         str | None,
         typer.Option(
+            "--sites",
+            "--site",
             help="Columns: input, embeddings, block[3], attention[2], attention:all, with commas between them, or all. "
-            "Default: input, embeddings, and up to 6 blocks."
+            "Default: input, embeddings, and up to 6 blocks.",
         ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help=BASELINES)] = None,
@@ -244,7 +253,7 @@ def compare(
     pair = Pair.checked(reader, None, text, regions)
     raw, stem, more = pair.read(input)
     how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **more}
-    with _steps() as told:
+    with _steps() as told, _writers(reader, target):
         found = reader.compare(raw, target, names, columns, baseline, told=told, **how)
     found = _named_all(found, stem, pair.name)
     with _busy("drawing"):
@@ -423,6 +432,22 @@ def _targets(labels: list[str] | None) -> str | list[str] | None:
     """None, one label or several, as `Reader.explain` takes them; repetitions are dropped."""
     unique = list(dict.fromkeys(labels or []))
     return None if not unique else unique[0] if len(unique) == 1 else unique
+
+
+@contextlib.contextmanager
+def _writers(reader: Any, target: Any) -> Iterator[None]:
+    """A model that writes has no class to explain by default: say what the command line has for it."""
+    from regard.models.writing import can_write
+
+    try:
+        yield
+    except TargetError as e:
+        if target or not can_write(reader.model) or reader.kind == "image":
+            raise
+        raise TargetError(
+            f"{type(reader.model).__name__} writes texts and names no classes: `regard explain INPUT --generate N` lets it "
+            "write N tokens and explains each of them"
+        ) from e
 
 
 def _named(exp: Explanation, name: str, text: str | None = None) -> Explanation:

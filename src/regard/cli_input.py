@@ -38,7 +38,8 @@ def read_input(value: str, kind: str) -> tuple[Any, str]:
 class Pair:
     """What goes with each INPUT, so that together they are what the model reads.
 
-    image: a picture beside a text. text, name: a text beside a picture, and what to call it. regions: boxes in the picture.
+    image: a picture beside a text. text, name: a text beside a picture or a text, and what to call it. regions: boxes in the
+    picture. second: what to call a text that goes with another one.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Pair:
     text: str | None = None
     name: str | None = None
     regions: list[list[float]] | None = None
+    second: str | None = None
 
     @classmethod
     def checked(cls, reader: Any, image: Path | None, text: str | None, regions: Path | None) -> Pair:
@@ -54,8 +56,8 @@ class Pair:
         both = kind in ("image-text", "regions-text")
         if image is not None and (not both or kind == "regions-text"):
             raise Misuse(f"--image goes with models of pictures and texts; {model} reads {_reads(kind)}")
-        if text is not None and not both:
-            raise Misuse(f"--text goes with models of pictures and texts; {model} reads {_reads(kind)}")
+        if text is not None and kind == "image":
+            raise Misuse(f"--text goes with models that read texts; {model} reads {_reads(kind)}")
         if image is not None and text is not None:
             raise Misuse(
                 "--image goes with an INPUT that is a text, --text with one that is a picture; give one of them"
@@ -70,12 +72,14 @@ class Pair:
             existing(str(image))
         words, name = (None, None) if text is None else read_input(text, "text")
         boxes = None if regions is None else _boxes(regions)
-        return cls(_pictures_or_texts(reader, text), image, words, name, boxes)
+        of = _pictures_or_texts(reader, text)
+        return cls(of, image, words, None if of == "text" else name, boxes, name if of == "text" else None)
 
     def read(self, value: str) -> tuple[Any, str, dict[str, Any]]:
         """An INPUT as the reader takes it, its name, and options for the reader."""
         raw, stem = read_input(value, self.kind)
         raw = (self.image, raw) if self.image is not None else raw if self.text is None else (raw, self.text)
+        stem = f"{stem} + {self.second}" if self.second else stem
         return raw, stem, {} if self.regions is None else {"regions": self.regions}
 
 

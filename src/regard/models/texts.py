@@ -35,6 +35,19 @@ class TextBatch:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Two:
+    """Two texts that a model reads together: a premise and a hypothesis, a question and where its answer stands."""
+
+    first: str
+    second: str
+
+    @property
+    def text(self) -> str:
+        """Both, a line each."""
+        return f"{self.first}\n{self.second}"
+
+
 def words(text: str) -> list[tuple[int, int]]:
     """Split a text into the character spans of whole words, as a reader sees them.
 
@@ -51,7 +64,7 @@ def words(text: str) -> list[tuple[int, int]]:
 def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[Any], truncate: bool = False) -> TextBatch:
     """Tokenize texts, and pad them to the longest on the tokenizer's own side; the tokenizer is left as found.
 
-    A text may be a chat, a list of messages: the tokenizer's template writes it out.
+    A text may be a chat, a list of messages: the tokenizer's template writes it out. It may be a pair of texts, (str, str).
     `Text.tokens`, `.offsets` and `.special` have the padded length; padding has offsets (0, 0) and is special. Offsets
     start at the token's first character that is no white space. A tokenizer without padding token pads with its
     end-of-text token; the attention mask says which tokens are real.
@@ -65,10 +78,8 @@ def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[Any], truncate: b
         )
     limit = longest(tokenizer, model)
     rows, notes = [], []
-    read = [render(tokenizer, text) if is_chat(text) else text for text in raw]
+    read = [_given(tokenizer, text, number) for number, text in enumerate(raw)]
     for number, text in enumerate(read):
-        if not isinstance(text, Chat):
-            _check(text, number)
         row = _encode(tokenizer, text)
         length = len(row["input_ids"])
         if limit is not None and length > limit:
@@ -118,30 +129,45 @@ def _first_position(model: nn.Module) -> int:
     return 0
 
 
+def _given(tokenizer: Any, text: Any, number: int) -> str | Chat | Two:
+    """What was given as one text, checked."""
+    if is_chat(text):
+        return render(tokenizer, text)
+    if isinstance(text, tuple) and len(text) == 2:
+        for part in text:
+            _check(part, number)
+        return Two(*text)
+    _check(text, number)
+    return str(text)
+
+
 def _check(text: Any, number: int) -> None:
     if not isinstance(text, str):
-        more = "; a pair of texts goes to regard.explain as the tokenizer's tensors" if isinstance(text, tuple) else ""
-        raise InputError(f"text {number} is a {type(text).__name__}; give a str, or a list of str{more}")
+        raise InputError(f"text {number} is a {type(text).__name__}; give a str, a pair (str, str), or a list of them")
     if not text.strip():
         raise InputError(f"text {number} is empty; give at least one word")
 
 
-def _text(read: str | Chat) -> str:
-    return read.text if isinstance(read, Chat) else read
+def _text(read: str | Chat | Two) -> str:
+    return read if isinstance(read, str) else read.text
 
 
-def _encode(tokenizer: Any, read: str | Chat, limit: int | None = None) -> dict[str, list[Any]]:
-    """Encode one text alone, without padding, cut to `limit` tokens if given.
+def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) -> dict[str, list[Any]]:
+    """Encode one text, or two that go together, without padding, cut to `limit` tokens if given.
 
     Of a chat, whose template writes the special tokens itself, all is special that the template wrote.
     """
     text = _text(read)
+    given = (read.first, read.second) if isinstance(read, Two) else (text,)
     with _as_found(tokenizer):
         more: dict[str, Any] = {} if limit is None else {"truncation": True, "max_length": limit}
         more |= {"add_special_tokens": False} if isinstance(read, Chat) else {}
-        row = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False, **more)
-    row = {key: list(values) for key, values in row.items()}
+        made = tokenizer(*given, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False, **more)
+    row = {key: list(values) for key, values in made.items()}
     row.setdefault("attention_mask", [1] * len(row["input_ids"]))
+    if isinstance(read, Two):  # the second text's characters are counted from its own beginning
+        after = [(len(read.first) + 1) * (number == 1) for number in made.sequence_ids()]
+        row["offset_mapping"] = [(a + n, b + n) for (a, b), n in zip(row["offset_mapping"], after, strict=True)]
     row["offset_mapping"] = [trim(text, int(a), int(b)) for a, b in row["offset_mapping"]]
     if isinstance(read, Chat):
         known = set(tokenizer.all_special_ids)
@@ -181,7 +207,11 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _pad(
-    tokenizer: Any, model: nn.Module, raw: Sequence[str | Chat], rows: list[dict[str, list[Any]]], notes: list[str]
+    tokenizer: Any,
+    model: nn.Module,
+    raw: Sequence[str | Chat | Two],
+    rows: list[dict[str, list[Any]]],
+    notes: list[str],
 ) -> TextBatch:
     """Pad rows to one length: on the tokenizer's side, with its padding token."""
     filler: dict[str, Any] = {
@@ -202,7 +232,9 @@ def _pad(
             text=_text(text),
             tokens=[str(t) for t in tokenizer.convert_ids_to_tokens(row["input_ids"])],
             offsets=row["offset_mapping"],
-            words=plain_words(text.text, _special_spans(tokenizer, row)) if isinstance(text, Chat) else words(text),
+            words=plain_words(text.text, _special_spans(tokenizer, row))
+            if isinstance(text, Chat)
+            else words(_text(text)),
             special=[bool(s) for s in row["special_tokens_mask"]],
             name=f"text {number}",
         )
