@@ -301,11 +301,12 @@ def by_hand(kind: str) -> tuple[Model, Tensor]:
     return Model(kind).eval(), torch.randn(2, 5, 8)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "kind", ["plain", "einsum", "matrix product", "interleaved", "parallel", "parallel, stream first"]
 )
-def test_residual_stream_and_projection_however_they_are_written(kind: str) -> None:
-    model, x = by_hand(kind)
+def test_residual_stream_and_projection_however_they_are_written(kind: str, dtype: torch.dtype) -> None:
+    model, x = (it.to(dtype) for it in by_hand(kind))
     recording = record(model, x, branches=True)
     state = model.embed(x).detach()
     for block, call in zip(model.blocks, recording.calls, strict=True):

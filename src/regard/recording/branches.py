@@ -199,7 +199,7 @@ def descends(node: Any, ancestor: Any) -> bool:
 def norms(t: Tensor, tag: Tag) -> Norms:
     """‖row‖ of each row of a tensor; its features are the axes along which ids do not change."""
     features = [d for d in range(t.ndim) if constant(tag.ids, d) and t.shape[d] > 1]
-    ids, square = tag.ids, t.detach().float().pow(2)
+    ids, square = tag.ids, (t.detach() if t.dtype == torch.float64 else t.detach().float()).pow(2)
     for d in features:
         ids = ids.narrow(d, 0, 1)
     square = square.sum(features, keepdim=True) if features else square
@@ -252,18 +252,19 @@ def columns(call: AttentionCall, reader: Reader) -> Float[Tensor, "head width ou
     place = torch.searchsorted(row[order], wanted.contiguous()).clamp(max=len(row) - 1)
     if len(row) != wanted.numel() or not torch.equal(row[order][place], wanted):
         return None
-    return reader.weight.float()[order[place]]
+    return reader.weight.to(call.precision)[order[place]]
 
 
 def state_norms(recording: Recording, call: AttentionCall) -> Float[Tensor, "group key"]:
     """‖z_j‖ of each key of a call. Raises Misuse where the residual stream is not found."""
     branch = branch_of(recording, call)
-    table = torch.full((recording.batch, recording.rows), torch.nan, dtype=torch.float32)
+    table = torch.full_like(recording.zeros(), torch.nan)
     for found in (branch.source if _is_cross(call) else None, branch.residual):
         if found is not None:
             samples, rows = found.ids // STRIDE - 1, found.ids % STRIDE
-            table[:, rows[samples < 0]] = found.values[samples < 0]
-            table[samples[samples >= 0], rows[samples >= 0]] = found.values[samples >= 0]
+            values = found.values.to(table)
+            table[:, rows[samples < 0]] = values[samples < 0]
+            table[samples[samples >= 0], rows[samples >= 0]] = values[samples >= 0]
     samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
     z = table[samples.clamp(min=0), rows].masked_fill(rows == 0, 0.0)
     if bool(z.isnan().any()):
