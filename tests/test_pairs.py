@@ -379,6 +379,15 @@ def test_a_stream_that_never_looks_is_left_out(reader):
     exp = reader("blip-match").explain((picture(), QUESTION))
     assert list(looks(view_of(exp))) == ["input_ids"]
     assert not looks(view_of(reader("clip").explain((picture(), QUESTION))))
+
+
+def test_how_well_a_text_fits_is_no_class(reader):
+    exp = reader("clip").explain((picture(), QUESTION))
+    said = page([exp])
+    assert "similarity (text 0)" in said
+    assert "no text given fits better" in said
+    exp.receipt.predicted = torch.tensor([3])
+    assert "text 3 fits better" in page([exp])
     assert not looks(view_of(reader("blip-match").explain((picture(), QUESTION), method="gradient")))
     assert MOST >= 576  # a picture of 24 x 24 places
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from regard.explanation import Explanation, Receipt
 from regard.report.colour import number
-from regard.report.view import class_of, target_of
+from regard.report.view import class_of, fits_texts, target_of
 
 
 class Line(NamedTuple):
@@ -42,6 +42,8 @@ def _target(exp: Explanation, sample: int) -> Line:
     explained, predicted = class_of(exp, r.explained, sample), class_of(exp, r.predicted, sample)
     if explained is None or predicted is None:
         meaning = ""
+    elif fits_texts(exp):
+        meaning = "no text given fits better" if explained == predicted else f"{predicted} fits better"
     elif explained == predicted:
         meaning = "this is what the model predicts"
     else:

@@ -188,8 +188,15 @@ def class_of(exp: Explanation, indices: object, sample: int) -> str | None:
         return None
     values = np.atleast_1d(np.asarray(indices))
     index = int(values[min(sample, len(values) - 1)])
+    if fits_texts(exp):
+        return f"text {index}"
     labels = exp.labels
     return labels[index] if labels is not None and 0 <= index < len(labels) else f"class {index}"
+
+
+def fits_texts(exp: Explanation) -> bool:
+    """Whether the target is how well a picture and a text fit, so that its "classes" are texts."""
+    return exp.target.startswith("similarity")
 
 
 def _method(exp: Explanation) -> str:
