@@ -442,10 +442,11 @@ def _writers(reader: Any, target: Any) -> Iterator[None]:
     try:
         yield
     except TargetError as e:
-        if target or not can_write(reader.model) or reader.kind == "image":
+        model = getattr(reader, "model", reader)
+        if target or not can_write(model) or reader.kind == "image":
             raise
         raise TargetError(
-            f"{type(reader.model).__name__} writes texts and names no classes: `regard explain INPUT --generate N` lets it "
+            f"{type(model).__name__} writes texts and names no classes: `regard explain INPUT --generate N` lets it "
             "write N tokens and explains each of them"
         ) from e
 
