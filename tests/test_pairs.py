@@ -404,6 +404,11 @@ def test_nothing_in_a_page_is_more_than_text(asked, detected):
     assert all(found.startswith("data:") for found in re.findall(r'(?:src|href)="([^"]+)"', source))
 
 
+@pytest.mark.parametrize(("probability", "said"), [(0.9958, "> 99%"), (1.0, "> 99%"), (0.994, "99%"), (0.5, "50%")])
+def test_no_object_is_said_to_be_certain(probability, said):
+    assert Found(0, 1, "Bag", probability, Box(0, 0, 1, 1)).sure == said
+
+
 def test_all_objects_are_drawn(detected, asked, tmp_path):
     found = detected[0]
     objects.plot(found, tmp_path / "o.png")

@@ -35,6 +35,11 @@ class Found:
     probability: float
     box: Box
 
+    @property
+    def sure(self) -> str:
+        """The probability in per cent; "> 99%" for what would be rounded to certainty."""
+        return "> 99%" if self.probability >= 0.995 else f"{self.probability:.0%}"
+
 
 def painted(scores: Float[Tensor, " regions"], boxes: Sequence[Box], height: int, width: int) -> Float[Tensor, "h w"]:
     """Scores of regions on the pixels of their picture: a pixel has the score of the smallest box that holds its centre.

@@ -117,8 +117,7 @@ def _objects(section: Section) -> list[dict[str, Any]]:
     """The found objects that the targets of a section are, each once."""
     found = {v.target: v.exp.found for v in section.views if v.exp.found is not None}
     return [
-        {"target": target, "name": f"{f.label} {f.probability:.0%}", "box": [*map(float, f.box)]}
-        for target, f in found.items()
+        {"target": target, "name": f"{f.label} {f.sure}", "box": [*map(float, f.box)]} for target, f in found.items()
     ]
 
 

@@ -63,12 +63,20 @@ def _figure(explanations: Sequence[Explanation], panels: Sequence[PictureView]) 
         for panel in panels if i == 0 else [panels[i - 1]]:
             assert panel.found is not None
             frame(axes, panel.found.box, 1.2)
+    write(
+        figure,
+        EDGE,
+        EDGE / 2 + 0.1,
+        "Each map is of one object, on a scale of its own up to its largest score.",
+        8,
+        FAINT,
+    )
     return figure
 
 
 def _named(panel: PictureView) -> str:
     assert panel.found is not None
-    return f"{textwrap.shorten(safe(panel.found.label), 26, placeholder=' …')} {panel.found.probability:.0%}"
+    return f"{textwrap.shorten(safe(panel.found.label), 26, placeholder=' …')} {panel.found.sure}"
 
 
 def _count(objects: int) -> str:
