@@ -153,7 +153,7 @@ row("davit", M.DaVit, {"depths": (1, 1), "embed_dims": (8, 8), "num_heads": (2, 
     refused="matmul", why=f"every second call is {CHANNELS}")  # fmt: skip
 row("coat", M.CoaT, {
     "img_size": 32, "embed_dims": (16,) * 4, "serial_depths": (1,) * 4, "num_heads": 8, "mlp_ratios": (2,) * 4,
-    "patch_size": 4}, side=32, refused="lost at",
+    "patch_size": 4}, side=32, refused="no such map",
     why="factorised attention: a softmax over keys alone, no map of pairs")  # fmt: skip
 row("hiera", M.Hiera, {
     "img_size": (32, 32), "embed_dim": 8, "num_heads": 1, "stages": (1, 1), "q_pool": 1, "mask_unit_size": (4, 4),

@@ -181,11 +181,11 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if tb is None or ta is None:
         return [_weighted(trail, name, p if tb is None else p.swapped(), ta or tb, out)]
     if ta.lost or tb.lost or ta.keys is not None or tb.keys is not None:
-        return [nowhere(ta, ta.lost or tb.lost or name, out)]
+        return [nowhere(ta, ta.lost or tb.lost or name, out, tb)]
     ta, tb = trail.settled(ta), trail.settled(tb)
     flat = all(constant(t.ids, letters.index(c)) for t, letters in ((ta, p.la), (tb, p.lb)) for c in p.summed)
     if not flat or not p.summed:
-        return [nowhere(ta, name, out)]
+        return [nowhere(ta, name, out, tb)]
     rows, columns = (_placed(t.ids, la, p.lo, out.shape) for t, la in ((ta, p.la), (tb, p.lb)))
     if _within_tokens(p, ta, tb, out) and torch.equal(rows, columns):
         return [replace(min(ta, tb, key=lambda t: t.order), ids=rows, seen=ta.seen | tb.seen)]

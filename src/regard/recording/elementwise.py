@@ -220,9 +220,11 @@ def united(tags: Sequence[Tag]) -> int:
     return seen
 
 
-def nowhere(tag: Tag, name: str, out: Tensor) -> Tag:
-    """A tag for a tensor whose rows are not known any more since the operation `name`."""
-    origin = tag.origin if tag.lost else None if tag.raw else rows_in(tag.ids)
+def nowhere(tag: Tag, name: str, out: Tensor, *others: Tag) -> Tag:
+    """A tag for a tensor whose rows are not known any more since the operation `name`; `others` went into them as well."""
+    origins = [t.origin if t.lost else None if t.raw else rows_in(t.ids) for t in (tag, *others)]
+    known = [o for o in origins if o is not None]
+    origin = torch.cat(known).unique() if len(known) == len(origins) else None
     nobody = torch.zeros((), dtype=torch.int64).expand(out.shape)
     return lost(replace(tag, ids=nobody, raw=False, origin=origin), name)
 

@@ -382,7 +382,10 @@ def _no_attention(model: nn.Module) -> str:
             f"no attention call was seen: the model's attention runs in a kernel out of sight ({kernel}); "
             'call model.set_attn_implementation("sdpa") first'
         )
-    return f"no attention call was seen in {type(model).__name__}: is it a Transformer, and did its attention run?"
+    return (
+        f"no attention call was seen in {type(model).__name__}: is it a Transformer, did its attention run, and does it weigh "
+        "pairs of tokens (linear and factorised attention have no such map)?"
+    )
 
 
 def _batches(inputs: dict[str, Any], streams: Sequence[Stream], used: Tensor) -> set[int]:
