@@ -290,3 +290,20 @@ def test_only_mixing_that_attention_can_see_is_told() -> None:
     (note,) = regard.explain(families.strong(Model(recurrent)), x, 1).receipt.notes
     assert "add of different tokens" in note
     assert regard.explain(families.strong(TwoRows(lambda m, x: x)), x, 1).receipt.notes == []
+
+
+def outlook(m: Model, x: Tensor) -> Tensor:
+    """Windows of rows weighed by what is pooled of them, and put back (VOLO): lost, and added to the rows it was made of."""
+    b, x = len(x), m.qkv(x)[..., :WIDTH]
+    v = F.unfold(x.transpose(1, 2)[..., None], (3, 1), padding=(1, 0), stride=(2, 1))
+    v = v.view(b, WIDTH, 3, 3).permute(0, 3, 2, 1)
+    pooled = F.avg_pool1d(x.transpose(1, 2), 2, 2, ceil_mode=True).transpose(1, 2)
+    weights = m.qkv(pooled)[..., :9].reshape(b, 3, 3, 3).softmax(-1)
+    y = (weights @ v).permute(0, 3, 2, 1).reshape(b, 3 * WIDTH, 3)
+    return x + F.fold(y, (5, 1), (3, 1), padding=(1, 0), stride=(2, 1))[..., 0].transpose(1, 2)
+
+
+def test_windows_that_are_weighed_and_put_back_leave_rows_what_they_were() -> None:
+    found, exp = keys(outlook)
+    assert found == [inputs(*range(5))] * 2
+    assert any("mixed outside attention" in note for note in exp.receipt.notes)
