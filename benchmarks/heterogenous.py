@@ -44,7 +44,7 @@ from regard.evaluation import (
     logic,
     summaries,
 )
-from regard.evaluation.detection import Boxes
+from regard.evaluation.detection import Boxes, predictions
 
 PAGE = measure.ROOT / "docs" / "heterogenous.md"
 ANSWERS = "question_answering_score"
@@ -261,14 +261,10 @@ def apart_by(one: Explanation, every: Explanation, stream: str) -> float:
 def found_in(model: Any, inputs: Mapping[str, Tensor], scenes: zoo.Detections) -> Tensor:
     """Which query found each item, -1 for none: (scene, slot)."""
     out = model(**inputs)
-    middle, size = out.pred_boxes[..., :2], out.pred_boxes[..., 2:]
-    likeliest, labels = out.logits.softmax(-1)[..., :-1].max(-1)
-    corners = torch.cat([middle - size / 2, middle + size / 2], -1)
-    found = [Boxes(*row) for row in zip(corners, labels, likeliest, strict=True)]
     here = scenes.labels >= 0
     true = [Boxes(b[h], k[h]) for b, k, h in zip(scenes.boxes, scenes.labels, here, strict=True)]
     queries = torch.full_like(scenes.labels, -1)
-    for i, taken in enumerate(found_by(found, true)):
+    for i, taken in enumerate(found_by(predictions(out.logits, out.pred_boxes), true)):
         queries[i, : len(taken)] = torch.tensor(taken)
     return queries
 

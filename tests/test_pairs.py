@@ -20,8 +20,8 @@ import regard
 from pairs import FOLDERS, save
 from regard import Explanation, Target, cli, zoo
 from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName
-from regard.found import Box, Found, painted
-from regard.models.detection import found_in, probabilities
+from regard.found import Box, Found, painted, probabilities
+from regard.models.detection import found_in
 from regard.report import objects
 from regard.report.html import page, write_page
 from regard.report.looks import MOST, looks

@@ -14,7 +14,6 @@ import io
 import os
 import sys
 import traceback
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,16 +30,25 @@ from regard.errors import Misuse, RegardError, TargetError, UnknownName, nearest
 
 try:
     import typer
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text as Line
+
+    from regard.cli_output import (
+        accuracy,
+        as_table,
+        busy,
+        cell,
+        one_line,
+        show_explanations,
+        show_files,
+        show_generations,
+        stdout,
+        steps,
+    )
 except ModuleNotFoundError as missing:
     raise SystemExit(f"error: the command line needs {missing.name}: pip install 'regard[cli]'") from None
 
 if TYPE_CHECKING:
     from regard.evaluation.compare import Comparison
     from regard.explanation import Explanation, Picture, Text
-    from regard.generation import Generation
 
 app = typer.Typer(
     name="regard",
@@ -110,14 +118,8 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 def _end(message: str, code: int, debug: bool) -> typer.Exit:
     if debug:
         traceback.print_exc()
-    typer.echo(_one_line(message), err=True)
+    typer.echo(one_line(message), err=True)
     return typer.Exit(code)
-
-
-def _one_line(text: str) -> str:
-    """Untrusted text in one line: line ends become spaces, other control characters �."""
-    joined = " ".join(text.split())
-    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs") else c for c in joined)
 
 
 @app.callback(invoke_without_command=True)
@@ -180,7 +182,7 @@ def explain(
             raise Misuse(
                 "--threshold is for models that find objects, and --generate for those that write; leave one out"
             )
-    with _busy("loading the model"):
+    with busy("loading the model"):
         reader = _load(model)
     pair = Pair.checked(reader, image, text, regions)
     found: list[Any] = []
@@ -188,7 +190,7 @@ def explain(
     how |= {} if threshold is None else {"threshold": threshold}
     for value in inputs:
         raw, stem, more = pair.read(value)
-        with _busy(f"explaining {stem}"):
+        with busy(f"explaining {stem}"):
             if generate is not None:
                 kind = (target or ["logit"])[0]
                 found.append((stem, reader.explain_generation(raw, generate, names[0], kind, **how)))
@@ -196,12 +198,12 @@ def explain(
                 with _writers(reader, target):
                     made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how, **more)
                 found += [_named(e, stem, pair.name) for e in made]
-    with _busy("drawing"):
+    with busy("drawing"):
         files = write_all(found, out, render_explanations if generate is None else render_generations)
     if generate is None:
-        _report(found, files, quiet)
+        show_explanations(found, files, quiet)
     else:
-        _report_generations(found, files, quiet)
+        show_generations(found, files, quiet)
 
 
 @app.command()
@@ -248,29 +250,29 @@ def compare(
     columns = None if sites is None else _columns(sites)
     _asked(None, baseline)
     out = writable(out)
-    with _busy("loading the model"):
+    with busy("loading the model"):
         reader = _load(model)
     pair = Pair.checked(reader, None, text, regions)
     raw, stem, more = pair.read(input)
     how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **more}
-    with _steps() as told, _writers(reader, target):
+    with steps() as told, _writers(reader, target):
         found = reader.compare(raw, target, names, columns, baseline, told=told, **how)
     found = _named_all(found, stem, pair.name)
-    with _busy("drawing"):
+    with busy("drawing"):
         files = write_all([found], out, render_comparison)
     if not quiet:
         from regard.report.comparison import HEAD, table
 
         rows = [[row[0], *row[4:]] for row in table(found)]
-        _stdout().print(_table([HEAD[0], *HEAD[4:]], rows), "", sep="\n")
-    _where(files, quiet)
+        stdout().print(as_table([HEAD[0], *HEAD[4:]], rows), "", sep="\n")
+    show_files(files, quiet)
 
 
 @app.command()
 @_guarded
 def inspect(inputs: Inputs, model: Model, text: Words = None, regions: Regions = None, debug: Debug = False) -> None:
     """Show what is seen of the model's run on INPUT: token streams, attention calls, blocks."""
-    with _busy("loading the model"):
+    with busy("loading the model"):
         reader = _load(model)
     pair = Pair.checked(reader, None, text, regions)
     for value in inputs:
@@ -286,7 +288,7 @@ def methods(debug: Debug = False) -> None:
 
     table: Any = regard.methods()
     columns = ["name", "passes", "site", "baseline", "decomposes", "signed", "paper"]
-    _stdout().print(_table(columns, [[_cell(getattr(r, c, None)) for c in columns] for r in table.rows]))
+    stdout().print(as_table(columns, [[cell(getattr(r, c, None)) for c in columns] for r in table.rows]))
 
 
 @app.command()
@@ -296,9 +298,9 @@ def zoo(debug: Debug = False) -> None:
     from regard.zoo import cards
 
     rows = [
-        [name, _cell(c.get("task")), _cell(c.get("what")), _accuracy(c.get("accuracy"))] for name, c in cards().items()
+        [name, cell(c.get("task")), cell(c.get("what")), accuracy(c.get("accuracy"))] for name, c in cards().items()
     ]
-    _stdout().print(_table(["name", "task", "what it does", "accuracy"], rows))
+    stdout().print(as_table(["name", "task", "what it does", "accuracy"], rows))
 
 
 def _columns(words: str) -> str | list[str]:
@@ -337,65 +339,6 @@ def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate
         raise Misuse(
             "--truncate would cut the end of the prompt, from which the model is to write on; shorten it yourself"
         )
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=i == 0 or column == "site")
-    for row in rows:
-        table.add_row(*(Line(cell) for cell in row))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else str(value)
-
-
-def _accuracy(value: Any) -> str:
-    """The overall shares on a model's card; counts and shares by class are left to the card."""
-    shares = {k: v for k, v in value.items() if isinstance(v, float)} if isinstance(value, dict) else {}
-    return "\n".join(f"{name.replace('_', ' ')} {100 * share:.1f} %" for name, share in shares.items())
-
-
-def _stdout() -> Console:
-    """Where results go; 100 columns where nobody says how wide it is."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 100
-    return console
-
-
-@contextlib.contextmanager
-def _busy(what: str) -> Iterator[None]:
-    """A spinner on stderr while something takes time, on terminals only."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(Line(_one_line(what), no_wrap=True, overflow="ellipsis")):
-        yield
-
-
-@contextlib.contextmanager
-def _steps() -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar on stderr that fills step by step, on terminals only."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("explaining")
-
-        def told(what: str, done: int, steps: int) -> None:
-            bar.update(task, description=_one_line(what), completed=done, total=steps)
-
-        yield told
 
 
 def _load(name: str) -> Any:
@@ -469,40 +412,3 @@ def _named(exp: Explanation, name: str, text: str | None = None) -> Explanation:
 def _named_all(found: Comparison, name: str, text: str | None = None) -> Comparison:
     grid = {at: _named(e, name, text) for at, e in found.grid.items()}
     return dataclasses.replace(found, grid=grid, own={m: _named(e, name, text) for m, e in found.own.items()})
-
-
-def _report_generations(found: Sequence[tuple[str, Generation]], files: Sequence[Path], quiet: bool) -> None:
-    from regard.report.terminal import written
-
-    console = _stdout()
-    for stem, g in found if not quiet else ():
-        console.print(Line(_one_line(stem), style="bold"), Line(_one_line(g.text) or "(special tokens only)"), sep="\n")
-        console.print(_table(["token", g.target.replace("_", "-"), "rests most on"], written(g)), "", sep="\n")
-    _where(files, quiet)
-
-
-def _report(found: Sequence[Explanation], files: Sequence[Path], quiet: bool) -> None:
-    """Print the explanations, and where the files are."""
-    from regard.report.terminal import show
-    from regard.report.view import sections
-
-    console = _stdout()
-    for section in sections(found) if not quiet else ():
-        console.print(Line(_one_line(section.name), style="bold"))
-        for view in section.views:
-            console.print(show(view, console), "", sep="\n")
-    _where(files, quiet)
-
-
-def _where(files: Sequence[Path], quiet: bool) -> None:
-    """Print where the files are, the report first."""
-    shown = [Path(os.path.relpath(f)) if f.is_relative_to(Path.cwd()) else f for f in files]
-    if quiet:
-        typer.echo(shown[0])
-        return
-    count = len(files) - 1
-    typer.echo(f"report: {shown[0]}")
-    typer.echo(
-        f"{'picture' if count == 1 else 'pictures'}: "
-        + (str(shown[1]) if count == 1 else f"{count} in {shown[0].parent}")
-    )

@@ -41,6 +41,17 @@ class Found:
         return "> 99%" if self.probability >= 0.995 else f"{self.probability:.0%}"
 
 
+def corners(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """(centre x, centre y, width, height), as detectors say it, to (left, top, right, bottom)."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def probabilities(logits: Float[Tensor, "*n scores"], classes: int) -> Float[Tensor, "*n class"]:
+    """Probability of every class: by softmax where the last score stands for "no object", else each by itself."""
+    return logits.softmax(-1)[..., :-1] if logits.shape[-1] == classes + 1 else logits.sigmoid()
+
+
 def painted(scores: Float[Tensor, " regions"], boxes: Sequence[Box], height: int, width: int) -> Float[Tensor, "h w"]:
     """Scores of regions on the pixels of their picture: a pixel has the score of the smallest box that holds its centre.
 

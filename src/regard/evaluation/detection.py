@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from regard.errors import Misuse
+from regard.found import corners, probabilities
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Boxes:
         """Return the boxes of one class."""
         rows = self.labels == label
         return Boxes(self.boxes[rows], self.labels[rows], None if self.scores is None else self.scores[rows])
+
+
+def predictions(logits: Float[Tensor, "n query scores"], boxes: Float[Tensor, "n query 4"]) -> list[Boxes]:
+    """Return every query's box and likeliest class in each picture, as a DETR gives them: the last score is "no object"."""
+    scores, labels = probabilities(logits, logits.shape[-1] - 1).max(-1)
+    return [Boxes(*row) for row in zip(corners(boxes), labels, scores, strict=True)]
 
 
 def areas(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import InputError, TargetError
 from regard.explanation import Explanation, Picture
-from regard.found import Box, Found
+from regard.found import Box, Found, corners, probabilities
 from regard.target import field
 
 THRESHOLD = 0.5
@@ -41,19 +42,11 @@ def found_in(
     return [Found(q, int(classes[q]), labels[int(classes[q])], float(best[q]), _box(boxes[q], picture)) for q in kept]
 
 
-def probabilities(logits: Float[Tensor, "query scores"], classes: int) -> Float[Tensor, "query class"]:
-    """Probability of every class: by softmax where the last score stands for "no object", else each by itself."""
-    return logits.softmax(-1)[:, :-1] if logits.shape[-1] == classes + 1 else logits.sigmoid()
-
-
 def _box(box: Float[Tensor, " 4"], picture: Picture) -> Box:
     """(centre x, centre y, width, height) as fractions of what the model saw -> pixels of the picture."""
-    x, y, w, h = box.tolist()
     left, top, right, bottom = picture.box
-    across, down = right - left, bottom - top
-    return Box(
-        left + (x - w / 2) * across, top + (y - h / 2) * down, left + (x + w / 2) * across, top + (y + h / 2) * down
-    )
+    start, size = torch.tensor([left, top] * 2), torch.tensor([right - left, bottom - top] * 2)
+    return Box(*(start + corners(box) * size).tolist())
 
 
 def check_threshold(threshold: Any) -> float:

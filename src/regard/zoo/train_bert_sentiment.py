@@ -29,7 +29,17 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
-from regard.zoo._store import Card, parameters, swap, warm_cosine, write_card
+from regard.zoo._store import (
+    Card,
+    command,
+    fresh,
+    options,
+    parameters,
+    seeded,
+    swap,
+    warm_cosine,
+    write_card,
+)
 from regard.zoo._texts import Sentence, read_sentences
 
 LABELS = ("negative", "positive")
@@ -236,36 +246,26 @@ def card_of(
 
 def main() -> None:
     """Train, measure, write the card, and move the folder into place."""
-    parser = argparse.ArgumentParser(description="train zoo/bert-sentiment")
-    parser.add_argument("--data", type=Path, required=True, help="folder with {train,dev,test}.trees.txt.gz")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
+    parser = options("zoo/bert-sentiment", 5e-4, "{train,dev,test}.trees.txt.gz")
     parser.add_argument("--sentences", type=Path, help="our own sentences, json; default: those in the old --out")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=1024, help="tokens to a batch")
-    parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--neutral", type=float, default=0.3, help="neutral phrases per phrase that is not")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    seeded(args)
     own = args.sentences or args.out / "sentences.json"
     found, held = load(args.data / "train.trees.txt.gz"), load(args.data / "dev.trees.txt.gz")
     start = time.perf_counter()
     tokenizer = train_tokenizer([p.text for p in found if p.root], 6000)
     model = train(tokenizer, found, held, args)
     seconds = time.perf_counter() - start
-    new = args.out.with_name(args.out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    new = fresh(args.out)
     model.save_pretrained(new)
     tokenizer.save_pretrained(new)
     shutil.copy(own, new / "sentences.json")
     scores = measure(model, tokenizer, args.data, read_sentences(own))
-    command = "python -m regard.zoo.train_bert_sentiment --data ../shared/data/sst --out src/regard/zoo/bert-sentiment"
-    command += f" --epochs {args.epochs} --tokens {args.tokens} --rate {args.rate}"
-    command += f" --neutral {args.neutral} --seed {args.seed} --threads {args.threads}"
-    write_card(new, card_of(model, scores, args.neutral, command, seconds))
+    said = command(args, "zoo/bert-sentiment", ("epochs", "tokens", "rate", "neutral"), data="sst")
+    write_card(new, card_of(model, scores, args.neutral, said, seconds))
     swap(new, args.out)
     print(scores)
 

@@ -14,7 +14,6 @@ cross-entropy, and L1 and generalised IoU (Rezatofighi et al. 2019) of the boxes
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 
@@ -26,11 +25,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DetrConfig, DetrForObjectDetection, ResNetBackbone, ResNetConfig
 
-from regard.evaluation.detection import Boxes, areas, average_precision, overlaps
-from regard.zoo._store import Card, parameters, swap, warm_cosine, write_card, write_json
+from regard.evaluation.detection import Boxes, areas, average_precision, overlaps, predictions
+from regard.found import corners
+from regard.zoo._store import (
+    Card,
+    command,
+    fresh,
+    options,
+    parameters,
+    seeded,
+    swap,
+    warm_cosine,
+    write_card,
+    write_json,
+    write_notice,
+    write_picture_processor,
+)
 from regard.zoo.crowd_maker import Crowd, covered, make_crowd
 from regard.zoo.scene_maker import Items, load_items
-from regard.zoo.train_vit_scenes import NOTICE, pixels
+from regard.zoo.train_vit_scenes import pixels
 
 SIDE, STRIDE, QUERIES = 80, 8, 8
 L1, GIOU, EMPTY = 5.0, 2.0, 0.2
@@ -143,12 +156,6 @@ class Run:
 # --- the set loss ---------------------------------------------------------------------------------------------------
 
 
-def corners(boxes: Tensor) -> Tensor:
-    """Turn (centre x, centre y, width, height) into (left, top, right, bottom), (..., 4)."""
-    centre, size = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([centre - size / 2, centre + size / 2], -1)
-
-
 def centred(boxes: Tensor) -> Tensor:
     """Turn (left, top, right, bottom) into (centre x, centre y, width, height), (..., 4)."""
     low, high = boxes[..., :2], boxes[..., 2:]
@@ -234,8 +241,7 @@ def detect(model: DetrForObjectDetection, images: Tensor) -> list[Boxes]:
     found = []
     for part in torch.split(images, 100):
         out = model(pixel_values=pixels(part))
-        scores, labels = out.logits.softmax(-1)[..., :-1].max(-1)
-        found += [Boxes(*row) for row in zip(corners(out.pred_boxes), labels, scores, strict=True)]
+        found += predictions(out.logits, out.pred_boxes)
     model.train(mode)
     return found
 
@@ -270,27 +276,14 @@ def bundle(folder: Path, items: Items, scenes: int, gen: torch.Generator) -> Cro
     data = {"images": crowd.images, "mask_bits": bits, "labels": crowd.classes[rows, order], "boxes": boxes}
     save_file(data, folder / "scenes.safetensors")
     write_json(folder / "scenes.json", {"names": list(items.names), "license": "MIT (Fashion-MNIST items, Zalando SE)"})
-    (folder / "LICENSE-fashion-mnist.txt").write_text(NOTICE, encoding="utf-8")
+    write_notice(folder)
     return crowd
 
 
 def save(folder: Path, model: DetrForObjectDetection) -> None:
     """Write weights, configuration and the picture processor (80 x 80 px, mean and deviation 0.5) to ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    processor = {
-        "image_processor_type": "DetrImageProcessor",
-        "do_resize": True,
-        "size": {"height": SIDE, "width": SIDE},
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "do_pad": False,
-    }
-    write_json(folder / "preprocessor_config.json", processor)
+    write_picture_processor(folder, "DetrImageProcessor", SIDE, do_pad=False)
 
 
 def card_of(model: DetrForObjectDetection, accuracy: dict[str, object], command: str, seconds: float) -> Card:
@@ -325,16 +318,13 @@ def card_of(model: DetrForObjectDetection, accuracy: dict[str, object], command:
 
 def publish(model: DetrForObjectDetection, items: Items, args: argparse.Namespace, seconds: float) -> Card:
     """Measure on scenes of unseen ``items``, bundle scenes, write the card, move all to ``args.out``; return the card."""
-    new = args.out.with_name(args.out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
+    new = fresh(args.out)
     save(new, model)
     measured = score(model, make_crowd(items, 2000, torch.Generator().manual_seed(args.seed + 1)))
     bundled = score(model, bundle(new, items, 60, torch.Generator().manual_seed(args.seed + 2)))
     accuracy = {"test_scenes": 2000, **measured, "bundled_scenes": 60, "bundled_map50": bundled["map50"]}
-    command = "python -m regard.zoo.train_detr_scenes --data ../shared/data/fashion_mnist"
-    command += f" --out src/regard/zoo/detr-scenes --first {args.first} --steps {args.steps}"
-    command += f" --batch {args.batch} --rate {args.rate} --seed {args.seed} --threads {args.threads}"
-    card = card_of(model, accuracy, command, seconds)
+    said = command(args, "zoo/detr-scenes", ("first", "steps", "batch", "rate"), data="fashion_mnist")
+    card = card_of(model, accuracy, said, seconds)
     write_card(new, card)
     swap(new, args.out)
     return card
@@ -342,21 +332,14 @@ def publish(model: DetrForObjectDetection, items: Items, args: argparse.Namespac
 
 def main() -> None:
     """Train on the training items, then publish what the model does on the test items."""
-    parser = argparse.ArgumentParser(description="train zoo/detr-scenes")
-    parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST train.npz and test.npz")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
+    parser = options("zoo/detr-scenes", 1e-3, "Fashion-MNIST train.npz and test.npz")
     parser.add_argument("--keep", type=Path, help="folder for the weights on the way, every 500 steps")
     parser.add_argument("--first", type=int, default=1500, help="steps of the backbone alone")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    gen = seeded(args)
     start = time.perf_counter()
-    gen = torch.Generator().manual_seed(args.seed)
     items = load_items(args.data / "train.npz")
     model = build(items.names)
     backbone = pretrain(items, args, gen)

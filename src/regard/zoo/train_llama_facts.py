@@ -14,7 +14,6 @@ that no training story joins.
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
@@ -22,14 +21,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from regard.zoo import facts_maker as maker
-from regard.zoo._store import Card, parameters, swap, warm_cosine, write_card
+from regard.zoo._store import (
+    Card,
+    command,
+    fresh,
+    options,
+    parameters,
+    seeded,
+    swap,
+    warm_cosine,
+    word_tokenizer,
+    write_card,
+)
 from regard.zoo.facts_maker import Fact
 
 LENGTH = 64
@@ -39,19 +48,14 @@ MIX = ("recall-what", "chain", "recall-who", "chain", "copy")
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Return the word tokenizer: lower case, stops split off, ``<bos>`` in front."""
-    ids = {word: i for i, word in enumerate(maker.VOCABULARY)}
-    words = Tokenizer(models.WordLevel(ids, unk_token=maker.UNKNOWN))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single=f"{maker.BOS} $A", special_tokens=[(maker.BOS, ids[maker.BOS])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
+    return word_tokenizer(
+        maker.VOCABULARY,
+        f"{maker.BOS} $A",
+        (maker.BOS,),
+        maker.UNKNOWN,
         bos_token=maker.BOS,
         eos_token=maker.EOS,
         pad_token=maker.PAD,
-        unk_token=maker.UNKNOWN,
         padding_side="left",
         model_max_length=LENGTH,
     )
@@ -236,30 +240,21 @@ def card_of(model: LlamaForCausalLM, scores: dict[str, object], command: str, se
 
 def main() -> None:
     """Train, measure, write the card, and move the folder into place."""
-    parser = argparse.ArgumentParser(description="train zoo/llama-facts")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
+    parser = options("zoo/llama-facts", 2e-3)
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rows", type=int, default=32, help="rows to a batch")
-    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--other", type=float, default=0.05, help="weight of the loss on words that are no answers")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    new = args.out.with_name(args.out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    seeded(args)
+    new = fresh(args.out)
     start = time.perf_counter()
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(new)
     model = train(tokenizer, args, new)
     seconds = time.perf_counter() - start
     scores = measure(model, tokenizer)
-    command = "python -m regard.zoo.train_llama_facts --out src/regard/zoo/llama-facts"
-    command += f" --steps {args.steps} --rows {args.rows} --rate {args.rate}"
-    command += f" --other {args.other} --seed {args.seed} --threads {args.threads}"
-    write_card(new, card_of(model, scores, command, seconds))
+    said = command(args, "zoo/llama-facts", ("steps", "rows", "rate", "other"))
+    write_card(new, card_of(model, scores, said, seconds))
     swap(new, args.out)
     print(scores)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LxmertConfig, LxmertForQuestionAnswering, PreTrainedTokenizerFast
@@ -32,12 +30,24 @@ from transformers import LxmertConfig, LxmertForQuestionAnswering, PreTrainedTok
 from regard.zoo import crowd_maker
 from regard.zoo import question_maker as maker
 from regard.zoo._questions import FEATURES, RegionEncoder
-from regard.zoo._store import Card, parameters, swap, warm_cosine, write_card, write_json
+from regard.zoo._store import (
+    Card,
+    command,
+    fresh,
+    options,
+    parameters,
+    seeded,
+    swap,
+    warm_cosine,
+    word_tokenizer,
+    write_card,
+    write_json,
+    write_notice,
+)
 from regard.zoo.crowd_maker import Crowd, Regions, covered, make_crowd
 from regard.zoo.facts_maker import Draw
 from regard.zoo.question_maker import Question, Sight
 from regard.zoo.scene_maker import Items, load_items
-from regard.zoo.train_vit_scenes import NOTICE
 
 LENGTH = 9
 POINTED = 0.7
@@ -48,19 +58,14 @@ MIX = ("relation", "item", "colour", "relation", "place", "count", "relation", "
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Return the word tokenizer: lower case, stops split off, ``[CLS]`` in front and ``[SEP]`` at the end."""
-    ids = {word: i for i, word in enumerate(maker.VOCABULARY)}
-    words = Tokenizer(models.WordLevel(ids, unk_token=maker.UNKNOWN))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single=f"{maker.CLS} $A {maker.SEP}", special_tokens=[(w, ids[w]) for w in (maker.CLS, maker.SEP)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
+    return word_tokenizer(
+        maker.VOCABULARY,
+        f"{maker.CLS} $A {maker.SEP}",
+        (maker.CLS, maker.SEP),
+        maker.UNKNOWN,
         cls_token=maker.CLS,
         sep_token=maker.SEP,
         pad_token=maker.PAD,
-        unk_token=maker.UNKNOWN,
         model_max_length=LENGTH,
     )
 
@@ -351,12 +356,11 @@ def bundle(folder: Path, items: Items, scenes: int, gen: torch.Generator, draw: 
     texts = [{"text": " ".join(q.words), "answer": q.answer, "kind": q.kind} for _, q in rows]
     head = {"items": maker.ITEMS, "colours": crowd_maker.TINTS, "license": "MIT (Fashion-MNIST items, Zalando SE)"}
     write_json(folder / "questions.json", {**head, "questions": texts})
-    (folder / "LICENSE-fashion-mnist.txt").write_text(NOTICE, encoding="utf-8")
+    write_notice(folder)
 
 
 def save(folder: Path, model: LxmertForQuestionAnswering, encoder: RegionEncoder) -> None:
     """Write the weights and the configuration of both, and the tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     save_file(encoder.state_dict(), folder / "regions.safetensors")
@@ -425,17 +429,14 @@ def publish(
     model: LxmertForQuestionAnswering, encoder: RegionEncoder, args: argparse.Namespace, seconds: float
 ) -> Card:
     """Measure on unseen items, bundle questions, write the card, move all to ``args.out``; return the card."""
-    new = args.out.with_name(args.out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
+    new = fresh(args.out)
     save(new, model, encoder)
     items = load_items(args.data / "test.npz")
     accuracy = measure(model, encoder, items, torch.Generator().manual_seed(args.seed + 1), Draw(args.seed + 1))
     bundle(new, items, 60, torch.Generator().manual_seed(args.seed + 2), Draw(args.seed + 2))
     accuracy |= bundled_accuracy(new, model)
-    command = "python -m regard.zoo.train_lxmert_scenes --data ../shared/data/fashion_mnist"
-    command += f" --out src/regard/zoo/lxmert-scenes --steps {args.steps} --scenes {args.scenes} --each {args.each}"
-    command += f" --rate {args.rate} --seed {args.seed} --threads {args.threads}"
-    card = card_of(model, accuracy, command, seconds)
+    said = command(args, "zoo/lxmert-scenes", ("steps", "scenes", "each", "rate"), data="fashion_mnist")
+    card = card_of(model, accuracy, said, seconds)
     write_card(new, card)
     swap(new, args.out)
     return card
@@ -443,21 +444,14 @@ def publish(
 
 def main() -> None:
     """Train on the training items, then publish what the model does on the test items."""
-    parser = argparse.ArgumentParser(description="train zoo/lxmert-scenes")
-    parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST train.npz and test.npz")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
+    parser = options("zoo/lxmert-scenes", 2e-3, "Fashion-MNIST train.npz and test.npz")
     parser.add_argument("--keep", type=Path, help="folder for the weights on the way, every 500 steps")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--scenes", type=int, default=32, help="scenes to a batch")
     parser.add_argument("--each", type=int, default=4, help="questions to a scene")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    gen = seeded(args)
     start = time.perf_counter()
-    gen = torch.Generator().manual_seed(args.seed)
     model, encoder = train(load_items(args.data / "train.npz"), args, gen)
     print(publish(model, encoder, args, time.perf_counter() - start)["accuracy"])
 

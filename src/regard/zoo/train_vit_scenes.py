@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import shutil
 import time
 from pathlib import Path
 
@@ -25,28 +24,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification
 
-from regard.zoo._store import Card, parameters, swap, warm_cosine, write_card, write_json
+from regard.zoo._store import (
+    Card,
+    command,
+    fresh,
+    options,
+    parameters,
+    seeded,
+    swap,
+    warm_cosine,
+    write_card,
+    write_json,
+    write_notice,
+    write_picture_processor,
+)
 from regard.zoo.scene_maker import Batch, Items, Recipe, draw_labels, load_items, make, single_item, two_item
 
 RECIPE = Recipe()
 PATCH = 8
-NOTICE = """The scenes in this folder show items of Fashion-MNIST, https://github.com/zalandoresearch/fashion-mnist:
-
-The MIT License (MIT) Copyright (c) 2017 Zalando SE, https://tech.zalando.com
-
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
-documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
-rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
-persons to whom the Software is furnished to do so, subject to the following conditions:
-
-The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
-Software.
-
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
-OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
-"""
 
 
 def build(names: tuple[str, ...]) -> ViTForImageClassification:
@@ -183,7 +178,7 @@ def bundle(folder: Path, items: Items, gen: torch.Generator) -> Batch:
     bits = torch.from_numpy(np.packbits(batch.masks.numpy(), axis=-1))
     save_file({"images": batch.images, "mask_bits": bits, "labels": batch.labels}, folder / "scenes.safetensors")
     write_json(folder / "scenes.json", {"names": list(items.names), "license": "MIT (Fashion-MNIST items, Zalando SE)"})
-    (folder / "LICENSE-fashion-mnist.txt").write_text(NOTICE, encoding="utf-8")
+    write_notice(folder)
     return batch
 
 
@@ -206,18 +201,7 @@ def demo(folder: Path, model: ViTForImageClassification, items: Items, gen: torc
 def save(folder: Path, model: ViTForImageClassification) -> None:
     """Write weights, configuration and the picture processor (64 x 64 px, mean and deviation 0.5) to ``folder``."""
     model.save_pretrained(folder)
-    processor = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": 64, "width": 64},
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    write_json(folder / "preprocessor_config.json", processor)
+    write_picture_processor(folder, "ViTImageProcessor", 64)
 
 
 def card_of(model: ViTForImageClassification, accuracy: dict[str, object], command: str, seconds: float) -> Card:
@@ -252,19 +236,15 @@ def card_of(model: ViTForImageClassification, accuracy: dict[str, object], comma
 
 def publish(model: ViTForImageClassification, items: Items, args: argparse.Namespace, seconds: float) -> Card:
     """Measure on unseen ``items``, bundle scenes, write the card, move all to ``args.out``; return the card."""
-    new = args.out.with_name(args.out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    new = fresh(args.out)
     save(new, model)
     accuracy = measure(model, items, 4000, torch.Generator().manual_seed(args.seed + 1))
     scenes = bundle(new, items, torch.Generator().manual_seed(args.seed + 2))
     alone = scenes.labels[:, 1] < 0
     guess = predict(model, scenes.images[alone]).argmax(1)
     accuracy["bundled_single_item"] = (guess == scenes.labels[alone, 0]).float().mean().item()
-    command = "python -m regard.zoo.train_vit_scenes --data ../shared/data/fashion_mnist"
-    command += f" --out src/regard/zoo/vit-scenes --steps {args.steps}"
-    command += f" --batch {args.batch} --rate {args.rate} --seed {args.seed} --threads {args.threads}"
-    card = card_of(model, accuracy, command, seconds)
+    said = command(args, "zoo/vit-scenes", ("steps", "batch", "rate"), data="fashion_mnist")
+    card = card_of(model, accuracy, said, seconds)
     card["demo"] = demo(new, model, items, torch.Generator().manual_seed(args.seed + 3))
     write_card(new, card)
     swap(new, args.out)
@@ -273,19 +253,12 @@ def publish(model: ViTForImageClassification, items: Items, args: argparse.Names
 
 def main() -> None:
     """Train on the training items, then publish what the model does on the test items."""
-    parser = argparse.ArgumentParser(description="train zoo/vit-scenes")
-    parser.add_argument("--data", type=Path, required=True, help="folder with Fashion-MNIST train.npz and test.npz")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced only when all is done")
+    parser = options("zoo/vit-scenes", 2e-3, "Fashion-MNIST train.npz and test.npz")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    gen = seeded(args)
     start = time.perf_counter()
-    gen = torch.Generator().manual_seed(args.seed)
     model = train(load_items(args.data / "train.npz"), args.steps, args.batch, args.rate, gen)
     card = publish(model, load_items(args.data / "test.npz"), args, time.perf_counter() - start)
     print(card["accuracy"])
