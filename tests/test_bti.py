@@ -364,5 +364,5 @@ def test_the_receipt_counts_and_measures(method: str) -> None:
     assert receipt.site == "attention[last]"
     assert not receipt.decomposes
     assert bool((receipt.attribution_target.abs() > 0).all())
-    assert any("does not look at visual_feats" in n for n in receipt.notes)
+    assert any("does not reach visual_feats" in n for n in receipt.notes)
     assert any("7 points (gauss)" in n for n in receipt.notes)

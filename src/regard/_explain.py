@@ -304,7 +304,7 @@ def _explanation(
         seconds=seconds,
         versions=_versions(),
         seed=w.seed,
-        notes=_notes(recording) + ([n for m in maps for n in m.contexts[row.name].notes] or _blind(streams, scores)),
+        notes=_notes(recording) + [n for m in maps for n in m.contexts[row.name].notes] + _blind(streams, scores),
         _measure=_measurement(w, target, row, value, tuple(maps[0].context.readout), paths),
     )
     if w.measure == "full":

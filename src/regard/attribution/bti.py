@@ -133,16 +133,11 @@ def _on_rows(context: Context, i: int, reads: Reads, at: Tensor, F: Float[Tensor
 
 def _say(context: Context, way: _Way) -> None:
     """What a reader of the map should know."""
-    recording = context.recording
     where = "the embedding output" if way.path == "embedding_output" else "the input"
     context.notes.append(
         f"feedback: mean gradient at the last attention map over {way.steps} points ({way.grid}) from the baseline "
         f"({way.baseline}) to {where}"
     )
-    seen = torch.cat([recording.calls[i].keys.flatten() % STRIDE for i in context.readout])
-    looked = recording.settled(recording.zeros().index_fill_(1, seen, 1.0))
-    if blind := [s.name for s in recording.streams if s.shown and not bool(looked[:, s.rows].any())]:
-        context.notes.append(f"the last attention call does not look at {', '.join(blind)}: they score 0")
 
 
 # -- F ----------------------------------------------------------------------------------------------------------------
