@@ -29,12 +29,12 @@ from typing import Any
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
-from scenes import interval
 from torch import Tensor
 
 import regard
 from regard import Target, zoo
 from regard.errors import Misuse
+from regard.evaluation.statistics import mean_with_interval
 from regard.zoo import Fact
 
 README = Path(__file__).parent.parent / "README.md"
@@ -132,7 +132,13 @@ def cells(batches: Sequence[Batch], logit: Sequence[Tensor], contrast: Sequence[
         hits(logit, "real", "statement"),
         hits(contrast, "real", "at_source"),
     )
-    return [interval(v) for v in (*kinds, *map(torch.cat, others))]
+    return [cell(v) for v in (*kinds, *map(torch.cat, others))]
+
+
+def cell(hits: Tensor) -> str:
+    """Mean and 95 % bootstrap interval, in per cent."""
+    value, low, high = (100 * v for v in mean_with_interval(hits.tolist()))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def main() -> None:

@@ -107,6 +107,7 @@ class Pictures:
         return examples_of(
             self.reader.read(list(scenes.images)), labels=scenes.labels[:, item], masks=scenes.masks[:, item],
             others=scenes.labels[:, 1 - item], names=[f"{name}{i}" for i in range(len(scenes))],
+            groups=[f"{name.partition('-')[0]}-{i}" for i in range(len(scenes))],
         )  # fmt: skip
 
     def rows(self, examples: Sequence[Example], asked: Sequence[Any]) -> list[Row]:

@@ -3,7 +3,7 @@
 Protocol `regard.evaluation.Segmentation()`: the logit of the item's own class is explained, the token map is
 brought to 64 x 64 bilinearly. Pointing: the map's largest pixel lies on the item. IoU: pixels above the map's mean, against
 the item's exact mask; the mean over examples. In a two-item scene each item is asked for in turn, and must be told from the
-other one. Intervals are 95 % bootstrap over examples.
+other one. Intervals are 95 % bootstrap over scenes: the two questions on a scene are drawn together.
 
     python benchmarks/scenes.py             # print the table
     python benchmarks/scenes.py --write     # and put it into README.md
@@ -50,13 +50,14 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("odam", "odam", {}),
     ("bti_token", "bti_token", {}),
     ("bti_head", "bti_head", {}),
-    ("tam", "tam", {}),
+    ("transition_attention", "transition_attention", {}),
 ]
 
 
 def cell(rows: list[Row], metric: str) -> str:
     """Mean and 95 % bootstrap interval of a metric, in per cent."""
-    value, low, high = (100 * v for v in mean_with_interval([r.values[metric] for r in rows]))
+    values, scenes = [r.values[metric] for r in rows], [r.drawn_with for r in rows]
+    value, low, high = (100 * v for v in mean_with_interval(values, groups=scenes))
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
@@ -79,8 +80,12 @@ def main() -> None:
             judged = []
             for item in items:
                 picked = scenes.select(chosen)
-                asked = {"labels": picked.labels[:, item], "masks": picked.masks[:, item]}
-                examples = examples_of(reader.read(list(picked.images)), **asked)
+                examples = examples_of(
+                    reader.read(list(picked.images)),
+                    labels=picked.labels[:, item],
+                    masks=picked.masks[:, item],
+                    groups=[str(i) for i in range(len(picked))],
+                )
                 judged += evaluate_rows(reader.model, examples, [(method, options)], [Segmentation()])
             cells += [cell(judged, "pointing"), cell(judged, "iou")]
         rows.append(f"| {name} | {' | '.join(cells)} |")

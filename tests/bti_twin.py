@@ -165,14 +165,14 @@ def explain(
     t = twins.run(case)
     for handle in handles:
         handle.remove()
-    rule = {"bti_token": "value", "bti_head": "head", "tam": "mean"}[method]
+    rule = {"bti_token": "value", "bti_head": "head", "transition_attention": "mean"}[method]
     out = torch.zeros(len(t.y), t.n, dtype=torch.float64)
     first = getattr(case.model, "batch_first", True)
     for b in range(len(t.y)):
         P = torch.eye(t.n, dtype=torch.float64)
         for l in range(start_layer, len(t.A)):
             E = edge(t, l, b, rule, found[l], first)
-            last = method == "tam" and l == len(t.A) - 1
+            last = method == "transition_attention" and l == len(t.A) - 1
             P = (E if last else torch.eye(t.n) + E) @ P
         r = torch.zeros(t.n, dtype=torch.float64)
         if weights is not None:

@@ -21,7 +21,7 @@ from regard.recording.edits import Edit
 
 torch.set_num_threads(1)
 
-METHODS = ["bti_token", "bti_head", "tam"]
+METHODS = ["bti_token", "bti_head", "transition_attention"]
 
 
 class MeanPooled(nn.Module):
@@ -118,7 +118,7 @@ def test_a_given_baseline_is_where_the_way_begins() -> None:
         * bti_twin.twins.run(families.Case(**{**vars(case), "inputs": {"pixel_values": x * (1 + float(a)) / 2}})).G[-1]
         for a, b in zip(t, w, strict=True)
     )
-    found = explained(case, "tam", steps=4, baseline=Baseline.of(x / 2))
+    found = explained(case, "transition_attention", steps=4, baseline=Baseline.of(x / 2))
     A = bti_twin.twins.run(case).A
     P = A[1].mean(1) @ (torch.eye(17) + A[0].mean(1))
     T = (P * G.clamp(min=0).mean(1))[:, 0]
@@ -348,9 +348,9 @@ def test_unknown_ways_are_one_sentence() -> None:
     with pytest.raises(UnknownName, match="unknown grid"):
         explained(case, "bti_head", grid="even")
     with pytest.raises(Misuse, match="steps must be"):
-        explained(case, "tam", steps=0)
+        explained(case, "transition_attention", steps=0)
     with pytest.raises(Misuse, match="layer 7 is out of range"):
-        explained(case, "tam", start_layer=7)
+        explained(case, "transition_attention", start_layer=7)
 
 
 # -- the receipt ------------------------------------------------------------------------------------------------------
@@ -366,3 +366,8 @@ def test_the_receipt_counts_and_measures(method: str) -> None:
     assert bool((receipt.attribution_target.abs() > 0).all())
     assert any("does not reach visual_feats" in n for n in receipt.notes)
     assert any("7 points (gauss)" in n for n in receipt.notes)
+
+
+def test_tam_means_two_things():
+    with pytest.raises(UnknownName, match=r"transition_attention.*token_activation_map"):
+        regard.explain(families.CASES["vit"]().model, families.CASES["vit"]().inputs, 1, "tam")

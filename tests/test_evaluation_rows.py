@@ -1,6 +1,7 @@
 """The in-memory runner and the summaries: deterministic, batch = single, errors as rows, right and wrong apart, pairs."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,38 @@ def test_undefined_values_are_counted_and_left_out():
 def test_bootstrap_of_pairs_keeps_them_together():
     found = bootstrap([[1.0, 2.0], [2.0, 4.0], [5.0, 10.0]], lambda x: x[..., 0].sum(-1) / x[..., 1].sum(-1))
     assert found == (0.5, 0.5, 0.5)
+
+
+def test_samples_of_one_group_are_drawn_together():
+    """Two equal questions on each of five pictures are five samples, not ten: as wide as the pictures alone."""
+    alone = [0.0, 1.0, 3.0, 2.0, 7.0]
+    mean = lambda x: x.mean(-1)  # noqa: E731
+    twice, pictures = [v for v in alone for _ in range(2)], [i for i in range(5) for _ in range(2)]
+    assert bootstrap(twice, mean, groups=pictures) == bootstrap(alone, mean)
+    loose = bootstrap(twice, mean)
+    assert loose.high - loose.low < bootstrap(alone, mean).high - bootstrap(alone, mean).low
+
+
+def test_groups_of_different_sizes_weigh_by_their_samples():
+    found = bootstrap([1.0, 1.0, 1.0, 5.0], lambda x: x.mean(-1), groups=["a", "a", "a", "b"])
+    assert (found.value, found.low, found.high) == (2.0, 1.0, 5.0)
+
+
+def test_rows_of_one_group_make_one_sample_of_a_summary_and_of_a_difference():
+    values = [0.0, 1.0, 3.0, 2.0]
+    loose = [
+        Row("p", m, f"{i}-{k}", {"m": v * s})
+        for m, s in (("a", 1), ("b", 2))
+        for k in (0, 1)
+        for i, v in enumerate(values)
+    ]
+    tied = [replace(r, group=r.example.partition("-")[0]) for r in loose]
+    alone = [r for r in loose if r.example.endswith("-0")]
+    assert (
+        [s.value for s in summaries(tied)] == [s.value for s in summaries(alone)] != [s.value for s in summaries(loose)]
+    )
+    of = lambda rows: differences(rows, "m", against="a")[0].value  # noqa: E731
+    assert of(tied) == of(alone) != of(loose)
 
 
 def test_curves_have_bands(vit, examples):

@@ -32,7 +32,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *[("corrected_attention", {"sign": s}) for s in ("negative", "absolute", "signed")],
     *[("gradient", {"reduce": r}) for r in ("l1", "l2")],
 ]
-PATHS = ("integrated_gradients", "revised_ig", "bti_token", "bti_head", "tam")
+PATHS = ("integrated_gradients", "revised_ig", "bti_token", "bti_head", "transition_attention")
 """A point of the path close to zero before a normalisation enlarges rounding; in double precision all is closer, see below."""
 FREE = [n for n in families.CASES if not n.startswith("fours")]
 """Families whose batch size is free (the hand-written ones are 4 × 4 × 4 × 4)."""

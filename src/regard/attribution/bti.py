@@ -60,7 +60,7 @@ def bti_head(
     return _attributed(context, preset, _Way(context, steps, grid, path))
 
 
-def tam(
+def transition_attention(
     context: Context, *, steps: int = 20, grid: str = "gauss", path: str = "input", start_layer: int = 0
 ) -> Relevance:
     """Transition Attention Maps: T = P ⊙ F, P the state of a Markov chain after its transitions through all layers.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from regard.attribution.attention_grad_cam import attention_grad_cam
-from regard.attribution.bti import bti_head, bti_token, tam
+from regard.attribution.bti import bti_head, bti_token, transition_attention
 from regard.attribution.cam import difference_map, grad_cam, layer_cam, odam
 from regard.attribution.context import Context, Relevance
 from regard.attribution.gae import gae
@@ -17,7 +17,7 @@ from regard.attribution.heterogenous import heterogenous
 from regard.attribution.integrated import input_x_gradient, integrated_gradients, revised_ig, taylor
 from regard.attribution.paths import Preset
 from regard.attribution.random import random
-from regard.errors import Misuse, nearest
+from regard.errors import Misuse, UnknownName, nearest
 
 Sites = Literal["input", "block[-2]", "block[-3]", "attention", "attention[last]", "none"]
 
@@ -144,7 +144,7 @@ METHODS: dict[str, Method] = {
                summary="row of Π(I + E_h A, keys by the length of their values) times the mean gradient of the last map"),
         Method("bti_head", bti_head, CHEN, **BTI, keeps=("states",),
                summary="row of Π(I + A, heads by their importance) times the mean gradient of the last map"),
-        Method("tam", tam, "Yuan et al., 2021", **BTI, keeps=("states",),
+        Method("transition_attention", transition_attention, "Yuan et al., 2021", **BTI, keeps=("states",),
                summary="Markov chain through the attention maps, times the mean gradient of the last one"),
         Method("alpha_avg", _last("mean"), LOPARDO, FORWARD, **NO_UNIT, preset=True,
                summary="last attention map, mean over heads"),
@@ -155,8 +155,17 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 
+RENAMED = {
+    "tam": "'tam' meant Transition Attention Maps (2021) here and means Token Activation Map (2025) to most people now: the "
+    "first is 'transition_attention', the second 'token_activation_map', which is not offered yet"
+}
+"""Names that mean two things: what to say of them."""
+
+
 def method(name: str) -> Method:
-    """The row of a name. Raises UnknownName with the nearest names."""
+    """The row of a name. Raises UnknownName with the nearest names, or with both that the name may mean."""
+    if name not in METHODS and name in RENAMED:
+        raise UnknownName(RENAMED[name])
     if name not in METHODS:
         raise nearest(name, METHODS, "method")
     return METHODS[name]

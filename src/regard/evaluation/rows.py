@@ -24,7 +24,8 @@ class Example:
     Attributes:
         reading: the model's keyword tensors with a batch axis of one, and the raw picture or text where it is known.
         label: the true class. mask: the answer's pixels, at the size of the original picture. ignore: pixels that do not
-            count (crowds, borders). other: the class of a second object that is present too.
+            count (crowds, borders). other: the class of a second object that is present too. group: what it shares with
+            other examples (a picture that is asked about twice): these are drawn together in every interval; "": nothing.
         error: why the example could not be read; it then becomes a row that says so.
     """
 
@@ -35,6 +36,7 @@ class Example:
     ignore: Bool[Tensor, "height width"] | None = None
     other: int | None = None
     error: str = ""
+    group: str = ""
 
     def raw(self, stream: str) -> Picture | Text | None:
         """The raw picture or text of a stream, where a reader made it."""
@@ -49,7 +51,7 @@ class Row:
     Attributes:
         protocol: its full name, every choice in it. values: metric -> number. curves: name -> numbers, one a step.
         label: the true class. predicted: the model's answer. explained: the class that the map is for.
-        error: why there are no numbers, or "".
+        error: why there are no numbers, or "". group: the example's.
     """
 
     protocol: str
@@ -61,11 +63,17 @@ class Row:
     predicted: int | None = None
     explained: int | None = None
     error: str = ""
+    group: str = ""
 
     @property
     def right(self) -> bool | None:
         """Whether the model had the unchanged example right; None where the label or the answer is not known."""
         return None if self.label is None or self.predicted is None else self.label == self.predicted
+
+    @property
+    def drawn_with(self) -> str:
+        """What a bootstrap draws as one: the group, or the example alone."""
+        return f"group {self.group}" if self.group else f"example {self.example}"
 
 
 def examples_of(
@@ -75,6 +83,7 @@ def examples_of(
     masks: Bool[Tensor, "batch height width"] | None = None,
     others: Sequence[int] | Tensor | None = None,
     names: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> list[Example]:
     """One example a sample of a reading. Padding that a text got from longer ones in its batch is taken off again."""
     batch = max(len(v) for v in reading.inputs.values())
@@ -85,6 +94,7 @@ def examples_of(
             None if labels is None else int(labels[i]),
             None if masks is None else masks[i],
             other=None if others is None or int(others[i]) < 0 else int(others[i]),
+            group="" if groups is None else groups[i],
         )
         for i in range(batch)
     ]

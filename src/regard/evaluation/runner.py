@@ -209,12 +209,17 @@ def _row(maps: _Maps, i: int, protocol: Protocol, seed: int, memory_budget: int)
     except Exception as e:
         return _failed(protocol, method, example, said(e))
     return dataclasses.replace(
-        row, method=method, label=example.label, predicted=maps.batch.predicted[i], explained=explained
+        row,
+        method=method,
+        label=example.label,
+        predicted=maps.batch.predicted[i],
+        explained=explained,
+        group=example.group,
     )
 
 
 def _failed(protocol: Protocol, method: str, example: Example, error: str) -> Row:
-    return Row(protocol.name, method, example.name, label=example.label, error=error)
+    return Row(protocol.name, method, example.name, label=example.label, error=error, group=example.group)
 
 
 __all__ = ["Method", "Protocol", "called", "evaluate_documents", "evaluate_rows"]

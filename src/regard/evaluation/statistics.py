@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +24,17 @@ class Interval(NamedTuple):
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def bootstrap(values: Sequence[Any], statistic: Callable[[Numbers], Numbers], seed: int = 0) -> Interval:
+def bootstrap(
+    values: Sequence[Any],
+    statistic: Callable[[Numbers], Numbers],
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> Interval:
     """A statistic of samples drawn again with replacement.
 
     A sample is a number, and `statistic` reduces the last axis; or it is several numbers (a sequence), which stay together,
-    and `statistic` reduces the last two axes, samples first.
+    and `statistic` reduces the last two axes, samples first. `groups`, one a sample: samples of one group (two questions on
+    one picture) are not independent, and are drawn together or not at all.
 
     >>> bootstrap([1.0, 1.0, 1.0], lambda x: x.mean(-1))
     Interval(value=1.0, low=1.0, high=1.0)
@@ -36,14 +42,29 @@ def bootstrap(values: Sequence[Any], statistic: Callable[[Numbers], Numbers], se
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         return Interval(math.nan, math.nan, math.nan)
-    drawn = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
-    low, high = np.quantile(statistic(x[drawn]), [0.025, 0.975])
+    members = _members(groups, len(x))
+    drawn = np.random.default_rng(seed).integers(0, len(members), (RESAMPLES, len(members)))
+    if len(members) == len(x):
+        found = statistic(x[drawn])
+    else:  # groups may be of different sizes
+        found = np.array([statistic(x[np.concatenate([members[g] for g in some])]) for some in drawn])
+    low, high = np.quantile(found, [0.025, 0.975])
     return Interval(float(statistic(x)), float(low), float(high))
 
 
-def mean_with_interval(values: Sequence[float], seed: int = 0) -> Interval:
+def _members(groups: Sequence[Hashable] | None, count: int) -> list[list[int]]:
+    """The samples of each group, by their numbers; without groups each sample stands alone."""
+    if groups is None:
+        return [[i] for i in range(count)]
+    of: dict[Hashable, list[int]] = {}
+    for i, group in zip(range(count), groups, strict=True):
+        of.setdefault(group, []).append(i)
+    return [*of.values()]
+
+
+def mean_with_interval(values: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
     """The mean."""
-    return bootstrap(values, lambda x: x.mean(-1), seed)
+    return bootstrap(values, lambda x: x.mean(-1), seed, groups)
 
 
 def median_with_interval(values: Sequence[float], seed: int = 0) -> Interval:
@@ -51,12 +72,18 @@ def median_with_interval(values: Sequence[float], seed: int = 0) -> Interval:
     return bootstrap(values, lambda x: np.median(x, -1), seed)
 
 
-def paired(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
+def paired(a: Sequence[float], b: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
     """The mean of a − b, sample by sample."""
-    return mean_with_interval((np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)).tolist(), seed)
+    less = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    return mean_with_interval(less.tolist(), seed, groups)
 
 
-def ratios_of_sums(parts: Sequence[Sequence[float]], wholes: Sequence[Sequence[float]], seed: int = 0) -> Interval:
+def ratios_of_sums(
+    parts: Sequence[Sequence[float]],
+    wholes: Sequence[Sequence[float]],
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> Interval:
     """The mean over columns of Σ parts / Σ wholes, sums over samples: a dataset-accumulated IoU is such a number.
 
     A column whose wholes sum to nothing (a class that neither is there nor was found) counts as 0 of 1.
@@ -71,4 +98,4 @@ def ratios_of_sums(parts: Sequence[Sequence[float]], wholes: Sequence[Sequence[f
         sums = x.reshape(*x.shape[:-1], columns, 2).sum(-3)
         return np.asarray((sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], 1)).mean(-1))
 
-    return bootstrap(both.reshape(len(both), -1).tolist(), statistic, seed)
+    return bootstrap(both.reshape(len(both), -1).tolist(), statistic, seed, groups)

@@ -65,10 +65,11 @@ def summaries(rows: Sequence[Row], seed: int = 0, *, split: bool = False) -> lis
         for name, part in parts.items():
             good = [r for r in part if not r.error]
             for metric in dict.fromkeys(m for r in good for m in r.values if not m.startswith("_")):
-                values = [v for r in good if not math.isnan(v := r.values.get(metric, math.nan))]
-                made = mean_with_interval(values, seed)
-                lost = len(good) - len(values)
-                out.append(Summary(protocol, method, metric, name, made, len(values), lost, len(part) - len(good)))
+                known = [r for r in good if not math.isnan(r.values.get(metric, math.nan))]
+                groups = [r.drawn_with for r in known]
+                made = mean_with_interval([r.values[metric] for r in known], seed, groups)
+                lost = len(good) - len(known)
+                out.append(Summary(protocol, method, metric, name, made, len(known), lost, len(part) - len(good)))
             if counted := [r for r in good if "_union" in r.values]:
                 made = accumulated_iou(counted, seed)
                 lost = len(part) - len(good)
@@ -93,7 +94,7 @@ def accumulated_iou(rows: Sequence[Row], seed: int = 0) -> Interval:
     """mIoU accumulated over the data set: the mean over object and ground of Σ intersection / Σ union."""
     parts = [[r.values["_intersection"], r.values["_ground_intersection"]] for r in rows]
     wholes = [[r.values["_union"], r.values["_ground_union"]] for r in rows]
-    return ratios_of_sums(parts, wholes, seed)
+    return ratios_of_sums(parts, wholes, seed, [r.drawn_with for r in rows])
 
 
 def differences(rows: Sequence[Row], metric: str, *, against: str = "random", seed: int = 0) -> list[Difference]:
@@ -108,21 +109,24 @@ def differences(rows: Sequence[Row], metric: str, *, against: str = "random", se
         if not any(metric in r.values for r in own):
             continue
         known = {(r.method, r.example): r.values.get(metric, math.nan) for r in own if not r.error}
+        groups = {r.example: r.drawn_with for r in own}
         if len(known) != sum(not r.error for r in own):
             raise Misuse(f"an example has two rows of one method under {protocol}; give each example a name of its own")
         for method in (m for m in methods if m != against):
             names = [e for m, e in known if m == method and (against, e) in known]
             pairs = np.array([(known[method, e], known[against, e]) for e in names]).reshape(-1, 2)
-            pairs = pairs[~np.isnan(pairs).any(1)]
-            value = paired(pairs[:, 0].tolist(), pairs[:, 1].tolist(), seed)
+            good = ~np.isnan(pairs).any(1)
+            pairs, together = pairs[good], [groups[e] for e, g in zip(names, good, strict=True) if g]
+            value = paired(pairs[:, 0].tolist(), pairs[:, 1].tolist(), seed, together)
             out.append(Difference(protocol, method, against, metric, value, len(pairs)))
     return out
 
 
 def curve(rows: Sequence[Row], name: str, seed: int = 0) -> list[Interval]:
     """The mean of a curve over the rows that have it, step by step, with intervals."""
-    curves = [r.curves[name] for r in rows if not r.error and name in r.curves]
-    return [mean_with_interval(step, seed) for step in zip(*curves, strict=True)]
+    having = [r for r in rows if not r.error and name in r.curves]
+    groups = [r.drawn_with for r in having]
+    return [mean_with_interval(step, seed, groups) for step in zip(*(r.curves[name] for r in having), strict=True)]
 
 
 def grouped(rows: Sequence[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:

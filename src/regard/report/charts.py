@@ -137,7 +137,8 @@ def lines(rows: Sequence[Row], name: str, seed: int = 0) -> list[Line]:
         good = [r for r in own if drawable(r, name)]
         if good:
             areas = [r.values.get(f"auc_{name}", float(np.mean(r.curves[name]))) for r in good]
-            out.append(Line(method, curve(good, name, seed), mean_with_interval(areas, seed), len(good)))
+            area = mean_with_interval(areas, seed, [r.drawn_with for r in good])
+            out.append(Line(method, curve(good, name, seed), area, len(good)))
     if not out:
         raise nearest(name, dict.fromkeys(c for r in rows for c in r.curves if drawable(r, c)), "curve among the rows")
     return sorted(out, key=lambda line: -line.area.value)
