@@ -77,8 +77,8 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         if isinstance(padding, str)
         else _tuple(padding, axes)
     )
-    if not tag.raw and any(k > s for k, s in zip(kernel, stride, strict=True)):
-        trail.mixers.setdefault(name)
+    if any(k > s for k, s in zip(kernel, stride, strict=True)):
+        trail.mixes(name, tag, told=not tag.raw)  # raw: patches that overlap
     ids = first_along(tag.ids, -axes - 1)
     if not tag.raw and not constant(tag.ids, -axes - 1):
         return [nowhere(tag, name, out)]

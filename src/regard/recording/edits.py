@@ -36,6 +36,10 @@ class Edit:
     def call(self, call: AttentionCall) -> Tensor | None:
         """The output O of an attention call, in the call's own axes."""
 
+    def scores(self, left: Tensor, left_ids: Tensor, right: Tensor, right_ids: Tensor) -> None:
+        """The two operands of scores that the model makes itself (queries and keys, in either order), and the ids of their
+        rows, each in its operand's shape. Nothing can be changed here."""
+
     def pooled(self, value: Tensor, rows: Tensor, axes: tuple[int, ...]) -> Tensor | None:
         """The mean of a tensor over axes along which its rows change; `rows` are the ids of its elements' tokens."""
 

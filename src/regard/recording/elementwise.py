@@ -84,7 +84,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
             and not tag.computed
             and out.is_floating_point()
         ):
-            trail.mixers.setdefault(tag.lost)
+            trail.mixes(tag.lost, best, tag)
         if (
             tag.source.rank != best.source.rank
             and max(tag.source.rank, best.source.rank) < PARAMETERS

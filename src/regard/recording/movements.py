@@ -116,7 +116,7 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     _meet(tags, columns, dim)
     for t in tags:
         if t is not None and t.mixed and out.ndim > 2:
-            trail.mixers.setdefault(f"{t.mixed} of different tokens")
+            trail.mixes(f"{t.mixed} of different tokens", t)
     if name in CATS and best.keys is None and _features(columns, dim):
         columns = _of_one_row(trail, tags, columns, best, dim)
     ids = _joined(name, columns, dim, out)
@@ -224,7 +224,7 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if value is None or source is None:
         return [base]
     if value.mixed:
-        trail.mixers.setdefault(f"{value.mixed} of different tokens")
+        trail.mixes(f"{value.mixed} of different tokens", value)
     ids = (torch.zeros(into.shape, dtype=torch.int64) if base is None else base.ids).clone(
         memory_format=torch.contiguous_format
     )

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from regard.errors import ModelError
 from regard.recording.branches import Branch, Branches
 from regard.recording.calls import AttentionCall, Layout
-from regard.recording.contractions import PRODUCTS, Product
+from regard.recording.contractions import PRODUCTS, Product, read_product
 from regard.recording.edits import Edit
 from regard.recording.elementwise import PARAMETERS, nowhere
 from regard.recording.entry import (
@@ -111,6 +111,8 @@ class Recorder(TorchFunctionMode):
         if why := sampled(self.trail, name, args):
             self.calls.append(self._lost_call(why, out))
         follow(self.trail, func, args, kwargs, out)
+        if self.edits and name in PRODUCTS:
+            self._show_scores(name, args, kwargs, out)
         if self.branches is not None:
             self.branches.after(name, func, args, kwargs, out)
         if name == "embedding":
@@ -123,6 +125,16 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         with as_the_user():
             return func(*args, **kwargs)
+
+    def _show_scores(self, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+        """Edits are shown what the model's own scores are made of."""
+        made, p = self.trail.tag(out), read_product(name, args, kwargs)
+        if made is None or made.keys is None or made.probs or p is None:
+            return
+        left, right = self.trail.tag(p.a), self.trail.tag(p.b)
+        if left is not None and right is not None and left.keys is None and right.keys is None:
+            for edit in self.edits:
+                edit.scores(p.a, self.trail.settled(left).ids, p.b, self.trail.settled(right).ids)
 
     # -- word embeddings --------------------------------------------------------------------------------------------
 

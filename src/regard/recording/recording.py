@@ -25,7 +25,7 @@ from regard.recording.padding import padding
 from regard.recording.rebuild import MEMORY_BUDGET, budget_of
 from regard.recording.said import Said
 from regard.recording.states import Key, State, embeddings, frontier
-from regard.recording.tokens import STRIDE, Merge, Stream
+from regard.recording.tokens import STRIDE, Merge, Mixing, Stream
 from regard.recording.walk import Part, Relevance, Relevances, Step, Walked, Walker, source_of, sources, unmerged, walk
 from regard.target import Target
 
@@ -53,7 +53,7 @@ class Recording:
         states: what went into and came out of blocks, where that was asked for. made: bytes that all operations made.
         branches: event of a call -> what stands around it, where that was asked for (branches.py).
         said: what the user said of the tokens. sure: call -> how sure its tokens are, in words. asked: the read-out asked for.
-        mixers: operations outside attention that mix rows in a way that is not followed.
+        mixers: operations outside attention that mix rows in a way that is not followed; mixings: where, and from when on.
     """
 
     model: nn.Module = field(repr=False)
@@ -80,6 +80,7 @@ class Recording:
     made: int = 0
     budget: int = MEMORY_BUDGET
     mixers: list[str] = field(default_factory=list)
+    mixings: list[Mixing] = field(default_factory=list)
     branches: dict[int, Branch] = field(default_factory=dict, repr=False)
 
     # -- gradients --------------------------------------------------------------------------------------------------
@@ -353,6 +354,7 @@ def _recorded(
         made=run.made,
         budget=budget,
         mixers=[*trail.mixers],
+        mixings=trail.mixings,
         branches=run.branches,
     )
     recording.streams = _in_use(recording)

@@ -85,6 +85,15 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """From `event` on, rows of the streams named hold something of each other's tokens that is not followed."""
+
+    event: int
+    streams: frozenset[str]
+    operation: str
+
+
+@dataclass(frozen=True)
 class Tag:
     """Whose rows a tensor holds.
 
@@ -161,6 +170,7 @@ class Trail:
         self.doubts: list[tuple[int, str, str]] = []
         self.copies: dict[int, int] = {}
         self.mixers: dict[str, None] = {}
+        self.mixings: list[Mixing] = []
         self.softmaxes = 0
         self.multiplied: dict[int, tuple[Tensor, Tensor]] = {}
         self._patterns: dict[tuple[int, ...], int] = {}
@@ -241,6 +251,12 @@ class Trail:
     def doubt(self, tag: Tag, why: str) -> None:
         """From now on it is not quite certain whose tokens the rows of a stream are."""
         self.doubts.append((self.events, tag.source.name, why))
+
+    def mixes(self, operation: str, *tags: Tag, told: bool = True) -> None:
+        """An operation outside attention mixes rows in a way that is not followed. told: the receipt names it."""
+        if told:
+            self.mixers.setdefault(operation)
+        self.mixings.append(Mixing(self.events, frozenset(t.source.name for t in tags), operation))
 
     # -- births, merges ---------------------------------------------------------------------------------------------
 
