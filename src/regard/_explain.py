@@ -172,6 +172,7 @@ def _one_target(
 ) -> list[Explanation]:
     recording = w.recording
     with torch.enable_grad(), as_the_user():
+        target = target.on(recording.model, recording.output)
         value = target.value(recording.output, recording.inputs)
     if not bool(torch.isfinite(value.y).all()):
         values = value.y.detach().tolist()
@@ -304,7 +305,10 @@ def _explanation(
         seconds=seconds,
         versions=_versions(),
         seed=w.seed,
-        notes=_notes(recording) + [n for m in maps for n in m.contexts[row.name].notes] + _blind(streams, scores),
+        notes=[*target.notes]
+        + _notes(recording)
+        + [n for m in maps for n in m.contexts[row.name].notes]
+        + _blind(streams, scores),
         _measure=_measurement(w, target, row, value, tuple(maps[0].context.readout), paths),
     )
     if w.measure == "full":

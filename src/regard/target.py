@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.errors import Misuse, TargetError
+from regard.head import ORDINARY, Head, check_activation, head_of
 
-Classes = int | Tensor | None
+Classes = Any
+"""An int (Python's, numpy's, or a tensor without axes), an integer (batch,) tensor or array, or None; see `_whole`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Target:
     read: Callable[[Any, Mapping[str, Any]], Value]
     remade: Callable[..., Target] | None = dataclasses.field(default=None, repr=False)
     halves: tuple[Target, Target] | None = dataclasses.field(default=None, repr=False)
+    headed: Callable[[nn.Module, Any], Target] | None = dataclasses.field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     def at(self, classes: Tensor, rival: Tensor | None = None) -> Target:
         """The same target with its classes fixed (one a sample), for runs in which others may be predicted."""
@@ -51,45 +56,58 @@ class Target:
             return self
         return self.remade(classes) if rival is None else self.remade(classes, rival)
 
+    def on(self, model: nn.Module, output: Any) -> Target:
+        """The same target, knowing what the scores of this model are, which gave `output` with its graph (see head.py)."""
+        return self if self.headed is None else self.headed(model, output)
+
     def value(self, output: Any, inputs: Mapping[str, Any]) -> Value:
         """y and its classes. Raises TargetError where the output has no such value."""
         return self.read(output, inputs)
 
     @classmethod
-    def logit(cls, c: Classes = None, position: int | None = None, output: str | int | None = None) -> Target:
-        """The logit of a class; `position` picks the token where the model scores every token."""
+    def logit(cls, c: Classes = None, position: Classes = None, output: str | int | None = None) -> Target:
+        """The logit of a class; `position` picks the token where the model scores every token.
 
-        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            return _of_class(scores(out, output), c, position, inputs, out)
-
-        return cls(_label("logit", c, position), read, lambda k: cls.logit(k, position, output))
-
-    @classmethod
-    def probability(cls, c: Classes = None, position: int | None = None, output: str | int | None = None) -> Target:
-        """The softmax probability of a class."""
-
-        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            return _of_class(scores(out, output).softmax(-1), c, position, inputs, out)
-
-        return cls(_label("probability", c, position), read, lambda k: cls.probability(k, position, output))
+        Of a head with one output, or of a regression's, it is the score.
+        """
+        return _scored(cls, "logit", _class(c), _whole(position, "position"), output)
 
     @classmethod
-    def log_probability(cls, c: Classes = None, position: int | None = None, output: str | int | None = None) -> Target:
-        """The log of the softmax probability of a class."""
+    def probability(
+        cls,
+        c: Classes = None,
+        position: Classes = None,
+        output: str | int | None = None,
+        activation: str | None = None,
+    ) -> Target:
+        """The probability of a class: by softmax, or by sigmoid where the head is multi-label or has one output.
 
-        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            return _of_class(scores(out, output).log_softmax(-1), c, position, inputs, out)
+        `activation`: "softmax" or "sigmoid", where the model does not say it. Raises TargetError for a regression.
+        """
+        return _scored(cls, "probability", _class(c), _whole(position, "position"), output, activation)
 
-        return cls(_label("log-probability", c, position), read, lambda k: cls.log_probability(k, position, output))
+    @classmethod
+    def log_probability(
+        cls,
+        c: Classes = None,
+        position: Classes = None,
+        output: str | int | None = None,
+        activation: str | None = None,
+    ) -> Target:
+        """The log of the probability of a class (see `probability`)."""
+        return _scored(cls, "log-probability", _class(c), _whole(position, "position"), output, activation)
 
     @classmethod
     def contrast(
-        cls, c: Classes = None, d: Classes = None, position: int | None = None, output: str | int | None = None
+        cls, c: Classes = None, d: Classes = None, position: Classes = None, output: str | int | None = None
     ) -> Target:
         """y_c − y_d: what tells class c from class d. Where `d` is None, from the best of all others."""
+        c, d, position = _class(c), _class(d), _whole(position, "position")
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             logits = _picked(scores(out, output), position, inputs, out)
+            if logits.ndim == 2 and logits.shape[-1] == 1:
+                raise TargetError("the head has one output, so there is no other class to tell it from")
             first = _of_class(logits, c, None, inputs)
             others = logits if d is not None or first.explained is None else _without(logits, first.explained)
             second = _of_class(others, d, None, inputs)
@@ -104,8 +122,9 @@ class Target:
         return cls(f"contrast {_name(c)} - {rival}", read, remade, halves)
 
     @classmethod
-    def similarity(cls, text: int | Tensor | None = None) -> Target:
+    def similarity(cls, text: Classes = None) -> Target:
         """Cosine of each picture with text number `text`; else with its paired text (equal counts) or the best text."""
+        text = _whole(text, "text")
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             image, words = field(out, "image_embeds"), field(out, "text_embeds")
@@ -113,7 +132,7 @@ class Target:
             best = cosines.detach().argmax(-1)
             paired = torch.arange(len(image), device=image.device)
             chosen = paired if len(image) == len(words) else best
-            which = chosen if text is None else torch.full_like(best, text) if isinstance(text, int) else text
+            which = chosen if text is None else _classes(text, image, "text")
             _in_range(which, cosines.shape[-1], "text")
             shared = cosines.numel() > 1 and not (len(image) == len(words) and torch.equal(which, paired))
             return Value(cosines.gather(1, which[:, None])[:, 0], which, best, shared)
@@ -121,56 +140,50 @@ class Target:
         return cls("similarity" if text is None else f"similarity with text {text}", read, cls.similarity)
 
     @classmethod
-    def next_token(cls, id: Classes = None, position: int = -1) -> Target:
+    def next_token(cls, id: Classes = None, position: Classes = -1) -> Target:
         """The logit of a next token after `position`; -1 is the last token that is not padding (see `row_at`)."""
+        id, position = _whole(id, "token id"), _whole(-1 if position is None else position, "position")
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             return _of_class(scores(out, None), id, position, inputs, out)
 
-        where = "" if position == -1 else f" after token {position}"
+        where = "" if isinstance(position, int) and position == -1 else f" after {_tokens(position)}"
         token = "the predicted one" if id is None else _name(id).replace("class", "token")
         return cls(f"next token: {token}{where}", read, lambda k: cls.next_token(k, position))
 
     @classmethod
-    def detection(cls, query: int | Tensor, c: Classes = None) -> Target:
+    def detection(cls, query: Classes, c: Classes = None) -> Target:
         """The logit of a class at an object query (the predicted class is the best one that is not "no object").
 
         `query` may be a (batch,) tensor, one query a sample.
         """
-
-        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            logits = scores(out, None)
-            if logits.ndim != 3:
-                raise TargetError(
-                    f"a detection needs logits (batch, query, class); the model gave {tuple(logits.shape)}"
-                )
-            queries = _classes(query, logits, "object query")
-            _in_range(queries, logits.shape[1], "object query")
-            at = logits[torch.arange(len(logits), device=logits.device), queries]
-            known = at[:, :-1].detach().argmax(-1) if c is None else c
-            return _of_class(at, known, None, inputs)
-
-        which = f"query {query}" if isinstance(query, int) else f"queries {', '.join(map(str, query.tolist()[:8]))}"
-        return cls(f"{which}, {_label('logit', c, None)}", read, lambda k: cls.detection(query, k))
+        return _detection(cls, _whole(query, "object query", needed=True), _class(c))
 
     @classmethod
-    def span(cls, start: int, end: int) -> Target:
-        """start_logits[start] + end_logits[end] of a question-answering head."""
+    def span(cls, start: Classes, end: Classes) -> Target:
+        """start_logits[start] + end_logits[end] of a question-answering head; each an int or one a sample."""
+        start, end = (_whole(v, "token", needed=True) for v in (start, end))
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             first, last = field(out, "start_logits"), field(out, "end_logits")
-            _in_range(torch.tensor([start, end]), first.shape[-1], "token")
-            return Value(first[:, start] + last[:, end])
+            at, to = (_classes(v, first, "token") for v in (start, end))
+            _in_range(torch.stack([at, to]), first.shape[-1], "token")
+            return Value(first.gather(1, at[:, None])[:, 0] + last.gather(1, to[:, None])[:, 0])
 
-        return cls(f"span {start}-{end}", read)
+        return cls(f"span {_name(start, '')}-{_name(end, '')}", read)
 
     @classmethod
-    def region(cls, mask: Tensor, c: Classes = None, output: str | int | None = None) -> Target:
+    def region(cls, mask: Any, c: Classes = None, output: str | int | None = None) -> Target:
         """The mean logit of a class over a region of a dense output: mask (height, width), or one a sample."""
+        c, mask = _class(c), _mask_of(mask)
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             logits = scores(out, output)
-            if logits.ndim != 4 or logits.shape[-2:] != mask.shape[-2:]:
+            if (
+                logits.ndim != 4
+                or logits.shape[-2:] != mask.shape[-2:]
+                or mask.shape[:-2] not in ((), logits.shape[:1])
+            ):
                 raise TargetError(
                     f"a region of shape {tuple(mask.shape)} needs logits (batch, class, height, width) of that size; "
                     f"the model gave {tuple(logits.shape)}"
@@ -181,24 +194,76 @@ class Target:
         return cls(_label("region's logit", c, None), read, lambda k: cls.region(mask, k, output))
 
     @classmethod
-    def of(cls, function: Callable[[Any], Tensor], label: str = "custom") -> Target:
+    def of(cls, function: Any, label: str = "custom") -> Target:
         """Any function: output -> (batch,)."""
-        return cls(label, lambda out, inputs: Value(one_a_sample(function(out), label)))
+        if not callable(function):
+            raise TargetError(f"Target.of takes a function of the model's output, not {_said(function)}")
+        return cls(str(label), lambda out, inputs: Value(one_a_sample(function(out), label)))
 
     @classmethod
     def make(cls, what: Any) -> Target:
         """A Target from what `explain` takes: None, an int, a (batch,) tensor, a Target or a callable."""
         if isinstance(what, cls):
             return what
-        if what is None or (isinstance(what, int) and not isinstance(what, bool)):
-            return cls.logit(what)
-        if isinstance(what, Tensor) and not what.is_floating_point() and what.ndim <= 1:
-            return cls.logit(int(what) if what.ndim == 0 else what)
-        if callable(what):
+        if callable(what) and not isinstance(what, Tensor):
             return cls.of(what, getattr(what, "__name__", "custom"))
         if isinstance(what, str):
             raise Misuse(f"target {what!r} is a label's name, which only a reader knows: use regard.load(...).explain")
-        raise Misuse(f"a target is None, an int, a (batch,) tensor, a Target or a callable; not {type(what).__name__}")
+        if what is None or hasattr(what, "__index__"):
+            return cls.logit(what)
+        raise Misuse(f"a target is None, an int, a (batch,) tensor, a Target or a callable; not {_said(what)}")
+
+
+Made = type[Target]
+
+
+def _scored(
+    cls: Made,
+    kind: str,
+    c: int | Tensor | None,
+    position: int | Tensor | None,
+    output: str | int | None,
+    activation: str | None = None,
+    head: Head = ORDINARY,
+) -> Target:
+    """A class's logit, probability or log-probability at a head."""
+    check_activation(activation)
+
+    def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+        given = scores(out, output)
+        made = given if kind == "logit" else head.probability(given, log=kind == "log-probability")
+        return _of_class(made, c, position, inputs, out, head)
+
+    def headed(model: nn.Module, out: Any) -> Target:
+        return _scored(cls, kind, c, position, output, activation, head_of(model, scores(out, output), activation))
+
+    def remade(classes: Tensor) -> Target:
+        return _scored(cls, kind, classes, position, output, activation, head)
+
+    label = _label(head.word(kind), c, position, head)
+    return cls(label, read, remade, headed=headed, notes=head.notes(kind))
+
+
+def _detection(cls: Made, query: Any, c: Any, background: bool = True) -> Target:
+    """A class at an object query. `background`: the last score is that of "no object"."""
+
+    def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+        logits = scores(out, None)
+        if logits.ndim != 3:
+            raise TargetError(f"a detection needs logits (batch, query, class); the model gave {tuple(logits.shape)}")
+        queries = _classes(query, logits, "object query")
+        _in_range(queries, logits.shape[1], "object query")
+        at = logits[torch.arange(len(logits), device=logits.device), queries]
+        known = (at[:, :-1] if background else at).detach().argmax(-1) if c is None else c
+        return _of_class(at, known, None, inputs)
+
+    def headed(model: nn.Module, out: Any) -> Target:
+        count = getattr(getattr(model, "config", None), "num_labels", None)
+        return _detection(cls, query, c, background=scores(out, None).shape[-1] != count)
+
+    which = f"query {query}" if isinstance(query, int) else f"queries {_name(query, '')}"
+    label = f"{which}, {_label('logit', c, None)}"
+    return cls(label, read, lambda classes: _detection(cls, query, classes, background), headed=headed)
 
 
 def one_a_sample(y: Any, label: str) -> Tensor:
@@ -209,16 +274,89 @@ def one_a_sample(y: Any, label: str) -> Tensor:
     return y
 
 
-def _label(kind: str, c: Classes, position: int | None) -> str:
-    return f"{kind} of {_name(c)}" + ("" if position is None else f" at token {position}")
-
-
-def _name(c: Classes) -> str:
+def _class(c: Any) -> int | Tensor | None:
+    """A class as it was given, checked; its name is the business of a reader."""
     if isinstance(c, str):
         raise Misuse(f"class {c!r} is a label's name, which only a reader knows: use its number, reader.label({c!r})")
+    return _whole(c, "class")
+
+
+def _whole(value: Any, what: str, *, needed: bool = False) -> Any:
+    """A whole number as an int (Python's, numpy's, a tensor without axes), or one a sample as a (batch,) tensor, or None.
+
+    Raises TargetError for anything else.
+    """
+    if value is None and not needed:
+        return None
+    if isinstance(value, Tensor) or hasattr(value, "__array_interface__"):
+        return _whole_tensor(value, what)
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TargetError(
+            f"{_an(what)} is a whole number, or one a sample in an integer (batch,) tensor; not {_said(value)}"
+        )
+    if abs(number) >= 1 << 62:
+        raise TargetError(f"{what} {number:.3g} is out of range")
+    return number
+
+
+def _whole_tensor(value: Any, what: str) -> int | Tensor:
+    tensor = value if isinstance(value, Tensor) else torch.from_numpy(value[()]) if getattr(value, "ndim", 0) else None
+    if tensor is None:  # numpy's number, or array without axes
+        return int(_whole(value.item(), what))
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.ndim > 1:
+        raise TargetError(
+            f"{_an(what)} is a whole number, or one a sample in an integer (batch,) tensor; not {_said(tensor)}"
+        )
+    if tensor.is_meta:
+        raise TargetError(f"{_an(what)} on the meta device has no value; give one that has")
+    return tensor.detach() if tensor.ndim else int(tensor)
+
+
+def _mask_of(mask: Any) -> Tensor:
+    """A region's mask as a tensor. Raises TargetError for what is none."""
+    tensor = torch.from_numpy(mask) if hasattr(mask, "__array_interface__") and getattr(mask, "ndim", 0) else mask
+    if not isinstance(tensor, Tensor) or tensor.ndim not in (2, 3) or tensor.is_complex() or tensor.is_meta:
+        raise TargetError(f"a region is a mask (height, width), or one a sample; not {_said(mask)}")
+    if not bool((tensor != 0).flatten(-2).any(-1).all()):
+        raise TargetError("a region's mask is empty: nothing lies in it")
+    return tensor
+
+
+def _said(value: Any) -> str:
+    """What was given, in a few words."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, str | int | float):
+        return repr(value)[:40]
+    return type(value).__name__
+
+
+def _an(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
+
+
+def _label(kind: str, c: int | Tensor | None, position: int | Tensor | None, head: Head = ORDINARY) -> str:
+    where = "" if position is None else f" at {_tokens(position)}"
+    if head.one:
+        return kind + where
+    if head.kind == "score" and not head.made and isinstance(c, int):
+        return f"{kind} number {c}{where}"
+    return f"{kind} of {head.likeliest if c is None else _name(c)}{where}"
+
+
+def _name(c: int | Tensor | None, one: str = "class ", several: str = "classes ") -> str:
+    """Numbers in words: `class 3`, `classes 1, 2, 3`."""
     if c is None:
         return "the predicted class"
-    return f"class {c}" if isinstance(c, int) else f"classes {', '.join(str(i) for i in c.tolist()[:8])}"
+    return f"{one}{c}" if isinstance(c, int) else f"{one and several}{', '.join(str(i) for i in c.tolist()[:8])}"
+
+
+def _tokens(position: int | Tensor | None) -> str:
+    return _name(position, "token ", "tokens ")
 
 
 def field(output: Any, name: str) -> Tensor:
@@ -244,13 +382,22 @@ def scores(output: Any, name: str | int | None) -> Tensor:
     if isinstance(output, Tensor):
         return output
     if isinstance(name, int):
-        value = output.to_tuple()[name] if hasattr(output, "to_tuple") else output[name]
+        several = output.to_tuple() if hasattr(output, "to_tuple") else output
+        value = several[name] if isinstance(several, Sequence) and -len(several) <= name < len(several) else None
         if isinstance(value, Tensor):
             return value
+        raise TargetError(f"the model's output has no tensor number {name}; {_fields(output)}")
     return field(output, "logits" if name is None else str(name))
 
 
-def _of_class(logits: Tensor, c: Classes, position: int | None, inputs: Mapping[str, Any], output: Any = None) -> Value:
+def _of_class(
+    logits: Tensor,
+    c: int | Tensor | None,
+    position: int | Tensor | None,
+    inputs: Mapping[str, Any],
+    output: Any = None,
+    head: Head = ORDINARY,
+) -> Value:
     """The value of a class in (batch, class) or, at a position, (batch, token, class)."""
     logits = _picked(logits, position, inputs, output)
     if logits.ndim != 2:
@@ -258,13 +405,21 @@ def _of_class(logits: Tensor, c: Classes, position: int | None, inputs: Mapping[
             f"the scores are {tuple(logits.shape)}, not (batch, class): say which token with Target.next_token(id) or "
             "Target.logit(c, position=...), which region with Target.region(mask, c), or give a function"
         )
+    count = logits.shape[-1]
+    if c is None and head.kind == "score" and count > 1:
+        raise TargetError(
+            f"a regression with {count} outputs predicts no class; say which output, from 0 to {count - 1}"
+        )
     predicted = logits.detach().argmax(-1)
     explained = predicted if c is None else _classes(c, logits)
-    _in_range(explained, logits.shape[-1], "class")
-    return Value(logits.gather(1, explained[:, None])[:, 0], explained, predicted)
+    _in_range(explained, count, "class")
+    y = logits.gather(1, explained[:, None])[:, 0]
+    if head.no_class:
+        return Value(y)
+    return Value(y, explained, None if head.several or head.one else predicted)
 
 
-def _picked(logits: Tensor, position: int | None, inputs: Mapping[str, Any], output: Any) -> Tensor:
+def _picked(logits: Tensor, position: int | Tensor | None, inputs: Mapping[str, Any], output: Any) -> Tensor:
     """Scores (batch, class): those at a position, where there is a token axis to pick one from."""
     if logits.ndim == 1:
         logits = logits[:, None]
@@ -295,8 +450,10 @@ def _in_range(index: Tensor, count: int, what: str) -> None:
         raise TargetError(f"{what} {int(index[(index < 0) | (index >= count)][0])} is out of range: there are {count}")
 
 
-def row_at(position: int, scores: Tensor, inputs: Mapping[str, Any], output: Any = None) -> Int[Tensor, " batch"]:
-    """The row of some scores (batch, row, ...) that stands for a position, one a sample.
+def row_at(
+    position: int | Tensor, scores: Tensor, inputs: Mapping[str, Any], output: Any = None
+) -> Int[Tensor, " batch"]:
+    """The row of some scores (batch, row, ...) that stands for a position (an int, or one a sample), one a sample.
 
     From 0 on, a position is a token's number in the sequence that the scores belong to, padding included. Negative ones
     count back from the last token that is not padding, on whichever side that stands. Where `logits_to_keep` kept only
@@ -304,17 +461,18 @@ def row_at(position: int, scores: Tensor, inputs: Mapping[str, Any], output: Any
     """
     real, kept = _sequence(scores, inputs, output)
     length = real.shape[1]
-    if position < 0:
-        wanted = real & (real.flip(1).cumsum(1).flip(1) == -position)
-        if not bool(wanted.any(1).all()):
-            short = int(real.sum(1).amin())
-            raise TargetError(f"token {position} is out of range: there are {short} that are not padding")
-    else:
-        _in_range(torch.tensor([position]), length, "token")
-        wanted = real & (torch.arange(length) == position)
-        if not bool(wanted.any(1).all()):
-            sample = int((~wanted.any(1)).nonzero()[0])
-            raise TargetError(f"token {position} of sample {sample} is padding; negative positions leave padding out")
+    wanted_at = _classes(position, real, "position")[:, None]
+    _in_range(wanted_at.clamp(min=0), length, "token")
+    from_end = real.flip(1).cumsum(1).flip(1)
+    wanted = real & torch.where(wanted_at < 0, from_end == -wanted_at, torch.arange(length) == wanted_at)
+    if not bool((there := wanted.any(1)).all()):
+        sample = int((~there).nonzero()[0])
+        asked = int(wanted_at[sample])
+        if asked < 0:
+            raise TargetError(
+                f"token {asked} is out of range: there are {int(real.sum(1).amin())} that are not padding"
+            )
+        raise TargetError(f"token {asked} of sample {sample} is padding; negative positions leave padding out")
     at = wanted.int().argmax(1)
     found = at[:, None] == kept
     if not bool(found.any(1).all()):

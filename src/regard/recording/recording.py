@@ -95,7 +95,8 @@ class Recording:
             value = target
         else:
             with torch.enable_grad():
-                value = Target.make(self.target if target is None else target).value(self.output, self.inputs).y
+                made = Target.make(self.target if target is None else target).on(self.model, self.output)
+                value = made.value(self.output, self.inputs).y
         if not value.requires_grad:
             raise ModelError(
                 "the target has no gradient: the model ran under torch.no_grad() or detaches its output; "
@@ -198,11 +199,22 @@ class Recording:
         final = {c.index for c in self.final_calls([self.calls[i] for i in norms])}
         norms = {i: norm for i, norm in norms.items() if i in final}
         if not norms:
-            raise ModelError(
-                "the target does not depend on any attention call: its gradient is zero at all of them (layers that round "
-                "their inputs, as quantised ones may, pass none)"
-            )
+            raise ModelError(self._unmoved(gradients))
         return norms
+
+    def _unmoved(self, gradients: Gradients) -> str:
+        """Why no attention call has a gradient."""
+        cut = any(c.detached for c in self.calls)
+        if not cut and self.leaves and not any(bool(g.any()) for g in gradients.inputs.values()):
+            return (
+                f"the target is constant here: it is {float(gradients.value[0]):.4g}, with a gradient of zero at all inputs "
+                "and attention calls. A softmax over one class is constant, and so is a probability that is 1 or 0 to the last "
+                "digit (explain the logit); and layers that round, as quantised ones may, pass no gradient"
+            )
+        return (
+            "the target does not depend on any attention call: its gradient is zero at all of them (layers that round "
+            "their inputs, as quantised ones may, pass none)"
+        )
 
     def readout(self, gradients: Gradients) -> dict[int, Relevance]:
         """Which final rows the target reads, found from the gradient: final call -> weights r (batch, row).
