@@ -197,7 +197,7 @@ def explain(
             else:
                 with _writers(reader, target):
                     made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how, **more)
-                found += [_named(e, stem, pair.name) for e in made]
+                found += [_named(e, stem, pair) for e in made]
     with busy("drawing"):
         files = write_all(found, out, render_explanations if generate is None else render_generations)
     if generate is None:
@@ -257,7 +257,7 @@ def compare(
     how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **more}
     with steps() as told, _writers(reader, target):
         found = reader.compare(raw, target, names, columns, baseline, told=told, **how)
-    found = _named_all(found, stem, pair.name)
+    found = _named_all(found, stem, pair)
     with busy("drawing"):
         files = write_all([found], out, render_comparison)
     if not quiet:
@@ -394,21 +394,27 @@ def _writers(reader: Any, target: Any) -> Iterator[None]:
         ) from e
 
 
-def _named(exp: Explanation, name: str, text: str | None = None) -> Explanation:
-    """The explanation with its raw input called as the command line called it; `text`: the name of the text beside it.
+def _named(exp: Explanation, name: str, pair: Pair) -> Explanation:
+    """The explanation with its raw inputs called as the command line called them.
 
     An answer, which the model or the user gave, keeps the name that the reader gave it.
     """
     from regard.models.answers import ANSWER
+    from regard.models.embeddings import SECOND
 
-    called: dict[bool, str] = {True: name if text is None else text, False: name}
+    def called(stream: str, raw: Picture | Text) -> str:
+        if raw.name == ANSWER:
+            return ANSWER
+        if stream.startswith(SECOND) and pair.second:
+            return pair.second
+        return pair.name if pair.name and hasattr(raw, "tokens") else name
+
     raws: dict[str, Sequence[Picture | Text]] = {
-        s: [r if r.name == ANSWER else dataclasses.replace(r, name=called[hasattr(r, "tokens")]) for r in raw]
-        for s, raw in exp.inputs.items()
+        s: [dataclasses.replace(r, name=called(s, r)) for r in raw] for s, raw in exp.inputs.items()
     }
     return dataclasses.replace(exp, inputs=raws)
 
 
-def _named_all(found: Comparison, name: str, text: str | None = None) -> Comparison:
-    grid = {at: _named(e, name, text) for at, e in found.grid.items()}
-    return dataclasses.replace(found, grid=grid, own={m: _named(e, name, text) for m, e in found.own.items()})
+def _named_all(found: Comparison, name: str, pair: Pair) -> Comparison:
+    grid = {at: _named(e, name, pair) for at, e in found.grid.items()}
+    return dataclasses.replace(found, grid=grid, own={m: _named(e, name, pair) for m, e in found.own.items()})

@@ -39,7 +39,7 @@ class Pair:
     """What goes with each INPUT, so that together they are what the model reads.
 
     image: a picture beside a text. text, name: a text beside a picture or a text, and what to call it. regions: boxes in the
-    picture. second: what to call a text that goes with another one.
+    picture. second: what to call a text that goes with another one. apart: the two are streams of their own.
     """
 
     kind: str
@@ -48,6 +48,7 @@ class Pair:
     name: str | None = None
     regions: list[list[float]] | None = None
     second: str | None = None
+    apart: bool = False
 
     @classmethod
     def checked(cls, reader: Any, image: Path | None, text: str | None, regions: Path | None) -> Pair:
@@ -73,20 +74,25 @@ class Pair:
         words, name = (None, None) if text is None else read_input(text, "text")
         boxes = None if regions is None else _boxes(regions)
         of = _pictures_or_texts(reader, text)
-        return cls(of, image, words, None if of == "text" else name, boxes, name if of == "text" else None)
+        return cls(
+            of, image, words, None if of == "text" else name, boxes, name if of == "text" else None, kind == "embedding"
+        )
 
     def read(self, value: str) -> tuple[Any, str, dict[str, Any]]:
         """An INPUT as the reader takes it, its name, and options for the reader."""
         raw, stem = read_input(value, self.kind)
         raw = (self.image, raw) if self.image is not None else raw if self.text is None else (raw, self.text)
-        stem = f"{stem} + {self.second}" if self.second else stem
+        stem = f"{stem} + {self.second}" if self.second and not self.apart else stem
         return raw, stem, {} if self.regions is None else {"regions": self.regions}
 
 
 def _reads(kind: str) -> str:
-    return {"image": "images only", "text": "texts only", "image-text": "images with texts"}.get(
-        kind, "regions and texts"
-    )
+    return {
+        "image": "images only",
+        "text": "texts only",
+        "embedding": "texts only",
+        "image-text": "images with texts",
+    }.get(kind, "regions and texts")
 
 
 def _needed(text: str | None, regions: Path | None, model: str) -> None:
@@ -100,7 +106,7 @@ def _pictures_or_texts(reader: Any, text: str | None) -> str:
     """What INPUT is: a picture where its text is said beside it, or where the model takes none; else a text."""
     if reader.kind == "image-text":
         return "image" if text is not None or not reader.wants.text else "text"
-    return "image" if reader.kind == "regions-text" else str(reader.kind)
+    return {"regions-text": "image", "embedding": "text"}.get(reader.kind, str(reader.kind))
 
 
 def _boxes(path: Path) -> list[list[float]]:

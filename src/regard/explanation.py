@@ -444,7 +444,7 @@ def unpacked(path: str | os.PathLike[str], format: str, what: str) -> tuple[dict
 
 def article(noun: str) -> str:
     """The noun with "a" or "an"."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    return f"{'an' if noun[0] in 'aeiouAEIO' else 'a'} {noun}"
 
 
 def _raws(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]) -> list[Picture | Text]:

@@ -1,4 +1,4 @@
-"""Find a model by name or folder, with its processor, and load both safely: safetensors, no code that is not asked for.
+"""Find a model by name or folder, or in what holds it, with its processor; load safely: safetensors, no code unasked for.
 
 Every way in which that fails becomes one sentence. Weights that the checkpoint lacks are an error, not a random head.
 """
@@ -17,7 +17,10 @@ from typing import Any
 
 from torch import nn
 
-from regard.errors import InputError, ModelError, RegardError, nearest
+from regard.errors import InputError, Misuse, ModelError, RegardError, nearest
+from regard.models import embeddings, held
+from regard.models.adapters import Adapter, adapter_in
+from regard.models.checkpoint import ADAPTER, CONVERT, Checkpoint
 from regard.models.reader import Kind, Reader
 from regard.models.regions import encoder_in, takes_regions
 from regard.models.writing import can_write
@@ -60,36 +63,38 @@ TASKS = {
     "image-text-matching": Task("", ("ForImageTextRetrieval", "ForImageAndTextRetrieval"), "image-text"),
     "region-question-answering": Task("", ("LxmertForQuestionAnswering",), "regions-text"),
     "object-detection": Task("AutoModelForObjectDetection", (), "image", "MODEL_FOR_OBJECT_DETECTION_MAPPING"),
+    "embedding": Task("AutoModel", (), "embedding"),
 }
 SHARED = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
 _HUB_NAME = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")
-CONVERT = (
-    "convert it once, if you trust its source: "
-    "AutoModel….from_pretrained(name, use_safetensors=False).save_pretrained(folder), or pass use_safetensors=False"
-)
+LIBRARIES = {"Torchvision": "torchvision", "SentencePiece": "sentencepiece", "protobuf": "protobuf", "scipy": "scipy"}
 
 
 def load(
-    name_or_model: str | os.PathLike[str] | nn.Module,
+    name_or_model: Any,
     processor: Any = None,
     *,
     task: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
     allow_missing: bool = False,
+    pooling: str | None = None,
     **from_pretrained: Any,
 ) -> Reader:
     """Load a model with what reads raw inputs for it.
 
     Args:
-        name_or_model: a zoo name ("zoo/vit-scenes"), a folder made by `save_pretrained`, a name on the Hugging Face
-            hub, or a module, which is used as it is and needs `processor`.
+        name_or_model: a zoo name ("zoo/vit-scenes"), a folder made by `save_pretrained` (an adapter's too, where its base
+            is a folder here), a name on the Hugging Face hub; a module, which is used as it is and needs `processor`; or
+            what holds both, such as a pipeline, a SentenceTransformer, a CrossEncoder or a Trainer.
         processor: an image processor, a tokenizer, a processor that holds one of them, a callable from a PIL image to
             a tensor (channels, rows, columns), or a name or folder to load one from. Default: the model's own.
         task: one of TASKS; default: what the checkpoint's architecture says.
         trust_remote_code: run Python code that comes with the checkpoint.
         revision: branch, tag or commit on the hub.
         allow_missing: accept weights that the checkpoint lacks, and so are random.
+        pooling: how an embedding model makes one vector of its tokens' (a name of `embeddings.POOLINGS`), where neither its
+            folder nor its object says so. Two texts are given to such a model as a tuple, and their likeness is explained.
         from_pretrained: further options of Transformers' `from_pretrained`, such as `dtype` or `local_files_only`.
 
     Raises InputError for a model or processor that cannot be found or read, UnknownName for a task or zoo name,
@@ -99,19 +104,31 @@ def load(
         raise nearest(task, TASKS, "task")
     options = {"trust_remote_code": trust_remote_code, "revision": revision}
     shared = options | {key: from_pretrained[key] for key in SHARED if key in from_pretrained}
-    if isinstance(name_or_model, nn.Module):
-        return _reader_of(name_or_model, processor, task, shared)
-    name = _place(name_or_model)
+    if not _is_name(name_or_model):
+        model, processor = held.take_apart(name_or_model, processor)
+        return _reader_of(model, processor, task, shared, pooling)
     transformers = _transformers()
     with _quiet(transformers):
+        adapter = adapter_in(name_or_model)
+        name = _place(name_or_model if adapter is None else adapter.base)
+        files = Checkpoint(name, shared)
         config = _config(transformers, name, shared)
-        found = TASKS[task] if task is not None else _task(transformers, config, name)
-        model = _model(transformers, name, found, options | from_pretrained, allow_missing)
-        source = name if processor is None else processor
+        chain = files.json("modules.json")
+        found = _asked(transformers, config, name, task or (adapter.task if adapter else None), chain)
+        given = options | from_pretrained | (adapter.classes if adapter else {})
+        model = _model(transformers, files, found, config, given, allow_missing, adapter)
+        source = processor if processor is not None else name if adapter is None else adapter.reads
         loaded = _processor(transformers, source, found.kind, shared)
+    notes: list[str] = []
+    if found.kind == "embedding":
+        model, notes = _embedder(files, model.eval(), chain, pooling)
+        loaded = _shortened(files, loaded)
+    elif pooling is not None:
+        raise Misuse(f"pooling= is for models that make vectors of texts; {type(model).__name__} has a head")
     if found.kind == "text":
         _give_padding(model, loaded)
-    return Reader(model.eval(), loaded, found.kind, labels_of(model), encoder_in(name))
+    labels = [] if found.kind == "embedding" else labels_of(model)
+    return Reader(model.eval(), loaded, found.kind, labels, encoder_in(name), notes)
 
 
 def labels_of(model: nn.Module) -> list[str]:
@@ -127,25 +144,77 @@ def labels_of(model: nn.Module) -> list[str]:
     return [] if default and "Classif" not in type(model).__name__ else labels
 
 
-def _reader_of(model: nn.Module, processor: Any, task: str | None, shared: dict[str, Any]) -> Reader:
+def _reader_of(
+    model: nn.Module, processor: Any, task: str | None, shared: dict[str, Any], pooling: str | None
+) -> Reader:
     """Make a reader for a module that the user built: it is not changed, not even its mode."""
     if processor is None:
         raise InputError(f"{type(model).__name__} was given without a processor; pass processor= (or its folder) too")
-    said = getattr(model, "main_input_name", "")
-    kind: Kind = "image" if said == "pixel_values" else "text"
-    if task is not None:
-        kind = TASKS[task].kind
-    elif hasattr(processor, "image_processor") and hasattr(processor, "tokenizer") and _reads_both(model):
-        kind = "image-text"
-    elif takes_regions(model):
-        kind = "regions-text"
-    elif not _is_name(processor) and not hasattr(processor, "image_processor"):
-        kind = "text" if _is_tokenizer(processor) else "image"
+    kind = _kind_of(model, processor, task, pooling)
     if _is_name(processor):
         transformers = _transformers()
         with _quiet(transformers):
             processor = _processor(transformers, processor, kind, shared)
-    return Reader(model, _part(processor, kind), kind, labels_of(model))
+    elif kind == "image-text" and isinstance(processor, held.Parts):
+        processor = _joined(model, processor)
+    labels = [] if kind == "embedding" else labels_of(model)
+    notes: list[str] = []
+    if isinstance(model, nn.Sequential) and held.embeds_sentences(model):
+        model = embeddings.of_sentence_transformer(model)
+    elif kind == "embedding":
+        model, notes = embeddings.of_module(model, pooling)
+    return Reader(model, _part(processor, kind), kind, labels, notes=notes)
+
+
+def _kind_of(model: nn.Module, processor: Any, task: str | None, pooling: str | None) -> Kind:
+    """What a module reads, by the task where it is said, else by the module and its processor."""
+    if held.embeds_sentences(model):
+        return "embedding"
+    if task is not None:
+        return TASKS[task].kind
+    if _part_of(processor, "image_processor") and _part_of(processor, "tokenizer") and _reads_both(model):
+        return "image-text"
+    if takes_regions(model):
+        return "regions-text"
+    if pooling is not None or (embeddings.is_headless(model) and not _part_of(processor, "image_processor")):
+        return "embedding"
+    if _is_name(processor) or _part_of(processor, "image_processor"):
+        return "image" if getattr(model, "main_input_name", "") == "pixel_values" else "text"
+    return "text" if _is_tokenizer(processor) else "image"
+
+
+def _part_of(processor: Any, name: str) -> bool:
+    return getattr(processor, name, None) is not None
+
+
+def _joined(model: nn.Module, parts: held.Parts) -> Any:
+    """The processor that Transformers has for a model of pictures and texts, made of its parts."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    kind = type(getattr(model, "config", None))
+    if kind not in PROCESSOR_MAPPING:
+        raise InputError(f"what reads pictures and texts for {type(model).__name__} is in parts; pass its processor=")
+    with _failing_as(InputError, f"the processor of {type(model).__name__} cannot be made"):
+        return PROCESSOR_MAPPING[kind](image_processor=parts.image_processor, tokenizer=parts.tokenizer)
+
+
+def _embedder(
+    files: Checkpoint, model: nn.Module, chain: Any, pooling: str | None
+) -> tuple[embeddings.Embedder, list[str]]:
+    """A model that was loaded without a head, with the pooling that is asked for, else that of its folder."""
+    if pooling is None and embeddings.is_saved_chain(chain):
+        with _failing_as(ModelError, f"the embedding model {files.name!r} cannot be loaded"):
+            return embeddings.of_folder(model, chain, files.find), []
+    return embeddings.of_module(model, pooling)
+
+
+def _shortened(files: Checkpoint, tokenizer: Any) -> Any:
+    """A tokenizer that we loaded, which takes no more tokens of a text than sentence-transformers would read."""
+    said = files.json("sentence_bert_config.json")
+    most = said.get("max_seq_length") if isinstance(said, dict) else None
+    if isinstance(most, int) and 0 < most < tokenizer.model_max_length:
+        tokenizer.model_max_length = most
+    return tokenizer
 
 
 def _reads_both(model: nn.Module) -> bool:
@@ -159,6 +228,8 @@ def _place(name: str | os.PathLike[str]) -> str:
     if said == "zoo" or said.startswith("zoo/"):
         return _zoo(said)
     path = Path(said).expanduser()
+    if said.strip() and (path / "0_Transformer" / "config.json").is_file():  # as sentence-transformers saved it once
+        raise InputError(f"{said} keeps its model in a folder of its own: {embeddings.WITH}")
     if said.strip() and path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"{said} is not a model folder: it has no config.json; give one made by save_pretrained")
@@ -228,6 +299,8 @@ def _failing_as(kind: type[RegardError], said: str) -> Iterator[None]:
         reason = _reason(e)
         if "trust_remote_code" in str(e):
             reason = "it runs Python code of its own; read that code, and pass trust_remote_code=True if you trust it"
+        if library := _library(e):
+            raise ModelError(f"{said.partition(' (')[0]}: it needs {library}") from e
         raise kind(f"{said}: {reason}") from e
 
 
@@ -241,9 +314,25 @@ def _reason(e: BaseException) -> str:
     return (text.strip().splitlines() or [type(e).__name__])[0].rstrip(".")
 
 
+def _library(e: BaseException) -> str:
+    """The library that something is missing, in words; "" where that is not what went wrong."""
+    found = re.search(r"requires the (?:🤗 )?(.+?) library,? but it was not found", str(e))
+    if found is None:
+        return ""
+    known = LIBRARIES.get(found[1])
+    return f"{found[1]}, which is not installed" + (f" (pip install {known})" if known else "")
+
+
 def _config(transformers: Any, name: str, shared: dict[str, Any]) -> Any:
     with _failing_as(InputError, f"the model {name!r} cannot be loaded"):
         return transformers.AutoConfig.from_pretrained(name, **shared)
+
+
+def _asked(transformers: Any, config: Any, name: str, task: str | None, chain: Any) -> Task:
+    """The task that is asked for, else what the checkpoint says of itself."""
+    if task is not None:
+        return TASKS[task]
+    return TASKS["embedding"] if embeddings.is_saved_chain(chain) else _task(transformers, config, name)
 
 
 def _task(transformers: Any, config: Any, name: str) -> Task:
@@ -257,6 +346,8 @@ def _task(transformers: Any, config: Any, name: str) -> Task:
         endings = {e: task for task in TASKS.values() for e in task.endings if architecture.endswith(e)}
         if endings:
             return endings[max(endings, key=len)]
+        if embeddings.is_headless_class(getattr(transformers, architecture, None), config):
+            return TASKS["embedding"]
     found = " and ".join(architectures) or f"no architecture (model type {config.model_type!r})"
     raise ModelError(
         f"{name!r} holds {found}, whose task is not one that Regard loads ({', '.join(TASKS)}); "
@@ -264,26 +355,60 @@ def _task(transformers: Any, config: Any, name: str) -> Task:
     )
 
 
-def _model(transformers: Any, name: str, task: Task, options: dict[str, Any], allow_missing: bool) -> nn.Module:
+def _model(
+    transformers: Any,
+    files: Checkpoint,
+    task: Task,
+    config: Any,
+    options: dict[str, Any],
+    allow_missing: bool,
+    adapter: Adapter | None = None,
+) -> nn.Module:
     """Load the weights, from safetensors unless told otherwise; refuse what would be left random."""
     options = {"use_safetensors": True, "ignore_mismatched_sizes": True} | options
+    name = files.name
+    if options["use_safetensors"]:
+        _check(files, config, options)
     with _failing_as(ModelError, f"the weights of {name!r} cannot be loaded"):
         try:
-            made = getattr(transformers, task.auto or _architecture(transformers, name, options))
+            made = _class(transformers, task, config, name, options)
             model, info = made.from_pretrained(name, output_loading_info=True, **options)
         except OSError as e:
             if "safetensors" in str(e) and options["use_safetensors"]:
                 raise ModelError(_no_safetensors(name)) from e
             raise
-    random = sorted({*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])})
+        if adapter is not None:
+            model = adapter.put_on(model)
+    random = {*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])}
+    random -= set(adapter.supplied) if adapter is not None else set()
+    random = {key for key in random if task.kind != "embedding" or "pooler" not in key}  # no vector is made by it
     if random and not allow_missing:
-        shown = ", ".join(random[:4]) + (f" and {len(random) - 4} more" if len(random) > 4 else "")
+        shown = ", ".join(sorted(random)[:4]) + (f" and {len(random) - 4} more" if len(random) > 4 else "")
         raise ModelError(
             f"{name!r} lacks weights of {type(model).__name__} (missing, or of another shape): {shown}; they would be "
             "random, so load a checkpoint trained for this task, or pass allow_missing=True"
         )
     assert isinstance(model, nn.Module)
     return model
+
+
+def _check(files: Checkpoint, config: Any, options: dict[str, Any]) -> None:
+    """Refuse files that lead to pickles before anything is opened."""
+    if options.get("gguf_file") is None:
+        files.check_weights(config, options.get("variant"))
+    if files.find(ADAPTER) is not None:  # beside a model: Transformers puts it on
+        files.check_adapter()
+
+
+def _class(transformers: Any, task: Task, config: Any, name: str, options: dict[str, Any]) -> Any:
+    """What loads the weights: the task's Auto class, else the architecture's own, as for an encoder that makes vectors."""
+    if task.kind == "embedding":
+        saved = [getattr(transformers, a, None) for a in getattr(config, "architectures", None) or ()]
+        alone = type(config).__name__.removesuffix("Config") + "EncoderModel"
+        headless = [made for made in saved if embeddings.is_headless_class(made, config)]
+        beside = [getattr(transformers, alone, None)] if getattr(config, "is_encoder_decoder", False) else []
+        return next((made for made in headless + beside if made is not None), transformers.AutoModel)
+    return getattr(transformers, task.auto or _architecture(transformers, name, options))
 
 
 def _architecture(transformers: Any, name: str, options: dict[str, Any]) -> str:
@@ -312,10 +437,11 @@ def _processor(transformers: Any, source: Any, kind: Kind, shared: dict[str, Any
         "text": ("tokenizer", transformers.AutoTokenizer),
         "image-text": ("processor", transformers.AutoProcessor),
         "regions-text": ("tokenizer", transformers.AutoTokenizer),
+        "embedding": ("tokenizer", transformers.AutoTokenizer),
     }[kind]
     with _failing_as(InputError, f"the {what} of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"):
         loaded = auto.from_pretrained(name, **shared)
-    if kind in ("text", "regions-text") and not set(loaded.get_vocab()) - set(loaded.all_special_tokens):
+    if kind in ("text", "regions-text", "embedding") and not set(loaded.get_vocab()) - set(loaded.all_special_tokens):
         raise InputError(f"{name!r} has no tokenizer files; pass processor= with its tokenizer, or save it there")
     return _part(loaded, kind)
 

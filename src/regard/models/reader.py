@@ -16,7 +16,7 @@ from regard import spelling
 from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName, nearest
 from regard.explanation import Picture, Reading, Text
 from regard.found import Found
-from regard.models import answers, detection, pairs
+from regard.models import answers, detection, embeddings, pairs
 from regard.models import regions as boxes
 from regard.models.chats import is_chat
 from regard.models.geometry import View, probe
@@ -24,7 +24,7 @@ from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import longest, pad_id, read_texts
 from regard.models.writing import start_of
 
-Kind = Literal["image", "text", "image-text", "regions-text"]
+Kind = Literal["image", "text", "image-text", "regions-text", "embedding"]
 
 
 class Reader:
@@ -35,9 +35,11 @@ class Reader:
         processor: its image processor (or any callable: PIL image -> tensor (channels, rows, columns)) or tokenizer, or the
             processor that holds both, for a vision-language model.
         labels: class names in index order, empty where the model names none.
-        kind: "image", "text", "image-text", or "regions-text" for a model that reads regions of a picture.
+        kind: "image", "text", "image-text", "regions-text" for a model that reads regions of a picture, or "embedding" for
+            one that makes vectors of texts (`model` is then an `embeddings.Embedder` around it).
         stream: the keyword that pictures or token ids have in the model's forward.
         encoder: what turns boxes of a picture into the vectors that such a model reads, if anything does.
+        notes: what every receipt should say of how the model was loaded.
     """
 
     def __init__(
@@ -47,17 +49,20 @@ class Reader:
         kind: Kind,
         labels: Sequence[str] = (),
         encoder: boxes.Encoder | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.processor = processor
         self.kind: Kind = kind
         self.labels = list(labels)
         self.encoder = encoder
+        self.notes = list(notes)
         self.stream = _stream(model, kind)
         self._views: dict[tuple[int, int], View] = {}
 
     def __repr__(self) -> str:
-        return f"Reader({type(self.model).__name__}, kind={self.kind!r}, {len(self.labels)} labels)"
+        model = self.model.inner if isinstance(self.model, embeddings.Embedder) else self.model
+        return f"Reader({type(model).__name__}, kind={self.kind!r}, {len(self.labels)} labels)"
 
     @property
     def detects(self) -> bool:
@@ -73,12 +78,12 @@ class Reader:
         """Turn one raw input, or a list of them, into the model's tensors, on its device and in its floating dtype.
 
         `raw` is, for an image model, a path (str or Path), a PIL image, or a uint8 array or tensor (height, width, 3);
-        for a text model, a str, or a chat: a list of messages {"role": ..., "content": ...}; for a model of pictures and
-        texts (picture, text), one at a time; for a vision-language model also ([pictures], prompt), or a prompt alone; for a
-        captioner a picture alone. `regions`, for a model that reads regions of a picture: their boxes (regions, 4) as (left,
-        top, right, bottom), fractions of the picture, or (boxes, vectors) where the model brings nothing that makes vectors
-        of them. `truncate` lets texts longer than the model takes be cut. A UserWarning says what was cut, and where the
-        processor does something to pictures that cannot be undone on the original.
+        for a text model, a str, or a chat: a list of messages {"role": ..., "content": ...}; for an embedding model a str, or
+        two in a tuple; for a model of pictures and texts (picture, text), one at a time; for a vision-language model also
+        ([pictures], prompt), or a prompt alone; for a captioner a picture alone. `regions`, for a model that reads regions of
+        a picture: their boxes (regions, 4) as (left, top, right, bottom), fractions of the picture, or (boxes, vectors) where
+        the model brings nothing that makes vectors of them. `truncate` lets texts longer than the model takes be cut. A
+        UserWarning says what was cut, and where the processor does something to pictures that cannot be undone on the original.
 
         Raises InputError for a raw input that cannot be read.
         """
@@ -107,8 +112,8 @@ class Reader:
 
         A detector's objects are its targets: all that it finds in the picture with a probability of at least `threshold`
         (default 0.5), or those of the classes named; a flat list, methods outer, objects inner, the likeliest first.
-        Matching models are asked for the match; a model that answers in words takes the answer as its target, its own by
-        default.
+        Matching models are asked for the match, embedding models how alike two texts are; a model that answers in words takes
+        the answer as its target, its own by default.
         """
         reading, notes = self._read(raw, truncate, regions)
         self._check_text(reading)
@@ -213,6 +218,8 @@ class Reader:
             return [self.explain_generation(p, max_new_tokens, method, target, **options) for p in prompt]
         if self.kind in ("image", "regions-text"):
             raise ModelError(f"{type(self.model).__name__} reads pictures and writes no text")
+        if isinstance(self.model, embeddings.Embedder):
+            raise ModelError(f"{type(self.model.inner).__name__} makes vectors of texts and writes none; use explain")
         if answers.answers_in_words(self.model):
             raise ModelError(f"{type(self.model).__name__} answers as a whole; use explain, which explains the answer")
         reading, notes = self._read(prompt, False)
@@ -278,6 +285,8 @@ class Reader:
             target = self.label(target)
         if isinstance(target, list):
             return [self._target(t) for t in target]
+        if target is None and isinstance(self.model, embeddings.Embedder):
+            return embeddings.likeness(self.model)
         a_class = target is None or (isinstance(target, int) and not isinstance(target, bool))
         return answers.target_of(self.model, target, self.kind == "image-text") if a_class else target
 
@@ -310,7 +319,18 @@ class Reader:
             raise Misuse(f"{type(self.model).__name__} reads {self.kind}s, not regions of a picture; leave regions out")
         if self.kind == "image-text":
             return self._read_pair(raws)
+        if self.kind == "embedding":
+            return self._read_embedding(raws, truncate)
         return self._read_pictures(raws) if self.kind == "image" else self._read_texts(raws, truncate)
+
+    def _read_embedding(self, raws: list[Any], truncate: bool) -> tuple[Reading, list[str]]:
+        """Read texts, or the two sides of pairs of texts."""
+        sides = embeddings.read(self.processor, cast(embeddings.Embedder, self.model), raws, truncate)
+        return Reading(
+            inputs=self._fit({k: v for side in sides for k, v in side.inputs.items()}),
+            raw={side.stream: side.texts for side in sides},
+            special={side.stream: side.special.to(self._place()[0]) for side in sides},
+        ), self.notes + [note for side in sides for note in side.notes]
 
     def _read_pair(self, raws: list[Any]) -> tuple[Reading, list[str]]:
         """Read pictures with their prompt."""
@@ -474,7 +494,7 @@ def _face() -> Any:
 
 def _stream(model: nn.Module, kind: Kind) -> str:
     """Return the forward's keyword for pictures or token ids: the usual one, else the model's first."""
-    usual = "input_ids" if kind in ("text", "regions-text") else "pixel_values"
+    usual = "input_ids" if kind in ("text", "regions-text", "embedding") else "pixel_values"
     every = inspect.signature(model.forward).parameters.values()
     parameters = [p.name for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if usual in parameters or not parameters:
