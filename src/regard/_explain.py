@@ -21,7 +21,7 @@ from regard.attribution.table import Method
 from regard.attribution.table import method as method_row
 from regard.between import Between
 from regard.errors import Misuse, NonFinite, TargetError, nearest
-from regard.explanation import Explanation, Measured, Reading, Receipt
+from regard.explanation import WHOLE, Explanation, Measured, Raster, Reading, Receipt
 from regard.found import Found
 from regard.recording import Recording, Stream, record
 from regard.recording.edits import Edit, Replace, Scale
@@ -324,6 +324,7 @@ def _explanation(
         labels=w.reading.labels,
         signed=row.is_signed(options),
         options=options,
+        rasters={s.name: Raster(s.window) for s in streams if s.window not in (None, WHOLE)},
         _looks=_between(w, fixed, value, row, options, receipt),
     )
 

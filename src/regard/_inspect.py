@@ -22,7 +22,7 @@ class SeenStream:
 
     name: str
     tokens: int
-    grid: tuple[int, int] | None
+    grid: tuple[int, ...] | None
     kind: str
 
 
@@ -73,7 +73,7 @@ class Seen:
         widths = [max(len(r[i]) for r in lines) for i in range(len(head))]
         table = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in lines]
         streams = [
-            f"{s.name}: {s.tokens} tokens" + (f", grid {s.grid[0]}x{s.grid[1]}" if s.grid else "") + f" ({s.kind})"
+            f"{s.name}: {s.tokens} tokens" + (f", grid {_by(s.grid)}" if s.grid else "") + f" ({s.kind})"
             for s in self.streams
         ]
         readout = ["", f"read-out: {self.readout}"] if self.readout else []
@@ -129,13 +129,17 @@ def _call(recording: Recording, call: AttentionCall) -> SeenCall:
     return SeenCall(call.index, call.module, query, key, heads, (n, m), kind, call.kernel, sure)
 
 
+def _by(grid: tuple[int, ...]) -> str:
+    return "x".join(map(str, grid))
+
+
 def segments(recording: Recording, ids: torch.Tensor) -> str:
     """The streams of a call's rows, in order: `cls_token | pixel_values@14x14`."""
     rows = ids[0] % STRIDE
     parts: list[str] = []
     for row in rows[rows > 0].tolist():
         name = next(
-            (s.name + (f"@{s.grid[0]}x{s.grid[1]}" if s.grid else f":{s.count}" if s.count > 1 else "")
+            (s.name + (f"@{_by(s.grid)}" if s.grid else f":{s.count}" if s.count > 1 else "")
              for s in recording.streams if s.first <= row < s.first + s.count), "?",
         )  # fmt: skip
         if not parts or parts[-1] != name:

@@ -40,6 +40,29 @@ class Picture:
     regions: tuple[Box, ...] = ()
 
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """How the tokens of a picture's stream lie on its grid, where that is not cell by cell over the whole of it.
+
+    `window` (left, top, right, bottom; shares of the picture that the model reads) is what the cells cover: of a picture that
+    is no multiple of its patch, not all; the rest counts with the last cells.
+    """
+
+    window: tuple[float, float, float, float] = WHOLE
+
+    def box(self, of: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """The box that the cells cover, of a box that the model reads."""
+        (left, top, right, bottom), (a, b, c, d) = of, self.window
+        wide, high = right - left, bottom - top
+        return left + a * wide, top + b * high, left + c * wide, top + d * high
+
+
+PLAINLY = Raster()
+
+
 @dataclass(frozen=True)
 class Text:
     """A raw text, and how it was cut.
@@ -209,7 +232,8 @@ class Explanation:
     Attributes:
         scores: stream name -> float32 (batch, tokens of that input, in its own order), raw, never rescaled; a padded
             token scores exactly 0. Tokens born from a parameter (`cls_token`, ...) are streams of their own.
-        grid: stream name -> (rows, columns) for streams that are pictures.
+        grid: stream name -> (rows, columns) for streams that are pictures; (frames, rows, columns) and the like for views,
+            frames, tiles or slices, in the input's order. rasters: how tokens lie on it, where not plainly.
         inputs: stream name -> one `Picture` or `Text` per sample, where a reader made the tensors.
         labels: the model's class names, where a reader knows them.
         signed: whether a negative score has a meaning (evidence against); chooses the colour map.
@@ -220,12 +244,13 @@ class Explanation:
     target: str
     scores: dict[str, Float[Tensor, "batch tokens"]]
     receipt: Receipt
-    grid: dict[str, tuple[int, int]] = field(default_factory=dict)
+    grid: dict[str, tuple[int, ...]] = field(default_factory=dict)
     inputs: dict[str, Sequence[Picture | Text]] = field(default_factory=dict)
     labels: list[str] | None = None
     signed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     found: Found | None = None
+    rasters: dict[str, Raster] = field(default_factory=dict)
     _looks: Between = field(default_factory=Between, repr=False, compare=False)
 
     @property
@@ -260,16 +285,23 @@ class Explanation:
 
     def image_map(
         self, size: tuple[int, int] | None = None, stream: str | None = None
-    ) -> Float[Tensor, "batch height width"]:
-        """The picture stream's scores as a map, bilinearly resized to `size` (height, width); None: one cell a token."""
+    ) -> Float[Tensor, "batch *frame height width"]:
+        """The picture stream's scores as a map, bilinearly resized to `size` (height, width); None: one cell a token.
+
+        Views, frames, tiles or slices of an input stand before the rows, as in `grid`.
+        """
         name = stream or self._picture_stream()
         if name not in self.grid:
             raise Misuse(f"stream {name!r} is not a picture; pictures: {', '.join(self.grid) or 'none'}")
-        h, w = self.grid[name]
-        cells = self.scores[name].reshape(-1, 1, h, w)
+        cells = self.scores[name].reshape(-1, *self.grid[name])
         if size is None:
-            return cells[:, 0]
-        return F.interpolate(cells, size=size, mode="bilinear", align_corners=False)[:, 0]
+            return cells
+        flat = cells.reshape(-1, *cells.shape[-2:])
+        return resized(flat, size, self.raster(name)).reshape(*cells.shape[:-2], *size)
+
+    def raster(self, stream: str) -> Raster:
+        """How the tokens of a picture's stream lie on its grid."""
+        return self.rasters.get(stream, PLAINLY)
 
     def on_original(self, stream: str | None = None) -> list[Float[Tensor, "height width"]]:
         """One map per sample at its original picture's size: resize and crop undone; 0 where the model did not look.
@@ -281,7 +313,7 @@ class Explanation:
             raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
         cells = self.image_map(stream=name) if name in self.grid else self.scores[name][:, None]
         pictures = [p for p in self.inputs[name] if isinstance(p, Picture)]
-        return [place(c, p) for c, p in zip(cells, pictures, strict=True)]
+        return [place(c, p, self.raster(name)) for c, p in zip(cells, pictures, strict=True)]
 
     def between(
         self, query_stream: str, key_stream: str, rows: int | Sequence[int] | None = None
@@ -312,6 +344,7 @@ class Explanation:
             "target": self.target,
             "streams": list(self.scores),
             "grid": self.grid,
+            "rasters": {k: dataclasses.asdict(r) for k, r in self.rasters.items()},
             "inputs": packed(self.inputs, tensors),
             "labels": self.labels,
             "signed": self.signed,
@@ -362,7 +395,31 @@ def words_of(text: Text, scores: Sequence[float]) -> list[Word]:
     return [Word(text.text[a:b], a, b, s) for (a, b), s in zip(text.words, sums, strict=True)]
 
 
-def place(cells: Float[Tensor, "rows columns"], picture: Picture) -> Float[Tensor, "height width"]:
+def resized(
+    cells: Float[Tensor, "map rows columns"], size: tuple[int, int], raster: Raster
+) -> Float[Tensor, "map height width"]:
+    """Cells drawn bilinearly at a size of the whole picture that the model reads."""
+    if raster.window == WHOLE:
+        return F.interpolate(cells[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    box = raster.box((0.0, 0.0, float(size[1]), float(size[0])))
+    return torch.stack([_drawn(c, box, *size) for c in cells])
+
+
+def _drawn(
+    cells: Float[Tensor, "rows columns"], box: tuple[float, float, float, float], height: int, width: int
+) -> Float[Tensor, "height width"]:
+    """A grid of scores over a box of a picture, read bilinearly at each pixel's centre; its border goes on outside."""
+    left, top, right, bottom = box
+    x = (torch.arange(width) + 0.5 - left) / (right - left)
+    y = (torch.arange(height) + 0.5 - top) / (bottom - top)
+    where = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1) * 2 - 1
+    values, where = cells.detach()[None, None], where[None].to(cells)
+    return F.grid_sample(values, where, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+
+
+def place(
+    cells: Float[Tensor, "rows columns"], picture: Picture, raster: Raster = PLAINLY
+) -> Float[Tensor, "height width"]:
     """Draw a grid of scores over the box of the picture that the model saw; 0 outside of it.
 
     Each pixel centre of the original is mapped into the box and the grid is read there bilinearly, so that boxes
@@ -372,15 +429,9 @@ def place(cells: Float[Tensor, "rows columns"], picture: Picture) -> Float[Tenso
     if picture.regions:
         return painted(cells.detach().cpu().float().flatten(), picture.regions, height, width)
     left, top, right, bottom = picture.box
-    x = (torch.arange(width) + 0.5 - left) / (right - left)
-    y = (torch.arange(height) + 0.5 - top) / (bottom - top)
-    where = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1) * 2 - 1
-    values = cells.detach().cpu().float()[None, None]
-    drawn = F.grid_sample(values, where[None].float(), mode="bilinear", padding_mode="border", align_corners=False)[
-        0, 0
-    ]
-    inside = ((x >= 0) & (x <= 1))[None, :] & ((y >= 0) & (y <= 1))[:, None]
-    return drawn * inside
+    x, y = (torch.arange(n) + 0.5 for n in (width, height))
+    inside = ((x >= left) & (x <= right))[None, :] & ((y >= top) & (y <= bottom))[:, None]
+    return _drawn(cells.cpu().float(), raster.box(picture.box), height, width) * inside
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
@@ -465,14 +516,21 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         target=header["target"],
         scores={name: tensors[f"scores/{name}"] for name in header["streams"]},
         receipt=Receipt.from_dict(header["receipt"]),
-        grid={k: (v[0], v[1]) for k, v in header["grid"].items()},
+        grid={k: tuple(v) for k, v in header["grid"].items()},
         inputs=header["inputs"],
         labels=header["labels"],
         signed=header["signed"],
         options=header["options"],
         found=_found(header.get("found")),
+        rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
         _looks=Between.unpacked(header.get("between", {}), header["streams"], tensors),
     )
+
+
+def raster_of(values: dict[str, Any]) -> Raster:
+    """A `Raster` from what a file holds."""
+    left, top, right, bottom = (float(v) for v in values["window"])
+    return Raster((left, top, right, bottom))
 
 
 def _found(values: dict[str, Any] | None) -> Found | None:

@@ -31,6 +31,7 @@ from regard.explanation import (
     Word,
     as_json,
     packed,
+    raster_of,
     unpacked,
     words_of,
     write_atomically,
@@ -130,6 +131,7 @@ class Generation(Sequence[Explanation]):
         header = {
             "streams": list(first.scores),
             "grid": first.grid,
+            "rasters": {k: dataclasses.asdict(r) for k, r in first.rasters.items()},
             "inputs": packed(first.inputs, tensors),
             "labels": first.labels,
             "signed": first.signed,
@@ -147,7 +149,8 @@ class Generation(Sequence[Explanation]):
         try:
             shared = {
                 "method": header["method"],
-                "grid": {k: (v[0], v[1]) for k, v in header["grid"].items()},
+                "grid": {k: tuple(v) for k, v in header["grid"].items()},
+                "rasters": {k: raster_of(r) for k, r in header.get("rasters", {}).items()},
                 "inputs": header["inputs"],
                 "labels": header["labels"],
                 "signed": header["signed"],

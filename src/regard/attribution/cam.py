@@ -108,7 +108,7 @@ def _of_values(
 def _scattered(context: Context, place: Place, F: Tensor, g: Tensor, of: Map, signed: bool) -> Relevance:
     recording = context.recording
     if place.stream is not None:
-        F, g = elements(F, place.stream), elements(g, place.stream)
+        F, g = (elements(recording, str(place.key), t) for t in (F, g))
     ids, F, g = (_by_token(t.movedim(place.samples, 0), place) for t in (place.ids, F.float(), g.float()))
     ids = ids[..., 0]
     visible = recording.gather(context.tokens() * ~context.hidden(), ids)

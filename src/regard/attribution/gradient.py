@@ -10,7 +10,7 @@ from torch import Tensor
 from regard.attribution.baselines import padding_of
 from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, nearest
-from regard.recording import Stream
+from regard.recording import Recording
 from regard.recording.edits import Replace
 
 
@@ -20,15 +20,15 @@ def gradient(context: Context, *, reduce: str = "l2") -> Relevance:
     Raises UnknownName for another `reduce`, Misuse for an input whose tokens are not a grid or a sequence of features.
     """
     of = reduced(reduce)
-    return _per_stream(context, lambda x, g: of(g))
+    return _per_stream(context, lambda x, g, size: of(g, size))
 
 
-def reduced(reduce: str) -> Callable[[Tensor], Tensor]:
-    """(..., element) -> (...) by a name. Raises UnknownName for another."""
-    reductions: dict[str, Callable[[Tensor], Tensor]] = {
-        "mean": lambda g: g.mean(-1),
-        "l1": lambda g: g.abs().sum(-1),
-        "l2": lambda g: g.pow(2).sum(-1).sqrt(),
+def reduced(reduce: str) -> Callable[[Tensor, int], Tensor]:
+    """(..., element) -> (...) by a name, and how many elements a token has. Raises UnknownName for another."""
+    reductions: dict[str, Callable[[Tensor, int], Tensor]] = {
+        "mean": lambda g, size: g.sum(-1) / size,
+        "l1": lambda g, size: g.abs().sum(-1),
+        "l2": lambda g, size: g.pow(2).sum(-1).sqrt(),
     }
     if reduce not in reductions:
         raise nearest(reduce, reductions, "reduce")
@@ -37,13 +37,14 @@ def reduced(reduce: str) -> Callable[[Tensor], Tensor]:
 
 def input_x_gradient(context: Context) -> Relevance:
     """Σ x ⊙ ∂y/∂x over each token's elements: the first-order decomposition against zero."""
-    out = _per_stream(context, lambda x, g: (x * g).sum(-1))
+    out = _per_stream(context, lambda x, g, size: (x * g).sum(-1))
     recording = context.recording
     for name, of in recording.aliases.items():
         if name in recording.leaves and name not in recording.embedded:
-            stream = recording.stream(of)
-            x, g = (elements(t, stream) for t in (recording.leaves[name].detach(), context.gradients.inputs[name]))
-            out[:, stream.rows] += (x * g).sum(-1).cpu()
+            x, g = (
+                elements(recording, name, t) for t in (recording.leaves[name].detach(), context.gradients.inputs[name])
+            )
+            out[:, recording.stream(of).rows] += (x * g).sum(-1).cpu()
     return out
 
 
@@ -70,7 +71,7 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
             total[name] += 0 if g is None else g
     context.nodes += samples
     means = {name: t / samples for name, t in total.items()}
-    return _per_stream(context, lambda x, g: of(g), means)
+    return _per_stream(context, lambda x, g, size: of(g, size), means)
 
 
 def noise(x: Tensor, seed: int, hidden: Tensor | None = None) -> Tensor:
@@ -89,9 +90,9 @@ def noise(x: Tensor, seed: int, hidden: Tensor | None = None) -> Tensor:
 
 
 def _per_stream(
-    context: Context, of: Callable[[Tensor, Tensor], Tensor], grads: dict[str, Tensor] | None = None
+    context: Context, of: Callable[[Tensor, Tensor, int], Tensor], grads: dict[str, Tensor] | None = None
 ) -> Relevance:
-    """of(x, g), (batch, token, elements) each -> (batch, token), put on the rows of every input stream."""
+    """of(x, g, size), (batch, token, elements) each -> (batch, token), put on the rows of every input stream."""
     recording, grads = context.recording, context.gradients.inputs if grads is None else grads
     out = recording.zeros()
     for stream in recording.streams:
@@ -100,48 +101,31 @@ def _per_stream(
                 continue
             x, g = recording.leaves[name].detach(), grads[name]
             if name in recording.embedded:
-                out += recording.scatter(of(x.float(), g.float()), recording.embedded[name])
+                out += recording.scatter(of(x.float(), g.float(), x.shape[-1]), recording.embedded[name])
             else:
-                values = of(elements(x, stream), elements(g, stream)).cpu()
+                x, g = (elements(recording, name, t) for t in (x, g))
+                size = x.shape[-1] if stream.cells is None else stream.cells.size
+                values = of(x, g, size).cpu()
                 n = len(out) if stream.packed else len(values)  # of a packed input, others' tokens are hidden later
                 out[:n, stream.rows] += values
     return out
 
 
-def elements(t: Tensor, stream: Stream) -> Tensor:
-    """(batch, ...) of an input -> float32 (batch, tokens, elements of a token)."""
+def elements(recording: Recording, name: str, t: Tensor) -> Tensor:
+    """(batch, ...) of an input -> float32 (batch, tokens, elements of a token): its cell of a picture, its row of a table.
+
+    Elements in no token's cell count with the last token's before them; tokens of fewer elements are padded with zeros.
+    """
+    entry = name.partition("#")[0]
+    stream = recording.stream(recording.aliases.get(entry, entry))
     t = t.float()
-    if stream.packed:
-        t = t[None]
-    if t.ndim == 3 and t.shape[2] == stream.count and _along_width(stream):
-        return t.transpose(1, 2)
+    t = t[None] if stream.packed else t
+    cells = stream.cells if entry == stream.name else None
+    if cells is not None and t[0].numel() == len(cells.own):
+        return cells.gathered(t)
     if t.ndim == 3 and t.shape[1] == stream.count:
         return t
-    if stream.grid is not None and t.ndim == 4:
-        return patches(t, stream.grid)
     raise Misuse(
         f"the gradient of stream {stream.name!r}, shape {tuple(t.shape)}, cannot be shared out among its "
         f"{stream.count} tokens; use a method of the attention family (regard.methods())"
     )
-
-
-def _along_width(stream: Stream) -> bool:
-    """Whether the tokens of features (batch, width, tokens) stand along the last axis: raw elements 1, 2, 3, ..."""
-    e = stream.elements
-    return e is not None and len(e) > 1 and torch.equal(e, torch.arange(1, len(e) + 1))
-
-
-def patches(t: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(batch, channel, height, width) -> (batch, row·column, elements): each token's cell of the picture.
-
-    Where the picture is no multiple of the grid, the last rows and columns belong to no token of their own and count
-    with the last one's; cells are then padded with zeros.
-    """
-    rows, columns = grid
-    high, wide = t.shape[2] // rows, t.shape[3] // columns
-    if t.shape[2] % rows or t.shape[3] % columns:
-        high, wide = -(-t.shape[2] // rows), -(-t.shape[3] // columns)
-        t = torch.nn.functional.pad(t, (0, wide * columns - t.shape[3], 0, high * rows - t.shape[2]))
-    cells = t.unflatten(2, (rows, high)).unflatten(4, (columns, wide))
-    out: Tensor = cells.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
-    return out

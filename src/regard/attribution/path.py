@@ -76,7 +76,7 @@ class Place:
     def rows(self, a: Tensor, recording: Recording) -> Relevance:
         """Elements (batch, ...) summed over each row, on the rows of all streams."""
         if self.stream is not None:
-            a = elements(a, self.stream)
+            a = elements(recording, str(self.key), a)
         summed = a.float().sum(self.features, keepdim=True) if self.features else a.float()
         return recording.scatter(summed.reshape(1, -1), self.ids.reshape(1, -1))
 

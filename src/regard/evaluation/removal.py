@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -74,20 +73,19 @@ class Filled(Removal):
     """Pixels, or patches of a grid, take the value that they have in another picture."""
 
     filling: Float[Tensor, "1 channel height width"]
-    cells: tuple[int, int]
+    of: Int[Tensor, "*channel height width"]
 
     @property
     def units(self) -> int:
-        """Cells."""
-        return self.cells[0] * self.cells[1]
+        """Cells. `of`: the one that each pixel, or each element of the picture, is in."""
+        return int(self.of.max()) + 1
 
     def without(self, taken: Taken) -> Any:
         """The picture with the taken cells filled."""
         inputs = self._copies(len(taken))
         x = inputs[self.stream]
-        mask = taken.view(-1, 1, *self.cells).float()
-        mask = F.interpolate(mask, x.shape[-2:], mode="nearest").bool().to(x.device)
-        inputs[self.stream] = torch.where(mask, self.filling, x)
+        mask = taken[:, self.of.flatten()].view(-1, *self.of.shape).to(x.device)
+        inputs[self.stream] = torch.where(mask if mask.ndim == x.ndim else mask[:, None], self.filling, x)
         return self._output(inputs)
 
 
@@ -184,16 +182,17 @@ def remover(model: nn.Module, example: Example, setting: Perturbation, stream: s
         raise Misuse(f"{stream!r} holds no words; use unit='pixel' or 'token', with fill='drop' or a picture's fill")
     x = inputs[stream]
     if setting.unit == "pixel":
-        return Filled(model, inputs, stream, filling_of(example, x, setting), (x.shape[-2], x.shape[-1]))
+        pixels = torch.arange(x.shape[-2] * x.shape[-1]).view(x.shape[-2:])
+        return Filled(model, inputs, stream, filling_of(example, x, setting), pixels)
     recording = record(model, inputs)
     if setting.fill == "drop":
         patches = Patches(model, inputs, stream, recording)
         _refuse_leak(patches)
         return patches
-    grid = recording.stream(stream).grid
-    if grid is None:
+    grid, cells = recording.stream(stream).grid, recording.stream(stream).cells
+    if grid is None or cells is None or x.ndim != 4:
         raise Misuse(f"the tokens of {stream!r} are no grid of patches; use fill='drop'")
-    return Filled(model, inputs, stream, filling_of(example, x, setting), (grid[0], grid[1]))
+    return Filled(model, inputs, stream, filling_of(example, x, setting), cells.of.view(x.shape[1:]))
 
 
 def filling_of(example: Example, x: Float[Tensor, "1 channel height width"], setting: Perturbation) -> Tensor:
@@ -250,7 +249,7 @@ def _refuse_leak(patches: Patches) -> None:
 
     Where patches are merged, convolved, or pooled by another operation than a mean, masking keys does not take them out.
     """
-    grid = patches.recording.stream(patches.stream).grid
+    cells = patches.recording.stream(patches.stream).cells
     hidden = torch.zeros(1, patches.recording.rows, dtype=torch.bool)
     hidden[:, patches.rows] = away = torch.arange(patches.units) % 2 == 0
     with torch.enable_grad():
@@ -261,7 +260,7 @@ def _refuse_leak(patches: Patches) -> None:
     if g is None:
         return
     size = g.abs().float().cpu()
-    per_patch = F.adaptive_max_pool2d(size.amax(1), grid).flatten() if grid and g.ndim == 4 else size[0].amax(-1)
+    per_patch = size[0].amax(-1) if cells is None else cells.gathered(size)[0].amax(-1)
     if per_patch[away].max() > 1e-5 * per_patch.max():
         raise Misuse(
             f"patches of {patches.stream!r} that are left out still reach this model's output (they are merged, mixed outside "

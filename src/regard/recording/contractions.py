@@ -91,10 +91,10 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         centre = (start + middle).clamp(0, n - 1)
         centres = centres.index_select(dim, centre)
         taps = ((torch.arange(m) * stride[a])[:, None] + torch.arange(stride[a])).clamp(0, n - 1)
-        cells = (
-            cells.index_select(dim - 1, taps.flatten()).unflatten(dim - 1, taps.shape).movedim(dim - 1, -1).flatten(-2)
-        )
-    if tag.raw or (max(stride) > 1 and not trail.attended(tag)):
+        cells = _taken(cells, dim - 1, taps)
+    if tag.raw:
+        tag = trail.born(tag, centres, _windows(tag.ids, out.shape[-axes:], kernel, stride, before))
+    elif max(stride) > 1 and not trail.attended(tag):
         tag = trail.born(tag, centres, cells)
     elif max(stride) > 1:
         tag = trail.merged(tag, cells).moved(lambda i: i[..., 0])
@@ -103,6 +103,27 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
             trail.doubt(tag, f"a convolution ({name}) mixed in neighbours, which are not followed")
         tag = replace(tag, ids=centres)
     return [tag.moved(lambda i: i.expand(out.shape))]
+
+
+def _taken(cells: Tensor, dim: int, taps: Tensor) -> Tensor:
+    """(..., place, ..., m) at taps (window, t) of an axis -> (..., window, ..., m·t)."""
+    taken: Tensor = cells.index_select(dim, taps.flatten()).unflatten(dim, taps.shape).movedim(dim, -1).flatten(-2)
+    return taken
+
+
+def _windows(
+    ids: Tensor, windows: Sequence[int], kernel: Sequence[int], stride: Sequence[int], before: Sequence[int]
+) -> Tensor:
+    """The raw elements of each window, as much of it as the next leaves: (..., 1, window..., element), all channels."""
+    axes = len(windows)
+    cells = ids[..., None]
+    for a, m in enumerate(windows):
+        dim, n = a - axes, ids.shape[a - axes]
+        first = -before[a] if kernel[a] <= stride[a] else 0 if before[a] else (kernel[a] - stride[a] + 1) // 2
+        taps = (torch.arange(m) * stride[a])[:, None] + first + torch.arange(min(stride[a], max(kernel[a], 1)))
+        cells = _taken(cells, dim - 1, taps.clamp(0, n - 1))
+    whole: Tensor = cells.movedim(-axes - 2, -1).flatten(-2).unsqueeze(-axes - 2)
+    return whole
 
 
 def _leading_nobody(ids: Tensor, dim: int) -> int:

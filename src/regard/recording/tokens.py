@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from regard.recording.cells import Cells, lattice, owners
 from regard.recording.names import Names
 
 STRIDE = 1 << 32
@@ -33,16 +35,34 @@ class Stream:
     `added` by the model among an input's (a decoder's start token).
 
     `first` is its first row; `elements` names, for each token, the element of the raw input that stands for it. `packed`: the
-    input's axis 0 is not samples; tokens of all samples stand in one row (see samples.py).
+    input's axis 0 is not samples; tokens of all samples stand in one row (see samples.py). `shape`: the input's, without
+    samples; `owned`: the token of each of its elements, where that is known (cells.py).
     """
 
     name: str
     first: int
     count: int
     kind: str = "input"
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
     elements: Tensor | None = field(default=None, repr=False)
     packed: bool = False
+    shape: tuple[int, ...] = ()
+    owned: Callable[[], Tensor] | None = field(default=None, repr=False)
+
+    @cached_property
+    def cells(self) -> Cells | None:
+        """Which elements of the input its tokens are made of."""
+        return None if self.owned is None else Cells(self.count, self.shape, self.owned())
+
+    @property
+    def window(self) -> tuple[float, float, float, float] | None:
+        """What part of a picture (left, top, right, bottom; shares of it) the grid's cells cover: the rest, at the end of a
+        picture that is no multiple of its patch, counts with the last."""
+        found = None if self.elements is None or self.grid is None else lattice(self.elements, self.shape)
+        if found is None or self.cells is None:
+            return None
+        top, bottom, left, right = self.cells.extent(found[0][-2:])
+        return left, top, right, bottom
 
     @property
     def shown(self) -> bool:
@@ -267,29 +287,36 @@ class Trail:
     def born(self, tag: Tag, ids: Tensor, cells: Tensor | None = None) -> Tag:
         """Tokens of a raw (or not yet attended) stream: one for each distinct id, in the input's own order.
 
-        `ids` stand for the new rows (one raw element, or earlier token, each). The same elements give the same tokens.
-        Where earlier tokens are joined to new ones, `cells` (ids' shape, m) are those tokens: should a call read them as they
+        `ids` stand for the new rows (one raw element, or earlier token, each). The same elements give the same tokens. `cells`
+        (ids' shape, m) are all elements, or earlier tokens, that a row is made of: should a call read such tokens as they
         were, too, then the new rows are a later stage of theirs (`later_stages`), else they take their place.
         """
-        samples, rows = ids // STRIDE * STRIDE, ids % STRIDE
+        samples, rows, shape = ids // STRIDE * STRIDE, ids % STRIDE, tag.source.shape
+        features = False
         if tag.raw and tag.source.ids:
-            elements, index, nobody = torch.arange(1, math.prod(tag.source.shape) + 1), rows - 1, False
+            elements, index, nobody = torch.arange(1, math.prod(shape) + 1), rows - 1, False
         else:
             elements, index = torch.unique(rows, return_inverse=True)
             nobody = bool(len(elements) and elements[0] == 0)
             elements = elements[int(nobody) :]
-            each = cells is None or cells.shape[-1] == 1
-            if tag.raw and each and (whole := whole_axis(elements, tag.source.shape)) is not None:
-                elements, index, nobody = whole, (rows - 1) // tag.source.shape[1], False
+            if tag.raw and (whole := whole_axis(elements, shape, cells)) is not None:
+                elements, index, nobody, features = whole, (rows - 1) // shape[1], False, True
         if not tag.raw:
             elements = self._elements_of(elements)
         key = (tag.source.name, elements.numpy().tobytes())
         if key not in self._known:
             packed = tag.source.packed
+            found = None if packed or tag.source.ids else lattice(elements, shape)
             more = {
-                "grid": None if packed else grid_of(elements, tag.source.shape),
+                "grid": None if found is None else found[1],
                 "elements": elements,
                 "packed": packed,
+                "shape": shape,
+                "owned": None
+                if tag.source.ids
+                else partial(_of_features, shape)
+                if features
+                else self._owned(tag, index - int(nobody), ids[..., None] if cells is None else cells),
             }
             self._known[key] = self.new_stream(tag.source.name, len(elements), "input", **more)
             if cells is not None and not tag.raw:
@@ -333,6 +360,15 @@ class Trail:
                 continue
             kept.append(merge)
         self.merges = kept
+
+    def _owned(self, tag: Tag, tokens: Tensor, cells: Tensor) -> Callable[[], Tensor]:
+        """What finds the token of each element of the input; `cells` are elements, or rows of streams before this one."""
+        count = math.prod(tag.source.shape)
+        if tag.raw:
+            return lambda: owners(count, tokens, cells % STRIDE)
+        first, last = int((cells % STRIDE).min()), int((cells % STRIDE).max())
+        before = [s for s in self.streams if s.first <= last and s.first + s.count > first and s.owned is not None]
+        return partial(_regrouped, count, before, tokens, cells)
 
     def _elements_of(self, rows: Tensor) -> Tensor:
         stream = self.stream_of(int(rows[0]))
@@ -416,12 +452,12 @@ class Trail:
         """Raw features (batch, tokens, width) that meet tokens: their last axis is the features'."""
         if not tag.raw:
             return tag
-        return self.born(tag, first_along(tag.ids, -1)).moved(lambda i: i.expand(tag.ids.shape))
+        return self.born(tag, first_along(tag.ids, -1), tag.ids[..., None, :]).moved(lambda i: i.expand(tag.ids.shape))
 
     def contracted(self, tag: Tag, dim: int, name: str) -> Tag:
         """A tag after one axis has been summed over with weights; the axis is kept with length 1."""
         if tag.raw:
-            return self.born(tag, first_along(tag.ids, dim))
+            return self.born(tag, first_along(tag.ids, dim), tag.ids.movedim(dim, -1).unsqueeze(dim % tag.ids.ndim))
         if all(constant(t.ids, dim) for t in (tag, tag.keys) if t is not None):
             return tag.moved(lambda i: first_along(i, dim))
         if tag.keys is not None:
@@ -467,18 +503,26 @@ def lost(tag: Tag, where: str) -> Tag:
     return replace(tag, keys=None, probs=0, lost=tag.lost or where)
 
 
-def whole_axis(elements: Tensor, shape: Sequence[int]) -> Tensor | None:
+def whole_axis(elements: Tensor, shape: Sequence[int], cells: Tensor | None) -> Tensor | None:
     """Features (tokens, width): every token of the input, also those that the model drops before it looks; else None."""
     if len(shape) != 2 or not len(elements) or len(((elements - 1) % shape[1]).unique()) > 1:
         return None
+    if cells is not None and not torch.equal(*((cells[..., i] % STRIDE - 1) // shape[1] for i in (0, -1))):
+        return None  # several rows of the table make one token
     return torch.arange(shape[0]) * shape[1] + elements[0] - (elements[0] - 1) // shape[1] * shape[1]
 
 
-def grid_of(elements: Tensor, shape: Sequence[int]) -> tuple[int, int] | None:
-    """Rows and columns of tokens that stand on a lattice of a picture (..., height, width), else None."""
-    if len(shape) < 3:
-        return None
-    height, width = shape[-2:]
-    flat = elements - 1
-    rows, columns = (flat // width % height).unique().numel(), (flat % width).unique().numel()
-    return (rows, columns) if rows * columns == len(elements) else None
+def _of_features(shape: tuple[int, ...]) -> Tensor:
+    """The token of each element of a table (token, width)."""
+    return torch.arange(shape[0] * shape[1]) // shape[1]
+
+
+def _regrouped(count: int, before: Sequence[Stream], tokens: Tensor, cells: Tensor) -> Tensor:
+    """The token of each element, where tokens were joined to new ones."""
+    rows = cells % STRIDE
+    new, own = owners(int(rows.max()), tokens, rows), torch.full((count,), -1)
+    for stream in before:
+        old = stream.owned() if stream.owned is not None else own
+        mine = (old >= 0) & (old + stream.first <= len(new))
+        own[mine] = new[old[mine] + stream.first - 1]
+    return own

@@ -29,7 +29,7 @@ from regard.report.view import ChartView, PictureView, Section, TextView, View, 
 
 LONGEST = 1200  # pixels, the longest side of an embedded picture
 COLOURS = {"for": FOR, "against": AGAINST}
-STAGE = ("id", "stream", "width", "height", "box", "regions")  # what the script needs of a stage
+STAGE = ("id", "stream", "width", "height", "box", "cells", "regions")  # what the script needs of a stage
 
 
 def write_page(explanations: Sequence[Explanation], path: str | os.PathLike[str], title: str | None = None) -> Path:
@@ -176,6 +176,7 @@ def stage(panel: PictureView, key: str) -> dict[str, Any]:
             "width": columns,
             "height": rows,
             "box": [0.0, 0.0, float(columns), float(rows)],
+            "cells": [0.0, 0.0, float(columns), float(rows)],
             "regions": [],
             "tags": [],
         }
@@ -190,6 +191,7 @@ def stage(panel: PictureView, key: str) -> dict[str, Any]:
         "width": width,
         "height": height,
         "box": [float(v) for v in panel.picture.box],
+        "cells": [float(v) for v in panel.raster.box(panel.picture.box)],
         "regions": regions,
         "tags": [_percent(b, {"width": width, "height": height}) for b in regions],
         "whole": _whole(panel.picture),

@@ -89,7 +89,8 @@ def _placed(panel: PictureView) -> Array:
     import torch
 
     assert panel.picture is not None
-    placed: Array = place(torch.from_numpy(np.ascontiguousarray(panel.cells)), panel.picture).numpy()
+    cells = torch.from_numpy(np.ascontiguousarray(panel.cells))
+    placed: Array = place(cells, panel.picture, panel.raster).numpy()
     return placed
 
 

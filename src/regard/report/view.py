@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from regard.errors import Misuse
-from regard.explanation import Explanation, Picture, Text, words_of
+from regard.explanation import PLAINLY, Explanation, Picture, Raster, Text, words_of
 from regard.found import Box, Found
 from regard.report.colour import Array, Scale, scale_of
 
@@ -30,6 +30,7 @@ class PictureView:
     scale: Scale
     picture: Picture | None
     found: Found | None = None
+    raster: Raster = PLAINLY
 
     @property
     def regions(self) -> Sequence[Box]:
@@ -110,8 +111,8 @@ def view_of(exp: Explanation, sample: int = 0) -> View:
     for stream, batch in exp.scores.items():
         if sample < len(batch):
             scores = batch[sample].detach().cpu().float().numpy()
-            panel = _panel(exp, stream, scores, _raw(exp, stream, sample))
-            (bare if isinstance(panel, ChartView) else panels).append(panel)  # type: ignore[arg-type]
+            for panel in _panels(exp, stream, scores, _raw(exp, stream, sample)):
+                (bare if isinstance(panel, ChartView) else panels).append(panel)  # type: ignore[arg-type]
     long = [p for p in bare if len(p.scores) > LISTED or not panels]
     panels += long
     listed = [p for p in bare if not any(p is q for q in long)]
@@ -123,15 +124,21 @@ def _raw(exp: Explanation, stream: str, sample: int) -> Picture | Text | None:
     return raws[sample] if sample < len(raws) else None
 
 
-def _panel(exp: Explanation, stream: str, scores: Array, raw: Picture | Text | None) -> Panel:
+def _panels(exp: Explanation, stream: str, scores: Array, raw: Picture | Text | None) -> list[Panel]:
+    scale = scale_of(scores, exp.signed)
     if stream in exp.grid:
         picture = raw if isinstance(raw, Picture) else None
-        return PictureView(stream, scores.reshape(exp.grid[stream]), scale_of(scores, exp.signed), picture, exp.found)
+        cells = scores.reshape(exp.grid[stream])
+        if cells.ndim == 2:
+            return [PictureView(stream, cells, scale, picture, exp.found, exp.raster(stream))]
+        frames = np.ndindex(cells.shape[:-2])
+        named = [(f"{stream}[{', '.join(map(str, i))}]", cells[i]) for i in frames]
+        return [PictureView(name, frame, scale, None, None, exp.raster(stream)) for name, frame in named]
     if isinstance(raw, Picture) and raw.regions:
-        return PictureView(stream, scores[None], scale_of(scores, exp.signed), raw)
+        return [PictureView(stream, scores[None], scale, raw)]
     if isinstance(raw, Text):
-        return _text_panel(exp, stream, scores, raw)
-    return ChartView(stream, [float(s) for s in scores], scale_of(scores, exp.signed))
+        return [_text_panel(exp, stream, scores, raw)]
+    return [ChartView(stream, [float(s) for s in scores], scale)]
 
 
 def _text_panel(exp: Explanation, stream: str, scores: Array, text: Text) -> TextView:
