@@ -280,7 +280,7 @@ def test_a_chat_is_written_out_and_what_its_template_wrote_is_special(reader):
         == "<s><|turn|>system\na cat sits<|end|>\n<|turn|>user\nwhat is in the picture ?<|end|>\n<|turn|>assistant\n"
     )
     plain = "".join(t for t, s in zip(text.tokens[: g.start], text.special, strict=False) if not s)
-    assert plain == "aĠcatĠsitswhatĠisĠinĠtheĠpictureĠ?"
+    assert plain == "a cat sitswhat is in the picture ?"
     assert not any("|" in w.text or "<" in w.text for w in g.words[0][:-2])
     assert g.tokens.count("<s>") == 1
 

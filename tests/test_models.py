@@ -588,8 +588,8 @@ def test_words_are_joined_from_pieces_through_offsets(text_folder):
 
 def test_byte_level_offsets_begin_after_the_space(text_folder):
     text = load(text_folder("gpt2")).read("the lovely movie é").raw["input_ids"][0]
-    assert "Ġlovely" in text.tokens
-    assert text.offsets[text.tokens.index("Ġlovely")] == (4, 10)
+    assert " lovely" in text.tokens
+    assert text.offsets[text.tokens.index(" lovely")] == (4, 10)
     assert text.offsets[-1] == text.offsets[-2] == (17, 18)  # two bytes of one letter
 
 
@@ -606,7 +606,7 @@ def test_byte_level_offsets_begin_after_the_space(text_folder):
         ("  tabs\tand\nlines  ", ["tabs", "and", "lines"]),
         ("naïve nai\u0308ve हिन्दी", ["naïve", "nai\u0308ve", "हिन्दी"]),
         ("我爱你 ok", ["我", "爱", "你", "ok"]),
-        ("👩\u200d🚀 ❤\ufe0f", ["👩\u200d", "🚀", "❤\ufe0f"]),
+        ("👩\u200d🚀 ❤\ufe0f", ["👩\u200d🚀", "❤\ufe0f"]),
         ("", []),
     ],
 )
@@ -774,21 +774,6 @@ def test_keywords_that_the_model_does_not_take_are_left_out(text_folder):
     tokenizer = wordpiece(model_input_names=["input_ids", "token_type_ids", "attention_mask"])
     assert "token_type_ids" in tokenizer("a")
     assert set(load(model, processor=tokenizer).read("a").inputs) == {"input_ids", "attention_mask"}
-
-
-def test_a_tokenizer_without_offsets_is_refused(text_folder):
-    slow = SimpleNamespace(convert_ids_to_tokens=list, is_fast=False)
-    model = load(text_folder("bert")).model
-
-    class Slow:
-        is_fast = False
-        convert_ids_to_tokens = slow.convert_ids_to_tokens
-
-        def __call__(self, text):
-            return {}
-
-    with pytest.raises(ModelError, match="Slow does not tell which characters its tokens stand for"):
-        load(model, processor=Slow()).read("a")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from regard._explain import rng_kept
 from regard.errors import InputError, TargetError
 from regard.explanation import Reading, Text
+from regard.models.alignment import names_of
 from regard.models.texts import plain_words, trim
 from regard.recording.entry import refuse
 from regard.target import Target, field
@@ -93,5 +94,4 @@ def _text(tokenizer: Any, ids: list[int]) -> Text:
         said = tokenizer.decode([t for t in ids[: i + 1] if t not in known], skip_special_tokens=True)
         spans.append((0, 0) if ids[i] in known else trim(said, len(text), len(said)))
         text = said
-    names = [f"<{i}>" if t is None else str(t) for i, t in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)]
-    return Text(text, names, spans, plain_words(text, []), [i in known for i in ids], ANSWER)
+    return Text(text, names_of(tokenizer, ids), spans, plain_words(text, []), [i in known for i in ids], ANSWER)

@@ -6,7 +6,6 @@ into the text; where it has none, picture and text are streams side by side.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 
 from regard.errors import InputError
 from regard.explanation import Text
-from regard.models.chats import Chat, is_chat, render
-from regard.models.texts import plain_words, trim
-from regard.models.writing import can_write, silent
+from regard.models.alignment import laid, names_of, spans_of, special_ids
+from regard.models.chats import Chat, can_write, is_chat, render
+from regard.models.texts import as_words, plain_words, trim
+from regard.models.writing import silent
 
 LEFT_OUT = ("labels",)  # what some processors add for training
 
@@ -74,18 +74,18 @@ def _parts(raw: Any, wanted: Wants) -> tuple[list[Any], Any]:
     return [raw], None
 
 
-def prompt_of(processor: Any, prompt: Any, pictures: int) -> Chat | str:
+def prompt_of(model: nn.Module, processor: Any, prompt: Any, pictures: int) -> Chat | str:
     """The prompt as the processor takes it, with a place for each picture: by its chat template where it has one."""
     place = str(getattr(processor, "image_token", "") or "")
     if is_chat(prompt):
-        return render(processor, prompt)
+        return render(processor, prompt, can_write(model))
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError("the prompt is empty; give at least one word beside the picture")
     if place and place in prompt:
         return prompt
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}] * pictures + [{"type": "text", "text": prompt}]
-        return render(processor, [{"role": "user", "content": content}])
+        return render(processor, [{"role": "user", "content": content}], can_write(model))
     return place * pictures + prompt
 
 
@@ -115,18 +115,18 @@ def read_pair(
 def _text(tokenizer: Any, prompt: Chat | str, ids: list[int]) -> Text:
     """The prompt as a `Text`: spans of the tokens that it makes alone, laid along the ids that the processor made."""
     text = prompt.text if isinstance(prompt, Chat) else prompt
-    alone = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    known = set(tokenizer.all_special_ids)
-    offsets, special = [(0, 0)] * len(ids), [True] * len(ids)
-    for a, b, length in difflib.SequenceMatcher(None, alone["input_ids"], ids, autojunk=False).get_matching_blocks():
-        for i in range(length):
-            start, end = trim(text, *alone["offset_mapping"][a + i])
-            offsets[b + i] = (start, end)
-            users = prompt.written(start, end) if isinstance(prompt, Chat) else True
-            special[b + i] = ids[b + i] in known or not users
+    alone, spans = spans_of(tokenizer, text)
+    known, names, places = special_ids(tokenizer), names_of(tokenizer, ids), laid(alone, ids)
+    if spans is None:  # the tokens do as words
+        text, offsets = as_words(names, [i in known for i in ids])
+        return Text(text, names, offsets, [o for o in offsets if o[1]], [i in known for i in ids], "prompt")
+    offsets = [(0, 0) if p is None else trim(text, *spans[p]) for p in places]
+    users = [
+        prompt.written(*o) if isinstance(prompt, Chat) else p is not None for o, p in zip(offsets, places, strict=True)
+    ]
+    special = [i in known or not mine for i, mine in zip(ids, users, strict=True)]
     hidden = [span for i, span in zip(ids, offsets, strict=True) if i in known]
-    tokens = [str(t) for t in tokenizer.convert_ids_to_tokens(ids)]
-    return Text(text, tokens, offsets, plain_words(text, hidden), special, "prompt")
+    return Text(text, names, offsets, plain_words(text, hidden), special, "prompt")
 
 
 def _pictures_of(chat: Sequence[Mapping[str, Any]]) -> list[Any]:

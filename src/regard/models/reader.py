@@ -18,6 +18,7 @@ from regard.explanation import Picture, Reading, Text
 from regard.found import Found
 from regard.models import answers, detection, embeddings, pairs
 from regard.models import regions as boxes
+from regard.models.alignment import names_of
 from regard.models.chats import is_chat
 from regard.models.geometry import View, probe
 from regard.models.pictures import Pixels, read_picture, taking, to_image
@@ -338,7 +339,7 @@ class Reader:
             raise InputError(f"{type(self.model).__name__} reads one prompt at a time; give them one by one")
         given, said = pairs.split(raws[0], self.wants, type(self.model).__name__)
         pixels = [read_picture(picture, number) for number, picture in enumerate(given)]
-        prompt = None if said is None else pairs.prompt_of(self.processor, said, len(given))
+        prompt = None if said is None else pairs.prompt_of(self.model, self.processor, said, len(given))
         tensors, text = pairs.read_pair(self.processor, prompt, [to_image(p) for p, _ in pixels])
         raw: dict[str, list[Picture | Text]] = {}
         special: dict[str, Tensor] = {}
@@ -408,7 +409,7 @@ class Reader:
 
     def _beginning(self, tokenizer: Any, start: int) -> list[Picture | Text]:
         """The token that a decoder begins with, as the text that it has written so far."""
-        return [Text("", [str(t) for t in tokenizer.convert_ids_to_tokens([start])], [(0, 0)], [], [True], "output")]
+        return [Text("", names_of(tokenizer, [start]), [(0, 0)], [], [True], "output")]
 
     def _check_padding(self, mask: Tensor) -> None:
         """Refuse a batch that a decoder's classifier, which finds the last token by its padding, would refuse."""

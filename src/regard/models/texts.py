@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,26 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, ModelError
 from regard.explanation import Text
-from regard.models.chats import Chat, is_chat, render
+from regard.models.alignment import begun, names_of, spans_of, special_ids
+from regard.models.chats import Chat, can_write, is_chat, render
 
-# CJK ideographs and kana stand alone: those scripts put no spaces between words.
-_ALONE = "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+# Scripts that put no spaces between words: an ideograph or a kana stands alone; of Thai, Lao, Khmer and Burmese a consonant
+# with the vowels around it.
+_ALONE = (
+    "[\u3005-\u3007\u3040-\u30ff\u3105-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d"
+    "\U00020000-\U0003ffff]"
+)
 _MARK = "\u0300"
-_LETTER = rf"(?:(?!{_ALONE})\w{_MARK}*)"
-_WORD = re.compile(rf"{_ALONE}{_MARK}*|{_LETTER}+(?:(?:['’\-]|(?<=\d)[.,](?=\d)){_LETTER}+)*|(\S)(?:\1|{_MARK})*")
+_BEFORE, _AFTER = (
+    "[\u0e40-\u0e44\u0ec0-\u0ec4]",
+    "[\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0eb5\u0ec6]",
+)
+_SYLLABLE = (
+    rf"{_BEFORE}?[\u0e01-\u0e2e\u0e81-\u0eae\u0edc-\u0edf\u1000-\u102a\u103f\u1780-\u17b3]{_MARK}*(?:{_AFTER}{_MARK}*)*"
+)
+_LETTER = rf"(?:(?!{_ALONE}|{_SYLLABLE})\w{_MARK}*)"
+_WORD = re.compile(rf"{_ALONE}{_MARK}*|{_SYLLABLE}|{_LETTER}+(?:(?:['’\-]|(?<=\d)[.,](?=\d)){_LETTER}+)*|\S{_MARK}*")
+_FLAGS, _TONES = range(0x1F1E6, 0x1F200), range(0x1F3FB, 0x1F400)
 
 
 @dataclass(frozen=True)
@@ -52,13 +66,35 @@ def words(text: str) -> list[tuple[int, int]]:
     """Split a text into the character spans of whole words, as a reader sees them.
 
     "don't", "well-made" and "3.5" are one word each, "movie," is two, a run of one punctuation mark ("...") is one.
-    Combining marks belong to their letter. Every character that is no white space belongs to exactly one word.
+    What combines belongs to what it stands on: accents, the skin tone of an emoji, both letters of a flag. Every character
+    that is no white space belongs to exactly one word.
 
     >>> [("Don't stop, 3.5 stars..."[a:b]) for a, b in words("Don't stop, 3.5 stars...")]
     ["Don't", 'stop', ',', '3.5', 'stars', '...']
     """
-    plain = "".join(_MARK if unicodedata.category(c)[0] == "M" or c == "\u200d" else c for c in text)
-    return [m.span() for m in _WORD.finditer(plain)]
+    found: list[tuple[int, int]] = []
+    last = ""
+    for start, end in (m.span() for m in _WORD.finditer(_combined(text))):
+        word = text[start:end]
+        symbol = not any(c.isalnum() for c in word)
+        if symbol and word == last and found[-1][1] == start:  # one more of a run
+            found[-1] = (found[-1][0], end)
+            continue
+        found.append((start, end))
+        last = word if symbol else ""
+    return found
+
+
+def _combined(text: str) -> str:
+    """The text with one mark for each character that belongs to the one before it."""
+    out: list[str] = []
+    for i, c in enumerate(text):
+        kind, last = unicodedata.category(c), text[i - 1] if i else ""
+        half = ord(c) in _FLAGS and last and ord(last) in _FLAGS and out[-1] != _MARK
+        tied = last == "\u200d" and kind in ("So", "Sk", "Sm", "Po")  # a heart on fire, a woman at a computer
+        tied = tied or last in ("\u17d2", "\u1039")  # a consonant that is written below the last one
+        out.append(_MARK if kind[0] == "M" or kind == "Cf" or ord(c) in _TONES or half or tied else c)
+    return "".join(out)
 
 
 def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[Any], truncate: bool = False) -> TextBatch:
@@ -69,29 +105,27 @@ def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[Any], truncate: b
     start at the token's first character that is no white space. A tokenizer without padding token pads with its
     end-of-text token; the attention mask says which tokens are real.
 
+    Where a text spells the special tokens that the tokenizer puts around it, they are not put there twice.
+
     Raises InputError for a text that is empty, makes no tokens, or is longer than the model takes (unless `truncate`,
-    which cuts it and says so in `notes`), ModelError for a tokenizer that cannot tell where its tokens stand.
+    which cuts it and says so in `notes`).
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(
-            f"{type(tokenizer).__name__} does not tell which characters its tokens stand for; give a fast tokenizer"
-        )
     limit = longest(tokenizer, model)
     rows, notes = [], []
-    read = [_given(tokenizer, text, number) for number, text in enumerate(raw)]
+    read = [_given(tokenizer, model, text, number) for number, text in enumerate(raw)]
     for number, text in enumerate(read):
         row = _encode(tokenizer, text)
-        length = len(row["input_ids"])
-        if limit is not None and length > limit:
-            said = f"text {number} makes {length} tokens, and {type(model).__name__} takes {limit}"
+        if limit is not None and len(row) > limit:
+            said = f"text {number} makes {len(row)} tokens, and {type(model).__name__} takes {limit}"
             if not truncate:
                 raise InputError(f"{said}; split it, or pass truncate=True to read its beginning only")
             row = _encode(tokenizer, text, limit)
-            notes.append(f"{said}: only its first {len(row['input_ids'])} tokens were read")
-        if all(row["special_tokens_mask"]):
+            notes.append(f"{said}: only its first {len(row)} tokens were read")
+        if all(row.added):
             raise InputError(f"text {number} makes no tokens with this tokenizer: {_text(text)[:40]!r}")
+        notes += [note if len(read) == 1 else f"text {number}: {note}" for note in row.notes]
         rows.append(row)
-    return _pad(tokenizer, model, read, rows, notes)
+    return _pad(tokenizer, model, rows, notes)
 
 
 def longest(tokenizer: Any, model: nn.Module) -> int | None:
@@ -129,10 +163,10 @@ def _first_position(model: nn.Module) -> int:
     return 0
 
 
-def _given(tokenizer: Any, text: Any, number: int) -> str | Chat | Two:
+def _given(tokenizer: Any, model: nn.Module, text: Any, number: int) -> str | Chat | Two:
     """What was given as one text, checked."""
     if is_chat(text):
-        return render(tokenizer, text)
+        return render(tokenizer, text, can_write(model))
     if isinstance(text, tuple) and len(text) == 2:
         for part in text:
             _check(part, number)
@@ -142,6 +176,8 @@ def _given(tokenizer: Any, text: Any, number: int) -> str | Chat | Two:
 
 
 def _check(text: Any, number: int) -> None:
+    if isinstance(text, Mapping):
+        raise InputError(f'text {number} is a dict; a chat is a list of messages {{"role": ..., "content": ...}}')
     if not isinstance(text, str):
         raise InputError(f"text {number} is a {type(text).__name__}; give a str, a pair (str, str), or a list of them")
     if not text.strip():
@@ -152,28 +188,117 @@ def _text(read: str | Chat | Two) -> str:
     return read if isinstance(read, str) else read.text
 
 
-def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) -> dict[str, list[Any]]:
+@dataclass
+class Row:
+    """One text as the model takes it: lists of one value a token, what is known of each token, and what to say of it.
+
+    added: the tokenizer put it there. special: that, or it was written as a special token, or a chat's template wrote it.
+    """
+
+    values: dict[str, list[Any]]
+    text: str
+    offsets: list[tuple[int, int]]
+    words: list[tuple[int, int]]
+    added: list[bool]
+    special: list[bool]
+    notes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.added)
+
+
+def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) -> Row:
     """Encode one text, or two that go together, without padding, cut to `limit` tokens if given.
 
     Of a chat, whose template writes the special tokens itself, all is special that the template wrote.
     """
-    text = _text(read)
-    given = (read.first, read.second) if isinstance(read, Two) else (text,)
+    text, notes = _text(read), list(read.notes) if isinstance(read, Chat) else []
+    values, offsets, added = _tokens(tokenizer, read, limit)
+    if keep := _not_twice(values["input_ids"], added):
+        doubled = tokenizer.convert_ids_to_tokens([i for n, i in enumerate(values["input_ids"]) if n not in keep])
+        notes.append(f"{_listed(doubled)} stands in the text already, and was not put there once more")
+        values = {key: [row[n] for n in keep] for key, row in values.items()}
+        offsets, added = None if offsets is None else [offsets[n] for n in keep], [added[n] for n in keep]
+    ids, known = values["input_ids"], special_ids(tokenizer)
+    if offsets is None:
+        notes.append(
+            f"{type(tokenizer).__name__} does not say which characters its tokens stand for, and they could not be found: "
+            "each token is shown as a word of its own"
+        )
+        text, offsets = as_words(names_of(tokenizer, ids), added)
+        spelt = [i in known for i in ids]
+        cut = [span for span, s in zip(offsets, spelt, strict=True) if not s and span[1]]
+    else:
+        offsets = [trim(text, a, b) for a, b in offsets]
+        spelt = [
+            i in known or (isinstance(read, Chat) and not read.written(*o)) for i, o in zip(ids, offsets, strict=True)
+        ]
+        cut = plain_words(text, [o for i, o in zip(ids, offsets, strict=True) if i in known])
+    if not isinstance(read, Chat):
+        typed = [i for i, a in zip(ids, added, strict=True) if i in known and not a and i != tokenizer.mask_token_id]
+        if typed:
+            notes.append(
+                f"read as special tokens, as the text spells them: {_listed(tokenizer.convert_ids_to_tokens(typed))}"
+            )
+    return Row(values, text, offsets, cut, added, [a or s for a, s in zip(added, spelt, strict=True)], notes)
+
+
+def _tokens(
+    tokenizer: Any, read: str | Chat | Two, limit: int | None
+) -> tuple[dict[str, list[Any]], list[tuple[int, int]] | None, list[bool]]:
+    """What the tokenizer makes of a text; each token's characters, if they are known; and what it put there itself.
+
+    The second of two texts has its characters counted from the end of the first, and a line end.
+    """
+    given = (read.first, read.second) if isinstance(read, Two) else (_text(read),)
+    more: dict[str, Any] = {} if limit is None else {"truncation": True, "max_length": limit}
+    more |= {"add_special_tokens": False} if isinstance(read, Chat) else {}
+    fast = getattr(tokenizer, "is_fast", False)
+    more |= {"return_offsets_mapping": True, "return_special_tokens_mask": True} if fast else {}
     with _as_found(tokenizer):
-        more: dict[str, Any] = {} if limit is None else {"truncation": True, "max_length": limit}
-        more |= {"add_special_tokens": False} if isinstance(read, Chat) else {}
-        made = tokenizer(*given, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False, **more)
-    row = {key: list(values) for key, values in made.items()}
-    row.setdefault("attention_mask", [1] * len(row["input_ids"]))
-    if isinstance(read, Two):  # the second text's characters are counted from its own beginning
-        after = [(len(read.first) + 1) * (number == 1) for number in made.sequence_ids()]
-        row["offset_mapping"] = [(a + n, b + n) for (a, b), n in zip(row["offset_mapping"], after, strict=True)]
-    row["offset_mapping"] = [trim(text, int(a), int(b)) for a, b in row["offset_mapping"]]
-    if isinstance(read, Chat):
-        known = set(tokenizer.all_special_ids)
-        pairs = zip(row["input_ids"], row["offset_mapping"], strict=True)
-        row["special_tokens_mask"] = [int(i in known or not read.written(*span)) for i, span in pairs]
-    return row
+        try:
+            made = tokenizer(*given, verbose=False, **more)
+        except TypeError as e:
+            said = f"{type(tokenizer).__name__} is not called as the tokenizers of Transformers are ({e})"
+            raise ModelError(f"{said}; make the tensors yourself and use regard.explain(model, inputs)") from e
+        parts = [] if fast else [spans_of(tokenizer, part) for part in given]
+    values = {key: list(row) for key, row in made.items()}
+    values.setdefault("attention_mask", [1] * len(values["input_ids"]))
+    if fast:
+        after = [(len(given[0]) + 1) * (number == 1) for number in made.sequence_ids()]
+        offsets = [(int(a) + n, int(b) + n) for (a, b), n in zip(values.pop("offset_mapping"), after, strict=True)]
+        return values, offsets, [bool(s) for s in values.pop("special_tokens_mask")]
+    places = begun([ids for ids, _ in parts], values["input_ids"])
+    spans: list[tuple[int, int]] | None = []
+    for n, (_, found) in enumerate(parts):
+        shift = (len(given[0]) + 1) * n
+        spans = None if spans is None or found is None else [*spans, *((a + shift, b + shift) for a, b in found)]
+    offsets_of = None if spans is None else [(0, 0) if p is None else spans[p] for p in places]
+    return values, offsets_of, [p is None for p in places]
+
+
+def _not_twice(ids: list[int], added: list[bool]) -> list[int]:
+    """The tokens to keep where a text spells the special tokens that the tokenizer puts around it; none where it does not."""
+    if all(added):
+        return []
+    front, back = added.index(False), added[::-1].index(False)
+    own = ids[front : len(ids) - back]
+    first = front if front and own[:front] == ids[:front] else 0
+    last = back if back and own[-back:] == ids[len(ids) - back :] else 0
+    return [] if not first and not last else list(range(first, len(ids) - last))
+
+
+def _listed(tokens: Sequence[str]) -> str:
+    """Tokens, each once, in quotation marks."""
+    return ", ".join(dict.fromkeys(repr(str(t)) for t in tokens))
+
+
+def as_words(names: list[str], added: list[bool]) -> tuple[str, list[tuple[int, int]]]:
+    """A text of the names of tokens that were written, and where each stands in it."""
+    shown = [name.removeprefix("▁").removesuffix("</w>") for name in names]
+    ends = list(itertools.accumulate((len(s) + 1) * (not a) for s, a in zip(shown, added, strict=True)))
+    text = " ".join(s for s, a in zip(shown, added, strict=True) if not a)
+    return text, [(0, 0) if a else (e - 1 - len(s), e - 1) for s, e, a in zip(shown, ends, added, strict=True)]
 
 
 def plain_words(text: str, hidden: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -206,49 +331,32 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
     return (first, end) if first < end else (start, end)
 
 
-def _pad(
-    tokenizer: Any,
-    model: nn.Module,
-    raw: Sequence[str | Chat | Two],
-    rows: list[dict[str, list[Any]]],
-    notes: list[str],
-) -> TextBatch:
+def _pad(tokenizer: Any, model: nn.Module, rows: Sequence[Row], notes: list[str]) -> TextBatch:
     """Pad rows to one length: on the tokenizer's side, with its padding token."""
-    filler: dict[str, Any] = {
+    filler = {
         "input_ids": pad_id(tokenizer) or 0,  # masked anyway
         "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
-        "special_tokens_mask": 1,
-        "offset_mapping": (0, 0),
     }
-    length = max(len(row["input_ids"]) for row in rows)
-    left = tokenizer.padding_side == "left"
-    for row in rows:
-        for key, values in row.items():
-            padding = [filler.get(key, 0)] * (length - len(values))
-            row[key] = padding + values if left else values + padding
-    special = torch.tensor([row["special_tokens_mask"] for row in rows]).bool()
+    length, left = max(len(row) for row in rows), tokenizer.padding_side == "left"
+
+    def padded(values: list[Any], fill: Any) -> list[Any]:
+        padding = [fill] * (length - len(values))
+        return padding + values if left else values + padding
+
+    inputs = {key: torch.tensor([padded(r.values[key], filler.get(key, 0)) for r in rows]) for key in rows[0].values}
+    special = [padded(row.special, True) for row in rows]
     texts = [
         Text(
-            text=_text(text),
-            tokens=[str(t) for t in tokenizer.convert_ids_to_tokens(row["input_ids"])],
-            offsets=row["offset_mapping"],
-            words=plain_words(text.text, _special_spans(tokenizer, row))
-            if isinstance(text, Chat)
-            else words(_text(text)),
-            special=[bool(s) for s in row["special_tokens_mask"]],
+            text=row.text,
+            tokens=names_of(tokenizer, ids),
+            offsets=padded(row.offsets, (0, 0)),
+            words=row.words,
+            special=special[number],
             name=f"text {number}",
         )
-        for number, (text, row) in enumerate(zip(raw, rows, strict=True))
+        for number, (row, ids) in enumerate(zip(rows, inputs["input_ids"].tolist(), strict=True))
     ]
-    spans = ("special_tokens_mask", "offset_mapping")
-    inputs = {key: torch.tensor([row[key] for row in rows]) for key in rows[0] if key not in spans}
-    return TextBatch(inputs | _positions(model, inputs["attention_mask"]), texts, special, notes)
-
-
-def _special_spans(tokenizer: Any, row: dict[str, list[Any]]) -> list[tuple[int, int]]:
-    """Where a chat's text spells special tokens."""
-    known = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    return [span for i, span in zip(row["input_ids"], row["offset_mapping"], strict=True) if i in known]
+    return TextBatch(inputs | _positions(model, inputs["attention_mask"]), texts, torch.tensor(special), notes)
 
 
 def _positions(model: nn.Module, mask: Tensor) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, Misuse, ModelError
 from regard.explanation import Reading, Text
+from regard.models.alignment import names_of
+from regard.models.chats import can_write as can_write
 from regard.models.texts import longest, pad_id, plain_words, trim
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -28,12 +30,6 @@ class Written:
     stream: str
     start: int
     ids: list[int]
-
-
-def can_write(model: nn.Module) -> bool:
-    """Whether a model has a `generate` of its own that works."""
-    can: Any = getattr(model, "can_generate", None)
-    return callable(getattr(model, "generate", None)) and (can is None or bool(can()))
 
 
 def start_of(model: nn.Module) -> int | None:
@@ -174,7 +170,7 @@ def _grown(model: nn.Module, prompt: dict[str, Tensor], ids: Tensor) -> dict[str
 def _continued(tokenizer: Any, before: Any, ids: list[int], start: int) -> Text:
     """The text of all tokens: the prompt as it was read, and what was written after it, with the spans of its tokens."""
     known = set(tokenizer.all_special_ids)
-    names = [f"<{i}>" if t is None else str(t) for i, t in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)]
+    names = names_of(tokenizer, ids)
     if not isinstance(before, Text) or len(before.tokens) < start:
         before = Text("", names[:start], [(0, 0)] * start, [], [True] * start)
     text, spans = _spans(tokenizer, ids, start, before.text)
