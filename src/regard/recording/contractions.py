@@ -36,6 +36,15 @@ def embedding(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
     return [tag.moved(lambda i: i[..., None].expand(out.shape))]
 
 
+def one_hot(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Token ids become tokens, a number for each word of the vocabulary (a linear layer then is their embedding)."""
+    tag = trail.tag(args[0])
+    if tag is None:
+        return [None]
+    tag = trail.born(tag, tag.ids) if tag.raw else tag
+    return [tag.moved(lambda i: i[..., None].expand(out.shape))]
+
+
 def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """The last axis is contracted with weights."""
     tag = trail.parameter_tag(args[0] if args else kwargs["input"])

@@ -12,7 +12,6 @@ from torch import Tensor
 from regard.recording.tokens import STRIDE, Tag, Trail, constant, first_along, lost, thin
 
 Tags = Sequence[Tag | None]
-MIXERS = ("fft", "lstm", "gru", "interpolate", "upsample", "adaptive", "cumsum", "cumprod", "conv_transpose")
 PARAMETERS = 10_000
 """Sources of this rank and above are parameters."""
 SAME_IDS = {
@@ -28,6 +27,54 @@ SAME_IDS = {
     "cuda",
     "cpu",
 }
+
+_ARITHMETIC = """
+    add sub rsub subtract mul multiply div divide true_divide floor_divide remainder fmod pow float_power neg negative positive
+    reciprocal square sqrt rsqrt addcmul addcdiv lerp maximum minimum fmax fmin hypot clamp clamp_min clamp_max clip gcd lcm
+    abs absolute sign sgn signbit copysign heaviside nextafter ldexp frac fix trunc floor ceil round nan_to_num
+    exp exp2 expm1 log log2 log10 log1p logaddexp logaddexp2 xlogy sin cos tan asin acos atan atan2 arcsin arccos arctan arctan2
+    sinh cosh tanh asinh acosh atanh arcsinh arccosh arctanh sinc deg2rad rad2deg erf erfc erfinv lgamma digamma polygamma
+    mvlgamma i0 igamma igammac logit conj conj_physical real imag angle polar complex resolve_conj resolve_neg
+"""
+_COMPARISONS = """
+    eq ne lt le gt ge not_equal less less_equal greater greater_equal isclose isfinite isinf isnan isneginf isposinf isreal isin
+    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift
+    bitwise_right_shift
+"""
+_ACTIVATIONS = """
+    relu relu6 elu selu celu gelu silu mish sigmoid log_sigmoid logsigmoid softplus softsign softshrink hardshrink hardtanh
+    hardswish hardsigmoid tanhshrink threshold leaky_relu rrelu prelu dropout dropout1d dropout2d dropout3d alpha_dropout
+    feature_dropout feature_alpha_dropout bernoulli
+"""
+_SPECIAL = """
+    airy_ai bessel_j0 bessel_j1 bessel_y0 bessel_y1 digamma entr erf erfc erfcx erfinv exp2 expit expm1 gammainc gammaincc
+    gammaln i0 i0e i1 i1e log1p log_ndtr logit multigammaln ndtr ndtri psi round sinc xlog1py xlogy zeta
+"""
+_COPIES = """
+    clone contiguous detach alias lift_fresh lift_fresh_copy alias_copy detach_copy to type float half double bfloat16 cfloat
+    cdouble chalf long int short byte char bool cpu cuda xpu mps data requires_grad as_tensor dequantize to_dense
+    pin_memory share_memory masked_fill tril triu fill_diagonal bucketize
+"""
+_OPERATORS = """
+    add radd iadd sub rsub isub mul rmul imul div rdiv idiv truediv rtruediv itruediv floordiv rfloordiv ifloordiv mod rmod imod
+    pow rpow ipow and rand iand or ror ior xor rxor ixor invert neg pos abs lshift rlshift ilshift rshift rrshift irshift
+    eq ne lt le gt ge deepcopy
+"""
+
+
+def _spelled(names: str) -> set[str]:
+    """Names, each also as the operation that writes in place."""
+    return {spelled for name in names.split() for spelled in (name, name + "_")}
+
+
+ELEMENT_WISE = frozenset(
+    _spelled(_ARITHMETIC + _COMPARISONS + _ACTIVATIONS + _COPIES)
+    | {"special_" + name for name in _SPECIAL.split()}
+    | {f"__{name}__" for name in _OPERATORS.split()}
+    | {"_to_copy", "_conj", "_neg_view", "_threshold"}
+)
+"""Operations of which each element of the result is made of the operands' elements at its place alone. A positive list: what
+is in none of the tables ends the trail (operations.py)."""
 
 
 def tensors_in(args: Any) -> list[Tensor]:
@@ -114,10 +161,18 @@ def _newest(trail: Trail, tags: Sequence[Tag]) -> Tensor | None:
     return newest
 
 
+REDUCTIONS = {
+    **dict.fromkeys(("sum", "mean", "amax", "amin", "prod", "logsumexp", "std", "var", "nansum", "nanmean"), 1),
+    **dict.fromkeys(("all", "any", "count_nonzero"), 1),
+    **dict.fromkeys(("norm", "linalg_norm", "linalg_vector_norm"), 2),
+}
+"""Operations that take axes away, and the place of `dim` among their arguments."""
+
+
 def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """A sum or mean over an axis along which every place is the same row's (experts of a token); over tokens it is lost."""
-    tag = trail.tag(args[0])
-    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    tag, at = trail.tag(args[0]), REDUCTIONS[name]
+    dim = kwargs.get("dim", kwargs.get("axis", args[at] if len(args) > at else None))
     if tag is None or tag.lost or tag.raw or dim is None or not isinstance(out, Tensor):
         return element_wise(trail, name, args, kwargs, out)
     dims = sorted({d % args[0].ndim for d in ([dim] if isinstance(dim, int) else dim)})
@@ -167,15 +222,23 @@ def _varied(trail: Trail, best: Tag, found: Sequence[Tag]) -> Tag:
     return best
 
 
-def like(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
-    """`x.type_as(y)`: y gives its dtype, and its tokens only where it has the same shape (x went by as complex numbers)."""
-    same = isinstance(out, Tensor) and args[1].shape == out.shape
-    return element_wise(trail, name, args if same else args[:1], {}, out)
+def first_alone(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Element by element, of the first operand: `x.type_as(y)`, and norms, whose scale and shift are no tokens (even of rows
+    that begin as zeros)."""
+    if isinstance(out, Tensor):
+        return element_wise(trail, name, args[:1], {}, out)
+    return [*element_wise(trail, name, args[:1], {}, out[0]), *[None] * (len(out) - 1)]
 
 
-def normalised(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
-    """The rows that are normalised; scale and shift are no tokens, even of rows that begin as zeros."""
-    return element_wise(trail, name, args[:1] or [kwargs["input"]], {}, out)
+def running(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Sums (products, ...) up to each place of an axis: of one row's places, or of whole numbers, which are no tokens."""
+    tag, dim = trail.tag(args[0]), kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    if not isinstance(out, Tensor):  # a running maximum, and where it stands
+        return [*running(trail, name, args, kwargs, out[0]), None]
+    along = isinstance(dim, int) and tag is not None and tag.keys is None and not tag.raw and constant(tag.ids, dim)
+    if along or not out.is_floating_point():
+        return element_wise(trail, name, args, kwargs, out)
+    return mixing(trail, name, args, kwargs, out)
 
 
 def _not_healed(fits: Sequence[tuple[Tensor, Tag]], best: Tag, out: Tensor) -> Tag | None:
@@ -201,14 +264,14 @@ def rows_in(ids: Tensor) -> Tensor:
 
 
 def mixing(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
-    """Rows are mixed in a way that is not followed."""
-    tags = [t for x in tensors_in(args) if (t := trail.tag(x)) is not None]
-    if name in ("cumsum", "cumprod", "sort") and isinstance(out, Tensor) and not out.is_floating_point():
-        return element_wise(trail, name, args, kwargs, out)
+    """Rows are mixed in a way that is not followed, or in none that is known."""
+    tags = [t for x in tensors_in([*args, *kwargs.values()]) if (t := trail.tag(x)) is not None]
     outs = [out] if isinstance(out, Tensor) else list(out)
     if not tags:
         return [None] * len(outs)
-    best = replace(min(tags, key=lambda t: t.source.rank), seen=united(tags))
+    best = min(tags, key=lambda t: t.source.rank)
+    computed = any(t.computed or (t.raw and t.source.ids) for t in tags)
+    best = replace(best, seen=united(tags), computed=computed and best.source.ids)
     return [nowhere(best, name, o) if isinstance(o, Tensor) else None for o in outs]
 
 

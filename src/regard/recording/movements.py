@@ -15,26 +15,18 @@ from regard.recording.samples import in_one_sample
 from regard.recording.tokens import Tag, Trail, constant, first_along, reshaped
 
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "_unsafe_view"}
+RESHAPES |= {"squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d", "atleast_3d", "view_copy", "_reshape_alias"}
 EXPANSIONS = {"expand", "expand_as", "repeat", "tile", "broadcast_to", "repeat_interleave"}
-MOVEMENTS = EXPANSIONS | {
-    *("permute", "transpose", "t", "T", "mT", "H", "mH", "movedim", "moveaxis", "swapaxes", "swapdims", "__getitem__"),
-    *(
-        "select",
-        "narrow",
-        "index_select",
-        "gather",
-        "take_along_dim",
-        "roll",
-        "flip",
-        "split",
-        "chunk",
-        "unbind",
-        "unfold",
-    ),
-    *("tensor_split", "split_with_sizes", "masked_select", "diagonal", "as_strided"),
-}
+_TRANSPOSED = (
+    "permute transpose t T mT H mH adjoint movedim moveaxis swapaxes swapdims transpose_ t_ swapaxes_ swapdims_"
+)
+_CHOSEN = "__getitem__ select slice narrow narrow_copy index_select gather take take_along_dim masked_select diagonal"
+_TURNED = "roll flip fliplr flipud rot90 fft_fftshift fft_ifftshift"
+_CUT = "split chunk unbind unfold tensor_split split_with_sizes hsplit vsplit dsplit unsafe_split unsafe_chunk"
+_SHUFFLED = "as_strided channel_shuffle native_channel_shuffle pixel_shuffle pixel_unshuffle"
+MOVEMENTS = EXPANSIONS | {*f"{_TRANSPOSED} {_CHOSEN} {_TURNED} {_CUT} {_SHUFFLED}".split()}
 CATS = {"cat", "concat", "concatenate"}
-JOINS = CATS | {"stack", "hstack", "vstack"}
+JOINS = CATS | {"stack", "hstack", "vstack", "dstack", "column_stack", "row_stack"}
 
 
 def reshape(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -75,11 +67,16 @@ def _spread(
 
 
 def _function(name: str) -> Callable[..., Any]:
+    """The movement of that name, which leaves its operand as it is."""
     if name in ("T", "mT", "H", "mH"):
         return lambda i: getattr(i, name)
     if name == "__getitem__":
         return _getitem
-    return getattr(Tensor, name, None) or getattr(torch, name)  # type: ignore[no-any-return]
+    if name.startswith("fft_"):
+        return getattr(torch.fft, name.removeprefix("fft_"))  # type: ignore[no-any-return]
+    name = name.removesuffix("_") if name in MOVEMENTS and not name.startswith("_") else name
+    found = (getattr(room, name, None) for room in (Tensor, torch, torch.ops.aten))
+    return next(f for f in found if f is not None)  # type: ignore[no-any-return]
 
 
 def _getitem(ids: Tensor, index: Any) -> Tensor:
@@ -98,6 +95,35 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_on_cpu(v) for v in value)
     return value
+
+
+def each(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Several tensors brought to one shape (`meshgrid`, `broadcast_tensors`), each with its own rows."""
+    parts = list(args[0]) if isinstance(args[0], list | tuple) else list(args)
+    tags = [trail.parameter_tag(t) for t in parts]
+    moved = getattr(torch, name)(*[_ids(t, p) for t, p in zip(tags, parts, strict=True)], **kwargs)
+    return [None if t is None else replace(t, ids=i, keys=None, lost=t.lost or (name if t.keys else ""))
+            for t, i in zip(tags, moved, strict=True)]  # fmt: skip
+
+
+def as_complex(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Pairs of one row's numbers become complex ones (rotary positions)."""
+    tag = trail.tag(args[0])
+    if tag is None or tag.lost or not (tag.raw or constant(tag.ids, -1)):
+        return [tag and nowhere(tag, tag.lost or name, out)]
+    return [tag.moved(lambda i: i[..., 0])]
+
+
+def as_real(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Complex numbers become pairs."""
+    tag = trail.tag(args[0])
+    return [tag and tag.moved(lambda i: i[..., None].expand(out.shape))]
+
+
+def forgotten(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Numbers that are nobody's take the place of what a tensor held."""
+    tag = trail.tag(args[0])
+    return [tag and tag.moved(torch.zeros_like)]
 
 
 def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -194,10 +220,13 @@ def _joined(name: str, ids: list[Tensor], dim: int, out: Tensor) -> Tensor:
 
 
 def pad(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
-    """Padding is nobody's."""
+    """Padding is nobody's; where it repeats rows, it is theirs."""
     tag = trail.tag(args[0])
-    widths = args[1] if len(args) > 1 else kwargs["pad"]
-    return [None if tag is None else tag.moved(lambda i: nn.functional.pad(i, list(widths)))]
+    named = dict(zip(("input", "pad", "mode"), args, strict=False)) | kwargs
+    widths, mode = list(named["pad"]), named.get("mode", "constant")
+    if mode == "constant":
+        return [tag and tag.moved(lambda i: nn.functional.pad(i, widths))]
+    return [tag and tag.moved(lambda i: nn.functional.pad(i.double(), widths, mode).round().long())]
 
 
 def select(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:

@@ -1,7 +1,7 @@
 """How tags go through tensor operations: the table of rules, and `follow`, which is called after each operation of a run.
 
-An operation that is in none of the tables and does not keep the shape ends the trail; the name of the operation stays on the
-tag, so that an error can say where it was lost.
+The tables are positive lists. An operation that is in none of them ends the trail; its name stays on the tag, so that an error
+can say where it was lost.
 """
 
 from __future__ import annotations
@@ -19,26 +19,32 @@ from regard.recording.contractions import (
     convolution,
     embedding,
     linear,
+    one_hot,
     product,
     softmax,
 )
 from regard.recording.elementwise import (
-    MIXERS,
+    ELEMENT_WISE,
+    REDUCTIONS,
     Tags,
     element_wise,
+    first_alone,
     gated,
-    like,
     mixing,
-    normalised,
     ranking,
     reduction,
+    running,
     tensors_in,
 )
 from regard.recording.movements import (
     JOINS,
     MOVEMENTS,
     RESHAPES,
+    as_complex,
+    as_real,
     copied,
+    each,
+    forgotten,
     join,
     movement,
     pad,
@@ -49,8 +55,25 @@ from regard.recording.movements import (
 )
 from regard.recording.tokens import Trail
 
-FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
-FRESH |= {"new_empty", "new_full", "new_tensor", "argmax", "argmin", "nonzero", "size", "item", "tolist"}
+FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros"}
+FRESH |= {"new_ones", "new_empty", "new_full", "new_tensor", "argmax", "argmin", "argsort", "nonzero", "multinomial"}
+FRESH |= {
+    "size",
+    "shape",
+    "stride",
+    "dim",
+    "ndim",
+    "numel",
+    "item",
+    "tolist",
+    "element_size",
+    "storage_offset",
+    "__len__",
+}
+"""What tells of a tensor but holds none of its rows: shapes, places, constants."""
+FILLS = {"zero_", "fill_", "normal_", "uniform_", "random_", "exponential_", "bernoulli_", "cauchy_", "geometric_"}
+NORMS = {"layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "normalize", "local_response_norm"}
+NORMS |= {"native_layer_norm", "native_batch_norm", "native_group_norm", "renorm", "_fused_rms_norm"}
 
 
 def name_of(func: Callable[..., Any]) -> str:
@@ -68,16 +91,16 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
     if not isinstance(out, Tensor | list | tuple):
         return
     name = name_of(func)
+    if name in FRESH:
+        return
     operands = tensors_in(args) + tensors_in(kwargs.values())
     if not any(isinstance(t, nn.Parameter) or trail.tag(t) is not None for t in operands):
         return
-    if name in FRESH:
-        return
-    rule: Callable[..., Tags] = RULES.get(name, element_wise)
+    if not args and "input" in kwargs:
+        args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
+    rule: Callable[..., Tags] = RULES.get(name, mixing)
     if foreign := _foreign(func):
         name, rule = foreign, mixing
-    elif any(m in name for m in MIXERS):
-        rule = mixing
     try:
         tags = rule(trail, name, args, kwargs, out)
     except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError):
@@ -99,26 +122,32 @@ def _foreign(func: Callable[..., Any]) -> str:
 
 
 RULES: dict[str, Callable[..., Tags]] = {
+    **dict.fromkeys(ELEMENT_WISE, element_wise),
     **dict.fromkeys(RESHAPES, reshape),
     **dict.fromkeys(MOVEMENTS, movement),
     **dict.fromkeys(JOINS, join),
+    **dict.fromkeys(("meshgrid", "broadcast_tensors"), each),
     **dict.fromkeys(PRODUCTS, product),
     **dict.fromkeys(CONVOLUTIONS, convolution),
     **dict.fromkeys(POOLS, convolution),
-    **dict.fromkeys(("softmax", "_softmax"), softmax),
+    **dict.fromkeys(("softmax", "_softmax", "softmin", "log_softmax", "_log_softmax", "gumbel_softmax"), softmax),
     **dict.fromkeys(
         ("masked_scatter", "masked_scatter_", "index_add", "index_add_", "index_copy", "index_copy_", "scatter"),
         scatter,
     ),
     **dict.fromkeys(("scatter_", "scatter_add", "scatter_add_", "index_put", "index_put_"), scatter),
-    **dict.fromkeys(("sum", "mean"), reduction),
+    **dict.fromkeys(REDUCTIONS, reduction),
     **dict.fromkeys(("topk", "sort", "max", "min"), ranking),
+    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "cumsum_", "cumprod_"), running),
+    **dict.fromkeys(FILLS, forgotten),
+    **dict.fromkeys((*NORMS, "type_as"), first_alone),
     "glu": gated,
     "copy_": copied,
     "pad": pad,
     "where": select,
     "embedding": embedding,
+    "one_hot": one_hot,
+    "view_as_complex": as_complex,
+    "view_as_real": as_real,
     **dict.fromkeys(("linear", "grouped_mm", "_grouped_mm"), linear),
-    "type_as": like,
-    **dict.fromkeys(("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"), normalised),
 }

@@ -45,7 +45,9 @@ def _is_plain(p: Product) -> bool:
 def _meets_values(trail: Trail, p: Product) -> bool:
     """Whether scores that no softmax has seen are multiplied by rows, one for each of their keys."""
     tag = trail.tag(p.b)
-    return tag is not None and not tag.lost and tag.keys is None and not constant(tag.ids, p.lb.index(p.summed))
+    if tag is None or tag.keys is not None:
+        return False
+    return bool(tag.lost) or not constant(tag.ids, p.lb.index(p.summed))
 
 
 def unreadable(trail: Trail, p: Product | None, args: Sequence[Any]) -> str:
