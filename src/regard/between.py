@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,22 +33,44 @@ class Between:
 
     def rows(self, query: str, key: str, wanted: Sequence[int]) -> Float[Tensor, "batch rows keys"]:
         """Some rows, in the order asked for. What is not known yet is found by one more forward and gradient."""
+        return self._rows(query, wanted)[key]
+
+    def _rows(self, query: str, wanted: Sequence[int]) -> dict[str, Float[Tensor, "batch rows keys"]]:
         missing = [i for i in dict.fromkeys(wanted) if i not in self.tokens.get(query, ())]
         if missing:
             self._find(query, missing)
-        return self.known[query][key][:, [self.tokens[query].index(i) for i in wanted]]
+        at = [self.tokens[query].index(i) for i in wanted]
+        return {key: known[:, at] for key, known in self.known[query].items()}
 
     def _find(self, query: str, missing: list[int]) -> None:
         if self.refused:
             raise Misuse(self.refused)
         if self.compute is None:
             raise Misuse(
-                f"the rows of {query!r} were not asked for before this explanation was saved; call between(...) first and save "
-                "then, or explain again"
+                f"the rows of {query!r} were not asked for before this explanation was saved or pickled, without its model; "
+                "call between(...) first, or explain again"
             )
         found, old = self.compute(query, missing), self.known.get(query, {})
         self.known[query] = {k: torch.cat([old[k], t], 1) if old else t for k, t in found.items()}
         self.tokens[query] = self.tokens.get(query, []) + missing
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Between, (None, self.refused, self.tokens, self.known)
+
+    def __deepcopy__(self, memo: Any) -> Between:
+        return Between(self.compute, self.refused, copy.deepcopy(self.tokens, memo), copy.deepcopy(self.known, memo))
+
+    def __copy__(self) -> Between:
+        return Between(self.compute, self.refused, dict(self.tokens), dict(self.known))
+
+    def of_sample(self, i: int) -> Between:
+        """The rows of one sample alone."""
+
+        def compute(query: str, tokens: list[int]) -> dict[str, Tensor]:
+            return {key: rows[i : i + 1] for key, rows in self._rows(query, tokens).items()}
+
+        known = {query: {key: t[i : i + 1] for key, t in keys.items()} for query, keys in self.known.items()}
+        return Between(compute, self.refused, {q: [*at] for q, at in self.tokens.items()}, known)
 
     def packed(self, tensors: dict[str, Tensor]) -> dict[str, list[int]]:
         """For a file: the tokens known; the rows go among the `tensors`."""

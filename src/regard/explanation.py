@@ -10,8 +10,10 @@ import json
 import math
 import os
 import tempfile
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from torch import Tensor
 from regard.between import Between, tokens_asked
 from regard.errors import InputError, Misuse, nearest
 from regard.found import Box, Found, painted
+from regard.spans import Groups, grouped
 
 FORMAT = "regard-explanation-1"
 
@@ -68,7 +71,8 @@ class Text:
     """A raw text, and how it was cut.
 
     `offsets` are the character spans of the model's tokens (0, 0 for tokens that stand for no characters), `words` the
-    character spans of whole words, `special` marks tokens that the tokenizer added (CLS, SEP, ...).
+    character spans of whole words, `special` marks tokens that the tokenizer added (CLS, SEP, ...). `messages`: of a chat, the
+    role of each message and the span of what it says.
     """
 
     text: str
@@ -77,6 +81,18 @@ class Text:
     words: list[tuple[int, int]]
     special: list[bool]
     name: str = "text"
+    messages: list[tuple[str, int, int]] = field(default_factory=list)
+
+    @cached_property
+    def word_of(self) -> list[int | None]:
+        """For each token the number of the word that holds its first character; None for tokens of no word."""
+        order = sorted(range(len(self.words)), key=lambda w: self.words[w])
+        begins = [self.words[w][0] for w in order]
+        at = [bisect_right(begins, a) - 1 if b > a else -1 for a, b in self.offsets]
+        return [
+            order[i] if i >= 0 and a < self.words[order[i]][1] else None
+            for i, (a, _) in zip(at, self.offsets, strict=True)
+        ]
 
 
 @dataclass
@@ -209,6 +225,11 @@ class Receipt:
         }
         return {k: as_json(v) for k, v in values.items()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickle is measured, as a file is: it cannot run the model later."""
+        self.measure()
+        return self.__dict__ | {"_measure": None}
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Receipt:
         """The inverse of `as_dict`."""
@@ -334,6 +355,65 @@ class Explanation:
         wanted = tokens_asked(rows, self.scores[query_stream].shape[1], query_stream)
         return self._looks.rows(query_stream, key_stream, wanted)
 
+    def grouped(self, by: Any, stream: str | None = None) -> list[Groups]:
+        """Sums of scores over parts of each text: for every sample its `Group`s (name, text, start, end, score) in order.
+
+        A token counts for the part that its first character is in (white space before it left out), also where it lies across
+        a border; what is in no part (special tokens, gaps between spans) is the sum `.elsewhere` of a sample's groups, so that
+        all together are the sum of the stream. Spans that overlap each count what they hold.
+
+        Args:
+            by: "word", "sentence", "paragraph", "line", "message" (of a chat); or spans of characters in the text: a list of
+                (start, end), or a dict from names to a span or to a list of spans. With several samples, spans are given
+                sample by sample, in a list.
+            stream: which text, where there are several; default: the first.
+
+        Raises UnknownName, Misuse or InputError for a part or a span that there is not, or where no text is known.
+        """
+        name = stream or self._text_stream()
+        raws = self.inputs.get(name or "", ())
+        if not raws or not isinstance(raws[0], Text):
+            texts = [n for n, raw in self.inputs.items() if raw and isinstance(raw[0], Text)]
+            known = (
+                f"; texts: {', '.join(texts)}" if texts else ": explain a raw text with regard.load(...).explain(text)"
+            )
+            raise Misuse(f"no text is known of stream {stream!r}{known}" if stream else f"no text is known{known}")
+        every = by if isinstance(by, list) and len(raws) > 1 else [by] * len(raws)
+        if len(every) != len(raws):
+            raise Misuse(f"spans are needed for each of the {len(raws)} texts, in a list; {len(every)} were given")
+        rows = zip(raws, self.scores[str(name)].tolist(), every, strict=True)
+        return [grouped(text, scores, spans) for text, scores, spans in rows if isinstance(text, Text)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the pixels of pictures as plain Python values, the receipt measured; what is undefined is None."""
+        from regard import export
+
+        return export.as_dict(self)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str | Path:
+        """`to_dict` as JSON: a string, or a file, written atomically, whose path is returned."""
+        from regard import export
+
+        return export.as_json_file(export.as_dict(self), path)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame, one row a token: sample, stream, number, token, start, end, special, row, column, score.
+
+        Raises Misuse where pandas is not installed.
+        """
+        from regard import export
+
+        return export.frame(export.rows(self))
+
+    def __len__(self) -> int:
+        return self.batch
+
+    def __getitem__(self, i: Any) -> Explanation:
+        """One sample as an explanation of its own, its receipt with it."""
+        from regard import export
+
+        return export.sample(self, i)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""
         from safetensors.torch import save
@@ -386,12 +466,9 @@ class Explanation:
 def words_of(text: Text, scores: Sequence[float]) -> list[Word]:
     """Sum token scores over whole words: a token belongs to the word that holds its first character."""
     sums = [0.0] * len(text.words)
-    for (start, end), score in zip(text.offsets, scores, strict=False):
-        if end > start:
-            for i, (a, b) in enumerate(text.words):
-                if a <= start < b:
-                    sums[i] += score
-                    break
+    for word, score in zip(text.word_of, scores, strict=False):
+        if word is not None:
+            sums[word] += score
     return [Word(text.text[a:b], a, b, s) for (a, b), s in zip(text.words, sums, strict=True)]
 
 
@@ -505,7 +582,8 @@ def _raws(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]) 
             regions = tuple(Box(*b) for b in entry.get("regions", ()))
             raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"], regions))
         else:
-            spans = {k: [(int(a), int(b)) for a, b in entry[k]] for k in ("offsets", "words")}
+            spans: dict[str, Any] = {k: [(int(a), int(b)) for a, b in entry[k]] for k in ("offsets", "words")}
+            spans["messages"] = [(str(role), int(a), int(b)) for role, a, b in entry.get("messages", ())]
             raws.append(Text(**(entry | spans)))
     return raws
 

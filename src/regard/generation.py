@@ -37,6 +37,7 @@ from regard.explanation import (
     write_atomically,
 )
 from regard.recording.entry import refuse
+from regard.spans import Groups
 from regard.target import Target
 
 FORMAT = "regard-generation-1"
@@ -121,6 +122,32 @@ class Generation(Sequence[Explanation]):
     def words(self) -> list[list[Word]]:
         """For each token written, the whole words of all texts with the sum of their tokens' scores."""
         return [[w for s, t in self.texts.items() for w in words_of(t, e.scores[s][0].tolist())] for e in self]
+
+    def grouped(self, by: Any, stream: str | None = None) -> list[Groups]:
+        """For each token written, sums of scores over parts of a text: see `Explanation.grouped`.
+
+        stream: which text; default: the first that was read (with one text alone, the prompt and what was written after it).
+        """
+        name = stream or next(iter(self.texts))
+        return [e.grouped(by, name)[0] for e in self]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the pixels of pictures as plain Python values, receipts measured; what is undefined is None."""
+        from regard import export
+
+        return export.generation_as_dict(self)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str | Path:
+        """`to_dict` as JSON: a string, or a file, written atomically, whose path is returned."""
+        from regard import export
+
+        return export.as_json_file(self.to_dict(), path)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame, one row a token for every token written: see `Explanation.to_dataframe`."""
+        from regard import export
+
+        return export.frame(export.generation_rows(self))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""

@@ -155,13 +155,17 @@ def _text_panel(exp: Explanation, stream: str, scores: Array, text: Text) -> Tex
 def word_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
     """The whole text in order: words with their scores, and what lies between them without."""
     pieces: list[Piece] = []
+    tokens: dict[int, list[int]] = {}
+    for i, w in enumerate(text.word_of):
+        if w is not None:
+            tokens.setdefault(w, []).append(i)
     at = 0
-    for word in sorted(words_of(text, scores), key=lambda w: w.start):
+    for w, word in sorted(enumerate(words_of(text, scores)), key=lambda found: found[1].start):
         if word.start < at:
             continue
         if word.start > at:
             pieces.append(Piece(text.text[at : word.start]))
-        pieces.append(Piece(word.text, word.score, tokens=tokens_in(text, word.start, word.end)))
+        pieces.append(Piece(word.text, word.score, tokens=tuple(tokens.get(w, ()))))
         at = word.end
     return [*pieces, Piece(text.text[at:])] if at < len(text.text) else pieces
 
@@ -174,11 +178,6 @@ def token_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
         special = i < len(text.special) and text.special[i]
         pieces.append(Piece(text.text[start:end].strip() or token, float(score), special, token, (i,)))
     return pieces
-
-
-def tokens_in(text: Text, start: int, end: int) -> tuple[int, ...]:
-    """The tokens of a word: those whose first character it holds (as `explanation.words_of` has it)."""
-    return tuple(i for i, (a, b) in enumerate(text.offsets) if b > a and start <= a < end)
 
 
 def target_of(exp: Explanation, sample: int) -> str:

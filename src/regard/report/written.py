@@ -104,15 +104,7 @@ def _token_units(text: Text, start: int, stop: int, column: int, apart: bool = F
 
 def _word_units(text: Text, count: int, column: int) -> list[Unit]:
     """One unit a word; tokens of no word (special ones, line ends) have units of their own."""
-    return _units(text, range(count), column, [_word_of(text, i) for i in range(count)])
-
-
-def _word_of(text: Text, i: int) -> int | None:
-    """The word that holds a token's first character, as `explanation.words_of` has it."""
-    start, end = text.offsets[i]
-    if end <= start:
-        return None
-    return next((w for w, (a, b) in enumerate(text.words) if a <= start < b), None)
+    return _units(text, range(count), column, text.word_of[:count])
 
 
 def _units(
