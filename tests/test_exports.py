@@ -20,6 +20,7 @@ from regard.explanation import Text, words_of
 from regard.report.html import page
 from regard.report.view import word_pieces
 from regard.spans import Group, grouped, split
+from writers import save
 
 torch.set_num_threads(1)
 
@@ -107,6 +108,29 @@ def test_messages_are_those_of_a_chat():
     groups = grouped(chat, [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], "message")
     assert groups == [Group("user", "hi there", 3, 11, 6.0), Group("assistant", "ok", 18, 20, 32.0)]
     assert groups.elsewhere == 25.0
+
+
+def test_messages_of_a_chat_that_a_reader_renders(tmp_path):
+    reader = regard.load(save("llama", tmp_path))
+    chat = [
+        {"role": "system", "content": "a cat sits"},
+        {"role": "user", "content": [{"type": "text", "text": "who has"}, {"type": "text", "text": "the key ?"}]},
+        {"role": "assistant", "content": "a cat"},
+        {"role": "user", "content": "what is in the picture ?"},
+    ]
+    roles = [
+        ("system", "a cat sits"),
+        ("user", "who hasthe key ?"),
+        ("assistant", "a cat"),
+        ("user", "what is in the picture ?"),
+    ]
+    g = reader.explain_generation(chat, 2, min_new_tokens=2)
+    for found, scores in zip(g.grouped("message"), g.scores, strict=True):
+        assert [(m.name, m.text) for m in found] == roles
+        assert sum(m.score for m in found) + found.elsewhere == pytest.approx(float(scores.sum()), abs=1e-5)
+    path = tmp_path / "saved"
+    g.save(path)
+    assert Generation.load(path).grouped("message") == g.grouped("message")
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,15 @@ OURS = ("conversation", "messages", "tokenize", "padding", "truncation", "max_le
 
 @dataclass(frozen=True)
 class Chat:
-    """A rendered chat: the whole `text`, and the character spans in it that users wrote; the rest is the template's."""
+    """A rendered chat: the whole `text`, and the character spans in it that users wrote; the rest is the template's.
+
+    messages: the role of each message, and the span of all that it says.
+    """
 
     text: str
     contents: list[tuple[int, int]]
     notes: list[str] = field(default_factory=list)
+    messages: list[tuple[str, int, int]] = field(default_factory=list)
 
     def written(self, start: int, end: int) -> bool:
         """Whether some of these characters were written by a user."""
@@ -79,7 +83,10 @@ def render(owner: Any, chat: Any, writes: bool) -> Chat:
     else:
         text, note = _prefilled(owner, messages, options)
         notes.append(note)
-    return Chat(text, sorted([*_contents(text, messages), *_tools(text, options)]), notes)
+    said = [(n, *span) for n, span in _contents(text, messages)]
+    spans = {n: [span for m, *span in said if m == n] for n, *_ in said}
+    whole = [(str(messages[n]["role"]), parts[0][0], parts[-1][1]) for n, parts in spans.items()]
+    return Chat(text, sorted([*((a, b) for _, a, b in said), *_tools(text, options)]), notes, whole)
 
 
 def _options(owner: Any, chat: Any) -> dict[str, Any]:
@@ -142,10 +149,10 @@ def parts_of(message: Mapping[str, Any], number: int = 0) -> list[str]:
     return [str(part.get("text") or "") for part in content if part.get("type", "text") == "text"]
 
 
-def _contents(text: str, messages: Messages) -> Iterator[tuple[int, int]]:
-    """Where the messages stand in the rendered text, in order; a template may strip them."""
+def _contents(text: str, messages: Messages) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The number of each message and where its parts stand in the rendered text, in order; a template may strip them."""
     at = 0
-    for message in messages:
+    for number, message in enumerate(messages):
         role = str(message["role"])
         headed = text.find(role, at)
         for part in filter(None, (p.strip() for p in [*_thought(message), *parts_of(message), *_called(message)])):
@@ -154,7 +161,7 @@ def _contents(text: str, messages: Messages) -> Iterator[tuple[int, int]]:
             if found >= 0:
                 at = headed = found + len(part)
                 role = ""
-                yield found, at
+                yield number, (found, at)
 
 
 def _thought(message: Mapping[str, Any]) -> list[str]:

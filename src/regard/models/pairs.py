@@ -126,7 +126,8 @@ def _text(tokenizer: Any, prompt: Chat | str, ids: list[int]) -> Text:
     ]
     special = [i in known or not mine for i, mine in zip(ids, users, strict=True)]
     hidden = [span for i, span in zip(ids, offsets, strict=True) if i in known]
-    return Text(text, names, offsets, plain_words(text, hidden), special, "prompt")
+    messages = prompt.messages if isinstance(prompt, Chat) else []
+    return Text(text, names, offsets, plain_words(text, hidden), special, "prompt", messages)
 
 
 def _pictures_of(chat: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -202,6 +202,7 @@ class Row:
     added: list[bool]
     special: list[bool]
     notes: list[str]
+    messages: list[tuple[str, int, int]]
 
     def __len__(self) -> int:
         return len(self.added)
@@ -240,7 +241,8 @@ def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) ->
             notes.append(
                 f"read as special tokens, as the text spells them: {_listed(tokenizer.convert_ids_to_tokens(typed))}"
             )
-    return Row(values, text, offsets, cut, added, [a or s for a, s in zip(added, spelt, strict=True)], notes)
+    messages = read.messages if isinstance(read, Chat) and text == read.text else []
+    return Row(values, text, offsets, cut, added, [a or s for a, s in zip(added, spelt, strict=True)], notes, messages)
 
 
 def _tokens(
@@ -353,6 +355,7 @@ def _pad(tokenizer: Any, model: nn.Module, rows: Sequence[Row], notes: list[str]
             words=row.words,
             special=special[number],
             name=f"text {number}",
+            messages=row.messages,
         )
         for number, (row, ids) in enumerate(zip(rows, inputs["input_ids"].tolist(), strict=True))
     ]

@@ -181,6 +181,7 @@ def _continued(tokenizer: Any, before: Any, ids: list[int], start: int) -> Text:
         before.words + plain_words(text, [(0, len(before.text))]),
         before.special[:start] + [i in known for i in ids[start:]],
         before.name,
+        before.messages,
     )
 
 
