@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import cProfile
 import json
 import math
 import pickle
+import re
 import sys
 
 import pytest
@@ -17,8 +19,10 @@ import regard
 from regard import Explanation, Generation
 from regard.errors import InputError, Misuse, UnknownName
 from regard.explanation import Text, words_of
+from regard.report import writing
 from regard.report.html import page
 from regard.report.view import word_pieces
+from regard.report.written import view
 from regard.spans import Group, grouped, split
 from writers import save
 
@@ -246,6 +250,57 @@ def test_without_pandas_one_sentence(both, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(Misuse, match=r"to_dataframe needs pandas, which is not installed: pip install pandas"):
         both.to_dataframe()
+
+
+# ---------------------------------------------------------------- the page of a long prompt
+
+
+def written(words: int, new: int, receipt) -> Generation:
+    """Some tokens written after a prompt of so many words, with scores that nobody computed."""
+    spelt = " ".join(f"w{i}" for i in range(words + new))
+    spans = [(m.start(), m.end()) for m in re.finditer("[^ ]+", spelt)]
+    text = Text(spelt, spelt.split(" "), spans, spans, [False] * len(spans))
+    scores = torch.rand(new, words + new, generator=torch.Generator().manual_seed(words)).tril(words - 1)
+    made = [
+        Explanation("gae", f"target {i}", {"input_ids": row[None]}, receipt, inputs={"input_ids": [text]})
+        for i, row in enumerate(scores)
+    ]
+    return Generation(made, [5] * new, "input_ids", words, "gae", "logit")
+
+
+def calls(function) -> int:
+    """How many Python calls something makes: its work, whatever else the machine does."""
+    profile = cProfile.Profile()
+    profile.enable()
+    function()
+    profile.disable()
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+def test_the_work_of_a_page_grows_with_the_prompt_and_little_with_what_is_written(both):
+    receipt = both[0].receipt
+    receipt.measure()
+    writing.page([written(8, 1, receipt)])  # templates are read once
+    short, long = (calls(lambda n=n: writing.page([written(n, 10, receipt)])) for n in (250, 1000))
+    assert long < 4.5 * short
+    assert calls(lambda: writing.page([written(1000, 20, receipt)])) < 1.3 * long
+
+
+def test_a_page_holds_each_unit_once_and_the_numbers_of_all_rows(both):
+    receipt = both[0].receipt
+    g = written(30, 4, receipt)
+    made = writing.page([g])
+    assert made.count('data-t="') == 2 * 30 + 4  # by words, by tokens, and what was written
+    data = json.loads(re.search(r'id="regard-data">(.*?)</script>', made, re.S)[1])["generations"][0]
+    for row, scores in zip(data["rows"], g.scores, strict=True):
+        back = torch.tensor(row["q"]) * row["top"] / 1000
+        torch.testing.assert_close(back, scores, atol=6e-4 * float(scores.max()), rtol=0)
+    rows = view(g).rows
+    for i, row in enumerate(rows):  # sums by hand
+        best = sorted(((float(s), n) for n, s in enumerate(g.scores[i][: 30 + i])), reverse=True)[:3]
+        assert [word for word, _ in row.most["words"]] == [f"w{n}" for _, n in best]
+        shares = dict(row.shares)
+        assert shares["prompt"] == pytest.approx(float(g.scores[i][:30].sum() / g.scores[i].sum()), abs=1e-5)
 
 
 # ---------------------------------------------------------------- samples and pickles

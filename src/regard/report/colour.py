@@ -109,11 +109,21 @@ def ink(paper: ArrayLike) -> str:
     return "#000" if luminance(paper) > 0.179 else "#fff"
 
 
+def inks(papers: ArrayLike) -> list[str]:
+    """`ink` on many papers (n, 3) at once."""
+    return np.where(_luminances(papers) > 0.179, "#000", "#fff").tolist()
+
+
 def luminance(rgb: ArrayLike) -> float:
     """Relative luminance of an sRGB colour (0..255), as WCAG 2 defines it."""
+    return float(_luminances(rgb))
+
+
+def _luminances(rgb: ArrayLike) -> Array:
     c = np.asarray(rgb, dtype=np.float64) / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+    found: Array = linear @ np.array([0.2126, 0.7152, 0.0722])
+    return found
 
 
 def grey(pixels: Array) -> Array:

@@ -21,7 +21,7 @@ import numpy as np
 from regard.errors import Misuse
 from regard.explanation import Explanation, Picture, write_atomically
 from regard.report import need
-from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, Array, Scale, ink, number, veil
+from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, Array, Scale, inks, number, veil
 from regard.report.looks import looks
 from regard.report.png import blend
 from regard.report.receipt import accounts, lines
@@ -29,6 +29,7 @@ from regard.report.view import ChartView, PictureView, Section, TextView, View, 
 
 LONGEST = 1200  # pixels, the longest side of an embedded picture
 COLOURS = {"for": FOR, "against": AGAINST}
+Run = tuple[str, float | None, bool, str, Sequence[int]]  # text, score, whether special, note, its tokens
 STAGE = ("id", "stream", "width", "height", "box", "cells", "regions")  # what the script needs of a stage
 
 
@@ -216,32 +217,46 @@ def _text(panel: TextView) -> dict[str, Any]:
     return {
         "stream": panel.stream,
         "name": panel.text.name,
-        "words": [piece(p.text, p.score, panel.word_scale, at=p.tokens) for p in panel.words],
-        "tokens": [piece(p.text, p.score, panel.token_scale, p.special, p.note, p.tokens) for p in panel.tokens],
+        "words": pieces([(p.text, p.score, False, "", p.tokens) for p in panel.words], panel.word_scale),
+        "tokens": pieces([(p.text, p.score, p.special, p.note, p.tokens) for p in panel.tokens], panel.token_scale),
         "word_scale": scale(panel.word_scale),
         "token_scale": scale(panel.token_scale),
     }
 
 
 def _chart(panel: ChartView) -> dict[str, Any]:
-    pieces = [piece(str(i), s, panel.scale) for i, s in enumerate(panel.scores)]
-    return {"stream": panel.stream, "tokens": pieces, "scale": scale(panel.scale)}
+    tokens = pieces([(str(i), s, False, "", ()) for i, s in enumerate(panel.scores)], panel.scale)
+    return {"stream": panel.stream, "tokens": tokens, "scale": scale(panel.scale)}
 
 
 def piece(
     text: str, score: float | None, scale: Scale, special: bool = False, note: str = "", at: Sequence[int] = ()
 ) -> dict[str, Any]:
     """A coloured run of text: which hue, how opaque, and the readable ink on light and on dark paper; `at`: its tokens."""
-    if score is None:
-        return {"text": text, "score": None}
-    unit = float(scale.unit(score))
+    return pieces([(text, score, special, note, at)], scale)[0]
+
+
+def pieces(runs: Sequence[Run], scale: Scale) -> list[dict[str, Any]]:
+    """Many runs of text as `piece` has them, coloured at once: a long prompt has thousands."""
+    known = [score for _, score, *_ in runs if score is not None]
+    units = scale.unit(known).tolist()
+    looks = zip(known, units, inks(scale.over(known, LIGHT)), inks(scale.over(known, DARK)), strict=True)
+    return [
+        {"text": text, "score": None} if score is None else _coloured(text, special, note, at, *next(looks))
+        for text, score, special, note, at in runs
+    ]
+
+
+def _coloured(
+    text: str, special: bool, note: str, at: Sequence[int], score: float, unit: float, light: str, dark: str
+) -> dict[str, Any]:
     return {
         "text": text,
         "score": number(score),
         "hue": "against" if unit < 0 else "for",
         "alpha": f"{abs(unit):.3f}",
-        "ink": ink(scale.over(score, LIGHT)),
-        "dark": ink(scale.over(score, DARK)),
+        "ink": light,
+        "dark": dark,
         "special": special,
         "note": note if note != text else "",
         "at": " ".join(map(str, at)),

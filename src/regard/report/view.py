@@ -119,6 +119,17 @@ def view_of(exp: Explanation, sample: int = 0) -> View:
     return View(exp, sample, panels, listed, _method(exp), target_of(exp, sample))
 
 
+def pictures_of(exp: Explanation, sample: int = 0) -> list[PictureView]:
+    """The panels of one sample that are pictures, without the work that its texts would be."""
+    found: list[PictureView] = []
+    for stream, batch in exp.scores.items():
+        raw = _raw(exp, stream, sample)
+        if sample < len(batch) and (stream in exp.grid or (isinstance(raw, Picture) and raw.regions)):
+            panels = _panels(exp, stream, batch[sample].detach().cpu().float().numpy(), raw)
+            found += [p for p in panels if isinstance(p, PictureView)]
+    return found
+
+
 def _raw(exp: Explanation, stream: str, sample: int) -> Picture | Text | None:
     raws = exp.inputs.get(stream, ())
     return raws[sample] if sample < len(raws) else None

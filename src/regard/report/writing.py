@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from regard.explanation import write_atomically
 from regard.generation import Generation
 from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY, Array
-from regard.report.html import COLOURS, STAGE, piece, safe_json, scale, stage, still, templates
+from regard.report.html import COLOURS, STAGE, pieces, safe_json, scale, stage, still, templates
 from regard.report.receipt import Line, lines, percent
 from regard.report.view import PictureView
 from regard.report.written import Row, Unit, WrittenView, view
@@ -72,11 +73,9 @@ def _section(g: Generation, key: str) -> dict[str, Any]:
     names = [_shown(u)[0] for u in v.written.units["tokens"] if u.tokens and u.tokens[0] >= v.first]
     return {
         "id": key,
-        "name": g.prompt.strip() or v.written.name,
+        "name": shorten(g.prompt, 160, placeholder=" …") or v.written.name,
         "stages": stages,
-        "read": [
-            {"name": p.name, "units": {by: [_unit(u, v, 0, by) for u in p.units[by]] for by in p.units}} for p in v.read
-        ],
+        "read": [{"name": p.name, "units": {by: _units(p.units[by], v, 0, by) for by in p.units}} for p in v.read],
         "written": {"name": v.written.name, "units": _tokens(v)},
         "rows": [_row(r, i, names[i], receipts[i], shared) for i, r in enumerate(v.rows)],
         "shared": shared,
@@ -124,24 +123,27 @@ def _map(panel: PictureView) -> dict[str, Any]:
     return {"rows": rows, "columns": columns, "cells": q, "limit": limit, "signed": panel.scale.signed}
 
 
-def _unit(unit: Unit, v: WrittenView, i: int, by: str) -> dict[str, Any]:
-    """A unit as it is drawn for the i-th token written."""
-    if not unit.tokens:
-        return {"text": unit.text, "score": None}
-    text, after = _shown(unit)
-    score = float(v.rows[i].scores[unit.tokens].sum())
-    made = piece(text, score, v.rows[i].scales[by], unit.special, unit.note)
-    return made | {"tokens": " ".join(map(str, unit.tokens)), "after": after, "number": None}
+def _units(units: Sequence[Unit], v: WrittenView, i: int, by: str) -> list[dict[str, Any]]:
+    """Units as they are drawn for the i-th token written."""
+    shown = [_shown(u) for u in units]
+    sums = [float(v.rows[i].scores[u.tokens].sum()) if u.tokens else None for u in units]
+    runs = [(text, s, u.special, u.note, u.tokens) for (text, _), s, u in zip(shown, sums, units, strict=True)]
+    made = pieces(runs, v.rows[i].scales[by])
+    for unit, piece, (_, after) in zip(units, made, shown, strict=True):
+        if not unit.tokens:
+            piece["text"] = unit.text
+        else:
+            piece |= {"tokens": piece["at"], "after": after, "number": None}
+    return made
 
 
 def _tokens(v: WrittenView, i: int = 0) -> list[dict[str, Any]]:
     """The text that was written; each token written has its number."""
-    out = []
-    for unit in v.written.units["tokens"]:
-        made = _unit(unit, v, i, "words")
+    units = v.written.units["tokens"]
+    out = _units(units, v, i, "words")
+    for unit, made in zip(units, out, strict=True):
         if unit.tokens and unit.tokens[0] >= v.first:
             made["number"] = unit.tokens[0] - v.first
-        out.append(made)
     return out
 
 
@@ -156,11 +158,11 @@ def _fold(g: Generation, v: WrittenView, i: int) -> dict[str, Any]:
     """One token written with all that was before it, as drawn in a notebook."""
     before = [u for u in v.written.units["tokens"] if not u.tokens or u.tokens[0] < v.first + i]
     last = max((n for n, u in enumerate(before) if u.tokens), default=-1)
-    parts = [[_unit(u, v, i, "words") for u in p.units["words"]] for p in v.read]
+    parts = [_units(p.units["words"], v, i, "words") for p in v.read]
     written = next(u for u in v.written.units["tokens"] if u.tokens and v.first + i in u.tokens)
     return {
         "name": _shown(written)[0],
-        "parts": [*parts, [_unit(u, v, i, "words") for u in before[: last + 1]]],
+        "parts": [*parts, _units(before[: last + 1], v, i, "words")],
         "scale": scale(v.rows[i].scales["words"]),
         "shares": [(n, percent(round(s, 3))) for n, s in v.rows[i].shares],
         "pictures": [still(p) for p in v.rows[i].pictures],

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from regard.explanation import Text
+from regard.explanation import Explanation, Text
 from regard.generation import Generation
 from regard.report.colour import Array, Scale, number, scale_of
-from regard.report.view import PictureView, view_of
+from regard.report.view import PictureView, pictures_of
 
 MOST = 3  # of the strongest units that are named
 
@@ -85,7 +85,29 @@ def view(g: Generation) -> WrittenView:
     )
     shell = WrittenView(read, written, first, [])
     scores = g.scores.detach().cpu().float().numpy()
-    return WrittenView(read, written, first, [_row(g, shell, i, s) for i, s in enumerate(scores)])
+    sums = {by: _sums(shell.coloured(by), scores) for by in ("words", "tokens")}
+    kinds = _kinds(shell, scores.shape[1])
+    rows = [_row(e, shell, i, scores[i], {by: s[i] for by, s in sums.items()}, kinds) for i, e in enumerate(g)]
+    return WrittenView(read, written, first, rows)
+
+
+def _sums(units: Sequence[Unit], scores: Array) -> Array:
+    """Scores of units for every row (rows, units), of those of columns (rows, columns)."""
+    owner = np.full(scores.shape[1], len(units))
+    for n, unit in enumerate(units):
+        owner[unit.tokens] = n
+    sums = np.zeros((len(units) + 1, len(scores)))
+    np.add.at(sums, owner, scores.T.astype(np.float64))
+    return sums[:-1].T
+
+
+def _kinds(shell: WrittenView, columns: int) -> Array:
+    """What each column is of: -1 a special token, 0, 1, ... a text that was read, the number of these one that was written."""
+    kinds = np.full(columns, len(shell.read))
+    for n, part in enumerate(shell.read):
+        kinds[[c for u in part.units["tokens"] for c in u.tokens]] = n
+    kinds[[c for u in shell.coloured("tokens") if u.special for c in u.tokens]] = -1
+    return kinds
 
 
 def _read(stream: str, name: str, text: Text, count: int, column: int) -> Part:
@@ -135,29 +157,28 @@ def _units(
     return [*units, Unit(rest)] if rest else units
 
 
-def _row(g: Generation, shell: WrittenView, i: int, scores: Array) -> Row:
+def _row(exp: Explanation, shell: WrittenView, i: int, scores: Array, sums: dict[str, Array], kinds: Array) -> Row:
     here = shell.first + i
     scales, most = {}, {}
-    for by in ("words", "tokens"):
-        units = [u for u in shell.coloured(by) if u.tokens[0] < here]
-        sums = [(u, float(scores[u.tokens].sum())) for u in units]
-        plain = [s for u, s in sums if not u.special]
-        scales[by] = scale_of(plain if any(plain) else [s for _, s in sums], g[i].signed)
-        best = sorted((us for us in sums if not us[0].special), key=lambda us: -us[1])[:MOST]
-        most[by] = [(u.text.strip() or "line end", number(s)) for u, s in best if s > 0]
-    pictures = [p for p in view_of(g[i]).panels if isinstance(p, PictureView)]
-    return Row(scores, scales, pictures, _shares(shell, here, scores, pictures), most)
+    for by, of_units in sums.items():
+        units = shell.coloured(by)
+        ahead = np.array([u.tokens[0] < here for u in units], dtype=bool)
+        plain = np.flatnonzero(ahead & ~np.array([u.special for u in units], dtype=bool))
+        scales[by] = scale_of(of_units[plain] if of_units[plain].any() else of_units[ahead], exp.signed)
+        best = plain[np.argsort(-of_units[plain], kind="stable")[:MOST]]
+        most[by] = [(units[u].text.strip() or "line end", number(of_units[u])) for u in best if of_units[u] > 0]
+    pictures = pictures_of(exp)
+    return Row(scores, scales, pictures, _shares(shell, here, scores, kinds, pictures), most)
 
 
-def _shares(shell: WrittenView, here: int, scores: Array, pictures: Sequence[PictureView]) -> list[tuple[str, float]]:
+def _shares(
+    shell: WrittenView, here: int, scores: Array, kinds: Array, pictures: Sequence[PictureView]
+) -> list[tuple[str, float]]:
     """How much of the map's magnitude lies on the pictures, on each text, on what was written before, on special tokens."""
-    special = {c for u in shell.coloured("tokens") if u.special for c in u.tokens}
+    size = np.abs(scores)
     parts = [("picture", float(sum(np.abs(p.cells).sum() for p in pictures)))] if pictures else []
-    for part in shell.read:
-        own = [c for u in part.units["tokens"] for c in u.tokens if c not in special]
-        parts.append((part.name.lower(), float(np.abs(scores[own]).sum())))
-    written = [c for u in shell.written.units["tokens"] for c in u.tokens if c not in special and c < here]
-    parts.append(("written before", float(np.abs(scores[written]).sum())))
-    parts.append(("special tokens", float(np.abs(scores[sorted(special)]).sum())))
+    parts += [(part.name.lower(), float(size[kinds == n].sum())) for n, part in enumerate(shell.read)]
+    parts.append(("written before", float(size[:here][kinds[:here] == len(shell.read)].sum())))
+    parts.append(("special tokens", float(size[kinds == -1].sum())))
     total = sum(share for _, share in parts)
     return [(name, share / total) for name, share in parts if share]
