@@ -111,7 +111,7 @@ def ink(paper: ArrayLike) -> str:
 
 def inks(papers: ArrayLike) -> list[str]:
     """`ink` on many papers (n, 3) at once."""
-    return np.where(_luminances(papers) > 0.179, "#000", "#fff").tolist()
+    return ["#000" if light > 0.179 else "#fff" for light in _luminances(papers)]
 
 
 def luminance(rgb: ArrayLike) -> float:
