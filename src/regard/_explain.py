@@ -35,11 +35,20 @@ from regard.recording.entry import (
     our_own,
     refuse,
 )
+from regard.recording.independence import TINY, crossing
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
 from regard.recording.walk import Relevance
 from regard.site import Site
 from regard.target import Target, Value
+
+CROSSED = (
+    "samples are not independent here: each target was explained alone; its row of a map shows the sample that it reads"
+)
+MIXED = (
+    "samples are not independent here: the target of one reads others as well (similarities in a batch, batch statistics). "
+    "Each was explained alone, and its row of a map shows its own sample; what it owes to the others is left out"
+)
 
 
 @dataclass
@@ -180,6 +189,8 @@ def _one_target(
             f"the target ({target.label}) is not a finite number: {values}; the model's output holds NaN or infinity"
         )
     _check_batch(recording, value)
+    crossed, told = (False, 0) if value.shared else crossing(recording, value.y)
+    value = replace(value, shared=True) if crossed else value
     with torch.enable_grad():
         parts = value.y.split(1) if value.shared else (value.y,)
     again = Rerun(
@@ -189,14 +200,28 @@ def _one_target(
         _maps(w, y, replace(again, shared=i if value.shared else None), rows, options, keep or i < len(parts) - 1)
         for i, y in enumerate(parts)
     ]
+    shown = [m.shown(i) for i, m in enumerate(maps)] if value.shared else []
+    mixed = crossed and any(m.reads_more(s) for m, s in zip(maps, shown, strict=True))
     out = []
     for row in rows:
         relevance = maps[0].relevance[row.name]
         if value.shared:
-            relevance = torch.stack([m.of_sample(row.name, i) for i, m in enumerate(maps)])
+            relevance = torch.stack([m.of_samples(row.name, s) for m, s in zip(maps, shown, strict=True)])
         seconds = w.seconds + sum(m.seconds[row.name] for m in maps)
-        out.append(_explanation(w, maps, target, value, row, _own(row, options), relevance, seconds))
+        exp = _explanation(w, maps, target, value, row, _own(row, options), relevance, seconds)
+        exp.receipt.passes += told
+        exp.receipt.complete &= not mixed
+        exp.receipt.notes += [MIXED if mixed else CROSSED] if crossed else []
+        exp.inputs = (
+            {n: _as_shown(raw, [s[n] for s in shown]) for n, raw in exp.inputs.items()} if shown else exp.inputs
+        )
+        out.append(exp)
     return out
+
+
+def _as_shown(raw: Sequence[Any], samples: Sequence[int]) -> Sequence[Any]:
+    """Raw inputs of the samples that rows of a map show."""
+    return [raw[i] for i in samples] if max(samples) < len(raw) else raw
 
 
 @dataclass
@@ -209,15 +234,31 @@ class Maps:
     relevance: dict[str, Relevance] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def of_sample(self, name: str, sample: int) -> Tensor:
-        """(row,) of a y that belongs to one sample, yet reads another one of some stream (a picture and any text)."""
-        relevance, read = self.relevance[name], self.context.r
+    def shown(self, sample: int) -> dict[str, int]:
+        """The sample of each stream that is shown for one sample's y: its own, or (a picture and any text) another."""
+        weights: dict[str, Tensor] = {}
+        for stream in self.context.recording.streams:
+            weights[stream.name] = weights.get(stream.name, 0) + self.context.r[:, stream.rows].sum(1)
+        return {n: sample if bool(w[sample]) or not bool(w.any()) else int(w.argmax()) for n, w in weights.items()}
+
+    def of_samples(self, name: str, shown: Mapping[str, int]) -> Tensor:
+        """(row,) of the samples that are shown."""
+        relevance = self.relevance[name]
         out = torch.zeros(relevance.shape[1], dtype=torch.float32)
         for stream in self.context.recording.streams:
-            weight = read[:, stream.rows].sum(1)
-            at = int(weight.argmax()) if bool(weight.any()) else sample
-            out[stream.rows] = relevance[at, stream.rows]
+            out[stream.rows] = relevance[shown[stream.name], stream.rows]
         return out
+
+    def reads_more(self, shown: Mapping[str, int]) -> bool:
+        """Whether y has a gradient at samples that are not shown."""
+        for leaf, gradient in self.context.gradients.inputs.items():
+            at = shown.get(leaf.partition("#")[0])
+            if at is not None and len(gradient) == self.context.recording.batch:
+                size = gradient.flatten(1).double().norm(dim=1)
+                size[at] = 0
+                if bool((size > TINY * gradient.double().norm()).any()):
+                    return True
+        return False
 
 
 def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: dict[str, Any], keep: bool) -> Maps:

@@ -95,9 +95,8 @@ def head_of(model: nn.Module, scores: Tensor, activation: str | None = None) -> 
     one = scores.ndim == 1 or (scores.ndim == 2 and scores.shape[-1] == 1)
     made = _made(scores)
     said = activation or (_said(model, scores) if scores.ndim <= 2 else None)
-    kind: Kind = (
-        "sigmoid" if made == "sigmoid" or (one and said is None) else (PROBLEMS | ACTIVATIONS).get(said, "softmax")
-    )
+    by_itself = made == "sigmoid" or (one and said is None)
+    kind: Kind = "sigmoid" if by_itself else (PROBLEMS | ACTIVATIONS)[said or "softmax"]
     several = kind == "sigmoid" and not one and not _known(model)
     return Head(kind, made, one, said is not None, several)
 

@@ -278,7 +278,8 @@ def _class(c: Any) -> int | Tensor | None:
     """A class as it was given, checked; its name is the business of a reader."""
     if isinstance(c, str):
         raise Misuse(f"class {c!r} is a label's name, which only a reader knows: use its number, reader.label({c!r})")
-    return _whole(c, "class")
+    found: int | Tensor | None = _whole(c, "class")
+    return found
 
 
 def _whole(value: Any, what: str, *, needed: bool = False) -> Any:
@@ -304,7 +305,7 @@ def _whole(value: Any, what: str, *, needed: bool = False) -> Any:
 
 
 def _whole_tensor(value: Any, what: str) -> int | Tensor:
-    tensor = value if isinstance(value, Tensor) else torch.from_numpy(value[()]) if getattr(value, "ndim", 0) else None
+    tensor = value if isinstance(value, Tensor) else torch.from_numpy(value) if value.ndim else None
     if tensor is None:  # numpy's number, or array without axes
         return int(_whole(value.item(), what))
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.ndim > 1:
@@ -318,7 +319,7 @@ def _whole_tensor(value: Any, what: str) -> int | Tensor:
 
 def _mask_of(mask: Any) -> Tensor:
     """A region's mask as a tensor. Raises TargetError for what is none."""
-    tensor = torch.from_numpy(mask) if hasattr(mask, "__array_interface__") and getattr(mask, "ndim", 0) else mask
+    tensor = torch.from_numpy(mask) if hasattr(mask, "__array_interface__") and mask.ndim else mask
     if not isinstance(tensor, Tensor) or tensor.ndim not in (2, 3) or tensor.is_complex() or tensor.is_meta:
         raise TargetError(f"a region is a mask (height, width), or one a sample; not {_said(mask)}")
     if not bool((tensor != 0).flatten(-2).any(-1).all()):
