@@ -365,7 +365,7 @@ def _explanation(
         + (w.proof.notes if w.proof else [])
         + [n for m in maps for n in m.contexts[row.name].notes]
         + _blind(streams, scores),
-        _measure=_measurement(w, target, row, value, tuple(maps[0].context.readout), paths),
+        _measure=_measurement(w, target, row, value, _final_calls(maps[0].context), paths),
     )
     if w.measure == "full":
         receipt.measure()
@@ -383,6 +383,11 @@ def _explanation(
         rasters={s.name: Raster(s.window) for s in streams if s.window not in (None, WHOLE)},
         _looks=_between(w, fixed, value, row, options, receipt),
     )
+
+
+def _final_calls(context: Context) -> tuple[int, ...]:
+    """The calls of the attentions that the target reads."""
+    return tuple(c for a in context.readout for c in context.recording.attentions[a].calls)
 
 
 def _at_nodes(maps: Sequence[Maps], row: Method) -> int:
@@ -426,6 +431,11 @@ def _notes(recording: Recording) -> list[str]:
     if cut := [str(c.index) for c in recording.calls if c.detached]:
         notes.append(
             f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero"
+        )
+    for name in dict.fromkeys(c.looks for c in recording.calls if c.looks):
+        at = ", ".join(str(c.index) for c in recording.calls if c.looks == name)
+        notes.append(
+            f"attention calls {at} look at tokens of {name} and take the values of others, which alone get a score"
         )
     if recording.mixers:
         notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
+from regard.recording import AttentionCall, Rows
+from regard.recording.calls.attention import rows_of_heads
 
 
 def attention_grad_cam(context: Context) -> Relevance:
@@ -16,15 +18,16 @@ def attention_grad_cam(context: Context) -> Relevance:
     recording = context.recording
     out = recording.zeros()
     counts = context.tokens() * ~context.hidden()
+
+    def weighted(call: AttentionCall, rows: Rows) -> Tensor:
+        at, A, G = rows
+        assert G is not None
+        keep = recording.gather(counts, call.keys).to(A)[:, None, None]
+        theta = (G * keep).sum(-1, keepdim=True) / keep.sum(-1, keepdim=True).clamp(min=1)
+        return call.shared((theta * A).mean(1), at)
+
     for i, r in context.readout.items():
-        call = context.gradients.calls[i]
-        w = recording.gather(r, call.queries).to(call.output.device)
-        keep = recording.gather(counts, call.keys).to(call.output.device)[:, None, None]
-        moved = torch.zeros(call.shape[0], call.shape[3], device=call.output.device, dtype=call.precision)
-        for index in call.chunks((w != 0).any(0).nonzero()[:, 0]):
-            _, A, G = call.rows(index)
-            assert G is not None
-            theta = (G * keep).sum(-1, keepdim=True) / keep.sum(-1, keepdim=True).clamp(min=1)
-            moved += (w[:, None, index] @ (theta * A).mean(1).clamp(min=0))[:, 0]
-        out += recording.scatter(moved, call.keys)
+        calls = [context.gradients.calls[c] for c in recording.attentions[i].calls]
+        for weights, rows in rows_of_heads(recording, calls, r, weighted, "sum"):
+            out += (weights[..., None] * rows.clamp(min=0)).sum(0)
     return out

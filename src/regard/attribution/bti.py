@@ -23,7 +23,7 @@ from regard.attribution.path import Place, Values, between, edits, places, side_
 from regard.attribution.paths import Preset
 from regard.attribution.quadrature import nodes
 from regard.attribution.rerun import Rerun, are_copies
-from regard.errors import ModelError, RegardError, nearest
+from regard.errors import Misuse, ModelError, RegardError, nearest
 from regard.recording import AttentionCall
 from regard.recording.edits import GraphFrom
 from regard.recording.tokens import STRIDE
@@ -105,19 +105,25 @@ class Reads:
 
 
 def _attributed(context: Context, preset: Preset, way: _Way, keep: bool = True) -> Relevance:
-    """Σ_i r_i P_i ⊙ F_i over the read rows i of each final call."""
+    """Σ_i r_i P_i ⊙ F_i over the read rows i of each final attention."""
     recording = context.recording
     preset.check(recording)
     step = preset.step(recording, tuple(context.readout))
     out, G = recording.zeros(), way.gradients()
-    for i, r in context.readout.items():
+    for a, r in context.readout.items():
         reads = Reads.of(context, r)
-        (walked,) = recording.walk_apart(context.gradients, {i: reads.rows}, [step], keep=keep)
+        (walked,) = recording.walk_apart(context.gradients, {a: reads.rows}, [step], keep=keep)
         P = walked.moved + walked.itself if keep else walked.moved
-        F = _on_rows(context, i, reads, way.rows[i], G[i].clamp(min=0).mean(1))
+        F = torch.stack([_feedback(context, call, reads, way, G) for call in recording.calls_of(a)]).sum(0)
         out += (reads.weights[..., None] * recording.settled(P) * recording.settled(F)).sum(0)
     _say(context, way)
     return out
+
+
+def _feedback(context: Context, call: AttentionCall, reads: Reads, way: _Way, G: dict[int, Tensor]) -> Matrix:
+    """E_h (G)₊ of one call, as much of the mean over the attention's heads as is its own, on the rows of all streams."""
+    at = way.rows[call.index]
+    return _on_rows(context, call.index, reads, at, call.shared(G[call.index].clamp(min=0).mean(1), at))
 
 
 def _on_rows(context: Context, i: int, reads: Reads, at: Tensor, F: Float[Tensor, "group some key"]) -> Matrix:
@@ -153,13 +159,20 @@ class _Way:
         self.context, self.steps, self.grid, self.path = context, steps, grid, path
         self.again: Rerun = context.again
         self.t, self.w = nodes(grid, steps)
-        self.rows = {i: self._read(i, r) for i, r in context.readout.items()}
+        finals = {i: r for a, r in context.readout.items() for i in context.recording.attentions[a].calls}
+        self.rows = {i: self._read(i, r) for i, r in finals.items()}
         local = path == "embedding_output" and context.baseline is None
         self.baseline = "zero, local" if local else label(context.baseline)
 
     def _read(self, i: int, r: Relevance) -> Int[Tensor, " some"]:
         """Query rows of a call that are read in some sample."""
-        w = self.context.recording.gather(r, self.context.recording.calls[i].queries)
+        call = self.context.recording.calls[i]
+        if call.weights is not None:
+            raise Misuse(
+                f"the map of attention call {i} ({call.module or 'the model itself'}) multiplies several values, for which the "
+                "BTI family is not defined here; choose another method, such as gae"
+            )
+        w = self.context.recording.gather(r, call.queries)
         return (w > 0).any(0).nonzero()[:, 0]
 
     def gradients(self) -> dict[int, Float[Tensor, "group head some key"]]:
@@ -197,6 +210,8 @@ class _Way:
             samples = (k * self.again.batch, recording.batch)
             if k > 1 and not are_copies(made.output, recording.output, samples):
                 raise ModelError("samples of this output rest on one another")
+            if len(made.calls) != len(recording.calls):
+                raise ModelError("a batch of another size makes another number of attention calls")
             last = [made.calls[i] for i in self.rows]
             with torch.enable_grad():
                 y = self.again.y(made.output, k).sum()

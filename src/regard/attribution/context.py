@@ -22,7 +22,7 @@ class Context:
     """One recording and one target.
 
     Attributes:
-        readout: the index of each final call -> its weights r, (batch, row) over all rows. seed: for methods that draw.
+        readout: the number of each final attention -> its weights r, (batch, row) over all rows. seed: for methods that draw.
         site, baseline: as asked for, or None: the method's own. again: how the run can be repeated with changes.
         reading: special tokens, and the normalisation of pictures. nodes: how many points of a path were run.
         asked: whether the read-out is the user's.

@@ -50,7 +50,7 @@ def bimodal(context: Context, preset: Preset) -> Relevance:
     Our reading where there are more than two sources: what a third one has brought to the keys comes as R_sb += E R_qb.
     """
     preset.check(context.recording)
-    calls = [c for c in context.gradients.calls[preset.start_layer :] if c.keys.numel()]
+    calls = [c for c in context.gradients.calls if c.attention >= preset.start_layer and c.keys.numel()]
     graph = Graph(context.recording, calls)
     graph.check()
     by_rows = graph.one_way()
@@ -89,6 +89,10 @@ class Graph:
     def check(self) -> None:
         """Raise Misuse where R̄_ssᵀ is not square: tokens of s merge."""
         for merge in self.recording.merges:
+            if merge.state is not None:
+                raise Misuse(
+                    "gae's form 'bimodal' is not defined here: tokens at different stages stand side by side; use form='walk'"
+                )
             if int(self.of[merge.rows[0]]) in self._cross_ends(0):
                 name = next(s.name for s in self.recording.streams if s.first <= int(merge.rows[0]) < s.first + s.count)
                 raise Misuse(
@@ -112,7 +116,7 @@ class Graph:
                 arriving[call.index] = w
             return None
 
-        walker = Walker(step, [Part(self.recording.seen_by(self.recording.calls[final]), r)])
+        walker = Walker(step, [Part(self.recording.seen_by(final), r)])
         total = walk(self.recording, self.calls, [walker])[0].moved
         crossing: dict[int, Relevance] = {}
         for call in self.calls:
@@ -142,9 +146,8 @@ class Graph:
 
     def whole_row(self, final: int, r: Relevance) -> Relevance:
         """r R_sb − r on every source b."""
-        call = self.recording.calls[final]
-        out, own = self.none.clone(), self.recording.ends(call)[0]
-        for b, (_, moved) in self.state(own, self.recording.seen_by(call)).items():
+        out, own = self.none.clone(), self.recording.ends(self.recording.calls_of(final)[0])[0]
+        for b, (_, moved) in self.state(own, self.recording.seen_by(final)).items():
             out[:, self.rows[b]] += (r[:, None, self.rows[own]] @ moved)[:, 0]
         return out
 
@@ -185,7 +188,7 @@ class Graph:
         for index in call.chunks(torch.arange(call.shape[2])):
             _, A, G = call.rows(index)
             assert G is not None
-            E = POSITIVE.each(A, A * G).mean(1).cpu()
+            E = call.shared(POSITIVE.each(A, A * G).mean(1), index).cpu()
             ids, keys = call.queries[:, index, None], call.keys[:, None]
             E = torch.where((ids > 0) & (keys > 0), E, 0.0)
             samples = (torch.maximum(ids, keys) // STRIDE - 1).clamp(min=0)

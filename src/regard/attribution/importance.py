@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.errors import Misuse
 from regard.recording import AttentionCall, Recording
 from regard.recording.branches import output_projection, state_norms
 
@@ -14,25 +17,57 @@ Keys = Float[Tensor, "group key"]
 
 
 def head_importance(recording: Recording, call: AttentionCall) -> Heads:
-    """θ_h ∝ E_jk|A_hᵀG_h|, Σ_h θ_h = 1 per sample; 0 where the target does not depend on the call.
+    """θ_h ∝ E_jk|A_hᵀG_h|, Σ_h θ_h = 1 per sample over all heads of the attention; 0 where the target does not depend on it.
 
-    A_hᵀG_h = (A_hᵀdO_h) V_hᵀ, so that nothing of size n×n is kept. Keys that are padding have no say.
+    A_hᵀG_h = (A_hᵀdO_h) V_hᵀ, so that nothing of size n×n is kept. Keys that are padding have no say. Heads of one attention
+    that are calls of their own are weighed against one another; where a head's query rows are attended in chunks, A_hᵀG_h
+    sums over all of them.
     """
     if call.dO is None:
         raise ValueError("this call is not bound to a target; use recording.gradients(target).calls")
-    V, dO = (t.to(call.precision) for t in (call.repeated(call.v).detach(), call.canonical(call.dO)))
+    if call.G is not None:
+        raise Misuse(
+            f"the heads of attention call {call.index} ({call.module or 'the model itself'}) cannot be weighed: its map "
+            "multiplies several values; choose a method that needs no weights of heads"
+        )
+    together, mates = (call, *call.beside), recording.attentions[call.attention].mates(call.index)
+    by_sample = recording.zeros()[:, :1].to(call.output.device)
+    for head in {_same_head(c): c for c in together if c.index in mates}.values():
+        by_sample = by_sample + _asked_for(recording, head, together).sum(1, keepdim=True)
+    theta: Tensor = _asked_for(recording, call, together) / by_sample.clamp(min=torch.finfo(torch.float32).tiny)
+    return theta[call.samples.clamp(min=0).to(theta.device)]
+
+
+def _same_head(call: AttentionCall) -> tuple[object, ...]:
+    """Calls that look at the same values are chunks of the same heads."""
+    return call.v.data_ptr(), tuple(call.v.shape), call.v.stride(), call.queries.shape[0]
+
+
+def _asked_for(
+    recording: Recording, call: AttentionCall, together: Sequence[AttentionCall]
+) -> Float[Tensor, "batch head"]:
+    """Σ_jk |A_hᵀG_h| of each head, sample by sample, over all query rows of an attention that look at the call's values."""
+    V = call.repeated(call.v).detach().to(call.precision)
     seen = V * _shown(recording, call)[:, None, :, None]
-    M = V.new_zeros(*V.shape[:3], dO.shape[3])
-    for index in call.chunks((dO != 0).any(3).flatten(0, 1).any(0).nonzero()[:, 0]):
-        A = call.rows(index.cpu(), gradient=False).A
-        M += A.transpose(2, 3) @ dO[:, :, index]
+    chunks = [c for c in together if _same_head(c) == _same_head(call)]
+    M = torch.stack([_returned(c) for c in chunks]).sum(0)
     total = V.new_zeros(V.shape[:2])
     for j in call.chunks(torch.arange(V.shape[2])):
         total += (M[:, :, j] @ seen.transpose(2, 3)).abs().sum((2, 3))
     samples = call.samples.clamp(min=0).to(V.device)
-    by_sample = V.new_zeros(recording.batch, V.shape[1]).index_add_(0, samples, total)
-    theta: Tensor = by_sample / by_sample.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    return theta[samples]
+    return V.new_zeros(recording.batch, V.shape[1]).index_add_(0, samples, total)
+
+
+def _returned(call: AttentionCall) -> Float[Tensor, "group head key width"]:
+    """A_hᵀ dO_h."""
+    assert call.dO is not None
+    dO = call.canonical(call.dO).to(call.precision)
+    groups, heads, _, m = call.shape
+    M = dO.new_zeros(groups, heads, m, dO.shape[3])
+    for index in call.chunks((dO != 0).any(3).flatten(0, 1).any(0).nonzero()[:, 0]):
+        A = call.rows(index.cpu(), gradient=False).A
+        M += A.transpose(2, 3) @ dO[:, :, index]
+    return M
 
 
 def value_norms(recording: Recording, call: AttentionCall) -> Keys:

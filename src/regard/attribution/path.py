@@ -256,10 +256,16 @@ class AttentionPath(Path):
         assert context.again is not None
         if baseline is not None:
             raise Misuse("at an attention site the baseline is A0 = 0; give no other")
-        count = len(context.recording.calls)
-        if not site.joint and (site.layer is None or not -count <= site.layer < count):
-            raise Misuse(f"attention call {site.layer} is out of range: the run has {count}, numbered from 0")
-        calls = None if site.joint or site.layer is None else (site.layer % count,)
+        layers = context.recording.attentions
+        if not site.joint and (site.layer is None or not -len(layers) <= site.layer < len(layers)):
+            raise Misuse(f"attention {site.layer} is out of range: the run has {len(layers)}, numbered from 0")
+        calls = None if site.joint or site.layer is None else layers[site.layer].calls
+        for call in context.recording.calls:
+            if call.weights is not None and (calls is None or call.index in calls):
+                raise Misuse(
+                    f"the map of attention call {call.index} ({call.module or 'the model itself'}) multiplies several values: "
+                    "it is no site for a path; choose Site.input() or Site.block(l)"
+                )
         with torch.no_grad():
             y0 = context.again.y(context.again.run([Scale(0.0, calls)]).output).float().cpu()
         return cls(
@@ -270,7 +276,10 @@ class AttentionPath(Path):
         k, recording = len(t), self.context.recording
         with torch.enable_grad():
             made = self.again.run([Scale(t.float().repeat_interleave(self.again.batch), self.calls)], copies=k)
-            if k > 1 and not are_copies(made.output, recording.output, (k * self.again.batch, recording.batch)):
+            copies = are_copies(made.output, recording.output, (k * self.again.batch, recording.batch))
+            if k > 1 and not (
+                copies and len(made.calls) == len(recording.calls)
+            ):  # a loop over samples makes more calls
                 return [r for s in t.split(1) for r in self._at(s)]  # samples of this output rest on one another
             wanted = [c for c in made.calls if self.calls is None or c.index in self.calls]
             y = self.again.y(made.output, k).sum()

@@ -2,7 +2,7 @@
 
 - `residual_sum`: row r of Π(I + E), less r itself: paths of length ≥ 1.
 - `rollout`: the same with E + I row-normalised, given as it is.
-- `last`: only the last call of the stream that the target reads.
+- `last`: only the last attention of the stream that the target reads.
 
 `residual_sum` may keep to paths that never re-enter a source that they have left (hops="one"), or to those that do
 ("crossed"): see recording/walk.py. A `Fusion` joins several such maps to one.
@@ -29,7 +29,7 @@ FUSIONS = ("sum", "mean", "max_normalised")
 
 @dataclass(frozen=True)
 class Preset:
-    """An attention-family method: edge rule × path rule × layers. Calls not in `layers` use `mean` (None: all are in).
+    """An attention-family method: edge rule × path rule × layers. Attentions not in `layers` use `mean` (None: all are in).
 
     hops: which paths count, by the sources they visit (`residual_sum` only).
     """
@@ -70,18 +70,18 @@ class Preset:
 
     def check(self, recording: Recording) -> None:
         """Raise Misuse for a layer that the recording has no call for."""
-        count = len(recording.calls)
-        for call in (*(self.layers or ()), self.start_layer):
-            if not 0 <= call < count:
-                raise Misuse(f"layer {call} is out of range: the run has {count} attention calls, numbered from 0")
+        count = len(recording.attentions)
+        for layer in (*(self.layers or ()), self.start_layer):
+            if not 0 <= layer < count:
+                raise Misuse(f"layer {layer} is out of range: the run has {count} attentions, numbered from 0")
 
     def step(self, recording: Recording, finals: Sequence[int]) -> Callable[[AttentionCall], Step | None]:
-        """How each call is weighed on the way back. `start_layer` is 0-based and inclusive."""
+        """How each call is weighed on the way back, by its attention's number. `start_layer` is 0-based and inclusive."""
 
         def how(call: AttentionCall) -> Step | None:
-            if (self.path == "last" and call.index not in finals) or call.index < self.start_layer:
+            if (self.path == "last" and call.attention not in finals) or call.attention < self.start_layer:
                 return None
-            edge = EDGES[self.edge if self.layers is None or call.index in self.layers else "mean"]
+            edge = EDGES[self.edge if self.layers is None or call.attention in self.layers else "mean"]
             return edge.step(recording, call, self.path == "rollout", self.hops)
 
         return how
@@ -129,7 +129,7 @@ def over_maximum(recording: Recording, relevance: Tensor) -> Tensor:
 def relevance(
     recording: Recording, gradients: Gradients, readout: dict[int, Tensor], methods: Sequence[Preset | Fusion]
 ) -> list[Tensor]:
-    """Relevance (batch, rows) of each method, all from one walk. `readout`: final call -> weights r on its rows.
+    """Relevance (batch, rows) of each method, all from one walk. `readout`: final attention -> weights r on its rows.
 
     The identity term, r itself (where tokens merge: r brought back to the tokens they were made of), is taken off.
     """
@@ -153,8 +153,8 @@ def rows_between(
     for some in torch.tensor(tokens).split(max(1, recording.budget // (cost * len(method.presets)))):
         r = recording.zeros().repeat(len(some), 1, 1)
         r[torch.arange(len(some)), :, stream.first + some] = (~recording.padded[name][:, some]).T.to(r)
-        steps = [preset.step(recording, (call.index,)) for preset in method.presets]
-        walked = recording.walk_apart(gradients, {call.index: r}, steps)
+        steps = [preset.step(recording, (call.attention,)) for preset in method.presets]
+        walked = recording.walk_apart(gradients, {call.attention: r}, steps)
         maps = [preset.map(w).expand_as(r) for preset, w in zip(method.presets, walked, strict=True)]
         out.append(method.joined(recording, maps).transpose(0, 1))
     return torch.cat(out, 1)

@@ -212,7 +212,7 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
         return [_weighted(trail, name, p if tb is None else p.swapped(), ta or tb, out)]
     if ta.lost or tb.lost or ta.keys is not None or tb.keys is not None:
         return [nowhere(ta, ta.lost or tb.lost or name, out, tb)]
-    ta, tb = trail.settled(ta), trail.settled(tb)
+    ta, tb = _features_summed(trail, ta, p.la, p.summed), _features_summed(trail, tb, p.lb, p.summed)
     flat = all(constant(t.ids, letters.index(c)) for t, letters in ((ta, p.la), (tb, p.lb)) for c in p.summed)
     if not flat or not p.summed:
         return [nowhere(ta, name, out, tb)]
@@ -220,6 +220,14 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if _within_tokens(p, ta, tb, out) and torch.equal(rows, columns):
         return [replace(min(ta, tb, key=lambda t: t.order), ids=rows, seen=ta.seen | tb.seen)]
     return [replace(ta, ids=rows, keys=replace(tb, ids=columns))]
+
+
+def _features_summed(trail: Trail, tag: Tag, letters: str, summed: str) -> Tag:
+    """A tag whose rows are known; raw features that are summed over in a product are one token's (x xᵀ)."""
+    if not tag.raw or len(summed) != 1:
+        return trail.settled(tag)
+    tokens = trail.born(tag, first_along(tag.ids, letters.index(summed)))
+    return tokens.moved(lambda i: i.expand(tag.ids.shape))
 
 
 def _within_tokens(p: Product, a: Tag, b: Tag, out: Tensor) -> bool:

@@ -104,6 +104,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         strong = [tag for _, tag in tags if tag.source.rank < PARAMETERS and out.is_floating_point()]
         return [nowhere(min(strong, key=lambda t: t.order), name, out)] if strong else [None]
     found = [tag for _, tag in fits]
+    trail.joined("added", found)
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
         fits = [(t, trail.settled(tag)) for t, tag in fits]
     _, best = min(fits, key=lambda p: (bool(p[1].lost), p[1].keys is None, p[0].shape != out.shape, *p[1].order))

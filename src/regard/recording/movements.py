@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regard.recording.elementwise import PARAMETERS, Tags, broadcasts, element_wise, mixing, nowhere
 from regard.recording.samples import in_one_sample
-from regard.recording.tokens import Tag, Trail, constant, first_along, reshaped
+from regard.recording.tokens import Tag, Trail, constant, first_along, reshaped, thin
 
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "_unsafe_view"}
 RESHAPES |= {"squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d", "atleast_3d", "view_copy", "_reshape_alias"}
@@ -140,6 +140,14 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
     _meet(tags, columns, dim)
+    side_by_side = _one_row_each(columns, name, dim)
+    if not side_by_side and trail.of_copies(columns):
+        return [replace(nowhere(best, f"{name} of copies of one row, attended apart", out), seen=_seen(tags))]
+    trail.joined("width" if side_by_side else "rows", tags)
+    if name in CATS and not side_by_side and not _features(columns, dim):
+        tags = trail.at_their_stages(tags)
+        columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
+        best = min((t for t in tags if t is not None), key=lambda t: t.order)
     for t in tags:
         if t is not None and t.mixed and out.ndim > 2:
             trail.mixes(f"{t.mixed} of different tokens", t)
@@ -174,6 +182,16 @@ def _meet(tags: Tags, ids: list[Tensor], dim: int) -> None:
 def _rows(trail: Trail, tag: Tag) -> Tag:
     """Raw elements of several inputs, side by side, are told apart as the tokens that they will be."""
     return trail.born(tag, tag.ids) if tag.raw and tag.source.ids else trail.settled(tag)
+
+
+def _one_row_each(ids: list[Tensor], name: str, dim: int) -> bool:
+    """Whether parts hold the same rows, side by side along their width (heads), and not other rows (chunks)."""
+    ids = [i for i in ids if i.numel()]
+    if name != "stack":
+        if not all(constant(i, dim % i.ndim) for i in ids):
+            return False
+        ids = [first_along(i, dim % i.ndim) for i in ids]
+    return all(f.shape == ids[0].shape and torch.equal(thin(f), thin(ids[0])) for f in ids[1:])
 
 
 def _features(ids: list[Tensor], dim: int) -> bool:
@@ -238,8 +256,12 @@ def select(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     ta, tb = (trail.tag(x) for x in (a, b))
     if ta is None or tb is None or ta.keys is not None or tb.keys is not None or ta.lost or tb.lost:
         return element_wise(trail, name, args, kwargs, out)
-    if torch.equal(ta.ids.expand(out.shape), tb.ids.expand(out.shape)) or ta.raw or tb.raw:
+    same = torch.equal(ta.ids.expand(out.shape), tb.ids.expand(out.shape))
+    if ta.raw or tb.raw or (same and (ta.seen == tb.seen or condition.shape[-1] > 1)):
         return element_wise(trail, name, args, kwargs, out)
+    ta, tb = trail.at_their_stages([ta, tb])
+    assert ta is not None
+    assert tb is not None
     ids = torch.where(condition.cpu(), ta.ids, tb.ids)
     return [replace(min(ta, tb, key=lambda t: t.order), ids=ids, seen=ta.seen | tb.seen)]
 
@@ -254,24 +276,34 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
         return [base]
     if value.mixed:
         trail.mixes(f"{value.mixed} of different tokens", value)
-    ids = (torch.zeros(into.shape, dtype=torch.int64) if base is None else base.ids).clone(
-        memory_format=torch.contiguous_format
-    )
-    moved = value.ids.expand(source.shape)
-    if name == "__setitem__":
-        ids[places[0]] = moved
-    elif name.startswith("masked_scatter"):
-        ids = ids.masked_scatter(places[0], moved)
-    elif name.startswith(("index_add", "index_copy")):
-        ids = ids.index_copy(places[0], places[1], moved)
-    elif name.startswith("index_put"):
-        ids = ids.index_put(places[0], moved)
-    else:
-        ids = ids.scatter(places[0], places[1], moved)
+    if base is not None and base.seen != value.seen:
+        marks = torch.full((), -1).expand(source.shape)
+        kept = _written(name, base.ids.clone(memory_format=torch.contiguous_format), places, marks)
+        same = bool(torch.isin(thin(value.ids), kept[kept > 0]).any())
+        trail.joined("width" if same else "rows", [base, value])
+        if not same:
+            base, value = trail.at_their_stages([base, value])
+            assert value is not None
+    ids = torch.zeros(into.shape, dtype=torch.int64) if base is None else base.ids
+    ids = _written(name, ids.clone(memory_format=torch.contiguous_format), places, value.ids.expand(source.shape))
     if base is not None:
         ids = in_one_sample(base, value, base.ids, ids)
     best = value if base is None else min(base, value, key=lambda t: t.order)
     return [replace(best, ids=ids, seen=value.seen | (0 if base is None else base.seen))]
+
+
+def _written(name: str, ids: Tensor, places: Sequence[Any], values: Tensor) -> Tensor:
+    """Ids with others written over some of them."""
+    if name == "__setitem__":
+        ids[places[0]] = values
+        return ids
+    if name.startswith("masked_scatter"):
+        return ids.masked_scatter(places[0], values)
+    if name.startswith(("index_add", "index_copy")):
+        return ids.index_copy(places[0], places[1], values)
+    if name.startswith("index_put"):
+        return ids.index_put(places[0], values)
+    return ids.scatter(places[0], places[1], values)
 
 
 def copied(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:

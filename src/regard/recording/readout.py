@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from regard.errors import Misuse
+from regard.recording.calls import AttentionCall
 from regard.recording.entry import Readout, check_readout
 from regard.recording.recording import Gradients, Recording
+from regard.recording.tokens import STRIDE
 from regard.target import row_at
 
 
 def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tuple[dict[int, Tensor], str]:
-    """Read-out weights of each final call, and a sentence for the receipt."""
+    """Read-out weights of each final attention, and a sentence for the receipt."""
     if readout is None:
         found = recording.readout(gradients)
         return found, _found(recording, found)
@@ -23,30 +26,47 @@ def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tu
 
 
 def given(recording: Recording, gradients: Gradients, readout: str | int | Tensor) -> dict[int, Tensor]:
-    """The rows that the user names, in each final call that the target depends on; weights (batch, row)."""
+    """The rows that the user names, in each final attention that the target depends on; weights (batch, row)."""
     check_readout(readout)
     weights = {}
-    for i in recording.read_calls(gradients):
-        call = recording.calls[i]
-        w = _weights(recording, i, readout)
+    for attention in recording.read_attentions(gradients):
+        rows = query_rows(recording.calls_of(attention))
+        w = _weights(recording, rows, readout)
         if not bool((w >= 0).all()) or not bool((w.sum(1) > 0).all()):
             raise Misuse("readout weights must be non-negative, and positive somewhere in every sample")
         w = w / w.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        weights[i] = recording.scatter(w, call.queries)
+        weights[attention] = recording.scatter(w, rows)
     return weights
 
 
-def _weights(recording: Recording, index: int, readout: str | int | Tensor) -> Tensor:
-    """Weights (group, row) over the query rows of a final call."""
-    call = recording.calls[index]
-    groups, _, n, _ = call.shape
+def query_rows(calls: Sequence[AttentionCall]) -> Int[Tensor, "group row"]:
+    """Ids of an attention's query rows, in order: those of its one call; of several, each sample's, as they stand in turn.
+
+    Raises Misuse where samples have rows of different numbers.
+    """
+    if len(calls) == 1:
+        return calls[0].queries
+    ids = torch.cat([c.queries.flatten() for c in calls])
+    found, first = torch.unique(ids[ids > 0], return_inverse=True)
+    order = torch.full((len(found),), len(ids)).scatter_reduce(0, first, torch.arange(len(first)), "amin").argsort()
+    found = found[order]
+    samples = (found // STRIDE).unique()
+    each = [found[found // STRIDE == s] for s in samples]
+    if len({len(e) for e in each}) > 1:
+        raise Misuse("rows can be named with readout= only where every sample has the same number of them")
+    return torch.stack(each)
+
+
+def _weights(recording: Recording, rows: Tensor, readout: str | int | Tensor) -> Tensor:
+    """Weights (group, row) over the query rows of a final attention."""
+    groups, n = rows.shape
     if isinstance(readout, Tensor):
         if readout.shape not in ((groups, n), (n,)):
             raise Misuse(f"readout weights must be (batch, tokens) = {(groups, n)}, not {tuple(readout.shape)}")
         return readout.float().cpu().expand(groups, n)
     w = torch.zeros(groups, n, dtype=torch.float32)
     if readout == "mean":
-        return recording.gather(_visible_tokens(recording), call.queries)
+        return recording.gather(_visible_tokens(recording), rows)
     if readout == "last":
         at = row_at(-1, torch.empty(groups, n, 1), recording.inputs, recording.output)
     else:

@@ -126,8 +126,8 @@ class _Part:
             assert call.k is not None
             self.q = self._of(call.q) * call.scale
             self.kT = self._of(call.k).transpose(1, 2)
-        if call.dO is not None:
-            self.dO = self._of(call.dO if call.axes is None else call.dO.permute(call.axes))
+        if call.dO is not None and call.G is None:
+            self.dO = self._of(call.by_rows(call.dO))
             self.vT = self._of(call.v).transpose(1, 2)
 
     def _of(self, t: Tensor) -> Tensor:
@@ -157,6 +157,8 @@ class _Part:
         if self.call.dO is None:
             return A, None
         G = self._buffer("G", len(index), keys.stop - keys.start)
+        if self.call.G is not None:
+            return A, G.copy_(self.call.layout.pairs(rows_of(self.call.G, index), self.pairs)[..., keys])
         return A, torch.bmm(rows_of(self.dO, index), self.vT[..., keys], out=G)
 
     def probabilities(self, index: Tensor, keys: slice) -> Tensor:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
-from regard.recording.branches import Branch, Branches
+from regard.recording.branches import Branch, Branches, descends, node_of
 from regard.recording.calls import AttentionCall, Layout
+from regard.recording.calls.call import Weights
 from regard.recording.contractions import PRODUCTS, Product, read_product
 from regard.recording.edits import Edit
 from regard.recording.elementwise import PARAMETERS, nowhere
@@ -76,6 +77,7 @@ class Recorder(TorchFunctionMode):
         self.leaves: dict[str, Tensor] = {}
         self.embedded: dict[str, Tensor] = {}
         self.made = 0
+        self.maps: dict[int, tuple[int, Tensor]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -217,8 +219,62 @@ class Recorder(TorchFunctionMode):
     def _explicit(self, p: Product, out: Tensor) -> Tensor:
         """Weights that the model made itself, times values."""
         tags, fields = weights_and_values(self.trail, p)
-        shape = tuple(out.permute(fields["axes"]).shape[:-2])
+        shape = tuple(out.permute(fields["axes"]).shape[: -1 if fields["single"] else -2])
+        tag = self.trail.tag(p.a)
+        probs = tag.probs if tag is not None else 0
+        first = self._multiplied_before(probs, p.a, tags[2])
+        if first is not None:
+            return self._once_more(first, tags, shape, out, fields)
+        if probs:
+            self.maps.setdefault(probs, (len(self.calls), p.a))
         return self._called(tags, shape, p.b, output=out, kernel="softmax", **fields)
+
+    def _multiplied_before(self, probs: int, A: Tensor, values: Tag | None) -> AttentionCall | None:
+        """The call in which the same map has multiplied other values already; not one that these values rest on."""
+        if probs not in self.maps:
+            return None
+        index, before = self.maps[probs]
+        call = self.calls[index]
+        rests = values is not None and bool(values.seen >> call.event & 1)
+        same = A is before or descends(node_of(A), node_of(before))
+        return call if same and not rests and not call.lost else None
+
+    def _once_more(
+        self,
+        call: AttentionCall,
+        tags: Sequence[Tag | None],
+        lead: tuple[int, ...],
+        out: Tensor,
+        fields: dict[str, Any],
+    ) -> Tensor:
+        """A map times other values (relative positions in the values, values in two parts): the same call, whose G is that of
+        both products, ∂y/∂A, since the map is one tensor. Edits change this product, too."""
+        q_tag, k_tag, v_tag = (None if t is None else self.trail.settled(t) for t in tags)
+        if call.weights is None:
+            weights = Weights.of(self.maps[self._map_of(call)][1], call.A)
+            why = "" if weights else "its map multiplies several values, and its gradient cannot be read"
+            self.calls[call.index] = replace(call, weights=weights, lost=why)
+        more = v_tag is not None and not v_tag.lost and v_tag.source.rank < PARAMETERS
+        if more and k_tag is not None and v_tag is not None and v_tag.source is not k_tag.source:
+            self.trail.doubt(k_tag, f"its values hold {v_tag.source.name}, too, which gets no score for that")
+        queries, keys = (self._ids(t, lead) for t in (q_tag, k_tag))
+        if queries is None or keys is None or q_tag is None:
+            return out
+        layout = Layout.of(queries, keys)
+        again = replace(
+            call, output=out, layout=layout, queries=layout.of_groups(queries), keys=layout.of_groups(keys), **fields
+        )
+        for edit in self.edits:
+            new = edit.call(again)
+            if new is not None:
+                out = differentiable(new.to(out.dtype))
+                again = replace(again, output=out)
+        self.trail.put(out, Tag(self._output_ids(again, q_tag), q_tag.source, seen=1 << call.event))
+        return out
+
+    def _map_of(self, call: AttentionCall) -> int:
+        """The number of the softmax whose map a call multiplies."""
+        return next(probs for probs, (index, _) in self.maps.items() if index == call.index)
 
     def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], values: Tensor, **fields: Any) -> Tensor:
         """Make the call, let the edits change its output, and tag that output with the query's rows.
@@ -228,14 +284,17 @@ class Recorder(TorchFunctionMode):
         cut = not fields["output"].requires_grad
         fields["output"] = out = differentiable(fields["output"])
         q_tag, k_tag, v_tag = (t if t is None else self.trail.settled(t) for t in tags)
+        v_tag = (
+            k_tag if v_tag is None else v_tag
+        )  # constants (DETR's first values are zeros) stand for their keys' tokens
         read = [t.source.rank for t in (k_tag, v_tag) if t is not None]
         place = Place(len(self.calls), self._module(), lead, *_size(fields))
-        q_tag, k_tag = self._said(place, q_tag, k_tag, v_tag if fields["kernel"] == "sdpa" else None)
-        where = self._names_lost(q_tag, k_tag)
-        queries, keys = (self._ids(t, lead) for t in (q_tag, k_tag))
+        q_tag, k_tag, v_tag = self._said(place, q_tag, k_tag, v_tag)
+        where = self._names_lost(queries=q_tag, keys=k_tag, values=v_tag)
+        queries, keys = (self._ids(t, lead) for t in (q_tag, v_tag))
         if not where and queries is not None and keys is not None:
             layout = Layout.of(queries, keys)
-            queries, keys = (_grouped(i, layout) for i in (queries, keys))
+            queries, keys = layout.of_groups(queries), layout.of_groups(keys)
             queries, keys = of_their_samples(queries, keys)
             queries, told = self.trail.copies_apart(queries)
             if told and q_tag is not None:
@@ -245,6 +304,7 @@ class Recorder(TorchFunctionMode):
             queries = keys = torch.zeros(1, 0, dtype=torch.int64)
             told = 0
         event = self.trail.next_event(call=True)
+        self.trail.queried[event] = queries.unique()
         call = AttentionCall(
             index=place.index,
             event=event,
@@ -252,8 +312,9 @@ class Recorder(TorchFunctionMode):
             layout=layout,
             queries=queries,
             keys=keys,
-            seen=(k_tag.seen if k_tag else 0) | (v_tag.seen if v_tag else 0),
+            seen=v_tag.seen if v_tag else 0,
             rows_seen=q_tag.seen if q_tag else 0,
+            looks="" if where else self._looks_elsewhere(k_tag, v_tag, lead),
             lost=where,
             block=self.frames.block(),
             detached=cut and any(rank < PARAMETERS for rank in read),
@@ -274,17 +335,27 @@ class Recorder(TorchFunctionMode):
         return out
 
     def _said(self, place: Place, q: Tag | None, k: Tag | None, v: Tag | None) -> list[Tag | None]:
-        """Queries and keys as the user says that they are."""
+        """Queries, keys and values as the user says that they are: what is said of keys is said of their values."""
         if not self.said.sayings:
             self.said.places[place.index] = place
-            return [q, k]
+            return [q, k, v]
         clear = [None if t is None or not constant(t.ids, -1) else t for t in (q, k, v)]
-        return self.said.corrected(self.trail, place, (q, k), [self._ids(t, place.lead) for t in clear])
+        queries, keys = self.said.corrected(self.trail, place, (q, k), [self._ids(t, place.lead) for t in clear])
+        return [queries, keys, v if keys is k else keys]
 
-    def _names_lost(self, q: Tag | None, k: Tag | None) -> str:
-        for side, tag in (("keys", k), ("queries", q)):
+    def _looks_elsewhere(self, k: Tag | None, v: Tag | None, lead: tuple[int, ...]) -> str:
+        """The stream of the keys, where these are other tokens than the values; else ""."""
+        keys, values = self._ids(k, lead), self._ids(v, lead)
+        same = keys is None or values is None or self.trail.alike(keys, values)
+        return "" if same or k is None else k.source.name
+
+    def _names_lost(self, **tags: Tag | None) -> str:
+        """Why the tokens of queries, keys or values are not known; "" where they are. G = dO Vᵀ is about the values' tokens."""
+        for side in ("keys", "values", "queries"):
+            tag = tags[side]
             if tag is None or tag.lost or not constant(tag.ids, -1):
-                self.said.lost[len(self.calls)] = (side, tag.source.name if tag is not None else "")
+                told = "keys" if side == "values" else side
+                self.said.lost[len(self.calls)] = (told, tag.source.name if tag is not None else "")
             if tag is None:
                 return f"the {side} come from no input or parameter that was followed"
             if tag.lost:
@@ -305,6 +376,7 @@ class Recorder(TorchFunctionMode):
     def _output_ids(self, call: AttentionCall, tag: Tag) -> Tensor:
         """The query's ids in the output's own axes and shape."""
         ids = tag.ids[..., 0].expand(*call.layout.lead, tag.ids.shape[-2])[..., None]
+        ids = ids.squeeze(-2) if call.single else ids
         if call.axes is not None:
             ids = ids.permute([call.axes.index(d) for d in range(ids.ndim)])
             return ids.expand(call.output.shape)
@@ -321,11 +393,6 @@ def _size(fields: Mapping[str, Any]) -> tuple[int, int]:
 def _flat(lead: tuple[int, ...]) -> Layout:
     """A layout for a call whose tokens are not known."""
     return Layout(lead, tuple(range(len(lead))), 1, max(1, torch.Size(lead).numel()))
-
-
-def _grouped(ids: Tensor, layout: Layout) -> Tensor:
-    """(lead..., token) -> (group, token): one row of ids for each group."""
-    return ids.permute(*layout.order, -1).reshape(layout.groups, layout.heads, -1)[:, 0].contiguous()
 
 
 def differentiable(t: Tensor) -> Tensor:

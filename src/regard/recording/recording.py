@@ -18,6 +18,7 @@ from regard.errors import ModelError, TrailLost
 from regard.recording import recorder, samples, sure
 from regard.recording.branches import Branch
 from regard.recording.calls import AttentionCall
+from regard.recording.calls.attention import Attention, attentions
 from regard.recording.edits import Edit
 from regard.recording.entry import Readout, check_readout, our_own, refuse
 from regard.recording.frames import Block
@@ -46,7 +47,8 @@ class Recording:
 
     Attributes:
         given: the inputs as they were given; inputs: the same by name. output: what the model returned.
-        calls: attention calls in execution order. streams: all token streams that calls read.
+        calls: attention calls in execution order. attentions: the layer-level units that they make (calls/attention.py).
+        streams: all token streams that calls read.
         leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
         embedded: id stream -> ids (batch, token) of the rows of its word embeddings.
         padded: stream -> bool (batch, tokens), True where a token is padding.
@@ -84,6 +86,7 @@ class Recording:
     mixers: list[str] = field(default_factory=list)
     mixings: list[Mixing] = field(default_factory=list)
     branches: dict[int, Branch] = field(default_factory=dict, repr=False)
+    attentions: list[Attention] = field(default_factory=list)
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
@@ -105,6 +108,7 @@ class Recording:
                 "remove that, or explain a model that keeps its graph"
             )
         at = [c.output for c in self.calls] + list(self.leaves.values()) + [s.value for s in states]
+        at += [c.weights.root for c in self.calls if c.weights is not None]
         wanted = [t for t in at if t.requires_grad]
         ones = torch.ones_like(value)
         try:
@@ -112,12 +116,24 @@ class Recording:
         except (AssertionError, NotImplementedError) as error:
             raise ModelError(f"the model's own backward pass fails: {error}") from error
         grads = [next(found) if t.requires_grad else None for t in at]
-        calls = [c.bind(g) for c, g in zip(self.calls, grads, strict=False)]
+        roots = iter(grads[len(grads) - sum(c.weights is not None for c in self.calls) :])
+        calls = [c.bind(g, None if c.weights is None else next(roots)) for c, g in zip(self.calls, grads, strict=False)]
+        calls = self._beside(calls)
         whole = [torch.zeros_like(t) if g is None else g.detach() for t, g in zip(at, grads, strict=True)]
         n, m = len(self.calls), len(self.calls) + len(self.leaves)
         inputs = dict(zip(self.leaves, whole[n:m], strict=True))
-        at_states = {s.key: g for s, g in zip(states, whole[m:], strict=True)}
+        at_states = {s.key: g for s, g in zip(states, whole[m:], strict=False)}
         return Gradients(calls, inputs, value.detach(), at_states)
+
+    def _beside(self, calls: list[AttentionCall]) -> list[AttentionCall]:
+        """Bound calls, each with the others of its attention."""
+        several = {i: a.calls for a in self.attentions if len(a.calls) > 1 for i in a.calls}
+        if not several:
+            return calls
+        mates = {
+            c.index: tuple(calls[i] for i in several[c.index] if i != c.index) for c in calls if c.index in several
+        }
+        return [replace(c, beside=mates.get(c.index, ())) for c in calls]
 
     # -- states -----------------------------------------------------------------------------------------------------
 
@@ -177,32 +193,44 @@ class Recording:
 
     # -- read-out ---------------------------------------------------------------------------------------------------
 
-    def final_calls(self, of: Sequence[AttentionCall] | None = None) -> list[AttentionCall]:
-        """Calls (of those given) whose output no later one reads: what the head reads is among their query rows."""
-        calls = self.calls if of is None else of
+    def calls_of(self, attention: int, gradients: Gradients | None = None) -> list[AttentionCall]:
+        """The calls of an attention, bound to a target where its gradients are given."""
+        return [(gradients or self).calls[i] for i in self.attentions[attention].calls]
+
+    def final_attentions(self, of: Sequence[int] | None = None) -> list[int]:
+        """Attentions (of those given) whose output no later one reads: what the head reads is among their query rows."""
+        numbers = range(len(self.attentions)) if of is None else of
+        calls = {a: self.calls_of(a) for a in numbers}
         later = 0
-        for call in calls:
-            later |= call.seen
-        ends = [c for c in calls if not later >> c.event & 1]
-        return [c for c in ends if not any(self._holds(d, c) for d in ends if d.event > c.event)]
+        for call in (c for some in calls.values() for c in some):
+            later |= call.seen | call.rows_seen
+        ends = {a: some for a, some in calls.items() if not any(later >> c.event & 1 for c in some)}
+        return [a for a, some in ends.items() if not any(self._holds(b, some) for b in ends if b > a)]
 
-    def _holds(self, later: AttentionCall, call: AttentionCall) -> bool:
-        """Whether the state after a call holds another's output, in rows that both wrote (two pooled rows may be joined)."""
-        return bool(self.seen_by(later) >> call.event & 1 and torch.isin(call.queries, later.queries).any())
+    def final_calls(self) -> list[AttentionCall]:
+        """The calls of the final attentions."""
+        return [c for a in self.final_attentions() for c in self.calls_of(a)]
 
-    def read_calls(self, gradients: Gradients) -> dict[int, Tensor]:
-        """Final calls that the target depends on, with the norm of ∂y/∂O at each of their query rows (group, row)."""
-        norms = {}
-        for call in self.calls:
-            dO = gradients.calls[call.index].dO
-            assert dO is not None
-            if bool(dO.any()):
-                norms[call.index] = call.canonical(dO).to(call.precision).pow(2).sum((1, 3)).sqrt().cpu()
-        final = {c.index for c in self.final_calls([self.calls[i] for i in norms])}
-        norms = {i: norm for i, norm in norms.items() if i in final}
-        if not norms:
+    def _holds(self, later: int, calls: Sequence[AttentionCall]) -> bool:
+        """Whether the state after an attention holds the output of other calls, in rows that both wrote (two pooled rows may
+        be joined)."""
+        seen, written = self.seen_by(later), torch.cat([c.queries.flatten() for c in self.calls_of(later)])
+        return any(seen >> c.event & 1 and bool(torch.isin(c.queries, written).any()) for c in calls)
+
+    def read_attentions(self, gradients: Gradients) -> dict[int, Relevance]:
+        """Final attentions that the target depends on, with the norm of ∂y/∂O at each of their rows (batch, row)."""
+        squares: dict[int, Relevance] = {}
+        for call in gradients.calls:
+            assert call.dO is not None
+            if bool(call.dO.any()):
+                square = call.canonical(call.dO).to(call.precision).pow(2).sum((1, 3)).cpu()
+                if bool(square[call.queries == 0].any()):
+                    squares.setdefault(call.attention, self.zeros())[:, 0] = torch.inf  # nobody's rows are read
+                squares[call.attention] = squares.get(call.attention, self.zeros()) + self.scatter(square, call.queries)
+        final = self.final_attentions([*squares])
+        if not final:
             raise ModelError(self._unmoved(gradients))
-        return norms
+        return {a: squares[a].sqrt() for a in final}
 
     def _unmoved(self, gradients: Gradients) -> str:
         """Why no attention call has a gradient."""
@@ -219,30 +247,33 @@ class Recording:
         )
 
     def readout(self, gradients: Gradients) -> dict[int, Relevance]:
-        """Which final rows the target reads, found from the gradient: final call -> weights r (batch, row).
+        """Which final rows the target reads, found from the gradient: final attention -> weights r (batch, row).
 
-        Our reading: a row weighs as much as the norm of ∂y/∂O there in its final call; the weights of each final call sum to
-        1 per sample (CLIP's similarity reads two, one in each tower). What was asked for (`record(readout=)`) goes first.
+        Our reading: a row weighs as much as the norm of ∂y/∂O there in its final attention (of all its heads together); the
+        weights of each final attention sum to 1 per sample (CLIP's similarity reads two, one in each tower). What was asked
+        for (`record(readout=)`) goes first.
         """
         if self.asked is not None:
             from regard.recording.readout import given
 
             return given(self, gradients, self.asked)
         weights = {}
-        for i, norms in self.read_calls(gradients).items():
-            call = self.calls[i]
-            if bool(norms[call.queries == 0].any()):
+        for a, norms in self.read_attentions(gradients).items():
+            if bool(norms[:, 0].any()):
+                index = self.attentions[a].calls[0]
                 raise TrailLost(
-                    f"the target reads rows of attention call {i} ({call.module}) that come from no input or parameter "
-                    "that was followed; name the rows to read from with readout="
+                    f"the target reads rows of attention call {index} ({self.calls[index].module}) that come from no input "
+                    "or parameter that was followed; name the rows to read from with readout="
                 )
-            r = self.scatter(norms, call.queries)
-            weights[i] = r / r.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            weights[a] = norms / norms.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         return weights
 
-    def seen_by(self, call: AttentionCall) -> int:
-        """Events that the state after a final call has absorbed (through the residual stream around it)."""
-        return self.final_seen.get(call.event, 0) | 1 << call.event
+    def seen_by(self, attention: int) -> int:
+        """Events that the state after a final attention has absorbed (through the residual stream around it)."""
+        seen = 0
+        for call in self.calls_of(attention):
+            seen |= self.final_seen.get(call.event, 0) | 1 << call.event
+        return seen
 
     def doubts(self) -> list[str]:
         """What is unsure of the calls' tokens, one sentence for each kind of doubt."""
@@ -274,17 +305,23 @@ class Recording:
     ) -> list[Walked]:
         """The walk (walk.py), with r and Σ_c w_c E_c kept apart: a small map would drown in r's rounding.
 
-        `readout`: final call -> r, one row of relevance or several, (read, batch, row): a matrix of rows. `steps[i]` says
+        `readout`: final attention -> r, one row of relevance or several, (read, batch, row): a matrix of rows. `steps[i]` says
         how method i weighs a call (None: it is passed by). Each call's A and G are rebuilt once and serve all methods.
-        keep=False: only paths whose first step is a final call's.
+        keep=False: only paths whose first step is a final attention's.
         """
-        parts = [Part(self.seen_by(self.calls[i]) if keep else 1 << self.calls[i].event, r) for i, r in readout.items()]
+        parts = [Part(self.seen_by(a) if keep else self._events(a), r) for a, r in readout.items()]
         return walk(self, (gradients or self).calls, [Walker(step, [*parts]) for step in steps])
+
+    def _events(self, attention: int) -> int:
+        """The events of an attention's own calls."""
+        return sum(1 << c.event for c in self.calls_of(attention))
 
     def settled(self, relevance: Relevances) -> Relevances:
         """Relevance on merged rows brought back to the tokens they were made of."""
         for merge in reversed(self.merges):
-            relevance = unmerged(merge, Part(1 << merge.event, relevance)).r
+            relevance = sum(
+                (p.r for p in unmerged(merge, Part(1 << merge.event, relevance))), torch.zeros_like(relevance)
+            )
         return relevance
 
 
@@ -336,6 +373,7 @@ def _recorded(
         raise ModelError(_no_attention(model))
     trail = run.trail
     run.calls = samples.settled(sure.contradicted(run.calls, trail), trail)
+    run.calls, layers = attentions(run.calls, trail)
     if strict:
         run.said.refuse_lost(trail, {c.index: c.lost for c in run.calls if c.lost})
     used = torch.zeros(trail.rows, dtype=torch.bool)
@@ -371,6 +409,7 @@ def _recorded(
         mixers=[*trail.mixers],
         mixings=trail.mixings,
         branches=run.branches,
+        attentions=layers,
     )
     recording.streams = _in_use(recording)
     _spread_over_others(recording, trail.spreads)

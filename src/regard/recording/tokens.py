@@ -96,12 +96,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Merge:
-    """Token map: new row `rows[i]` is the mean of `sources[i]`. `event` is its place among calls, in order."""
+    """Token map: new row `rows[i]` is the mean of `sources[i]`. `event` is its place among calls, in order.
+
+    state: where the new rows are the old ones as they stood before some calls: the events that these had absorbed.
+    """
 
     event: int
     rows: Tensor
     sources: Tensor
     tentative: bool = False
+    state: int | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,9 @@ class Trail:
         self.mixings: list[Mixing] = []
         self.spreads: list[Mixing] = []
         self.softmaxes = 0
+        self.joins: dict[tuple[int, int, str], int] = {}
+        self.queried: dict[int, Tensor] = {}
+        self._copied: dict[bytes, tuple[int, int, int]] = {}
         self.multiplied: dict[int, tuple[Tensor, Tensor]] = {}
         self._patterns: dict[tuple[int, ...], int] = {}
         self._variants: dict[tuple[int, bytes], tuple[int, int]] = {}
@@ -281,6 +288,14 @@ class Trail:
         if told:
             self.mixers.setdefault(operation)
         self.mixings.append(Mixing(self.events, frozenset(t.source.name for t in tags), operation))
+
+    def joined(self, how: str, tags: Sequence[Tag | None]) -> None:
+        """Rows that have absorbed different calls meet: side by side along the width or the rows, or added (attention.py)."""
+        before: int | None = None
+        for seen in (t.seen & self.call_events for t in tags if t is not None):
+            if before is not None and (left := before & ~seen) and (right := seen & ~before):
+                self.joins.setdefault((left, right, how), self.events)
+            before = (before or 0) | seen
 
     # -- births, merges ---------------------------------------------------------------------------------------------
 
@@ -398,21 +413,16 @@ class Trail:
         return replace(tag, ids=ids, seen=tag.seen | 1 << event)
 
     def copies_apart(self, ids: Tensor) -> tuple[Tensor, int]:
-        """Query rows (group, token) in which copies of a parameter's row (mask tokens) are rows of their own, and the token
-        map's bit in `seen` (0: there are none). From here on they differ; what each was made of is the one row."""
+        """Query rows (group, token) in which copies of one row (mask tokens, tokens said twice) are rows of their own, and the
+        token map's bit in `seen` (0: there are none). From here on they differ; what each was made of is the one row."""
         rows = ids % STRIDE
-        born = torch.zeros(self.rows, dtype=torch.bool)
-        for stream in self.streams:
-            born[stream.rows] = stream.kind in ("parameter", "merged")
-        if not bool(born[rows].any()):
-            return ids, 0
         nth = _occurrence(rows)
-        copied = torch.unique(rows[born[rows] & (nth > 0)])
+        copied = torch.unique(rows[(rows > 0) & (nth > 0)])
         if not len(copied):
             return ids, 0
         mine = torch.isin(rows, copied)
         each, which = torch.unique(torch.stack([rows[mine], nth[mine]]), dim=1, return_inverse=True)
-        first, event = self._made_of(each[0])
+        first, event = self._copies_of(each)
         out = ids.clone()
         out[mine] += first + which - rows[mine]
         return out, 1 << event
@@ -429,12 +439,55 @@ class Trail:
         ids = torch.where(tag.ids % STRIDE > 0, tag.ids - tag.ids % STRIDE + new, tag.ids)
         return replace(tag, ids=ids, seen=tag.seen | 1 << event)
 
-    def _made_of(self, rows: Tensor) -> tuple[int, int]:
-        """New rows, one of each of a parameter's rows: the first of them, and the event of the token map."""
+    def of_copies(self, ids: Sequence[Tensor]) -> bool:
+        """Whether several tensors hold rows that are copies of one row: copies in chunks cannot be told from one another."""
+        if not self._copied:
+            return False
+        copies = torch.tensor([first + i for first, _, n in self._copied.values() for i in range(n)])
+        held = [i.unique() for i in map(thin, ids)]
+        both = torch.cat(held)
+        twice, counts = both.unique(return_counts=True)
+        return bool(torch.isin(twice[counts > 1] % STRIDE, copies).any())
+
+    def at_their_stages(self, tags: Sequence[Tag | None]) -> list[Tag | None]:
+        """Tags of tensors that are about to stand side by side. Rows that have not absorbed a call whose other rows the joint
+        state holds, though the call had them among its queries, are rows of their own from here on: the same, at an earlier
+        stage (x with only its class token exchanged for a newer one)."""
+        seen = 0
+        for tag in tags:
+            seen |= tag.seen if tag is not None else 0
+        seen &= self.call_events
+        return [tag if tag is None or not seen & ~tag.seen else self._staged(tag, seen & ~tag.seen) for tag in tags]
+
+    def _staged(self, tag: Tag, missing: int) -> Tag:
+        """The tag, with rows that calls it has not absorbed have changed elsewhere as rows of their own."""
+        if tag.raw or tag.keys is not None or tag.lost:
+            return tag
+        own = thin(tag.ids).unique()
+        changed = [self.queried[e] for e in range(missing.bit_length()) if missing >> e & 1 and e in self.queried]
+        stale = own[torch.isin(own, torch.cat(changed))] % STRIDE if changed else own[:0]
+        stale = stale[stale > 0].unique()
+        if not len(stale):
+            return tag
+        first, event = self._made_of(stale, tag.seen)
+        rows = tag.ids % STRIDE
+        new = torch.where(torch.isin(rows, stale), first + torch.searchsorted(stale, rows), rows)
+        return replace(tag, ids=tag.ids - rows + new, seen=tag.seen | 1 << event)
+
+    def _copies_of(self, each: Tensor) -> tuple[int, int]:
+        """New rows for copies, (row, how often it stood before): the same copies are the same rows in every call (heads)."""
+        key = each.numpy().tobytes()
+        if key not in self._copied:
+            self._copied[key] = (*self._made_of(each[0]), each.shape[1])
+        first, event, _ = self._copied[key]
+        return first, event
+
+    def _made_of(self, rows: Tensor, state: int | None = None) -> tuple[int, int]:
+        """New rows, one of each of some rows: the first of them, and the event of the token map."""
         stream = self.new_stream(self.stream_of(int(rows[0])).name, len(rows), "merged")
         made = torch.arange(stream.first, stream.first + stream.count)
-        self.merges.append(Merge(self.next_event(), made, rows[:, None]))
-        self.copies.update(zip(made.tolist(), rows.tolist(), strict=True))
+        self.merges.append(Merge(self.next_event(), made, rows[:, None], state=state))
+        self.copies.update((m, self.copies.get(r, r)) for m, r in zip(made.tolist(), rows.tolist(), strict=True))
         return stream.first, self.events - 1
 
     def alike(self, a: Tensor, b: Tensor) -> bool:
@@ -456,6 +509,8 @@ class Trail:
         """Raw features (batch, tokens, width) that meet tokens: their last axis is the features'."""
         if not tag.raw:
             return tag
+        if (apart := _tokens_apart(tag)) is not None:
+            return self.born(tag, apart)
         return self.born(tag, first_along(tag.ids, -1), tag.ids[..., None, :]).moved(lambda i: i.expand(tag.ids.shape))
 
     def contracted(self, tag: Tag, dim: int, name: str) -> Tag:
@@ -492,6 +547,15 @@ def thin(ids: Tensor, but: int | None = None) -> Tensor:
         if (but is None or dim != but % ids.ndim) and ids.stride(dim) == 0:
             ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
     return ids
+
+
+def _tokens_apart(tag: Tag) -> Tensor | None:
+    """The first element of each raw element's token (tokens, width), where several tokens stand along the last axis."""
+    if len(tag.source.shape) != 2 or tag.source.ids or not tag.ids.numel():
+        return None
+    rows = tag.ids % STRIDE
+    first = torch.where(rows > 0, rows - (rows - 1) % tag.source.shape[1], 0)
+    return None if constant(first, -1) else tag.ids - rows + first
 
 
 def _occurrence(rows: Tensor) -> Tensor:

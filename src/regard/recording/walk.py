@@ -12,15 +12,17 @@ those that re-enter a source that they have left by the set of sources visited (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from regard.recording.calls import AttentionCall, Pull, Pulled, Rule
+from regard.recording.calls import AttentionCall, Pull, Rows, Rule
+from regard.recording.calls.attention import rows_of_heads
 from regard.recording.tokens import STRIDE, Merge
 
 if TYPE_CHECKING:
@@ -68,24 +70,24 @@ class Walked(NamedTuple):
 class Part(NamedTuple):
     """Relevance that arrived together, at rows of a state that had absorbed the events `seen`.
 
-    `visited`: the sources on its paths, a bit each (0: they are not told apart, or it is where it began).
+    `visited`: the sources on its paths, a bit each (0: they are not told apart, or it is where it began). itself: r's own.
     """
 
     seen: int
     r: Relevances
     visited: int = 0
+    itself: bool = False
 
 
 @dataclass
 class Walker:
-    """Relevance on its way back, one row or several: by which steps, and where it stands. Its first parts are the read-out."""
+    """Relevance on its way back, one row or several: by which steps, and where it stands. At first it is the read-out's."""
 
     step: Callable[[AttentionCall], Step | None]
     parts: list[Part]
-    first: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.first = len(self.parts)
+        self.parts = [p._replace(itself=True) for p in self.parts]
 
     def arriving(self, call: AttentionCall, own: int = 0) -> dict[int, Relevances]:
         """w_c of a call, by the sources visited: those of the paths, and the source that the call's rows are of."""
@@ -97,36 +99,51 @@ class Walker:
 
     def walked(self, zeros: Relevance) -> Walked:
         """What has come together."""
-        moved, itself = self.parts[self.first :], self.parts[: self.first]
+        moved, itself = ([p for p in self.parts if p.itself is own] for own in (False, True))
         returned = [p for p in moved if p.visited == RETURNED]
         return Walked(*(sum((p.r for p in parts), zeros) for parts in (moved, itself, returned)))
 
 
 class Asked(NamedTuple):
-    """Weights w that go through a call, a row or several: whose and how; the source of the call's rows, the sources visited
-    so far, and those visited after it."""
+    """Relevance r that arrives at a call, w at the call's own rows, one row or several: whose and how; the source of the
+    call's rows, the sources visited so far, and those visited after it."""
 
     walker: Walker
     step: Step
     here: int
     visited: int
     after: int
+    r: Relevances
     w: Tensor
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Whose it is: the same for all calls of an attention."""
+        return id(self.walker), self.visited
 
 
 def walk(recording: Recording, calls: Sequence[AttentionCall], walkers: Sequence[Walker]) -> list[Walked]:
-    """w_c = [c ∈ seen(read-out)] r + Σ_{c′: c ∈ seen(keys of c′)} w_c′ E_c′, for several walkers at once.
+    """w_c = [c ∈ seen(read-out)] r + Σ_{c′: c ∈ seen(values of c′)} w_c′ E_c′, for several walkers at once.
 
-    Each call's A and G are rebuilt once and serve all of them. A call that a walker has no step for is passed by.
+    The calls of one attention are taken together, since its rows are brought to sum 1 as a whole. Each call's A and G are
+    rebuilt once and serve all walkers. A call that a walker has no step for is passed by.
     """
-    events: list[AttentionCall | Merge] = sorted([*calls, *recording.merges], key=lambda e: e.event, reverse=True)
-    for event in events:
+    for event in in_turn(calls, recording.merges):
         if isinstance(event, Merge):
             for walker in walkers:
-                walker.parts = [unmerged(event, p) for p in walker.parts]
+                walker.parts = [part for p in walker.parts for part in unmerged(event, p)]
         else:
             _through(recording, event, walkers)
     return [w.walked(recording.zeros()) for w in walkers]
+
+
+def in_turn(calls: Sequence[AttentionCall], merges: Sequence[Merge]) -> list[list[AttentionCall] | Merge]:
+    """Attentions, as lists of their calls, and token maps, from last to first; an attention's place is its last call's."""
+    groups: dict[int, list[AttentionCall]] = {}
+    for call in calls:
+        groups.setdefault(call.attention, []).append(call)
+    placed: list[tuple[int, list[AttentionCall] | Merge]] = [(max(c.event for c in g), g) for g in groups.values()]
+    return [e for _, e in sorted([*placed, *[(m.event, m) for m in merges]], key=lambda p: p[0], reverse=True)]
 
 
 def sources(recording: Recording) -> Int[Tensor, " row"]:
@@ -148,25 +165,65 @@ def source_of(ids: Int[Tensor, "group token"], of: Int[Tensor, " row"]) -> int:
     return int(of[ids % STRIDE].max()) if ids.numel() else 0
 
 
-def _through(recording: Recording, call: AttentionCall, walkers: Sequence[Walker]) -> None:
-    """All that arrives at a call goes on to its keys."""
+def _through(recording: Recording, calls: Sequence[AttentionCall], walkers: Sequence[Walker]) -> None:
+    """All that arrives at an attention goes on to the rows of its values; its own rows keep the rest."""
+    asked = {call.index: _asked(recording, call, walkers) for call in calls}
+    if len(calls) > 1:
+        asked = _by_maximum(recording, calls, asked)
+    keeps = _whole_rows(recording, calls, asked)
+    for call in (c for c in calls if asked[c.index]):
+        mine = asked[call.index]
+        pulled = call.pull_all([_pull(recording, call, a, keeps.get(a.key)) for a in mine])
+        for a, (moved, keep) in zip(mine, pulled, strict=True):
+            if a.step.normalised and a.key not in keeps:
+                keeps[a.key] = factor(recording, call, keep)
+            a.walker.parts.append(Part(call.seen, recording.scatter(moved, call.keys), a.after))
+    events = sum(1 << c.event for c in calls)
+    for a in {a.key: a for mine in asked.values() for a in mine if a.key in keeps}.values():
+        _shrink(events, a, keeps[a.key])
+
+
+def _by_maximum(
+    recording: Recording, calls: Sequence[AttentionCall], asked: Mapping[int, Sequence[Asked]]
+) -> dict[int, list[Asked]]:
+    """Relevance that goes by the maximum over heads of several calls has gone, as one; what is left to be asked of each."""
+    largest = {a.key: a for mine in asked.values() for a in mine if a.step.rule.over_heads == "max"}
+    seen = 0
+    for call in calls:
+        seen |= call.seen
+    for a in largest.values():
+        E = rows_of_heads(recording, calls, a.r, partial(_largest, a.step.rule), "amax")
+        moved = sum(((w[..., None] * rows).sum(0) for w, rows in E), recording.zeros())
+        a.walker.parts.append(Part(seen, moved, a.after))
+    return {i: [a for a in mine if a.key not in largest] for i, mine in asked.items()}
+
+
+def _largest(rule: Rule, call: AttentionCall, rows: Rows) -> Tensor:
+    """max_h of a rule's matrices, (group, row, key)."""
+    return rule.each(rows.A, None if rows.G is None else rows.A * rows.G).amax(1)
+
+
+def _pull(recording: Recording, call: AttentionCall, asked: Asked, keep: Relevance | None) -> Pull:
+    """What is asked of a call; where what its rows keep is known already, their relevance is that much less."""
+    pull = asked.step.pull(asked.w)
+    if keep is None:
+        return pull
+    return pull._replace(r=asked.w * recording.gather(keep, call.queries).to(asked.w), normalised=False)
+
+
+def _asked(recording: Recording, call: AttentionCall, walkers: Sequence[Walker]) -> list[Asked]:
+    """What arrives at one call, by walker and by the sources visited."""
     asked: list[Asked] = []
     for walker in walkers:
         step = walker.step(call)
         if step is None:
             continue
         here, there = (0, 0) if step.hops == "all" else (1 << s for s in recording.ends(call))
-        for visited, w in walker.arriving(call, here).items():
-            after, w = _after(visited, here, there, step.hops), recording.gather(w, call.queries)
+        for visited, r in walker.arriving(call, here).items():
+            after, w = _after(visited, here, there, step.hops), recording.gather(r, call.queries)
             if after is not None and bool(w.any()):
-                asked.append(Asked(walker, step, here, visited, after, w))
-    if not asked:
-        return
-    pulls = [a.step.pull(a.w) for a in asked]
-    for a, (moved, keep) in zip(asked, _by_whole_rows(recording, call, pulls), strict=True):
-        if a.step.normalised:
-            _shrink(call, a, factor(recording, call, keep))
-        a.walker.parts.append(Part(call.seen, recording.scatter(moved, call.keys), a.after))
+                asked.append(Asked(walker, step, here, visited, after, r, w))
+    return asked
 
 
 def _after(visited: int, here: int, there: int, hops: str) -> int | None:
@@ -178,19 +235,28 @@ def _after(visited: int, here: int, there: int, hops: str) -> int | None:
     return RETURNED if hops == "crossed" else None
 
 
-def _by_whole_rows(recording: Recording, call: AttentionCall, pulls: Sequence[Pull]) -> list[Pulled]:
-    """r E; where rows stand at several places of the call (a class token in every frame), E is their sum before it is
-    brought to sum 1."""
-    ids = call.queries[call.queries % STRIDE > 0]
-    if not any(p.normalised for p in pulls) or len(ids) == len(ids.unique()):
-        return call.pull_all(pulls)
-    kept: dict[int, Tensor] = {}
-    normalised = [i for i, p in enumerate(pulls) if p.normalised]
-    for i, pulled in zip(normalised, call.pull_all([pulls[i] for i in normalised]), strict=True):
-        sums = recording.scatter(1 / pulled.keep.cpu() - 1, call.queries)
-        kept[i] = 1 / (1 + recording.gather(sums, call.queries))
-    whole = [p if i not in kept else p._replace(r=p.r * kept[i], normalised=False) for i, p in enumerate(pulls)]
-    return [p if i not in kept else Pulled(p.moved, kept[i]) for i, p in enumerate(call.pull_all(whole))]
+def _whole_rows(
+    recording: Recording, calls: Sequence[AttentionCall], asked: Mapping[int, Sequence[Asked]]
+) -> dict[tuple[int, int], Relevance]:
+    """What rows keep, 1/(1 + Σ_j E_ij), where E_i is put together of several calls, or of several places of one (a class
+    token in every frame): its rows are brought to sum 1 as a whole. Empty where one call says it all."""
+    if not any(a.step.normalised for mine in asked.values() for a in mine):
+        return {}
+    if len(calls) == 1 and not _repeats(calls[0].queries):
+        return {}
+    sums: dict[tuple[int, int], Relevance] = {}
+    for call in calls:
+        mine = [a for a in asked[call.index] if a.step.normalised]
+        for a, pulled in zip(mine, call.pull_all([a.step.pull(a.w) for a in mine]) if mine else (), strict=True):
+            more = recording.scatter(1 / pulled.keep.cpu() - 1, call.queries)
+            sums[a.key] = sums[a.key] + more if a.key in sums else more
+    return {key: 1 / (1 + total) for key, total in sums.items()}
+
+
+def _repeats(ids: Int[Tensor, "group row"]) -> bool:
+    """Whether some row stands at several places."""
+    ids = ids[ids % STRIDE > 0]
+    return len(ids) > len(ids.unique())
 
 
 def factor(recording: Recording, call: AttentionCall, keep: Tensor) -> Relevance:
@@ -202,23 +268,26 @@ def factor(recording: Recording, call: AttentionCall, keep: Tensor) -> Relevance
     return out
 
 
-def _shrink(call: AttentionCall, asked: Asked, keeps: Relevance) -> None:
-    """A call's own rows keep a share of the relevance that came through it."""
+def _shrink(events: int, asked: Asked, keeps: Relevance) -> None:
+    """An attention's own rows keep a share of the relevance that came through it."""
     parts = asked.walker.parts
     for i, part in enumerate(parts):
-        if part.seen >> call.event & 1 and part.visited | asked.here == asked.visited:
+        if part.seen & events and part.visited | asked.here == asked.visited:
             parts[i] = part._replace(r=part.r * keeps)
 
 
-def unmerged(merge: Merge, part: Part) -> Part:
-    """Relevance of merged rows goes back to the rows they were made of: r_in = r_out P, P = 1/m."""
+def unmerged(merge: Merge, part: Part) -> list[Part]:
+    """Relevance of merged rows goes back to the rows they were made of: r_in = r_out P, P = 1/m. Where these stood at an
+    earlier state than the rows beside the merged ones, it is a part of its own."""
     if not part.seen >> merge.event & 1:
-        return part
+        return [part]
     m = merge.sources.shape[1]
     shares = (part.r[..., merge.rows, None] / m).expand(*part.r.shape[:-1], -1, m).flatten(-2)
-    r = part.r.index_add(-1, merge.sources.flatten(), shares)
-    r[..., merge.rows] = 0
-    return part._replace(r=r)
+    back = torch.zeros_like(part.r).index_add(-1, merge.sources.flatten(), shares)
+    rest = part.r.index_fill(-1, merge.rows, 0.0)
+    if merge.state is None:
+        return [part._replace(r=rest + back)]
+    return [part._replace(r=rest), part._replace(seen=merge.state, r=back)]
 
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from regard.recording.contractions import Product, read_product
 from regard.recording.elementwise import PARAMETERS, tensors_in
-from regard.recording.tokens import Tag, Trail, constant, thin
+from regard.recording.tokens import STRIDE, Tag, Trail, constant, thin
 
 
 def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
@@ -31,9 +32,15 @@ def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict
         axis = q.la.index(q.summed)
         over_keys = q.a.shape[axis] == 1 or not all(constant(t.ids, axis) for t in (tag, tag.keys))
         width = [c for c in q.lb if c in q.lo and c not in q.la]
-        if over_keys and len(width) == 1 and any(c in q.lo and c not in q.lb for c in q.la):
+        if over_keys and len(width) == 1 and _has_rows(q, tag.ids):
             return q if tag.probs or _meets_values(trail, q) else None
     return None
+
+
+def _has_rows(p: Product, ids: Tensor) -> bool:
+    """Whether weights have an axis of rows: of their own, or one that the values have, too (v_ij)."""
+    left = [c for c in p.la if c in p.lo]
+    return any(c not in p.lb or _changes(ids, p.la.index(c)) for c in left)
 
 
 def _is_plain(p: Product) -> bool:
@@ -94,21 +101,47 @@ def _sums_to_one(weights: Tensor, axis: int) -> bool:
 
 
 def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict[str, Any]]:
-    """The tags of queries, keys and values; A (lead..., row, key), v, and the axes that bring O to (lead..., row, width)."""
+    """The tags of queries, keys and values; A (lead..., row, key), v, and the axes that bring O to (lead..., row, width).
+
+    Where the values are each row's own (v_ij), the rows' axis is one of those that both operands have: each row is then by
+    itself (`single`), beside the heads and samples.
+    """
     key = p.summed
-    row = [c for c in p.la if c in p.lo and c not in p.lb][-1]
-    (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
-    lead = [c for c in p.lo if c not in (row, width)]
     tag = trail.tag(p.a)
     assert tag is not None
     columns = tag.keys or tag  # a lost trail knows of no columns
     if constant(columns.ids, p.la.index(key)) and not constant(tag.ids, p.la.index(key)):
         tag, columns = columns, tag
-    rows, keys = (_axes(t.ids, p.la, [*lead, row, key]) for t in (tag, columns))
+    row = _row_axis(p, tag.ids)
+    (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
+    lead = [c for c in p.lo if c not in (row, width)]
+    order = [*lead, row or "-", key]  # no axis is called "-": it gets length 1
+    rows, keys = (_axes(t.ids, p.la, order) for t in (tag, columns))
     q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost)
     k_tag = Tag(keys[..., 0, :][..., None], columns.source, columns.seen, lost=columns.lost)
-    A, v = _axes(p.a, p.la, [*lead, row, key]), _axes(p.b, p.lb, [*lead, key, width])
-    return [q_tag, k_tag, trail.tag(p.b)], {"A": A, "v": v, "axes": tuple(p.lo.index(c) for c in [*lead, row, width])}
+    v_tag = trail.parameter_tag(p.b)
+    if v_tag is not None:
+        v_tag = trail.settled(v_tag)
+        v_tag = replace(v_tag, ids=_axes(v_tag.ids, p.lb, [*lead, key, width]))
+    A, v = _axes(p.a, p.la, order), _axes(p.b, p.lb, [*lead, key, width])
+    axes = tuple(p.lo.index(c) for c in [*lead, row, width] if c)
+    return [q_tag, k_tag, v_tag], {"A": A, "v": v, "axes": axes, "single": not row}
+
+
+def _row_axis(p: Product, ids: Tensor) -> str:
+    """The axis of A along which its rows stand; "" where both operands have it (each row has values of its own)."""
+    own = [c for c in p.la if c in p.lo and c not in p.lb]
+    changing = [c for c in own if _changes(ids, p.la.index(c))]
+    if changing:
+        return changing[-1]
+    one = [c for c in own if ids.shape[p.la.index(c)] == 1]
+    shared = any(_changes(ids, p.la.index(c)) for c in p.la if c in p.lo and c in p.lb)
+    return one[-1] if one else "" if shared else own[-1]
+
+
+def _changes(ids: Tensor, dim: int) -> bool:
+    """Whether rows, samples apart, change along an axis."""
+    return not constant(thin(ids, but=dim) % STRIDE, dim)
 
 
 def _axes(t: Tensor, letters: str, order: Sequence[str]) -> Tensor:

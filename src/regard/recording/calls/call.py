@@ -58,6 +58,28 @@ class Pulled(NamedTuple):
     keep: Float[Tensor, "group row"]
 
 
+class Weights(NamedTuple):
+    """A tensor that A is a view of (or A itself), with A's size, stride and offset in it."""
+
+    root: Tensor
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, tensor: Tensor, A: Tensor | None) -> Weights | None:
+        """From a tensor of the graph, and A, a view of it; None where no gradient can be read there."""
+        root = tensor if tensor._base is None else tensor._base
+        if A is None or not root.requires_grad or A.untyped_storage().data_ptr() != root.untyped_storage().data_ptr():
+            return None
+        return cls(root, tuple(A.shape), A.stride(), int(A.storage_offset() - root.storage_offset()))
+
+    def part(self, gradient: Tensor | None) -> Tensor:
+        """What of a gradient at the root is A's, in A's shape."""
+        laid = torch.zeros_like(self.root) if gradient is None else torch.empty_like(self.root).copy_(gradient)
+        return laid.detach().as_strided(self.size, self.stride, laid.storage_offset() + self.offset)
+
+
 class Rows(NamedTuple):
     """Some query rows of a call: which ones (`at`), A there, and G there (None without a target)."""
 
@@ -71,13 +93,15 @@ class Layout:
     """From a call's own axes (lead..., token, width) to (group, head, token, width).
 
     A lead axis along which the ids do not change is a head axis; the others are groups (samples, windows). Groups whose
-    ids repeat (batch × heads flattened into one axis) are heads too.
+    ids repeat (batch × heads flattened into one axis, sample by sample or head by head) are heads too; where they do not
+    stand side by side, `places` says where each (group, head) does.
     """
 
     lead: tuple[int, ...]
     order: tuple[int, ...]
     groups: int
     heads: int
+    places: Int[Tensor, " pair"] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, queries: Tensor, keys: Tensor) -> Layout:
@@ -88,14 +112,25 @@ class Layout:
         heads = int(torch.tensor([lead[d] for d in head]).prod()) if head else 1
         groups = int(torch.tensor(lead).prod()) // heads if lead else 1
         flat = [t.permute(*order, -1).reshape(groups, heads, -1)[:, 0] for t in (queries, keys)]
-        repeats = _run_length(torch.cat(flat, 1))
-        return cls(tuple(lead), tuple(order), groups // repeats, heads * repeats)
+        ids = torch.cat(flat, 1)
+        repeats, places = _run_length(ids), None
+        if repeats == 1 and (alike := _scattered(ids)) is not None:
+            repeats = alike.shape[1]
+            places = (alike[..., None] * heads + torch.arange(heads)).flatten()
+        return cls(tuple(lead), tuple(order), groups // repeats, heads * repeats, places)
 
     def __call__(self, t: Tensor) -> Tensor:
         """(lead..., token, width) -> (group, head, token, width); lead axes of length 1 are broadcast."""
         t = t.expand(*self.lead, *t.shape[-2:])
         n = len(self.lead)
-        return t.permute(*self.order, n, n + 1).reshape(self.groups, self.heads, *t.shape[-2:])
+        t = t.permute(*self.order, n, n + 1)
+        if self.places is not None:
+            t = t.reshape(-1, *t.shape[-2:])[self.places.to(t.device)]
+        return t.reshape(self.groups, self.heads, *t.shape[-2:])
+
+    def of_groups(self, ids: Tensor) -> Int[Tensor, "group token"]:
+        """Ids (lead..., token), one row for each group."""
+        return self(ids[..., None])[:, 0, :, 0].contiguous()
 
     def pairs(self, t: Tensor, part: slice) -> Tensor:
         """(lead..., token, width) -> (some of group · head, token, width); a copy of that part only, and only where needed.
@@ -106,12 +141,13 @@ class Layout:
         t = t.reshape(*shape, *t.shape[-2:])
         if all(n == 1 for n in shape):
             return t.reshape(1, *t.shape[-2:]).expand(part.stop - part.start, -1, -1)
-        if shape == self.lead and len(shape) == 1:
+        if shape == self.lead and len(shape) == 1 and self.places is None:
             return t[part]
-        if shape == self.lead == tuple(self.lead[d] for d in self.order) == (self.groups, self.heads):
+        if self.places is None and shape == self.lead == (self.groups, self.heads) and self.order == (0, 1):
             first, last = part.start // self.heads, -(-part.stop // self.heads)
             return t[first:last, part.start - first * self.heads :][:, : part.stop - part.start].flatten(0, 1)
         numbers = torch.arange(part.start, part.stop, device=t.device)
+        numbers = numbers if self.places is None else self.places.to(t.device)[part]
         at = torch.unravel_index(numbers, [self.lead[d] for d in self.order])
         index = {d: at[i] * shape[d] // self.lead[d] for i, d in enumerate(self.order)}
         return t[tuple(index[d] for d in range(len(self.lead)))]
@@ -119,6 +155,8 @@ class Layout:
     def back(self, t: Tensor) -> Tensor:
         """(group, head, token, width) -> (lead..., token, width)."""
         n = len(self.lead)
+        if self.places is not None:
+            t = t.reshape(-1, *t.shape[-2:])[self.places.argsort().to(t.device)]
         t = t.reshape(*[self.lead[d] for d in self.order], *t.shape[-2:])
         inverse = sorted(range(n), key=lambda d: self.order[d])
         return t.permute(*inverse, n, n + 1)
@@ -134,6 +172,17 @@ def _run_length(ids: Tensor) -> int:
     return run if regular else 1
 
 
+def _scattered(ids: Tensor) -> Int[Tensor, "group repeat"] | None:
+    """Where the rows of ids that are alike stand, group by group, where each stands equally often and more than once."""
+    if len(ids) < 2 or int((ids == ids[0]).all(1).sum()) < 2:
+        return None
+    _, which, counts = torch.unique(ids, dim=0, return_inverse=True, return_counts=True)
+    if not bool((counts == counts[0]).all()):
+        return None
+    first = torch.full_like(counts, len(ids)).scatter_reduce(0, which, torch.arange(len(ids)), "amin")
+    return first[which].argsort(stable=True).view(len(counts), -1)
+
+
 @dataclass(frozen=True)
 class AttentionCall:
     """One attention call of a run.
@@ -145,6 +194,12 @@ class AttentionCall:
         seen: events that the *keys* had absorbed; rows_seen: those that the queries had.
         output: O, in the model's own axes; `axes` permutes it to (lead..., row, width). layout: see `Layout`.
         detached: the model cut it out of the graph (`no_grad`, `detach`), so that no gradient comes through.
+        looks: the stream of the keys, where these are other tokens than the values (whose rows `keys` are, as G is about them).
+        single: each query row is a group of its own, since its values are too (v_ij); the output has no axis of rows then.
+        attention: the number of the attention (attention.py) that the call is a part of; share: the part of the attention's
+            heads that are its own, one number or one a query row (group, row).
+        weights: where G of all products with A is read, if A multiplies several values. G: that gradient, when bound.
+        beside: the other calls of the attention, when bound and where it has several.
         dO: ∂y/∂O in the output's own axes, when bound to a target. lost: why the trail of its tokens is lost, or "".
         budget: the most bytes that its rebuilt rows may take at a time.
     """
@@ -172,10 +227,23 @@ class AttentionCall:
     rows_seen: int = 0
     detached: bool = False
     budget: int = MEMORY_BUDGET
+    looks: str = ""
+    single: bool = False
+    attention: int = 0
+    share: float | Float[Tensor, "group row"] = 1.0
+    weights: Weights | None = field(default=None, repr=False)
+    G: Tensor | None = field(default=None, repr=False)
+    beside: tuple[AttentionCall, ...] = field(default=(), repr=False)
 
-    def bind(self, dO: Tensor | None) -> AttentionCall:
-        """The same call with the gradient of a target at its output (None: the target does not depend on it)."""
-        return replace(self, dO=torch.zeros_like(self.output) if dO is None else dO)
+    def bind(self, dO: Tensor | None, at_weights: Tensor | None = None) -> AttentionCall:
+        """The same call with the gradient of a target at its output (None: the target does not depend on it).
+
+        at_weights: the gradient at `weights`, of a call that has them.
+        """
+        dO = torch.zeros_like(self.output) if dO is None else dO
+        if self.weights is None:
+            return replace(self, dO=dO)
+        return replace(self, dO=dO, G=self.weights.part(at_weights))
 
     @property
     def samples(self) -> Int[Tensor, " group"]:
@@ -198,13 +266,19 @@ class AttentionCall:
             t = t.repeat_interleave(self.layout.lead[-1] // t.shape[-3], -3)
         return self.layout(t)
 
+    def by_rows(self, output: Tensor) -> Tensor:
+        """An output, or its gradient, from the model's own axes to (lead..., row, width)."""
+        output = output if self.axes is None else output.permute(self.axes)
+        return output.unsqueeze(-2) if self.single else output
+
     def canonical(self, output: Tensor) -> Tensor:
         """An output, or its gradient, from the model's own axes to (group, head, row, width)."""
-        return self.layout(output if self.axes is None else output.permute(self.axes))
+        return self.layout(self.by_rows(output))
 
     def in_place(self, O: Tensor) -> Tensor:
         """(group, head, row, width) back to the axes in which the model expects the output."""
         out = self.layout.back(O)
+        out = out.squeeze(-2) if self.single else out
         if self.axes is None:
             return out
         return out.permute([self.axes.index(d) for d in range(out.ndim)])
@@ -257,6 +331,13 @@ class AttentionCall:
         """r @ E, with E rebuilt in tiles; rows where r is zero in every group are never built."""
         return self.pull_all([Pull(r, rule)])[0].moved
 
+    def shared(self, E: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The call's part of its attention's E: E (group, row, ...), of some query rows or all, times the share of heads."""
+        if isinstance(self.share, float):
+            return E if self.share == 1 else E * self.share
+        share = (self.share if rows is None else self.share[:, rows.cpu()]).to(E)
+        return E * share.view(*share.shape, *[1] * (E.ndim - 2))
+
     def push(self, x: Float[Tensor, "group key"], rule: Rule) -> Float[Tensor, "group row"]:
         """E @ x, with E rebuilt in tiles: what each row has of something that the keys have."""
         groups, heads, n, _ = self.shape
@@ -266,13 +347,17 @@ class AttentionCall:
             each = rule.each(tile.cut(A), None if G is None else tile.cut(G.mul_(A)))
             E = each.amax(1) if rule.over_heads == "max" else each.sum(1) / heads
             out[tile.groups, tile.rows.to(x.device)] += (E @ x[tile.groups, tile.keys, None])[..., 0]
-        return out
+        return self.shared(out)
 
     def pull_all(self, pulls: Sequence[Pull]) -> list[Pulled]:
         """Several r @ E at once: A and G of each tile are built once and serve every rule."""
         groups, heads, n, m = self.shape
         device = self.output.device
         rs = [p.r.to(device, self.precision) for p in pulls]
+        if not isinstance(
+            self.share, float
+        ):  # heads differ in number from row to row: the rows are weighted beforehand
+            rs = [self.shared(r.movedim((-2, -1), (0, 1))).movedim((0, 1), (-2, -1)) for r in rs]
         none, one = (f((), device=device, dtype=self.precision) for f in (torch.zeros, torch.ones))
         done = [Pulled(none.repeat(*r.shape[:-2], groups, m), one.repeat(groups, n)) for r in rs]
         needed = torch.stack([(r != 0).flatten(0, -2).any(0) for r in rs]).cpu()
@@ -283,7 +368,7 @@ class AttentionCall:
             serves = [i for i, needs in enumerate(needed[:, tile.rows].any(1).tolist()) if needs]
             for i in serves:
                 r = rs[i][..., tile.groups, tile.rows.to(device)]
-                weights = _weights(pulls[i], tile, heads, r)
+                weights = _weights(pulls[i], tile, heads, r, self.share)
                 moved, keep = _through(r, pulls[i], each_A, each_AG, weights, last=i == serves[-1])
                 done[i].moved[..., tile.groups, tile.keys] += moved
                 if pulls[i].normalised:
@@ -295,10 +380,14 @@ class AttentionCall:
         yield from row_blocks(self, rows, self.layout.groups * self.layout.heads)
 
 
-def _weights(pull: Pull, tile: Tile, heads: int, r: Tensor) -> tuple[Tensor, Tensor | None]:
-    """θ of a tile's heads, (group, head), and κ of its keys, (group, key), as r is counted."""
+def _weights(pull: Pull, tile: Tile, heads: int, r: Tensor, share: float | Tensor) -> tuple[Tensor, Tensor | None]:
+    """θ of a tile's heads, (group, head), and κ of its keys, (group, key), as r is counted.
+
+    The mean over heads is the attention's: a call's own mean counts as much as its share of the attention's heads.
+    """
     if pull.heads is None or pull.rule.over_heads == "max":
-        theta = r.new_full((1, 1), 1.0 if pull.rule.over_heads == "max" else 1 / heads)
+        each = share / heads if isinstance(share, float) else 1 / heads
+        theta = r.new_full((1, 1), 1.0 if pull.rule.over_heads == "max" else each)
     else:
         first = tile.pairs.start % heads
         theta = pull.heads.to(r)[tile.groups, first : first + tile.heads]

@@ -1,0 +1,186 @@
+"""An attention: the layer-level unit that the formulas mean (METHODS.md section 0), made of one kernel call or of several.
+
+It is all calls that read the same state and whose outputs are joined before another call reads one of them without the
+others: side by side along the width (heads one by one, in stripes), along the rows (chunks of queries, windows, samples,
+buffers filled by slices), or added (two cross-attentions side by side). Joined along the width, the calls share one mean over
+heads, E = Σ_c (H_c/H) E_c; along rows, E is put together row by row; added, each call keeps its own mean, and E is their sum.
+
+How outputs meet is noted by the rules of operations while the model runs (`Joins`), and read here after the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.recording.calls.call import AttentionCall, Rows
+from regard.recording.tokens import STRIDE
+
+if TYPE_CHECKING:
+    from regard.recording.recording import Recording
+    from regard.recording.tokens import Trail
+
+WIDTH, ROWS, ADDED = "width", "rows", "added"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention of a run: its number, in order of execution, and the indices of its kernel calls.
+
+    heads: calls whose heads stand side by side, so that they share one mean (each call is in one of these sets).
+    """
+
+    index: int
+    calls: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...] = ()
+
+    def mates(self, call: int) -> tuple[int, ...]:
+        """The calls whose heads stand beside those of a call, itself among them."""
+        return next(h for h in self.heads if call in h)
+
+
+def attentions(calls: Sequence[AttentionCall], trail: Trail) -> tuple[list[AttentionCall], list[Attention]]:
+    """The calls, each with the number of its attention and its share of the attention's heads; and the attentions."""
+    found = _Together(calls, trail)
+    groups = sorted(found.attention.groups(), key=min)
+    number = {c: i for i, group in enumerate(groups) for c in group}
+    heads = [tuple(sorted(h)) for h in found.heads.groups()]
+    shares = dict(_shares(calls, heads))
+    out = [replace(c, attention=number[c.index], share=shares.get(c.index, 1.0)) for c in calls]
+    made = [Attention(i, tuple(sorted(g)), tuple(h for h in heads if h[0] in g)) for i, g in enumerate(groups)]
+    return out, made
+
+
+class _Sets:
+    """Disjoint sets of calls, to be united."""
+
+    def __init__(self, members: Iterable[int]) -> None:
+        self.of = {m: {m} for m in members}
+
+    def unite(self, a: int, b: int) -> None:
+        """One set of two."""
+        if self.of[a] is not self.of[b]:
+            self.of[a] |= self.of[b]
+            for member in self.of[b]:
+                self.of[member] = self.of[a]
+
+    def groups(self) -> list[set[int]]:
+        """The sets."""
+        return list({id(s): s for s in self.of.values()}.values())
+
+
+class _Together:
+    """Which calls make one attention, and which of them are heads of one another: read off the joins of a run."""
+
+    def __init__(self, calls: Sequence[AttentionCall], trail: Trail) -> None:
+        self.calls, self.trail = calls, trail
+        self.by_event = {c.event: c for c in calls if not c.lost}
+        self.attention, self.heads = _Sets(c.index for c in calls), _Sets(c.index for c in calls)
+        for (left, right, how), time in sorted(trail.joins.items(), key=lambda j: j[1]):
+            for a, b in self._pairs(left, right):
+                if self._one(a, b, how, time):
+                    self.attention.unite(a.index, b.index)
+                    if how == WIDTH:
+                        self.heads.unite(a.index, b.index)
+
+    def _pairs(self, left: int, right: int) -> Iterator[tuple[AttentionCall, AttentionCall]]:
+        """Calls of two sets of events that read the same state of their queries, neither of which rests on the other."""
+        for f in _bits(right):
+            b = self.by_event.get(f)
+            if b is None:
+                continue
+            for e in _bits(left & ~(b.seen | b.rows_seen)):
+                a = self.by_event.get(e)
+                if a is not None and a.rows_seen == b.rows_seen and not (a.seen | a.rows_seen) >> f & 1:
+                    yield a, b
+
+    def _one(self, a: AttentionCall, b: AttentionCall, how: str, time: int) -> bool:
+        """Whether two calls are of one attention: no call before the join has read one of them and not the other."""
+        for event, c in self.by_event.items():
+            heard = c.seen | c.rows_seen
+            if event < time and (heard >> a.event & 1) != (heard >> b.event & 1):
+                return False
+        overlap = bool(torch.isin(a.queries, b.queries[b.queries > 0]).any())
+        return overlap if how != ROWS else not overlap and bool(self._streams(a) & self._streams(b))
+
+    def _streams(self, call: AttentionCall) -> set[str]:
+        """Names of the streams that a call's rows and keys are of."""
+        rows = torch.cat([call.queries, call.keys], 1) % STRIDE
+        used = torch.zeros(self.trail.rows, dtype=torch.bool)
+        used[rows.flatten()] = True
+        return {s.name for s in self.trail.streams if bool(used[s.rows].any())}
+
+
+def _bits(events: int) -> Iterator[int]:
+    """The numbers of the bits that are set."""
+    while events:
+        low = events & -events
+        yield low.bit_length() - 1
+        events ^= low
+
+
+def _shares(calls: Sequence[AttentionCall], groups: Sequence[Sequence[int]]) -> Iterator[tuple[int, float | Tensor]]:
+    """H_c/H of calls whose heads stand side by side: a number, or one for each query row where H differs from row to row."""
+    for group in (g for g in groups if len(g) > 1):
+        together = [c for c in calls if c.index in group]
+        ids, which = torch.unique(torch.cat([c.queries.flatten() for c in together]), return_inverse=True)
+        heads = torch.zeros(len(ids))
+        each = which.split([c.queries.numel() for c in together])
+        for call, at in zip(together, each, strict=True):
+            heads[at.unique()] += call.layout.heads
+        for call, at in zip(together, each, strict=True):
+            share = call.layout.heads / heads[at].view(call.queries.shape)
+            one = share.flatten()[0]
+            yield call.index, float(one) if bool((share == one).all()) else share
+
+
+# -- what no sum over calls can say -----------------------------------------------------------------------------------
+
+
+def rows_of_heads(
+    recording: Recording,
+    calls: Sequence[AttentionCall],
+    r: Float[Tensor, "batch row"],
+    each: Callable[[AttentionCall, Rows], Float[Tensor, "group some key"]],
+    reduce: str,
+) -> Iterator[tuple[Float[Tensor, "slot batch"], Float[Tensor, "slot batch row"]]]:
+    """Rows of a matrix that an attention's calls make together, at the rows where r is not zero: (r there, the rows).
+
+    `each` gives a call's own matrix at some of its rows. reduce: "sum", or "amax" of
+    matrices that are not negative. A few rows at a time, so that they fit the memory budget.
+    """
+    count = max(1, int((r != 0).sum(1).max()))
+    size, at = r.abs().topk(count, dim=1)
+    weights = r.gather(1, at).T
+    number = torch.full(r.shape, -1).scatter_(1, at, torch.where(size > 0, torch.arange(count), -1))
+    fit = max(1, recording.budget // max(1, 4 * r.numel() * r.element_size()))
+    for some in torch.arange(count).split(fit):
+        rows = torch.zeros(len(some) * r.numel(), dtype=r.dtype)
+        for call in calls:
+            _put_rows(rows, call, number - int(some[0]), len(some), each, reduce)
+        yield weights[some], rows.view(len(some), *r.shape)
+
+
+def _put_rows(
+    out: Tensor,
+    call: AttentionCall,
+    number: Tensor,
+    count: int,
+    each: Callable[[AttentionCall, Rows], Tensor],
+    reduce: str,
+) -> None:
+    """One call's matrix at the wanted rows, put into (slot, batch, row), flat."""
+    samples, rows = (call.queries // STRIDE - 1).clamp(min=0), call.queries % STRIDE
+    slot = torch.where(rows > 0, number[samples, rows], -1)
+    wanted = (slot >= 0) & (slot < count)
+    keys = call.keys % STRIDE
+    for index in call.chunks(wanted.any(0).nonzero()[:, 0]):
+        M = each(call, call.rows(index)).cpu()
+        place = (slot[:, index, None] * number.shape[0] + samples[:, index, None]) * number.shape[1] + keys[:, None]
+        keep = wanted[:, index, None] & (keys > 0)[:, None]
+        out.scatter_reduce_(0, place[keep], M.to(out)[keep], reduce)

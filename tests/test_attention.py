@@ -1,0 +1,381 @@
+"""What an attention is, seen whole: the same function written in one call or in several gives the same maps.
+
+Each model here is the same layers as `Whole`, with the same weights, written as different people write them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import regard
+from families import noise, strong
+from regard import Baseline, Site
+from regard.errors import Misuse, RegardError
+from regard.recording import record
+
+WIDTH, HEADS, TOKENS = 12, 3, 6
+METHODS = ("raw_attention", "alpha_max", "rollout", "gae", "attention_grad_cam", "bti_head", "transition_attention")
+
+
+def heads(t: Tensor) -> Tensor:
+    return t.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+
+class Whole(nn.Module):
+    """Three pre-norm layers of one batched product each; the first row is read."""
+
+    layers = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(self.layers))
+        self.out = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(self.layers))
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        for qkv, out in zip(self.qkv, self.out, strict=True):
+            x = x + out(self.attention(*qkv(F.layer_norm(x, (WIDTH,))).chunk(3, -1)))
+        return self.pooled(x)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        return self.head(x[:, 0])
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = map(heads, (q, k, v))
+        return ((q @ k.mT / 2).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+class HeadByHead(Whole):
+    """As in courses: every head by itself, joined at the end."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.cat([(a @ b.mT / 2).softmax(-1) @ c for a, b, c in zip(*(t.split(4, -1) for t in (q, k, v)))], -1)
+
+
+class HeadsStacked(Whole):
+    """Fused, one head at a time, stacked and folded."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = [F.scaled_dot_product_attention(*(t[..., 4 * h : 4 * h + 4] for t in (q, k, v))) for h in range(HEADS)]
+        return torch.stack(parts, 2).flatten(2)
+
+
+class HeadsIntoBuffer(Whole):
+    """Heads written into columns of a buffer, as ports from other languages do."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(q)
+        for h in range(HEADS):
+            at = slice(4 * h, 4 * h + 4)
+            out[..., at] = (q[..., at] @ k[..., at].mT / 2).softmax(-1) @ v[..., at]
+        return out
+
+
+class TwoHeadsAndOne(Whole):
+    """Two heads in one product, one in another: the mean is over three, not over two means."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = map(heads, (q, k, v))
+        parts = [(q[:, a] @ k[:, a].mT / 2).softmax(-1) @ v[:, a] for a in (slice(0, 2), slice(2, 3))]
+        return torch.cat(parts, 1).transpose(1, 2).flatten(2)
+
+
+class HeadsFirst(Whole):
+    """The original TensorFlow port: heads folded into the batch, head by head."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (torch.cat(t.split(4, 2), 0) for t in (q, k, v))
+        return torch.cat(((q @ k.mT / 2).softmax(-1) @ v).split(len(q) // HEADS, 0), 2)
+
+
+class HeadsFirstByStack(Whole):
+    """Heads as the first axis, then folded: `h b n d -> (h b) n d`."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (HEADS, -1)).permute(2, 0, 1, 3).flatten(0, 1) for t in (q, k, v))
+        o = F.scaled_dot_product_attention(q, k, v).unflatten(0, (HEADS, -1))
+        return o.permute(1, 2, 0, 3).flatten(2)
+
+
+class Sliced(Whole):
+    """Attention slicing: queries three at a time."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = map(heads, (q, k, v))
+        return torch.cat([F.scaled_dot_product_attention(c, k, v) for c in q.split(3, 2)], 2).transpose(1, 2).flatten(2)
+
+
+class SlicedIntoBuffer(Whole):
+    """Query chunks into a buffer of zeros, with an explicit softmax, and the heads in the batch."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (heads(t).flatten(0, 1) for t in (q, k, v))
+        out = torch.zeros_like(q)
+        for i in range(0, q.shape[1], 2):
+            out[:, i : i + 2] = torch.bmm(torch.softmax(torch.bmm(q[:, i : i + 2], k.mT) / 2, -1), v)
+        return out.unflatten(0, (-1, HEADS)).transpose(1, 2).flatten(2)
+
+
+class SampleBySample(Whole):
+    """A loop over the batch."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.stack(
+            [super(SampleBySample, self).attention(*(t[i][None] for t in (q, k, v)))[0] for i in range(len(q))]
+        )
+
+
+class HeadsAndChunks(Whole):
+    """Both loops at once."""
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = []
+        for a, b, c in zip(*(t.split(4, -1) for t in (q, k, v)), strict=True):
+            parts.append(torch.cat([(rows @ b.mT / 2).softmax(-1) @ c for rows in a.split(4, 1)], 1))
+        return torch.cat(parts, -1)
+
+
+SPELLINGS = [HeadByHead, HeadsStacked, HeadsIntoBuffer, TwoHeadsAndOne, HeadsFirst, HeadsFirstByStack, Sliced, SlicedIntoBuffer,
+             SampleBySample, HeadsAndChunks]  # fmt: skip
+
+
+def like(model: nn.Module, cls: Callable[[], nn.Module]) -> nn.Module:
+    other = cls().eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.fixture(scope="module")
+def whole() -> nn.Module:
+    torch.manual_seed(3)
+    return strong(Whole())
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_one_function_has_one_map(whole: nn.Module, spelling: Callable[[], nn.Module]) -> None:
+    other, x = like(whole, spelling), noise(2, TOKENS, WIDTH)
+    assert torch.allclose(other(x), whole(x), atol=1e-5)
+    for a, b in zip(*(regard.explain(m, x, 1, [*METHODS]) for m in (whole, other)), strict=True):
+        for name, expected in a.scores.items():
+            assert float((b.scores[name] - expected).abs().max()) <= 1e-5 * float(expected.abs().max()), a.method
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_layers_are_attentions(whole: nn.Module, spelling: Callable[[], nn.Module]) -> None:
+    """Numbers of layers, sites and the number of attentions do not depend on how many calls a layer makes."""
+    other, x = like(whole, spelling), noise(2, TOKENS, WIDTH)
+    assert len(record(other, x).attentions) == Whole.layers
+    for method, options in (
+        ("corrected_attention", {"layers": 1, "sign": "absolute"}),
+        ("gae", {"start_layer": 1}),
+        ("integrated_gradients", {"site": Site.attention(1), "steps": 3}),
+    ):
+        a, b = (regard.explain(m, x, 1, method, measure="full", **options) for m in (whole, other))
+        assert torch.allclose(a.scores["input"], b.scores["input"], rtol=1e-4, atol=1e-6), method
+        assert torch.allclose(a.receipt.attribution_target, b.receipt.attribution_target, atol=1e-5)
+    with pytest.raises(Misuse, match="3 attentions"):
+        regard.explain(other, x, 1, "gae", start_layer=3)
+
+
+class TwoKeys(nn.Module):
+    """Two cross-attentions side by side, added; and the same as one product over both sets of keys, apart for the softmax."""
+
+    def __init__(self, order: int = 1) -> None:
+        super().__init__()
+        self.order, self.head = order, nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        for _ in range(2):
+            parts = [(x @ keys.mT).softmax(-1) @ keys for keys in (y, z)[:: self.order]]
+            x = x + parts[0] + parts[1]
+        return self.head(x[:, 0])
+
+
+def test_added_attentions_are_one_whatever_their_order() -> None:
+    torch.manual_seed(5)
+    one = TwoKeys().eval()
+    other = like(one, lambda: TwoKeys(-1))
+    given = {n: noise(2, TOKENS, WIDTH, seed=i) / 2 for i, n in enumerate("xyz")}
+    x, parts = given["x"], []
+    for _ in range(2):
+        A = [(x @ given[n].mT).softmax(-1) for n in "yz"]
+        x = x + A[0] @ given["y"] + A[1] @ given["z"]
+        parts.append(A)
+    # rows of A over the attention sum to 2, so each layer keeps 1/3 of a row's relevance
+    expected = {n: sum(3.0 ** -(2 - layer) * parts[layer][i][:, 0] for layer in range(2)) for i, n in enumerate("yz")}
+    for model in (one, other):
+        found = regard.explain(model, given, 1, "rollout").scores
+        for name, e in expected.items():
+            assert torch.allclose(found[name], e, atol=1e-6), name
+        assert torch.allclose(found["x"][:, 0], torch.full((2,), 1 / 9), atol=1e-6)
+
+
+# -- one map, several values ------------------------------------------------------------------------------------------
+
+
+class Relative(nn.Module):
+    """Relative positions in the values, in three spellings; `a` is kept for the test."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.qkv, self.head = how, nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, 3)
+        self.r = nn.Embedding(2 * TOKENS - 1, WIDTH // HEADS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = map(heads, self.qkv(x).chunk(3, -1))
+        self.a = a = (q @ k.mT / 2).softmax(-1)
+        i = torch.arange(TOKENS)
+        r = self.r(i[None] - i[:, None] + TOKENS - 1)
+        if self.how == "einsum":
+            o = a @ v + torch.einsum("bhij,ijd->bhid", a, r)
+        elif self.how == "bmm":  # queries as the batch, as in the paper's own code
+            o = a @ v + (a.permute(2, 0, 1, 3).flatten(1, 2) @ r).unflatten(1, (len(x), HEADS)).permute(1, 2, 0, 3)
+        elif self.how == "edges":  # only values of each pair
+            o = torch.einsum("bhij,bhijd->bhid", a, v[:, :, None] + r)
+        else:  # values in two halves
+            o = torch.cat([a @ v[..., :2], a @ v[..., 2:]], -1)
+        return self.head((x + o.transpose(1, 2).flatten(2))[:, 0])
+
+
+@pytest.mark.parametrize("how", ["einsum", "bmm", "edges", "halves"])
+def test_a_map_that_multiplies_several_values_is_one_call(how: str) -> None:
+    torch.manual_seed(2)
+    model, x = strong(Relative(how)), noise(2, TOKENS, WIDTH)
+    raw, gae, signed = regard.explain(model, x, 1, ["raw_attention", "gae", "corrected_attention"], sign="signed")
+    y = model(x)[:, 1].sum()
+    (G,) = torch.autograd.grad(y, model.a)
+    assert torch.allclose(raw.scores["input"], model.a.mean(1)[:, 0], atol=1e-6)
+    assert torch.allclose(gae.scores["input"], (model.a * G).clamp(min=0).mean(1)[:, 0], atol=1e-5)
+    assert torch.allclose(signed.scores["input"], (model.a * G).mean(1)[:, 0], atol=1e-5)
+    T = signed.receipt.attribution_target  # A = 0 silences every product
+    assert torch.allclose(T, (model(x) - model.head(x[:, 0]))[:, 1].detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["bti_head", "integrated_gradients"])
+def test_what_a_shared_map_cannot_give_is_refused_by_name(method: str) -> None:
+    options = {"site": Site.attention(0)} if method == "integrated_gradients" else {}
+    with pytest.raises(Misuse, match="multiplies several values"):
+        regard.explain(strong(Relative("einsum")), noise(1, TOKENS, WIDTH), 1, method, **options)
+
+
+# -- values have tokens of their own ----------------------------------------------------------------------------------
+
+
+class Apart(nn.Module):
+    """Keys of one input and values of another (attentive neural processes), or values shifted or turned."""
+
+    def __init__(self, move: Callable[[Tensor], Tensor] = lambda v: v) -> None:
+        super().__init__()
+        self.move, self.head = move, nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        self.a = (x @ x.mT / 4).softmax(-1)
+        return self.head((x + self.a @ self.move(x if y is None else y))[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("move", "rows"),
+    [
+        (lambda v: v.flip(1), [5, 4, 3, 2, 1, 0]),
+        (lambda v: v.roll(1, 1), [5, 0, 1, 2, 3, 4]),
+        (lambda v: F.pad(v[:, :-1], (0, 0, 1, 0)), [None, 0, 1, 2, 3, 4]),
+    ],
+)
+def test_relevance_goes_to_the_values_tokens(move: Callable[[Tensor], Tensor], rows: list[int | None]) -> None:
+    model, x = Apart(move).eval(), noise(2, TOKENS, WIDTH)
+    found = regard.explain(model, x, 1, "raw_attention")
+    expected = torch.zeros(2, TOKENS)
+    for place, row in enumerate(rows):
+        if row is not None:
+            expected[:, row] = model.a[:, 0, place]
+    assert torch.allclose(found.scores["input"], expected, atol=1e-6)
+    assert any("take the values of others" in n for n in found.receipt.notes)
+
+
+def test_values_of_another_input() -> None:
+    model, given = Apart().eval(), {"x": noise(2, TOKENS, WIDTH), "y": noise(2, TOKENS, WIDTH, seed=8)}
+    found = regard.explain(model, given, 1, "raw_attention")
+    assert torch.allclose(found.scores["y"], model.a[:, 0], atol=1e-6)
+    assert not found.scores["x"].any()
+    assert any("look at tokens of x" in n for n in found.receipt.notes)
+
+
+def test_values_that_mix_tokens_are_refused() -> None:
+    half = Apart(lambda v: torch.cat([v[..., :6], v[..., 6:].roll(1, 1)], -1)).eval()
+    with pytest.raises(RegardError, match="values mix several tokens along their width"):
+        regard.explain(half, noise(1, TOKENS, WIDTH), 1, "gae")
+
+
+# -- rows at different states -----------------------------------------------------------------------------------------
+
+
+class OnlyTheFirstRow(Whole):
+    """Each layer changes the class token alone: the other rows stay as they were."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        for qkv, out in zip(self.qkv, self.out, strict=True):
+            o = out(self.attention(*qkv(x).chunk(3, -1)))
+            x = self.joined(x, x[:, :1] + o[:, :1])
+        return self.pooled(x)
+
+    def joined(self, x: Tensor, first: Tensor) -> Tensor:
+        return torch.cat([first, x[:, 1:]], 1)
+
+
+class WrittenOver(OnlyTheFirstRow):
+    def joined(self, x: Tensor, first: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, :1] = first
+        return x
+
+
+class Chosen(OnlyTheFirstRow):
+    def joined(self, x: Tensor, first: Tensor) -> Tensor:
+        here = (torch.arange(x.shape[1]) == 0)[None, :, None]
+        return torch.where(here, first.expand_as(x), x)
+
+
+@pytest.mark.parametrize("cls", [OnlyTheFirstRow, WrittenOver, Chosen])
+def test_rows_that_a_call_did_not_change_did_not_absorb_it(cls: type[nn.Module]) -> None:
+    """Relevance of an untouched row never goes through a call whose output it does not hold."""
+    torch.manual_seed(7)
+    model, x = strong(cls()), noise(2, TOKENS, WIDTH)
+    maps = []
+    inside = model.attention
+
+    def kept(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = map(heads, (q, k, v))
+        maps.append((q @ k.mT / 2).softmax(-1))
+        return (maps[-1] @ v).transpose(1, 2).flatten(2)
+
+    model.attention = kept  # type: ignore[method-assign]
+    model(x)
+    del model.attention
+    assert inside == model.attention
+    R = torch.eye(TOKENS + 1).repeat(2, 1, 1)
+    for A in maps:
+        E = torch.eye(TOKENS + 1).repeat(2, 1, 1)
+        E[:, 0] = (E[:, 0] + A.mean(1)[:, 0]) / 2
+        R = E @ R
+    found = regard.explain(model, x, 1, "rollout").scores["input"]
+    assert torch.allclose(found, R[:, 0, 1:], atol=1e-6)
+
+
+class ReadsBoth(OnlyTheFirstRow):
+    """The head reads the class token and the mean of patches that the last layers left alone."""
+
+    def pooled(self, x: Tensor) -> Tensor:
+        return self.head(x[:, 0])
+
+
+def test_baselines_of_attention_sites_still_take_none(whole: nn.Module) -> None:
+    with pytest.raises(Misuse, match="give no other"):
+        regard.explain(whole, noise(1, TOKENS, WIDTH), 1, "taylor", site=Site.attention(0), baseline=Baseline.zero())
