@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import UserDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -124,3 +129,289 @@ def test_a_map_of_a_picture_that_is_no_multiple_lies_where_its_patches_lie(tmp_p
     torch.testing.assert_close(drawn[-1, -1], cells[-1, -1])
     again = regard.Explanation.load(e.save(tmp_path / "map.safetensors"))
     torch.testing.assert_close(again.image_map((17, 23))[0], drawn)
+
+
+# -- nested inputs ----------------------------------------------------------------------------------------------------
+
+
+class Two(nn.Module):
+    """A model that takes its two sequences as one argument, whatever holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = tiny(), nn.Linear(2 * W, 3)
+
+    def both(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(torch.cat([self.body(a).mean(1), self.body(b).mean(1)], -1))
+
+    def forward(self, batch) -> Tensor:
+        if isinstance(batch, Pair | Record):
+            return self.both(batch.mri, batch.ct)
+        return self.both(*(batch.values() if isinstance(batch, dict | UserDict) else batch))
+
+
+class Flat(Two):
+    """The same as two arguments."""
+
+    def forward(self, mri: Tensor, ct: Tensor) -> Tensor:
+        return self.both(mri, ct)
+
+
+class Pair(NamedTuple):
+    mri: Tensor
+    ct: Tensor
+
+
+@dataclass(frozen=True)
+class Record:
+    mri: Tensor
+    ct: Tensor
+
+
+HELD = [
+    (lambda a, b: {"mri": a, "ct": b}, "batch.mri", "batch.ct"),
+    (lambda a, b: {"batch": {"mri": a, "ct": b}}, "batch.mri", "batch.ct"),
+    (lambda a, b: ({"mri": a, "ct": b},), "batch.mri", "batch.ct"),
+    (lambda a, b: [a, b], "batch.0", "batch.1"),
+    (lambda a, b: {"batch": (a, b)}, "batch.0", "batch.1"),
+    (lambda a, b: {"batch": UserDict(mri=a, ct=b)}, "batch.mri", "batch.ct"),
+    (lambda a, b: Pair(a, b), "batch.mri", "batch.ct"),
+    (lambda a, b: Record(a, b), "batch.mri", "batch.ct"),
+    (lambda a, b: {"batch": Record(a, b)}, "batch.mri", "batch.ct"),
+]
+
+
+@pytest.mark.parametrize(("hold", "first", "second"), HELD)
+def test_a_container_that_is_one_argument_is_followed(hold, first, second) -> None:
+    """Streams have dotted names, and the maps are those of the same model with two arguments."""
+    torch.manual_seed(0)
+    net, a, b = Two().eval(), torch.randn(2, 5, W), torch.randn(2, 7, W)
+    flat = Flat().eval()
+    flat.load_state_dict(net.state_dict())
+    held, kept = hold(a, b), (a.clone(), b.clone())
+    for method in ("gae", "integrated_gradients"):
+        how = {"steps": 2} if method == "integrated_gradients" else {}
+        e, f = (regard.explain(m, x, 1, method, **how) for m, x in ((net, held), (flat, {"mri": a, "ct": b})))
+        assert list(e.scores) == [first, second]
+        for name, wanted in ((first, "mri"), (second, "ct")):
+            torch.testing.assert_close(e.scores[name], f.scores[wanted], rtol=1e-4, atol=1e-6)
+        assert e.receipt.faithful < 1e-6
+    assert torch.equal(a, kept[0])
+    assert torch.equal(b, kept[1])
+    assert [s.name for s in regard.inspect(net, held).streams] == [first, second]
+
+
+def test_a_baseline_names_a_nested_stream() -> None:
+    torch.manual_seed(0)
+    net, a, b = Two().eval(), torch.randn(1, 5, W), torch.randn(1, 7, W)
+    inputs, zero = {"batch": [a, b]}, regard.Baseline.zero()
+    e = regard.explain(net, inputs, 1, "integrated_gradients", baseline={"batch.1": zero}, steps=30)
+    assert not e.scores["batch.0"].any()
+    y0 = net([a, torch.zeros_like(b)])[0, 1]
+    torch.testing.assert_close(e.receipt.baseline_value[0], y0.detach(), rtol=1e-5, atol=1e-6)
+
+
+class Features(nn.Module):
+    """SentenceTransformer's modules: a dictionary of features goes in, and comes out richer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body, self.head = nn.Embedding(50, W), tiny(), nn.Linear(W, 3)
+
+    def forward(self, input: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
+        x = self.body(self.words(input["input_ids"]), src_key_padding_mask=input["attention_mask"] == 0)
+        real = input["attention_mask"][..., None].float()
+        input["logits"] = self.head((x * real).sum(1) / real.sum(1))
+        return input
+
+
+def test_a_dictionary_of_features_that_the_model_adds_to() -> None:
+    """SentenceTransformer's way: the caller's dictionary is left as it was, padding scores 0."""
+    torch.manual_seed(0)
+    ids, mask = torch.randint(3, 50, (2, 6)), torch.ones(2, 6, dtype=torch.int64)
+    mask[1, 4:] = 0
+    given = {"input_ids": ids, "attention_mask": mask}
+    e = regard.explain(Features().eval(), given, 1)
+    assert set(given) == {"input_ids", "attention_mask"}
+    assert (e.scores["input.input_ids"] != 0).equal(mask.bool())
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"ct": torch.zeros(1, 5, W)}, {"mri": torch.zeros(1, 5, W), "pet": torch.zeros(1, 5, W)}, (torch.zeros(1, 5, W),)],
+)
+def test_inputs_that_the_forward_does_not_take_are_one_sentence(inputs) -> None:
+    """No traceback of Python's own call."""
+    with pytest.raises(regard.RegardError, match=r"Flat's forward takes \(mri, ct\)"):
+        regard.explain(Flat().eval(), inputs, 1)
+
+
+# -- the samples' axis ------------------------------------------------------------------------------------------------
+
+METHODS = {
+    "gae": {},
+    "input_x_gradient": {},
+    "smoothgrad": {"samples": 1},
+    "integrated_gradients": {"steps": 2, "baseline": regard.Baseline.mean()},
+    "odam": {},
+}
+
+
+class SequenceFirst(nn.Module):
+    """PyTorch's own default layout, (tokens, batch, width)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.body = tiny(1, batch_first=False)
+        self.head = nn.Linear(W, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).mean(0))
+
+
+class BatchFirst(SequenceFirst):
+    """The same function of (batch, tokens, width)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(0, 1))
+
+
+class WordsFirst(SequenceFirst):
+    """Ids (tokens, batch), and scores for every token, as language models of fairseq's days have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(40, W)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.words(x)))
+
+
+def same_maps(first: nn.Module, x: Tensor, second: nn.Module, y: Tensor, target, **how) -> None:
+    for method, options in METHODS.items():
+        if not x.is_floating_point():
+            options = {k: v for k, v in options.items() if k != "baseline"}
+        e = regard.explain(first, {"x": x}, target, method, **how, **options)
+        f = regard.explain(second, {"x": y}, target, method, **options)
+        torch.testing.assert_close(e.scores["x"], f.scores["x"], rtol=1e-4, atol=1e-6)
+        assert e.receipt.faithful < 1e-5
+        for value in ("baseline_value", "attribution_sum"):
+            a, b = getattr(e.receipt, value), getattr(f.receipt, value)
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("batch_axis", [-2, {"x": 1}])
+def test_sequence_first_by_batch_axis(batch_axis) -> None:
+    """The maps of the same function of (batch, tokens, width)."""
+    torch.manual_seed(0)
+    net, x = SequenceFirst().eval(), torch.randn(6, 2, W)
+    other = BatchFirst().eval()
+    other.load_state_dict(net.state_dict())
+    same_maps(net, x, other, x.transpose(0, 1).clone(), 1, batch_axis=batch_axis)
+
+
+def test_ids_of_tokens_by_batch() -> None:
+    """(tokens, batch) of ids: a token's score is read in (tokens, batch, class), where only provenance tells the axes."""
+    torch.manual_seed(0)
+
+    class Turned(WordsFirst):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.T).transpose(0, 1)
+
+    net, ids = WordsFirst().eval(), torch.randint(0, 40, (3, 3))
+    other = Turned().eval()
+    other.load_state_dict(net.state_dict())
+    same_maps(net, ids, other, ids.T.clone(), regard.Target.logit(1, position=2), batch_axis=1)
+
+
+def test_one_bag_without_a_batch_axis() -> None:
+    """(instances, width), as multiple-instance learning has it; a model that adds the axis itself gives the same."""
+    torch.manual_seed(0)
+
+    class Bag(SequenceFirst):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x[:, None])
+
+    net, x = SequenceFirst().eval(), torch.randn(6, W)
+    other = BatchFirst().eval()
+    other.load_state_dict(net.state_dict())
+    same_maps(net, x, other, x[None], 1, batch_axis=None)
+    bag = Bag().eval()
+    bag.load_state_dict(net.state_dict())
+    same_maps(bag, x, other, x[None], 1, batch_axis=None)
+
+
+@pytest.mark.parametrize("x", [torch.randn(6, 2, W), torch.randn(6, W)], ids=["sequence first", "a bag"])
+def test_samples_elsewhere_are_refused_with_what_helps(x: Tensor) -> None:
+    with pytest.raises(
+        regard.RegardError, match=r"batch_axis=1; where none is, as in .tokens, width., batch_axis=None"
+    ):
+        regard.explain(SequenceFirst().eval(), {"x": x}, 1)
+
+
+@pytest.mark.parametrize(("axis", "said"), [(7, "axes 0 to 2"), ({"y": 1}, "unknown input"), ("1", "must be a number")])
+def test_an_axis_that_there_is_not(axis, said: str) -> None:
+    with pytest.raises(regard.RegardError, match=said):
+        regard.explain(SequenceFirst().eval(), {"x": torch.randn(6, 2, W)}, 1, batch_axis=axis)
+
+
+# -- caches -----------------------------------------------------------------------------------------------------------
+
+
+class Remembering(nn.Module):
+    """Keys and values of earlier tokens in a list that each run makes longer, as nanoGPT with a cache has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.qkv, self.head = nn.Embedding(50, W), nn.Linear(W, 3 * W), nn.Linear(W, 50)
+
+    def forward(self, ids: Tensor, past: list | None = None) -> Tensor:
+        q, k, v = self.qkv(self.words(ids)).chunk(3, -1)
+        past = [] if past is None else past
+        past.append((k, v))
+        k, v = (torch.cat(t, 1) for t in zip(*past, strict=True))
+        return self.head((q @ k.mT / 4).softmax(-1) @ v)
+
+
+def test_a_cache_is_copied_for_each_run() -> None:
+    """The caller's stays as found, every run reads the same, and a note says how many keys are nobody's."""
+    torch.manual_seed(0)
+    net, ids, past = Remembering().eval(), torch.randint(0, 50, (1, 8)), []
+    with torch.no_grad():
+        net(ids[:, :5], past)
+        true = net(ids[:, 5:], [*past])[0, -1, 7]
+    kept = [t.clone() for t in past[0]]
+    for method in ("gae", "integrated_gradients"):
+        how = {"steps": 2} if method == "integrated_gradients" else {}
+        e = regard.explain(net, {"ids": ids[:, 5:], "past": past}, regard.Target.next_token(7), method, **how)
+        assert e.receipt.faithful < 1e-6
+        torch.testing.assert_close(e.receipt.target_value[0], true)
+        assert any("5 of the 8 keys of attention call 0 come from past" in n for n in e.receipt.notes)
+    assert len(past) == 1
+    assert all(torch.equal(a, b) for a, b in zip(past[0], kept, strict=True))
+
+
+def test_caches_of_a_library_and_masks_stay_as_found() -> None:
+    """A DynamicCache does not grow, an in-place change of a mask is not seen outside; a cache with a graph is refused."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    how = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    config = transformers.LlamaConfig(**how, num_attention_heads=2, bos_token_id=1, eos_token_id=2)
+    net, ids = transformers.LlamaForCausalLM(config).eval(), torch.randint(3, 50, (1, 8))
+    cache = transformers.DynamicCache(config=config)
+    with torch.no_grad():
+        net(ids[:, :5], cache=cache)
+    inputs = {"input_ids": ids[:, 5:], "cache": cache, "attention_mask": torch.ones(1, 8, dtype=torch.int64)}
+    e = regard.explain(net, inputs, regard.Target.next_token(7))
+    assert cache.get_seq_length() == 5
+    assert e.receipt.faithful < 1e-5
+    assert any("5 of the 8 keys" in n for n in e.receipt.notes)
+    grown = transformers.DynamicCache(config=config)
+    net(ids[:, :5], cache=grown)
+    with pytest.raises(regard.RegardError, match=r"cache cannot be copied for each run.*torch\.no_grad"):
+        regard.explain(net, inputs | {"cache": grown}, regard.Target.next_token(7))

@@ -13,7 +13,6 @@ from regard.evaluation.compare import Comparison, compare
 from regard.explanation import Explanation, Receipt
 from regard.generation import Generation
 from regard.recording import record
-from regard.recording.verify import Verification, verify
 from regard.site import Site
 from regard.target import Target
 
@@ -42,7 +41,6 @@ __all__ = [
     "RegardError",
     "Site",
     "Target",
-    "Verification",
     "compare",
     "explain",
     "inspect",
@@ -50,5 +48,4 @@ __all__ = [
     "methods",
     "record",
     "register",
-    "verify",
 ]

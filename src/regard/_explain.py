@@ -31,15 +31,14 @@ from regard.recording.entry import (
     as_the_user,
     check_readout,
     floats_in,
-    keywords,
     our_own,
     refuse,
 )
 from regard.recording.independence import TINY, crossing
+from regard.recording.inputs import Inputs as Given
+from regard.recording.inputs import first
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
-from regard.recording.verify import Verification
-from regard.recording.verify import verify as proof_of
 from regard.recording.walk import Relevance
 from regard.site import Site
 from regard.target import Target, Value
@@ -68,7 +67,6 @@ class Watched:
     streams: Any = None
     site: Site | None = None
     baseline: Any = None
-    proof: Verification | None = None
     seconds: float = 0.0
     plain: dict[str, Any] = field(default_factory=dict)
 
@@ -87,7 +85,7 @@ def explain(
     seed: int = 0,
     training: bool = False,
     memory_budget: int | str | None = None,
-    verify: bool = False,
+    batch_axis: Any = 0,
     _reading: Reading | None = None,
     _found: Callable[[Any], list[Found]] | None = None,
     **options: Any,
@@ -96,7 +94,8 @@ def explain(
 
     Args:
         model: any nn.Module, used as it is, and left as found (also after an error).
-        inputs: a dict of keyword tensors (as from a Hugging Face processor), a tensor, or a tuple of tensors.
+        inputs: a dict of keyword tensors (as from a Hugging Face processor), a tensor, or a tuple of tensors. A dict, list,
+            named tuple or dataclass that is one argument is followed one level down: its streams are `batch.image`, `images.0`.
         target: None (the predicted class), an int or (batch,) tensor, a `Target`, a callable output -> (batch,), or a list
             of these: several targets share one forward pass and take one gradient each.
         method: a name or a list of names from `regard.methods()`; they share one recording.
@@ -110,16 +109,15 @@ def explain(
         seed: for methods that draw. training: explain a model in train mode nevertheless.
         memory_budget: bytes (or "512MB") that rebuilt attention rows may take at a time, beside the model's own pass; None:
             256 MB. A smaller budget costs time, never exactness.
-        verify: prove first that rows are the tokens that the map says they are (`regard.verify`); what was found is noted on
-            the receipt, and its passes are counted there.
+        batch_axis: the axis of the inputs that is the samples': 1 for (tokens, batch, width), PyTorch's own default; None where
+            there is none, (tokens, width); or a dict from an input's name to its axis (0 for those that it does not name).
         options: options of the method (`regard.methods()`), e.g. `sign="signed"`.
 
     Returns:
         One Explanation; or, where `method` or `target` is a list, a flat list, methods outer, targets inner.
 
     Raises:
-        Misuse and its kinds (errors.py) for what the caller can mend, NonFinite for NaN or infinite values, Contradicted where
-        `verify` finds that a map would be wrong.
+        Misuse and its kinds (errors.py) for what the caller can mend, NonFinite for NaN or infinite values.
     """
     names = [method] if isinstance(method, str) else list(method)
     targets = target if isinstance(target, list) else [target]
@@ -131,7 +129,6 @@ def explain(
     started = time.perf_counter()
     refuse(model, training)
     around = Surroundings.now()
-    proof = proof_of(model, inputs, streams=streams, training=training).check() if verify else None
     with rng_kept(model) as rng, our_own():
         recording = record(
             model,
@@ -141,11 +138,10 @@ def explain(
             memory_budget=memory_budget,
             states=any("states" in row.keeps or "block" in row.sites for row in rows),
             branches=any("branches" in row.keeps for row in rows),
+            batch_axis=batch_axis,
         )
         reading = _reading or Reading({})
-        watched = Watched(
-            recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline, proof
-        )
+        watched = Watched(recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline)
         objects = [] if _found is None else _found(recording.output)
         wanted += [_of_object(found) for found in objects]
         watched.seconds = time.perf_counter() - started
@@ -263,6 +259,7 @@ class Maps:
         """Whether y has a gradient at samples that are not shown."""
         for leaf, gradient in self.context.gradients.inputs.items():
             at = shown.get(leaf.partition("#")[0])
+            gradient = first(gradient, self.context.recording.axis(leaf))
             if at is not None and len(gradient) == self.context.recording.batch:
                 size = gradient.flatten(1).double().norm(dim=1)
                 size[at] = 0
@@ -309,13 +306,15 @@ def _check_batch(recording: Recording, value: Value) -> None:
     if len(value.y) not in recording.batches:
         sizes = ", ".join(str(b) for b in sorted(recording.batches))
         raise TargetError(
-            f"the target gives {len(value.y)} numbers, but axis 0 of the inputs, the samples, has {sizes}"
+            f"the target gives {len(value.y)} numbers, but the inputs have {sizes} samples (along axis 0; batch_axis= names "
+            "another, or None)"
         )
     for stream in recording.streams if not value.shared else ():
-        given = recording.inputs.get(stream.name)
-        if isinstance(given, Tensor) and not stream.packed and len(given) != len(value.y):
+        given = recording.given.tensors.get(stream.name)
+        count = len(value.y) if given is None or stream.packed else recording.given.batch(stream.name)
+        if count != len(value.y):
             raise TargetError(
-                f"input {stream.name!r} has {len(given)} along axis 0, but the target gives {len(value.y)} numbers: several "
+                f"input {stream.name!r} has {count} along axis 0, but the target gives {len(value.y)} numbers: several "
                 "samples packed into one input, or one input shared by all samples, cannot be told apart yet"
             )
 
@@ -352,17 +351,12 @@ def _explanation(
         complete=along is None or along.complete,
         predicted=None if value.predicted is None else value.predicted.cpu(),
         explained=None if value.explained is None else value.explained.cpu(),
-        passes=1
-        + (len(value.y) if value.shared else 1)
-        + sum(p.passes for p in paths)
-        + _at_nodes(maps, row)
-        + (w.proof.passes if w.proof else 0),
+        passes=1 + (len(value.y) if value.shared else 1) + sum(p.passes for p in paths) + _at_nodes(maps, row),
         seconds=seconds,
         versions=_versions(),
         seed=w.seed,
         notes=[*target.notes]
         + _notes(recording)
-        + (w.proof.notes if w.proof else [])
         + [n for m in maps for n in m.contexts[row.name].notes]
         + _blind(streams, scores),
         _measure=_measurement(w, target, row, value, _final_calls(maps[0].context), paths),
@@ -439,10 +433,26 @@ def _notes(recording: Recording) -> list[str]:
         )
     if recording.mixers:
         notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
+    notes += _of_caches(recording)
     if packed := {s.name: s.count for s in recording.streams if s.packed and s.kind != "merged"}:
         each = ", ".join(f"{name}: {count}" for name, count in packed.items())
         notes.append(f"tokens of all samples stand in one row ({each}); those of other samples score 0")
     return notes
+
+
+def _of_caches(recording: Recording) -> list[str]:
+    """A note on keys that come from a cache: they are tokens of no input, and what rests on them is in no map."""
+    if not recording.given.caches:
+        return []
+    nobody = [int(((c.keys == 0) & ~c.dead_keys()).sum(1).max()) for c in recording.calls if not c.lost]
+    if not any(nobody):
+        return []
+    most = nobody.index(max(nobody))
+    return [
+        f"{nobody[most]} of the {recording.calls[most].shape[3]} keys of attention call {most} come from "
+        f"{', '.join(recording.given.caches)} and are no tokens of the inputs: what rests on them is left out; give all "
+        "tokens, and no cache, to have them in the map"
+    ]
 
 
 def _blind(streams: Sequence[Stream], scores: Mapping[str, Tensor]) -> list[str]:
@@ -468,7 +478,7 @@ def _measurement(
 ) -> Callable[[], Measured]:
     """A closure for the receipt that does not hold the recording: only the model, its inputs, and the output."""
     model, inputs, named, rng = w.recording.model, w.recording.given, w.recording.inputs, w.rng
-    output, y = _detached(w.recording.output), value.y.detach()
+    returned, y = _detached(w.recording.returned), value.y.detach()
     fixed = target if value.explained is None else target.at(value.explained, value.rival)
     edits = None if paths else _baseline_edits(row, finals, w.recording)
     y0 = torch.cat([p.y0 for p in paths]) if paths else None  # known already: the method ran it
@@ -478,7 +488,7 @@ def _measurement(
     def measure() -> Measured:
         with torch.no_grad(), rng_kept(model, rng), around.again(), our_own():
             if "faithful" not in shared:
-                shared["faithful"] = difference(output, _plain(model, inputs))
+                shared["faithful"] = difference(returned, _plain(model, inputs))
             if y0 is not None:
                 return Measured(shared["faithful"], y0, y.float().cpu() - y0, passes=1)
             if edits is None:
@@ -507,12 +517,11 @@ def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) 
     return None
 
 
-def _plain(model: nn.Module, inputs: Any) -> Any:
+def _plain(model: nn.Module, inputs: Given) -> Any:
     """The model's own run, unwatched."""
-    values, by_keyword = keywords(model, inputs)
-    values = {k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()}  # a model may write into them
+    args, kwargs = inputs.arguments()
     with as_the_user():
-        return model(**values) if by_keyword else model(*values.values())
+        return model(*args, **kwargs)
 
 
 def _detached(output: Any) -> list[Tensor]:

@@ -90,18 +90,21 @@ def inspect(
     streams: Mapping[str, Any] | None = None,
     readout: Readout = None,
     training: bool = False,
+    batch_axis: Any = 0,
 ) -> Seen:
     """Run the model once and say what was seen, and how sure it is: streams, calls, blocks.
 
-    Lost trails are shown, not raised. `streams` mends them, as in `regard.explain`. Where a target (or `readout`) is given, the
-    rows that it reads are told as well, at the cost of a gradient.
+    Lost trails are shown, not raised. `streams` and `batch_axis` as in `regard.explain`. Where a target (or `readout`) is
+    given, the rows that it reads are told as well, at the cost of a gradient.
     """
     from regard._explain import rng_kept
 
     asked = target is not None or readout is not None
     refuse(model, training)
     with rng_kept(model), our_own():
-        recording = record(model, inputs, target, streams=streams, training=training, strict=False)
+        recording = record(
+            model, inputs, target, streams=streams, training=training, strict=False, batch_axis=batch_axis
+        )
         seen = summary(recording)
         if not asked:
             return seen

@@ -594,7 +594,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         target=header["target"],
         scores={name: tensors[f"scores/{name}"] for name in header["streams"]},
         receipt=Receipt.from_dict(header["receipt"]),
-        grid={k: tuple(v) for k, v in header["grid"].items()},
+        grid={k: grid_of(v) for k, v in header["grid"].items()},
         inputs=header["inputs"],
         labels=header["labels"],
         signed=header["signed"],
@@ -603,6 +603,14 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
         _looks=Between.unpacked(header.get("between", {}), header["streams"], tensors),
     )
+
+
+def grid_of(values: Sequence[int]) -> tuple[int, ...]:
+    """A grid from what a file holds. Raises ValueError for one of no rows and columns."""
+    grid = tuple(int(v) for v in values)
+    if len(grid) < 2 or min(grid) < 1:
+        raise ValueError(f"a grid of {grid}")
+    return grid
 
 
 def raster_of(values: dict[str, Any]) -> Raster:

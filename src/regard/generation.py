@@ -30,6 +30,7 @@ from regard.explanation import (
     Text,
     Word,
     as_json,
+    grid_of,
     packed,
     raster_of,
     unpacked,
@@ -176,7 +177,7 @@ class Generation(Sequence[Explanation]):
         try:
             shared = {
                 "method": header["method"],
-                "grid": {k: tuple(v) for k, v in header["grid"].items()},
+                "grid": {k: grid_of(v) for k, v in header["grid"].items()},
                 "rasters": {k: raster_of(r) for k, r in header.get("rasters", {}).items()},
                 "inputs": header["inputs"],
                 "labels": header["labels"],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regard.baseline import Baseline
 from regard.errors import Misuse, nearest
+from regard.recording.inputs import back, first
 
 if TYPE_CHECKING:
     from regard.attribution.context import Context
@@ -60,17 +61,20 @@ def reference(context: Context, baseline: Baselines) -> dict[str, Tensor]:
     chosen = dict(baseline) if isinstance(baseline, Mapping) else dict.fromkeys(inputs, baseline or Baseline.zero())
     _known(context, chosen)
     out = {}
-    for name, x in recording.leaves.items():
-        wanted = chosen.get(name.partition("#")[0])
+    for name in recording.leaves:
+        entry = name.partition("#")[0]
+        wanted = chosen.get(entry)
         if wanted is not None:
-            x = x.detach()
-            out[name] = (
-                _of_ids(context, name, x, wanted)
-                if name in recording.embedded
-                else _of_floats(context, name, x, wanted)
-            )
-    _differs({k: recording.leaves[k].detach() for k in out}, out, recording.batch)
+            of = _of_ids if name in recording.embedded else _of_floats
+            out[name] = back(of(context, name, samples_first(context, name), wanted), recording.axis(name))
+    new = {k: first(v, recording.axis(k)) for k, v in out.items()}
+    _differs({k: samples_first(context, k) for k in out}, new, recording.batch)
     return out
+
+
+def samples_first(context: Context, name: str) -> Tensor:
+    """What enters under a name, (batch, ...)."""
+    return first(context.recording.leaves[name].detach(), context.recording.axis(name))
 
 
 def _known(context: Context, names: Iterable[str]) -> None:
@@ -132,7 +136,7 @@ def padding_of(context: Context, entry: str) -> Bool[Tensor, "batch token"] | No
     """Padding of an input of tokens, of a sample that is all padding none; None for an input of no padding, or no tokens."""
     recording = context.recording
     name = entry.partition("#")[0]
-    hidden, x = recording.padded.get(recording.aliases.get(name, name)), recording.leaves[entry]
+    hidden, x = recording.padded.get(recording.aliases.get(name, name)), samples_first(context, entry)
     if hidden is None or hidden.shape != x.shape[:2]:
         return None
     hidden = (hidden & ~hidden.all(1, keepdim=True)).cpu()
@@ -222,19 +226,17 @@ def _embedding(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
 
 def _looked_up(context: Context, name: str, ids: Tensor) -> Tensor:
     """The model's own word embeddings of other ids, read off a run on them."""
-    from regard.recording.entry import keywords
     from regard.recording.recorder import run
 
-    stream = name.partition("#")[0]
-    values, by_keyword = keywords(context.recording.model, context.recording.given)
-    old = values[stream]
-    values[stream] = torch.where(content_tokens(context, stream).to(old.device), ids.to(old), old)
+    stream, given = name.partition("#")[0], context.recording.given
+    old = given.first(stream)
+    new = torch.where(content_tokens(context, stream).to(old.device), ids.to(old), old)
     with torch.no_grad():
         try:
-            found = run(context.recording.model, values if by_keyword else tuple(values.values())).leaves[name]
+            found = run(context.recording.model, given.replaced({stream: back(new, given.axis(stream))})).leaves[name]
         except (IndexError, RuntimeError) as e:
             raise Misuse(f"the baseline's ids cannot be embedded by the model: {str(e).splitlines()[0]}") from e
-    return found.detach()
+    return first(found.detach(), context.recording.axis(name))
 
 
 def content_tokens(context: Context, stream: str) -> Bool[Tensor, "batch token"]:
@@ -242,7 +244,8 @@ def content_tokens(context: Context, stream: str) -> Bool[Tensor, "batch token"]
     recording = context.recording
     at = recording.stream(stream)
     special = context.reading.special.get(stream)
-    found = special_tokens(recording.model, recording.inputs[stream]) if special is None else special.cpu()
+    ids = recording.given.first(stream)
+    found = special_tokens(recording.model, ids) if special is None else special.cpu()
     read = context.r[: len(found), at.rows] > 0
     read = read & (read.sum(1, keepdim=True) == 1)  # a mean over all tokens reads no position of its own
     return ~(found | recording.padded[stream][: len(found)] | read)

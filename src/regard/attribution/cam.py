@@ -109,16 +109,17 @@ def _scattered(context: Context, place: Place, F: Tensor, g: Tensor, of: Map, si
     recording = context.recording
     if place.stream is not None:
         F, g = (elements(recording, str(place.key), t) for t in (F, g))
-    ids, F, g = (_by_token(t.movedim(place.samples, 0), place) for t in (place.ids, F.float(), g.float()))
+    first = place.samples if place.stream is None else 0
+    ids, F, g = (_by_token(t.movedim(first, 0), place, first) for t in (place.ids, F.float(), g.float()))
     ids = ids[..., 0]
     visible = recording.gather(context.tokens() * ~context.hidden(), ids)
     scores = of(F, g, visible.to(F.device), signed)
     return recording.scatter(scores.cpu() * visible, ids)
 
 
-def _by_token(t: Tensor, place: Place) -> Tensor:
-    """(batch, ...) -> (batch, token, feature)."""
-    features = [d + (d < place.samples) for d in place.features]
+def _by_token(t: Tensor, place: Place, samples: int) -> Tensor:
+    """(batch, ...) -> (batch, token, feature); `samples`: where the batch's axis was."""
+    features = [d + (d < samples) for d in place.features]
     others = [d for d in range(1, t.ndim) if d not in features]
     t = t.permute(0, *others, *features)
     return t.reshape(len(t), -1, *t.shape[1 + len(others) :]).flatten(2)

@@ -12,6 +12,7 @@ from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, nearest
 from regard.recording import Recording
 from regard.recording.edits import Replace
+from regard.recording.inputs import back, first
 
 
 def gradient(context: Context, *, reduce: str = "l2") -> Relevance:
@@ -61,10 +62,7 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
     total = {name: torch.zeros_like(x) for name, x in recording.leaves.items()}
     for i in range(samples):
         with torch.enable_grad():
-            leaves = {
-                k: (x.detach() + sigma * noise(x.detach(), context.seed + i, padding_of(context, k))).requires_grad_()
-                for k, x in recording.leaves.items()
-            }
+            leaves = {k: _noisy(context, k, sigma, context.seed + i).requires_grad_() for k in recording.leaves}
             y = context.again.y(context.again.run([Replace(dict(leaves))]).output).sum()
             grads = torch.autograd.grad(y, [*leaves.values()], allow_unused=True)
         for name, g in zip(leaves, grads, strict=True):
@@ -72,6 +70,12 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
     context.nodes += samples
     means = {name: t / samples for name, t in total.items()}
     return _per_stream(context, lambda x, g, size: of(g, size), means)
+
+
+def _noisy(context: Context, name: str, sigma: float, seed: int) -> Tensor:
+    """An input, or the word embeddings of one, with noise."""
+    x, axis = context.recording.leaves[name].detach(), context.recording.axis(name)
+    return x + sigma * back(noise(first(x, axis), seed, padding_of(context, name)), axis)
 
 
 def noise(x: Tensor, seed: int, hidden: Tensor | None = None) -> Tensor:
@@ -119,7 +123,7 @@ def elements(recording: Recording, name: str, t: Tensor) -> Tensor:
     entry = name.partition("#")[0]
     stream = recording.stream(recording.aliases.get(entry, entry))
     t = t.float()
-    t = t[None] if stream.packed else t
+    t = t[None] if stream.packed else first(t, recording.axis(name))
     cells = stream.cells if entry == stream.name else None
     if cells is not None and t[0].numel() == len(cells.own):
         return cells.gathered(t)

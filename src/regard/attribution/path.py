@@ -34,8 +34,8 @@ class Place:
     """One tensor of a site: where it stands, its value F, and the ids of the rows that its elements belong to.
 
     `features` are the axes along which elements belong to one row; ids have length 1 there. `samples` is the batch's axis.
-    Where `stream` is set, F is an input: its elements are put in order, (batch, token, element), first. `unsure`: of a batch of
-    one, several axes may be the samples', so that copies cannot be put side by side.
+    Where `stream` is set, F is an input: its elements are put in order, (batch, token, element), first, as `ids` are. `unsure`:
+    of a batch of one, several axes may be the samples', so that copies cannot be put side by side.
     """
 
     key: str | Key
@@ -49,13 +49,14 @@ class Place:
     @classmethod
     def of_input(cls, recording: Recording, name: str) -> Place:
         """An input, or the word embeddings of ids."""
-        x = recording.leaves[name].detach()
+        x, entry = recording.leaves[name].detach(), name.partition("#")[0]
+        axis = recording.axis(name) or 0
         if name in recording.embedded:
-            return cls(name, x, recording.embedded[name][..., None], (2,))
-        stream = recording.stream(recording.aliases.get(name, name))
+            return cls(name, x, recording.embedded[name][..., None], (2,), axis)
+        stream = recording.stream(recording.aliases.get(entry, entry))
         rows = torch.arange(stream.first, stream.first + stream.count)
-        ids = rows + (torch.arange(1, len(x) + 1) * STRIDE)[:, None]
-        return cls(name, x, ids[..., None], (2,), 0, stream)
+        ids = rows + (torch.arange(1, recording.given.batch(entry) + 1) * STRIDE)[:, None]
+        return cls(name, x, ids[..., None], (2,), axis, stream)
 
     @classmethod
     def of_state(cls, state: State) -> Place:
@@ -71,7 +72,8 @@ class Place:
 
     def of_sample(self, i: int) -> Place:
         """The same for one sample alone."""
-        return replace(self, F=self.F.narrow(self.samples, i, 1), ids=self.ids.narrow(self.samples, i, 1))
+        of_ids = self.samples if self.stream is None else 0
+        return replace(self, F=self.F.narrow(self.samples, i, 1), ids=self.ids.narrow(of_ids, i, 1))
 
     def rows(self, a: Tensor, recording: Recording) -> Relevance:
         """Elements (batch, ...) summed over each row, on the rows of all streams."""

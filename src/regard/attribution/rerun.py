@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.recording.edits import Edit
-from regard.recording.entry import keywords
+from regard.recording.entry import is_mask
+from regard.recording.inputs import Inputs
 from regard.recording.recorder import Run, run
 from regard.target import Target
 
@@ -27,7 +28,7 @@ class Rerun:
     """
 
     model: nn.Module
-    inputs: Any
+    inputs: Inputs
     target: Target
     batch: int
     classes: Tensor | None = None
@@ -38,15 +39,18 @@ class Rerun:
 
     @property
     def can_be_cut(self) -> bool:
-        """Whether axis 0 of every input tensor is the samples, so that samples can run alone, or several times over."""
-        sizes = {len(v) for v in keywords(self.model, self.inputs)[0].values() if isinstance(v, Tensor) and v.ndim}
-        return sizes == {self.batch} and self.shared is None
+        """Whether every input tensor has an axis of the samples, so that samples can run alone, or several times over."""
+        if self.shared is not None or self.inputs.caches:
+            return False
+        axes = [(name, self.inputs.axis(name), t) for name, t in self.inputs.tensors.items()]
+        if any(axis != 0 and is_mask(name, t) for name, axis, t in axes):
+            return False  # a mask has axes of its own
+        return all(axis is not None and t.shape[axis] == self.batch for _, axis, t in axes)
 
     def of_sample(self, i: int) -> Rerun:
         """The same for one sample alone."""
-        one = slice(i, i + 1)
-        classes, rivals = (None if v is None else v[one] for v in (self.classes, self.rivals))
-        inputs = _each(self.model, self.inputs, lambda v: v[one])
+        classes, rivals = (None if v is None else v[i : i + 1] for v in (self.classes, self.rivals))
+        inputs = self._each(lambda v, axis: v.narrow(axis, i, 1))
         return replace(self, inputs=inputs, batch=1, classes=classes, rivals=rivals)
 
     def run(self, edits: Sequence[Edit], *, copies: int = 1, states: bool = False) -> Run:
@@ -55,8 +59,12 @@ class Rerun:
             torch.set_rng_state(self.rng)
         inputs = self.inputs
         if copies > 1:
-            inputs = _each(self.model, inputs, lambda v: v.repeat(copies, *[1] * (v.ndim - 1)))
+            inputs = self._each(lambda v, axis: torch.cat([v] * copies, axis))
         return run(self.model, inputs, edits, self.streams, states=states)
+
+    def _each(self, change: Callable[[Tensor, int], Tensor]) -> Inputs:
+        """The inputs with every tensor (but single numbers) changed along its samples' axis."""
+        return self.inputs.replaced({n: change(t, self.inputs.axis(n) or 0) for n, t in self.inputs.tensors.items()})
 
     def y(self, output: Any, copies: int = 1, half: int | None = None) -> Float[Tensor, " some"]:
         """The target's value in a run's output, one a sample (of the one that it belongs to if shared), copy by copy.
@@ -66,20 +74,10 @@ class Rerun:
         target = self.target if self.classes is None else self.target.at(self.classes, self.rivals)
         if half is not None and target.halves is not None:
             target = target.halves[half]
-        named = keywords(self.model, self.inputs)[0]
-        ys = [target.value(of_copy(output, i, copies), named).y for i in range(copies)]
+        ys = [target.value(of_copy(output, i, copies), self.inputs.bare).y for i in range(copies)]
         if self.shared is not None:
             ys = [y[self.shared : self.shared + 1] for y in ys]
         return torch.cat(ys)
-
-
-def _each(model: nn.Module, inputs: Any, change: Any) -> Any:
-    """The inputs with every tensor (but single numbers) changed."""
-    values, by_keyword = keywords(model, inputs)
-    changed = {n: change(v) if isinstance(v, Tensor) and v.ndim else v for n, v in values.items()}
-    if by_keyword:
-        return changed
-    return changed["input"] if isinstance(inputs, Tensor) else tuple(changed.values())
 
 
 def of_copy(output: Any, i: int, copies: int) -> Any:

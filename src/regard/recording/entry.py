@@ -20,20 +20,6 @@ Readout = str | int | Tensor | None
 NAMES = ("cls", "last", "mean")
 
 
-def keywords(model: nn.Module, inputs: Any) -> tuple[dict[str, Any], bool]:
-    """A user's inputs as named values, and whether they go to the model by keyword.
-
-    A dict goes by keyword; a tensor is "input"; a tuple is "input_0", "input_1", ...
-    """
-    if isinstance(inputs, Mapping):
-        return dict(inputs), True
-    if isinstance(inputs, Tensor):
-        return {"input": inputs}, False
-    if isinstance(inputs, tuple | list) and all(isinstance(t, Tensor) for t in inputs):
-        return {f"input_{i}": t for i, t in enumerate(inputs)}, False
-    raise ModelError(f"inputs must be a dict of tensors, a tensor or a tuple of tensors, not {type(inputs).__name__}")
-
-
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside wrappers that compute the same: `torch.compile`'s, DataParallel, DistributedDataParallel."""
     while True:
@@ -143,7 +129,10 @@ def autocast_state() -> dict[str, tuple[bool, torch.dtype]]:
 def ranks(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
     """Which input's name wins where two meet: the order of the forward signature, then the order given."""
     order = [*inspect.signature(model.forward).parameters]
-    return {n: order.index(n) if n in order else len(order) + i for i, n in enumerate(names)}
+    first = [n.partition(".")[0] for n in names]
+    return {
+        n: order.index(f) if f in order else len(order) + i for i, (n, f) in enumerate(zip(names, first, strict=True))
+    }
 
 
 def refuse(model: Any, training: bool) -> None:

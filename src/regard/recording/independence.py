@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import ModelError
+from regard.recording.inputs import first
 from regard.recording.recording import Recording
 
 TINY = 1e-6  # of the greatest gradient: less is rounding
@@ -54,9 +55,9 @@ def _read(recording: Recording, y: Tensor, weight: Tensor, at: Sequence[Tensor],
         if grad is not None:
             norms = call.canonical(grad.detach()).double().pow(2).sum((1, 3)).sqrt().cpu()
             read += recording.scatter(norms, call.queries).double().sum(1)
-    for grad in grads[calls:]:
-        if grad is not None and len(grad) == recording.batch:
-            read += grad.detach().double().flatten(1).norm(dim=1).cpu()
+    for name, grad in zip(recording.leaves, grads[calls:], strict=False):
+        if grad is not None and len(grad := first(grad.detach(), recording.axis(name))) == recording.batch:
+            read += grad.double().flatten(1).norm(dim=1).cpu()
     return read
 
 

@@ -28,7 +28,6 @@ from regard.recording.entry import (
     Surroundings,
     as_the_user,
     is_mask,
-    keywords,
     our_own,
     ranks,
     refuse_reentrant,
@@ -36,6 +35,7 @@ from regard.recording.entry import (
     unwrapped,
 )
 from regard.recording.frames import Block, Frames, list_elements, watched
+from regard.recording.inputs import Inputs, samples_first
 from regard.recording.movements import set_item
 from regard.recording.names import Names
 from regard.recording.operations import follow, name_of
@@ -404,19 +404,23 @@ def differentiable(t: Tensor) -> Tensor:
 
 @dataclass
 class Run:
-    """What one watched run left: its output, calls, trail and the tensors at which gradients can be read."""
+    """What one watched run left: its output, calls, trail and the tensors at which gradients can be read.
+
+    `output` has the samples first, where the model itself (`returned`) has them elsewhere.
+    """
 
     output: Any
     calls: list[AttentionCall]
     trail: Trail
     leaves: dict[str, Tensor]
     embedded: dict[str, Tensor]
-    inputs: dict[str, Any]
+    inputs: Inputs
     blocks: list[Block]
     said: Said
     states: list[State]
     made: int
     branches: dict[int, Branch]
+    returned: Any
 
 
 def run(
@@ -453,8 +457,8 @@ def _run(
     states: bool,
     branches: bool,
 ) -> Run:
-    given, by_keyword = keywords(model, inputs)
-    tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim}
+    inputs = Inputs.of(model, inputs)
+    given, tensors = inputs.values, inputs.tensors
     if not any(not is_mask(k, t) for k, t in tensors.items()):
         raise ModelError(
             f"no tensor among the inputs ({', '.join(given) or 'none given'}) but masks: there is nothing to explain"
@@ -463,34 +467,37 @@ def _run(
         raise ModelError("an input is empty: there is nothing to explain")
     model = unwrapped(model)
     order = ranks(model, list(given))
-    batches = {len(t) for k, t in tensors.items() if not is_mask(k, t) and k not in packed}
+    batches = {inputs.batch(k) for k, t in tensors.items() if not is_mask(k, t) and k not in packed}
     trail = Trail(Names(model), batches)
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
     said = Said(sayings(streams))
     with as_the_user():
         recorder = Recorder(trail, frames, edits, said, Branches(trail) if branches else None)
-    passed = dict(given)
+    passed = {}
     for name, t in tensors.items():
         if is_mask(name, t):
             continue
-        shape = tuple(t.shape if name in packed else t.shape[1:])
+        shape = tuple(t.shape if name in packed else inputs.first(name).shape[1:])
         source = Source(name, order[name], shape, not t.is_floating_point(), packed=name in packed)
-        trail.enter(t_in := t.detach().clone(), source)
+        trail.enter(t_in := t.detach().clone(), source, inputs.axis(name))
         if t.is_floating_point():
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
     watch = Watch(trail) if states else None
+    args, kwargs = inputs.arguments(passed)
     with as_the_user(), watched(model, frames, edits, trail, watch), uncompiled(), recorder:
-        output = model(**passed) if by_keyword else model(*passed.values())
+        returned = model(*args, **kwargs)
+    output = samples_first(returned, inputs, trail)
     said.check(trail)
     if cut := [str(c.index) for c in recorder.calls if c.detached]:
         refuse_reentrant(output, ", ".join(cut))
     blocks, seen = _blocks(recorder.calls), watch.states if watch else []
     around = recorder.branches.of if recorder.branches else {}
     leaves, embedded = recorder.leaves, recorder.embedded
-    return Run(output, recorder.calls, trail, leaves, embedded, given, blocks, said, seen, recorder.made, around)
+    made = recorder.made
+    return Run(output, recorder.calls, trail, leaves, embedded, inputs, blocks, said, seen, made, around, returned)
 
 
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:

@@ -22,11 +22,12 @@ from regard.recording.calls.attention import Attention, attentions
 from regard.recording.edits import Edit
 from regard.recording.entry import Readout, check_readout, our_own, refuse
 from regard.recording.frames import Block
+from regard.recording.inputs import Inputs
 from regard.recording.padding import padding
 from regard.recording.rebuild import MEMORY_BUDGET, budget_of
 from regard.recording.said import Said
 from regard.recording.states import Key, State, embeddings, frontier
-from regard.recording.tokens import STRIDE, Merge, Mixing, Stream
+from regard.recording.tokens import STRIDE, Merge, Mixing, Stream, constant
 from regard.recording.walk import Part, Relevance, Relevances, Step, Walked, Walker, source_of, sources, unmerged, walk
 from regard.target import Target
 
@@ -46,7 +47,7 @@ class Recording:
     """One watched run of a model.
 
     Attributes:
-        given: the inputs as they were given; inputs: the same by name. output: what the model returned.
+        given: the inputs as they were given (inputs.py). output: what the model returned, samples first; `returned`: as it did.
         calls: attention calls in execution order. attentions: the layer-level units that they make (calls/attention.py).
         streams: all token streams that calls read.
         leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
@@ -55,13 +56,11 @@ class Recording:
         states: what went into and came out of blocks, where that was asked for. made: bytes that all operations made.
         branches: event of a call -> what stands around it, where that was asked for (branches.py).
         said: what the user said of the tokens. sure: call -> how sure its tokens are, in words. asked: the read-out asked for.
-        aliases: an input -> the stream that it first met element by element; meets: all of them.
         mixers: operations outside attention that mix rows in a way that is not followed; mixings: where, and from when on.
     """
 
     model: nn.Module = field(repr=False)
-    given: Any = field(repr=False)
-    inputs: dict[str, Any] = field(repr=False)
+    given: Inputs = field(repr=False)
     output: Any = field(repr=False)
     calls: list[AttentionCall]
     streams: list[Stream]
@@ -73,7 +72,6 @@ class Recording:
     rows: int
     final_seen: dict[int, int] = field(repr=False)
     aliases: dict[str, str] = field(default_factory=dict)
-    meets: dict[str, dict[str, None]] = field(default_factory=dict)
     target: Target | None = field(default=None, repr=False)
     batches: set[int] = field(default_factory=set, repr=False)
     padded: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -87,6 +85,21 @@ class Recording:
     mixings: list[Mixing] = field(default_factory=list)
     branches: dict[int, Branch] = field(default_factory=dict, repr=False)
     attentions: list[Attention] = field(default_factory=list)
+    returned: Any = field(default=None, repr=False)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The inputs by name; of nested ones also by the last part of their names, where no other has it."""
+        return self.given.bare
+
+    def axis(self, name: str) -> int | None:
+        """Which axis is the samples' of what enters under a name: of an input, or of its word embeddings."""
+        entry = name.partition("#")[0]
+        if name not in self.embedded:
+            return self.given.axis(entry)
+        sample = self.embedded[name] // STRIDE
+        varies = [d for d in range(sample.ndim) if not constant(sample, d)]
+        return varies[0] if varies else self.given.axis(entry)
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
@@ -338,13 +351,14 @@ def record(
     memory_budget: int | str | None = None,
     states: bool = False,
     branches: bool = False,
+    batch_axis: Any = 0,
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
 
     `target` is what `Recording.gradients()` explains when it is given none; `edits` change the run (edits.py); `streams` says
     whose tokens calls read where the trail is lost (said.py), `readout` which rows `Recording.readout` is to give.
     `memory_budget` (bytes, or "512MB") is what rebuilt attention rows may take at a time; None: 256 MB. `states`, `branches`:
-    keep the states between blocks; find the output projection and residual stream of every call.
+    keep the states between blocks; find the output projection and residual stream of every call. `batch_axis`: as in `explain`.
 
     Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
     whose tokens a call reads (unless strict=False).
@@ -355,13 +369,13 @@ def record(
     refuse(model, training)
     with our_own():
         with torch.enable_grad():
+            inputs = Inputs.of(model, inputs, batch_axis)
             run = recorder.run(model, inputs, edits, streams, states=states, branches=branches)
-        return _recorded(model, inputs, target, run, readout, strict, budget)
+        return _recorded(model, target, run, readout, strict, budget)
 
 
 def _recorded(
     model: nn.Module,
-    inputs: Any,
     target: Target | None,
     run: recorder.Run,
     readout: Readout,
@@ -384,8 +398,7 @@ def _recorded(
     batches = _batches(run.inputs, trail.streams, used) or trail.batches
     recording = Recording(
         model=model,
-        given=inputs,
-        inputs=run.inputs,
+        given=run.inputs,
         output=run.output,
         calls=[replace(c, budget=budget) for c in run.calls],
         streams=trail.streams,
@@ -397,7 +410,6 @@ def _recorded(
         rows=trail.rows,
         final_seen=trail.final_seen,
         aliases=trail.aliases,
-        meets=trail.meets,
         target=target,
         batches=batches,
         said=run.said,
@@ -410,23 +422,13 @@ def _recorded(
         mixings=trail.mixings,
         branches=run.branches,
         attentions=layers,
+        returned=run.returned,
     )
     recording.streams = _in_use(recording)
-    _spread_over_others(recording, trail.spreads)
     if strict:
         _refuse_twice_cut(recording.streams)
     recording.padded = padding(recording)
     return recording
-
-
-def _spread_over_others(recording: Recording, spreads: Sequence[Mixing]) -> None:
-    """Rows of one stream that were added to, or multiplied with, all rows of another alike: mixing, where both are in use."""
-    used = {s.name for s in recording.streams}
-    for spread in spreads:
-        if spread.streams <= used:
-            recording.mixings.append(spread)
-            if spread.operation not in recording.mixers:
-                recording.mixers.append(spread.operation)
 
 
 def _refuse_twice_cut(streams: list[Stream]) -> None:
@@ -455,10 +457,10 @@ def _no_attention(model: nn.Module) -> str:
     )
 
 
-def _batches(inputs: dict[str, Any], streams: Sequence[Stream], used: Tensor) -> set[int]:
-    """Numbers of samples: lengths of the inputs that calls read, along axis 0."""
+def _batches(inputs: Inputs, streams: Sequence[Stream], used: Tensor) -> set[int]:
+    """Numbers of samples: lengths of the inputs that calls read, along their samples' axis."""
     read = {s.name for s in streams if not s.packed and bool(used[s.rows].any())}
-    return {len(inputs[name]) for name in read if name in inputs}
+    return {inputs.batch(name) for name in read if name in inputs.values}
 
 
 def _in_use(recording: Recording) -> list[Stream]:

@@ -17,10 +17,15 @@ from torch import Tensor
 
 from regard.errors import Misuse, TrailLost, nearest
 from regard.recording.elementwise import PARAMETERS
-from regard.recording.tokens import STRIDE, Source, Stream, Tag, Trail, first_along
+from regard.recording.samples import MEET
+from regard.recording.tokens import SEVERAL, STRIDE, Source, Stream, Tag, Trail, first_along
 
 FIELDS = ("call", "side", "at", "grid", "axis")
 SIDES = {"": ("keys", "queries"), "both": ("keys", "queries"), "keys": ("keys",), "queries": ("queries",)}
+SAMPLES = (
+    "axis 0 of the inputs was taken for the samples. Where another axis is theirs, as in (tokens, batch, width), say "
+    "batch_axis=1; where none is, as in (tokens, width), batch_axis=None; a dict, {'input': 1}, where inputs differ"
+)
 SAID = 1_000
 """The rank of a stream that the user made up: after the inputs, before the parameters."""
 
@@ -240,6 +245,8 @@ class Said:
     def refuse_lost(self, trail: Trail, reasons: Mapping[int, str]) -> None:
         """An error that names the first call whose tokens are not known, and what to say. `reasons`: call -> why."""
         for index, why in reasons.items():
+            if MEET in why or SEVERAL in why:
+                raise TrailLost(f"in {self.places[index]} rows of several samples meet: {SAMPLES}")
             raise TrailLost(
                 f"whose tokens {self.places[index]} reads is not known: {why}; {self._remedy(trail, index)}"
             )

@@ -16,6 +16,8 @@ from torch import Tensor
 from regard.recording.calls import AttentionCall
 from regard.recording.tokens import STRIDE, Merge, Tag, Trail
 
+MEET = "rows of several samples meet in it"
+
 
 class Packed(Exception):
     """Rows of an input met those of another sample: its axis 0 is not samples, and the run is to begin anew."""
@@ -97,7 +99,7 @@ def _with_samples(call: AttentionCall, owner: Tensor, packed: Tensor) -> Attenti
     n = call.queries.shape[1]
     several = ((own > 0) & (own != sample)).any(1, keepdim=True)
     if bool(several.any()) and _mixes(call, own[:, :n], own[:, n:]):
-        return replace(call, lost="rows of several samples meet in it (axis 0 of the inputs must be samples)")
+        return replace(call, lost=MEET)
     own = torch.where((own == 0) & ~several, sample, own)
     if bool((mine & (own == 0)).any()):
         return replace(call, lost="it is not known to which samples its rows belong; explain one sample at a time")

@@ -28,6 +28,8 @@ from regard.recording.names import Names
 STRIDE = 1 << 32
 """An id is (sample + 1) * STRIDE + row. Row 0 is nobody (padding); sample -1 is a parameter not yet given to samples."""
 
+SEVERAL = "a sum over several samples"
+
 
 @dataclass
 class Stream:
@@ -110,8 +112,7 @@ class Merge:
 
 @dataclass(frozen=True)
 class Mixing:
-    """From `event` on, rows of the streams named hold something of each other's tokens that is not followed. operation: its
-    name, or "" where another entry has it."""
+    """From `event` on, rows of the streams named hold something of each other's tokens that is not followed."""
 
     event: int
     streams: frozenset[str]
@@ -191,13 +192,11 @@ class Trail:
         self.events = 0
         self.call_events = 0
         self.aliases: dict[str, str] = {}
-        self.meets: dict[str, dict[str, None]] = {}
         self.entered: dict[str, Tag] = {}
         self.doubts: list[tuple[int, str, str]] = []
         self.copies: dict[int, int] = {}
         self.mixers: dict[str, None] = {}
         self.mixings: list[Mixing] = []
-        self.spreads: list[Mixing] = []
         self.softmaxes = 0
         self.joins: dict[tuple[int, int, str], int] = {}
         self.queried: dict[int, Tensor] = {}
@@ -226,16 +225,17 @@ class Trail:
             last = (tag.seen & self.call_events).bit_length() - 1
             self.final_seen[last] = self.final_seen.get(last, 0) | tag.seen
 
-    def enter(self, tensor: Tensor, source: Source) -> None:
-        """Tag a model input: every element is its own row, sample by sample (axis 0); of a packed input, nobody's yet."""
+    def enter(self, tensor: Tensor, source: Source, axis: int | None = 0) -> None:
+        """Tag a model input: every element is its own row, sample by sample along an axis (None: all are one sample's); of a
+        packed input, nobody's yet."""
+        ids = torch.arange(1, math.prod(source.shape) + 1).view(source.shape)
         if source.packed:
-            ids = self._for_single(torch.arange(1, tensor.numel() + 1).view(tensor.shape))
-            self.put(tensor, Tag(ids, source, raw=True))
-            self.entered[source.name] = self.tags[tensor]
-            return
-        inner = math.prod(tensor.shape[1:])
-        ids = torch.arange(1, inner + 1).view(1, *tensor.shape[1:])
-        ids = ids + (torch.arange(1, len(tensor) + 1) * STRIDE).view(-1, *[1] * (tensor.ndim - 1))
+            ids = self._for_single(ids)
+        elif axis is None:
+            ids = ids + STRIDE
+        else:
+            samples = torch.arange(1, tensor.shape[axis] + 1) * STRIDE
+            ids = (ids + samples.view(-1, *[1] * len(source.shape))).movedim(0, axis)
         self.put(tensor, Tag(ids, source, raw=True))
         self.entered[source.name] = self.tags[tensor]
 
@@ -281,7 +281,6 @@ class Trail:
     def doubt(self, tag: Tag, why: str) -> None:
         """From now on it is not quite certain whose tokens the rows of a stream are."""
         self.doubts.append((self.events, tag.source.name, why))
-        self.mixings.append(Mixing(self.events, frozenset([tag.source.name]), ""))
 
     def mixes(self, operation: str, *tags: Tag, told: bool = True) -> None:
         """An operation outside attention mixes rows in a way that is not followed. told: the receipt names it."""
@@ -312,6 +311,8 @@ class Trail:
         """
         samples, rows, shape = ids // STRIDE * STRIDE, ids % STRIDE, tag.source.shape
         features = False
+        if cells is not None and _of_several(cells):
+            return lost(replace(tag, ids=torch.zeros_like(ids), raw=False), SEVERAL)
         if tag.raw and tag.source.ids:
             elements, index, nobody = torch.arange(1, math.prod(shape) + 1), rows - 1, False
         else:
@@ -400,7 +401,7 @@ class Trail:
         if not self.attended(tag) and not overlapping:
             return self.born(tag, first_along(sources, -1), sources[..., None, :])
         distinct, index = torch.unique(sources.flatten(0, -2), dim=0, return_inverse=True)
-        samples, rows = (distinct // STRIDE).amax(1) * STRIDE, distinct % STRIDE  # the first of them may be padding
+        samples, rows = distinct[:, 0] // STRIDE * STRIDE, distinct % STRIDE
         patterns, which = torch.unique(rows, dim=0, return_inverse=True)
         stream = self.new_stream(tag.source.name, len(patterns), "merged", packed=tag.source.packed)
         event = self.next_event()
@@ -578,6 +579,12 @@ def whole_axis(elements: Tensor, shape: Sequence[int], cells: Tensor | None) -> 
     if cells is not None and not torch.equal(*((cells[..., i] % STRIDE - 1) // shape[1] for i in (0, -1))):
         return None  # several rows of the table make one token
     return torch.arange(shape[0]) * shape[1] + elements[0] - (elements[0] - 1) // shape[1] * shape[1]
+
+
+def _of_several(cells: Tensor) -> bool:
+    """Whether a cell begins in one sample and ends in another."""
+    first, last = cells[..., 0], cells[..., -1]
+    return bool(((first // STRIDE != last // STRIDE) & (first > 0) & (last > 0)).any())
 
 
 def _of_features(shape: tuple[int, ...]) -> Tensor:
