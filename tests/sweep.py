@@ -28,10 +28,15 @@ OUTSIDE: dict[str, set[str]] = {
     name: set(mixers)
     for mixers, names in {
         ("conv2d",): ("swin2sr", "sam-vision", "mobilevit", "levit", "segformer", "pvt-v2", "cvt"),
-        ("conv1d",): ("wav2vec2", "wavlm", "hubert", "unispeech", "unispeech-sat", "data2vec-audio", "deberta-v2",
-                      "whisper", "speecht5", "lfm2", "moonshine", "wav2vec2-conformer", "wav2vec2-bert", "qwen2-audio"),
+        ("conv1d",): ("data2vec-audio", "deberta-v2", "whisper", "lfm2", "wav2vec2-bert", "qwen2-audio"),
+        ("group_norm", "conv1d"): ("wav2vec2", "wavlm", "hubert", "unispeech", "unispeech-sat", "speecht5", "moonshine",
+                                   "wav2vec2-conformer"),  # the first layer of the feature extractor: over time
         ("conv2d", "max_pool2d"): ("detr", "conditional-detr", "table-transformer", "dab-detr"),
-        ("conv2d", "interpolate"): ("dpt", "maskformer", "depth-anything", "glpn"),
+        ("conv2d", "interpolate"): ("dpt", "depth-anything", "glpn"),
+        ("conv2d", "interpolate", "group_norm"): ("maskformer",),  # the pixel decoder
+        ("sum",): ("patchtst",),  # the series is brought to mean 0 and variance 1
+        ("sum", "min"): ("timesfm",),  # the same, of the first patch that is not padding
+        ("mul", "add"): ("clipseg",),  # FiLM: words over patches
         ("conv2d", "conv1d"): ("parakeet",),
         ("conv1d", "unfold"): ("convbert",),
         ("conv1d", "mul of different tokens"): ("jamba", "recurrent-gemma"),

@@ -13,6 +13,7 @@ from regard.evaluation.compare import Comparison, compare
 from regard.explanation import Explanation, Receipt
 from regard.generation import Generation
 from regard.recording import record
+from regard.recording.verify import Verification, verify
 from regard.site import Site
 from regard.target import Target
 
@@ -41,6 +42,7 @@ __all__ = [
     "RegardError",
     "Site",
     "Target",
+    "Verification",
     "compare",
     "explain",
     "inspect",
@@ -48,4 +50,5 @@ __all__ = [
     "methods",
     "record",
     "register",
+    "verify",
 ]

@@ -39,6 +39,8 @@ from regard.recording.inputs import Inputs as Given
 from regard.recording.inputs import first
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
+from regard.recording.verify import Verification
+from regard.recording.verify import verify as proof_of
 from regard.recording.walk import Relevance
 from regard.site import Site
 from regard.target import Target, Value
@@ -67,6 +69,7 @@ class Watched:
     streams: Any = None
     site: Site | None = None
     baseline: Any = None
+    proof: Verification | None = None
     seconds: float = 0.0
     plain: dict[str, Any] = field(default_factory=dict)
 
@@ -85,6 +88,7 @@ def explain(
     seed: int = 0,
     training: bool = False,
     memory_budget: int | str | None = None,
+    verify: bool = False,
     batch_axis: Any = 0,
     _reading: Reading | None = None,
     _found: Callable[[Any], list[Found]] | None = None,
@@ -109,6 +113,8 @@ def explain(
         seed: for methods that draw. training: explain a model in train mode nevertheless.
         memory_budget: bytes (or "512MB") that rebuilt attention rows may take at a time, beside the model's own pass; None:
             256 MB. A smaller budget costs time, never exactness.
+        verify: prove first that rows are the tokens that the map says they are (`regard.verify`); what was found is noted on
+            the receipt, and its passes are counted there.
         batch_axis: the axis of the inputs that is the samples': 1 for (tokens, batch, width), PyTorch's own default; None where
             there is none, (tokens, width); or a dict from an input's name to its axis (0 for those that it does not name).
         options: options of the method (`regard.methods()`), e.g. `sign="signed"`.
@@ -117,7 +123,8 @@ def explain(
         One Explanation; or, where `method` or `target` is a list, a flat list, methods outer, targets inner.
 
     Raises:
-        Misuse and its kinds (errors.py) for what the caller can mend, NonFinite for NaN or infinite values.
+        Misuse and its kinds (errors.py) for what the caller can mend, NonFinite for NaN or infinite values, Contradicted where
+        `verify` finds that a map would be wrong.
     """
     names = [method] if isinstance(method, str) else list(method)
     targets = target if isinstance(target, list) else [target]
@@ -129,6 +136,7 @@ def explain(
     started = time.perf_counter()
     refuse(model, training)
     around = Surroundings.now()
+    proof = proof_of(model, inputs, streams=streams, training=training).check() if verify else None
     with rng_kept(model) as rng, our_own():
         recording = record(
             model,
@@ -141,7 +149,9 @@ def explain(
             batch_axis=batch_axis,
         )
         reading = _reading or Reading({})
-        watched = Watched(recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline)
+        watched = Watched(
+            recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline, proof
+        )
         objects = [] if _found is None else _found(recording.output)
         wanted += [_of_object(found) for found in objects]
         watched.seconds = time.perf_counter() - started
@@ -351,12 +361,17 @@ def _explanation(
         complete=along is None or along.complete,
         predicted=None if value.predicted is None else value.predicted.cpu(),
         explained=None if value.explained is None else value.explained.cpu(),
-        passes=1 + (len(value.y) if value.shared else 1) + sum(p.passes for p in paths) + _at_nodes(maps, row),
+        passes=1
+        + (len(value.y) if value.shared else 1)
+        + sum(p.passes for p in paths)
+        + _at_nodes(maps, row)
+        + (w.proof.passes if w.proof else 0),
         seconds=seconds,
         versions=_versions(),
         seed=w.seed,
         notes=[*target.notes]
         + _notes(recording)
+        + (w.proof.notes if w.proof else [])
         + [n for m in maps for n in m.contexts[row.name].notes]
         + _blind(streams, scores),
         _measure=_measurement(w, target, row, value, _final_calls(maps[0].context), paths),

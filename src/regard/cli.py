@@ -270,14 +270,32 @@ def compare(
 
 @app.command()
 @_guarded
-def inspect(inputs: Inputs, model: Model, text: Words = None, regions: Regions = None, debug: Debug = False) -> None:
+def inspect(
+    inputs: Inputs,
+    model: Model,
+    text: Words = None,
+    regions: Regions = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Prove that rows are the tokens that they are said to be; exit code 1 where not."
+        ),
+    ] = False,
+    debug: Debug = False,
+) -> None:
     """Show what is seen of the model's run on INPUT: token streams, attention calls, blocks."""
     with busy("loading the model"):
         reader = _load(model)
-    pair = Pair.checked(reader, None, text, regions)
+    pair, wrong = Pair.checked(reader, None, text, regions), False
     for value in inputs:
         raw, _, more = pair.read(value)
         typer.echo(str(reader.inspect(raw, **more)))
+        if verify:
+            proof = reader.verify(raw, **more)
+            typer.echo(f"\n{proof}")
+            wrong = wrong or not proof.ok
+    if wrong:
+        raise typer.Exit(1)
 
 
 @app.command()

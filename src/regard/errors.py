@@ -46,6 +46,10 @@ class TrailLost(Misuse):
     """Whose tokens an attention call reads could not be followed."""
 
 
+class Contradicted(Failure):
+    """Rows of attention calls are not the tokens that they are said to be (`verify`): a map would be wrong."""
+
+
 class NonFinite(Failure):
     """The model's output, or a map, holds NaN or infinity."""
 

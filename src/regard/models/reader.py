@@ -234,6 +234,10 @@ class Reader:
         options = options if target is None else options | {"target": self._target(target)}
         return _face().inspect(self.model, self._run_on(raw, truncate, regions), **options)
 
+    def verify(self, raw: Any, *, truncate: bool = False, regions: Any = None, **options: Any) -> Any:
+        """Read raw inputs and prove whose tokens the model's attention reads on them: `regard.verify`, with its options."""
+        return _face().verify(self.model, self._run_on(raw, truncate, regions), **options)
+
     def record(
         self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any
     ) -> Any:

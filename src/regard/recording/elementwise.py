@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording.tokens import STRIDE, Tag, Trail, constant, first_along, lost, thin
+from regard.recording.tokens import STRIDE, Mixing, Tag, Trail, constant, first_along, lost, thin
 
 Tags = Sequence[Tag | None]
 PARAMETERS = 10_000
@@ -94,7 +94,9 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         return mixing(trail, name, args, kwargs, out)
     operands = [t for t in tensors_in(args) + tensors_in(kwargs.values()) if t.ndim]
     tags = [(t, tag) for t in operands if (tag := trail.tag(t)) is not None]
-    tags = [(t, tag) for t, tag in tags if tag.source.rank < PARAMETERS and t.shape == out.shape] or tags
+    whole = [(t, tag) for t, tag in tags if tag.source.rank < PARAMETERS and t.shape == out.shape]
+    spread = [tag for t, tag in tags if whole and tag.source.rank < PARAMETERS and t.shape != out.shape]
+    tags = whole or tags
     if all(tag.source.rank >= PARAMETERS for _, tag in tags):
         tags = [(t, tag) for t in operands if (tag := trail.parameter_tag(t)) is not None]
     fits = [(t, tag) for t, tag in tags if broadcasts(t.shape, out.shape)]
@@ -119,6 +121,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         if not trail.attended(best):
             return [nowhere(gone, name, out)]
         trail.doubt(best, f"`{gone.lost}` made rows that are not followed, and were added to it")
+    _spread_over(trail, name, best, spread, out)
     alone = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim == 2]
     mixed = name if any(not trail.alike(alone[0], ids) for ids in alone[1:]) else ""
     seen = united(found)
@@ -133,18 +136,39 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
             and out.is_floating_point()
         ):
             trail.mixes(tag.lost, best, tag)
-        if (
-            tag.source.rank != best.source.rank
-            and max(tag.source.rank, best.source.rank) < PARAMETERS
-            and not best.seen
-        ):
-            trail.aliases.setdefault(tag.source.name, best.source.name)
+        if tag.source.rank != best.source.rank and max(tag.source.rank, best.source.rank) < PARAMETERS:
+            trail.meets.setdefault(tag.source.name, {}).setdefault(best.source.name)
+            if not best.seen:
+                trail.aliases.setdefault(tag.source.name, best.source.name)
     keys = best.keys
     if keys is not None:
         keys = replace(keys, ids=keys.ids.expand(out.shape))
         return [replace(best, ids=best.ids.expand(out.shape), keys=keys)]
     computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
     return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
+
+
+def _spread_over(trail: Trail, name: str, best: Tag, others: Sequence[Tag], out: Tensor) -> None:
+    """Rows to which something of other rows was added or multiplied, the same to many of them: a mean over tokens (squeeze and
+    excitation, a series brought to unit variance), a class token, another input's rows."""
+    if best.lost or best.keys is not None or not out.is_floating_point():
+        return
+    for tag in others:
+        if tag.lost:
+            if not tag.computed:
+                trail.mixes(tag.lost, best, tag)
+        elif tag.source is not best.source:
+            trail.meets.setdefault(tag.source.name, {}).setdefault(best.source.name)
+            trail.spreads.append(Mixing(trail.events, frozenset([best.source.name, tag.source.name]), name))
+        elif not (tag.raw or best.raw) and not _alike(trail, tag.ids.expand(out.shape), best.ids.expand(out.shape)):
+            trail.mixes(f"{name} of different tokens", best)
+
+
+def _alike(trail: Trail, a: Tensor, b: Tensor) -> bool:
+    """`Trail.alike`, of one feature where all features are one row's."""
+    if a.ndim and constant(a, -1) and constant(b, -1):
+        a, b = a[..., :1], b[..., :1]
+    return trail.alike(torch.where(a % STRIDE == 0, b, a), b)  # what is nobody's changes nothing
 
 
 def _newest(trail: Trail, tags: Sequence[Tag]) -> Tensor | None:
@@ -229,6 +253,28 @@ def first_alone(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
     if isinstance(out, Tensor):
         return element_wise(trail, name, args[:1], {}, out)
     return [*element_wise(trail, name, args[:1], {}, out[0]), *[None] * (len(out) - 1)]
+
+
+def normalised(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Norms. One that takes its mean over tokens as well (a group norm over time) mixes them."""
+    tag = trail.tag(args[0])
+    if tag is not None and not tag.lost and tag.keys is None:
+        axes = _averaged(name, args, kwargs)
+        features = any(tag.ids.shape[d] > 1 and constant(tag.ids, d) for d in range(1, tag.ids.ndim) if d not in axes)
+        if len(axes) == 1 and not features:
+            axes = axes[1:]  # several rows side by side, which are to become one (Swin's merging)
+        if len(axes) > 1 if tag.raw else any(not constant(tag.ids, d) for d in axes):
+            trail.mixes(name, tag)
+    return first_alone(trail, name, args, kwargs, out)
+
+
+def _averaged(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> range:
+    """The axes over which a norm takes its mean; none for those that keep it from training."""
+    n = args[0].ndim
+    if name in ("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm"):
+        shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
+        return range(n - (1 if isinstance(shape, int) else len(shape)), n)
+    return range({"group_norm": 1, "native_group_norm": 1, "instance_norm": 2}.get(name, n), n)
 
 
 def running(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:

@@ -56,6 +56,7 @@ class Recording:
         states: what went into and came out of blocks, where that was asked for. made: bytes that all operations made.
         branches: event of a call -> what stands around it, where that was asked for (branches.py).
         said: what the user said of the tokens. sure: call -> how sure its tokens are, in words. asked: the read-out asked for.
+        aliases: an input -> the stream that it first met element by element; meets: all of them.
         mixers: operations outside attention that mix rows in a way that is not followed; mixings: where, and from when on.
     """
 
@@ -72,6 +73,7 @@ class Recording:
     rows: int
     final_seen: dict[int, int] = field(repr=False)
     aliases: dict[str, str] = field(default_factory=dict)
+    meets: dict[str, dict[str, None]] = field(default_factory=dict)
     target: Target | None = field(default=None, repr=False)
     batches: set[int] = field(default_factory=set, repr=False)
     padded: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -410,6 +412,7 @@ def _recorded(
         rows=trail.rows,
         final_seen=trail.final_seen,
         aliases=trail.aliases,
+        meets=trail.meets,
         target=target,
         batches=batches,
         said=run.said,
@@ -425,10 +428,21 @@ def _recorded(
         returned=run.returned,
     )
     recording.streams = _in_use(recording)
+    _spread_over_others(recording, trail.spreads)
     if strict:
         _refuse_twice_cut(recording.streams)
     recording.padded = padding(recording)
     return recording
+
+
+def _spread_over_others(recording: Recording, spreads: Sequence[Mixing]) -> None:
+    """Rows of one stream that were added to, or multiplied with, all rows of another alike: mixing, where both are in use."""
+    used = {s.name for s in recording.streams}
+    for spread in spreads:
+        if spread.streams <= used:
+            recording.mixings.append(spread)
+            if spread.operation not in recording.mixers:
+                recording.mixers.append(spread.operation)
 
 
 def _refuse_twice_cut(streams: list[Stream]) -> None:

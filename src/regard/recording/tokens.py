@@ -112,7 +112,8 @@ class Merge:
 
 @dataclass(frozen=True)
 class Mixing:
-    """From `event` on, rows of the streams named hold something of each other's tokens that is not followed."""
+    """From `event` on, rows of the streams named hold something of each other's tokens that is not followed. operation: its
+    name, or "" where another entry has it."""
 
     event: int
     streams: frozenset[str]
@@ -192,11 +193,13 @@ class Trail:
         self.events = 0
         self.call_events = 0
         self.aliases: dict[str, str] = {}
+        self.meets: dict[str, dict[str, None]] = {}
         self.entered: dict[str, Tag] = {}
         self.doubts: list[tuple[int, str, str]] = []
         self.copies: dict[int, int] = {}
         self.mixers: dict[str, None] = {}
         self.mixings: list[Mixing] = []
+        self.spreads: list[Mixing] = []
         self.softmaxes = 0
         self.joins: dict[tuple[int, int, str], int] = {}
         self.queried: dict[int, Tensor] = {}
@@ -281,6 +284,7 @@ class Trail:
     def doubt(self, tag: Tag, why: str) -> None:
         """From now on it is not quite certain whose tokens the rows of a stream are."""
         self.doubts.append((self.events, tag.source.name, why))
+        self.mixings.append(Mixing(self.events, frozenset([tag.source.name]), ""))
 
     def mixes(self, operation: str, *tags: Tag, told: bool = True) -> None:
         """An operation outside attention mixes rows in a way that is not followed. told: the receipt names it."""
@@ -401,7 +405,7 @@ class Trail:
         if not self.attended(tag) and not overlapping:
             return self.born(tag, first_along(sources, -1), sources[..., None, :])
         distinct, index = torch.unique(sources.flatten(0, -2), dim=0, return_inverse=True)
-        samples, rows = distinct[:, 0] // STRIDE * STRIDE, distinct % STRIDE
+        samples, rows = (distinct // STRIDE).amax(1) * STRIDE, distinct % STRIDE  # the first of them may be padding
         patterns, which = torch.unique(rows, dim=0, return_inverse=True)
         stream = self.new_stream(tag.source.name, len(patterns), "merged", packed=tag.source.packed)
         event = self.next_event()
