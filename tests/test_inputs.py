@@ -415,3 +415,75 @@ def test_caches_of_a_library_and_masks_stay_as_found() -> None:
     net(ids[:, :5], cache=grown)
     with pytest.raises(regard.RegardError, match=r"cache cannot be copied for each run.*torch\.no_grad"):
         regard.explain(net, inputs | {"cache": grown}, regard.Target.next_token(7))
+
+
+# -- one input, cut more than once ------------------------------------------------------------------------------------
+
+
+class Mirrored(Convolved):
+    """Test-time augmentation: the picture and its mirror image, averaged."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return (super().forward(picture) + super().forward(picture.flip(-1))) / 2
+
+
+class TwoSizes(nn.Module):
+    """Patches of two sizes, as CrossViT has them; the second branch reads a part of the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = Convolved(4), Convolved(6)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.fine(picture) + self.coarse(picture[..., :18])
+
+
+class Shrunk(TwoSizes):
+    """A second backbone that reads the picture at half its size."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        small = nn.functional.interpolate(picture, scale_factor=0.5, mode="bilinear")
+        return self.fine(picture) + self.coarse(small)
+
+
+def test_a_picture_and_its_mirror_image() -> None:
+    """Both maps lie on the picture's own patches, and are added; what is counted at the input is counted once."""
+    torch.manual_seed(0)
+    net, x = Mirrored(4).eval(), torch.randn(2, 3, 16, 20)
+    plain = Convolved(4).eval()
+    plain.load_state_dict(net.state_dict())
+    e, first, second = (
+        regard.explain(m, {"picture": p}, 1).image_map() for m, p in ((net, x), (plain, x), (plain, x.flip(-1)))
+    )
+    torch.testing.assert_close(e, (first + second.flip(-1)) / 2)
+    leaf = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)
+    got = regard.explain(net, {"picture": x}, 1, "input_x_gradient").scores["picture"]
+    torch.testing.assert_close(got, cells(g * x, 4, 4, 5).sum(-1), rtol=1e-4, atol=1e-6)
+
+
+def test_patches_of_two_sizes() -> None:
+    """A token's score is shared out among the cells that both sizes are made of; cells beyond a cut have none of it."""
+    torch.manual_seed(0)
+    net, x = TwoSizes().eval(), torch.randn(1, 3, 24, 24)
+    e = regard.explain(net, {"picture": x}, 1)
+    fine = regard.explain(net.fine, {"picture": x}, 1).image_map()
+    coarse = regard.explain(net.coarse, {"picture": x[..., :18]}, 1).image_map()
+    wanted = fine.repeat_interleave(2, 1).repeat_interleave(2, 2) / 4
+    wanted[..., :9] += coarse.repeat_interleave(3, 1).repeat_interleave(3, 2) / 9
+    assert e.grid["picture"] == (12, 12)
+    torch.testing.assert_close(e.image_map(), wanted)
+
+
+def test_a_picture_at_two_scales() -> None:
+    """A resized picture's patches are those of the picture that it was made of, and the note says what is blended."""
+    torch.manual_seed(0)
+    net, x = Shrunk().eval(), torch.randn(1, 3, 24, 24)
+    e = regard.explain(net, {"picture": x}, 1)
+    assert e.grid["picture"] == (6, 6)  # patches of 12 pixels, and of 4
+    assert any("interpolate" in n for n in e.receipt.notes)
+    small = nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear")
+    total = sum(
+        regard.explain(m, {"picture": p}, 1).scores["picture"].sum() for m, p in ((net.fine, x), (net.coarse, small))
+    )
+    torch.testing.assert_close(e.scores["picture"].sum(), total)

@@ -136,6 +136,7 @@ def explain(
     started = time.perf_counter()
     refuse(model, training)
     around = Surroundings.now()
+    inputs = Given.of(model, inputs, batch_axis)
     proof = proof_of(model, inputs, streams=streams, training=training).check() if verify else None
     with rng_kept(model) as rng, our_own():
         recording = record(

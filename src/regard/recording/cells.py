@@ -41,6 +41,16 @@ class Cells:
             of = of.gather(axis, torch.where(of >= 0, at, 0).cummax(axis).values)
         return of.flatten()
 
+    @cached_property
+    def filled(self) -> Int[Tensor, " element"]:
+        """The token of each element, the rest at the end left out: of a picture that was read at half its size, all pixels."""
+        of = self.of.view(self.shape).clone()
+        for axis in range(of.ndim):
+            at = (self.own >= 0).view(self.shape).movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
+            end = int(at[-1]) + (int(at[-1] - at[-2]) if len(at) > 1 else 1)
+            of.narrow(axis, min(end, of.shape[axis]), max(of.shape[axis] - end, 0)).fill_(-1)
+        return of.flatten()
+
     def index(self, raw: Int[Tensor, " place"] | None = None) -> Int[Tensor, "token nth"]:
         """Where the elements of each token stand, its own cell's first, each part in the input's order; -1 where one has fewer.
 

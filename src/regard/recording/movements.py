@@ -306,6 +306,20 @@ def _written(name: str, ids: Tensor, places: Sequence[Any], values: Tensor) -> T
     return ids.scatter(places[0], places[1], values)
 
 
+def resized(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """A picture read at another size: each pixel is the first one that it was made of; what is blended in is mixing."""
+    tag = trail.tag(args[0])
+    if tag is None or not tag.raw or tag.source.ids or out.ndim < 3:
+        return mixing(trail, name, args, kwargs, out)
+    ids = tag.ids
+    for axis in range(2, out.ndim):
+        n, m = ids.shape[axis], out.shape[axis]
+        ids = ids.index_select(axis, torch.arange(m) * n // m) if n != m else ids
+    if ids is not tag.ids:
+        trail.mixes(name, tag)
+    return [replace(tag, ids=ids)]
+
+
 def copied(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """`x.copy_(y)`: x holds y's rows."""
     tag = trail.tag(args[1])

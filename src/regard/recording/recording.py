@@ -430,7 +430,9 @@ def _recorded(
     recording.streams = _in_use(recording)
     _spread_over_others(recording, trail.spreads)
     if strict:
-        _refuse_twice_cut(recording.streams)
+        from regard.recording.cuts import joined
+
+        joined(recording)
     recording.padded = padding(recording)
     return recording
 
@@ -443,19 +445,6 @@ def _spread_over_others(recording: Recording, spreads: Sequence[Mixing]) -> None
             recording.mixings.append(spread)
             if spread.operation not in recording.mixers:
                 recording.mixers.append(spread.operation)
-
-
-def _refuse_twice_cut(streams: list[Stream]) -> None:
-    """One input in tokens of two sizes (CrossViT): two maps of one name."""
-    counts: dict[str, list[int]] = {}
-    for stream in (s for s in streams if s.shown):
-        counts.setdefault(stream.name, []).append(stream.count)
-    for name, several in counts.items():
-        if len(several) > 1:
-            sizes = " and into ".join(str(n) for n in several)
-            raise ModelError(
-                f"input {name!r} is cut into {sizes} tokens: several maps of one input cannot be given yet"
-            )
 
 
 def _no_attention(model: nn.Module) -> str:
