@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as T
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
 import regard
 from regard import Target
-from regard.errors import InputError
+from regard.errors import InputError, Misuse, ModelError
+from regard.models.texts import spaced
+from regard.report.writing import fragment
+from regard.report.written import view
 from tiny import strong
 
 torch.set_num_threads(1)
@@ -209,3 +216,472 @@ def test_a_mask_that_is_to_be_filled_needs_no_note():
     read.mask_token = "verdict"
     exp = regard.load(llama(), processor=read).explain("is it verdict", Target.next_token())
     assert not exp.receipt.notes
+
+
+# -- what a decoder begins with ---------------------------------------------------------------------------------------
+
+
+def t5(**more: Any) -> Any:
+    small = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    config = T.T5Config(vocab_size=len(SPECIAL + WORDS), decoder_start_token_id=0, eos_token_id=None, **small)
+    model = strong(T.T5ForConditionalGeneration(config))
+    model.generation_config.update(**more)
+    return regard.load(model, processor=tokenizer())
+
+
+def bart() -> Any:
+    heads = {f"{s}_{w}": n for s in ("encoder", "decoder") for w, n in (("layers", 1), ("attention_heads", 2))}
+    width = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_position_embeddings": 40}
+    ends = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    config = T.BartConfig(vocab_size=len(SPECIAL + WORDS), forced_eos_token_id=None, **heads, **width, **ends)
+    return regard.load(strong(T.BartForConditionalGeneration(config)), processor=tokenizer())
+
+
+def donut(folder_name: str = "donut-swin") -> Any:
+    """A reader of documents: an encoder of pictures, and a decoder that is told its task."""
+    if folder_name == "donut-swin":
+        small = {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depths": [1], "num_heads": [2], "window_size": 2}
+        encoder = T.DonutSwinConfig(**small)
+    else:
+        encoder = T.ViTConfig(image_size=16, patch_size=4, **SMALL)
+    width = {"d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+    decoder = T.TrOCRConfig(vocab_size=len(SPECIAL + WORDS), max_position_embeddings=30, **width)
+    config = T.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id = config.pad_token_id = 0
+    model = T.VisionEncoderDecoderModel(config)
+    model.generation_config.update(decoder_start_token_id=0, eos_token_id=None)
+    pictures = T.ViTImageProcessorPil(size={"height": 16, "width": 16})
+    return regard.load(strong(model), processor=T.TrOCRProcessor(pictures, tokenizer()))
+
+
+def plain(reader: Any, g: Any, **more: Any) -> list[int]:
+    """What the model itself writes from the same, made by hand."""
+    inputs = {k: v for k, v in reader.read(more.pop("raw", "the cat sleeps")).inputs.items() if "decoder" not in k}
+    return reader.model.generate(**inputs, **more, do_sample=False, num_beams=1)[0].tolist()
+
+
+@pytest.mark.parametrize("make", [t5, bart])
+@pytest.mark.parametrize("started", [True, False])
+def test_what_a_decoder_was_given_is_not_explained_as_if_it_wrote_it(make, started):
+    reader = make()
+    start = [reader.model.config.decoder_start_token_id] if started else []
+    given = torch.tensor([[*start, *tokenizer().convert_tokens_to_ids(["le", "chat"])]])
+    g = reader.explain_generation("the cat sleeps", 2, decoder_input_ids=given)
+    ids = plain(reader, g, decoder_input_ids=given, max_new_tokens=2)
+    assert g.ids == ids[3:]
+    assert (g.start, len(g)) == (3, 2)
+    assert g.texts["decoder_input_ids"].text.startswith("le chat")
+    assert g.prompt == "the cat sleeps"
+    alone = regard.explain(
+        reader.model,
+        dict(reader.read("the cat sleeps").inputs) | {"decoder_input_ids": torch.tensor([ids])},
+        Target.next_token(g.ids[1], 3),
+    )
+    for stream, scores in alone.scores.items():
+        torch.testing.assert_close(g[1].scores[stream], scores)
+    assert [p.name for p in view(g).read] == ["What it read", "Begun with"]
+    assert fragment(g)
+
+
+def test_a_language_that_is_forced_is_not_the_models_own():
+    reader = t5(forced_bos_token_id=12)
+    g = reader.explain_generation("the cat sleeps", 2)
+    assert (g.start, len(g), g.tokens[4]) == (2, 2, tokenizer().convert_ids_to_tokens(12))
+    assert g.ids == plain(reader, g, max_new_tokens=3)[2:]
+    asked = t5().explain_generation("the cat sleeps", 2, forced_bos_token_id=12)
+    assert asked.ids == g.ids
+
+
+@pytest.mark.parametrize("kind", ["donut-swin", "vit"])
+def test_a_reader_of_documents_is_told_its_task_in_words(kind):
+    reader = donut(kind)
+    picture = torch.zeros(20, 20, 3, dtype=torch.uint8)
+    picture[4:9] = 200
+    task = "<|system|> is it hot ? <|end|>"
+    ids = tokenizer()(task)["input_ids"]
+    g = reader.explain_generation((picture, task), 2)
+    given = torch.tensor([ids])
+    own = plain(reader, g, raw=picture, decoder_input_ids=given, max_new_tokens=2)
+    assert g.ids == own[-2:]
+    assert own[: g.start] == ([0] if kind == "vit" else []) + ids
+    assert g.prompt == "is it hot ?"
+    assert [p.name for p in view(g).read] == ["Prompt"]
+    following = reader.explain((picture, task), Target.next_token())
+    assert int(following.receipt.explained) == g.ids[0]
+    torch.testing.assert_close(following.scores["pixel_values"], g[0].scores["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (torch.zeros(2, 3, dtype=torch.long), "the ids of one text"),
+        (torch.zeros(1, 3), "the ids of one text"),
+        ([[0, 999]], "has the id 999, but T5ForConditionalGeneration knows 26 tokens"),
+        ("le chat", "must be a text, or the ids|the ids of one text"),
+        ([], "is empty"),
+    ],
+)
+def test_ids_that_no_decoder_can_begin_with_are_one_sentence(given, says):
+    with pytest.raises(InputError, match=says):
+        t5().explain_generation("the cat sleeps", 2, decoder_input_ids=given)
+
+
+# -- how to write -----------------------------------------------------------------------------------------------------
+
+
+def test_a_generation_config_says_how_to_write():
+    reader = writer()
+    drawn = T.GenerationConfig(do_sample=True, temperature=3.0, max_new_tokens=4)
+    a, b = (reader.explain_generation("is it hot ?", generation_config=drawn, seed=s) for s in (1, 1))
+    assert a.ids == b.ids
+    assert len(a) == 4
+    same = reader.explain_generation("is it hot ?", 4, do_sample=True, temperature=3.0, seed=1)
+    assert a.ids == same.ids
+    greedy = reader.explain_generation("is it hot ?", 3, generation_config=T.GenerationConfig(max_new_tokens=9))
+    assert greedy.ids == reader.explain_generation("is it hot ?", 3).ids
+    assert len(reader.explain_generation("is it hot ?", 2, return_dict_in_generate=True, output_scores=True)) == 2
+
+
+@pytest.mark.parametrize("given", ["pad", regard.Baseline.pad_token(0)])
+def test_a_generation_is_explained_against_a_baseline(given):
+    reader = writer()
+    g = reader.explain_generation("is it hot ?", 2, method="integrated_gradients", baseline=given)
+    assert "pad token" in g[0].receipt.baseline
+    inputs = {"input_ids": torch.tensor([[*reader.read("is it hot ?").inputs["input_ids"][0].tolist(), *g.ids]])}
+    inputs["input_ids"][0, :3] = (
+        0  # the token that is read stays; so do those that are written, in what is read of them
+    )
+    assert g[0].receipt.baseline_value is not None
+    with torch.no_grad():
+        expected = reader.model(input_ids=inputs["input_ids"][:, :4]).logits[0, -1, g.ids[0]]
+    torch.testing.assert_close(g[0].receipt.baseline_value[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_generation_is_explained_at_a_site():
+    g = writer().explain_generation("is it hot ?", 1, method="grad_cam", site="block[0]")
+    assert g[0].receipt.site.startswith("block[0]")
+
+
+def test_writing_stops_at_strings():
+    reader = writer()
+    free = reader.explain_generation("is it hot ?", 6)
+    third = tokenizer().convert_ids_to_tokens(free.ids[2])
+    if free.ids[2] in free.ids[:2] or third in SPECIAL:
+        pytest.skip("the third token is no new word")
+    assert reader.explain_generation("is it hot ?", 6, stop_strings=[third]).ids == free.ids[:3]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"num_return_sequences": 2}, "one text is written and explained at a time"),
+        (
+            {"generation_config": T.GenerationConfig(num_return_sequences=3, do_sample=True)},
+            "not num_return_sequences=3",
+        ),
+        ({"max_length": 9}, "max_length counts the prompt as well"),
+        ({"tools": []}, r"give \{'messages': \[...\], 'tools': ...\}"),
+        ({"continue_final_message": True}, "is for the chat's template"),
+        ({"answer": "yes"}, "explain_writing"),
+        ({"baseline": "mask"}, "no mask token"),
+        ({"temperature": "hot", "do_sample": True}, "generate refuses this"),
+    ],
+)
+def test_options_of_writing_that_do_not_fit_are_one_true_sentence(options, says):
+    with pytest.raises(Misuse, match=says):
+        writer().explain_generation("is it hot ?", 2, method="integrated_gradients", **options)
+
+
+# -- an answer that is there already ----------------------------------------------------------------------------------
+
+
+def logp(reader: Any, inputs: dict[str, torch.Tensor], ids: list[int]) -> torch.Tensor:
+    """Log-probability of each of the last ids, by hand."""
+    with torch.no_grad():
+        scores = reader.model(**inputs).logits[0].log_softmax(-1)
+    return torch.stack([scores[i - len(ids) - 1, id] for i, id in enumerate(ids)])
+
+
+def with_answer(reader: Any, prompt: Any, ids: list[int]) -> dict[str, torch.Tensor]:
+    given, new = dict(reader.read(prompt).inputs), torch.tensor([ids])
+    if "decoder_input_ids" in given:
+        return given | {"decoder_input_ids": torch.cat([given["decoder_input_ids"], new], 1)}
+    long = torch.cat([given["input_ids"], new], 1)
+    return given | {"input_ids": long, "attention_mask": torch.ones_like(long)}
+
+
+@pytest.mark.parametrize("make", [writer, t5, bart])
+def test_an_answer_that_is_there_is_explained_token_by_token_and_as_a_whole(make):
+    reader = make()
+    ids = tokenizer().convert_tokens_to_ids(["yes", "very", "hot"])
+    for answer in ("yes very hot", ids, torch.tensor([ids])):
+        g = reader.explain_writing("is it hot ?", answer, target="log_probability")
+        assert g.ids == ids
+        assert g.text.split() == ["yes", "very", "hot"]
+    inputs = with_answer(reader, "is it hot ?", ids)
+    each = logp(reader, inputs, ids)
+    torch.testing.assert_close(torch.cat([e.receipt.target_value for e in g]), each)
+    torch.testing.assert_close(g.whole.receipt.target_value, each.sum()[None])
+    targets = [Target.log_probability(id, i - 4) for i, id in enumerate(ids)]
+    for mine, alone in zip(g, regard.explain(reader.model, inputs, targets), strict=True):
+        for stream, scores in alone.scores.items():
+            torch.testing.assert_close(mine.scores[stream], scores)
+    assert g.whole.target == "log-probability of 'yes very hot' (3 tokens)"
+    assert [w.text for w in g.whole.words[0][:4]] == ["is", "it", "hot", "?"]
+
+
+def test_the_gradient_of_a_whole_answer_is_the_sum_of_its_tokens():
+    g = writer().explain_writing("is it hot ?", "yes very hot", target="log_probability", method="input_x_gradient")
+    torch.testing.assert_close(g.whole.scores["input_ids"][0], g.scores.sum(0))
+
+
+def test_what_the_model_wrote_itself_is_explained_alike():
+    reader = writer()
+    for prompt in ("is it hot ?", [USER]):
+        own = reader.explain_generation(prompt, 3)
+        whole = [*reader.read(prompt).inputs["input_ids"][0].tolist(), *own.ids]
+        for ids in (own.ids, torch.tensor([whole])):
+            given = reader.explain_writing(prompt, ids)
+            assert given.ids == own.ids
+            assert torch.equal(given.scores, own.scores)
+            assert not any("not the one" in note for e in given for note in e.receipt.notes)
+
+
+@pytest.mark.parametrize("make", [writer, t5])
+@pytest.mark.parametrize("rival", ["no", "no .", "yes no"])
+def test_an_answer_against_another(make, rival):
+    reader, mine = make(), "yes" if rival == "no" else "yes ."
+    read = tokenizer()
+    a, b = (read(text)["input_ids"] for text in (mine, rival))
+    g = reader.explain_writing("is it hot ?", mine, against=rival, method="input_x_gradient")
+    first = logp(reader, with_answer(reader, "is it hot ?", a), a)
+    second = logp(reader, with_answer(reader, "is it hot ?", b), b)
+    torch.testing.assert_close(g.whole.receipt.target_value, (first.sum() - second.sum())[None])
+    torch.testing.assert_close(g[0].receipt.target_value[0], first[0] - second[0])
+    assert g.target == "contrast"
+    if rival == "no .":  # the second tokens are the same
+        assert float(g[1].receipt.target_value) == 0
+        assert "nothing tells them apart" in " ".join(g[1].receipt.notes)
+        alone = [reader.explain_writing("is it hot ?", t, method="input_x_gradient").whole for t in (mine, rival)]
+        stream, start = g.stream, g.start
+        shared = alone[0].scores[stream][:, :start] - alone[1].scores[stream][:, :start]
+        torch.testing.assert_close(g.whole.scores[stream][:, :start], shared)
+        torch.testing.assert_close(g.whole.scores["against"], -alone[1].scores[stream][:, start:])
+        total = torch.cat(list(g.whole.scores.values()), 1).sum(1)
+        torch.testing.assert_close(g.whole.receipt.attribution_sum, total)
+
+
+def test_answers_of_other_lengths_are_compared_in_sum(tmp_path):
+    reader = writer()
+    g = reader.explain_writing("is it hot ?", "yes", against="no not it", method="integrated_gradients")
+    assert g.target == "log_probability"
+    assert len(g) == 1
+    assert g.whole.scores["against"].shape == (1, 3)
+    assert g.whole.inputs["against"][0].tokens == ["no", "<unk>", "it"]
+    again = regard.Generation.load(g.save(tmp_path / "g.safetensors"))
+    assert again.whole.receipt.as_dict() == g.whole.receipt.as_dict()
+    assert all(torch.equal(again.whole.scores[s], g.whole.scores[s]) for s in g.whole.scores)
+    assert again.whole.inputs == g.whole.inputs
+    assert g.whole.receipt.attribution_target is not None
+    g.whole.to_html(tmp_path / "whole.html")
+
+
+def test_a_space_is_put_between_words_only():
+    read = tokenizer()
+    read.backend_tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    reader = regard.load(llama(), processor=read)
+    said = {a: reader.explain_writing("is it hot", a).texts["input_ids"].text for a in ("yes", " yes", "? yes")}
+    assert said["yes"] == said[" yes"] == "is it hot yes"
+    assert said["? yes"].replace(" ", "") == "isithot?yes"
+    assert spaced("is it", "yes")
+    assert not spaced("热", "很")
+    assert not spaced("is it ", "yes")
+
+
+@pytest.mark.parametrize(
+    ("answer", "against", "says"),
+    [
+        (" ", None, "the answer is empty"),
+        ([], None, "the answer is empty"),
+        ([999], None, "has the id 999"),
+        (5, None, "the ids of one text"),
+        ({"yes": 1}, None, "must be a text, or the ids"),
+        ("yes", "yes", "are the same"),
+        ("yes " * 2100, None, "takes 2048"),
+    ],
+)
+def test_answers_that_cannot_be_read_are_one_sentence(answer, against, says):
+    with pytest.raises(Misuse, match=says):
+        writer().explain_writing("is it hot ?", answer, against)
+
+
+def test_what_writes_nothing_has_no_answer_to_explain():
+    with pytest.raises(ModelError, match="cannot write"):
+        regard.load(llama("LlamaForSequenceClassification"), processor=tokenizer()).explain_writing("is it", "yes")
+
+
+# -- pictures in chats ------------------------------------------------------------------------------------------------
+
+PART = "{% if p['type'] == 'image' %}<image> {% else %}{{ p['text'] }} {% endif %}"
+PLACES = (
+    "{% for m in messages %}{{ m['role'] }} {% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    f"{{% for p in m['content'] %}}{PART}{{% endfor %}}{{% endif %}} {{% endfor %}}assistant"
+)
+
+
+@pytest.fixture(scope="module")
+def seeing():
+    """A vision-language model with a processor that writes pictures into a prompt."""
+    read = tokenizer()
+    read.add_special_tokens({"extra_special_tokens": [*SPECIAL[4:], "<image>"]})
+    place = read.convert_tokens_to_ids("<image>")
+    text = T.LlamaConfig(vocab_size=place + 1, pad_token_id=0, eos_token_id=None, **SMALL)
+    both = {"text_config": text, "vision_config": T.CLIPVisionConfig(image_size=16, patch_size=8, **SMALL)}
+    model = T.LlavaForConditionalGeneration(T.LlavaConfig(**both, image_token_index=place, vision_feature_layer=-1))
+    pictures = T.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    how = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    made = T.LlavaProcessor(pictures, read, **how, image_token="<image>", chat_template=PLACES)
+    return regard.load(strong(model), processor=made)
+
+
+@pytest.fixture(scope="module")
+def cat(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "cat.png"
+    pixels = np.random.RandomState(0).randint(0, 255, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def chat_of(part: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [part, {"type": "text", "text": "is it hot ?"}]}]
+
+
+def test_pictures_that_a_chat_names_are_read(seeing, cat):
+    code = base64.b64encode(cat.read_bytes()).decode()
+    expected = seeing.read((cat, "is it hot ?"))
+    for part in (
+        {"type": "image", "path": str(cat)},
+        {"type": "image", "url": str(cat)},
+        {"type": "image", "url": cat.as_uri()},
+        {"type": "image", "image": Image.open(cat)},
+        {"type": "image", "base64": code},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{code}"}},
+    ):
+        found = seeing.read(chat_of(part))
+        for name, value in expected.inputs.items():
+            torch.testing.assert_close(found.inputs[name], value)
+        assert found.raw["input_ids"][0].text == expected.raw["input_ids"][0].text
+    for beside in ((cat, chat_of({"type": "image"})), (cat, [USER]), ([cat], {"messages": [USER]})):
+        torch.testing.assert_close(seeing.read(beside).inputs["input_ids"], expected.inputs["input_ids"])
+    g = seeing.explain_generation(chat_of({"type": "image", "url": str(cat)}), 1)
+    assert bool(g.of("pixel_values").any())
+
+
+def test_a_prompt_with_places_that_was_rendered_is_taken_as_it_is(seeing, cat):
+    prompt = "user <image> is it hot ?  assistant"
+    assert seeing.read((cat, prompt)).raw["input_ids"][0].text == prompt
+    assert seeing.read("<|user|> is it hot ?").raw["input_ids"][0].text == "<|user|> is it hot ?"
+
+
+def test_an_answer_to_a_picture(seeing, cat):
+    g = seeing.explain_writing((cat, "is it hot ?"), "yes .", against="no .")
+    own = seeing.explain_writing((cat, "is it hot ?"), tokenizer()("yes .")["input_ids"])
+    assert g.ids == own.ids
+    assert bool(g.whole.scores["pixel_values"].any())
+    assert g.whole.on_original()[0].shape == (20, 24)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda cat: str(cat), r"is a picture's file, and no words; give \(picture, text\)"),
+        (lambda cat: "dog.png", "is called like a picture, though there is no such file"),
+        (lambda cat: "https://example.com/cat", "is an address on the web"),
+        (lambda cat: ("https://example.com/cat.png", "is it"), "https://example.com/cat.png is not fetched"),
+        (lambda cat: chat_of({"type": "image", "url": "https://example.com/cat.png"}), "is not fetched"),
+        (lambda cat: chat_of({"type": "image"}), "has a place for a picture, but none is given for it"),
+        (lambda cat: (cat, chat_of({"type": "image", "path": str(cat)})), "places for 1 pictures, and 1 more"),
+        (lambda cat: chat_of({"type": "video", "path": "a.mp4"}), "a part of type 'video'"),
+        (lambda cat: chat_of({"type": "image", "base64": "no"}), "holds no picture that Pillow can read"),
+        (lambda cat: ([cat, cat], "<image> is it"), "the prompt has 1 of <image>, the place for a picture, for 2"),
+        (lambda cat: (cat, [{"role": "system", "content": "is it"}]), "no user's turn"),
+    ],
+)
+def test_what_stands_for_no_picture_is_one_sentence(seeing, cat, given, says):
+    with pytest.raises(InputError, match=says):
+        seeing.explain_generation(given(cat), 1)
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+def run(capsys, *arguments: Any) -> tuple[int, str, str]:
+    from regard.cli import main
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    said = capsys.readouterr()
+    return ended.value.code or 0, said.out, said.err
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    llama().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_chat_and_an_answer_on_the_command_line(capsys, monkeypatch, tmp_path, saved):
+    monkeypatch.chdir(tmp_path)
+    Path("chat.json").write_text(json.dumps({"messages": [USER]}))
+    Path("answer.txt").write_text("yes .\n")
+    code, out, err = run(capsys, "explain", "chat.json", "-m", saved, "--answer", "answer.txt", "--against", "no .")
+    assert (code, err) == (0, "")
+    assert "log-probability of 'yes .' (2 tokens) less log-probability of 'no .' (2 tokens)" in out
+    assert sorted(p.name for p in Path("regard-out").iterdir()) == [
+        "answer.html",
+        "chat-gae-answer.png",
+        "chat-gae-written.png",
+        "report.html",
+    ]
+    assert "report: regard-out/answer.html" in out
+    Path("list.json").write_text(json.dumps([USER, ANSWER]))
+    code, out, err = run(
+        capsys,
+        "explain",
+        "list.json",
+        "-m",
+        saved,
+        "--generate",
+        1,
+        "--baseline",
+        "pad",
+        "--method",
+        "integrated_gradients",
+    )
+    assert (code, err) == (0, "")
+    assert "pad token" in Path("regard-out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["is it", "--against", "no"], "give that with --answer"),
+        (["is it", "--answer", "yes", "--generate", "2"], "leave one out"),
+        (["is it", "--answer", " "], "the answer is empty"),
+        (["is it", "--answer", "yes", "--method", "gae,rollout"], "one method at a time"),
+        (["is it", "--answer", "yes", "--against", "yes"], "are the same"),
+        (["broken.json", "--generate", "1"], "broken.json is not JSON"),
+        (["two.json", "--generate", "1"], "two.json holds 2 chats"),
+        (["https://example.com/a.txt", "--generate", "1"], "is an address on the web"),
+    ],
+)
+def test_misuse_on_the_command_line(capsys, monkeypatch, tmp_path, saved, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.json").write_text('[{"role": "user", "content": "is it"')
+    Path("two.json").write_text(json.dumps([[USER], [USER]]))
+    code, _, err = run(capsys, "explain", *arguments, "-m", saved)
+    assert (code, err.count("\n")) == (2, 1)
+    assert says in err

@@ -221,7 +221,7 @@ def test_the_model_and_its_settings_are_left_as_found(reader, name):
         ({"target": "logits"}, regard.RegardError, "did you mean 'logit'"),
         ({"method": ["gae"]}, Misuse, "one method"),
         ({"max_length": 9}, Misuse, "max_new_tokens"),
-        ({"num_return_sequences": 2, "num_beams": 2}, Misuse, "cannot be given"),
+        ({"num_return_sequences": 2, "num_beams": 2}, Misuse, "one text is written and explained at a time"),
         ({"no_such_option": 1}, Misuse, "generate refuses this: .*no_such_option"),
         ({"prompt": [{"role": "user", "content": " "}]}, InputError, "chat is empty"),
     ],
@@ -307,7 +307,7 @@ def test_a_picture_with_a_prompt_takes_the_chat_template_where_there_is_one(read
         ([(PICTURE, "a"), (PICTURE, "b")], "one prompt at a time"),
         ((PICTURE, " "), "prompt is empty"),
         (PICTURE, "reads \\(picture, text\\)"),
-        (([PICTURE, PICTURE], "<image> a"), "cannot take this picture and prompt"),
+        (([PICTURE, PICTURE], "<image> a"), "1 of <image>, the place for a picture, for 2 pictures"),
         (("nope.png", "a"), "no such picture"),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_caption_goes_on_from_a_text(reader):
         ("vilt-vqa", (picture(), "cats " * 30), "makes 62 tokens, and ViltForQuestionAnswering takes 20"),
         ("vilt-vqa", ("nope.png", QUESTION), "no such picture"),
         ("blip-caption", picture(), "no text to score yet: explain_generation"),
-        ("trocr", (picture(), "cats"), "takes no text"),
+        ("trocr", (picture(), " "), "must be a text with at least one word"),
         ("lxmert", (picture(), QUESTION), "sees regions of a picture"),
         ("lxmert", picture(), "no question was given"),
         ("lxmert", QUESTION, "no picture was given"),

@@ -25,7 +25,7 @@ from regard.cli_files import (
     writable,
     write_all,
 )
-from regard.cli_input import Pair
+from regard.cli_input import Pair, read_words
 from regard.errors import Misuse, RegardError, TargetError, UnknownName, nearest
 
 try:
@@ -59,9 +59,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT", help="A picture file, a text, a text file, or - (stdin).")
-]
+INPUT = "A picture file, a text, a text file, a chat (JSON), or - (stdin)."
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUT)]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
 Budget = Annotated[
     str | None, typer.Option(help='What rebuilt attention rows may take at a time, as in "64MB". Default: 256MB.')
@@ -166,6 +165,15 @@ def explain(
         int | None,
         typer.Option(metavar="N", help="Let the model write up to N tokens on from INPUT, and explain each of them."),
     ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Explain this answer to INPUT (a text or a file), token by token and as a whole."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="With --answer: explain what tells it from this one.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -176,12 +184,9 @@ def explain(
     where = _asked(site, baseline)
     names = chosen(method, **where)
     out = writable(out)
-    if generate is not None:
-        _check_generate(names, target, truncate, where)
-        if threshold is not None:
-            raise Misuse(
-                "--threshold is for models that find objects, and --generate for those that write; leave one out"
-            )
+    writes = generate is not None or answer is not None or against is not None
+    if writes:
+        _check_writing(names, target, truncate, threshold, generate, answer)
     with busy("loading the model"):
         reader = _load(model)
     pair = Pair.checked(reader, image, text, regions)
@@ -191,25 +196,25 @@ def explain(
     for value in inputs:
         raw, stem, more = pair.read(value)
         with busy(f"explaining {stem}"):
-            if generate is not None:
-                kind = (target or ["logit"])[0]
-                found.append((stem, reader.explain_generation(raw, generate, names[0], kind, **how)))
+            if writes:
+                as_asked = {"method": names[0], "target": (target or ["logit"])[0], **how}
+                made = _written(reader, raw, generate, answer, against, as_asked)
+                found.append((stem, made))
             else:
                 with _writers(reader, target):
                     made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how, **more)
                 found += [_named(e, stem, pair) for e in made]
     with busy("drawing"):
-        files = write_all(found, out, render_explanations if generate is None else render_generations)
-    if generate is None:
-        show_explanations(found, files, quiet)
-    else:
-        show_generations(found, files, quiet)
+        files = write_all(found, out, render_generations if writes else render_explanations)
+    (show_generations if writes else show_explanations)(found, files, quiet)
 
 
 @app.command()
 @_guarded
 def compare(
-    input: Annotated[str, typer.Argument(metavar="INPUT", help="A picture file, a text, a text file, or - (stdin).")],
+    input: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A picture file, a text, a text file, a chat (JSON), or - (stdin).")
+    ],
     model: Model,
     methods: Annotated[
         str | None,
@@ -346,17 +351,37 @@ def _asked(site: str | None, baseline: str | None) -> dict[str, str]:
     return {name: words for name, words in (("site", site), ("baseline", baseline)) if words is not None}
 
 
-def _check_generate(names: Sequence[str], target: Sequence[str] | None, truncate: bool, where: dict[str, str]) -> None:
-    if where:
-        raise Misuse(f"--generate takes no --{next(iter(where))}: each token is explained at the method's own site")
+def _check_writing(
+    names: Sequence[str],
+    target: Sequence[str] | None,
+    truncate: bool,
+    threshold: float | None,
+    generate: int | None,
+    answer: str | None,
+) -> None:
+    """Refuse what does not go with a text that is written on from INPUT, or with an answer to it."""
+    asked = "--generate" if answer is None else "--answer"
+    if generate is None and answer is None:
+        raise Misuse("--against is an answer that another one is told from; give that with --answer")
+    if generate is not None and answer is not None:
+        raise Misuse("--generate lets the model write an answer, --answer gives one that is there; leave one out")
+    if threshold is not None:
+        raise Misuse(f"--threshold is for models that find objects, and {asked} for those that write; leave one out")
     if len(names) > 1:
-        raise Misuse("--generate takes one method at a time; give its name with --method")
+        raise Misuse(f"{asked} takes one method at a time; give its name with --method")
     if target and len(target) > 1:
-        raise Misuse("--generate takes one --target: logit, log_probability or contrast")
+        raise Misuse(f"{asked} takes one --target: logit, log_probability or contrast")
     if truncate:
-        raise Misuse(
-            "--truncate would cut the end of the prompt, from which the model is to write on; shorten it yourself"
-        )
+        raise Misuse("--truncate would cut the end of the prompt, after which the answer begins; shorten it yourself")
+
+
+def _written(
+    reader: Any, raw: Any, generate: int | None, answer: str | None, against: str | None, how: dict[str, Any]
+) -> Any:
+    """What the model writes, or the answer that is given, explained."""
+    if answer is None:
+        return reader.explain_generation(raw, generate, **how)
+    return reader.explain_writing(raw, read_words(answer), None if against is None else read_words(against), **how)
 
 
 def _load(name: str) -> Any:

@@ -93,14 +93,21 @@ def render_comparison(found: Sequence[Comparison], work: Path) -> list[str]:
 
 
 def render_generations(found: Sequence[tuple[str, Generation]], work: Path) -> list[str]:
-    """One page of all generations, and a picture of each."""
+    """One page of all generations and a picture of each; and the same of the answers as wholes, where they were given."""
+    from regard.report import html, png
     from regard.report.writing import write_page
 
     write_page([g for _, g in found], work / "report.html")
-    names = ["report.html"]
+    wholes = [(stem, g.whole) for stem, g in found if g.whole is not None]
+    names = ["report.html", *["answer.html"] * bool(wholes)]
+    if wholes:
+        html.write_page([exp for _, exp in wholes], work / "answer.html")
     for stem, g in found:
         names.append(unused("-".join((slug(_stem(stem)), g.method, "written")), names))
         g.plot(work / names[-1])
+    for stem, exp in wholes:
+        names.append(unused("-".join((slug(_stem(stem)), exp.method, "answer")), names))
+        png.plot(exp, work / names[-1])
     return names
 
 

@@ -1,4 +1,4 @@
-"""What an INPUT of the command line stands for: a picture file, a text file, stdin, or the words themselves."""
+"""What an INPUT of the command line stands for: a picture file, a text file, a chat, stdin, or the words themselves."""
 
 from __future__ import annotations
 
@@ -24,14 +24,34 @@ def read_input(value: str, kind: str) -> tuple[Any, str]:
     if kind == "image":
         return (_stdin_picture(), "stdin") if value == "-" else (existing(value), Path(value).name)
     if value == "-":
-        return _decoded(sys.stdin.buffer.read(), "stdin"), "stdin"
+        return _chat_in(_decoded(sys.stdin.buffer.read(), "stdin"), "stdin"), "stdin"
     if _is_there(value):
         path = existing(value)
-        return _decoded(_bytes(path), str(path)), path.name
+        return _chat_in(_decoded(_bytes(path), str(path)), str(path)), path.name
+    _check_address(value)
     if looks_like_path(value):
         hint = "" if "\n" in value else "; to explain these words as a text, pipe them in and give - in their place"
         raise InputError(f"no such file: {value}{hint}")
     return value, _headline(value)
+
+
+def read_words(value: str) -> str:
+    """An answer: the words themselves, those of a file that is there, or of stdin."""
+    if value == "-":
+        return _decoded(sys.stdin.buffer.read(), "stdin")
+    return _decoded(_bytes(existing(value)), value) if _is_there(value) and os.path.isfile(value) else value
+
+
+def _chat_in(text: str, name: str) -> Any:
+    """The chat that a text holds as JSON, [{"role": ..., "content": ...}, ...] or {"messages": [...]}; else the text."""
+    from regard.models.chats import is_chat
+
+    if text.lstrip()[:1] not in ("[", "{") or '"role"' not in text:
+        return text
+    made = _json(text, name, '[{"role": "user", "content": ...}, ...]')
+    if isinstance(made, list) and made and all(is_chat(chat) for chat in made):
+        raise InputError(f"{name} holds {len(made)} chats; give each in a file of its own")
+    return made if is_chat(made) else text
 
 
 @dataclass(frozen=True)
@@ -112,14 +132,18 @@ def _pictures_or_texts(reader: Any, text: str | None) -> str:
 def _boxes(path: Path) -> list[list[float]]:
     """Boxes in a JSON file; the reader checks their shape."""
     existing(str(path))
-    try:
-        made = json.loads(_decoded(_bytes(path), str(path)))
-    except (ValueError, RecursionError) as e:  # also numbers of thousands of digits, and lists in lists in lists
-        said = f"{e.msg}, line {e.lineno}" if isinstance(e, json.JSONDecodeError) else str(e)
-        raise InputError(f"{path} is not JSON ({said}); give [[left, top, right, bottom], ...]") from e
+    made = _json(_decoded(_bytes(path), str(path)), str(path), "[[left, top, right, bottom], ...]")
     if not isinstance(made, list) or not all(isinstance(b, list) and len(b) == 4 for b in made):
         raise InputError(f"{path} holds no boxes; give [[left, top, right, bottom], ...]")
     return made
+
+
+def _json(text: str, name: str, form: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:  # also numbers of thousands of digits, and lists in lists in lists
+        said = f"{e.msg}, line {e.lineno}" if isinstance(e, json.JSONDecodeError) else str(e)
+        raise InputError(f"{name} is not JSON ({said}); give {form}") from e
 
 
 def looks_like_path(value: str) -> bool:
@@ -142,12 +166,19 @@ def _is_there(value: str) -> bool:
 
 def existing(value: str) -> Path:
     """The path of a file that is there. Raises InputError where it is not, or is a folder."""
+    _check_address(value)
     path = Path(value)
     if not _is_there(value) or not path.exists():
         raise InputError(f"no such file: {value}")
     if path.is_dir():
         raise InputError(f"{value} is a folder; give a file")
     return path
+
+
+def _check_address(value: str) -> None:
+    """Refuse an address on the web, of which a path has lost a slash."""
+    if re.match(r"(?i)(https?|ftp|s3|gs):/", value) and not re.search(r"\s", value):
+        raise InputError(f"{value} is an address on the web, and nothing is fetched; download it, and give the file")
 
 
 def _bytes(path: Path) -> bytes:

@@ -88,12 +88,15 @@ def steps() -> Iterator[Callable[[str, int, int], None] | None]:
 
 def show_generations(found: Sequence[tuple[str, Generation]], files: Sequence[Path], quiet: bool) -> None:
     """Print what was written on and what each token rests on, and where the files are."""
-    from regard.report.terminal import written
+    from regard.report.terminal import show, written
+    from regard.report.view import view_of
 
     console = stdout()
     for stem, g in found if not quiet else ():
         console.print(Line(one_line(stem), style="bold"), Line(one_line(g.text) or "(special tokens only)"), sep="\n")
         console.print(as_table(["token", g.target.replace("_", "-"), "rests most on"], written(g)), "", sep="\n")
+        if g.whole is not None:
+            console.print(show(view_of(g.whole), console), "", sep="\n")
     show_files(files, quiet)
 
 
@@ -116,9 +119,9 @@ def show_files(files: Sequence[Path], quiet: bool) -> None:
     if quiet:
         typer.echo(shown[0])
         return
-    count = len(files) - 1
-    typer.echo(f"report: {shown[0]}")
+    drawn = [f for f in shown[1:] if f.suffix != ".html"]
+    typer.echo("\n".join(f"report: {f}" for f in shown if f not in drawn))
     typer.echo(
-        f"{'picture' if count == 1 else 'pictures'}: "
-        + (str(shown[1]) if count == 1 else f"{count} in {shown[0].parent}")
+        f"{'picture' if len(drawn) == 1 else 'pictures'}: "
+        + (str(drawn[0]) if len(drawn) == 1 else f"{len(drawn)} in {shown[0].parent}")
     )

@@ -563,7 +563,7 @@ def unpacked(path: str | os.PathLike[str], format: str, what: str) -> tuple[dict
     except (SafetensorError, OSError, json.JSONDecodeError) as e:
         raise InputError(f"{path} cannot be read as a saved {what}: {e}") from e
     try:
-        header["inputs"] = {name: _raws(name, entries, tensors) for name, entries in header["inputs"].items()}
+        header["inputs"] = {name: raws_of(name, entries, tensors) for name, entries in header["inputs"].items()}
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
         reason = (str(e).splitlines() or [""])[0]
         raise InputError(f"{path} is damaged: its inputs cannot be read ({type(e).__name__}: {reason})") from e
@@ -575,7 +575,8 @@ def article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiouAEIO' else 'a'} {noun}"
 
 
-def _raws(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]) -> list[Picture | Text]:
+def raws_of(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]) -> list[Picture | Text]:
+    """The raw inputs of one stream from what `packed` made of them."""
     raws: list[Picture | Text] = []
     for i, entry in enumerate(entries):
         if "box" in entry:

@@ -11,10 +11,10 @@ import dataclasses
 import inspect
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from regard._explain import explain, rng_kept
 from regard.attribution.table import method as method_row
+from regard.between import Between
 from regard.errors import InputError, Misuse, nearest
 from regard.explanation import (
     Explanation,
+    Measured,
     Reading,
     Receipt,
     Text,
@@ -33,15 +35,22 @@ from regard.explanation import (
     grid_of,
     packed,
     raster_of,
+    raws_of,
     unpacked,
     words_of,
     write_atomically,
 )
+from regard.models.alignment import names_of
 from regard.recording.entry import refuse
 from regard.spans import Groups
-from regard.target import Target
+from regard.target import Target, Value
+
+if TYPE_CHECKING:
+    from regard.models.writing import Written
 
 FORMAT = "regard-generation-1"
+AGAINST = "against"
+"""The stream of the tokens of an answer that another one is told from."""
 TARGETS = ("logit", "log_probability", "contrast")
 
 
@@ -54,6 +63,8 @@ class Generation(Sequence[Explanation]):
         ids: the tokens' ids. start: where the first of them stands in the text stream that was written to.
         stream: that stream: "input_ids", or "decoder_input_ids" beside an encoder.
         method, target: how, and what of each token was explained.
+        whole: of an answer that was given (`Reader.explain_writing`), one Explanation of all of it: what its log-probability
+            rests on, or what tells it from another answer.
     """
 
     explanations: list[Explanation]
@@ -62,6 +73,7 @@ class Generation(Sequence[Explanation]):
     start: int
     method: str
     target: str
+    whole: Explanation | None = None
 
     def __len__(self) -> int:
         return len(self.explanations)
@@ -101,12 +113,7 @@ class Generation(Sequence[Explanation]):
 
     def _from(self, text: Text) -> int:
         """Where the written characters begin."""
-        ends = [b for a, b in text.offsets[: self.start] if b > a]
-        written = [a for a, b in text.offsets[self.start :] if b > a]
-        if not written:
-            return len(text.text)
-        between = text.text[max(ends, default=0) : min(written)]
-        return min(written) - (len(between) - len(between.rstrip()))
+        return begins(text, self.start)
 
     @property
     def scores(self) -> Float[Tensor, "new tokens"]:
@@ -168,6 +175,8 @@ class Generation(Sequence[Explanation]):
             "receipts": [e.receipt.as_dict() for e in self],
             **{name: getattr(self, name) for name in ("ids", "stream", "start", "method", "target")},
         }
+        if self.whole is not None:
+            header["whole"] = _packed(self.whole, tensors)
         return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
 
     @classmethod
@@ -194,7 +203,9 @@ class Generation(Sequence[Explanation]):
                 )
                 for i, (target, receipt) in enumerate(zip(header["targets"], header["receipts"], strict=True))
             ]
-            return cls(made, *(header[name] for name in ("ids", "stream", "start", "method", "target")))
+            own = {name: header[name] for name in ("ids", "stream", "start", "method", "target")}
+            whole = header.get("whole")
+            return cls(made, **own, whole=None if whole is None else _unpacked(whole, tensors, shared))
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
             reason = (str(e).splitlines() or [""])[0]
             raise InputError(f"{path} is damaged: a field is missing or wrong ({type(e).__name__}: {reason})") from e
@@ -217,44 +228,111 @@ class Generation(Sequence[Explanation]):
         return fragment(self)
 
 
+@dataclass(frozen=True)
+class How:
+    """How to explain what was written: the method with its options, what of each token, and what `regard.explain` takes.
+
+    given: it was not the model that wrote it.
+    """
+
+    method: str
+    target: str
+    options: dict[str, Any]
+    given: bool = False
+
+    @classmethod
+    def taken(cls, method: str, target: str, options: dict[str, Any], given: bool = False) -> How:
+        """Take out of `options` what is for the explanation; the rest is for `generate`."""
+        if target not in TARGETS:
+            raise nearest(str(target), TARGETS, "target of a generation")
+        if not isinstance(method, str):
+            raise Misuse("a generation is explained by one method at a time; give its name")
+        names = (*method_row(method).options, "baseline", "site", "measure", "streams", "memory_budget")
+        return cls(method, target, {k: options.pop(k) for k in names if k in options}, given)
+
+
 def explain_generation(
     model: nn.Module,
     tokenizer: Any,
     reading: Reading,
     notes: Sequence[str] = (),
-    max_new_tokens: int = 20,
+    max_new_tokens: int | None = None,
     method: str = "gae",
     target: str = "logit",
     *,
     seed: int = 0,
-    measure: str = "lazy",
-    streams: Any = None,
-    memory_budget: Any = None,
     **options: Any,
 ) -> Generation:
     """Let a model write on from a prompt that a reader read, and explain every token; see `Reader.explain_generation`."""
     from regard.models.writing import write
 
-    if target not in TARGETS:
-        raise nearest(str(target), TARGETS, "target of a generation")
-    if not isinstance(method, str):
-        raise Misuse("a generation is explained by one method at a time; give its name")
-    own = {k: options.pop(k) for k in method_row(method).options if k in options}
+    how = How.taken(method, target, options)
     refuse(model, False)
     with rng_kept(model):
         written = write(model, tokenizer, reading, max_new_tokens, options, seed)
-    text = written.reading.raw[written.stream][0]
-    assert isinstance(text, Text)
-    targets = [_target(target, text, written.start, i, written.ids) for i in range(len(written.ids))]
+    targets = _targets(target, written)
+    found = _explained(model, tokenizer, written, targets, how, notes, seed)
+    return Generation(found, written.ids, written.stream, written.start, method, target)
+
+
+def explain_writing(
+    model: nn.Module,
+    tokenizer: Any,
+    reading: Reading,
+    notes: Sequence[str],
+    answer: Any,
+    against: Any = None,
+    method: str = "gae",
+    target: str = "logit",
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> Generation:
+    """Explain an answer that is there already, token by token and as a whole; see `Reader.explain_writing`."""
+    from regard.models.writing import already
+
+    how = How.taken(method, target, options, given=True)
+    refuse(model, False)
+    with rng_kept(model):
+        written = already(model, tokenizer, reading, answer, options, seed)
+        other = None if against is None else already(model, tokenizer, reading, against, options, seed)
+    if other is None:
+        targets = _targets(target, written)
+        *found, whole = _explained(model, tokenizer, written, [*targets, _sum(written)], how, notes, seed)
+        return Generation(found, written.ids, written.stream, written.start, method, target, whole)
+    if other.ids == written.ids:
+        raise Misuse("the answer and the one that it is told from are the same; give another one")
+    kind = "contrast" if len(other.ids) == len(written.ids) else "log_probability"
+    targets = _targets(kind, written) if kind != "contrast" else _rivals(written, other)
+    *found, whole = _explained(model, tokenizer, written, [*targets, _sum(written)], how, notes, seed)
+    if kind == "contrast":
+        found = _filled(found, written, other)
+    if kind == "contrast" and other.ids[:-1] == written.ids[:-1]:  # one pass reads both
+        whole = _renamed(found[-1], f"{_sum(written).label} less {_sum(other).label}")
+    else:
+        (second,) = _explained(model, tokenizer, other, [_sum(other)], how, notes, seed)
+        whole = less(whole, second, written.stream, written.start)
+    return Generation(found, written.ids, written.stream, written.start, method, kind, whole)
+
+
+def _explained(
+    model: nn.Module,
+    tokenizer: Any,
+    written: Written,
+    targets: list[Target],
+    how: How,
+    notes: Sequence[str],
+    seed: int,
+) -> list[Explanation]:
+    """Several targets of one pass over a prompt and what was written after it."""
     inputs: dict[str, Any] = dict(written.reading.inputs)
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        inputs["logits_to_keep"] = len(targets) + 1  # the prompt's own scores are not asked for
-    shared: dict[str, Any] = {"seed": seed, "measure": measure, "streams": streams, "memory_budget": memory_budget}
-    found = explain(model, inputs, targets, method, _reading=written.reading, **shared, **own)
+        inputs["logits_to_keep"] = len(written.ids) + 1  # the prompt's own scores are not asked for
+    found = explain(model, inputs, targets, how.method, _reading=written.reading, seed=seed, **how.options)
     assert isinstance(found, list)
     for explanation in found:
-        explanation.receipt.notes += [*notes, *_unlike(explanation.receipt, tokenizer)]
-    return Generation(found, written.ids, written.stream, written.start, method, target)
+        explanation.receipt.notes += [*notes, *_unlike(explanation.receipt, tokenizer, how.given)]
+    return found
 
 
 def _target(kind: str, text: Text, start: int, i: int, ids: Sequence[int]) -> Target:
@@ -265,19 +343,198 @@ def _target(kind: str, text: Text, start: int, i: int, ids: Sequence[int]) -> Ta
         "log_probability": lambda: Target.log_probability(id, position),
         "contrast": lambda: Target.contrast(id, None, position),
     }[kind]()
-    a, b = text.offsets[start + i]
-    name = text.text[a:b] if b > a else text.tokens[start + i]
     rival = ", less the best other one" if kind == "contrast" else ""
     what = "logit" if kind == "contrast" else kind.replace("_", "-")
-    return dataclasses.replace(made, label=f"{what} of {name!r} (token {id}, number {i + 1} written){rival}")
+    name = _name(text, start + i)
+    label = f"{what} of {name} (token {id}, number {i + 1} written){rival}"
+    return dataclasses.replace(made, label=label, headed=None)  # scores of tokens are those of an ordinary head
 
 
-def _unlike(receipt: Receipt, tokenizer: Any) -> list[str]:
+def _name(text: Text, at: int) -> str:
+    """A token as it stands in the text, in quotation marks."""
+    a, b = text.offsets[at]
+    return repr(text.text[a:b] if b > a else text.tokens[at])
+
+
+def _targets(kind: str, written: Written) -> list[Target]:
+    return [_target(kind, written.text, written.start, i, written.ids) for i in range(len(written.ids))]
+
+
+def _rivals(written: Written, other: Written) -> list[Target]:
+    """Each token of an answer against that in its place in another one, where they differ, after the answer's own tokens.
+
+    The difference of their log-probabilities is that of their logits.
+    """
+    count = len(written.ids)
+    return [
+        dataclasses.replace(Target.contrast(a, b, i - count - 1), label=_against(written, other, i), headed=None)
+        for i, (a, b) in enumerate(zip(written.ids, other.ids, strict=True))
+        if a != b
+    ]
+
+
+def _against(written: Written, other: Written, i: int) -> str:
+    mine, theirs = (_name(w.text, w.start + i) for w in (written, other))
+    return f"log-probability of {mine} less that of {theirs} (number {i + 1})"
+
+
+def _filled(found: Sequence[Explanation], written: Written, other: Written) -> list[Explanation]:
+    """One explanation a token: where both answers have the same one nothing tells them apart, and all is zero."""
+    left = iter(found)
+    return [
+        next(left) if a != b else _nothing(found[0], _against(written, other, i))
+        for i, (a, b) in enumerate(zip(written.ids, other.ids, strict=True))
+    ]
+
+
+def _nothing(like: Explanation, label: str) -> Explanation:
+    """An explanation of 0, which rests on nothing."""
+    none, receipt = torch.zeros_like(like.receipt.target_value), like.receipt
+    receipt = dataclasses.replace(
+        receipt,
+        target=label,
+        target_value=none,
+        attribution_sum=torch.zeros_like(receipt.attribution_sum),
+        explained=None,
+        predicted=None,
+        notes=["both answers have this token here, so that nothing tells them apart"],
+        _measured=None,
+        _measure=lambda: _unmoved(like.receipt),
+    )
+    return dataclasses.replace(
+        like,
+        target=label,
+        scores={s: torch.zeros_like(x) for s, x in like.scores.items()},
+        receipt=receipt,
+        _looks=Between(refused="nothing is explained here, so that nothing looks at anything"),
+    )
+
+
+def _unmoved(receipt: Receipt) -> Measured:
+    """What is measured of a target that is 0 whatever is read, in the run of another one."""
+    found = receipt.measure()
+    none = None if found.attribution_target is None else torch.zeros_like(found.attribution_target)
+    return Measured(found.faithful, none, none)
+
+
+def _renamed(explanation: Explanation, target: str) -> Explanation:
+    """The same under another name of its target."""
+    receipt = dataclasses.replace(explanation.receipt, target=target)
+    return dataclasses.replace(explanation, target=target, receipt=receipt)
+
+
+def _sum(written: Written) -> Target:
+    """The log-probability of all that was written: the sum over its tokens."""
+    ids = written.ids
+    parts = [Target.log_probability(id, i - len(ids) - 1) for i, id in enumerate(ids)]
+
+    def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+        return Value(torch.stack([part.value(out, inputs).y for part in parts]).sum(0))
+
+    count = f"{len(ids)} token{'s' * (len(ids) != 1)}"
+    return Target(f"log-probability of {answer_of(written.text, written.start).text.strip()!r} ({count})", read)
+
+
+# -- an answer as a whole ---------------------------------------------------------------------------------------------
+
+
+def begins(text: Text, start: int) -> int:
+    """The character where what was written begins, after the tokens that were there before."""
+    ends = [b for a, b in text.offsets[:start] if b > a]
+    written = [a for a, b in text.offsets[start:] if b > a]
+    if not written:
+        return len(text.text)
+    between = text.text[max(ends, default=0) : min(written)]
+    return min(written) - (len(between) - len(between.rstrip()))
+
+
+def answer_of(text: Text, start: int) -> Text:
+    """What was written, as a text of its own."""
+    cut = begins(text, start)
+    words = [(a - cut, b - cut) for a, b in text.words if a >= cut]
+    offsets = [(a - cut, b - cut) if b > a else (0, 0) for a, b in text.offsets[start:]]
+    return Text(text.text[cut:], text.tokens[start:], offsets, words, text.special[start:], AGAINST)
+
+
+def less(one: Explanation, other: Explanation, stream: str, start: int) -> Explanation:
+    """What tells one answer from another: the map of the one less that of the other.
+
+    y is the difference of their log-probabilities, each read after its own tokens. The tokens before `start` are those of
+    both; the other's own are a stream by themselves, "against".
+    """
+    scores = {s: x - other.scores[s] for s, x in one.scores.items() if s != stream}
+    mine, theirs = one.scores[stream], other.scores[stream]
+    scores[stream] = torch.cat([mine[:, :start] - theirs[:, :start], mine[:, start:]], 1)
+    text = other.inputs[stream][0]
+    assert isinstance(text, Text)
+    label = f"{one.target} less {other.target}"
+    a, b = one.receipt, other.receipt
+    receipt = dataclasses.replace(
+        a,
+        target=label,
+        target_value=a.target_value - b.target_value,
+        attribution_sum=a.attribution_sum - b.attribution_sum,
+        passes=a.passes + b.passes,
+        seconds=a.seconds + b.seconds,
+        notes=[*dict.fromkeys([*a.notes, *b.notes]), "the map is that of the one answer less that of the other"],
+        _measured=None,
+        _measure=lambda: _both(a, b),
+    )
+    return dataclasses.replace(
+        one,
+        target=label,
+        scores={s: scores[s] for s in one.scores} | {AGAINST: -theirs[:, start:]},
+        receipt=receipt,
+        inputs={**one.inputs, AGAINST: [answer_of(text, start)]},
+        signed=True,
+        _looks=Between(refused="two answers were read in passes of their own; ask one of them who looks at whom"),
+    )
+
+
+def _both(a: Receipt, b: Receipt) -> Measured:
+    """What is measured of a difference: that of the one less that of the other."""
+    before = a.passes + b.passes
+    first, second = a.measure(), b.measure()
+
+    def lacking(x: Tensor | None, y: Tensor | None) -> Tensor | None:
+        return None if x is None or y is None else x - y
+
+    return Measured(
+        None if first.faithful is None or second.faithful is None else max(first.faithful, second.faithful),
+        lacking(first.baseline_value, second.baseline_value),
+        lacking(first.attribution_target, second.attribution_target),
+        a.passes + b.passes - before,
+    )
+
+
+def _packed(whole: Explanation, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """An answer's own explanation as JSON values; its scores go among the tensors, its pictures are there already."""
+    tensors |= {f"whole/{s}": x.detach().cpu().float().contiguous() for s, x in whole.scores.items()}
+    inputs = packed(whole.inputs, tensors)
+    own = {"target": whole.target, "signed": whole.signed, "streams": list(whole.scores)}
+    return own | {"inputs": inputs, "receipt": whole.receipt.as_dict()}
+
+
+def _unpacked(header: dict[str, Any], tensors: dict[str, Tensor], shared: dict[str, Any]) -> Explanation:
+    return Explanation(
+        **shared
+        | {
+            "target": header["target"],
+            "signed": header["signed"],
+            "scores": {s: tensors[f"whole/{s}"] for s in header["streams"]},
+            "receipt": Receipt.from_dict(header["receipt"]),
+            "inputs": {s: raws_of(s, entries, tensors) for s, entries in header["inputs"].items()},
+        }
+    )
+
+
+def _unlike(receipt: Receipt, tokenizer: Any, given: bool) -> list[str]:
     """A note where the token that was written is not the one that this pass finds the most likely."""
     if receipt.explained is None or receipt.predicted is None or torch.equal(receipt.explained, receipt.predicted):
         return []
     best = int(receipt.predicted[0])
-    return [
-        f"the most likely token here is {tokenizer.convert_ids_to_tokens(best)!r} ({best}), not the one that was written: "
-        "that was drawn or forced, or the two are as good as equal"
-    ]
+    (name,) = names_of(tokenizer, [best])
+    said = f"the most likely token here is {name!r} ({best}), not the one "
+    if given:
+        return [f"{said}that the answer has"]
+    return [f"{said}that was written: that was drawn or forced, or the two are as good as equal"]

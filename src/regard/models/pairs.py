@@ -16,20 +16,26 @@ from torch import Tensor, nn
 from regard.errors import InputError
 from regard.explanation import Text
 from regard.models.alignment import laid, names_of, spans_of, special_ids
-from regard.models.chats import Chat, can_write, is_chat, render
+from regard.models.chats import Chat, can_write, is_chat, messages_of, render, with_messages
+from regard.models.pictures import names_picture
 from regard.models.texts import as_words, plain_words, trim
 from regard.models.writing import silent
 
 LEFT_OUT = ("labels",)  # what some processors add for training
+PICTURES, UNREAD = ("image", "image_url", "input_image"), ("video", "video_url", "audio", "input_audio", "audio_url")
 
 
 @dataclass(frozen=True)
 class Wants:
-    """What a model takes of a (picture, text): whether each must be there, and whether it reads texts at all."""
+    """What a model takes of a (picture, text): whether each must be there, and whether it reads texts at all.
+
+    begins: the text is no prompt, but what the model's decoder begins with: a task, a question, the first words.
+    """
 
     picture: bool
     text: bool
     words: bool = True
+    begins: bool = False
 
 
 def wants(model: nn.Module, processor: Any) -> Wants:
@@ -41,17 +47,21 @@ def wants(model: nn.Module, processor: Any) -> Wants:
         return Wants(picture=False, text=True)
     ids = inspect.signature(model.forward).parameters.get("input_ids")
     if ids is None:
-        return Wants(picture=True, text=False, words=False)
+        beside = "decoder_input_ids" in inspect.signature(model.forward).parameters and can_write(model)
+        return Wants(picture=True, text=False, words=beside, begins=beside)
     return Wants(picture=True, text=ids.default is ids.empty or not can_write(model))
 
 
 def split(raw: Any, wanted: Wants, name: str) -> tuple[list[Any], Any]:
     """The pictures and the prompt (a text, a chat or None) of one raw input: (picture, text), ([pictures], text), one alone.
 
-    A str alone is a text, or the path of a picture where the model needs no text.
+    A str alone is a text, or the path of a picture where the model needs no text. In a chat the pictures are told from
+    their places: those that it names, by "image", "url", "path" or "base64", and the given ones for the others.
     Raises InputError where what the model needs is missing.
     """
     pictures, prompt = _parts(raw, wanted)
+    if is_chat(prompt):
+        pictures, prompt = _placed(pictures, prompt)
     both = f"{name} reads (picture, text)"
     if prompt is not None and not wanted.words:
         raise InputError(f"{name} reads pictures and takes no text; give the picture alone")
@@ -65,23 +75,78 @@ def split(raw: Any, wanted: Wants, name: str) -> tuple[list[Any], Any]:
 def _parts(raw: Any, wanted: Wants) -> tuple[list[Any], Any]:
     if isinstance(raw, tuple) and len(raw) == 2:
         given, prompt = raw
-        pictures = list(given) if isinstance(given, list) else [given]
+        pictures = list(given) if isinstance(given, list) and not is_chat(given) else [given]
         return [p for p in pictures if p is not None], prompt if prompt != "" or wanted.text else None
     if is_chat(raw):
-        return _pictures_of(raw), raw
+        return [], raw
     if isinstance(raw, str) and wanted.text:
+        if called := names_picture(raw):
+            raise InputError(f"{raw!r} {called}, and no words; give (picture, text)")
         return [], raw
     return [raw], None
 
 
+def _placed(given: list[Any], chat: Any) -> tuple[list[Any], Any]:
+    """The pictures of a chat in the order of their places, and the chat with the places alone.
+
+    Where a chat has no place for the pictures that are given beside it, they come before the first user's words.
+    """
+    left, found, messages = list(given), [], messages_of(chat)
+    for number, message in enumerate(messages):
+        if not isinstance(message.get("content"), list):
+            continue
+        parts: list[Any] = []
+        for part in message["content"]:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind in UNREAD:
+                raise InputError(f"message {number} holds a part of type {kind!r}; only pictures and texts are read")
+            if kind not in PICTURES:
+                parts.append(part)
+                continue
+            source = _source(part)
+            if source is None and not left:
+                raise InputError(
+                    f"message {number} has a place for a picture, but none is given for it: name it in the message "
+                    '({"type": "image", "path": "cat.png"}), or give (picture, chat)'
+                )
+            found.append(left.pop(0) if source is None else source)
+            parts.append({"type": "image"})
+        message["content"] = parts
+    if left and found:
+        raise InputError(f"the chat has places for {len(found)} pictures, and {len(left)} more are given beside it")
+    if left:
+        first = next((m for m in messages if m.get("role") == "user"), None)
+        if first is None:
+            raise InputError("the chat has no user's turn to put the picture into")
+        said = first.get("content") or []
+        said = [{"type": "text", "text": said}] if isinstance(said, str) else said
+        first["content"] = [{"type": "image"}] * len(left) + said
+    return found + left, with_messages(chat, messages)
+
+
+def _source(part: Mapping[str, Any]) -> Any:
+    """What a chat's part names as its picture, by the key of Transformers or of OpenAI; None for a place alone."""
+    found = next((part[k] for k in ("image", "url", "path", "image_url") if part.get(k) is not None), None)
+    if found is None and part.get("base64") is not None:
+        return f"data:;base64,{part['base64']}"
+    return found.get("url") if isinstance(found, Mapping) else found
+
+
 def prompt_of(model: nn.Module, processor: Any, prompt: Any, pictures: int) -> Chat | str:
-    """The prompt as the processor takes it, with a place for each picture: by its chat template where it has one."""
+    """The prompt as the processor takes it, with a place for each picture: by its chat template where it has one.
+
+    A text that spells special tokens was rendered already, and is taken as it is.
+    """
     place = str(getattr(processor, "image_token", "") or "")
     if is_chat(prompt):
         return render(processor, prompt, can_write(model))
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError("the prompt is empty; give at least one word beside the picture")
-    if place and place in prompt:
+    places = prompt.count(place) if place else 0
+    if places and places != pictures:
+        raise InputError(f"the prompt has {places} of {place}, the place for a picture, for {pictures} pictures")
+    tokenizer = processor.tokenizer
+    if places or any(str(t) in prompt for t in tokenizer.all_special_tokens if t != tokenizer.unk_token):
         return prompt
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}] * pictures + [{"type": "text", "text": prompt}]
@@ -91,17 +156,20 @@ def prompt_of(model: nn.Module, processor: Any, prompt: Any, pictures: int) -> C
 
 def read_pair(
     processor: Any, prompt: Chat | str | None, images: Sequence[Any]
-) -> tuple[dict[str, Tensor], Text | None]:
-    """Run the processor; return its tensors, and the text, if there is one, with the character span of every token.
+) -> tuple[dict[str, Tensor], Text | None, list[str]]:
+    """Run the processor; return its tensors, the text, if there is one, with the character span of every token, and notes.
 
     The places of pictures, and all that the processor or a template wrote, are special; they stand for no characters where
     the prompt has none for them. Raises InputError for what the processor refuses.
     """
-    text = prompt.text if isinstance(prompt, Chat) else prompt
+    text, notes = (prompt.text, list(prompt.notes)) if isinstance(prompt, Chat) else (prompt, [])
     more: dict[str, Any] = {"images": list(images)} if images else {}
     more |= {} if text is None else {"text": text}
-    if isinstance(prompt, Chat) and prompt.text.startswith(str(processor.tokenizer.bos_token or "\0")):
+    bos = str(processor.tokenizer.bos_token or "\0")
+    if text is not None and text.startswith(bos):
         more["add_special_tokens"] = False
+        if not isinstance(prompt, Chat):
+            notes.append(f"{bos!r} stands in the text already, and was not put there once more")
     try:
         with silent():  # a text that is too long is our own error
             made = processor(return_tensors="pt", **more)
@@ -109,7 +177,9 @@ def read_pair(
         said = (str(e).splitlines() or [type(e).__name__])[0]
         raise InputError(f"{type(processor).__name__} cannot take this picture and prompt: {said}") from e
     tensors = {k: v for k, v in made.items() if isinstance(v, Tensor) and k not in LEFT_OUT}
-    return tensors, None if prompt is None else _text(processor.tokenizer, prompt, tensors["input_ids"][0].tolist())
+    if prompt is None:
+        return tensors, None, notes
+    return tensors, _text(processor.tokenizer, prompt, tensors["input_ids"][0].tolist()), notes
 
 
 def _text(tokenizer: Any, prompt: Chat | str, ids: list[int]) -> Text:
@@ -128,10 +198,3 @@ def _text(tokenizer: Any, prompt: Chat | str, ids: list[int]) -> Text:
     hidden = [span for i, span in zip(ids, offsets, strict=True) if i in known]
     messages = prompt.messages if isinstance(prompt, Chat) else []
     return Text(text, names, offsets, plain_words(text, hidden), special, "prompt", messages)
-
-
-def _pictures_of(chat: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The pictures that a chat's messages carry."""
-    parts = [p for m in chat if isinstance(m.get("content"), list) for p in m["content"]]
-    found = [next((p[k] for k in ("image", "path") if k in p), None) for p in parts if p.get("type") == "image"]
-    return [picture for picture in found if picture is not None]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
@@ -21,21 +26,25 @@ if TYPE_CHECKING:
 Pixels = UInt8[Tensor, "height width 3"]
 ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 WIDE = ("I", "F")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+_ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+)://|(data):")
 
 
 def read_picture(raw: Any, number: int = 0) -> tuple[Pixels, str]:
     """Turn one raw picture into RGB `pixels`, uint8 (height, width, 3), and a name for it.
 
-    `raw` is a path, a PIL image, or a uint8 numpy array or torch tensor (height, width), (height, width, 3) or
-    (height, width, 4). Rotation by EXIF is applied, transparent pixels are laid over white, an animation gives its
-    first frame, and pictures of more than 8 bits are scaled down (see `to_rgb`).
+    `raw` is a path, a file: or data: address (others are not fetched), a PIL image, or a uint8 numpy array or torch
+    tensor (height, width), (height, width, 3) or (height, width, 4). Rotation by EXIF is applied, transparent pixels are
+    laid over white, an animation gives its first frame, and pictures of more than 8 bits are scaled down (see `to_rgb`).
 
     Raises InputError for what is missing, empty, damaged, too large to open safely, or not a picture.
     """
     Image = _pillow()
+    name = f"picture {number}"
+    if isinstance(raw, str) and (address := _ADDRESS.match(raw)):
+        return _addressed(raw, (address[1] or address[2]).lower(), name)
     if isinstance(raw, str | os.PathLike):
         return _open(Path(raw)), Path(raw).name
-    name = f"picture {number}"
     if isinstance(raw, Image.Image):
         return _decode(raw, getattr(raw, "filename", "") or name), Path(getattr(raw, "filename", "") or name).name
     if isinstance(raw, np.ndarray | Tensor):
@@ -43,6 +52,49 @@ def read_picture(raw: Any, number: int = 0) -> tuple[Pixels, str]:
     raise InputError(
         f"{name} is a {type(raw).__name__}; give a path, a PIL image, or a uint8 array or tensor (height, width, 3)"
     )
+
+
+def names_picture(text: str) -> str | None:
+    """How a text is the name of a picture, if it is: what can be said of it; None for other texts."""
+    address = _ADDRESS.match(text)
+    if address is not None and not re.search(r"\s", text):
+        return (
+            "is the address of a picture"
+            if (address[1] or address[2]).lower() in ("file", "data")
+            else "is an address on the web"
+        )
+    try:
+        there = os.path.isfile(text)
+    except ValueError:  # a zero byte
+        return None
+    called = Path(text).suffix.lower() in SUFFIXES and not re.search(r"\s", text)
+    if not there:
+        return "is called like a picture, though there is no such file" if called else None
+    if called:
+        return "is a picture's file"
+    Image = _pillow()
+    try:
+        with Image.open(text):
+            return "is a picture's file"
+    except Exception:  # whatever Pillow says of a file that is no picture
+        return None
+
+
+def _addressed(address: str, scheme: str, name: str) -> tuple[Pixels, str]:
+    """A picture by its address: a file here, or the bytes themselves. Nothing is fetched from elsewhere."""
+    if scheme == "file":
+        path = Path(url2pathname(urlsplit(address).path))
+        return _open(path), path.name
+    if scheme != "data":
+        raise InputError(f"{address} is not fetched: pictures are read from files; download it, and give its path")
+    Image = _pillow()
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2], validate=False))) as image:
+            return _decode(image, name), name
+    except InputError:
+        raise
+    except Exception as e:  # no base64, or no picture
+        raise InputError(f"{name} is a data: address that holds no picture that Pillow can read") from e
 
 
 def to_rgb(image: Image.Image) -> Pixels:

@@ -18,12 +18,11 @@ from regard.explanation import Picture, Reading, Text
 from regard.found import Found
 from regard.models import answers, detection, embeddings, pairs
 from regard.models import regions as boxes
-from regard.models.alignment import names_of
 from regard.models.chats import is_chat
 from regard.models.geometry import View, probe
 from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import longest, pad_id, read_texts
-from regard.models.writing import start_of
+from regard.models.writing import begins_with, begun_text, start_of
 
 Kind = Literal["image", "text", "image-text", "regions-text", "embedding"]
 
@@ -194,7 +193,15 @@ class Reader:
         )
 
     def explain_generation(
-        self, prompt: Any, max_new_tokens: int = 20, method: str = "gae", target: str = "logit", **options: Any
+        self,
+        prompt: Any,
+        max_new_tokens: int | None = None,
+        method: str = "gae",
+        target: str = "logit",
+        *,
+        baseline: Any = None,
+        site: Any = None,
+        **options: Any,
     ) -> Any:
         """Let the model write on from a prompt, and explain every token that it writes: a `regard.Generation`.
 
@@ -202,13 +209,16 @@ class Reader:
         and what was written tells what each new token rests on, among the prompt and the tokens written before it.
 
         Args:
-            prompt: what `read` takes; a list of prompts (that is no chat) gives a list.
-            max_new_tokens: at most so many; the model may end sooner.
+            prompt: what `read` takes; a list of prompts (that is no chat) gives a list. What a decoder beside an encoder
+                is to begin with (a task, a language, the first words) is given as decoder_input_ids, or, for a reader of
+                documents, as the text beside the picture; the model's own writing begins after it.
+            max_new_tokens: at most so many (default: what `generation_config` says, else 20); the model may end sooner.
             method: a name from `regard.methods()`.
             target: "logit" or "log_probability" of each token written, or "contrast" with the best other token there.
+            baseline, site: as in `explain`.
             options: seed (of the drawing, with do_sample=True; default 0), measure, streams and memory_budget as in
-                `regard.explain`, the method's own options, and what the model's `generate` takes, such as do_sample, top_p
-                or num_beams.
+                `regard.explain`, the method's own options, and what the model's `generate` takes, such as do_sample, top_p,
+                num_beams or a generation_config.
 
         Raises InputError for a prompt that cannot be read or is too long, Misuse for options that do not fit, ModelError
         for a model that does not write.
@@ -216,16 +226,66 @@ class Reader:
         from regard.generation import explain_generation
 
         if isinstance(prompt, list) and not is_chat(prompt):
-            return [self.explain_generation(p, max_new_tokens, method, target, **options) for p in prompt]
+            more = {"baseline": baseline, "site": site, **options}
+            return [self.explain_generation(p, max_new_tokens, method, target, **more) for p in prompt]
+        reading, notes = self._to_write(prompt)
+        options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
+        return explain_generation(
+            self.model, self._tokenizer, reading, notes, max_new_tokens, method, target, **options
+        )
+
+    def explain_writing(
+        self,
+        prompt: Any,
+        answer: Any,
+        against: Any = None,
+        method: str = "gae",
+        target: str = "logit",
+        *,
+        baseline: Any = None,
+        site: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Explain an answer that is there already (a reference, an API's, the rejected one): a `regard.Generation`.
+
+        One pass over the prompt and the answer tells what each of its tokens rests on, and `generation.whole` what all of
+        it does: its log-probability given the prompt, the sum over its tokens.
+
+        Args:
+            prompt: what `read` takes, as in `explain_generation`.
+            answer: a text, or the ids of its tokens, (tokens,) or (1, tokens). A text goes on from the prompt's; where a
+                prompt that is no chat and a text that begins with a letter or digit lack a space between them, it is put in.
+                No end-of-text token is added. Ids that begin with the prompt's own, as `generate` gives them, lose these.
+            against: another answer, likewise: then `whole` is what tells `answer` from it, log p(answer) - log p(against),
+                each after its own tokens, the map of the one less that of the other. Where both have as many tokens, each
+                token is explained against the one in its place, after the same tokens of `answer`: by the difference of
+                their log-probabilities (0 where they are the same token); else by its own log-probability.
+            method, target, baseline, site, options: as in `explain_generation`; `target` is of no account with `against`.
+
+        Raises InputError for a prompt or an answer that cannot be read or is too long, Misuse and ModelError as
+        `explain_generation` does.
+
+        Yin and Neubig (2022), "Interpreting Language Models with Contrastive Explanations".
+        """
+        from regard.generation import explain_writing
+
+        reading, notes = self._to_write(prompt)
+        options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
+        return explain_writing(self.model, self._tokenizer, reading, notes, answer, against, method, target, **options)
+
+    def _to_write(self, prompt: Any) -> tuple[Reading, list[str]]:
+        """A prompt for a model that writes. Raises ModelError for one that does not."""
         if self.kind in ("image", "regions-text"):
             raise ModelError(f"{type(self.model).__name__} reads pictures and writes no text")
         if isinstance(self.model, embeddings.Embedder):
             raise ModelError(f"{type(self.model.inner).__name__} makes vectors of texts and writes none; use explain")
         if answers.answers_in_words(self.model):
             raise ModelError(f"{type(self.model).__name__} answers as a whole; use explain, which explains the answer")
-        reading, notes = self._read(prompt, False)
-        tokenizer = self.processor.tokenizer if self.kind == "image-text" else self.processor
-        return explain_generation(self.model, tokenizer, reading, notes, max_new_tokens, method, target, **options)
+        return self._read(prompt, False)
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self.processor.tokenizer if self.kind == "image-text" else self.processor
 
     def inspect(
         self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any
@@ -343,8 +403,9 @@ class Reader:
             raise InputError(f"{type(self.model).__name__} reads one prompt at a time; give them one by one")
         given, said = pairs.split(raws[0], self.wants, type(self.model).__name__)
         pixels = [read_picture(picture, number) for number, picture in enumerate(given)]
+        begun, said = (said, None) if self.wants.begins else (None, said)
         prompt = None if said is None else pairs.prompt_of(self.model, self.processor, said, len(given))
-        tensors, text = pairs.read_pair(self.processor, prompt, [to_image(p) for p, _ in pixels])
+        tensors, text, told = pairs.read_pair(self.processor, prompt, [to_image(p) for p, _ in pixels])
         raw: dict[str, list[Picture | Text]] = {}
         special: dict[str, Tensor] = {}
         if text is not None:
@@ -355,11 +416,11 @@ class Reader:
         if len(pictures) == 1:  # the patches of several pictures are one stream, that no picture can be laid under
             raw[self.stream] = [pictures[0]]
         mean, std = (views[0].mean, views[0].std) if views else (None, None)
-        start = None if "input_ids" in tensors else start_of(self.model)
-        if start is not None:
-            tensors["decoder_input_ids"] = torch.tensor([[start]])
-            raw["decoder_input_ids"] = self._beginning(self.processor.tokenizer, start)
-        return Reading(self._fit(tensors), dict(raw), special, self.labels or None, mean, std), notes
+        if "input_ids" not in tensors and start_of(self.model) is not None:
+            ids = begins_with(self.model, self.processor.tokenizer, begun)
+            tensors["decoder_input_ids"] = torch.tensor([ids])
+            raw["decoder_input_ids"] = [begun_text(self.processor.tokenizer, ids)]
+        return Reading(self._fit(tensors), dict(raw), special, self.labels or None, mean, std), told + notes
 
     def _read_regions(self, raws: list[Any], truncate: bool, regions: Any) -> tuple[Reading, list[str]]:
         """Read regions of a picture with a question."""
@@ -400,20 +461,16 @@ class Reader:
         self._check_padding(batch.inputs["attention_mask"])
         inputs: dict[str, Tensor] = batch.inputs
         raw: dict[str, list[Picture | Text]] = {self.stream: [*batch.texts]}
-        start = start_of(self.model)
-        if start is not None:  # a decoder beside the encoder: what is asked for is the first token that it writes
-            inputs = inputs | {"decoder_input_ids": torch.full((len(raws), 1), start)}
-            raw["decoder_input_ids"] = self._beginning(self.processor, start) * len(raws)
+        if start_of(self.model) is not None:  # beside an encoder: what is asked for is the first token that it writes
+            begun = begins_with(self.model, self.processor, None)
+            inputs = inputs | {"decoder_input_ids": torch.tensor([begun] * len(raws))}
+            raw["decoder_input_ids"] = [begun_text(self.processor, begun)] * len(raws)
         return Reading(
             inputs=self._fit(_renamed(inputs, "input_ids", self.stream)),
             raw=dict(raw),
             special={self.stream: batch.special.to(self._place()[0])},
             labels=self.labels or None,
         ), batch.notes
-
-    def _beginning(self, tokenizer: Any, start: int) -> list[Picture | Text]:
-        """The token that a decoder begins with, as the text that it has written so far."""
-        return [Text("", names_of(tokenizer, [start]), [(0, 0)], [], [True], "output")]
 
     def _check_padding(self, mask: Tensor) -> None:
         """Refuse a batch that a decoder's classifier, which finds the last token by its padding, would refuse."""

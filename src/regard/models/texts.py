@@ -97,6 +97,14 @@ def _combined(text: str) -> str:
     return "".join(out)
 
 
+def spaced(before: str, after: str) -> bool:
+    """Whether a text that goes on from another one lacks the space between them."""
+    alone = re.compile(rf"{_ALONE}|{_SYLLABLE}")
+    if not before or before[-1].isspace() or not after[:1].isalnum():
+        return False
+    return not alone.match(before[-1]) and not alone.match(after)
+
+
 def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[Any], truncate: bool = False) -> TextBatch:
     """Tokenize texts, and pad them to the longest on the tokenizer's own side; the tokenizer is left as found.
 

@@ -73,8 +73,9 @@ def view(g: Generation) -> WrittenView:
             read.append(_read(stream, "What it read", text, len(text.tokens), column))
             column += len(text.tokens)
     text = g.texts[g.stream]
-    if g.start and len(g.texts) == 1:
-        read.append(_read(g.stream, "Prompt", text, g.start, column))
+    if g.start and (len(g.texts) == 1 or not all(text.special[: g.start])):
+        name = "Prompt" if len(g.texts) == 1 else "Begun with"
+        read.append(_read(g.stream, name, text, g.start, column))
         begin = 0
     else:
         begin = g.start
