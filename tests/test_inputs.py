@@ -487,3 +487,91 @@ def test_a_picture_at_two_scales() -> None:
         regard.explain(m, {"picture": p}, 1).scores["picture"].sum() for m, p in ((net.fine, x), (net.coarse, small))
     )
     torch.testing.assert_close(e.scores["picture"].sum(), total)
+
+
+# -- whole numbers ----------------------------------------------------------------------------------------------------
+
+
+class Bytes(Convolved):
+    """Pixels come as bytes, channels last, and the model scales them itself."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return super().forward(picture.permute(0, 3, 1, 2).float() / 255)
+
+
+class Drawing(Convolved):
+    """Black and white: True and False."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return super().forward(picture * 2.0 - 1.0)
+
+
+class Counts(nn.Module):
+    """Word counts of each sentence, (batch, sentence, word)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.body, self.head = nn.Linear(12, W), tiny(), nn.Linear(W, 3)
+
+    def forward(self, counts: Tensor) -> Tensor:
+        return self.head(self.body(self.enter(torch.log1p(counts.to(torch.float32)))).mean(1))
+
+
+class Table(nn.Module):
+    """Ids pick rows of a table: by an index, as JAX ports do, by a product with a one for each id, or by an embedding."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.words, self.body, self.head = how, nn.Parameter(torch.randn(30, W)), tiny(), nn.Linear(W, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.how == "index":
+            x = self.words[ids]
+        elif self.how == "one hot":
+            x = nn.functional.one_hot(ids, 30).to(self.words.dtype) @ self.words
+        else:
+            x = nn.functional.embedding(ids, self.words)
+        return self.head(self.body(x).mean(1))
+
+
+NUMBERS = [
+    (lambda: Bytes(4), torch.randint(0, 256, (2, 16, 12, 3), dtype=torch.uint8), (4, 3)),
+    (Counts, torch.randint(0, 5, (2, 6, 12)), None),
+]
+
+
+@pytest.mark.parametrize(("make", "x", "grid"), NUMBERS, ids=["bytes", "counts"])
+def test_whole_numbers_that_the_model_counts_with(make, x: Tensor, grid) -> None:
+    """The maps are those of the same numbers as floats, by every way of counting."""
+    torch.manual_seed(0)
+    net, name = make().eval(), "picture" if grid else "counts"
+    for method, options in METHODS.items():
+        if method == "smoothgrad":
+            continue  # its noise is drawn in the order in which numbers enter
+        e, f = (regard.explain(net, {name: v}, 1, method, **options) for v in (x, x.float()))
+        assert e.grid == f.grid == ({name: grid} if grid else {})
+        torch.testing.assert_close(e.scores[name], f.scores[name], rtol=1e-4, atol=1e-6)
+    assert e.receipt.faithful == 0
+    assert x.dtype in (torch.uint8, torch.int64)
+
+
+def test_a_picture_of_yes_and_no() -> None:
+    """A bool tensor that is no mask is what the model makes of it."""
+    torch.manual_seed(0)
+    net, x = Drawing(4, 1).eval(), torch.rand(2, 1, 16, 16) > 0.5
+    for method in ("gae", "input_x_gradient"):
+        e, f = (regard.explain(net, {"picture": v}, 1, method) for v in (x, x.float()))
+        assert e.grid == {"picture": (4, 4)}
+        torch.testing.assert_close(e.scores["picture"], f.scores["picture"])
+
+
+@pytest.mark.parametrize("how", ["index", "one hot"])
+def test_ids_are_ids_however_they_are_looked_up(how: str) -> None:
+    torch.manual_seed(0)
+    net, ids = Table(how).eval(), torch.randint(0, 30, (2, 5))
+    embedded = Table("embedding").eval()
+    embedded.load_state_dict(net.state_dict())
+    for method in ("gae", "input_x_gradient"):
+        e, f = (regard.explain(m, {"ids": ids}, 1, method) for m in (net, embedded))
+        assert list(e.scores) == ["ids"]
+        torch.testing.assert_close(e.scores["ids"], f.scores["ids"], rtol=1e-4, atol=1e-6)

@@ -13,6 +13,7 @@ from regard.errors import Misuse, nearest
 from regard.recording import Recording
 from regard.recording.edits import Replace
 from regard.recording.inputs import back, first
+from regard.recording.tokens import STRIDE
 
 
 def gradient(context: Context, *, reduce: str = "l2") -> Relevance:
@@ -126,7 +127,9 @@ def elements(recording: Recording, name: str, t: Tensor) -> Tensor:
     t = t[None] if stream.packed else first(t, recording.axis(name))
     cells = stream.cells if entry == stream.name else None
     if cells is not None and t[0].numel() == len(cells.own):
-        return cells.gathered(t)
+        ids = recording.placed.get(name)
+        raw = None if ids is None else first(ids, recording.axis(name))[0].flatten() % STRIDE - 1
+        return cells.gathered(t, raw)
     if t.ndim == 3 and t.shape[1] == stream.count:
         return t
     raise Misuse(

@@ -32,8 +32,18 @@ def embedding(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
     if tag is None:
         table = trail.parameter_tag(weight)
         return [None if table is None else table.moved(lambda i: i[index.cpu()])]
+    trail.looked_up.add(tag.source.name)
     tag = trail.born(tag, tag.ids) if tag.raw else tag
     return [tag.moved(lambda i: i[..., None].expand(out.shape))]
+
+
+def is_lookup(trail: Trail, name: str, args: Sequence[Any]) -> bool:
+    """Whether token ids pick rows of a table by an index, `table[ids]`, as an embedding does."""
+    if name != "__getitem__" or len(args) < 2 or not isinstance(args[1], Tensor):
+        return False
+    table, index = args[0], trail.tag(args[1])
+    picks = index is not None and index.raw and index.source.ids and not index.computed and args[1].dtype != torch.bool
+    return picks and isinstance(table, Tensor) and table.ndim == 2 and trail.tag(table) is None
 
 
 def one_hot(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -41,6 +51,7 @@ def one_hot(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     tag = trail.tag(args[0])
     if tag is None:
         return [None]
+    trail.looked_up.add(tag.source.name)
     tag = trail.born(tag, tag.ids) if tag.raw else tag
     return [tag.moved(lambda i: i[..., None].expand(out.shape))]
 

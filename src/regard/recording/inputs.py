@@ -62,6 +62,7 @@ class Inputs:
     Attributes:
         given: as the caller gave them. values: by name, one level down.
         args, kwargs: what the model is called with. axes: which axis of an input is its samples' (None: it has none).
+        numbers: inputs of whole numbers that the model counts with, as it does with pixels; others are looked up, as ids are.
     """
 
     given: Any = field(repr=False)
@@ -69,6 +70,7 @@ class Inputs:
     args: tuple[Slot, ...]
     kwargs: dict[str, Slot]
     axes: Any = 0
+    numbers: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: nn.Module, given: Any, axes: Any = 0) -> Inputs:
@@ -92,6 +94,17 @@ class Inputs:
     def tensors(self) -> dict[str, Tensor]:
         """Tensors that have axes."""
         return {k: v for k, v in self.values.items() if isinstance(v, Tensor) and v.ndim}
+
+    @property
+    def followed(self) -> dict[str, Tensor]:
+        """Tensors whose tokens are followed: all but masks."""
+        return {k: t for k, t in self.tensors.items() if k in self.numbers or not is_mask(k, t)}
+
+    @property
+    def switches(self) -> frozenset[str]:
+        """Inputs of yes and no that are not called masks: pictures of two colours may be such."""
+        named = {k for k, t in self.tensors.items() if t.dtype == torch.bool and not k.endswith("mask")}
+        return frozenset(named - self.numbers)
 
     @property
     def caches(self) -> dict[str, Any]:

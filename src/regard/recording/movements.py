@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.recording.contractions import embedding, is_lookup
 from regard.recording.elementwise import PARAMETERS, Tags, broadcasts, element_wise, mixing, nowhere
 from regard.recording.samples import in_one_sample
 from regard.recording.tokens import Tag, Trail, constant, first_along, reshaped, thin
@@ -41,6 +42,8 @@ def reshape(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
 
 def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """The same movement of the ids, by the very same function."""
+    if is_lookup(trail, name, args):
+        return embedding(trail, name, (args[1], args[0]), {}, out)
     tag = trail.parameter_tag(args[0])
     outs = [out] if isinstance(out, Tensor) else list(out)
     if tag is None:

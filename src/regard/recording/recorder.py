@@ -7,6 +7,7 @@ for the run and taken off after it (also after an error), tell which module is a
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,6 @@ from regard.recording.elementwise import PARAMETERS, nowhere
 from regard.recording.entry import (
     Surroundings,
     as_the_user,
-    is_mask,
     our_own,
     ranks,
     refuse_reentrant,
@@ -38,6 +38,7 @@ from regard.recording.frames import Block, Frames, list_elements, watched
 from regard.recording.inputs import Inputs, samples_first
 from regard.recording.movements import set_item
 from regard.recording.names import Names
+from regard.recording.numbers import entering, numbers_in
 from regard.recording.operations import follow, name_of
 from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
@@ -76,6 +77,7 @@ class Recorder(TorchFunctionMode):
         self.calls: list[AttentionCall] = []
         self.leaves: dict[str, Tensor] = {}
         self.embedded: dict[str, Tensor] = {}
+        self.placed: dict[str, Tensor] = {}
         self.made = 0
         self.maps: dict[int, tuple[int, Tensor]] = {}
 
@@ -118,8 +120,8 @@ class Recorder(TorchFunctionMode):
         if self.branches is not None:
             self.branches.after(name, func, args, kwargs, out)
         if name == "embedding":
-            out = self._embedded(out, args, kwargs)
-        return out
+            return self._embedded(out, args, kwargs)
+        return out if entering(self.trail, name, args, out) is None else self._entered(out)
 
     def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The operation itself, as the model runs it."""
@@ -146,9 +148,17 @@ class Recorder(TorchFunctionMode):
         tag = self.trail.tag(out)
         if index is None or index.computed or tag is None or tag.lost:
             return out
+        return self._entered(out)
+
+    def _entered(self, out: Tensor) -> Tensor:
+        """What whole numbers have become: word embeddings of ids, or the numbers themselves, no longer whole (pixels)."""
+        tag = self.trail.tags[out]
         visits = sum(k.partition("#")[0] == tag.source.name for k in self.leaves)
         name = f"{tag.source.name}#{visits}" if visits else tag.source.name  # BART's decoder embeds the same ids again
-        self.embedded[name] = tag.ids[..., 0]
+        if tag.raw:
+            self.placed[name] = tag.ids
+        else:
+            self.embedded[name] = tag.ids[..., 0]
         entered = self._leaf(name, out, tag).clone()  # the model may add positions to it in place, and BLIP does
         self.trail.put(entered, tag)
         return entered
@@ -414,6 +424,7 @@ class Run:
     trail: Trail
     leaves: dict[str, Tensor]
     embedded: dict[str, Tensor]
+    placed: dict[str, Tensor]
     inputs: Inputs
     blocks: list[Block]
     said: Said
@@ -435,31 +446,36 @@ def run(
 ) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
 
-    `streams` is what the user says of the tokens (said.py). `packed`: inputs whose axis 0 is not samples; where that shows
-    on the way, the run begins anew. `states`: keep what goes into and comes out of blocks. `branches`: find what stands around
-    each call (branches.py).
+    `streams` is what the user says of the tokens (said.py). `packed`: inputs whose axis 0 is not samples. Where that
+    shows on the way, or that whole numbers are no ids (numbers.py), the run begins anew. `states`: keep what goes
+    into and comes out of blocks. `branches`: find what stands around each call (branches.py).
     """
-    random = torch.get_rng_state()
+    random, inputs = torch.get_rng_state(), Inputs.of(model, inputs)
+    if not inputs.followed:
+        inputs = dataclasses.replace(inputs, numbers=inputs.switches)
     try:
-        return _run(model, inputs, edits, streams, packed, states, branches)
+        made = _run(model, inputs, edits, streams, packed, states, branches)
+        more = numbers_in(made.calls, made.trail, inputs)
+        if not more:
+            return made
+        inputs = dataclasses.replace(inputs, numbers=inputs.numbers | more)
     except Packed as found:
-        torch.set_rng_state(random)
-        name = found.name
-    return run(model, inputs, edits, streams, packed | {name}, states=states, branches=branches)
+        packed = packed | {found.name}
+    torch.set_rng_state(random)
+    return run(model, inputs, edits, streams, packed, states=states, branches=branches)
 
 
 def _run(
     model: nn.Module,
-    inputs: Any,
+    inputs: Inputs,
     edits: Sequence[Edit],
     streams: Any,
     packed: frozenset[str],
     states: bool,
     branches: bool,
 ) -> Run:
-    inputs = Inputs.of(model, inputs)
     given, tensors = inputs.values, inputs.tensors
-    if not any(not is_mask(k, t) for k, t in tensors.items()):
+    if not inputs.followed:
         raise ModelError(
             f"no tensor among the inputs ({', '.join(given) or 'none given'}) but masks: there is nothing to explain"
         )
@@ -467,7 +483,7 @@ def _run(
         raise ModelError("an input is empty: there is nothing to explain")
     model = unwrapped(model)
     order = ranks(model, list(given))
-    batches = {inputs.batch(k) for k, t in tensors.items() if not is_mask(k, t) and k not in packed}
+    batches = {inputs.batch(k) for k in inputs.followed if k not in packed}
     trail = Trail(Names(model), batches)
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
@@ -475,11 +491,10 @@ def _run(
     with as_the_user():
         recorder = Recorder(trail, frames, edits, said, Branches(trail) if branches else None)
     passed = {}
-    for name, t in tensors.items():
-        if is_mask(name, t):
-            continue
+    for name, t in inputs.followed.items():
         shape = tuple(t.shape if name in packed else inputs.first(name).shape[1:])
-        source = Source(name, order[name], shape, not t.is_floating_point(), packed=name in packed)
+        ids = not t.is_floating_point() and name not in inputs.numbers
+        source = Source(name, order[name], shape, ids, packed=name in packed)
         trail.enter(t_in := t.detach().clone(), source, inputs.axis(name))
         if t.is_floating_point():
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
@@ -496,8 +511,10 @@ def _run(
     blocks, seen = _blocks(recorder.calls), watch.states if watch else []
     around = recorder.branches.of if recorder.branches else {}
     leaves, embedded = recorder.leaves, recorder.embedded
-    made = recorder.made
-    return Run(output, recorder.calls, trail, leaves, embedded, inputs, blocks, said, seen, made, around, returned)
+    made, placed = recorder.made, recorder.placed
+    return Run(
+        output, recorder.calls, trail, leaves, embedded, placed, inputs, blocks, said, seen, made, around, returned
+    )
 
 
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:

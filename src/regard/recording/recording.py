@@ -51,7 +51,8 @@ class Recording:
         calls: attention calls in execution order. attentions: the layer-level units that they make (calls/attention.py).
         streams: all token streams that calls read.
         leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
-        embedded: id stream -> ids (batch, token) of the rows of its word embeddings.
+        embedded: id stream -> ids (batch, token) of the rows of its word embeddings. placed: stream of whole numbers that are
+            no ids -> where its elements stand in what enters.
         padded: stream -> bool (batch, tokens), True where a token is padding.
         states: what went into and came out of blocks, where that was asked for. made: bytes that all operations made.
         branches: event of a call -> what stands around it, where that was asked for (branches.py).
@@ -88,6 +89,7 @@ class Recording:
     branches: dict[int, Branch] = field(default_factory=dict, repr=False)
     attentions: list[Attention] = field(default_factory=list)
     returned: Any = field(default=None, repr=False)
+    placed: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -97,9 +99,10 @@ class Recording:
     def axis(self, name: str) -> int | None:
         """Which axis is the samples' of what enters under a name: of an input, or of its word embeddings."""
         entry = name.partition("#")[0]
-        if name not in self.embedded:
+        ids = self.embedded.get(name, self.placed.get(name))
+        if ids is None:
             return self.given.axis(entry)
-        sample = self.embedded[name] // STRIDE
+        sample = ids // STRIDE
         varies = [d for d in range(sample.ndim) if not constant(sample, d)]
         return varies[0] if varies else self.given.axis(entry)
 
@@ -426,6 +429,7 @@ def _recorded(
         branches=run.branches,
         attentions=layers,
         returned=run.returned,
+        placed=run.placed,
     )
     recording.streams = _in_use(recording)
     _spread_over_others(recording, trail.spreads)

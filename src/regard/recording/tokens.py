@@ -198,6 +198,7 @@ class Trail:
         self.doubts: list[tuple[int, str, str]] = []
         self.copies: dict[int, int] = {}
         self.mixers: dict[str, None] = {}
+        self.looked_up: set[str] = set()
         self.mixings: list[Mixing] = []
         self.spreads: list[Mixing] = []
         self.softmaxes = 0
