@@ -48,7 +48,7 @@ except ModuleNotFoundError as missing:
 
 if TYPE_CHECKING:
     from regard.evaluation.compare import Comparison
-    from regard.explanation import Explanation, Picture, Text
+    from regard.explanation import Explanation, Raw
 
 app = typer.Typer(
     name="regard",
@@ -445,14 +445,14 @@ def _named(exp: Explanation, name: str, pair: Pair) -> Explanation:
     from regard.models.answers import ANSWER
     from regard.models.embeddings import SECOND
 
-    def called(stream: str, raw: Picture | Text) -> str:
+    def called(stream: str, raw: Raw) -> str:
         if raw.name == ANSWER:
             return ANSWER
         if stream.startswith(SECOND) and pair.second:
             return pair.second
         return pair.name if pair.name and hasattr(raw, "tokens") else name
 
-    raws: dict[str, Sequence[Picture | Text]] = {
+    raws: dict[str, Sequence[Raw]] = {
         s: [dataclasses.replace(r, name=called(s, r)) for r in raw] for s, raw in exp.inputs.items()
     }
     return dataclasses.replace(exp, inputs=raws)

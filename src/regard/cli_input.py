@@ -15,12 +15,16 @@ from regard.errors import InputError, Misuse
 
 SUFFIXES = frozenset(
     {".txt", ".md", ".rst", ".csv", ".json", ".html", ".npy", ".pt", ".safetensors"}
-    | {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+    | {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".wav", ".mp3", ".flac", ".ogg"}
 )
 
 
 def read_input(value: str, kind: str) -> tuple[Any, str]:
     """The raw input that an argument stands for, and a name for it. Raises InputError where there is none."""
+    if kind == "sound":
+        if value == "-":
+            raise InputError("sound is not read from stdin; give the path of a WAV file")
+        return existing(value), Path(value).name
     if kind == "image":
         return (_stdin_picture(), "stdin") if value == "-" else (existing(value), Path(value).name)
     if value == "-":
@@ -77,7 +81,7 @@ class Pair:
         both = kind in ("image-text", "regions-text")
         if image is not None and (not both or kind == "regions-text"):
             raise Misuse(f"--image goes with models of pictures and texts; {model} reads {_reads(kind)}")
-        if text is not None and kind == "image":
+        if text is not None and kind in ("image", "sound"):
             raise Misuse(f"--text goes with models that read texts; {model} reads {_reads(kind)}")
         if image is not None and text is not None:
             raise Misuse(
@@ -111,6 +115,7 @@ def _reads(kind: str) -> str:
         "image": "images only",
         "text": "texts only",
         "embedding": "texts only",
+        "sound": "sound only",
         "image-text": "images with texts",
     }.get(kind, "regions and texts")
 

@@ -95,19 +95,54 @@ class Text:
         ]
 
 
+@dataclass(frozen=True)
+class Sound:
+    """A raw sound: the `samples` of one channel that the model heard, `rate` of them a second, and what its tokens stand for.
+
+    `window`: how many seconds the tokens cover, silence that was added at the end included. `hop`: seconds from one to the
+    next, where the model says so. `bands`: of how many bands of pitch each time has tokens, the lowest first.
+    """
+
+    samples: Float[Tensor, " time"]
+    rate: int
+    window: float
+    hop: float | None = None
+    bands: int = 1
+    name: str = "sound"
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return len(self.samples) / self.rate
+
+    def step(self, count: int) -> float:
+        """Seconds from one token to the next, of so many tokens: as the model says, if that fits, else equal parts."""
+        along = max(1, count // self.bands)
+        fits = self.hop is not None and abs(self.window / self.hop - along) < 2
+        return self.hop if fits and self.hop is not None else self.window / along
+
+    def times(self, count: int) -> list[tuple[float, float]]:
+        """From when to when each of so many tokens stands, in seconds."""
+        step = self.step(count)
+        return [(i // self.bands * step, (i // self.bands + 1) * step) for i in range(count)]
+
+
+Raw = Picture | Text | Sound
+
+
 @dataclass
 class Reading:
     """What a reader made of raw pictures and texts: the model's keyword tensors, and what the tensors no longer say.
 
     Attributes:
         inputs: keyword tensors, as the model's forward takes them.
-        raw: stream name -> one `Picture` or `Text` per sample.
+        raw: stream name -> one `Picture`, `Text` or `Sound` per sample.
         special: stream name -> bool (batch, tokens), True for tokens that the tokenizer added (CLS, SEP, padding).
         labels: class names in index order. mean, std: the picture processor's normalisation, one value a channel.
     """
 
     inputs: dict[str, Tensor]
-    raw: dict[str, Sequence[Picture | Text]] = field(default_factory=dict)
+    raw: dict[str, Sequence[Raw]] = field(default_factory=dict)
     special: dict[str, Tensor] = field(default_factory=dict)
     labels: list[str] | None = None
     mean: tuple[float, ...] | None = None
@@ -255,7 +290,7 @@ class Explanation:
             token scores exactly 0. Tokens born from a parameter (`cls_token`, ...) are streams of their own.
         grid: stream name -> (rows, columns) for streams that are pictures; (frames, rows, columns) and the like for views,
             frames, tiles or slices, in the input's order. rasters: how tokens lie on it, where not plainly.
-        inputs: stream name -> one `Picture` or `Text` per sample, where a reader made the tensors.
+        inputs: stream name -> one `Picture`, `Text` or `Sound` per sample, where a reader made the tensors.
         labels: the model's class names, where a reader knows them.
         signed: whether a negative score has a meaning (evidence against); chooses the colour map.
         found: the object that the target is, where a detector found it.
@@ -266,7 +301,7 @@ class Explanation:
     scores: dict[str, Float[Tensor, "batch tokens"]]
     receipt: Receipt
     grid: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    inputs: dict[str, Sequence[Picture | Text]] = field(default_factory=dict)
+    inputs: dict[str, Sequence[Raw]] = field(default_factory=dict)
     labels: list[str] | None = None
     signed: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -291,7 +326,10 @@ class Explanation:
 
     @property
     def tokens(self) -> list[list[str]] | None:
-        """The model's tokens of each text, when a reader made the tensors."""
+        """The model's tokens of each text, when a reader made the tensors; of a sound, the seconds that they stand for."""
+        heard = next((n for n, raw in self.inputs.items() if raw and isinstance(raw[0], Sound)), None)
+        if heard is not None:
+            return [[f"{a:.2f}–{b:.2f} s" for a, b in spans] for spans in self.times(heard)]
         name = self._text_stream()
         return None if name is None else [t.tokens for t in self.inputs[name] if isinstance(t, Text)]
 
@@ -303,6 +341,16 @@ class Explanation:
             return None
         pairs = zip(self.inputs[name], self.scores[name].tolist(), strict=True)
         return [words_of(text, scores) for text, scores in pairs if isinstance(text, Text)]
+
+    def times(self, stream: str | None = None) -> list[list[tuple[float, float]]]:
+        """From when to when each token of a sound stands, in seconds, for every sample. Raises Misuse where there is none."""
+        sounds = {n: raw for n, raw in self.inputs.items() if raw and isinstance(raw[0], Sound)}
+        name = stream or next(iter(sounds), "")
+        if name not in sounds:
+            raise Misuse(
+                f"no sound is known of stream {name!r}; explain a raw sound with regard.load(...).explain(sound)"
+            )
+        return [s.times(self.scores[name].shape[1]) for s in sounds[name] if isinstance(s, Sound)]
 
     def image_map(
         self, size: tuple[int, int] | None = None, stream: str | None = None
@@ -529,17 +577,19 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     return final
 
 
-def packed(
-    inputs: Mapping[str, Sequence[Picture | Text]], tensors: dict[str, Tensor]
-) -> dict[str, list[dict[str, Any]]]:
+def packed(inputs: Mapping[str, Sequence[Raw]], tensors: dict[str, Tensor]) -> dict[str, list[dict[str, Any]]]:
     """Raw inputs as JSON values; the pixels of pictures go among the `tensors`."""
     out: dict[str, list[dict[str, Any]]] = {}
     for name, raws in inputs.items():
         out[name] = []
         for i, raw in enumerate(raws):
-            entry = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw) if f.name != "pixels"}
+            entry = {
+                f.name: getattr(raw, f.name) for f in dataclasses.fields(raw) if f.name not in ("pixels", "samples")
+            }
             if isinstance(raw, Picture):
                 tensors[f"pixels/{name}/{i}"] = raw.pixels.cpu().contiguous()
+            elif isinstance(raw, Sound):
+                tensors[f"samples/{name}/{i}"] = raw.samples.cpu().float().contiguous()
             out[name].append(entry)
     return out
 
@@ -575,13 +625,15 @@ def article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiouAEIO' else 'a'} {noun}"
 
 
-def raws_of(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]) -> list[Picture | Text]:
+def raws_of(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]) -> list[Raw]:
     """The raw inputs of one stream from what `packed` made of them."""
-    raws: list[Picture | Text] = []
+    raws: list[Raw] = []
     for i, entry in enumerate(entries):
         if "box" in entry:
             regions = tuple(Box(*b) for b in entry.get("regions", ()))
             raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"], regions))
+        elif "rate" in entry:
+            raws.append(Sound(samples=tensors[f"samples/{name}/{i}"], **entry))
         else:
             spans: dict[str, Any] = {k: [(int(a), int(b)) for a, b in entry[k]] for k in ("offsets", "words")}
             spans["messages"] = [(str(role), int(a), int(b)) for role, a, b in entry.get("messages", ())]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from regard.errors import Misuse
-from regard.explanation import Explanation, Measured, Picture, Receipt, Text, as_json, words_of, write_atomically
+from regard.explanation import Explanation, Measured, Raw, Receipt, Sound, Text, as_json, words_of, write_atomically
 
 if TYPE_CHECKING:
     from regard.generation import Generation
@@ -71,11 +71,13 @@ def _inputs(exp: Explanation) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _raw(raw: Picture | Text, scores: Sequence[float]) -> dict[str, Any]:
+def _raw(raw: Raw, scores: Sequence[float]) -> dict[str, Any]:
     """A raw input's fields; a text's words with their scores."""
-    made = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw) if f.name != "pixels"}
+    made = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw) if f.name not in ("pixels", "samples")}
     if isinstance(raw, Text):
         return made | {"words": [w._asdict() for w in words_of(raw, scores)]}
+    if isinstance(raw, Sound):
+        return made | {"seconds": raw.seconds, "times": raw.times(len(scores))}
     return made | {"size": list(raw.pixels.shape[:2])}
 
 
@@ -101,17 +103,23 @@ def rows(exp: Explanation) -> Iterator[dict[str, Any]]:
         for sample, scores in enumerate(batch.tolist()):
             raw = raws[sample] if sample < len(raws) else None
             places = {"sample": sample, "stream": stream}
+            times = raw.times(len(scores)) if isinstance(raw, Sound) else []
             for number, score in enumerate(scores):
                 yield (
                     dict.fromkeys(COLUMNS)
                     | places
-                    | _cell(exp, stream, raw, number)
+                    | _cell(exp, stream, raw, number, times)
                     | {"number": number, "score": score}
                 )
 
 
-def _cell(exp: Explanation, stream: str, raw: Picture | Text | None, number: int) -> dict[str, Any]:
-    """What is known of one token: where it stands in its text or on its grid."""
+def _cell(
+    exp: Explanation, stream: str, raw: Raw | None, number: int, times: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    """What is known of one token: where it stands in its text (characters), in its sound (seconds) or on its grid."""
+    if isinstance(raw, Sound):
+        start, end = times[number]
+        return {"token": f"{start:.2f}–{end:.2f} s", "start": start, "end": end}
     if isinstance(raw, Text) and number < len(raw.tokens):
         start, end = raw.offsets[number]
         return {"token": raw.tokens[number], "start": start, "end": end, "special": raw.special[number]}

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from regard.errors import Misuse
-from regard.explanation import Explanation, Picture, Reading, Text
+from regard.explanation import Explanation, Raw, Reading, Text
 
 Curve = tuple[float, ...]
 
@@ -38,7 +38,7 @@ class Example:
     error: str = ""
     group: str = ""
 
-    def raw(self, stream: str) -> Picture | Text | None:
+    def raw(self, stream: str) -> Raw | None:
         """The raw picture or text of a stream, where a reader made it."""
         given = self.reading.raw.get(stream)
         return given[0] if given else None
@@ -119,7 +119,7 @@ def _alone(reading: Reading, i: int) -> Reading:
     )
 
 
-def _cut(raw: Picture | Text, real: Tensor) -> Picture | Text:
+def _cut(raw: Raw, real: Tensor) -> Raw:
     """A text without its padded tokens."""
     if not isinstance(raw, Text) or len(raw.tokens) != len(real):
         return raw

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from regard.errors import InputError, Misuse, ModelError, RegardError, nearest
-from regard.models import embeddings, held
+from regard.models import embeddings, held, sounds
 from regard.models.adapters import Adapter, adapter_in
 from regard.models.checkpoint import ADAPTER, CONVERT, Checkpoint
 from regard.models.reader import Kind, Reader
@@ -64,6 +64,11 @@ TASKS = {
     "region-question-answering": Task("", ("LxmertForQuestionAnswering",), "regions-text"),
     "object-detection": Task("AutoModelForObjectDetection", (), "image", "MODEL_FOR_OBJECT_DETECTION_MAPPING"),
     "embedding": Task("AutoModel", (), "embedding"),
+    "audio-classification": Task(
+        "AutoModelForAudioClassification", (), "sound", "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING"
+    ),
+    "speech-to-text": Task("AutoModelForSpeechSeq2Seq", (), "sound", "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING"),
+    "speech-recognition": Task("AutoModelForCTC", (), "sound", "MODEL_FOR_CTC_MAPPING"),
 }
 SHARED = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
 _HUB_NAME = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")
@@ -176,6 +181,8 @@ def _kind_of(model: nn.Module, processor: Any, task: str | None, pooling: str | 
         return "image-text"
     if takes_regions(model):
         return "regions-text"
+    if sounds.hears(model, processor):
+        return "sound"
     if pooling is not None or (embeddings.is_headless(model) and not _part_of(processor, "image_processor")):
         return "embedding"
     if _is_name(processor) or _part_of(processor, "image_processor"):
@@ -432,6 +439,8 @@ def _processor(transformers: Any, source: Any, kind: Kind, shared: dict[str, Any
     if not _is_name(source):
         return _part(source, kind)
     name = _place(source) if not Path(source).is_dir() else os.fspath(source)
+    if kind == "sound":
+        return _hearing(transformers, name, shared)
     what, auto = {
         "image": ("image processor", transformers.AutoImageProcessor),
         "text": ("tokenizer", transformers.AutoTokenizer),
@@ -446,6 +455,21 @@ def _processor(transformers: Any, source: Any, kind: Kind, shared: dict[str, Any
     return _part(loaded, kind)
 
 
+def _hearing(transformers: Any, name: str, shared: dict[str, Any]) -> held.Parts:
+    """The feature extractor of a model of sound, and the tokenizer of one that writes, if there is one."""
+    with _failing_as(
+        InputError, f"the feature extractor of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"
+    ):
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(name, **shared)
+    tokenizer = None
+    if Checkpoint(name, shared).find("tokenizer_config.json") is not None:
+        with _failing_as(
+            InputError, f"the tokenizer of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"
+        ):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **shared)
+    return held.Parts(tokenizer=tokenizer, feature_extractor=extractor)
+
+
 def _part(processor: Any, kind: Kind) -> Any:
     """Take the image processor or tokenizer out of a processor that holds several, and check that it is one.
 
@@ -455,6 +479,11 @@ def _part(processor: Any, kind: Kind) -> Any:
         if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
             raise InputError(f"{type(processor).__name__} does not hold an image processor and a tokenizer")
         return processor
+    if kind == "sound":
+        if sounds.extractor_of(processor) is None:
+            raise InputError(f"{type(processor).__name__} holds no feature extractor, which a model of sound needs")
+        whole = getattr(processor, "feature_extractor", None) is not None
+        return processor if whole else held.Parts(feature_extractor=processor)
     part = getattr(processor, "image_processor" if kind == "image" else "tokenizer", None)
     part = processor if part is None else part
     if (kind != "image") != _is_tokenizer(part) or not callable(part):

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from regard import spelling
 from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName, nearest
-from regard.explanation import Picture, Reading, Text
+from regard.explanation import Picture, Raw, Reading, Text
 from regard.found import Found
-from regard.models import answers, detection, embeddings, pairs
+from regard.models import answers, detection, embeddings, pairs, sounds
 from regard.models import regions as boxes
-from regard.models.chats import is_chat
+from regard.models.chats import can_write, is_chat
 from regard.models.geometry import View, probe
 from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import longest, pad_id, read_texts
 from regard.models.writing import begins_with, begun_text, start_of
 
-Kind = Literal["image", "text", "image-text", "regions-text", "embedding"]
+Kind = Literal["image", "text", "image-text", "regions-text", "embedding", "sound"]
 
 
 class Reader:
@@ -33,10 +33,10 @@ class Reader:
     Attributes:
         model: the model, as it will be explained.
         processor: its image processor (or any callable: PIL image -> tensor (channels, rows, columns)) or tokenizer, or the
-            processor that holds both, for a vision-language model.
+            processor that holds both, for a vision-language model; for one of sound what holds its feature extractor.
         labels: class names in index order, empty where the model names none.
-        kind: "image", "text", "image-text", "regions-text" for a model that reads regions of a picture, or "embedding" for
-            one that makes vectors of texts (`model` is then an `embeddings.Embedder` around it).
+        kind: "image", "text", "image-text", "sound", "regions-text" for a model that reads regions of a picture, or
+            "embedding" for one that makes vectors of texts (`model` is then an `embeddings.Embedder` around it).
         stream: the keyword that pictures or token ids have in the model's forward.
         encoder: what turns boxes of a picture into the vectors that such a model reads, if anything does.
         notes: what every receipt should say of how the model was loaded.
@@ -79,11 +79,12 @@ class Reader:
 
         `raw` is, for an image model, a path (str or Path), a PIL image, or a uint8 array or tensor (height, width, 3);
         for a text model, a str, or a chat: a list of messages {"role": ..., "content": ...}; for an embedding model a str, or
-        two in a tuple; for a model of pictures and texts (picture, text), one at a time; for a vision-language model also
-        ([pictures], prompt), or a prompt alone; for a captioner a picture alone. `regions`, for a model that reads regions of
-        a picture: their boxes (regions, 4) as (left, top, right, bottom), fractions of the picture, or (boxes, vectors) where
-        the model brings nothing that makes vectors of them. `truncate` lets texts longer than the model takes be cut. A
-        UserWarning says what was cut, and where the processor does something to pictures that cannot be undone on the original.
+        two in a tuple; for a model of sound the path of a WAV file, an array (time,), or (array, rate); for a model of pictures
+        and texts (picture, text), one at a time; for a vision-language model also ([pictures], prompt), or a prompt alone; for
+        a captioner a picture alone. `regions`, for a model that reads regions of a picture: their boxes (regions, 4) as (left,
+        top, right, bottom), fractions of the picture, or (boxes, vectors) where the model brings nothing that makes vectors of
+        them. `truncate` lets texts and sounds longer than the model takes be cut. A UserWarning says what was cut, and where
+        the processor does something to pictures that cannot be undone on the original.
 
         Raises InputError for a raw input that cannot be read.
         """
@@ -285,7 +286,13 @@ class Reader:
 
     @property
     def _tokenizer(self) -> Any:
-        return self.processor.tokenizer if self.kind == "image-text" else self.processor
+        if self.kind not in ("image-text", "sound"):
+            return self.processor
+        found = getattr(self.processor, "tokenizer", None)
+        if found is None and can_write(self.model):
+            name = type(self.model).__name__
+            raise ModelError(f"what {name} writes cannot be read: give its processor, with a tokenizer")
+        return found
 
     def inspect(
         self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any
@@ -386,7 +393,22 @@ class Reader:
             return self._read_pair(raws)
         if self.kind == "embedding":
             return self._read_embedding(raws, truncate)
+        if self.kind == "sound":
+            return self._read_sounds(raws, truncate)
         return self._read_pictures(raws) if self.kind == "image" else self._read_texts(raws, truncate)
+
+    def _read_sounds(self, raws: list[Any], truncate: bool) -> tuple[Reading, list[str]]:
+        """Read sounds, and begin the text of a model that writes."""
+        extractor = sounds.extractor_of(self.processor)
+        heard = [sounds.hear(extractor, self.model, raw, number, truncate) for number, raw in enumerate(raws)]
+        inputs, raw = sounds.stacked(heard), {self.stream: [h.sound for h in heard]}
+        start, tokenizer = start_of(self.model), getattr(self.processor, "tokenizer", None)
+        begun: dict[str, list[Raw]] = {}
+        if start is not None:
+            inputs = inputs | {"decoder_input_ids": torch.full((len(raws), 1), start)}
+            begun = {"decoder_input_ids": [begun_text(tokenizer, [start])] * len(raws)} if tokenizer else {}
+        notes = [note for h in heard for note in h.notes]
+        return Reading(self._fit(inputs), {**raw, **begun}, labels=self.labels or None), notes
 
     def _read_embedding(self, raws: list[Any], truncate: bool) -> tuple[Reading, list[str]]:
         """Read texts, or the two sides of pairs of texts."""
@@ -406,7 +428,7 @@ class Reader:
         begun, said = (said, None) if self.wants.begins else (None, said)
         prompt = None if said is None else pairs.prompt_of(self.model, self.processor, said, len(given))
         tensors, text, told = pairs.read_pair(self.processor, prompt, [to_image(p) for p, _ in pixels])
-        raw: dict[str, list[Picture | Text]] = {}
+        raw: dict[str, list[Raw]] = {}
         special: dict[str, Tensor] = {}
         if text is not None:
             self._check_length(text)
@@ -460,7 +482,7 @@ class Reader:
         batch = read_texts(self.processor, self.model, raws, truncate)
         self._check_padding(batch.inputs["attention_mask"])
         inputs: dict[str, Tensor] = batch.inputs
-        raw: dict[str, list[Picture | Text]] = {self.stream: [*batch.texts]}
+        raw: dict[str, list[Raw]] = {self.stream: [*batch.texts]}
         if start_of(self.model) is not None:  # beside an encoder: what is asked for is the first token that it writes
             begun = begins_with(self.model, self.processor, None)
             inputs = inputs | {"decoder_input_ids": torch.tensor([begun] * len(raws))}
@@ -561,6 +583,7 @@ def _stream(model: nn.Module, kind: Kind) -> str:
     parameters = [p.name for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if usual in parameters or not parameters:
         return usual
+    usual = next((name for name in sounds.STREAMS if kind == "sound" and name in parameters), usual)
     said = getattr(model, "main_input_name", None)
     return said if said in parameters else parameters[0]
 

@@ -8,6 +8,7 @@ decoder was made to begin with (its start token, a task, a language, the first w
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, Misuse, ModelError
 from regard.explanation import Reading, Text
-from regard.models.alignment import names_of, spans_of
+from regard.models.alignment import names_of, spans_of, special_ids
 from regard.models.chats import can_write as can_write
 from regard.models.texts import longest, pad_id, plain_words, spaced, trim
 
@@ -114,7 +115,7 @@ def _generated(
     _stop_at_strings(tokenizer, config, rest, length + len(forced))
     _seed(model, seed)
     with silent(), torch.no_grad(), _one_sentence(name):
-        made = model.generate(**prompt, generation_config=config, **rest)  # type: ignore[operator]
+        made = model.generate(**prompt, generation_config=config, **rest, **_all_of_it(model))  # type: ignore[operator]
     ids: Tensor = made if isinstance(made, Tensor) else made.sequences
     found = ids[0].tolist()
     start = (
@@ -122,6 +123,7 @@ def _generated(
     )
     if start is None:
         raise ModelError(f"{name}.generate does not give back the prompt before what it wrote")
+    start = _put_first(tokenizer, model, found, start) if beside else start
     return ids, "decoder_input_ids" if beside else "input_ids", start
 
 
@@ -263,6 +265,21 @@ def _after(begun: list[int], ids: list[int]) -> int | None:
     """How many of the ids that a model gave back are what its decoder began with, behind a start token at most."""
     ends = [start + len(begun) for start in (0, 1) if ids[start : start + len(begun)] == begun]
     return ends[0] if ends else None
+
+
+def _all_of_it(model: nn.Module) -> dict[str, Any]:
+    """What lets a `generate` that gives back only what it wrote (Whisper's) give back all that its decoder read."""
+    named = inspect.signature(cast(Any, model.generate)).parameters
+    return {"force_unique_generate_call": True} if "force_unique_generate_call" in named else {}
+
+
+def _put_first(tokenizer: Any, model: nn.Module, ids: list[int], start: int) -> int:
+    """Where a decoder's own writing begins, of such a `generate`, which puts a language and a task behind the start token."""
+    if not _all_of_it(model):
+        return start
+    ends = cast(Any, model.generation_config).eos_token_id
+    put = special_ids(tokenizer) - set(ends if isinstance(ends, list) else [ends])
+    return next((n for n, i in enumerate(ids) if n >= start and i not in put), len(ids))
 
 
 def _begun(read: list[int], ids: list[int], special: set[int]) -> int | None:

@@ -21,7 +21,7 @@ from regard.found import Box
 from regard.report import need
 from regard.report.colour import LIGHT, OPACITY, Array, Scale, grey, ink, number
 from regard.report.receipt import brief
-from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, View, plain, view_of
+from regard.report.view import ChartView, Panel, PictureView, Piece, SoundView, TextView, View, plain, view_of
 
 WIDTH = 9.0  # inches, of the whole figure
 EDGE = 0.3
@@ -117,6 +117,8 @@ def _band(panel: Panel) -> Band:
         return _text(panel)
     if isinstance(panel, ChartView):
         return _chart(panel)
+    if isinstance(panel, SoundView):
+        return _sound(panel)
     return _picture(panel) if panel.picture is not None else _grid(panel)
 
 
@@ -170,6 +172,22 @@ def _picture(panel: PictureView) -> Band:
         _bar(figure, left + 2 * wide + 0.3, top - 0.25, high, panel.scale)
 
     return Band(high + 0.45, draw)
+
+
+def _sound(panel: SoundView) -> Band:
+    """A sound is wide: its map takes the figure's whole width."""
+    assert panel.picture is not None
+    height, width = panel.picture.pixels.shape[:2]
+    wide = WIDTH - 2 * EDGE
+    high = wide * height / width
+
+    def draw(figure: Any, top: float) -> None:
+        axes = axes_at(figure, EDGE, top - 0.25, wide, high)
+        axes.imshow(blend(panel), interpolation="antialiased", aspect="auto")
+        write(figure, EDGE, top - 0.03, textwrap.shorten(safe(panel.picture.name), 90, placeholder=" …"), 9, FAINT)  # type: ignore[union-attr]
+        _flat_bar(figure, EDGE, top - 0.4 - high, panel.scale)
+
+    return Band(high + 1.0, draw)
 
 
 def _outside(axes: Any, picture: Picture) -> None:

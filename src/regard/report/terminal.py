@@ -21,7 +21,7 @@ from regard.generation import Generation
 from regard.report.colour import DARK, Array, Scale, ink, number
 from regard.report.png import blend, listed
 from regard.report.receipt import lines
-from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, View, plain
+from regard.report.view import ChartView, Panel, PictureView, Piece, SoundView, TextView, View, plain
 from regard.report.written import Row
 from regard.report.written import view as written_view
 
@@ -46,6 +46,9 @@ def _panel(panel: Panel, width: int, coloured: bool) -> list[RenderableType]:
     if isinstance(panel, PictureView) and panel.regions and not coloured:
         pieces = [Piece(f"region {i + 1} {_span(b)}", float(v)) for i, (b, v) in enumerate(_regions(panel))]
         return [strongest(pieces, "region"), Line(legend(panel.scale), style="dim")]
+    if isinstance(panel, SoundView):
+        shown = [blocks(panel, width)] if coloured else []
+        return [*shown, strongest(panel.moments, "moment"), Line(legend(panel.scale), style="dim")]
     if isinstance(panel, PictureView):
         drawing = blocks(panel, width) if coloured else digits(panel, width)
         return [drawing, Line(legend(panel.scale, "" if coloured else "digits are tenths of it"), style="dim")]
@@ -172,8 +175,8 @@ def _hex(rgb: Array) -> str:
 
 
 def _on_picture(row: Row) -> list[str]:
-    """The picture's share of a written token's map, where it has one; its places are too many to name."""
-    return [f"the picture ({share:.1%} of the map)" for name, share in row.shares if name == "picture"]
+    """The share of a picture or a sound in a written token's map, where it has one; its places are too many to name."""
+    return [f"the {name} ({share:.1%} of the map)" for name, share in row.shares if name in ("picture", "sound")]
 
 
 def written(g: Generation) -> list[list[str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from regard.errors import Misuse
-from regard.explanation import PLAINLY, Explanation, Picture, Raster, Text, words_of
+from regard.explanation import PLAINLY, Explanation, Picture, Raster, Raw, Sound, Text, words_of
 from regard.found import Box, Found
 from regard.report.colour import Array, Scale, scale_of
 
@@ -36,6 +36,19 @@ class PictureView:
     def regions(self) -> Sequence[Box]:
         """The boxes that the cells stand for, where they are no grid."""
         return () if self.picture is None else self.picture.regions
+
+
+@dataclass(frozen=True)
+class SoundView(PictureView):
+    """A stream that is a sound: its scores over a picture of it, and from when to when each token stands, in seconds."""
+
+    times: Sequence[tuple[float, float]] = ()
+    scores: Sequence[float] = ()
+
+    @property
+    def moments(self) -> list[Piece]:
+        """Every token by the time that it stands for."""
+        return [Piece(f"{a:.2f}–{b:.2f} s", s) for (a, b), s in zip(self.times, self.scores, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -124,20 +137,21 @@ def pictures_of(exp: Explanation, sample: int = 0) -> list[PictureView]:
     found: list[PictureView] = []
     for stream, batch in exp.scores.items():
         raw = _raw(exp, stream, sample)
-        if sample < len(batch) and (stream in exp.grid or (isinstance(raw, Picture) and raw.regions)):
+        a_picture = stream in exp.grid or isinstance(raw, Sound) or (isinstance(raw, Picture) and bool(raw.regions))
+        if sample < len(batch) and a_picture:
             panels = _panels(exp, stream, batch[sample].detach().cpu().float().numpy(), raw)
             found += [p for p in panels if isinstance(p, PictureView)]
     return found
 
 
-def _raw(exp: Explanation, stream: str, sample: int) -> Picture | Text | None:
+def _raw(exp: Explanation, stream: str, sample: int) -> Raw | None:
     raws = exp.inputs.get(stream, ())
     return raws[sample] if sample < len(raws) else None
 
 
-def _panels(exp: Explanation, stream: str, scores: Array, raw: Picture | Text | None) -> list[Panel]:
+def _panels(exp: Explanation, stream: str, scores: Array, raw: Raw | None) -> list[Panel]:
     scale = scale_of(scores, exp.signed)
-    if stream in exp.grid:
+    if stream in exp.grid and not isinstance(raw, Sound):
         picture = raw if isinstance(raw, Picture) else None
         cells = scores.reshape(exp.grid[stream])
         if cells.ndim == 2:
@@ -147,9 +161,27 @@ def _panels(exp: Explanation, stream: str, scores: Array, raw: Picture | Text | 
         return [PictureView(name, frame, scale, None, None, exp.raster(stream)) for name, frame in named]
     if isinstance(raw, Picture) and raw.regions:
         return [PictureView(stream, scores[None], scale, raw)]
+    if isinstance(raw, Sound):
+        return [_sound_panel(stream, scores, scale, raw)]
     if isinstance(raw, Text):
         return [_text_panel(exp, stream, scores, raw)]
     return [ChartView(stream, [float(s) for s in scores], scale)]
+
+
+def _sound_panel(stream: str, scores: Array, scale: Scale, sound: Sound) -> SoundView:
+    """All that the tokens cover, where some of the map lies in the silence after the sound; else the sound alone."""
+    from regard.report.sound import drawn
+
+    bands = sound.bands if len(scores) % sound.bands == 0 else 1
+    cells, times = scores.reshape(-1, bands).T[::-1].copy(), sound.times(len(scores))
+    covered = cells.shape[1] * sound.step(len(scores))
+    after = np.array([a >= sound.seconds for a, _ in times])
+    silent = float(np.abs(scores[after]).sum()) > 0.01 * float(np.abs(scores).sum())
+    shown = covered if silent or abs(covered - sound.seconds) < 2 * sound.step(len(scores)) else sound.seconds
+    pixels = drawn(sound, shown, bands > 1)
+    box = (0.0, 0.0, pixels.shape[1] * covered / shown, float(pixels.shape[0]))
+    picture = Picture(pixels, box, sound.name)
+    return SoundView(stream, cells, scale, picture, times=times, scores=scores.tolist())
 
 
 def _text_panel(exp: Explanation, stream: str, scores: Array, text: Text) -> TextView:
@@ -253,6 +285,9 @@ def _key(exp: Explanation, sample: int) -> str:
         if isinstance(raw, Picture):
             digest.update(repr((stream, raw.name, raw.box, raw.regions, tuple(raw.pixels.shape))).encode())
             digest.update(raw.pixels.cpu().contiguous().numpy().tobytes())
+        elif isinstance(raw, Sound):
+            digest.update(repr((stream, raw.name, raw.rate, raw.window)).encode())
+            digest.update(raw.samples.cpu().contiguous().numpy().tobytes())
         elif isinstance(raw, Text):
             digest.update(repr((stream, raw.name, raw.text)).encode("utf-8", "surrogatepass"))
     if not exp.inputs:

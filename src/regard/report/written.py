@@ -14,7 +14,7 @@ import numpy as np
 from regard.explanation import Explanation, Text
 from regard.generation import Generation
 from regard.report.colour import Array, Scale, number, scale_of
-from regard.report.view import PictureView, pictures_of
+from regard.report.view import PictureView, SoundView, pictures_of
 
 MOST = 3  # of the strongest units that are named
 
@@ -177,7 +177,8 @@ def _shares(
 ) -> list[tuple[str, float]]:
     """How much of the map's magnitude lies on the pictures, on each text, on what was written before, on special tokens."""
     size = np.abs(scores)
-    parts = [("picture", float(sum(np.abs(p.cells).sum() for p in pictures)))] if pictures else []
+    seen = "sound" if any(isinstance(p, SoundView) for p in pictures) else "picture"
+    parts = [(seen, float(sum(np.abs(p.cells).sum() for p in pictures)))] if pictures else []
     parts += [(part.name.lower(), float(size[kinds == n].sum())) for n, part in enumerate(shell.read)]
     parts.append(("written before", float(size[:here][kinds[:here] == len(shell.read)].sum())))
     parts.append(("special tokens", float(size[kinds == -1].sum())))
