@@ -551,7 +551,7 @@ def test_whole_numbers_that_the_model_counts_with(make, x: Tensor, grid) -> None
         e, f = (regard.explain(net, {name: v}, 1, method, **options) for v in (x, x.float()))
         assert e.grid == f.grid == ({name: grid} if grid else {})
         torch.testing.assert_close(e.scores[name], f.scores[name], rtol=1e-4, atol=1e-6)
-    assert e.receipt.faithful == 0
+    assert e.receipt.faithful < 1e-6
     assert x.dtype in (torch.uint8, torch.int64)
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from regard.baseline import Baseline
 from regard.errors import Misuse, nearest
+from regard.recording.cells import lattice
 from regard.recording.inputs import back, first
+from regard.recording.tokens import STRIDE
 
 if TYPE_CHECKING:
     from regard.attribution.context import Context
@@ -106,7 +108,7 @@ def _of_floats(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
         return _given(name, x, b.value)
     if b.kind == "mean":
         if x.ndim > 3:
-            return x.mean(tuple(range(2, x.ndim)), keepdim=True).expand_as(x)
+            return x.mean(_picture_axes(context, name, x), keepdim=True).expand_as(x)
         return _of_shown(context, name, x, lambda shown: shown.mean(0, keepdim=True).expand_as(shown))
     if b.kind == "noise":
         return _of_shown(context, name, x, lambda shown: _noise(shown, b.value))
@@ -118,9 +120,24 @@ def _of_floats(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
         raise Misuse(
             f"baseline {b.label!r} is for pictures, but {name!r} has shape {tuple(x.shape)}; use Baseline.zero()"
         )
-    if b.kind == "blur":
-        return blurred(x, b.value)
-    return _painted(context, x, b)
+    if last := max(_picture_axes(context, name, x)) < 3:
+        x = x.movedim(3, 1)  # channels last
+    made = blurred(x, b.value) if b.kind == "blur" else _painted(context, x, b)
+    return made.movedim(1, 3) if last else made
+
+
+def _picture_axes(context: Context, name: str, x: Tensor) -> tuple[int, ...]:
+    """The axes of (batch, ...) along which a picture's tokens stand, rows, columns and frames: all after the channels, unless
+    its patches tell."""
+    recording, entry = context.recording, name.partition("#")[0]
+    stream = recording.stream(recording.aliases.get(entry, entry))
+    if stream.elements is None or stream.name != entry or stream.packed:
+        return tuple(range(2, x.ndim))
+    elements, ids = stream.elements, recording.placed.get(name)
+    if ids is not None:
+        elements = (first(ids, recording.axis(name))[0].flatten() % STRIDE).argsort()[elements - 1].sort().values + 1
+    found = lattice(elements, x.shape[1:])
+    return tuple(range(2, x.ndim)) if found is None else tuple(a + 1 for a in found[0])
 
 
 def _of_shown(context: Context, name: str, x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
