@@ -79,7 +79,7 @@ class Recorder(TorchFunctionMode):
         self.embedded: dict[str, Tensor] = {}
         self.placed: dict[str, Tensor] = {}
         self.made = 0
-        self.maps: dict[int, tuple[int, Tensor]] = {}
+        self.maps: list[tuple[int, Tensor]] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -230,24 +230,28 @@ class Recorder(TorchFunctionMode):
         """Weights that the model made itself, times values."""
         tags, fields = weights_and_values(self.trail, p)
         shape = tuple(out.permute(fields["axes"]).shape[: -1 if fields["single"] else -2])
-        tag = self.trail.tag(p.a)
-        probs = tag.probs if tag is not None else 0
-        first = self._multiplied_before(probs, p.a, tags[2])
+        first = self._multiplied_before(p.a, tags[2])
         if first is not None:
             return self._once_more(first, tags, shape, out, fields)
-        if probs:
-            self.maps.setdefault(probs, (len(self.calls), p.a))
+        self.maps.append((len(self.calls), p.a))
         return self._called(tags, shape, p.b, output=out, kernel="softmax", **fields)
 
-    def _multiplied_before(self, probs: int, A: Tensor, values: Tag | None) -> AttentionCall | None:
+    def _multiplied_before(self, A: Tensor, values: Tag | None) -> AttentionCall | None:
         """The call in which the same map has multiplied other values already; not one that these values rest on."""
-        if probs not in self.maps:
-            return None
-        index, before = self.maps[probs]
-        call = self.calls[index]
-        rests = values is not None and bool(values.seen >> call.event & 1)
-        same = A is before or descends(node_of(A), node_of(before))
-        return call if same and not rests and not call.lost else None
+        probs = self._softmax_of(A)
+        for index, before in self.maps:
+            call = self.calls[index]
+            if call.lost or (values is not None and values.seen >> call.event & 1):
+                continue
+            same = A is before or (A.data_ptr() == before.data_ptr() and A.numel() == before.numel())
+            if same or (probs and probs == self._softmax_of(before) and descends(node_of(A), node_of(before))):
+                return call
+        return None
+
+    def _softmax_of(self, A: Tensor) -> int:
+        """The number of the softmax that a map has been through, or 0."""
+        tag = self.trail.tag(A)
+        return tag.probs if tag is not None else 0
 
     def _once_more(
         self,
@@ -261,7 +265,7 @@ class Recorder(TorchFunctionMode):
         both products, ∂y/∂A, since the map is one tensor. Edits change this product, too."""
         q_tag, k_tag, v_tag = (None if t is None else self.trail.settled(t) for t in tags)
         if call.weights is None:
-            weights = Weights.of(self.maps[self._map_of(call)][1], call.A)
+            weights = Weights.of(dict(self.maps)[call.index], call.A)
             why = "" if weights else "its map multiplies several values, and its gradient cannot be read"
             self.calls[call.index] = replace(call, weights=weights, lost=why)
         more = v_tag is not None and not v_tag.lost and v_tag.source.rank < PARAMETERS
@@ -281,10 +285,6 @@ class Recorder(TorchFunctionMode):
                 again = replace(again, output=out)
         self.trail.put(out, Tag(self._output_ids(again, q_tag), q_tag.source, seen=1 << call.event))
         return out
-
-    def _map_of(self, call: AttentionCall) -> int:
-        """The number of the softmax whose map a call multiplies."""
-        return next(probs for probs, (index, _) in self.maps.items() if index == call.index)
 
     def _called(self, tags: Sequence[Tag | None], lead: tuple[int, ...], values: Tensor, **fields: Any) -> Tensor:
         """Make the call, let the edits change its output, and tag that output with the query's rows.

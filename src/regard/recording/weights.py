@@ -85,7 +85,7 @@ def _in_parts(trail: Trail, tag: Tag, p: Product) -> str:
     (q_tag, k_tag, _), _ = weights_and_values(trail, p)
     assert q_tag is not None
     assert k_tag is not None
-    rows, keys = thin(q_tag.ids).clone(), thin(k_tag.ids).clone()
+    rows, keys = thin(q_tag.ids).contiguous(), thin(k_tag.ids).contiguous()
     if tag.probs not in trail.multiplied:
         trail.multiplied[tag.probs] = rows, keys
         return ""
