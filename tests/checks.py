@@ -95,7 +95,7 @@ def state(family: Family) -> State:
         model(**family.inputs)  # transformers hangs hooks of its own on some models in their first run
     before = condition(model)
     torch.manual_seed(SEED)
-    maps = regard.explain(model, dict(family.inputs), family.target, ["gae", "rollout"], measure="full")
+    maps = regard.explain(model, dict(family.inputs), family.target, ["gae", "rollout"], form="walk", measure="full")
     after = condition(model)
     torch.manual_seed(SEED)
     recording = record(model, dict(family.inputs), strict=False)

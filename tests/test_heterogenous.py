@@ -336,9 +336,35 @@ def bimodal_scores(t: twins.Literal) -> dict[str, Tensor]:
 def test_gae_s_own_form_by_whole_matrices(name: str) -> None:
     t = literal(name)
     agree(found(t.case, "gae", form="bimodal"), bimodal_scores(t))
-    walk = found(t.case, "gae")
+    walk = found(t.case, "gae", form="walk")
     agree(walk, found(t.case, "heterogenous"))
     assert any(float((walk[k] - e).abs().max()) > 1e-4 for k, e in bimodal_scores(t).items())
+
+
+@pytest.mark.parametrize(("name", "form"), [("lxmert", "bimodal"), ("detr", "bimodal"), ("t5", "bimodal"), ("vilt", "")])
+def test_gae_takes_its_authors_form_where_exactly_two_sources_are_read(name: str, form: str) -> None:
+    """The receipt says which form it is; one source needs no word."""
+    case = (BUILD | families.CASES)[name]()
+    found = regard.explain(case.model, case.inputs, case.target, "gae")
+    same = regard.explain(case.model, case.inputs, case.target, "gae", form=form or "walk")
+    assert all(torch.equal(found.scores[k], same.scores[k]) for k in found.scores)
+    said = [n for n in found.receipt.notes if "form=" in n]
+    assert len(said) == bool(form)
+    assert all(f'form="{form}"' in n for n in said)
+
+
+def test_three_sources_are_one_joint_roll_out() -> None:
+    class Three(torch.nn.Module):
+        def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+            for other in (y, z, y):
+                x = x + (x @ other.mT / 4).softmax(-1) @ other
+            return x[:, 0]
+
+    given = {name: families.noise(2, 4, 6, seed=i) for i, name in enumerate("xyz")}
+    found = regard.explain(Three().eval(), given, 1, "gae")
+    walk = regard.explain(Three().eval(), given, 1, "gae", form="walk")
+    assert all(torch.equal(found.scores[k], walk.scores[k]) for k in "yz")
+    assert any('3 sources are read' in n for n in found.receipt.notes)
 
 
 def test_gae_s_own_form_on_detr_by_its_closed_form() -> None:
@@ -431,7 +457,7 @@ def test_between_is_a_block_of_the_roll_out(name: str) -> None:
 
 def test_between_for_chosen_rows_saved_and_loaded(tmp_path) -> None:
     case = families.lxmert()
-    exp = regard.explain(case.model, case.inputs, case.target, "gae")
+    exp = regard.explain(case.model, case.inputs, case.target, "gae", form="walk")
     passes = exp.receipt.passes
     some = exp.between("input_ids", "visual_feats", rows=[2, 0])
     assert some.shape == (2, 2, 4)
@@ -453,7 +479,7 @@ def test_between_for_chosen_rows_saved_and_loaded(tmp_path) -> None:
 
 def test_between_says_what_it_cannot_do() -> None:
     case = families.t5()
-    exp = regard.explain(case.model, case.inputs, case.target)
+    exp = regard.explain(case.model, case.inputs, case.target, form="walk")
     with pytest.raises(UnknownName):
         exp.between("input_id", "decoder_input_ids")
     with pytest.raises(Misuse, match="out of range"):

@@ -18,7 +18,7 @@ RUNS: list[tuple[str, dict[str, object]]] = [
     ("raw_attention", {}),
     ("rollout", {}),
     ("attention_grad_cam", {}),
-    ("gae", {}),
+    ("gae", {"form": "walk"}),
     *[("corrected_attention", {"sign": s}) for s in ("positive", "negative", "absolute", "signed")],
     *[("gradient", {"reduce": r}) for r in ("mean", "l1", "l2")],
     ("input_x_gradient", {}),

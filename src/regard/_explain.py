@@ -292,6 +292,8 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
         row.name: row.function(**_own(row, options)) if row.preset else partial(row.function, **_own(row, options))
         for row in rows
     }
+    chosen = {name: m.chosen(recording) for name, m in made.items() if isinstance(m, Preset)}
+    made |= {name: m for name, (m, _) in chosen.items()}
     presets = {name: p for name, p in made.items() if isinstance(p, Preset | Fusion)}
     walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
     hidden = recording.hidden()
@@ -299,6 +301,8 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     for row in rows:
         since = time.perf_counter()
         context = maps.contexts[row.name] = replace(maps.context, notes=[])
+        if row.name in chosen and chosen[row.name][1]:
+            context.notes.append(chosen[row.name][1])
         found = walked[row.name] if row.name in walked else made[row.name](context)
         wanted = (recording.batch, recording.rows)
         if not isinstance(found, Tensor) or found.shape != wanted:

@@ -1,6 +1,6 @@
 """Generic Attention-model Explainability (Chefer et al., ICCV 2021), in two forms.
 
-`walk`: row r of Π(I + E), over all streams together: rule 5 and 6 of the paper for self-attention, and the coupled roll-out
+`walk`: row r of Π(I + E), over all streams together: rules 5 and 6 of the paper for self-attention, and the coupled roll-out
 for several sources. `bimodal`: the paper's rules for co-attention and encoder-decoders, METHODS.md section 5. They are the
 same for a single source. With E = E_h (G⊙A)₊ of a call whose rows are of source s and whose keys are of source q,
 
@@ -14,6 +14,7 @@ NaN and take the whole update with it (the first decoder layer of DETR, whose qu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -32,16 +33,37 @@ POSITIVE = EDGES["positive"]
 Matrix = Float[Tensor, "batch row other"]
 
 
-def gae(*, start_layer: int = 0, form: str = "walk") -> Preset | Callable[[Context], Relevance]:
+def gae(*, start_layer: int = 0, form: str | None = None) -> Preset | Callable[[Context], Relevance]:
     """Generic Attention-model Explainability, rule 5: (positive, residual_sum).
 
-    form: "walk" (the default: the row of one joint roll-out, which every other method of this family is compared on, and
-    which needs rows only) or "bimodal", the paper's own rules for several sources, for comparison. Equal for one source.
+    form: "walk" (the row of one joint roll-out, which needs rows only, and which the other methods of this family take),
+    "bimodal" (the paper's own rules for several sources), or None: bimodal where exactly two sources are read (co-attention,
+    encoder-decoders, object queries), else the walk; the receipt says which. Both are the same for one source.
     """
-    if form not in FORMS:
+    if form is not None and form not in FORMS:
         raise nearest(str(form), FORMS, "form")
+    if form is None:
+        return ByItsAuthors("positive", "residual_sum", None, start_layer)
     preset = Preset("positive", "residual_sum", None, start_layer)
     return preset if form == "walk" else lambda context: bimodal(context, preset)
+
+
+class ByItsAuthors(Preset):
+    """The walk, or the rules for two sources where two are read and these rules are defined."""
+
+    def chosen(self, recording: Recording) -> tuple[Preset | Callable[[Context], Relevance], str]:
+        """Which form it is for a run, and a note on it."""
+        ends = {recording.ends(c) for c in recording.calls if c.keys.numel()}
+        read = {source for pair in ends for source in pair if source}
+        if len(read) < 2 or all(here == there for here, there in ends):
+            return self, ""
+        if len(read) > 2:
+            return self, f'{len(read)} sources are read: gae is one joint roll-out (form="walk")'
+        try:
+            Graph(recording, [c for c in recording.calls if c.keys.numel()]).check()
+        except Misuse:
+            return self, 'tokens merge or are copied on the way: gae is one joint roll-out (form="walk")'
+        return partial(bimodal, preset=self), 'two sources are read: gae by the rules of its paper (form="bimodal")'
 
 
 def bimodal(context: Context, preset: Preset) -> Relevance:
@@ -89,7 +111,7 @@ class Graph:
     def check(self) -> None:
         """Raise Misuse where R̄_ssᵀ is not square: tokens of s merge."""
         for merge in self.recording.merges:
-            if merge.state is not None:
+            if merge.without:
                 raise Misuse(
                     "gae's form 'bimodal' is not defined here: tokens at different stages stand side by side; use form='walk'"
                 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -47,6 +48,10 @@ class Preset:
             raise nearest(self.path, PATHS, "path rule")
         if self.hops not in HOPS:
             raise nearest(str(self.hops), HOPS, "hops")
+
+    def chosen(self, recording: Recording) -> tuple[Preset | Callable[[Any], Tensor], str]:
+        """What the method is for a run: itself, unless it depends on what was recorded; and a note for the receipt."""
+        return self, ""
 
     @property
     def presets(self) -> tuple[Preset, ...]:

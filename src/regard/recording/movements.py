@@ -144,8 +144,6 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
     _meet(tags, columns, dim)
     side_by_side = _one_row_each(columns, name, dim)
-    if not side_by_side and trail.of_copies(columns):
-        return [replace(nowhere(best, f"{name} of copies of one row, attended apart", out), seen=_seen(tags))]
     trail.joined("width" if side_by_side else "rows", tags)
     if name in CATS and not side_by_side and not _features(columns, dim):
         tags = trail.at_their_stages(tags)

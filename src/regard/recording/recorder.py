@@ -108,6 +108,8 @@ class Recorder(TorchFunctionMode):
             self.made += out.numel() * out.element_size()
         if name in PRODUCTS:
             p = attention_product(self.trail, name, args, kwargs)
+            if p is not None and self._multiplied_before(p.a, self.trail.tag(p.b)) is not None:
+                return self._explicit(p, out)
             if why := unreadable(self.trail, p, args):
                 self.calls.append(self._lost_call(why, out))
             elif p is not None:

@@ -100,14 +100,14 @@ class Source:
 class Merge:
     """Token map: new row `rows[i]` is the mean of `sources[i]`. `event` is its place among calls, in order.
 
-    state: where the new rows are the old ones as they stood before some calls: the events that these had absorbed.
+    without: where the new rows are the old ones at an earlier stage: events that rows beside them had absorbed, and they not.
     """
 
     event: int
     rows: Tensor
     sources: Tensor
     tentative: bool = False
-    state: int | None = None
+    without: int = 0
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Trail:
         self.softmaxes = 0
         self.joins: dict[tuple[int, int, str], int] = {}
         self.queried: dict[int, Tensor] = {}
-        self._copied: dict[bytes, tuple[int, int, int]] = {}
+        self._copied: dict[bytes, tuple[int, int]] = {}
         self.multiplied: dict[int, tuple[Tensor, Tensor]] = {}
         self._patterns: dict[tuple[int, ...], int] = {}
         self._variants: dict[tuple[int, bytes], tuple[int, int]] = {}
@@ -445,16 +445,6 @@ class Trail:
         ids = torch.where(tag.ids % STRIDE > 0, tag.ids - tag.ids % STRIDE + new, tag.ids)
         return replace(tag, ids=ids, seen=tag.seen | 1 << event)
 
-    def of_copies(self, ids: Sequence[Tensor]) -> bool:
-        """Whether several tensors hold rows that are copies of one row: copies in chunks cannot be told from one another."""
-        if not self._copied:
-            return False
-        copies = torch.tensor([first + i for first, _, n in self._copied.values() for i in range(n)])
-        held = [i.unique() for i in map(thin, ids)]
-        both = torch.cat(held)
-        twice, counts = both.unique(return_counts=True)
-        return bool(torch.isin(twice[counts > 1] % STRIDE, copies).any())
-
     def at_their_stages(self, tags: Sequence[Tag | None]) -> list[Tag | None]:
         """Tags of tensors that are about to stand side by side. Rows that have not absorbed a call whose other rows the joint
         state holds, though the call had them among its queries, are rows of their own from here on: the same, at an earlier
@@ -475,7 +465,7 @@ class Trail:
         stale = stale[stale > 0].unique()
         if not len(stale):
             return tag
-        first, event = self._made_of(stale, tag.seen)
+        first, event = self._made_of(stale, missing)
         rows = tag.ids % STRIDE
         new = torch.where(torch.isin(rows, stale), first + torch.searchsorted(stale, rows), rows)
         return replace(tag, ids=tag.ids - rows + new, seen=tag.seen | 1 << event)
@@ -484,15 +474,14 @@ class Trail:
         """New rows for copies, (row, how often it stood before): the same copies are the same rows in every call (heads)."""
         key = each.numpy().tobytes()
         if key not in self._copied:
-            self._copied[key] = (*self._made_of(each[0]), each.shape[1])
-        first, event, _ = self._copied[key]
-        return first, event
+            self._copied[key] = self._made_of(each[0])
+        return self._copied[key]
 
-    def _made_of(self, rows: Tensor, state: int | None = None) -> tuple[int, int]:
+    def _made_of(self, rows: Tensor, without: int = 0) -> tuple[int, int]:
         """New rows, one of each of some rows: the first of them, and the event of the token map."""
         stream = self.new_stream(self.stream_of(int(rows[0])).name, len(rows), "merged")
         made = torch.arange(stream.first, stream.first + stream.count)
-        self.merges.append(Merge(self.next_event(), made, rows[:, None], state=state))
+        self.merges.append(Merge(self.next_event(), made, rows[:, None], without=without))
         self.copies.update((m, self.copies.get(r, r)) for m, r in zip(made.tolist(), rows.tolist(), strict=True))
         return stream.first, self.events - 1
 

@@ -285,9 +285,9 @@ def unmerged(merge: Merge, part: Part) -> list[Part]:
     shares = (part.r[..., merge.rows, None] / m).expand(*part.r.shape[:-1], -1, m).flatten(-2)
     back = torch.zeros_like(part.r).index_add(-1, merge.sources.flatten(), shares)
     rest = part.r.index_fill(-1, merge.rows, 0.0)
-    if merge.state is None:
+    if not merge.without:
         return [part._replace(r=rest + back)]
-    return [part._replace(r=rest), part._replace(seen=merge.state, r=back)]
+    return [part._replace(r=rest), part._replace(seen=part.seen & ~merge.without, r=back)]
 
 
 __all__ = [
