@@ -115,6 +115,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if len(full) > 1 and best.keys is None:
         newest = _newest(trail, full)
         if newest is None:
+            trail.confuse([t for t in full if trail.alike(t.ids, full[0].ids)])
             return [nowhere(replace(best, seen=united(found)), f"{name} of different tokens", out)]
         best = replace(best, ids=newest.expand(out.shape))
     if gone := _not_healed(fits, best, out):
@@ -179,7 +180,9 @@ def _newest(trail: Trail, tags: Sequence[Tag]) -> Tensor | None:
         rows = [first_along(i, -1) for i in rows]
     newest = rows[0]
     for other in rows[1:]:
-        if not trail.alike(newest, other):
+        if torch.equal(newest, other):
+            continue
+        if not trail.alike(newest, other) or not trail.in_line(newest, other):
             return None
         sample = torch.maximum(newest // STRIDE, other // STRIDE)
         newest = sample * STRIDE + torch.maximum(newest % STRIDE, other % STRIDE)

@@ -146,7 +146,10 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     side_by_side = _one_row_each(columns, name, dim)
     trail.joined("width" if side_by_side else "rows", tags)
     if name in CATS and not side_by_side and not _features(columns, dim):
-        tags = trail.at_their_stages(tags)
+        staged = trail.at_their_stages(tags)
+        if staged is None:
+            return [replace(nowhere(best, f"{name} of copies", out), seen=_seen(tags))]
+        tags = staged
         columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
         best = min((t for t in tags if t is not None), key=lambda t: t.order)
     for t in tags:
@@ -260,9 +263,10 @@ def select(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     same = torch.equal(ta.ids.expand(out.shape), tb.ids.expand(out.shape))
     if ta.raw or tb.raw or (same and (ta.seen == tb.seen or condition.shape[-1] > 1)):
         return element_wise(trail, name, args, kwargs, out)
-    ta, tb = trail.at_their_stages([ta, tb])
-    assert ta is not None
-    assert tb is not None
+    staged = trail.at_their_stages([ta, tb])
+    if staged is None or staged[0] is None or staged[1] is None:
+        return [replace(nowhere(ta, f"{name} of copies", out), seen=ta.seen | tb.seen)]
+    ta, tb = staged[0], staged[1]
     ids = torch.where(condition.cpu(), ta.ids, tb.ids)
     return [replace(min(ta, tb, key=lambda t: t.order), ids=ids, seen=ta.seen | tb.seen)]
 
@@ -280,17 +284,31 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if base is not None and base.seen != value.seen:
         marks = torch.full((), -1).expand(source.shape)
         kept = _written(name, base.ids.clone(memory_format=torch.contiguous_format), places, marks)
-        same = bool(torch.isin(thin(value.ids), kept[kept > 0]).any())
+        after = _written(name, base.ids.clone(memory_format=torch.contiguous_format), places, value.ids.expand(source.shape))
+        same = _beside_itself(kept, after)
         trail.joined("width" if same else "rows", [base, value])
         if not same:
-            base, value = trail.at_their_stages([base, value])
-            assert value is not None
+            staged = trail.at_their_stages([base, value])
+            if staged is None or staged[1] is None:
+                return [replace(nowhere(base, f"{name} of copies", into), seen=base.seen | value.seen)]
+            base, value = staged[0], staged[1]
     ids = torch.zeros(into.shape, dtype=torch.int64) if base is None else base.ids
     ids = _written(name, ids.clone(memory_format=torch.contiguous_format), places, value.ids.expand(source.shape))
     if base is not None:
         ids = in_one_sample(base, value, base.ids, ids)
     best = value if base is None else min(base, value, key=lambda t: t.order)
     return [replace(best, ids=ids, seen=value.seen | (0 if base is None else base.seen))]
+
+
+def _beside_itself(kept: Tensor, after: Tensor) -> bool:
+    """Whether a row has been written beside parts of itself (a head's columns), and not other rows beside it. `kept`: the ids
+    before, -1 where others were written; `after`: the ids afterwards."""
+    for dim in range(kept.ndim):
+        both = (kept > 0).any(dim) & (kept == -1).any(dim)
+        least = torch.where(after > 0, after, torch.iinfo(after.dtype).max).amin(dim)
+        if bool(both.any()) and bool((least == after.amax(dim))[both].all()):
+            return True
+    return False
 
 
 def _written(name: str, ids: Tensor, places: Sequence[Any], values: Tensor) -> Tensor:

@@ -20,8 +20,22 @@ from regard.recording.tokens import STRIDE, Trail
 
 
 def contradicted(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]:
-    """The calls; those in which a parameter's rows are of another sample than the rows beside them are lost."""
-    return [c if c.lost else replace(c, lost=_contradiction(c, trail)) for c in calls]
+    """The calls; those in which a parameter's rows are of another sample than the rows beside them are lost, and so are those
+    in which copies of one token cannot be told from one another."""
+    return [c if c.lost else replace(c, lost=_contradiction(c, trail) or _copies(c, trail)) for c in calls]
+
+
+def _copies(call: AttentionCall, trail: Trail) -> str:
+    """Why it is not known which copy of a token a query row is; "" where there are none, or they were told apart."""
+    if trail.confused >> call.event & 1:
+        return "copies of one token are attended in several calls, and cannot be told from one another"
+    of_input = torch.zeros(trail.rows, dtype=torch.bool)
+    for stream in trail.streams:
+        of_input[stream.rows] = stream.of_input
+    each = [ids[of_input[ids % STRIDE]].unique() for ids in call.queries] if len(call.queries) > 1 else []
+    if each and len(found := torch.cat(each)) > len(found.unique()):
+        return "a token stands at several places of it (copies, or windows that overlap)"
+    return ""
 
 
 def _contradiction(call: AttentionCall, trail: Trail) -> str:

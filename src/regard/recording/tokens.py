@@ -197,12 +197,15 @@ class Trail:
         self.entered: dict[str, Tag] = {}
         self.doubts: list[tuple[int, str, str]] = []
         self.copies: dict[int, int] = {}
+        self.made_of: dict[int, int] = {}
         self.mixers: dict[str, None] = {}
         self.looked_up: set[str] = set()
         self.mixings: list[Mixing] = []
         self.spreads: list[Mixing] = []
         self.softmaxes = 0
+        self.beside: dict[frozenset[str], int] = {}
         self.joins: dict[tuple[int, int, str], int] = {}
+        self.confused = 0
         self.queried: dict[int, Tensor] = {}
         self._copied: dict[bytes, tuple[int, int]] = {}
         self.multiplied: dict[int, tuple[Tensor, Tensor]] = {}
@@ -295,6 +298,9 @@ class Trail:
 
     def joined(self, how: str, tags: Sequence[Tag | None]) -> None:
         """Rows that have absorbed different calls meet: side by side along the width or the rows, or added (attention.py)."""
+        names = frozenset(t.source.name for t in tags if t is not None)
+        if how == "rows" and len(names) > 1:
+            self.beside.setdefault(names, self.events)
         before: int | None = None
         for seen in (t.seen & self.call_events for t in tags if t is not None):
             if before is not None and (left := before & ~seen) and (right := seen & ~before):
@@ -445,26 +451,51 @@ class Trail:
         ids = torch.where(tag.ids % STRIDE > 0, tag.ids - tag.ids % STRIDE + new, tag.ids)
         return replace(tag, ids=ids, seen=tag.seen | 1 << event)
 
-    def at_their_stages(self, tags: Sequence[Tag | None]) -> list[Tag | None]:
+    def at_their_stages(self, tags: Sequence[Tag | None]) -> list[Tag | None] | None:
         """Tags of tensors that are about to stand side by side. Rows that have not absorbed a call whose other rows the joint
         state holds, though the call had them among its queries, are rows of their own from here on: the same, at an earlier
-        stage (x with only its class token exchanged for a newer one)."""
+        stage (x with only its class token exchanged for a newer one). None where several tensors hold one row, each after
+        calls of its own (copies of a token, attended in chunks): these cannot be told from one another."""
         seen = 0
         for tag in tags:
             seen |= tag.seen if tag is not None else 0
-        seen &= self.call_events
-        return [tag if tag is None or not seen & ~tag.seen else self._staged(tag, seen & ~tag.seen) for tag in tags]
+        missing = [0 if tag is None else seen & self.call_events & ~tag.seen for tag in tags]
+        stale = [self._changed_elsewhere(t, m) if t is not None and m else None for t, m in zip(tags, missing)]
+        several = torch.cat([rows for rows in stale if rows is not None] or [torch.zeros(0, dtype=torch.int64)])
+        if len(several) > len(several.unique()):
+            self.confuse(tags)
+            return None
+        return [
+            tag if tag is None or rows is None or not len(rows) else self._staged(tag, rows % STRIDE, m)
+            for tag, rows, m in zip(tags, stale, missing)
+        ]
 
-    def _staged(self, tag: Tag, missing: int) -> Tag:
-        """The tag, with rows that calls it has not absorbed have changed elsewhere as rows of their own."""
-        if tag.raw or tag.keys is not None or tag.lost:
-            return tag
-        own = thin(tag.ids).unique()
+    def confuse(self, tags: Sequence[Tag | None]) -> None:
+        """Copies of a token have been told apart by several calls, each in its own way: whose rows are whose is not known."""
+        known = [t for t in tags if t is not None]
+        everywhere = self.call_events
+        for tag in known:
+            everywhere &= tag.seen
+        rows = torch.cat([thin(t.ids).unique() for t in known])
+        for tag in known:
+            own = tag.seen & self.call_events & ~everywhere
+            for event in range(own.bit_length()):
+                if own >> event & 1 and bool(torch.isin(self.queried[event], rows).any()):
+                    self.confused |= 1 << event
+
+    def _changed_elsewhere(self, tag: Tag, missing: int) -> Tensor:
+        """Ids of a tensor's rows that calls which it has not absorbed had among their queries."""
+        none = torch.zeros(0, dtype=torch.int64)
         changed = [self.queried[e] for e in range(missing.bit_length()) if missing >> e & 1 and e in self.queried]
-        stale = own[torch.isin(own, torch.cat(changed))] % STRIDE if changed else own[:0]
-        stale = stale[stale > 0].unique()
-        if not len(stale):
-            return tag
+        if tag.raw or tag.keys is not None or tag.lost or not changed:
+            return none
+        own = thin(tag.ids).unique()
+        own = own[own % STRIDE > 0]
+        return own[torch.isin(own, torch.cat(changed))]
+
+    def _staged(self, tag: Tag, stale: Tensor, missing: int) -> Tag:
+        """The tag, with some of its rows as rows of their own."""
+        stale = stale.unique()
         first, event = self._made_of(stale, missing)
         rows = tag.ids % STRIDE
         new = torch.where(torch.isin(rows, stale), first + torch.searchsorted(stale, rows), rows)
@@ -483,6 +514,7 @@ class Trail:
         made = torch.arange(stream.first, stream.first + stream.count)
         self.merges.append(Merge(self.next_event(), made, rows[:, None], without=without))
         self.copies.update((m, self.copies.get(r, r)) for m, r in zip(made.tolist(), rows.tolist(), strict=True))
+        self.made_of.update(zip(made.tolist(), rows.tolist(), strict=True))
         return stream.first, self.events - 1
 
     def alike(self, a: Tensor, b: Tensor) -> bool:
@@ -495,6 +527,19 @@ class Trail:
             table[torch.tensor([*self.copies])] = torch.tensor([*self.copies.values()])
         x, y = a // STRIDE, b // STRIDE
         return bool((table[a % STRIDE] == table[b % STRIDE]).all() and ((x == y) | (x == 0) | (y == 0)).all())
+
+    def in_line(self, a: Tensor, b: Tensor) -> bool:
+        """Whether rows that are copies of the same ones were made of one another (and are not copies told apart twice)."""
+        older, newer = torch.minimum(a % STRIDE, b % STRIDE), torch.maximum(a % STRIDE, b % STRIDE)
+        table = torch.arange(self.rows)
+        if self.made_of:
+            table[torch.tensor([*self.made_of])] = torch.tensor([*self.made_of.values()])
+        while bool((newer > older).any()):
+            up = torch.where(newer > older, table[newer], newer)
+            if torch.equal(up, newer):
+                return False
+            newer = up
+        return torch.equal(newer, older)
 
     def stream_of(self, row: int) -> Stream:
         """The stream that a row belongs to."""

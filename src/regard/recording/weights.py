@@ -50,10 +50,13 @@ def _is_plain(p: Product) -> bool:
 
 
 def _meets_values(trail: Trail, p: Product) -> bool:
-    """Whether scores that no softmax has seen are multiplied by rows, one for each of their keys."""
+    """Whether scores that no softmax has seen are multiplied by rows, one for each of their keys. (Of a single key, in a
+    window of one token, the weight is 1.)"""
     tag = trail.tag(p.b)
     if tag is None or tag.keys is not None:
         return False
+    if p.b.shape[p.lb.index(p.summed)] == 1 and not tag.lost:
+        return bool((p.a == 1).all())
     return bool(tag.lost) or not constant(tag.ids, p.lb.index(p.summed))
 
 

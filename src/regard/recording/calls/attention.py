@@ -106,7 +106,15 @@ class _Together:
             if event < time and (heard >> a.event & 1) != (heard >> b.event & 1):
                 return False
         overlap = bool(torch.isin(a.queries, b.queries[b.queries > 0]).any())
-        return overlap if how != ROWS else not overlap and bool(self._streams(a) & self._streams(b))
+        return overlap if how != ROWS else not overlap and self._side_by_side(a, b)
+
+    def _side_by_side(self, a: AttentionCall, b: AttentionCall) -> bool:
+        """Whether the rows of two calls are of one state: of one stream, or of several that stood side by side before."""
+        own, others = self._streams(a), self._streams(b)
+        for names, time in sorted(self.trail.beside.items(), key=lambda n: n[1]):
+            if time <= min(a.event, b.event) and own & names:
+                own |= names
+        return bool(own & others)
 
     def _streams(self, call: AttentionCall) -> set[str]:
         """Names of the streams that a call's rows and keys are of."""
