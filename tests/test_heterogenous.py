@@ -341,7 +341,9 @@ def test_gae_s_own_form_by_whole_matrices(name: str) -> None:
     assert any(float((walk[k] - e).abs().max()) > 1e-4 for k, e in bimodal_scores(t).items())
 
 
-@pytest.mark.parametrize(("name", "form"), [("lxmert", "bimodal"), ("detr", "bimodal"), ("t5", "bimodal"), ("vilt", "")])
+@pytest.mark.parametrize(
+    ("name", "form"), [("lxmert", "bimodal"), ("detr", "bimodal"), ("t5", "bimodal"), ("vilt", "")]
+)
 def test_gae_takes_its_authors_form_where_exactly_two_sources_are_read(name: str, form: str) -> None:
     """The receipt says which form it is; one source needs no word."""
     case = (BUILD | families.CASES)[name]()
@@ -364,7 +366,7 @@ def test_three_sources_are_one_joint_roll_out() -> None:
     found = regard.explain(Three().eval(), given, 1, "gae")
     walk = regard.explain(Three().eval(), given, 1, "gae", form="walk")
     assert all(torch.equal(found.scores[k], walk.scores[k]) for k in "yz")
-    assert any('3 sources are read' in n for n in found.receipt.notes)
+    assert any("3 sources are read" in n for n in found.receipt.notes)
 
 
 def test_gae_s_own_form_on_detr_by_its_closed_form() -> None:

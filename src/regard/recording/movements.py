@@ -284,7 +284,9 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if base is not None and base.seen != value.seen:
         marks = torch.full((), -1).expand(source.shape)
         kept = _written(name, base.ids.clone(memory_format=torch.contiguous_format), places, marks)
-        after = _written(name, base.ids.clone(memory_format=torch.contiguous_format), places, value.ids.expand(source.shape))
+        after = _written(
+            name, base.ids.clone(memory_format=torch.contiguous_format), places, value.ids.expand(source.shape)
+        )
         same = _beside_itself(kept, after)
         trail.joined("width" if same else "rows", [base, value])
         if not same:

@@ -428,7 +428,7 @@ class Trail:
         """Query rows (group, token) in which copies of one row (mask tokens, tokens said twice) are rows of their own, and the
         token map's bit in `seen` (0: there are none). From here on they differ; what each was made of is the one row."""
         rows = ids % STRIDE
-        nth = _occurrence(rows)
+        nth = occurrence(rows)
         copied = torch.unique(rows[(rows > 0) & (nth > 0)])
         if not len(copied):
             return ids, 0
@@ -491,7 +491,8 @@ class Trail:
             return none
         own = thin(tag.ids).unique()
         own = own[own % STRIDE > 0]
-        return own[torch.isin(own, torch.cat(changed))]
+        found: Tensor = own[torch.isin(own, torch.cat(changed))]
+        return found
 
     def _staged(self, tag: Tag, stale: Tensor, missing: int) -> Tag:
         """The tag, with some of its rows as rows of their own."""
@@ -598,7 +599,7 @@ def _tokens_apart(tag: Tag) -> Tensor | None:
     return None if constant(first, -1) else tag.ids - rows + first
 
 
-def _occurrence(rows: Tensor) -> Tensor:
+def occurrence(rows: Tensor) -> Tensor:
     """How often each row (group, token) has stood in its group before."""
     ordered, order = rows.sort(dim=1, stable=True)
     place = torch.arange(rows.shape[1]).expand_as(rows)

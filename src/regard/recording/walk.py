@@ -193,7 +193,7 @@ def _by_maximum(
         seen |= call.seen
     for a in largest.values():
         E = rows_of_heads(recording, calls, a.r, partial(_largest, a.step.rule), "amax")
-        moved = sum(((w[..., None] * rows).sum(0) for w, rows in E), recording.zeros())
+        moved = sum(((w[..., None] * rows.sum(2)).sum(0) for w, rows in E), recording.zeros())
         a.walker.parts.append(Part(seen, moved, a.after))
     return {i: [a for a in mine if a.key not in largest] for i, mine in asked.items()}
 

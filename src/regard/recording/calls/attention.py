@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.recording.calls.call import AttentionCall, Rows
-from regard.recording.tokens import STRIDE
+from regard.recording.tokens import STRIDE, occurrence
 
 if TYPE_CHECKING:
     from regard.recording.recording import Recording
@@ -156,8 +156,10 @@ def rows_of_heads(
     r: Float[Tensor, "batch row"],
     each: Callable[[AttentionCall, Rows], Float[Tensor, "group some key"]],
     reduce: str,
-) -> Iterator[tuple[Float[Tensor, "slot batch"], Float[Tensor, "slot batch row"]]]:
+) -> Iterator[tuple[Float[Tensor, "slot batch"], Float[Tensor, "slot batch time row"]]]:
     """Rows of a matrix that an attention's calls make together, at the rows where r is not zero: (r there, the rows).
+
+    Columns of one token that stands among the keys several times are apart: the sum over `time` brings them together.
 
     `each` gives a call's own matrix at some of its rows. reduce: "sum", or "amax" of
     matrices that are not negative. A few rows at a time, so that they fit the memory budget.
@@ -166,12 +168,15 @@ def rows_of_heads(
     size, at = r.abs().topk(count, dim=1)
     weights = r.gather(1, at).T
     number = torch.full(r.shape, -1).scatter_(1, at, torch.where(size > 0, torch.arange(count), -1))
-    fit = max(1, recording.budget // max(1, 4 * r.numel() * r.element_size()))
+    nth = [occurrence(c.keys % STRIDE) for c in calls]
+    times = 1 + max(int(n.masked_fill(c.keys % STRIDE == 0, 0).max()) for n, c in zip(nth, calls, strict=True))
+    fit = max(1, recording.budget // max(1, 4 * times * r.numel() * r.element_size()))
     for some in torch.arange(count).split(fit):
-        rows = torch.zeros(len(some) * r.numel(), dtype=r.dtype)
-        for call in calls:
-            _put_rows(rows, call, number - int(some[0]), len(some), each, reduce)
-        yield weights[some], rows.view(len(some), *r.shape)
+        rows = torch.zeros(len(some) * times * r.numel(), dtype=r.dtype)
+        for call, n in zip(calls, nth, strict=True):
+            columns = (n * r.shape[1] + call.keys % STRIDE, times * r.shape[1])
+            _put_rows(rows, call, number - int(some[0]), len(some), columns, each, reduce)
+        yield weights[some], rows.view(len(some), r.shape[0], times, r.shape[1])
 
 
 def _put_rows(
@@ -179,16 +184,17 @@ def _put_rows(
     call: AttentionCall,
     number: Tensor,
     count: int,
+    columns: tuple[Tensor, int],
     each: Callable[[AttentionCall, Rows], Tensor],
     reduce: str,
 ) -> None:
-    """One call's matrix at the wanted rows, put into (slot, batch, row), flat."""
+    """One call's matrix at the wanted rows, put into (slot, batch, column), flat. columns: of each key, and how many."""
     samples, rows = (call.queries // STRIDE - 1).clamp(min=0), call.queries % STRIDE
     slot = torch.where(rows > 0, number[samples, rows], -1)
     wanted = (slot >= 0) & (slot < count)
-    keys = call.keys % STRIDE
+    keys, (at, width) = call.keys % STRIDE, columns
     for index in call.chunks(wanted.any(0).nonzero()[:, 0]):
         M = each(call, call.rows(index)).cpu()
-        place = (slot[:, index, None] * number.shape[0] + samples[:, index, None]) * number.shape[1] + keys[:, None]
+        place = (slot[:, index, None] * number.shape[0] + samples[:, index, None]) * width + at[:, None]
         keep = wanted[:, index, None] & (keys > 0)[:, None]
         out.scatter_reduce_(0, place[keep], M.to(out)[keep], reduce)
