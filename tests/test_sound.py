@@ -244,6 +244,48 @@ def test_moments_are_where_the_sound_is(make, late):
     assert begin - 0.08 < where < end + 0.08
 
 
+class Own(torch.nn.Module):
+    """As a course writes it: pieces of 25 ms, a Transformer, the mean of what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.head = torch.nn.Linear(400, 16), torch.nn.Linear(16, 4)
+        self.places = torch.nn.Parameter(torch.randn(1, 40, 16))
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.body = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, waveform):
+        pieces = self.cut(waveform.unflatten(1, (-1, 400)))
+        return self.head(self.body(pieces + self.places[:, : pieces.shape[1]]).mean(1))
+
+
+class Bank(torch.nn.Module):
+    """As an audio library writes it: a filter bank of its own, a class token, an attention by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bank = torch.nn.Conv1d(1, 16, 320, 320)
+        self.cls = torch.nn.Parameter(torch.randn(1, 1, 16))
+        self.qkv, self.out = torch.nn.Linear(16, 48), torch.nn.Linear(16, 4)
+
+    def forward(self, audio):
+        x = self.bank(audio[:, None]).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.out((x + (q @ k.transpose(1, 2) / 4).softmax(-1) @ v)[:, 0])
+
+
+@pytest.mark.parametrize(("make", "stream", "count"), [(Own, "waveform", 20), (Bank, "audio", 25)])
+def test_models_written_by_hand(make, stream, count):
+    torch.manual_seed(0)
+    r = regard.load(strong(make()), processor=T.Wav2Vec2FeatureExtractor())
+    exp = r.explain(tone())
+    assert (r.kind, r.stream) == ("sound", stream)
+    assert exp.scores[stream].shape == (1, count)
+    assert exp.times()[0][-1] == pytest.approx((0.5 - 0.5 / count, 0.5))
+    assert isinstance(view_of(exp).panels[0], SoundView)
+
+
 def test_steps_are_the_model_s_own_where_it_says_them():
     samples = torch.zeros(16000)
     assert Sound(samples, RATE, 1.0, 0.02).times(49)[48] == pytest.approx((0.96, 0.98))

@@ -401,7 +401,8 @@ class Reader:
         """Read sounds, and begin the text of a model that writes."""
         extractor = sounds.extractor_of(self.processor)
         heard = [sounds.hear(extractor, self.model, raw, number, truncate) for number, raw in enumerate(raws)]
-        inputs, raw = sounds.stacked(heard), {self.stream: [h.sound for h in heard]}
+        inputs = _renamed(sounds.stacked(heard), sounds.main_of(heard[0].inputs), self.stream)
+        raw: dict[str, list[Raw]] = {self.stream: [h.sound for h in heard]}
         start, tokenizer = start_of(self.model), getattr(self.processor, "tokenizer", None)
         begun: dict[str, list[Raw]] = {}
         if start is not None:

@@ -179,12 +179,18 @@ def hear(extractor: Any, model: nn.Module, raw: Any, number: int, truncate: bool
             f"{type(extractor).__name__} cannot take {name} ({len(samples) / rate:.3g} s): {reason}"
         ) from e
     tensors = {k: v for k, v in made.items() if isinstance(v, Tensor)}
-    main = next((tensors[k] for k in STREAMS if k in tensors), None)
-    if main is None:
+    main = main_of(tensors)
+    if not main:
         raise ModelError(
             f"{type(extractor).__name__} makes none of {', '.join(STREAMS)}; give tensors to regard.explain"
         )
-    return Heard(tensors, Sound(samples, rate, _window(extractor, main), *_cells(model, rate), name), notes)
+    sound = Sound(samples, rate, _window(extractor, tensors[main]), *_cells(model, rate), name)
+    return Heard(tensors, sound, notes)
+
+
+def main_of(inputs: Mapping[str, Tensor]) -> str:
+    """The tensor that is the sound; "" where there is none."""
+    return next((name for name in STREAMS if name in inputs), "")
 
 
 def longest(extractor: Any) -> float | None:
