@@ -369,11 +369,28 @@ def test_rows_that_a_call_did_not_change_did_not_absorb_it(cls: type[nn.Module])
     assert torch.allclose(found, R[:, 0, 1:], atol=1e-6)
 
 
-class ReadsBoth(OnlyTheFirstRow):
-    """The head reads the class token and the mean of patches that the last layers left alone."""
+def test_inspect_says_which_calls_make_one_attention(whole: nn.Module) -> None:
+    seen = regard.inspect(like(whole, HeadByHead), noise(1, TOKENS, WIDTH))
+    assert [c.attention for c in seen.calls] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert "3 (attention 1)" in str(seen)
+    assert "attention 1" not in str(regard.inspect(whole, noise(1, TOKENS, WIDTH)))
 
-    def pooled(self, x: Tensor) -> Tensor:
-        return self.head(x[:, 0])
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_copies_that_several_calls_tell_apart_are_refused(rows: int) -> None:
+    class Twice(Whole):
+        layers = 1
+
+        def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = map(heads, (q, k, v))
+            parts = [F.scaled_dot_product_attention(c, k, v) for c in q.split(rows, 2)]
+            return torch.cat(parts, 2).transpose(1, 2).flatten(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.cat([x, x], 1))
+
+    with pytest.raises(RegardError, match="copies of one token"):
+        regard.explain(strong(Twice()), noise(1, TOKENS, WIDTH), 1, "gae")
 
 
 def test_baselines_of_attention_sites_still_take_none(whole: nn.Module) -> None:

@@ -30,7 +30,8 @@ class SeenStream:
 class SeenCall:
     """An attention call: who looks at whom. `query` and `key` name segments, as in `cls_token | pixel_values@14x14`.
 
-    `sure` says how sure that is: `followed`, `said by the caller`, either with a doubt, or `lost: ` and why.
+    `key` are the tokens of the values. `sure` says how sure that is: `followed`, `said by the caller`, either with a doubt, or
+    `lost: ` and why. `attention` is the number of the attention that the call is a part of: several calls may make one layer.
     """
 
     index: int
@@ -43,6 +44,7 @@ class SeenCall:
     implementation: str
     sure: str = "followed"
     lost: str = ""
+    attention: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ class Seen:
 
     def __str__(self) -> str:
         head = ("call", "module", "queries", "keys", "heads", "shape", "kind", "implementation", "sure")
+        several = len({c.attention for c in self.calls}) < len(self.calls)
         lines = [head] + [
             (
-                str(c.index),
+                f"{c.index} (attention {c.attention})" if several else str(c.index),
                 c.module,
                 c.query,
                 c.key,
@@ -124,12 +127,13 @@ def _call(recording: Recording, call: AttentionCall) -> SeenCall:
     if call.lost:
         place = recording.said.places[call.index]
         shape = (place.rows, place.keys)
-        return SeenCall(call.index, call.module, "?", "?", 0, shape, "?", call.kernel, sure, call.lost)
+        lost, number = call.lost, call.attention
+        return SeenCall(call.index, call.module, "?", "?", 0, shape, "?", call.kernel, sure, lost, number)
     query, key = segments(recording, call.queries), segments(recording, call.keys)
     same = bool(torch.isin(call.queries, call.keys).all())
     _, heads, n, m = call.shape
     kind = "self" if same else "cross"
-    return SeenCall(call.index, call.module, query, key, heads, (n, m), kind, call.kernel, sure)
+    return SeenCall(call.index, call.module, query, key, heads, (n, m), kind, call.kernel, sure, "", call.attention)
 
 
 def _by(grid: tuple[int, ...]) -> str:
