@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.attribution.baselines import zero_of
 from regard.attribution.context import Context
 from regard.attribution.path import Path
 from regard.attribution.paths import Fusion, Preset, relevance, rows_between
@@ -529,7 +530,7 @@ def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) 
     if row.site == "attention[last]":
         return [Scale(0.0, finals)]
     if row.site == "input":
-        step: Callable[[Tensor], Tensor] = torch.zeros_like if "zero" in row.baseline else lambda x: x - 1
+        step: Callable[[Tensor], Tensor] = zero_of if "zero" in row.baseline else lambda x: x - 1
         named = {s.name for s in recording.streams} | {
             a for a in recording.aliases if isinstance(t := recording.inputs.get(a), Tensor) and t.is_floating_point()
         }

@@ -101,9 +101,22 @@ def _differs(x: Mapping[str, Tensor], x0: Mapping[str, Tensor], batch: int) -> N
 # -- floats -----------------------------------------------------------------------------------------------------------
 
 
+def zero_of(x: Tensor) -> Tensor:
+    """Zero; in a stack of pictures (sample, picture, channel, row, column) one value of each is next to zero.
+
+    Models that read stacks (Idefics, SmolVLM) take a picture of nothing but zeros for padding and leave it out, so that what
+    their text says of it has no picture any more.
+    """
+    out = torch.zeros_like(x)
+    if x.ndim == 5 and x.is_floating_point():
+        shown = x.detach().flatten(2).any(-1)
+        out[:, :, 0, 0, 0] = torch.where(shown, torch.finfo(x.dtype).tiny, 0.0).to(x.dtype)
+    return out
+
+
 def _of_floats(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
     if b.kind == "zero":
-        return torch.zeros_like(x)
+        return zero_of(x)
     if b.kind == "given":
         return _given(name, x, b.value)
     if b.kind == "mean":

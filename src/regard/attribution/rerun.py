@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.errors import Misuse, RegardError
 from regard.recording.edits import Edit
 from regard.recording.entry import is_mask
 from regard.recording.inputs import Inputs
@@ -60,7 +61,22 @@ class Rerun:
         inputs = self.inputs
         if copies > 1:
             inputs = self._each(lambda v, axis: torch.cat([v] * copies, axis))
-        return run(self.model, inputs, edits, self.streams, states=states)
+        try:
+            return run(self.model, inputs, edits, self.streams, states=states)
+        except (RegardError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            RuntimeError,
+            AssertionError,
+        ) as e:  # the model's own, of these values
+            said = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise Misuse(
+                f"{type(self.model).__name__} does not run with other values in the place of its own ({said}); give another "
+                "baseline or site"
+            ) from e
 
     def _each(self, change: Callable[[Tensor, int], Tensor]) -> Inputs:
         """The inputs with every tensor (but single numbers) changed along its samples' axis."""

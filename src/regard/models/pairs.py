@@ -43,6 +43,8 @@ def wants(model: nn.Module, processor: Any) -> Wants:
 
     A model that writes begins a caption without a text, one that answers or matches needs both.
     """
+    if _places_itself(processor):
+        return Wants(picture=True, text=False)
     if getattr(processor, "chat_template", None) or getattr(processor, "image_token", None):
         return Wants(picture=False, text=True)
     ids = inspect.signature(model.forward).parameters.get("input_ids")
@@ -50,6 +52,11 @@ def wants(model: nn.Module, processor: Any) -> Wants:
         beside = "decoder_input_ids" in inspect.signature(model.forward).parameters and can_write(model)
         return Wants(picture=True, text=False, words=beside, begins=beside)
     return Wants(picture=True, text=ids.default is ids.empty or not can_write(model))
+
+
+def _places_itself(processor: Any) -> bool:
+    """Whether a processor puts the places of pictures before any text by itself: as many as there are queries (BLIP-2)."""
+    return getattr(processor, "num_query_tokens", None) is not None
 
 
 def split(raw: Any, wanted: Wants, name: str) -> tuple[list[Any], Any]:
@@ -132,7 +139,7 @@ def _source(part: Mapping[str, Any]) -> Any:
     return found.get("url") if isinstance(found, Mapping) else found
 
 
-def prompt_of(model: nn.Module, processor: Any, prompt: Any, pictures: int) -> Chat | str:
+def prompt_of(model: nn.Module, processor: Any, prompt: Any, pictures: int) -> Chat | str | None:
     """The prompt as the processor takes it, with a place for each picture: by its chat template where it has one.
 
     A text that spells special tokens was rendered already, and is taken as it is.
@@ -140,8 +147,12 @@ def prompt_of(model: nn.Module, processor: Any, prompt: Any, pictures: int) -> C
     place = str(getattr(processor, "image_token", "") or "")
     if is_chat(prompt):
         return render(processor, prompt, can_write(model))
+    if prompt is None:  # a caption is to be written, from the picture alone
+        return "" if _places_itself(processor) else None
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError("the prompt is empty; give at least one word beside the picture")
+    if _places_itself(processor):
+        return prompt.replace(place, "").strip()
     places = prompt.count(place) if place else 0
     if places and places != pictures:
         raise InputError(f"the prompt has {places} of {place}, the place for a picture, for {pictures} pictures")

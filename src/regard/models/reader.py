@@ -427,7 +427,7 @@ class Reader:
         given, said = pairs.split(raws[0], self.wants, type(self.model).__name__)
         pixels = [read_picture(picture, number) for number, picture in enumerate(given)]
         begun, said = (said, None) if self.wants.begins else (None, said)
-        prompt = None if said is None else pairs.prompt_of(self.model, self.processor, said, len(given))
+        prompt = pairs.prompt_of(self.model, self.processor, said, len(given))
         tensors, text, told = pairs.read_pair(self.processor, prompt, [to_image(p) for p, _ in pixels])
         raw: dict[str, list[Raw]] = {}
         special: dict[str, Tensor] = {}
@@ -439,7 +439,7 @@ class Reader:
         if len(pictures) == 1:  # the patches of several pictures are one stream, that no picture can be laid under
             raw[self.stream] = [pictures[0]]
         mean, std = (views[0].mean, views[0].std) if views else (None, None)
-        if "input_ids" not in tensors and start_of(self.model) is not None:
+        if start_of(self.model) is not None and "decoder_input_ids" in inspect.signature(self.model.forward).parameters:
             ids = begins_with(self.model, self.processor.tokenizer, begun)
             tensors["decoder_input_ids"] = torch.tensor([ids])
             raw["decoder_input_ids"] = [begun_text(self.processor.tokenizer, ids)]
