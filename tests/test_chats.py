@@ -668,7 +668,7 @@ def test_a_chat_and_an_answer_on_the_command_line(capsys, monkeypatch, tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["is it", "--against", "no"], "give that with --answer"),
+        (["is it", "--generate", "1", "--against", "no"], "--generate takes no --against"),
         (["is it", "--answer", "yes", "--generate", "2"], "leave one out"),
         (["is it", "--answer", " "], "the answer is empty"),
         (["is it", "--answer", "yes", "--method", "gae,rollout"], "one method at a time"),

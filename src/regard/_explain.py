@@ -93,6 +93,7 @@ def explain(
     batch_axis: Any = 0,
     _reading: Reading | None = None,
     _found: Callable[[Any], list[Found]] | None = None,
+    _targets: Callable[[Any], list[Target]] | None = None,
     **options: Any,
 ) -> Explanation | list[Explanation]:
     """Tell what a model's prediction rests on.
@@ -133,7 +134,8 @@ def explain(
         raise Misuse("nothing to explain: the list of methods or of targets is empty")
     rows = [method_row(n) for n in names]
     _check(rows, options, baseline, site, measure, readout)
-    wanted = [Target.make(t) for t in targets] if _found is None else []
+    searched = _found is not None or _targets is not None  # targets are what is found in the output
+    wanted = [] if searched else [Target.make(t) for t in targets]
     started = time.perf_counter()
     refuse(model, training)
     around = Surroundings.now()
@@ -155,14 +157,14 @@ def explain(
             recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline, proof
         )
         objects = [] if _found is None else _found(recording.output)
-        wanted += [_of_object(found) for found in objects]
+        wanted += [_of_object(found) for found in objects] + ([] if _targets is None else _targets(recording.output))
         watched.seconds = time.perf_counter() - started
         done = [_one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, t in enumerate(wanted)]
     for of_target, found in zip(done, objects, strict=False):
         for exp in of_target:
             exp.found = found
     flat = [done[t][m] for m in range(len(rows)) for t in range(len(wanted))]
-    if _found is not None:
+    if searched:
         return flat
     return flat[0] if isinstance(method, str) and not isinstance(target, list) else flat
 

@@ -7,14 +7,13 @@ into it when all is done, so a run that fails or is interrupted leaves nothing b
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,7 +25,7 @@ from regard.cli_files import (
     write_all,
 )
 from regard.cli_input import Pair, read_words
-from regard.errors import Misuse, RegardError, TargetError, UnknownName, nearest
+from regard.errors import Misuse, RegardError, UnknownName, nearest
 
 try:
     import typer
@@ -36,6 +35,7 @@ try:
         as_table,
         busy,
         cell,
+        in_options,
         one_line,
         show_explanations,
         show_files,
@@ -80,6 +80,14 @@ Regions = Annotated[
     typer.Option(help="A JSON file of boxes [[left, top, right, bottom], ...], fractions of the picture, for LXMERT."),
 ]
 BASELINES = "Against what: zero, black, white, mean, blur[:SIGMA], noise[:SEED], mask, pad; zero:local. Default: zero."
+Against = Annotated[
+    str | None,
+    typer.Option(help="Another label, word or answer: explain what tells the target (or the --answer) from this one."),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(help="Where, for models that say something of every token: a word of the text, or a token's number."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -101,7 +109,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             raise _end("interrupted", 130, debug) from None
         except RegardError as e:
-            raise _end(f"error: {e}", e.exit_code, debug) from None
+            raise _end(f"error: {in_options(str(e))}", e.exit_code, debug) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
             raise typer.Exit(1) from None
@@ -140,8 +148,13 @@ def explain(
     method: Annotated[str, typer.Option(help="Names from `regard methods`, with commas between them, or all.")] = "gae",
     target: Annotated[
         list[str] | None,
-        typer.Option(help="A label or class number; may be repeated. Default: what the model predicts."),
+        typer.Option(
+            help="A label or class number, the next or the masked word, an answer; may be repeated. Default: what the model "
+            "predicts."
+        ),
     ] = None,
+    against: Against = None,
+    token: Token = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html and the pictures; older ones are replaced.")] = Path(
         "regard-out"
     ),
@@ -171,9 +184,6 @@ def explain(
             metavar="TEXT", help="Explain this answer to INPUT (a text or a file), token by token and as a whole."
         ),
     ] = None,
-    against: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="With --answer: explain what tells it from this one.")
-    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -184,9 +194,9 @@ def explain(
     where = _asked(site, baseline)
     names = chosen(method, **where)
     out = writable(out)
-    writes = generate is not None or answer is not None or against is not None
+    writes = generate is not None or answer is not None
     if writes:
-        _check_writing(names, target, truncate, threshold, generate, answer)
+        _check_writing(names, target, truncate, threshold, generate, answer, _words(against, token))
     with busy("loading the model"):
         reader = _load(model)
     pair = Pair.checked(reader, image, text, regions)
@@ -201,8 +211,8 @@ def explain(
                 made = _written(reader, raw, generate, answer, against, as_asked)
                 found.append((stem, made))
             else:
-                with _writers(reader, target):
-                    made = reader.explain(raw, target=_targets(target), method=names, truncate=truncate, **how, **more)
+                asked = {"target": _targets(target)} | _words(against, token)
+                made = reader.explain(raw, method=names, truncate=truncate, **asked, **how, **more)
                 found += [_named(e, stem, pair) for e in made]
     with busy("drawing"):
         files = write_all(found, out, render_generations if writes else render_explanations)
@@ -235,8 +245,11 @@ def compare(
     ] = None,
     baseline: Annotated[str | None, typer.Option(help=BASELINES)] = None,
     target: Annotated[
-        str | None, typer.Option(help="A label or class number. Default: what the model predicts.")
+        str | None,
+        typer.Option(help="A label or class number, a word, an answer. Default: what the model predicts."),
     ] = None,
+    against: Against = None,
+    token: Token = None,
     out: Annotated[
         Path, typer.Option(help="Folder for comparison.html and comparison.png; older ones are replaced.")
     ] = Path("regard-out"),
@@ -259,8 +272,8 @@ def compare(
         reader = _load(model)
     pair = Pair.checked(reader, None, text, regions)
     raw, stem, more = pair.read(input)
-    how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **more}
-    with steps() as told, _writers(reader, target):
+    how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **_words(against, token), **more}
+    with steps() as told:
         found = reader.compare(raw, target, names, columns, baseline, told=told, **how)
     found = _named_all(found, stem, pair)
     with busy("drawing"):
@@ -358,19 +371,28 @@ def _check_writing(
     threshold: float | None,
     generate: int | None,
     answer: str | None,
+    words: dict[str, str],
 ) -> None:
     """Refuse what does not go with a text that is written on from INPUT, or with an answer to it."""
+    from regard.generation import TARGETS
+
     asked = "--generate" if answer is None else "--answer"
-    if generate is None and answer is None:
-        raise Misuse("--against is an answer that another one is told from; give that with --answer")
     if generate is not None and answer is not None:
         raise Misuse("--generate lets the model write an answer, --answer gives one that is there; leave one out")
+    for name in words:
+        if name == "token" or answer is None:
+            raise Misuse(f"{asked} takes no --{name}: every token that is written is explained; leave one out")
     if threshold is not None:
         raise Misuse(f"--threshold is for models that find objects, and {asked} for those that write; leave one out")
     if len(names) > 1:
         raise Misuse(f"{asked} takes one method at a time; give its name with --method")
     if target and len(target) > 1:
         raise Misuse(f"{asked} takes one --target: logit, log_probability or contrast")
+    if target and target[0] not in TARGETS:
+        raise UnknownName(
+            f"unknown target {target[0]!r} of {asked}, which explains each token of a text: give {', '.join(TARGETS)}; leave "
+            f"{asked} out to ask for a word"
+        )
     if truncate:
         raise Misuse("--truncate would cut the end of the prompt, after which the answer begins; shorten it yourself")
 
@@ -420,21 +442,9 @@ def _targets(labels: list[str] | None) -> str | list[str] | None:
     return None if not unique else unique[0] if len(unique) == 1 else unique
 
 
-@contextlib.contextmanager
-def _writers(reader: Any, target: Any) -> Iterator[None]:
-    """A model that writes has no class to explain by default: say what the command line has for it."""
-    from regard.models.writing import can_write
-
-    try:
-        yield
-    except TargetError as e:
-        model = getattr(reader, "model", reader)
-        if target or not can_write(model) or reader.kind == "image":
-            raise
-        raise TargetError(
-            f"{type(model).__name__} writes texts and names no classes: `regard explain INPUT --generate N` lets it "
-            "write N tokens and explains each of them"
-        ) from e
+def _words(against: str | None, token: str | None) -> dict[str, str]:
+    """What was said beside the target, where something was."""
+    return {name: said for name, said in (("against", against), ("token", token)) if said is not None}
 
 
 def _named(exp: Explanation, name: str, pair: Pair) -> Explanation:

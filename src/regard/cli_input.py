@@ -64,6 +64,7 @@ class Pair:
 
     image: a picture beside a text. text, name: a text beside a picture or a text, and what to call it. regions: boxes in the
     picture. second: what to call a text that goes with another one. apart: the two are streams of their own.
+    asks: it is a question, which the model reads first.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class Pair:
     regions: list[list[float]] | None = None
     second: str | None = None
     apart: bool = False
+    asks: bool = False
 
     @classmethod
     def checked(cls, reader: Any, image: Path | None, text: str | None, regions: Path | None) -> Pair:
@@ -87,25 +89,30 @@ class Pair:
             raise Misuse(
                 "--image goes with an INPUT that is a text, --text with one that is a picture; give one of them"
             )
+        asks = bool(getattr(reader, "answers", False))
         if regions is not None and kind != "regions-text":
             raise Misuse(f"--regions goes with models that read regions of a picture; {model} reads {_reads(kind)}")
         if kind == "regions-text":
             _needed(text, regions, model)
         elif kind == "image-text" and image is None and text is None and reader.wants.picture and reader.wants.text:
             raise Misuse(f"{model} reads a picture and a text: give the picture as INPUT and the text with --text")
+        elif asks and text is None:
+            raise Misuse(f"{model} finds the answer to a question in INPUT: ask it with --text")
         if image is not None:
             existing(str(image))
         words, name = (None, None) if text is None else read_input(text, "text")
         boxes = None if regions is None else _boxes(regions)
         of = _pictures_or_texts(reader, text)
-        return cls(
-            of, image, words, None if of == "text" else name, boxes, name if of == "text" else None, kind == "embedding"
-        )
+        second = name if of == "text" else None
+        return cls(of, image, words, None if second else name, boxes, second, kind == "embedding", asks)
 
     def read(self, value: str) -> tuple[Any, str, dict[str, Any]]:
         """An INPUT as the reader takes it, its name, and options for the reader."""
         raw, stem = read_input(value, self.kind)
-        raw = (self.image, raw) if self.image is not None else raw if self.text is None else (raw, self.text)
+        if self.image is not None:
+            raw = (self.image, raw)
+        elif self.text is not None:
+            raw = (self.text, raw) if self.asks else (raw, self.text)
         stem = f"{stem} + {self.second}" if self.second and not self.apart else stem
         return raw, stem, {} if self.regions is None else {"regions": self.regions}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,17 @@ def one_line(text: str) -> str:
     """Untrusted text in one line: line ends become spaces, other control characters �."""
     joined = " ".join(text.split())
     return "".join("�" if unicodedata.category(c) in ("Cc", "Cs") else c for c in joined)
+
+
+def in_options(message: str) -> str:
+    """An error in the words of the command line: `token=` is `--token` there."""
+    return re.sub(
+        r"\b(truncate)=True\b|\b(target|against|token|threshold|text|regions)=(?=[\s;,.)]|$)", _option, message
+    )
+
+
+def _option(found: re.Match[str]) -> str:
+    return f"--{found[1] or found[2]}"
 
 
 def as_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

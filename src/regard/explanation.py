@@ -291,7 +291,8 @@ class Explanation:
         grid: stream name -> (rows, columns) for streams that are pictures; (frames, rows, columns) and the like for views,
             frames, tiles or slices, in the input's order. rasters: how tokens lie on it, where not plainly.
         inputs: stream name -> one `Picture`, `Text` or `Sound` per sample, where a reader made the tensors.
-        labels: the model's class names, where a reader knows them.
+        labels: the model's class names, where a reader knows them. names: what some classes are called where there are too many
+            to list: the tokens that are explained and predicted.
         signed: whether a negative score has a meaning (evidence against); chooses the colour map.
         found: the object that the target is, where a detector found it.
     """
@@ -307,6 +308,7 @@ class Explanation:
     options: dict[str, Any] = field(default_factory=dict)
     found: Found | None = None
     rasters: dict[str, Raster] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
     _looks: Between = field(default_factory=Between, repr=False, compare=False)
 
     @property
@@ -475,6 +477,7 @@ class Explanation:
             "rasters": {k: dataclasses.asdict(r) for k, r in self.rasters.items()},
             "inputs": packed(self.inputs, tensors),
             "labels": self.labels,
+            "names": self.names,
             "signed": self.signed,
             "options": {k: as_json(v) for k, v in self.options.items()},
             "receipt": self.receipt.as_dict(),
@@ -650,6 +653,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         grid={k: grid_of(v) for k, v in header["grid"].items()},
         inputs=header["inputs"],
         labels=header["labels"],
+        names={int(i): str(name) for i, name in header.get("names", {}).items()},
         signed=header["signed"],
         options=header["options"],
         found=_found(header.get("found")),

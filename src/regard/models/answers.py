@@ -50,6 +50,12 @@ def target_of(model: nn.Module, c: int | None, pair: bool) -> Any:
     return Target.logit(c, output=output) if output is not None else c
 
 
+def contrast_of(model: nn.Module, c: int | None, d: int | None) -> Target:
+    """How much more of one class there is than of another."""
+    name = _known(model, SCORES)
+    return Target.contrast(c, d, output=None if name is None else SCORES[name])
+
+
 def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | None) -> tuple[Reading, Target]:
     """The reading with an answer, the model's own where none is given, and minus its loss as the target.
 

@@ -16,13 +16,15 @@ from regard import spelling
 from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName, nearest
 from regard.explanation import Picture, Raw, Reading, Text
 from regard.found import Found
-from regard.models import answers, detection, embeddings, pairs, sounds
+from regard.models import answers, asked, detection, embeddings, pairs, sounds
 from regard.models import regions as boxes
+from regard.models.asked import Asking, names_in
 from regard.models.chats import can_write, is_chat
 from regard.models.geometry import View, probe
 from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import longest, pad_id, read_texts
 from regard.models.writing import begins_with, begun_text, start_of
+from regard.target import Target
 
 Kind = Literal["image", "text", "image-text", "regions-text", "embedding", "sound"]
 
@@ -70,6 +72,11 @@ class Reader:
         return self.kind == "image" and detection.can_detect(self.model)
 
     @property
+    def answers(self) -> bool:
+        """Whether the model finds the answer to a question in a text; it reads (question, text)."""
+        return asked.kind_of(self.model, self.kind) == "span"
+
+    @property
     def wants(self) -> pairs.Wants:
         """What a model of pictures and texts needs of each."""
         return pairs.wants(self.model, self.processor)
@@ -104,32 +111,57 @@ class Reader:
         truncate: bool = False,
         regions: Any = None,
         threshold: float | None = None,
+        against: Any = None,
+        token: str | int | None = None,
         **options: Any,
     ) -> Any:
         """Read raw inputs and explain the model's output on them: `regard.explain` with what the reader knows.
 
-        A class may be given by its name (see `label`), also in a list of targets. A site and a baseline may be given in
-        words: "block[3]", "blur:5", "mask" (see `regard.spelling`). `regions` as in `read`. `options` go to `regard.explain`.
+        A class may be given by its name (see `label`), also in a list of targets; `against` is another one to tell it from. A
+        site and a baseline may be given in words: "block[3]", "blur:5", "mask" (see `regard.spelling`). `regions` as in `read`.
+        `options` go to `regard.explain`.
 
         A detector's objects are its targets: all that it finds in the picture with a probability of at least `threshold`
         (default 0.5), or those of the classes named; a flat list, methods outer, objects inner, the likeliest first.
         Matching models are asked for the match, embedding models how alike two texts are; a model that answers in words takes
         the answer as its target, its own by default.
+
+        Models that say something of every token take words (asked.py). One that writes is asked for the next token, the
+        predicted one by default: target="Paris", against="London". One that fills in masks, for the word at the mask. One that
+        tags words, for every word that it tags (a flat list), for those with the tag that `target` names, or for the tag of
+        the word (or token number) `token`. One that finds answers, for its best answer, or for the one that `target` spells; it
+        reads (question, text). A word of several tokens stands for its first, and a note says so.
         """
         reading, notes = self._read(raw, truncate, regions)
         self._check_text(reading)
         options = options | {"method": method, "baseline": self._baseline(baseline), "site": self._site(site)}
-        options |= self._asked(raw, target, threshold, reading)
+        asking = self._asking(raw, reading)
+        more, said = self._asked(raw, target, threshold, reading, against, token, asking)
+        options |= more
         found = _face().explain(self.model, options["_reading"].inputs, **options)
-        for explanation in found if isinstance(found, list) else [found] if notes else []:
-            explanation.receipt.notes.extend(notes)
+        every = found if isinstance(found, list) else [found]
+        for explanation in every:
+            explanation.receipt.notes.extend([*said, *notes])
+        if asking is not None and asking.kind in ("next", "mask"):
+            names_in(every, asking)
         return found
 
-    def _asked(self, raw: Any, target: Any, threshold: float | None, reading: Reading) -> dict[str, Any]:
-        """The target of one call of `explain`, and the reading it is a target of."""
+    def _asked(
+        self,
+        raw: Any,
+        target: Any,
+        threshold: float | None,
+        reading: Reading,
+        against: Any = None,
+        token: Any = None,
+        asking: Asking | None = None,
+    ) -> tuple[dict[str, Any], list[str]]:
+        """The target of one call of `explain`, and the reading it is a target of; and what to say of it."""
         several = target if isinstance(target, list) else [target]
         if self.detects and several and all(detection.explains_objects(t) for t in several):
-            return {"_reading": reading, "_found": self._objects(raw, several, threshold, reading)}
+            if against is not None or token is not None:
+                raise Misuse("against= and token= are not for objects that a detector finds")
+            return {"_reading": reading, "_found": self._objects(raw, several, threshold, reading)}, []
         if threshold is not None:
             raise Misuse(
                 f"a threshold is for objects that a detector finds; {type(self.model).__name__} is asked for none"
@@ -139,8 +171,36 @@ class Reader:
                 name = type(self.model).__name__
                 raise TargetError(f"{name} answers in words: give one answer as the target, or none for its own")
             full, of_answer = answers.answered(self.model, self.processor.tokenizer, reading, target)
-            return {"_reading": full, "target": of_answer}
-        return {"_reading": reading, "target": self._target(target)}
+            return {"_reading": full, "target": of_answer}, []
+        if asking is not None:
+            return asked.of_words(asking, reading, target, against, token)
+        if token is not None:
+            raise Misuse(
+                f"token= is for models that say something of every token; {type(self.model).__name__} does not"
+            )
+        return {
+            "_reading": reading,
+            "target": self._target(target) if against is None else self._less(target, against),
+        }, []
+
+    def _less(self, target: Any, against: Any) -> Target:
+        """How much more of one class there is than of another, with their names."""
+        pair = [self.label(t) if isinstance(t, str) else t for t in (target, against)]
+        made = answers.contrast_of(self.model, *pair)
+        known = dict(enumerate(self.labels))
+        names = ["the predicted class" if c is None else repr(known[c]) if c in known else f"class {c}" for c in pair]
+        return replace(made, label=f"{names[0]} rather than {names[1]}")
+
+    def _asking(self, raw: Any, reading: Reading) -> Asking | None:
+        """Who turns words into targets, of a model that says something of every token."""
+        kind = asked.kind_of(self.model, self.kind)
+        if not kind or (self.kind == "image-text" and answers.answers_in_words(self.model)):
+            return None
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        stream = "decoder_input_ids" if "decoder_input_ids" in reading.raw else self.stream
+        stream = "input_ids" if self.kind == "image-text" and stream == self.stream else stream
+        passages = asked.passages(self.model, raw) if kind == "span" else []
+        return Asking(kind, self.model, tokenizer, reading, stream, self.labels, self.label, passages)
 
     def _objects(
         self, raw: Any, named: list[Any], threshold: float | None, reading: Reading
@@ -165,18 +225,21 @@ class Reader:
         *,
         truncate: bool = False,
         regions: Any = None,
+        against: Any = None,
+        token: str | int | None = None,
         **options: Any,
     ) -> Any:
         """Read raw inputs and put maps of several methods at several sites side by side: `regard.compare`.
 
-        A class may be given by its name, sites and a baseline in words, as in `explain`. Of the objects that a detector
-        finds, the likeliest is compared.
+        A class or a word may be given by its name, sites and a baseline in words, as in `explain`. Of the objects that a
+        detector finds, the likeliest is compared; of the words that are tagged, the first.
         """
         from regard.evaluation.compare import compare
 
         def explained(model: Any, given: Any, *args: Any, **how: Any) -> Any:
-            found = self.explain(given, *args, truncate=truncate, regions=regions, **how)
-            return detection.likeliest(found) if self.detects else found
+            how |= {"truncate": truncate, "regions": regions, "against": against, "token": token}
+            found = self.explain(given, *args, **how)
+            return detection.likeliest(found) if self.detects else asked.first(found)
 
         def inspected(model: Any, given: Any) -> Any:
             return self.inspect(given, truncate=truncate, regions=regions)
@@ -298,8 +361,9 @@ class Reader:
         self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any
     ) -> Any:
         """Read raw inputs and show what Regard sees of the model's run on them: `regard.inspect`, with its options."""
-        options = options if target is None else options | {"target": self._target(target)}
-        return _face().inspect(self.model, self._run_on(raw, truncate, regions), **options)
+        reading = self._run_on(raw, truncate, regions)
+        options = options if target is None else options | {"target": self._single(raw, target, reading)}
+        return _face().inspect(self.model, reading.inputs, **options)
 
     def verify(self, raw: Any, *, truncate: bool = False, regions: Any = None, **options: Any) -> Any:
         """Read raw inputs and prove whose tokens the model's attention reads on them: `regard.verify`, with its options."""
@@ -309,16 +373,22 @@ class Reader:
         self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any
     ) -> Any:
         """Read raw inputs and record the model's run on them: `regard.record`; classes may be given by name."""
-        inputs = self._run_on(raw, truncate, regions)
-        return _face().record(self.model, inputs, target=None if target is None else self._target(target), **options)
+        reading = self._run_on(raw, truncate, regions)
+        of = None if target is None else self._single(raw, target, reading)
+        return _face().record(self.model, reading.inputs, target=of, **options)
 
-    def _run_on(self, raw: Any, truncate: bool, regions: Any) -> dict[str, Tensor]:
+    def _single(self, raw: Any, target: Any, reading: Reading) -> Any:
+        """A class or a word as one target."""
+        asking = self._asking(raw, reading)
+        return self._target(target) if asking is None else asked.single(asking, target)
+
+    def _run_on(self, raw: Any, truncate: bool, regions: Any) -> Reading:
         """Tensors that the model can be run on: where it answers in words, with its answer."""
         reading = self._read(raw, truncate, regions)[0]
         self._check_text(reading)
         if self.kind == "image-text" and answers.answers_in_words(self.model):
             reading = answers.answered(self.model, self.processor.tokenizer, reading, None)[0]
-        return reading.inputs
+        return reading
 
     def label(self, name: str) -> int:
         """Return the class number of a label.

@@ -85,6 +85,11 @@ def words(text: str) -> list[tuple[int, int]]:
     return found
 
 
+def alone(characters: str) -> bool:
+    """Whether some characters are of a script that puts no spaces between words."""
+    return re.search(_ALONE, characters) is not None
+
+
 def _combined(text: str) -> str:
     """The text with one mark for each character that belongs to the one before it."""
     out: list[str] = []

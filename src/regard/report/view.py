@@ -239,6 +239,8 @@ def class_of(exp: Explanation, indices: object, sample: int) -> str | None:
     index = int(values[min(sample, len(values) - 1)])
     if fits_texts(exp):
         return f"text {index}"
+    if index in exp.names:
+        return exp.names[index]
     labels = exp.labels
     return labels[index] if labels is not None and 0 <= index < len(labels) else f"class {index}"
 
