@@ -517,13 +517,6 @@ def test_two_texts_on_the_command_line(files):
     assert "second text" in run("explain", "--help").stdout
 
 
-@pytest.mark.parametrize("command", ["explain", "compare"])
-def test_a_model_that_writes_is_asked_to_write(files, command):
-    said = run(command, "anna has the lamp .", "--model", "zoo/llama-facts", code=2).stderr
-    assert "--generate N" in said
-    assert "Target" not in said
-
-
 def test_a_map_that_leaves_an_input_out_says_so(files):
     scene = files.scene[RELATION]
     given = (files.images[scene], files.texts[RELATION])

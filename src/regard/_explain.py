@@ -171,8 +171,7 @@ def explain(
 
 def _of_object(found: Found) -> Target:
     """The logit of a found object's class at its query, with its name."""
-    target = Target.detection(found.query, found.index)
-    return replace(target, label=f"query {found.query}: logit of {found.label!r}")
+    return Target.detection(found.query, found.index).named(f"query {found.query}: logit of {found.label!r}")
 
 
 def _check(

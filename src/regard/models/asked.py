@@ -96,7 +96,10 @@ class Asking:
 
     def _mask(self, target: Any, against: Any, token: Any) -> Asked:
         at, where = self._place(token) if token is not None else (self._masks(), self.tokenizer.mask_token)
-        lefts = [t.text[: t.offsets[p][0]] for t, p in zip(self.texts, _each(at, self.texts), strict=True)]
+        lefts = [
+            t.text[: max([b for _, b in t.offsets[:p]], default=0)]
+            for t, p in zip(self.texts, _each(at, self.texts), strict=True)
+        ]
         return self._word("token", f" at {where}", at, target, against, lefts)
 
     def _masks(self) -> Any:
@@ -114,17 +117,17 @@ class Asking:
     def _word(self, what: str, where: str, at: Any, target: Any, against: Any, lefts: Sequence[str]) -> Asked:
         """The logit of a word at a place, or how much more it is than that of another one."""
         if target is None and against is None:
-            return Asked(replace(Target.next_token(None, at), label=f"{what}{where}: the predicted one"))
+            return Asked(Target.next_token(None, at).named(f"{what}{where}: the predicted one"))
         first, name, notes = self._spelt(target, lefts)
         if against is None:
-            return Asked(replace(Target.next_token(first, at), label=f"{what}{where}: {name}"), notes=notes)
+            return Asked(Target.next_token(first, at).named(f"{what}{where}: {name}"), notes=notes)
         second, rival, more = self._spelt(against, lefts)
         if first is not None and torch.equal(torch.as_tensor(first), torch.as_tensor(second)):
             raise Misuse(
                 f"{target!r} and {against!r} begin with the same token, so nothing here tells one from the other"
             )
         made = Target.contrast(first, second, at)
-        return Asked(replace(made, label=f"{what}{where}: {name} rather than {rival}"), notes=notes + more)
+        return Asked(made.named(f"{what}{where}: {name} rather than {rival}"), notes=notes + more)
 
     def _spelt(self, word: Any, lefts: Sequence[str]) -> tuple[Any, str, tuple[str, ...]]:
         """The id of a word's first token (one a sample, after its own text), its name, and a note where it has several."""
@@ -196,8 +199,8 @@ class Asking:
     def _tagged(self, c: Any, d: Any, at: Any, where: str) -> Target:
         names = ["the predicted class" if i is None else repr(self._called(int(i))) for i in (c, d)]
         if d is None:
-            return replace(Target.logit(c, at), label=f"logit of {names[0]} at {where}")
-        return replace(Target.contrast(c, d, at), label=f"{names[0]} rather than {names[1]} at {where}")
+            return Target.logit(c, at).named(f"logit of {names[0]} at {where}")
+        return Target.contrast(c, d, at).named(f"{names[0]} rather than {names[1]} at {where}")
 
     def _called(self, c: int) -> str:
         return self.labels[c] if 0 <= c < len(self.labels) else f"class {c}"

@@ -189,7 +189,7 @@ class Reader:
         made = answers.contrast_of(self.model, *pair)
         known = dict(enumerate(self.labels))
         names = ["the predicted class" if c is None else repr(known[c]) if c in known else f"class {c}" for c in pair]
-        return replace(made, label=f"{names[0]} rather than {names[1]}")
+        return made.named(f"{names[0]} rather than {names[1]}")
 
     def _asking(self, raw: Any, reading: Reading) -> Asking | None:
         """Who turns words into targets, of a model that says something of every token."""
