@@ -36,7 +36,7 @@ def kind_of(model: nn.Module, kind: str) -> Kind:
         ):
             if name.endswith(ending):
                 return found  # type: ignore[return-value]
-    return "next" if kind in ("text", "image-text") and can_write(model) else ""
+    return "next" if kind in ("text", "image-text", "sound") and can_write(model) else ""
 
 
 @dataclass(frozen=True)

@@ -194,9 +194,12 @@ class Reader:
     def _asking(self, raw: Any, reading: Reading) -> Asking | None:
         """Who turns words into targets, of a model that says something of every token."""
         kind = asked.kind_of(self.model, self.kind)
-        if not kind or (self.kind == "image-text" and answers.answers_in_words(self.model)):
-            return None
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        words = hasattr(tokenizer, "get_vocab") and not (
+            self.kind == "image-text" and answers.answers_in_words(self.model)
+        )
+        if not kind or not words:
+            return None
         stream = "decoder_input_ids" if "decoder_input_ids" in reading.raw else self.stream
         stream = "input_ids" if self.kind == "image-text" and stream == self.stream else stream
         passages = asked.passages(self.model, raw) if kind == "span" else []
