@@ -575,3 +575,82 @@ def test_ids_are_ids_however_they_are_looked_up(how: str) -> None:
         e, f = (regard.explain(m, {"ids": ids}, 1, method) for m in (net, embedded))
         assert list(e.scores) == ["ids"]
         torch.testing.assert_close(e.scores["ids"], f.scores["ids"], rtol=1e-4, atol=1e-6)
+
+
+# -- shared inputs ----------------------------------------------------------------------------------------------------
+
+
+class Match(nn.Module):
+    """CLIP from scratch: a picture's tower, a text's tower, and the cosines of all pairs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.words = nn.Conv2d(3, W, 4, 4), nn.Embedding(40, W)
+        self.sees, self.reads = tiny(), tiny()
+
+    def forward(self, picture: Tensor, ids: Tensor) -> Tensor:
+        a = self.sees(self.cut(picture).flatten(2).transpose(1, 2)).mean(1)
+        b = self.reads(self.words(ids)).mean(1)
+        return 5 * nn.functional.normalize(a, dim=-1) @ nn.functional.normalize(b, dim=-1).T
+
+
+@pytest.mark.parametrize("method", ["gae", "integrated_gradients", "input_x_gradient"])
+def test_one_picture_and_several_prompts(method: str) -> None:
+    """A row of words for each prompt; with the one that is asked for alone, the same map."""
+    torch.manual_seed(0)
+    net, picture, ids = Match().eval(), torch.randn(1, 3, 16, 16), torch.randint(0, 40, (3, 5))
+    how = {"steps": 2} if method == "integrated_gradients" else {}
+    e = regard.explain(net, {"picture": picture, "ids": ids}, 1, method, measure="full", **how)
+    f = regard.explain(net, {"picture": picture, "ids": ids[1:2]}, 0, method, measure="full", **how)
+    assert {k: tuple(v.shape) for k, v in e.scores.items()} == {"picture": (1, 16), "ids": (3, 5)}
+    torch.testing.assert_close(e.scores["picture"], f.scores["picture"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(e.scores["ids"][1], f.scores["ids"][0], rtol=1e-4, atol=1e-6)
+    assert not e.scores["ids"][[0, 2]].any()
+    torch.testing.assert_close(e.receipt.attribution_sum, f.receipt.attribution_sum, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(e.receipt.attribution_target, f.receipt.attribution_target, rtol=1e-4, atol=1e-5)
+    assert e.batch == len(e) == 1
+    soft = regard.explain(net, {"picture": picture, "ids": ids}, lambda o: o.softmax(-1)[:, 1], method, **how)
+    assert soft.scores["ids"].any(1).all()  # over all prompts: each has a say
+
+
+def test_one_picture_that_several_texts_share() -> None:
+    """The other way round, a number for each text: each has the map of its own pair."""
+    torch.manual_seed(0)
+
+    class Turned(Match):
+        def forward(self, picture: Tensor, ids: Tensor) -> Tensor:
+            return super().forward(picture, ids).T
+
+    net, picture, ids = Turned().eval(), torch.randn(1, 3, 16, 16), torch.randint(0, 40, (3, 5))
+    e = regard.explain(net, {"picture": picture, "ids": ids}, 0)
+    for i in range(3):
+        f = regard.explain(net, {"picture": picture, "ids": ids[i : i + 1]}, 0)
+        torch.testing.assert_close(e.scores["picture"][i], f.scores["picture"][0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(e.scores["ids"][i], f.scores["ids"][0], rtol=1e-4, atol=1e-6)
+
+
+class Asked(nn.Module):
+    """Questions that every sample is asked (Perceiver's and Q-Former's queries), as an input."""
+
+    def __init__(self, spread: bool) -> None:
+        super().__init__()
+        self.spread, self.cross, self.head = spread, nn.MultiheadAttention(W, 4, batch_first=True), nn.Linear(W, 3)
+        self.k, self.q = nn.Linear(W, W), nn.Linear(W, W)
+
+    def forward(self, x: Tensor, questions: Tensor) -> Tensor:
+        if self.spread:
+            asked = questions.expand(len(x), -1, -1)
+            return self.head((asked + self.cross(asked, x, x)[0]).mean(1))
+        scores = self.q(questions) @ self.k(x).mT / 2
+        return self.head((questions + scores.softmax(-1) @ x).mean(1))
+
+
+@pytest.mark.parametrize("spread", [True, False], ids=["expanded", "broadcast"])
+@pytest.mark.parametrize("method", ["gae", "input_x_gradient"])
+def test_questions_that_all_samples_share(spread: bool, method: str) -> None:
+    """As where each sample is given its own copy."""
+    torch.manual_seed(0)
+    net, x, questions = Asked(spread).eval(), torch.randn(3, 5, W), torch.randn(1, 2, W)
+    e, f = (regard.explain(net, {"x": x, "questions": q}, 1, method) for q in (questions, questions.repeat(3, 1, 1)))
+    for name in e.scores:
+        torch.testing.assert_close(e.scores[name], f.scores[name], rtol=1e-4, atol=1e-6)

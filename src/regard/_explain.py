@@ -40,6 +40,7 @@ from regard.recording.inputs import Inputs as Given
 from regard.recording.inputs import first
 from regard.recording.readout import read_out
 from regard.recording.recorder import run
+from regard.recording.tokens import STRIDE
 from regard.recording.verify import Verification
 from regard.recording.verify import verify as proof_of
 from regard.recording.walk import Relevance
@@ -207,7 +208,7 @@ def _one_target(
         raise NonFinite(
             f"the target ({target.label}) is not a finite number: {values}; the model's output holds NaN or infinity"
         )
-    _check_batch(recording, value)
+    value = _by_sample(recording, value)
     crossed, told = (False, 0) if value.shared else crossing(recording, value.y)
     value = replace(value, shared=True) if crossed else value
     with torch.enable_grad():
@@ -264,8 +265,11 @@ class Maps:
         """(row,) of the samples that are shown."""
         relevance = self.relevance[name]
         out = torch.zeros(relevance.shape[1], dtype=torch.float32)
-        for stream in self.context.recording.streams:
-            out[stream.rows] = relevance[shown[stream.name], stream.rows]
+        recording = self.context.recording
+        for stream in recording.streams:
+            one = _has_samples(recording, stream) and recording.given.batch(stream.name) == 1
+            rows = relevance[:, stream.rows]
+            out[stream.rows] = rows.sum(0) if one else rows[shown[stream.name]]
         return out
 
     def reads_more(self, shown: Mapping[str, int]) -> bool:
@@ -318,22 +322,39 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     return maps
 
 
-def _check_batch(recording: Recording, value: Value) -> None:
-    """One y for each sample of the inputs."""
+def _by_sample(recording: Recording, value: Value) -> Value:
+    """The value, with a gradient of its own for each sample where they share an input; one y may rest on several samples of
+    an input (a picture, and the prompts that it is compared with). Raises TargetError for any other number of ys.
+    """
     if len(value.y) not in recording.batches:
         sizes = ", ".join(str(b) for b in sorted(recording.batches))
         raise TargetError(
             f"the target gives {len(value.y)} numbers, but the inputs have {sizes} samples (along axis 0; batch_axis= names "
             "another, or None)"
         )
-    for stream in recording.streams if not value.shared else ():
-        given = recording.given.tensors.get(stream.name)
-        count = len(value.y) if given is None or stream.packed else recording.given.batch(stream.name)
-        if count != len(value.y):
+    if value.shared or len(value.y) == 1:
+        return value
+    given = {s.name: recording.given.batch(s.name) for s in recording.streams if _has_samples(recording, s)}
+    for name, count in given.items():
+        if count not in (1, len(value.y)):
             raise TargetError(
-                f"input {stream.name!r} has {count} along axis 0, but the target gives {len(value.y)} numbers: several "
-                "samples packed into one input, or one input shared by all samples, cannot be told apart yet"
+                f"input {name!r} has {count} samples, but the target gives {len(value.y)} numbers: give one number (of the one "
+                f"sample that the others have), or one for each of the {count}"
             )
+    return replace(value, shared=any(count == 1 for count in given.values()))
+
+
+def _has_samples(recording: Recording, stream: Stream) -> bool:
+    return stream.name in recording.given.tensors and not stream.packed and stream.kind == "input"
+
+
+def _samples_of(recording: Recording, stream: Stream) -> int:
+    """In how many samples a stream's rows stand."""
+    if _has_samples(recording, stream) and stream.name not in recording.given.shared:
+        return recording.given.batch(stream.name)
+    ids = torch.cat([i.flatten() for c in recording.calls for i in (c.queries, c.keys)])
+    mine = ids[(ids % STRIDE >= stream.first) & (ids % STRIDE < stream.first + stream.count)]
+    return max(1, int(mine.max()) // STRIDE) if len(mine) else 1
 
 
 def _own(row: Method, options: dict[str, Any]) -> dict[str, Any]:
@@ -355,7 +376,9 @@ def _explanation(
     along = paths[0] if paths else None
     device = value.y.device
     streams = [s for s in recording.streams if s.shown]
-    scores = {s.name: relevance[:, s.rows].float().to(device) for s in streams}
+    several = len(relevance) > len(value.y)  # one y that rests on several samples of some input
+    counts = {s.name: _samples_of(recording, s) if several else len(relevance) for s in streams}
+    scores = {s.name: relevance[: counts[s.name], s.rows].float().to(device) for s in streams}
     receipt = Receipt(
         method=row.name,
         target=target.label,
@@ -363,7 +386,7 @@ def _explanation(
         baseline=row.baseline if along is None else along.baseline,
         site=row.site if along is None else along.site.label,
         readout=maps[0].readout,
-        attribution_sum=relevance.sum(1).float(),
+        attribution_sum=relevance.sum()[None].float() if several else relevance.sum(1).float(),
         decomposes=row.decomposes,
         complete=along is None or along.complete,
         predicted=None if value.predicted is None else value.predicted.cpu(),
@@ -418,7 +441,7 @@ def _between(
     method = row.function(**options) if row.preset else None
     if not isinstance(method, Preset | Fusion):
         return Between(refused=f"method {row.name!r} as it was called follows no paths from token to token; use 'gae'")
-    if value.shared:
+    if value.shared or len(value.y) < w.recording.batch:
         return Between(
             refused="samples read tokens of one another here: explain one pair at a time to see who looks at whom"
         )

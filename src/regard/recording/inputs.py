@@ -63,6 +63,7 @@ class Inputs:
         given: as the caller gave them. values: by name, one level down.
         args, kwargs: what the model is called with. axes: which axis of an input is its samples' (None: it has none).
         numbers: inputs of whole numbers that the model counts with, as it does with pixels; others are looked up, as ids are.
+        shared: inputs of one sample, among others of several, that every sample is given.
     """
 
     given: Any = field(repr=False)
@@ -71,6 +72,7 @@ class Inputs:
     kwargs: dict[str, Slot]
     axes: Any = 0
     numbers: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: nn.Module, given: Any, axes: Any = 0) -> Inputs:
@@ -99,6 +101,12 @@ class Inputs:
     def followed(self) -> dict[str, Tensor]:
         """Tensors whose tokens are followed: all but masks."""
         return {k: t for k, t in self.tensors.items() if k in self.numbers or not is_mask(k, t)}
+
+    @property
+    def single(self) -> frozenset[str]:
+        """Inputs of one sample, where others have several."""
+        sizes = {k: self.batch(k) for k in self.followed}
+        return frozenset(k for k, n in sizes.items() if n == 1 < max(sizes.values()))
 
     @property
     def switches(self) -> frozenset[str]:

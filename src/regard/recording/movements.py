@@ -50,7 +50,8 @@ def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any
         return [None] * len(outs)
     rest, more = _on_cpu(args[1:]), {k: _on_cpu(v) for k, v in kwargs.items()}
     func = _function(name)
-    if name in EXPANSIONS and tag.keys is None and tag.source.rank >= PARAMETERS and isinstance(out, Tensor):
+    given = tag.source.rank >= PARAMETERS or tag.source.shared
+    if name in EXPANSIONS and tag.keys is None and given and isinstance(out, Tensor):
         return [replace(tag, ids=_spread(trail, tag.ids, args[0].shape, out, func, rest, more))]
     moved = [func(i, *rest, **more) for i in ([tag.ids] if tag.keys is None else [tag.ids, tag.keys.ids])]
     columns = [[m] if isinstance(m, Tensor) else list(m) for m in moved]

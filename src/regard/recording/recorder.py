@@ -42,7 +42,7 @@ from regard.recording.numbers import entering, numbers_in
 from regard.recording.operations import follow, name_of
 from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
-from regard.recording.samples import Packed, of_their_samples
+from regard.recording.samples import Packed, of_their_samples, samples_meet
 from regard.recording.states import State, Watch
 from regard.recording.tokens import Source, Tag, Trail, constant
 from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
@@ -458,9 +458,10 @@ def run(
     try:
         made = _run(model, inputs, edits, streams, packed, states, branches)
         more = numbers_in(made.calls, made.trail, inputs)
-        if not more:
+        shared = inputs.single - packed if samples_meet(made.calls) else inputs.shared
+        if not more and shared == inputs.shared:
             return made
-        inputs = dataclasses.replace(inputs, numbers=inputs.numbers | more)
+        inputs = dataclasses.replace(inputs, numbers=inputs.numbers | more, shared=shared)
     except Packed as found:
         packed = packed | {found.name}
     torch.set_rng_state(random)
@@ -496,7 +497,7 @@ def _run(
     for name, t in inputs.followed.items():
         shape = tuple(t.shape if name in packed else inputs.first(name).shape[1:])
         ids = not t.is_floating_point() and name not in inputs.numbers
-        source = Source(name, order[name], shape, ids, packed=name in packed)
+        source = Source(name, order[name], shape, ids, packed=name in packed, shared=name in inputs.shared)
         trail.enter(t_in := t.detach().clone(), source, inputs.axis(name))
         if t.is_floating_point():
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()

@@ -45,6 +45,15 @@ def of_their_samples(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def samples_meet(calls: Sequence[AttentionCall]) -> bool:
+    """Whether rows of two samples stand in one group of a call."""
+    for call in calls:
+        own = torch.cat([call.queries, call.keys], 1) // STRIDE
+        if bool(((own > 0) & (own != own.amax(1, keepdim=True))).any()) if own.numel() else False:
+            return True
+    return False
+
+
 def settled(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]:
     """The calls with a sample for every row, found backwards: from later calls, and from what rows were merged to."""
     packed = _packed_rows(trail)

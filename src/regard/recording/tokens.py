@@ -86,7 +86,8 @@ class Stream:
 class Source:
     """One model input or parameter: its name, its rank when two meet (smaller wins), and its shape without batch.
 
-    `ids`: its elements are token ids, so that each is a token, wherever it is moved (BART's shifted ids).
+    `ids`: its elements are token ids, so that each is a token, wherever it is moved (BART's shifted ids). `shared`: it is given
+    to every sample.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Source:
     shape: tuple[int, ...] = ()
     ids: bool = False
     packed: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,8 @@ class Trail:
         ids = torch.arange(1, math.prod(source.shape) + 1).view(source.shape)
         if source.packed:
             ids = self._for_single(ids)
+        elif source.shared:
+            ids = ids if axis is None else ids.unsqueeze(axis)
         elif axis is None:
             ids = ids + STRIDE
         else:
