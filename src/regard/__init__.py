@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 
 def load(name_or_model: Any, processor: Any = None, **options: Any) -> Reader:
-    """A reader for raw pictures or texts: from a hub name, a local folder, a zoo name, or (model, processor=...).
+    """A reader for raw pictures, texts or sound: from a hub name, a folder, a zoo name, (model, processor=...), a pipeline.
 
     See `regard.models.load` for all options. Needs `regard[hf]`.
     """
