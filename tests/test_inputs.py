@@ -654,3 +654,119 @@ def test_questions_that_all_samples_share(spread: bool, method: str) -> None:
     e, f = (regard.explain(net, {"x": x, "questions": q}, 1, method) for q in (questions, questions.repeat(3, 1, 1)))
     for name in e.scores:
         torch.testing.assert_close(e.scores[name], f.scores[name], rtol=1e-4, atol=1e-6)
+
+
+# -- grids ------------------------------------------------------------------------------------------------------------
+
+
+class ChannelsLast(Convolved):
+    """(batch, height, width, channel), as JAX and TensorFlow have pictures."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return super().forward(picture.permute(0, 3, 1, 2))
+
+
+class Frames(Convolved):
+    """(batch, frame, channel, height, width): views, or frames of a film, patch by patch."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        x = self.cut(picture.flatten(0, 1)).flatten(2).transpose(1, 2)
+        return self.head(self.body(x.unflatten(0, picture.shape[:2]).flatten(1, 2)).mean(1))
+
+
+class Volume(nn.Module):
+    """(batch, channel, depth, height, width), cut into blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.body, self.head = nn.Conv3d(1, W, (2, 4, 4), (2, 4, 4)), tiny(), nn.Linear(W, 3)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.head(self.body(self.cut(picture).flatten(2).transpose(1, 2)).mean(1))
+
+
+GRIDS = [
+    (lambda: ChannelsLast(4), (16, 24, 3), (4, 6), (0, 1)),
+    (lambda: Frames(4), (2, 3, 8, 12), (2, 2, 3), (0, 2, 3)),
+    (Volume, (1, 4, 8, 12), (2, 2, 3), (1, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(("make", "shape", "grid", "axes"), GRIDS, ids=["channels last", "frames", "volume"])
+def test_grids_of_other_layouts(make, shape, grid, axes, tmp_path) -> None:
+    """Frames or slices, rows and columns; each token's score is that of its own elements, and a page shows every frame."""
+    torch.manual_seed(0)
+    net, x = make().eval(), torch.randn(2, *shape)
+    e = regard.explain(net, {"picture": x}, 1, "input_x_gradient")
+    assert e.grid == {"picture": grid}
+    leaf = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)
+    whole = g * x
+    for axis, n in sorted(zip(axes, grid, strict=True), reverse=True):
+        whole = whole.unflatten(axis + 1, (n, -1)).movedim(axis + 2, -1)
+    other = [d for d in range(1, whole.ndim) if d - 1 not in axes]
+    torch.testing.assert_close(e.image_map(), whole.sum(other), rtol=1e-4, atol=1e-6)
+    assert e.image_map((20, 30)).shape == (2, *grid[:-2], 20, 30)
+    again = regard.Explanation.load(e.save(tmp_path / "map.safetensors"))
+    assert again.grid == e.grid
+    if len(grid) > 2:
+        page = e.to_html(tmp_path / "page.html").read_text()
+        assert "picture[0]" in page
+        assert "picture[1]" in page
+
+
+class Blocks(nn.Module):
+    """Patches of all pictures in one row, block by block, and each picture's grid (Qwen2-VL's way, from scratch)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.body, self.words = nn.Linear(12, W), tiny(), nn.Embedding(40, W)
+        self.head = nn.Linear(W, 3)
+        self.config = type("Config", (), {"vision_config": type("Vision", (), {"spatial_merge_size": 2})()})()
+
+    def forward(self, input_ids: Tensor, pixel_values: Tensor, image_grid_thw: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        place = (input_ids == 5)[..., None].expand(x.shape)
+        return self.head(self.body(x.masked_scatter(place, self.enter(pixel_values))).mean(1))
+
+
+@pytest.mark.parametrize("sizes", [[(1, 4, 6)], [(1, 4, 6), (1, 2, 4)], [(2, 2, 4)]], ids=["one", "two", "film"])
+def test_pictures_of_any_size_in_one_row(sizes, tmp_path) -> None:
+    """Scores stay in the input's order; maps are row by row, as the grids say."""
+    torch.manual_seed(0)
+    count = sum(t * h * w for t, h, w in sizes)
+    ids = torch.tensor([[7] + [5] * count + [8]])
+    inputs = {"input_ids": ids, "pixel_values": torch.randn(count, 12), "image_grid_thw": torch.tensor(sizes)}
+    e = regard.explain(Blocks().eval(), inputs, 1)
+    grids = [(h, w) if t == 1 else (t, h, w) for t, h, w in sizes]
+    assert e.grid == {"pixel_values": grids[0] if len(grids) == 1 else grids}
+    assert e.receipt.notes == []
+    first = 0
+    for (t, h, w), found in zip(sizes, e.cells("pixel_values"), strict=True):
+        for f, i, j in [(f, i, j) for f in range(t) for i in range(h) for j in range(w)]:
+            block = (i // 2) * (w // 2) + j // 2
+            token = first + f * h * w + block * 4 + (i % 2) * 2 + j % 2
+            assert found.reshape(t, h, w)[f, i, j] == e.scores["pixel_values"][0, token]
+            if t == 1:
+                place = {"row": i, "column": j}
+                assert place.items() <= e.place_of("pixel_values", token).items()
+        first += t * h * w
+    again = regard.Explanation.load(e.save(tmp_path / "map.safetensors"))
+    assert again.grid == e.grid
+    assert again.rasters == e.rasters
+    assert len(e.image_map((8, 8))) == len(sizes)
+    e.plot(tmp_path / "map.png")
+    assert "pixel_values" in e.to_html(tmp_path / "page.html").read_text()
+
+
+def test_patches_in_blocks_are_put_together_again() -> None:
+    """What a processor of Qwen-VL's kind cut is the picture, row by row."""
+    from regard.models.geometry import from_patches
+
+    class Processor:
+        patch_size, temporal_patch_size, merge_size = 2, 2, 2
+
+    picture = torch.randn(3, 8, 12)
+    cut = picture.unflatten(1, (2, 2, 2)).unflatten(4, (3, 2, 2))  # channel, block, row, pixel, block, column, pixel
+    cut = cut.permute(1, 4, 2, 5, 0, 3, 6)[..., None, :, :].expand(-1, -1, -1, -1, -1, 2, -1, -1)
+    torch.testing.assert_close(from_patches(cut.reshape(24, -1), (4, 6), Processor()), picture)

@@ -22,9 +22,10 @@ from regard.attribution.table import Method
 from regard.attribution.table import method as method_row
 from regard.between import Between
 from regard.errors import Misuse, NonFinite, TargetError, nearest
-from regard.explanation import WHOLE, Explanation, Measured, Raster, Reading, Receipt
+from regard.explanation import WHOLE, Explanation, Grid, Measured, Raster, Reading, Receipt
 from regard.found import Found
 from regard.recording import Recording, Stream, record
+from regard.recording import rasters as layouts
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.entry import (
     Readout,
@@ -409,17 +410,18 @@ def _explanation(
     if w.measure == "full":
         receipt.measure()
     fixed = target if value.explained is None else target.at(value.explained, value.rival)
+    grid, rasters = _grids(recording, streams)
     return Explanation(
         method=row.name,
         target=target.label,
         scores=scores,
         receipt=receipt,
-        grid={s.name: s.grid for s in streams if s.grid is not None},
+        grid=grid,
         inputs={k: v for k, v in w.reading.raw.items() if k in scores},
         labels=w.reading.labels,
         signed=row.is_signed(options),
         options=options,
-        rasters={s.name: Raster(s.window) for s in streams if s.window not in (None, WHOLE)},
+        rasters=rasters,
         _looks=_between(w, fixed, value, row, options, receipt),
     )
 
@@ -427,6 +429,19 @@ def _explanation(
 def _final_calls(context: Context) -> tuple[int, ...]:
     """The calls of the attentions that the target reads."""
     return tuple(c for a in context.readout for c in context.recording.attentions[a].calls)
+
+
+def _grids(recording: Recording, streams: Sequence[Stream]) -> tuple[dict[str, Grid], dict[str, Raster]]:
+    """The grids of streams that are pictures, and how tokens lie on them."""
+    grid: dict[str, Grid] = {s.name: s.grid for s in streams if s.grid is not None}
+    rasters = {s.name: Raster(s.window) for s in streams if s.window is not None and s.window != WHOLE}
+    merge = layouts.merge_size(getattr(recording.model, "config", None))
+    for stream in streams:
+        every = layouts.grids(stream.name, stream.count, recording.inputs, merge) if stream.packed else None
+        if every is not None:
+            grid[stream.name] = every[0] if len(every) == 1 else every
+            rasters[stream.name] = Raster(order=tuple(layouts.order(every, merge).tolist()))
+    return grid, rasters
 
 
 def _at_nodes(maps: Sequence[Maps], row: Method) -> int:
@@ -479,7 +494,8 @@ def _notes(recording: Recording) -> list[str]:
     if recording.mixers:
         notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
     notes += _of_caches(recording)
-    if packed := {s.name: s.count for s in recording.streams if s.packed and s.kind != "merged"}:
+    several = recording.batch > 1
+    if several and (packed := {s.name: s.count for s in recording.streams if s.packed and s.kind != "merged"}):
         each = ", ".join(f"{name}: {count}" for name, count in packed.items())
         notes.append(f"tokens of all samples stand in one row ({each}); those of other samples score 0")
     return notes

@@ -44,6 +44,9 @@ class Picture:
 
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+Grid = tuple[int, ...] | list[tuple[int, ...]]
+"""Rows and columns of a picture's tokens, after frames, views or slices where there are such; or those of each of several
+pictures in one row of tokens."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,12 @@ class Raster:
     """How the tokens of a picture's stream lie on its grid, where that is not cell by cell over the whole of it.
 
     `window` (left, top, right, bottom; shares of the picture that the model reads) is what the cells cover: of a picture that
-    is no multiple of its patch, not all; the rest counts with the last cells.
+    is no multiple of its patch, not all; the rest counts with the last cells. `order`: the token at each place of the grid,
+    of one picture after the other, where all stand in one row; None: in order.
     """
 
     window: tuple[float, float, float, float] = WHOLE
+    order: tuple[int, ...] | None = None
 
     def box(self, of: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         """The box that the cells cover, of a box that the model reads."""
@@ -289,7 +294,9 @@ class Explanation:
         scores: stream name -> float32 (batch, tokens of that input, in its own order), raw, never rescaled; a padded
             token scores exactly 0. Tokens born from a parameter (`cls_token`, ...) are streams of their own.
         grid: stream name -> (rows, columns) for streams that are pictures; (frames, rows, columns) and the like for views,
-            frames, tiles or slices, in the input's order. rasters: how tokens lie on it, where not plainly.
+            frames, tiles or slices, in the input's order; a list of these, one for each picture, where a row of tokens holds
+            several pictures. Scores stay in the input's own order, `image_map` is row by row. rasters: how tokens lie on it,
+            where not plainly.
         inputs: stream name -> one `Picture`, `Text` or `Sound` per sample, where a reader made the tensors.
         labels: the model's class names, where a reader knows them. names: what some classes are called where there are too many
             to list: the tokens that are explained and predicted.
@@ -301,7 +308,7 @@ class Explanation:
     target: str
     scores: dict[str, Float[Tensor, "batch tokens"]]
     receipt: Receipt
-    grid: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    grid: dict[str, Grid] = field(default_factory=dict)
     inputs: dict[str, Sequence[Raw]] = field(default_factory=dict)
     labels: list[str] | None = None
     signed: bool = False
@@ -356,19 +363,46 @@ class Explanation:
 
     def image_map(
         self, size: tuple[int, int] | None = None, stream: str | None = None
-    ) -> Float[Tensor, "batch *frame height width"]:
+    ) -> Float[Tensor, "picture *frame height width"] | list[Tensor]:
         """The picture stream's scores as a map, bilinearly resized to `size` (height, width); None: one cell a token.
 
-        Views, frames, tiles or slices of an input stand before the rows, as in `grid`.
+        One for each sample; for each picture where a row of tokens holds several, a list where their grids differ and no size
+        is given. Views, frames, tiles or slices of an input stand before the rows, as in `grid`.
         """
         name = stream or self._picture_stream()
         if name not in self.grid:
             raise Misuse(f"stream {name!r} is not a picture; pictures: {', '.join(self.grid) or 'none'}")
-        cells = self.scores[name].reshape(-1, *self.grid[name])
-        if size is None:
-            return cells
-        flat = cells.reshape(-1, *cells.shape[-2:])
-        return resized(flat, size, self.raster(name)).reshape(*cells.shape[:-2], *size)
+        maps = self.cells(name)
+        if size is not None:
+            flat = [m.reshape(-1, *m.shape[-2:]) for m in maps]
+            maps = [
+                resized(f, size, self.raster(name)).reshape(*m.shape[:-2], *size)
+                for f, m in zip(flat, maps, strict=True)
+            ]
+        return torch.stack(maps) if len({m.shape for m in maps}) == 1 else maps
+
+    def cells(self, stream: str) -> list[Float[Tensor, "*frame rows columns"]]:
+        """The scores of each picture of a stream, row by row: one for each sample, or for each picture in its row of tokens."""
+        order, grid = self.raster(stream).order, self.grid[stream]
+        if order is None:
+            assert isinstance(grid, tuple)
+            return [*self.scores[stream].reshape(-1, *grid)]
+        row = self.scores[stream].sum(0)[torch.tensor(order)]  # tokens of other samples score 0
+        every = grid if isinstance(grid, list) else [grid]
+        return [part.reshape(g) for part, g in zip(row.split([math.prod(g) for g in every]), every, strict=True)]
+
+    def place_of(self, stream: str, token: int) -> dict[str, int]:
+        """The row and the column of a token on its grid; its picture and its frame, where there are several."""
+        grid, order = self.grid[stream], self.raster(stream).order
+        at, found = token if order is None else order.index(token), {}
+        if isinstance(grid, list):
+            sizes = torch.tensor([math.prod(g) for g in grid]).cumsum(0)
+            picture = int((sizes <= at).sum())
+            at -= int(sizes[picture - 1]) if picture else 0
+            grid, found = grid[picture], {"picture": picture}
+        rest, column = divmod(at, grid[-1])
+        frame, row = divmod(rest, grid[-2])
+        return found | ({"frame": frame} if len(grid) > 2 else {}) | {"row": row, "column": column}
 
     def raster(self, stream: str) -> Raster:
         """How the tokens of a picture's stream lie on its grid."""
@@ -382,7 +416,7 @@ class Explanation:
         name = stream or self._picture_stream()
         if name not in self.inputs:
             raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
-        cells = self.image_map(stream=name) if name in self.grid else self.scores[name][:, None]
+        cells = self.cells(name) if name in self.grid else self.scores[name][:, None]
         pictures = [p for p in self.inputs[name] if isinstance(p, Picture)]
         return [place(c, p, self.raster(name)) for c, p in zip(cells, pictures, strict=True)]
 
@@ -662,8 +696,14 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
     )
 
 
-def grid_of(values: Sequence[int]) -> tuple[int, ...]:
-    """A grid from what a file holds. Raises ValueError for one of no rows and columns."""
+def grid_of(values: Sequence[Any]) -> Grid:
+    """A grid from what a file holds, or one for each picture. Raises ValueError for one of no rows and columns."""
+    if len(values) and isinstance(values[0], list | tuple):
+        return [_grid_of(v) for v in values]
+    return _grid_of(values)
+
+
+def _grid_of(values: Sequence[int]) -> tuple[int, ...]:
     grid = tuple(int(v) for v in values)
     if len(grid) < 2 or min(grid) < 1:
         raise ValueError(f"a grid of {grid}")
@@ -673,7 +713,8 @@ def grid_of(values: Sequence[int]) -> tuple[int, ...]:
 def raster_of(values: dict[str, Any]) -> Raster:
     """A `Raster` from what a file holds."""
     left, top, right, bottom = (float(v) for v in values["window"])
-    return Raster((left, top, right, bottom))
+    order = values.get("order")
+    return Raster((left, top, right, bottom), None if order is None else tuple(int(i) for i in order))
 
 
 def _found(values: dict[str, Any] | None) -> Found | None:

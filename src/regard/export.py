@@ -124,8 +124,7 @@ def _cell(
         start, end = raw.offsets[number]
         return {"token": raw.tokens[number], "start": start, "end": end, "special": raw.special[number]}
     if stream in exp.grid:
-        row, column = divmod(number, exp.grid[stream][-1])
-        return {"row": row, "column": column}
+        return exp.place_of(stream, number)
     return {}
 
 

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
+
+from regard.recording.rasters import order
 
 Process = Callable[[UInt8[Tensor, "height width 3"]], Tensor]
 Line = Float64[Tensor, "..."]
@@ -129,3 +132,13 @@ def _snap(scale: float, offset: float, length: int) -> tuple[float, float]:
 
 def _rounded(values: Tensor) -> tuple[float, ...]:
     return tuple(round(float(v), 6) for v in values.flatten())
+
+
+def from_patches(patches: Tensor, grid: tuple[int, ...], processor: Any) -> Tensor:
+    """The picture (channel, height, width) that a processor cut into patches (patch, channel · frame · height · width)."""
+    size, frames = int(processor.patch_size), int(processor.temporal_patch_size)
+    rows, columns = grid[-2:]
+    raster = patches[order([(rows, columns)], int(processor.merge_size))]
+    cut = raster.view(rows, columns, -1, frames, size, size)[:, :, :, 0]
+    whole: Tensor = cut.permute(2, 0, 3, 1, 4).reshape(-1, rows * size, columns * size)
+    return whole

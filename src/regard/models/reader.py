@@ -20,10 +20,11 @@ from regard.models import answers, asked, detection, embeddings, pairs, sounds
 from regard.models import regions as boxes
 from regard.models.asked import Asking, names_in
 from regard.models.chats import can_write, is_chat
-from regard.models.geometry import View, probe
+from regard.models.geometry import View, from_patches, probe
 from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import longest, pad_id, read_texts
 from regard.models.writing import begins_with, begun_text, start_of
+from regard.recording import rasters
 from regard.target import Target
 
 Kind = Literal["image", "text", "image-text", "regions-text", "embedding", "sound"]
@@ -619,7 +620,11 @@ class Reader:
 
     def _seen(self, pixels: Pixels) -> Tensor:
         """What the model sees of a picture, (channels, rows, columns) where it is seen as one."""
-        seen = self._process(pixels)[self.stream][0]
+        made = self._process(pixels)
+        grid = rasters.grids(self.stream, len(made[self.stream]), made, 1)
+        if grid is not None and len(grid) == 1:
+            return from_patches(made[self.stream], grid[0], getattr(self.processor, "image_processor", self.processor))
+        seen = made[self.stream][0]
         return seen[0] if seen.ndim == 4 and len(seen) == 1 else seen
 
     def _view(self, pixels: Pixels) -> View:

@@ -103,7 +103,7 @@ class Claims:
             return "nobody's rows" if not row else f"row {row}"
         at = row - stream.first
         return (
-            f"{stream.name}[{', '.join(map(str, divmod(at, stream.grid[1])))}]"
+            f"{stream.name}[{', '.join(map(str, divmod(at, stream.grid[-1])))}]"
             if stream.grid
             else f"{stream.name}[{at}]"
         )

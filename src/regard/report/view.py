@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -154,13 +155,11 @@ def _raw(exp: Explanation, stream: str, sample: int) -> Raw | None:
 def _panels(exp: Explanation, stream: str, scores: Array, raw: Raw | None) -> list[Panel]:
     scale = scale_of(scores, exp.signed)
     if stream in exp.grid and not isinstance(raw, Sound):
-        picture = raw if isinstance(raw, Picture) else None
-        cells = scores.reshape(exp.grid[stream])
-        if cells.ndim == 2:
-            return [PictureView(stream, cells, scale, picture, exp.found, exp.raster(stream))]
-        frames = np.ndindex(cells.shape[:-2])
-        named = [(f"{stream}[{', '.join(map(str, i))}]", cells[i]) for i in frames]
-        return [PictureView(name, frame, scale, None, None, exp.raster(stream)) for name, frame in named]
+        return [
+            panel
+            for name, cells, picture in _pictures_in(exp, stream, scores, raw if isinstance(raw, Picture) else None)
+            for panel in _frames(exp, stream, name, cells, scale, picture)
+        ]
     if isinstance(raw, Picture) and raw.regions:
         return [PictureView(stream, scores[None], scale, raw)]
     if isinstance(raw, Sound):
@@ -168,6 +167,36 @@ def _panels(exp: Explanation, stream: str, scores: Array, raw: Raw | None) -> li
     if isinstance(raw, Text):
         return [_text_panel(exp, stream, scores, raw)]
     return [ChartView(stream, [float(s) for s in scores], scale)]
+
+
+def _pictures_in(
+    exp: Explanation, stream: str, scores: Array, raw: Picture | None
+) -> list[tuple[str, Array, Picture | None]]:
+    """The pictures of one row of tokens: the sample's, or those of several in one row that say something of it."""
+    grid, order = exp.grid[stream], exp.raster(stream).order
+    if order is None:
+        assert isinstance(grid, tuple)
+        return [(stream, scores.reshape(grid), raw)]
+    every, raws, first = grid if isinstance(grid, list) else [grid], exp.inputs.get(stream, ()), 0
+    found = []
+    for i, one in enumerate(every):
+        cells = scores[list(order[first : first + math.prod(one)])].reshape(one)
+        picture = raws[i] if i < len(raws) else None
+        if exp.batch == 1 or cells.any():
+            name = stream if len(every) == 1 else f"{stream}[{i}]"
+            found.append((name, cells, picture if isinstance(picture, Picture) else None))
+        first += math.prod(one)
+    return found
+
+
+def _frames(
+    exp: Explanation, stream: str, name: str, cells: Array, scale: Scale, picture: Picture | None
+) -> list[PictureView]:
+    """A picture, or each of its frames, views, tiles or slices."""
+    if cells.ndim == 2:
+        return [PictureView(name, cells, scale, picture, exp.found, exp.raster(stream))]
+    named = [(f"{name}[{', '.join(map(str, i))}]", cells[i]) for i in np.ndindex(cells.shape[:-2])]
+    return [PictureView(frame, part, scale, None, None, exp.raster(stream)) for frame, part in named]
 
 
 def _sound_panel(stream: str, scores: Array, scale: Scale, sound: Sound) -> SoundView:
