@@ -569,11 +569,12 @@ vision("focalnet", "FocalNetForImageClassification", {
 CLIP8 = {"image_size": 8, "num_frames": 4}
 video8 = {"pixel_values": noise(2, 4, 3, 8, 8)}
 vision("vivit", "VivitForVideoClassification", {**L, **CLIP8, "tubelet_size": [2, 4, 4]}, group=VIDEO, inputs=video8,
-       grid=(2, 4), grids={}, core=True)  # fmt: skip
+       grid=(2, 4), grids={"pixel_values": (2, 2, 2)}, core=True)  # fmt: skip
 vision("videomae", "VideoMAEForVideoClassification", {**L, **CLIP8, "patch_size": 4, "tubelet_size": 2}, {}, group=VIDEO,
        inputs=video8, grid=(2, 4), grids={})  # fmt: skip
 vision("timesformer", "TimesformerForVideoClassification", {**L, "image_size": 8, "patch_size": 4, "num_frames": 2},
-       group=VIDEO, inputs=picture(2, 2, 3, 8, 8), grid=(2, 4), grids={}, calls=4, core=True)  # fmt: skip
+       group=VIDEO, inputs=picture(2, 2, 3, 8, 8), grid=(2, 4), grids={"pixel_values": (2, 2, 2)}, calls=4,
+       core=True)  # fmt: skip
 JEPA = {"patch_size": 4, "crop_size": 8, "frames_per_clip": 4, "tubelet_size": 2, "hidden_size": 24,
         "num_attention_heads": 2, "num_hidden_layers": 2, "mlp_ratio": 1.0, "pred_hidden_size": 24,
         "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1, "pred_num_mask_tokens": 1}  # fmt: skip

@@ -97,7 +97,8 @@ def test_it_writes_what_the_model_writes(reader, name):
     )
     g = r.explain_generation(prompt(name), 6)
     assert g.ids == plain[0, g.start :].tolist()
-    assert all(torch.equal(e.receipt.predicted, e.receipt.explained) and not e.receipt.notes for e in g)
+    assert all(torch.equal(e.receipt.predicted, e.receipt.explained) for e in g)
+    assert not [n for e in g for n in e.receipt.notes if "form=" not in n]
     tokenizer = r.processor.tokenizer if name in SEEING else r.processor
     before, after = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (plain[0, : g.start], plain[0]))
     assert g.text == after.removeprefix(before)
@@ -192,6 +193,7 @@ def test_drawing_is_seeded_and_leaves_the_random_state(reader):
 @pytest.mark.parametrize("name", ["llama", "t5", "llava"])
 def test_the_model_and_its_settings_are_left_as_found(reader, name):
     r = reader(name)
+    r.explain_generation(prompt(name), 1)  # transformers hangs hooks of its own on some models in their first run
     r.model.generation_config.temperature = 0.7
     r.model.generation_config.do_sample = True
     config = copy.deepcopy(r.model.generation_config.to_dict()), copy.deepcopy(r.model.config.to_dict())
