@@ -256,6 +256,8 @@ def support(family: Family, name: str, gradient: Tensor) -> Tensor | None:
     if name == "labels":  # the decoder's ids are the labels, one to the right, after a start token
         size = size.roll(-1, 1)
     if name in family.grids:
+        if len(family.grids[name]) != 2:
+            return None
         rows, columns = family.grids[name]
         if size.ndim != 4 or size.shape[2] % rows or size.shape[3] % columns:
             return None
