@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 
 import regard
-from regard.errors import ModelError
+from regard.errors import InputError, ModelError
 from regard.explanation import Text
 from regard.models.alignment import Piece, joined
 from regard.models.texts import read_texts, words
@@ -273,6 +273,15 @@ def test_what_is_no_tokenizer_of_transformers_is_refused():
 
     with pytest.raises(ModelError, match=r"use regard.explain\(model, inputs\)"):
         read(Mine(), "a")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_one_sentence():
+    config = T.BertConfig(
+        vocab_size=9, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    reader = regard.load(T.BertForSequenceClassification(config).eval(), processor=Letters("abcdefghij"))
+    with pytest.raises(InputError, match=r"Letters made token 11 \('j'\), but BertForSequenceClassification knows 9"):
+        reader.explain("a j b")
 
 
 # -- what tokens are called -------------------------------------------------------------------------------------------

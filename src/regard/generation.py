@@ -432,7 +432,9 @@ def _sum(written: Written) -> Target:
         return Value(torch.stack([part.value(out, inputs).y for part in parts]).sum(0))
 
     count = f"{len(ids)} token{'s' * (len(ids) != 1)}"
-    return Target(f"log-probability of {answer_of(written.text, written.start).text.strip()!r} ({count})", read)
+    answer = answer_of(written.text, written.start)
+    said = answer.text.strip() or " ".join(answer.tokens)
+    return Target(f"log-probability of {said!r} ({count})", read)
 
 
 # -- an answer as a whole ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from regard.models.asked import Asking, names_in
 from regard.models.chats import can_write, is_chat
 from regard.models.geometry import View, from_patches, probe
 from regard.models.pictures import Pixels, read_picture, taking, to_image
-from regard.models.texts import longest, pad_id, read_texts
+from regard.models.texts import check_known, longest, pad_id, read_texts
 from regard.models.writing import begins_with, begun_text, start_of
 from regard.recording import rasters
 from regard.target import Target
@@ -507,6 +507,7 @@ class Reader:
         special: dict[str, Tensor] = {}
         if text is not None:
             self._check_length(text)
+            check_known(self.processor.tokenizer, self.model, tensors["input_ids"][0].tolist())
             raw["input_ids"] = [text]
             special["input_ids"] = torch.tensor([text.special], device=self._place()[0])
         pictures, views, notes = self._pictures(pixels)

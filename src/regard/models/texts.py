@@ -136,9 +136,27 @@ def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[Any], truncate: b
             notes.append(f"{said}: only its first {len(row)} tokens were read")
         if all(row.added):
             raise InputError(f"text {number} makes no tokens with this tokenizer: {_text(text)[:40]!r}")
+        check_known(tokenizer, model, row.values["input_ids"])
         notes += [note if len(read) == 1 else f"text {number}: {note}" for note in row.notes]
         rows.append(row)
     return _pad(tokenizer, model, rows, notes)
+
+
+def check_known(tokenizer: Any, model: nn.Module, ids: Sequence[int]) -> None:
+    """Refuse ids that the model has no embedding for: its tokenizer is another one's, or has grown without it."""
+    of: Any = getattr(model, "get_input_embeddings", None)
+    try:
+        table = of() if callable(of) else None
+    except (NotImplementedError, AttributeError):
+        return
+    worst = max(ids, default=0)
+    if isinstance(table, nn.Embedding) and worst >= table.num_embeddings:
+        (name,) = names_of(tokenizer, [worst])
+        raise InputError(
+            f"{type(tokenizer).__name__} made token {worst} ({name!r}), but {type(model).__name__} knows "
+            f"{table.num_embeddings}, numbered from 0: give the model's own tokenizer, or call "
+            "model.resize_token_embeddings(len(tokenizer))"
+        )
 
 
 def longest(tokenizer: Any, model: nn.Module) -> int | None:
