@@ -20,6 +20,7 @@ from regard.attribution.paths import Fusion, Preset, relevance, rows_between
 from regard.attribution.rerun import Rerun
 from regard.attribution.table import Method
 from regard.attribution.table import method as method_row
+from regard.baseline import Baseline
 from regard.between import Between
 from regard.errors import Misuse, NonFinite, TargetError, nearest
 from regard.explanation import WHOLE, Explanation, Grid, Measured, Raster, Reading, Receipt
@@ -40,6 +41,7 @@ from regard.recording.independence import TINY, crossing
 from regard.recording.inputs import Inputs as Given
 from regard.recording.inputs import first
 from regard.recording.readout import read_out
+from regard.recording.rebuild import budget_of
 from regard.recording.recorder import run
 from regard.recording.tokens import STRIDE
 from regard.recording.verify import Verification
@@ -107,7 +109,8 @@ def explain(
         target: None (the predicted class), an int or (batch,) tensor, a `Target`, a callable output -> (batch,), or a list
             of these: several targets share one forward pass and take one gradient each.
         method: a name or a list of names from `regard.methods()`; they share one recording.
-        baseline, site: for methods that take one; the others have their own (see `regard.methods()`).
+        baseline, site: for methods that take one; the others have their own (see `regard.methods()`). A baseline is also a
+            tensor of the input's shape, 0, or words such as "blur:5".
         readout: the rows that the target reads: None (found from the gradient), "cls", "last", "mean", a position, or
             weights (batch, tokens) over the query tokens of the last attention call.
         streams: whose tokens calls read, where the trail is lost or you know better: a dict from a stream's name to an
@@ -130,11 +133,14 @@ def explain(
         Misuse and its kinds (errors.py) for what the caller can mend, NonFinite for NaN or infinite values, Contradicted where
         `verify` finds that a map would be wrong.
     """
-    names = [method] if isinstance(method, str) else list(method)
+    names = [method] if isinstance(method, str) else _names(method)
     targets = target if isinstance(target, list) else [target]
+    baseline = Baseline.make(baseline)
     if not names or not targets:
         raise Misuse("nothing to explain: the list of methods or of targets is empty")
     rows = [method_row(n) for n in names]
+    _check_kinds(seed, readout, memory_budget)
+    seed, memory_budget = int(seed), budget_of(memory_budget)
     _check(rows, options, baseline, site, measure, readout)
     searched = _found is not None or _targets is not None  # targets are what is found in the output
     wanted = [] if searched else [Target.make(t) for t in targets]
@@ -176,6 +182,25 @@ def _of_object(found: Found) -> Target:
     return Target.detection(found.query, found.index).named(f"query {found.query}: logit of {found.label!r}")
 
 
+def _names(method: Any) -> list[str]:
+    if not isinstance(method, list | tuple) or not all(isinstance(name, str) for name in method):
+        raise Misuse(f"a method is a name of regard.methods(), or a list of names; not {method!r}")
+    return list(method)
+
+
+def _check_kinds(seed: Any, readout: Any, memory_budget: Any) -> None:
+    """Refuse values that are not of their kind."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= int(seed) < 1 << 63:
+        raise Misuse(f"a seed is a whole number from 0 on, not {seed!r}")
+    if isinstance(readout, bool) or not (readout is None or isinstance(readout, str | int | Tensor)):
+        raise Misuse(
+            "readout is 'cls', 'last' or 'mean', the position of a token, or weights (batch, tokens) in a tensor; not "
+            f"{readout!r}"
+        )
+    if not isinstance(memory_budget, str | int | float | None):
+        raise Misuse(f'memory_budget is a number of bytes, or like "512MB"; not {memory_budget!r}')
+
+
 def _check(
     rows: Sequence[Method], options: dict[str, Any], baseline: Any, site: Any, measure: str, readout: Readout
 ) -> None:
@@ -183,7 +208,7 @@ def _check(
         if not any(name in row.options for row in rows):
             raise nearest(name, {o for row in rows for o in row.options} or {"(none)"}, "option")
     if measure not in ("lazy", "full"):
-        raise nearest(measure, ("lazy", "full"), "measure")
+        raise nearest(str(measure), ("lazy", "full"), "measure")
     for row in rows:
         own = f"it has its own (site {row.site}, baseline {row.baseline})"
         if baseline is not None and not row.explicit:

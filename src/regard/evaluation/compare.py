@@ -17,6 +17,7 @@ from torch import nn
 from regard._explain import explain
 from regard._inspect import inspect
 from regard.attribution.table import method as method_row
+from regard.baseline import Baseline
 from regard.errors import Misuse
 from regard.evaluation.attribution_error import asked, rows_of
 from regard.explanation import Explanation
@@ -158,6 +159,7 @@ def compare(
 
     Raises what `regard.explain` raises; Misuse where there is nothing to compare.
     """
+    baseline = Baseline.make(baseline)
     if isinstance(target, list):
         raise Misuse("one target at a time can be compared; give one")
     if methods is not None and not methods:

@@ -36,7 +36,11 @@ CACHED_ROWS = 128
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "KB": 1 << 10, "M": 1 << 20, "MB": 1 << 20, "G": 1 << 30, "GB": 1 << 30}
 
 
-def budget_of(said: int | str | None) -> int:
+MOST = 2.0**60
+"""More bytes than any memory has."""
+
+
+def budget_of(said: int | float | str | None) -> int:
     """Bytes of a memory budget: a number of bytes, "512MB" or "2 GB", None for the usual one. Raises Misuse otherwise.
 
     >>> budget_of("1.5GB")
@@ -45,8 +49,10 @@ def budget_of(said: int | str | None) -> int:
     if said is None:
         return MEMORY_BUDGET
     number, unit = (said, "") if isinstance(said, int | float) else _number_and_unit(said)
-    if isinstance(said, bool) or unit not in UNITS or not number > 0:
-        raise Misuse(f'memory_budget must be a positive number of bytes, or like "512MB" or "2GB"; not {said!r}')
+    if isinstance(said, bool) or unit not in UNITS or not 0 < number < MOST:
+        raise Misuse(
+            f'memory_budget must be a positive number of bytes, or like "512MB" or "2GB"; not {repr(said)[:40]}'
+        )
     return int(number * UNITS[unit])
 
 

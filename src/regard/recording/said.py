@@ -76,6 +76,8 @@ def sayings(streams: Any) -> list[Saying]:
         return []
     if not isinstance(streams, Mapping):
         raise Misuse(f"streams must be a dict from a stream's name to a call or an axis, not {type(streams).__name__}")
+    if wrong := [name for name in streams if not isinstance(name, str)]:
+        raise Misuse(f"streams must be a dict from a stream's name, which {wrong[0]!r} is not, to a call or an axis")
     return [s for name, what in streams.items() for s in _sayings(name, what)]
 
 
