@@ -38,7 +38,8 @@ OUTSIDE: dict[str, set[str]] = {
         ("sum", "min"): ("timesfm",),  # the same, of the first patch that is not padding
         ("mul", "add"): ("clipseg",),  # FiLM: words over patches
         ("conv2d", "conv1d"): ("parakeet",),
-        ("conv1d", "unfold"): ("convbert",),
+        ("linear",): ("groupvit-vision",),  # a mixer over group tokens
+        ("conv1d", "matmul"): ("convbert",),
         ("conv1d", "mul of different tokens"): ("jamba", "recurrent-gemma"),
     }.items()
     for name in names

@@ -44,7 +44,8 @@ class Steps(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.maps = []
         x = self.attention(0, x) if self.attended else x
-        self.stepped = x = self.step(self, x)
+        self.given = x
+        x = self.step(self, x)
         return self.head(self.attention(1, x))[:, self.row]
 
 
@@ -57,7 +58,8 @@ def literal(model: Steps, x: Tensor) -> Tensor:
     """P of a step, (batch, m, n), rows brought to sum 1: its Jacobian, summed over features."""
     jacobian = torch.autograd.functional.jacobian(lambda t: model.step(model, t), x)
     own = torch.einsum("bmwbnv->bmn", jacobian)
-    return own / own.sum(-1, keepdim=True)
+    sums = own.sum(-1, keepdim=True)
+    return own / torch.where(sums == 0, 1.0, sums)
 
 
 def claimed(recording: Any, call: int) -> Tensor:
@@ -196,10 +198,207 @@ def held(step: Step, attended: bool) -> None:
     torch.testing.assert_close(claimed(recording, len(recording.calls) - 1), literal(model, x))
 
 
+# -- what is written, and what is joined ------------------------------------------------------------------------------
+
+EACH = torch.tensor([[4, 0], [1, 3]])
+"""Places that differ from sample to sample."""
+
+
+def wide(index: Tensor, x: Tensor) -> Tensor:
+    return index.expand(len(x), -1)[..., None].expand(-1, -1, x.shape[-1])
+
+
+def changed(write: Callable[[Tensor, Tensor], Any]) -> Step:
+    """A step that writes into a copy of its tokens."""
+
+    def step(m: Steps, x: Tensor) -> Tensor:
+        out = x * 1
+        write(out, x)
+        return out
+
+    return step
+
+
+WRITTEN: dict[str, Step] = {
+    "setitem": changed(lambda y, x: y.__setitem__((slice(None), slice(3, 5)), x[:, :2])),
+    "setitem, a constant": changed(lambda y, x: y.__setitem__((slice(None), slice(3, 5)), 0.0)),
+    "index_copy": lambda m, x: x.index_copy(1, torch.tensor([5, 1]), x[:, 2:4]),
+    "index_fill": lambda m, x: x.index_fill(1, torch.tensor([5, 1]), 0.0),
+    "index_put": lambda m, x: x.index_put((torch.tensor([[0], [1]]), EACH), x[:, 1:3]),
+    "scatter": lambda m, x: x.scatter(1, wide(EACH, x), x[:, 1:3]),
+    "scatter, into zeros": lambda m, x: torch.zeros_like(x).scatter_(1, wide(EACH, x), x[:, 1:3]),
+    "scatter, some features": lambda m, x: x.scatter(2, torch.tensor([[[1]]]).expand(len(x), TOKENS, 1), 0.0),
+    "scatter, a constant": lambda m, x: x.scatter(1, wide(EACH, x), 0.0),
+    "put": lambda m, x: x.clone().put_(torch.arange(8), x[:, 3:5].flatten()[:8]),
+    "masked_scatter": lambda m, x: x.masked_scatter((torch.arange(TOKENS) > 3)[:, None], x[:, :2]),
+    "slice_scatter": lambda m, x: x.slice_scatter(x[:, :3], 1, 0, 6, 2),
+    "select_scatter": lambda m, x: x.select_scatter(x[:, 5], 1, 2),
+    "diagonal_scatter": lambda m, x: grid(x).diagonal_scatter(x[:, 4:].transpose(1, 2), 0, 1, 2).flatten(1, 2),
+    "where": lambda m, x: torch.where((torch.arange(TOKENS) % 2 == 0)[:, None], x, x.flip(1)),
+    "copy_ into a view": changed(lambda y, x: y[:, 2:4].copy_(x[:, 4:])),
+    "zero_ of a view": changed(lambda y, x: y[:, 2:4].zero_()),
+    "added into zeros, each at its place": lambda m, x: torch.zeros_like(x).index_add_(1, LAST, x),
+    "index_put, accumulated, each at its place": lambda m, x: torch.zeros_like(x).index_put_(
+        (torch.tensor([[0], [1]]), EACH), x[:, 1:3], accumulate=True),
+}  # fmt: skip
+
+MERGED: dict[str, Step] = {
+    "scatter_reduce": lambda m, x: x[:, 1::2].scatter_reduce(1, wide(torch.tensor([[1, 2]]), x), x[:, 2::2], "mean"),
+    "scatter_reduce, counted from the end": lambda m, x: x[..., 1::2, :].scatter_reduce(
+        -2, wide(torch.tensor([[2, 2]]), x), x[..., 2::2, :], reduce="mean"),
+    "scatter_reduce, of each sample's own": lambda m, x: x[:, :5].scatter_reduce(1, wide(EACH, x), x[:, 4:], "mean"),
+    "scatter_reduce, without what stood there": lambda m, x: x[:, :3].scatter_reduce(
+        1, wide(torch.tensor([[2, 2, 0]]), x), x[:, 3:], reduce="mean", include_self=False),
+    "scatter_add": lambda m, x: x[:, 1::2].scatter_add(1, wide(torch.tensor([[1, 1]]), x), x[:, 2::2])
+    / torch.tensor([1.0, 3, 1])[:, None],
+    "scatter_add, of each sample's own": lambda m, x: x.scatter_add(1, wide(EACH, x), x[:, :2]),
+    "index_add": lambda m, x: x[:, ::2].index_add(1, torch.tensor([0, 2, 2]), x[:, 1::2]),
+    "index_reduce": lambda m, x: x[:, ::2].index_reduce(1, torch.tensor([0, 2, 2]), x[:, 1::2], "mean"),
+    "clusters": lambda m, x: torch.zeros_like(x[:, :2]).index_add(1, torch.tensor([0, 1, 1, 0, 1, 1]), x),
+    "merged twice": lambda m, x: MERGED["scatter_reduce, of each sample's own"](
+        m, torch.cat([MERGED["scatter_reduce, of each sample's own"](m, x), x[:, :1]], 1)),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:index_reduce")
 @pytest.mark.parametrize("attended", [True, False])
-@pytest.mark.parametrize("name", MOVED)
-def test_what_moves_is_followed(name: str, attended: bool) -> None:
-    held(MOVED[name], attended)
+@pytest.mark.parametrize("name", [*MOVED, *WRITTEN, *MERGED])
+def test_what_moves_is_written_or_merged_is_followed(name: str, attended: bool) -> None:
+    held((MOVED | WRITTEN | MERGED)[name], attended)
+
+
+@pytest.mark.parametrize("name", ["scatter_reduce, of each sample's own", "scatter_add", "fliplr", "where"])
+def test_rollout_and_gae_through_a_step_are_products_of_whole_matrices(name: str) -> None:
+    """With P the step's literal map: rollout = the read row of Ā₂ P Ā₁; gae = that of (I + E₂) P (I + E₁), less P's own."""
+    model, x = built((MOVED | WRITTEN | MERGED)[name]), noise(2, TOKENS, WIDTH).double()
+    target = model(x)[:, 1].sum()
+    G = torch.autograd.grad(target, model.maps)
+    maps, before = [A.detach() for A in model.maps], model.given.detach()
+    P = literal(model, before)
+    eyes = [torch.eye(A.shape[-1], dtype=A.dtype) for A in maps]
+    whole = [(A + eye) / 2 for A, eye in zip(maps, eyes, strict=True)]
+    torch.testing.assert_close(
+        regard.explain(model, x, 1, "rollout").scores["input"].double(), (whole[1] @ P @ whole[0])[:, 0]
+    )
+    E = [(A * g).clamp(min=0) for A, g in zip(maps, G, strict=True)]
+    expected = (eyes[1] + E[1]) @ P @ (eyes[0] + E[0]) - P
+    torch.testing.assert_close(regard.explain(model, x, 1, "gae").scores["input"].double(), expected[:, 0])
+
+
+def gone(x: Tensor) -> Tensor:
+    """Rows whose trail is lost."""
+    return torch.linalg.solve(torch.eye(TOKENS, dtype=x.dtype).flip(0), x)
+
+
+# -- matrices on the token axis ---------------------------------------------------------------------------------------
+
+
+def hot(*rows: int) -> Tensor:
+    return F.one_hot(torch.tensor(rows), TOKENS).double()
+
+
+BAND = (
+    torch.eye(TOKENS).double() / 2
+    + torch.eye(TOKENS).roll(1, 0).double() / 4
+    + torch.eye(TOKENS).roll(2, 0).double() / 4
+)
+EACH_HOT = torch.stack([hot(0, 4, 2), hot(5, 1, 1)])
+
+MATRICES: dict[str, Step] = {
+    "a selection, bmm": lambda m, x: torch.bmm(EACH_HOT[: len(x)], x),
+    "a selection, einsum": lambda m, x: torch.einsum("nm,bnd->bmd", hot(3, 0, 5).T, x),
+    "a permutation, matmul": lambda m, x: hot(5, 3, 0, 1, 2, 4) @ x,
+    "a permutation, on the right": lambda m, x: (x.mT @ hot(5, 3, 0, 1, 2, 4).T).mT,
+    "a permutation, linear": lambda m, x: F.linear(x.mT, hot(5, 3, 0, 1, 2, 4)).mT,
+    "a permutation, tensordot": lambda m, x: torch.tensordot(x, hot(5, 3, 0, 1), ([1], [1])).mT,
+    "a permutation, by head": lambda m, x: (
+        (hot(5, 3, 0, 1) @ x.unflatten(2, (2, 2)).transpose(1, 2)).transpose(1, 2).flatten(2)
+    ),
+    "a selection with an empty row": lambda m, x: hot(1, 2, 3).mul(torch.tensor([[1.0], [0], [1]])) @ x,
+    "means of neighbours": lambda m, x: BAND @ x,
+    "means of neighbours, einsum": lambda m, x: torch.einsum("bnd,mn->bmd", x, BAND),
+    "means of groups": lambda m, x: (torch.ones(1, 3).double() / 3 @ grid(x + 0 * m.qkv[0](x)[..., :WIDTH])).flatten(1, 2),
+    "differences": lambda m, x: (torch.eye(TOKENS).double() * 2 - torch.eye(TOKENS).roll(1, 0).double()) @ x,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attended", [True, False])
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_constant_matrix_on_the_token_axis_is_followed(name: str, attended: bool) -> None:
+    step = MATRICES[name]
+    model, x = built(step, attended=attended), noise(2, TOKENS, WIDTH).double()
+    recording = record(model, x)
+    expected = literal(model, x)
+    expected = expected / expected.abs().sum(-1, keepdim=True).clamp(min=1e-9)
+    torch.testing.assert_close(claimed(recording, len(recording.calls) - 1), expected)
+    assert recording.mixers == []
+
+
+def test_rows_chosen_by_the_input_are_followed_as_chosen_and_it_is_said() -> None:
+    def routed(m: Steps, x: Tensor) -> Tensor:
+        scores = m.qkv[0](x)[..., :TOKENS]
+        hard = F.one_hot(scores.argmax(-1), TOKENS).double()
+        return (hard - scores.softmax(-1).detach() + scores.softmax(-1)) @ x
+
+    model, x = built(routed), noise(2, TOKENS, WIDTH).double()
+    recording = record(model, x)
+    chosen = recording.calls[1].keys % STRIDE - 1
+    hard = model.qkv[0](model.given)[..., :TOKENS].argmax(-1)
+    assert torch.equal(chosen, hard)
+    assert any("chosen by the input" in d for d in recording.doubts())
+
+
+MIXED: dict[str, tuple[Step, str]] = {
+    "a mixer": (lambda m, x: m.mix(x.mT).mT, "linear"),
+    "a mixer beside its residual": (lambda m, x: x + m.mix(x.mT).mT, "linear"),
+    "a gate": (lambda m, x: x * m.mix(x.mT).mT.sigmoid(), "linear"),
+    "tensordot": (lambda m, x: torch.tensordot(m.learned, x, ([1], [1])).transpose(0, 1), "tensordot"),
+    "matmul": (lambda m, x: m.learned @ x, "matmul"),
+    "einsum": (lambda m, x: torch.einsum("mn,bnd->bmd", m.learned, x), "einsum"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_learned_matrix_on_the_token_axis_is_told(name: str) -> None:
+    step, operation = MIXED[name]
+    model, x = built(step), noise(2, TOKENS, WIDTH).double()
+    exp = regard.explain(model, x, 1, "rollout")
+    assert f"tokens are mixed outside attention ({operation}), which maps do not follow" in exp.receipt.notes
+    call = record(model, x).calls[1]
+    assert call.keys.unique().numel() == call.keys.numel(), "each mixture is a row of its own"
+
+
+def test_a_learned_matrix_that_no_attention_reads_is_the_heads_affair() -> None:
+    class Pooled(Steps):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((self.learned @ self.attention(0, x))[:, 0])
+
+    assert regard.explain(strong(Pooled(lambda m, x: x)).eval(), noise(2, TOKENS, WIDTH), 1).receipt.notes == []
+
+
+def test_linformer_is_explained_and_told() -> None:
+    class Linformer(Steps):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv[0](x).chunk(3, -1)
+            x = x + (q @ (self.learned @ k).mT / 2).softmax(-1) @ (self.learned @ v)
+            return self.head(x)[:, 0]
+
+    exp = regard.explain(strong(Linformer(lambda m, x: x)).eval(), noise(2, TOKENS, WIDTH), 1, "raw_attention")
+    assert "tokens are mixed outside attention (matmul), which maps do not follow" in exp.receipt.notes
+    torch.testing.assert_close(exp.scores["input"], torch.full((2, TOKENS), 1 / TOKENS))
+
+
+def test_one_hot_words_times_a_matrix_are_tokens() -> None:
+    class Words(Steps):
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(self.words(F.one_hot(ids, 50).float()))
+
+    model = Words(lambda m, x: x.flip(1))
+    model.words = nn.Linear(50, WIDTH)
+    ids = torch.randint(0, 50, (2, TOKENS))
+    exp = regard.explain(strong(model).eval(), {"ids": ids}, 1)
+    assert exp.scores["ids"].shape == (2, TOKENS)
+    assert bool((exp.scores["ids"] != 0).any())
 
 
 LOST: dict[str, tuple[Step, str]] = {
@@ -207,7 +406,14 @@ LOST: dict[str, tuple[Step, str]] = {
     "fft": (lambda m, x: torch.fft.fft(x, dim=1).real, "fft_fft"),
     "cross": (lambda m, x: torch.linalg.cross(x.mT[..., :3], x.mT[..., 3:]).repeat(1, 1, 2).mT, "linalg_cross"),
     "trapezoid": (lambda m, x: torch.cumulative_trapezoid(x, dim=1), "cumulative_trapezoid"),
-    "resampled": (lambda m, x: F.interpolate(x.mT, size=TOKENS, mode="linear").mT, "interpolate"),
+    "lost rows, written": (changed(lambda y, x: y.__setitem__((slice(None), slice(3, 5)), gone(x)[:, :2])), "linalg_solve"),
+    "lost rows, put": (lambda m, x: x.index_put((torch.tensor([[0], [1]]), EACH), gone(x)[:, 1:3]), "linalg_solve"),
+    "lost rows, scattered": (lambda m, x: x.scatter(1, wide(EACH, x), gone(x)[:, 1:3]), "linalg_solve"),
+    "lost rows, copied": (changed(lambda y, x: y.copy_(gone(x))), "linalg_solve"),
+    "lost rows, copied into a view": (changed(lambda y, x: y[:, 2:4].copy_(gone(x)[:, 4:])), "linalg_solve"),
+    "lost rows, chosen": (lambda m, x: torch.where((LAST > 2)[:, None], x, gone(x)), "linalg_solve"),
+    "lost rows, merged": (lambda m, x: MERGED["index_add"](m, gone(x)), "linalg_solve"),
+    "written into lost rows": (lambda m, x: gone(x).scatter(1, wide(EACH, x), x[:, 1:3]), "linalg_solve"),
     "fold": (lambda m, x: F.fold(F.unfold(x[:, None], (3, 1)), (TOKENS, WIDTH), (3, 1))[:, 0], "fold"),
 }  # fmt: skip
 

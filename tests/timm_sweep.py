@@ -172,7 +172,7 @@ row("gcvit", M.GlobalContextVit, {
 row("tnt", M.TNT, {
     "img_size": 16, "patch_size": 8, "embed_dim": 16, "inner_dim": 8, "depth": 2, "num_heads_inner": 2,
     "num_heads_outer": 2}, CLS,
-    open="pixels inside a patch are cut by `unfold`, which is not followed: refused by name")  # fmt: skip
+    open="a patch and the pixels inside it, two cuts of one picture, are added: refused by name")  # fmt: skip
 row("crossvit", M.CrossVit, {
     "img_size": 32, "img_scale": (1.0, 1.0), "patch_size": (8, 16), "embed_dim": (8, 16), "depth": ((1, 1, 0),),
     "num_heads": (2, 2)}, side=32, refused="cut into",

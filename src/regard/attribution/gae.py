@@ -14,6 +14,7 @@ NaN and take the whole update with it (the first decoder layer of DETR, whose qu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -183,7 +184,7 @@ class Graph:
                 continue
             if isinstance(event, Merge):
                 if int(self.of[event.rows[0]]) == s:
-                    local = Merge(event.event, self.place[event.rows], self.place[event.sources])
+                    local = replace(event, rows=self.place[event.rows], sources=self.place[event.sources])
                     out = {b: (_merged(local, i), _merged(local, d)) for b, (i, d) in out.items()}
             elif self.ends[event.index][0] == s:
                 for b, added in self.update(event).items():
@@ -247,9 +248,9 @@ class Pushed:
 
 
 def _merged(merge: Merge, x: Float[Tensor, "batch row column"]) -> Float[Tensor, "batch row column"]:
-    """P x: merged rows are the mean of what they were made of."""
+    """P x: merged rows are made of their sources, in their shares."""
     x = x.clone()
-    x[:, merge.rows] = x[:, merge.sources].mean(2)
+    x[:, merge.rows] = (x[:, merge.sources] * merge.shares.to(x)[..., None]).sum(2)
     return x
 
 

@@ -171,7 +171,7 @@ def read_linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         free = [c for c in q.lb if c not in q.summed]
         tag = trail.parameter_tag(q.b)
         weight = isinstance(q.b, nn.Parameter) or (tag is not None and is_weight(tag, q.b))
-        if weight and q.summed and all(c in q.lo and c not in q.la for c in free):
+        if weight and q.summed and free and all(c in q.lo and c not in q.la for c in free):
             W = q.b.detach().permute([q.lb.index(c) for c in [*q.summed, *free]])
             return Linear(q.a, tuple(q.la.index(c) for c in q.summed), W.flatten(0, len(q.summed) - 1).flatten(1))
     return None

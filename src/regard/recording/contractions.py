@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from regard.recording.elementwise import PARAMETERS, Tags, element_wise, mixing, nowhere
-from regard.recording.tokens import Tag, Trail, constant, first_along
+from regard.recording.elementwise import PARAMETERS, Tags, element_wise, mixing, nowhere, rows_in
+from regard.recording.tokens import Tag, Trail, constant, first_along, thin
 
-PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "einsum", "addmm", "baddbmm"}
+PRODUCTS = {
+    "matmul",
+    "__matmul__",
+    "__rmatmul__",
+    "linalg_matmul",
+    "bmm",
+    "mm",
+    "mv",
+    "dot",
+    "einsum",
+    "addmm",
+    "baddbmm",
+}
+PRODUCTS |= {"inner", "tensordot", "addmv"}
 CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 POOLS = {
     "avg_pool1d": 1,
@@ -58,9 +72,13 @@ def one_hot(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
 
 def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """The last axis is contracted with weights."""
-    tag = trail.parameter_tag(args[0] if args else kwargs["input"])
+    tag = trail.parameter_tag(args[0])
     if tag is None or tag.lost:
         return [tag if tag is None else nowhere(tag, tag.lost, out)]
+    weight = args[1] if len(args) > 1 else kwargs["weight"]
+    if name == "linear" and not constant(tag.ids, -1):
+        batch = "ABCDEFGH"[: args[0].ndim - 1]
+        return [_weighted(trail, name, Product(args[0], weight, batch + "k", "mk", batch + "m"), tag, out)]
     return [trail.contracted(tag, -1, name).moved(lambda i: i.expand(out.shape))]
 
 
@@ -181,15 +199,38 @@ def read_product(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Prod
     if name == "einsum":
         return _read_einsum(args)
     operands = [x for x in [*args, *kwargs.values()] if isinstance(x, Tensor)]
-    if name in ("addmm", "baddbmm"):
+    if name in ("addmm", "baddbmm", "addmv"):
         operands = operands[1:]
     if name == "__rmatmul__":
         operands = operands[::-1]
-    if len(operands) != 2 or min(t.ndim for t in operands) < 2:
+    if len(operands) != 2 or min(t.ndim for t in operands) < 1:
         return None
     a, b = operands
-    batch = "ABCDEFGH"[: max(a.ndim, b.ndim) - 2]
-    return Product(a, b, batch[len(batch) - a.ndim + 2 :] + "nk", batch[len(batch) - b.ndim + 2 :] + "km", batch + "nm")
+    if name == "tensordot":
+        return _read_tensordot(a, b, kwargs.get("dims", args[2] if len(args) > 2 else 2))
+    if name == "inner":
+        return _read_tensordot(a, b, ((-1,), (-1,)))
+    batch = "ABCDEFGH"[: max(a.ndim, b.ndim, 2) - 2]
+    la = "k" if a.ndim == 1 else batch[len(batch) - a.ndim + 2 :] + "nk"
+    lb = "k" if b.ndim == 1 else batch[len(batch) - b.ndim + 2 :] + "km"
+    return Product(a, b, la, lb, batch + "n" * (a.ndim > 1) + "m" * (b.ndim > 1))
+
+
+def _read_tensordot(a: Tensor, b: Tensor, dims: Any) -> Product | None:
+    """Some axes of one tensor are summed with some of another."""
+    if isinstance(dims, int):
+        dims = range(a.ndim - dims, a.ndim), range(dims)
+    if isinstance(dims, Tensor) or len(dims) != 2:
+        return None
+    ones, others = (
+        [d % t.ndim for d in ([of] if isinstance(of, int) else of)] for t, of in zip((a, b), dims, strict=True)
+    )
+    la = list("ABCDEFGHIJ"[: a.ndim])
+    lb = list("NOPQRSTUVW"[: b.ndim])
+    for i, j in zip(ones, others, strict=True):
+        lb[j] = la[i]
+    lo = [c for c in la if c not in lb] + [c for c in lb if c not in la]
+    return Product(a, b, *("".join(letters) for letters in (la, lb, lo)))
 
 
 def _read_einsum(args: Sequence[Any]) -> Product | None:
@@ -221,6 +262,8 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
         return [None]
     if tb is None or ta is None:
         return [_weighted(trail, name, p if tb is None else p.swapped(), ta or tb, out)]
+    if (chosen := _routed(trail, p, ta, tb, out)) is not None:
+        return [chosen]
     if ta.lost or tb.lost or ta.keys is not None or tb.keys is not None:
         return [nowhere(ta, ta.lost or tb.lost or name, out, tb)]
     ta, tb = _features_summed(trail, ta, p.la, p.summed), _features_summed(trail, tb, p.lb, p.summed)
@@ -255,14 +298,92 @@ def is_weight(tag: Tag, tensor: Tensor) -> bool:
 
 
 def _weighted(trail: Trail, name: str, p: Product, tag: Tag | None, out: Tensor) -> Tag | None:
+    """Rows of p.a after an axis was summed over with the weights p.b."""
     if tag is None:
         return None
     if tag.lost:
         return nowhere(tag, tag.lost, out)
+    if (mixed := _on_tokens(trail, name, p, tag, out)) is not None:
+        return mixed
     for c in p.la:
         if c not in p.lo:
             tag = trail.contracted(tag, p.la.index(c), name)
     return tag.moved(lambda i: _placed(i, p.la, p.lo, out.shape))
+
+
+def _on_tokens(trail: Trail, name: str, p: Product, tag: Tag, out: Tensor) -> Tag | None:
+    """Rows after a matrix was applied to an axis along which they change from place to place; None for another axis.
+
+    A matrix that has one number in each of its rows takes rows, whatever it is; a constant one joins them by its weights; a
+    learned one mixes them: new rows, in equal parts, which the receipt tells of where a call reads them.
+    """
+    gone = [c for c in p.la if c not in p.lo]
+    if tag.keys is not None or len(gone) != 1 or gone[0] not in p.lb:
+        return None
+    axis = p.la.index(gone[0])
+    if constant(tag.ids, axis):
+        return None
+    weights = _axes_in_order(p.b.detach(), p.lb, p.lo + gone[0])
+    if bool(((weights != 0).sum(-1) <= 1).all()):
+        return replace(tag, ids=_rows_taken(tag.ids, p, weights, out))
+    fixed = trail.tag(p.b) is None and not isinstance(p.b, nn.Parameter) and not p.b.requires_grad
+    if tag.raw and fixed and p.a.ndim == 3 and axis == 1:
+        tag = trail.settled(tag)
+    each = (
+        thin(tag.ids, but=axis).sort(axis).values.diff(dim=axis) != 0
+    ).all()  # else: features of several rows, joined
+    if tag.raw or not bool(each) or (tag.source.rank >= PARAMETERS and not trail.attended(tag)):
+        return None
+    sources, weights = _side_by_side(tag.ids, p, weights)
+    if fixed:
+        return trail.combined(tag, sources, weights.expand(sources.shape)).moved(lambda i: i[..., 0].expand(out.shape))
+    apart = [c for c in p.lo if c in p.lb and c not in p.la]
+    numbers = torch.arange(math.prod(out.shape[p.lo.index(c)] for c in apart))
+    numbers = numbers.view([out.shape[p.lo.index(c)] if c in apart else 1 for c in p.lo] + [1])
+    mixed = trail.combined(tag, sources, apart=numbers.expand(*sources.shape[:-1], 1), mixes=name)
+    return replace(mixed.moved(lambda i: i[..., 0].expand(out.shape)), blend=name, origin=rows_in(tag.ids))
+
+
+def _axes_in_order(t: Tensor, letters: str, order: str) -> Tensor:
+    """Axes named by letters in another order; those that it lacks have length 1. On the ids' device."""
+    t = t.permute([letters.index(c) for c in order if c in letters])
+    for i, c in enumerate(order):
+        if c not in letters:
+            t = t.unsqueeze(i)
+    return t.cpu()
+
+
+def _rows_taken(ids: Tensor, p: Product, weights: Tensor, out: Tensor) -> Tensor:
+    """Ids where each of the result's rows is one row of the operand, or nobody's."""
+    rows, weights = _side_by_side(ids, p, weights)
+    which = (weights != 0).to(torch.int8).argmax(-1, keepdim=True).expand(*rows.shape[:-1], 1)
+    taken = torch.where((weights != 0).any(-1, keepdim=True), rows.gather(-1, which), 0)
+    return taken[..., 0].expand(out.shape)
+
+
+def _side_by_side(ids: Tensor, p: Product, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and weights, (axes of the result..., axis that is summed over); axes along which neither changes have length 1."""
+    gone = next(c for c in p.la if c not in p.lo)
+    few = thin(ids, but=p.la.index(gone))
+    rows = _axes_in_order(few, p.la, p.lo + gone)
+    shape = torch.broadcast_shapes(rows.shape, weights.shape)
+    return rows.expand(shape), weights
+
+
+def _routed(trail: Trail, p: Product, ta: Tag, tb: Tag, out: Tensor) -> Tag | None:
+    """Rows taken by a matrix that the input made, which has one 1 in each of its rows in this run (hard routing); else None."""
+    for q, rows, by in ((p, ta, tb), (p.swapped(), tb, ta)):
+        gone = [c for c in q.la if c not in q.lo]
+        if rows.lost or rows.keys is not None or len(gone) != 1 or gone[0] not in q.lb or by.raw:
+            continue
+        if constant(rows.ids, q.la.index(gone[0])):
+            continue
+        weights = _axes_in_order(q.b.detach(), q.lb, q.lo + gone[0]).abs()
+        sharp = torch.where(weights > 1e-5, weights, 0)
+        if bool(((sharp - 1).abs() < 1e-5).sum(-1).eq(1).all() and (sharp != 0).sum(-1).eq(1).all()):
+            trail.doubt(rows, "rows were chosen by the input, and are followed as they were chosen in this run")
+            return replace(rows, ids=_rows_taken(rows.ids, q, sharp, out), seen=rows.seen | by.seen)
+    return None
 
 
 def _placed(ids: Tensor, letters: str, to: str, shape: Sequence[int]) -> Tensor:

@@ -107,6 +107,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     trail.joined("added", found)
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
         fits = [(t, trail.settled(tag)) for t, tag in fits]
+    fits = _unblended(trail, fits, out)
     _, best = min(fits, key=lambda p: (bool(p[1].lost), p[1].keys is None, p[0].shape != out.shape, *p[1].order))
     if best.source.rank >= PARAMETERS:
         best = _varied(trail, best, found)
@@ -170,6 +171,23 @@ def _alike(trail: Trail, a: Tensor, b: Tensor) -> bool:
     if a.ndim and constant(a, -1) and constant(b, -1):
         a, b = a[..., :1], b[..., :1]
     return trail.alike(torch.where(a % STRIDE == 0, b, a), b)  # what is nobody's changes nothing
+
+
+def _unblended(trail: Trail, fits: list[tuple[Tensor, Tag]], out: Tensor) -> list[tuple[Tensor, Tag]]:
+    """Operands without those that are mixed of the others' own rows (a mixer beside its residual, a gate): the receipt tells
+    of these, and the rows stay what they were."""
+    if not any(tag.blend for _, tag in fits) or all(tag.blend or tag.lost for _, tag in fits):
+        return fits
+    plain = [(t, tag) for t, tag in fits if not (tag.blend or tag.lost) and tag.keys is None and t.shape == out.shape]
+    kept = [*plain]
+    for t, tag in fits:
+        origin = tag.origin if tag.blend else None
+        beside = [rows_in(p.ids) for _, p in plain if p.source is tag.source]
+        if origin is not None and any(bool(torch.isin(origin, rows).all()) for rows in beside):
+            trail.mixes(tag.blend, tag)
+        elif not any(tag is p for _, p in plain):
+            kept.append((t, tag))
+    return kept
 
 
 def _newest(trail: Trail, tags: Sequence[Tag]) -> Tensor | None:

@@ -48,8 +48,8 @@ def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any
     outs = [out] if isinstance(out, Tensor) else list(out)
     if tag is None:
         return [None] * len(outs)
-    rest, more = _on_cpu(args[1:]), {k: _on_cpu(v) for k, v in kwargs.items()}
-    func = _function(name)
+    rest, more = on_cpu(args[1:]), {k: on_cpu(v) for k, v in kwargs.items()}
+    func = _patches if name == "unfold" and outs[0].ndim <= args[0].ndim else _function(name)
     given = tag.source.rank >= PARAMETERS or tag.source.shared
     if name in EXPANSIONS and tag.keys is None and given and isinstance(out, Tensor):
         return [replace(tag, ids=_spread(trail, tag.ids, args[0].shape, out, func, rest, more))]
@@ -68,6 +68,11 @@ def _spread(
         return trail.for_samples(ids, out.shape)
     moved: Tensor = func(ids, *rest, **more)
     return moved
+
+
+def _patches(ids: Tensor, *rest: Any, **more: Any) -> Tensor:
+    """`F.unfold`, which has the name of a tensor's own method: windows of a picture, each a column."""
+    return nn.functional.unfold(ids.double(), *rest, **more).round().long()
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -93,11 +98,12 @@ def _getitem(ids: Tensor, index: Any) -> Tensor:
     return ids[index]
 
 
-def _on_cpu(value: Any) -> Any:
+def on_cpu(value: Any) -> Any:
+    """An operation's argument, its tensors where the ids are."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, list | tuple):
-        return type(value)(_on_cpu(v) for v in value)
+        return type(value)(on_cpu(v) for v in value)
     return value
 
 
@@ -258,74 +264,21 @@ def select(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     if len(operands) < 3:
         return [None] * len(out)
     condition, a, b = operands[:3]
-    ta, tb = (trail.tag(x) for x in (a, b))
-    if ta is None or tb is None or ta.keys is not None or tb.keys is not None or ta.lost or tb.lost:
+    ta, tb = (trail.parameter_tag(x) if isinstance(x, Tensor) and x.ndim else None for x in (a, b))
+    if ta is None or tb is None or ta.keys is not None or tb.keys is not None:
         return element_wise(trail, name, args, kwargs, out)
+    if (ta.lost or tb.lost) and out.is_floating_point():
+        return [nowhere(*((ta, ta.lost, out, tb) if ta.lost else (tb, tb.lost, out, ta)))]
+    chosen = ta.raw == tb.raw and (not ta.raw or (ta.source is tb.source and out.is_floating_point()))
     same = torch.equal(ta.ids.expand(out.shape), tb.ids.expand(out.shape))
-    if ta.raw or tb.raw or (same and (ta.seen == tb.seen or condition.shape[-1] > 1)):
+    if not chosen or (same and (ta.seen == tb.seen or condition.shape[-1] > 1)):
         return element_wise(trail, name, args, kwargs, out)
     staged = trail.at_their_stages([ta, tb])
     if staged is None or staged[0] is None or staged[1] is None:
         return [replace(nowhere(ta, f"{name} of copies", out), seen=ta.seen | tb.seen)]
     ta, tb = staged[0], staged[1]
-    ids = torch.where(condition.cpu(), ta.ids, tb.ids)
+    ids = torch.where(condition.cpu(), trail.for_samples(ta.ids, out.shape), trail.for_samples(tb.ids, out.shape))
     return [replace(min(ta, tb, key=lambda t: t.order), ids=ids, seen=ta.seen | tb.seen)]
-
-
-def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
-    """Rows written into another tensor at given places."""
-    into, *rest = args
-    places = [_on_cpu(x) for x in rest] + [_on_cpu(v) for v in kwargs.values() if isinstance(v, Tensor)]
-    source = next((x for x in reversed(rest) if isinstance(x, Tensor) and trail.tag(x) is not None), None)
-    base, value = trail.tag(into), trail.tag(source)
-    if value is None or source is None:
-        return [base]
-    if value.mixed:
-        trail.mixes(f"{value.mixed} of different tokens", value)
-    if base is not None and base.seen != value.seen:
-        marks = torch.full((), -1).expand(source.shape)
-        kept = _written(name, base.ids.clone(memory_format=torch.contiguous_format), places, marks)
-        after = _written(
-            name, base.ids.clone(memory_format=torch.contiguous_format), places, value.ids.expand(source.shape)
-        )
-        same = _beside_itself(kept, after)
-        trail.joined("width" if same else "rows", [base, value])
-        if not same:
-            staged = trail.at_their_stages([base, value])
-            if staged is None or staged[1] is None:
-                return [replace(nowhere(base, f"{name} of copies", into), seen=base.seen | value.seen)]
-            base, value = staged[0], staged[1]
-    ids = torch.zeros(into.shape, dtype=torch.int64) if base is None else base.ids
-    ids = _written(name, ids.clone(memory_format=torch.contiguous_format), places, value.ids.expand(source.shape))
-    if base is not None:
-        ids = in_one_sample(base, value, base.ids, ids)
-    best = value if base is None else min(base, value, key=lambda t: t.order)
-    return [replace(best, ids=ids, seen=value.seen | (0 if base is None else base.seen))]
-
-
-def _beside_itself(kept: Tensor, after: Tensor) -> bool:
-    """Whether a row has been written beside parts of itself (a head's columns), and not other rows beside it. `kept`: the ids
-    before, -1 where others were written; `after`: the ids afterwards."""
-    for dim in range(kept.ndim):
-        both = (kept > 0).any(dim) & (kept == -1).any(dim)
-        least = torch.where(after > 0, after, torch.iinfo(after.dtype).max).amin(dim)
-        if bool(both.any()) and bool((least == after.amax(dim))[both].all()):
-            return True
-    return False
-
-
-def _written(name: str, ids: Tensor, places: Sequence[Any], values: Tensor) -> Tensor:
-    """Ids with others written over some of them."""
-    if name == "__setitem__":
-        ids[places[0]] = values
-        return ids
-    if name.startswith("masked_scatter"):
-        return ids.masked_scatter(places[0], values)
-    if name.startswith(("index_add", "index_copy")):
-        return ids.index_copy(places[0], places[1], values)
-    if name.startswith("index_put"):
-        return ids.index_put(places[0], values)
-    return ids.scatter(places[0], places[1], values)
 
 
 def resized(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -343,9 +296,11 @@ def resized(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
 
 
 def copied(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
-    """`x.copy_(y)`: x holds y's rows."""
-    tag = trail.tag(args[1])
-    return [None if tag is None else tag.moved(lambda i: i.expand(out.shape))]
+    """`x.copy_(y)`: x holds y's rows; those of a constant are nobody's."""
+    tag, old = trail.parameter_tag(args[1]), trail.tag(args[0])
+    if tag is None:
+        return [old and old.moved(torch.zeros_like)]
+    return [tag.moved(lambda i: trail.for_samples(i, out.shape))]
 
 
 def write_through(trail: Trail, view: Tensor) -> None:
@@ -366,13 +321,3 @@ def write_through(trail: Trail, view: Tensor) -> None:
     ids.as_strided(view.shape, view.stride(), view.storage_offset() - base.storage_offset()).copy_(tag.ids)
     best = tag if old is None else min(old, tag, key=lambda t: t.order)
     trail.put(base, replace(best, ids=ids, seen=tag.seen | (0 if old is None else old.seen)))
-
-
-def set_item(trail: Trail, args: Sequence[Any]) -> None:
-    """`x[index] = value`, which returns nothing, and changes x."""
-    try:
-        (tag,) = scatter(trail, "__setitem__", args, {}, None)
-    except (RuntimeError, IndexError, ValueError, TypeError):
-        (tag,) = mixing(trail, "__setitem__", args, {}, args[0])
-    trail.put(args[0], tag)
-    write_through(trail, args[0])

@@ -51,11 +51,11 @@ from regard.recording.movements import (
     pad,
     reshape,
     resized,
-    scatter,
     select,
     write_through,
 )
 from regard.recording.tokens import Trail
+from regard.recording.writes import SUMS_INTO, WRITES, added, scatter, spellings
 
 FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros"}
 FRESH |= {"new_ones", "new_empty", "new_full", "new_tensor", "argmax", "argmin", "argsort", "nonzero", "multinomial"}
@@ -133,11 +133,8 @@ RULES: dict[str, Callable[..., Tags]] = {
     **dict.fromkeys(CONVOLUTIONS, convolution),
     **dict.fromkeys(POOLS, convolution),
     **dict.fromkeys(("softmax", "_softmax", "softmin", "log_softmax", "_log_softmax", "gumbel_softmax"), softmax),
-    **dict.fromkeys(
-        ("masked_scatter", "masked_scatter_", "index_add", "index_add_", "index_copy", "index_copy_", "scatter"),
-        scatter,
-    ),
-    **dict.fromkeys(("scatter_", "scatter_add", "scatter_add_", "index_put", "index_put_"), scatter),
+    **dict.fromkeys(spellings(WRITES), scatter),
+    **dict.fromkeys(spellings(SUMS_INTO), added),
     **dict.fromkeys(REDUCTIONS, reduction),
     **dict.fromkeys(("topk", "sort", "max", "min"), ranking),
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "cumsum_", "cumprod_"), running),

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 def padding(recording: Recording) -> dict[str, Tensor]:
     """Tokens that a mask among the inputs, or the mask of every call that reads them, leaves out."""
-    hidden = torch.ones(recording.batch, recording.rows, dtype=torch.bool)
+    alive = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
     for call in recording.calls:
         if call.lost:
             continue
-        dead = call.dead_keys()
         samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
-        alive = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
-        alive.index_put_((samples.clamp(min=0), rows), (~dead).float(), accumulate=True)
-        hidden &= alive == 0
+        alive.index_put_((samples.clamp(min=0), rows), (~call.dead_keys()).float(), accumulate=True)
+    for merge in reversed(recording.merges):  # what a row is made of is seen where the row is
+        alive.index_add_(1, merge.sources.flatten(), alive[:, merge.rows].repeat_interleave(merge.sources.shape[1], 1))
+    hidden = alive == 0
     padded = {}
     for stream in recording.streams:
         if not stream.shown:

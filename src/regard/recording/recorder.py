@@ -36,7 +36,6 @@ from regard.recording.entry import (
 )
 from regard.recording.frames import Block, Frames, list_elements, watched
 from regard.recording.inputs import Inputs, samples_first
-from regard.recording.movements import set_item
 from regard.recording.names import Names
 from regard.recording.numbers import entering, numbers_in
 from regard.recording.operations import follow, name_of
@@ -46,6 +45,7 @@ from regard.recording.samples import Packed, of_their_samples, samples_meet
 from regard.recording.states import State, Watch
 from regard.recording.tokens import Source, Tag, Trail, constant
 from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
+from regard.recording.writes import set_item
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
 # a copy of its globals in which that hand-over is switched off, so that the mode sees the operations inside.

@@ -100,9 +100,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Merge:
-    """Token map: new row `rows[i]` is the mean of `sources[i]`. `event` is its place among calls, in order.
+    """Token map: new row `rows[i]` is made of `sources[i]`, in the shares `weights[i]` (None: the mean of them).
 
+    `event` is its place among calls, in order. A source may be nobody (0): its share is lost.
     without: where the new rows are the old ones at an earlier stage: events that rows beside them had absorbed, and they not.
+    mixes: the operation whose weights the shares do not tell of (a learned matrix on the token axis), or "".
     """
 
     event: int
@@ -110,6 +112,16 @@ class Merge:
     sources: Tensor
     tentative: bool = False
     without: int = 0
+    weights: Tensor | None = None
+    mixes: str = ""
+
+    @property
+    def shares(self) -> Tensor:
+        """How much of each new row goes back to each of its sources: 1/m, or the weights."""
+        if self.weights is not None:
+            return self.weights
+        m = self.sources.shape[1]
+        return torch.full(self.sources.shape, 1 / m, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,7 @@ class Tag:
         computed: raw numbers made from token ids (positions), no longer the ids themselves.
         mixed: the operation that added another token's row to one standing alone (a recurrent state), or "".
         origin: where the trail is lost, the rows (without samples) that stood there before; None where these are not known.
+        blend: the operation that mixed the rows of `origin` to new ones in shares that are not followed, or "".
     """
 
     ids: Tensor
@@ -146,6 +159,7 @@ class Tag:
     computed: bool = False
     mixed: str = ""
     origin: Tensor | None = None
+    blend: str = ""
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Tag:
         """The same rows elsewhere: the movement applied to the ids, and to the columns' ids."""
@@ -386,6 +400,8 @@ class Trail:
         for merge in reversed(self.merges):
             if bool(used[merge.rows].any()) and not merge.tentative:
                 used[merge.sources.flatten()] = True
+                if merge.mixes:
+                    self.mixers.setdefault(merge.mixes)
         kept = []
         for merge in self.merges:
             sources = merge.sources[merge.sources > 0]
@@ -428,11 +444,52 @@ class Trail:
         ids = (samples + stream.first + which)[index].view(*sources.shape[:-1], 1)
         return replace(tag, ids=ids, seen=tag.seen | 1 << event)
 
+    def combined(
+        self,
+        tag: Tag,
+        sources: Tensor,
+        weights: Tensor | None = None,
+        apart: Tensor | None = None,
+        mixes: str = "",
+    ) -> Tag:
+        """Rows, each made of the ids in `sources`'s last axis (which is kept, with length 1): of those that are somebody's.
+
+        Shares are 1/m each, or `weights` (sources' shape), brought to sum 1 in magnitude: a sum of tokens says of each of them
+        what their mean says. A row that is made of one row alone is that row. All others are rows of their own, whether or not
+        they have been through attention; those with different numbers `apart` (..., 1) are different rows. mixes: see `Merge`.
+        """
+        flat = sources.flatten(0, -2)
+        shares = (
+            torch.ones(flat.shape, dtype=torch.float64) if weights is None else weights.double().reshape(flat.shape)
+        )
+        shares = shares * (flat % STRIDE > 0)
+        flat = torch.where(shares != 0, flat, 0)
+        own = flat.amax(1)
+        several = ((flat != own[:, None]) & (flat > 0)).any(1)
+        if not bool(several.any()):
+            return replace(tag, ids=own.view(*sources.shape[:-1], 1))
+        shares = (shares / shares.abs().sum(1, keepdim=True))[several]
+        table = torch.cat([flat[several] % STRIDE, shares.view(torch.int64)], 1)
+        if apart is not None:
+            table = torch.cat([table, apart.flatten(0, -2)[several]], 1)
+        patterns, which = torch.unique(table, dim=0, return_inverse=True)
+        m = flat.shape[1]
+        stream = self.new_stream(tag.source.name, len(patterns), "merged", packed=tag.source.packed)
+        event = self.next_event()
+        made = torch.arange(stream.first, stream.first + stream.count)
+        parts = patterns[:, m : 2 * m].contiguous().view(torch.float64)
+        self.merges.append(Merge(event, made, patterns[:, :m].contiguous(), weights=parts, mixes=mixes))
+        if mixes:
+            self.mixes(mixes, tag, told=False)
+        own[several] = own[several] // STRIDE * STRIDE + made[which]
+        return replace(tag, ids=own.view(*sources.shape[:-1], 1), seen=tag.seen | 1 << event)
+
     def copies_apart(self, ids: Tensor) -> tuple[Tensor, int]:
         """Query rows (group, token) in which copies of one row (mask tokens, tokens said twice) are rows of their own, and the
         token map's bit in `seen` (0: there are none). From here on they differ; what each was made of is the one row."""
-        rows = ids % STRIDE
-        nth = occurrence(rows)
+        rows, nth = ids % STRIDE, occurrence(ids)
+        if not bool((nth > 0).any()):
+            return ids, 0
         copied = torch.unique(rows[(rows > 0) & (nth > 0)])
         if not len(copied):
             return ids, 0
@@ -568,6 +625,10 @@ class Trail:
             return lost(tag, name)
         ids = tag.ids.movedim(dim, -1)
         changes = (ids[..., 1:] != ids[..., :-1]).flatten(0, -2).any(0)
+        if (
+            int(changes.sum()) > 15
+        ):  # features of several rows in turn: each row once is enough where all occur equally often
+            ids, changes = _in_order(ids, changes)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), changes.nonzero()[:, 0] + 1])
         return self.merged(tag, ids[..., starts]).moved(lambda i: i.movedim(-1, dim))
 
@@ -601,6 +662,16 @@ def _tokens_apart(tag: Tag) -> Tensor | None:
     rows = tag.ids % STRIDE
     first = torch.where(rows > 0, rows - (rows - 1) % tag.source.shape[1], 0)
     return None if constant(first, -1) else tag.ids - rows + first
+
+
+def _in_order(ids: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids sorted along their last axis, and where they change then, if all stand there equally often; else as they were."""
+    ordered = thin(ids, but=-1).sort(-1).values
+    fewer = (ordered[..., 1:] != ordered[..., :-1]).flatten(0, -2)
+    runs = torch.diff(torch.cat([torch.tensor([-1]), fewer.any(0).nonzero()[:, 0], torch.tensor([ids.shape[-1] - 1])]))
+    if bool((fewer == fewer[:1]).all()) and bool((runs == runs[0]).all()):
+        return ordered.expand(ids.shape), fewer.any(0)
+    return ids, changes
 
 
 def occurrence(rows: Tensor) -> Tensor:

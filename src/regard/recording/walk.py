@@ -277,12 +277,11 @@ def _shrink(events: int, asked: Asked, keeps: Relevance) -> None:
 
 
 def unmerged(merge: Merge, part: Part) -> list[Part]:
-    """Relevance of merged rows goes back to the rows they were made of: r_in = r_out P, P = 1/m. Where these stood at an
-    earlier state than the rows beside the merged ones, it is a part of its own."""
+    """Relevance of merged rows goes back to the rows they were made of: r_in = r_out P, P = 1/m, or the shares
+    known. Where these stood at an earlier state than the rows beside the merged ones, it is a part of its own."""
     if not part.seen >> merge.event & 1:
         return [part]
-    m = merge.sources.shape[1]
-    shares = (part.r[..., merge.rows, None] / m).expand(*part.r.shape[:-1], -1, m).flatten(-2)
+    shares = (part.r[..., merge.rows, None] * merge.shares.to(part.r)).flatten(-2)
     back = torch.zeros_like(part.r).index_add(-1, merge.sources.flatten(), shares)
     rest = part.r.index_fill(-1, merge.rows, 0.0)
     if not merge.without:
