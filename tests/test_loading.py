@@ -348,6 +348,14 @@ def test_folders_of_sentence_transformers_that_cannot_be_followed(change, said, 
     assert "\n" not in str(raised.value)
 
 
+def test_an_old_layout_is_named(tmp_path):
+    (tmp_path / "0_Transformer").mkdir()
+    (tmp_path / "0_Transformer" / "config.json").write_text("{}")
+    (tmp_path / "modules.json").write_text("[]")
+    with pytest.raises(InputError, match="keeps its model in a folder of its own: load it with SentenceTransformer"):
+        regard.load(tmp_path)
+
+
 class Chain(nn.Sequential):
     """As a SentenceTransformer is: modules that fill in one dict, in train mode but for the model itself."""
 

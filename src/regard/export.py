@@ -31,6 +31,7 @@ def as_dict(exp: Explanation) -> dict[str, Any]:
         "grid": {s: list(shape) for s, shape in exp.grid.items()},
         "inputs": _inputs(exp),
         "labels": exp.labels,
+        "names": exp.names,
         "signed": exp.signed,
         "options": exp.options,
         "found": None if exp.found is None else dataclasses.asdict(exp.found),
