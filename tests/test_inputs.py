@@ -770,3 +770,39 @@ def test_patches_in_blocks_are_put_together_again() -> None:
     cut = picture.unflatten(1, (2, 2, 2)).unflatten(4, (3, 2, 2))  # channel, block, row, pixel, block, column, pixel
     cut = cut.permute(1, 4, 2, 5, 0, 3, 6)[..., None, :, :].expand(-1, -1, -1, -1, -1, 2, -1, -1)
     torch.testing.assert_close(from_patches(cut.reshape(24, -1), (4, 6), Processor()), picture)
+
+
+def tiled(image) -> Tensor:
+    """A processor of SmolVLM's kind: four tiles of a picture of 32 x 32 pixels, and the whole of it at half the size."""
+    import numpy as np
+
+    large = torch.from_numpy(np.array(image.resize((32, 32)))).permute(2, 0, 1) / 255.0
+    small = torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1) / 255.0
+    parts = [large[:, 16 * i : 16 * i + 16, 16 * j : 16 * j + 16] for i in range(2) for j in range(2)]
+    return torch.stack([*parts, small])
+
+
+def test_tiles_of_a_picture_lie_on_the_original(tmp_path) -> None:
+    """Each tile's map lies where the tile was cut, the small whole over all; a page shows one picture."""
+    pytest.importorskip("PIL")
+    from regard.report.view import view_of
+
+    torch.manual_seed(0)
+    reader = regard.load(Frames(4).eval(), processor=tiled)
+    pixels = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
+    e = reader.explain(pixels, 1)
+    assert e.grid == {"picture": (5, 4, 4)}
+    assert e.receipt.notes == []
+    (picture,) = e.inputs["picture"]
+    wanted = [(0, 0, 32, 32), (32, 0, 64, 32), (0, 32, 32, 64), (32, 32, 64, 64), (0, 0, 64, 64)]
+    torch.testing.assert_close(torch.tensor(picture.tiles), torch.tensor(wanted, dtype=torch.float32), atol=1.0, rtol=0)
+    e.scores["picture"] = torch.zeros(1, 80)
+    e.scores["picture"][0, 16 + 2 * 4 + 1] = 1.0  # tile 1 (above, right), row 2, column 1
+    (drawn,) = e.on_original()
+    row, column = divmod(int(drawn.argmax()), 64)
+    assert abs(row - 19.5) <= 1
+    assert abs(column - (32 + 11.5)) <= 1
+    again = regard.Explanation.load(e.save(tmp_path / "map.safetensors"))
+    torch.testing.assert_close(again.on_original()[0], drawn)
+    assert len(view_of(e).panels) == 1
+    e.plot(tmp_path / "map.png")

@@ -34,13 +34,15 @@ FORMAT = "regard-explanation-1"
 class Picture:
     """A raw picture: RGB `pixels`, and the `box` (left, top, right, bottom; in its pixels) that the model saw of it.
 
-    `regions`: the boxes that the tokens stand for, one each, where they are no grid.
+    `regions`: the boxes that the tokens stand for, one each, where they are no grid. `tiles`: the boxes of the tiles that the
+    model saw it as, where it is cut into such (the whole of it, small, among them); each has a grid of tokens.
     """
 
     pixels: UInt8[Tensor, "height width 3"]
     box: tuple[float, float, float, float]
     name: str = "picture"
     regions: tuple[Box, ...] = ()
+    tiles: tuple[tuple[float, float, float, float], ...] = ()
 
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -411,14 +413,14 @@ class Explanation:
     def on_original(self, stream: str | None = None) -> list[Float[Tensor, "height width"]]:
         """One map per sample at its original picture's size: resize and crop undone; 0 where the model did not look.
 
-        Of regions, a pixel has the score of the smallest one that holds it.
+        Of regions, a pixel has the score of the smallest one that holds it; of tiles that lie one over the other, the sum.
         """
         name = stream or self._picture_stream()
         if name not in self.inputs:
             raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
         cells = self.cells(name) if name in self.grid else self.scores[name][:, None]
         pictures = [p for p in self.inputs[name] if isinstance(p, Picture)]
-        return [place(c, p, self.raster(name)) for c, p in zip(cells, pictures, strict=True)]
+        return [placed(c, p, self.raster(name)) for c, p in zip(cells, pictures, strict=True)]
 
     def between(
         self, query_stream: str, key_stream: str, rows: int | Sequence[int] | None = None
@@ -579,6 +581,28 @@ def _drawn(
     return F.grid_sample(values, where, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
 
 
+def placed(cells: Tensor, picture: Picture, raster: Raster = PLAINLY) -> Float[Tensor, "height width"]:
+    """`place` of a grid, or of the grids of a picture's tiles, added. Raises Misuse for frames, which no one picture holds."""
+    if cells.ndim == 2:
+        return place(cells, picture, raster)
+    if len(picture.tiles) != len(cells) or cells.ndim != 3:
+        raise Misuse(f"a grid of {tuple(cells.shape)} is not of one picture; use image_map, which has every frame")
+    each = [dataclasses.replace(picture, box=box) for box in picture.tiles]
+    return torch.stack([place(c, p, raster) for c, p in zip(cells, each, strict=True)]).sum(0)
+
+
+def joined(cells: Float[Tensor, "tile rows columns"], picture: Picture) -> Float[Tensor, "high wide"]:
+    """The grids of a picture's tiles as one over the whole picture, as fine as the finest of them."""
+    height, width = picture.pixels.shape[:2]
+    rows, columns = cells.shape[-2:]
+    high = round(height / min((bottom - top) / rows for _, top, _, bottom in picture.tiles))
+    wide = round(width / min((right - left) / columns for left, _, right, _ in picture.tiles))
+    x, y = wide / width, high / height
+    small = [(left * x, top * y, right * x, bottom * y) for left, top, right, bottom in picture.tiles]
+    blank = torch.zeros(high, wide, 3, dtype=torch.uint8)
+    return placed(cells, dataclasses.replace(picture, pixels=blank, tiles=tuple(small)))
+
+
 def place(
     cells: Float[Tensor, "rows columns"], picture: Picture, raster: Raster = PLAINLY
 ) -> Float[Tensor, "height width"]:
@@ -668,7 +692,8 @@ def raws_of(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]
     for i, entry in enumerate(entries):
         if "box" in entry:
             regions = tuple(Box(*b) for b in entry.get("regions", ()))
-            raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"], regions))
+            tiles = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in entry.get("tiles", ()))
+            raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"], regions, tiles))
         elif "rate" in entry:
             raws.append(Sound(samples=tensors[f"samples/{name}/{i}"], **entry))
         else:

@@ -38,12 +38,35 @@ class View:
 
     `box` (left, top, right, bottom) in pixels of the original is what the model sees, and may reach beyond it; None
     where the processor does something else than resizing, cropping and padding. `mean` and `std`, one value a channel:
-    pixels come out as (level / 255 - mean) / std; None where they do not.
+    pixels come out as (level / 255 - mean) / std; None where they do not. `tiles`: of a processor that cuts pictures into
+    tiles, the box of each; `box` then holds them all.
     """
 
     box: tuple[float, float, float, float] | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    tiles: tuple[tuple[float, float, float, float], ...] = ()
+
+
+def probe_tiles(process: Process, count: int, width: int, height: int) -> View:
+    """`probe` for a processor that makes (tile, channels, rows, columns) of pictures of this size, tile by tile."""
+    made: dict[bytes, Tensor] = {}
+
+    def of(tile: int) -> Process:
+        def one(pixels: UInt8[Tensor, "height width 3"]) -> Tensor:
+            key = pixels.numpy().tobytes()
+            if key not in made:
+                made[key] = process(pixels)
+            return made[key][tile]
+
+        return one
+
+    views = [probe(of(i), width, height) for i in range(count)]
+    boxes = [v.box for v in views if v.box is not None]
+    if len(boxes) < count:
+        return View(None, views[0].mean, views[0].std)
+    ends = [f(box[i] for box in boxes) for i, f in enumerate((min, min, max, max))]
+    return View((ends[0], ends[1], ends[2], ends[3]), views[0].mean, views[0].std, tuple(boxes))
 
 
 def probe(process: Process, width: int, height: int) -> View:

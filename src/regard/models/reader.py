@@ -20,7 +20,7 @@ from regard.models import answers, asked, detection, embeddings, pairs, sounds
 from regard.models import regions as boxes
 from regard.models.asked import Asking, names_in
 from regard.models.chats import can_write, is_chat
-from regard.models.geometry import View, from_patches, probe
+from regard.models.geometry import View, from_patches, probe, probe_tiles
 from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import check_known, longest, pad_id, read_texts
 from regard.models.writing import begins_with, begun_text, start_of
@@ -605,7 +605,8 @@ class Reader:
             if view.box is None:
                 notes.append(f"what part of {name} the model saw could not be found; the map is drawn over all of it")
             height, width = pixels.shape[:2]
-            pictures.append(Picture(pixels, view.box or (0.0, 0.0, float(width), float(height)), name))
+            box = view.box or (0.0, 0.0, float(width), float(height))
+            pictures.append(Picture(pixels, box, name, tiles=view.tiles))
             views.append(view)
         return pictures, views, notes
 
@@ -632,7 +633,11 @@ class Reader:
         """Return what part of such a picture the model sees, measured once for each size."""
         height, width = pixels.shape[:2]
         if (width, height) not in self._views:
-            self._views[width, height] = probe(self._seen, width, height)
+            seen = self._seen(pixels)
+            tiled = seen.ndim == 4
+            self._views[width, height] = (
+                probe_tiles(self._seen, len(seen), width, height) if tiled else probe(self._seen, width, height)
+            )
         return self._views[width, height]
 
     def _fit(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from regard.errors import Misuse
-from regard.explanation import PLAINLY, Explanation, Picture, Raster, Raw, Sound, Text, words_of
+from regard.explanation import PLAINLY, Explanation, Picture, Raster, Raw, Sound, Text, joined, words_of
 from regard.found import Box, Found
 from regard.report.colour import Array, Scale, scale_of
 
@@ -195,6 +195,13 @@ def _frames(
     """A picture, or each of its frames, views, tiles or slices."""
     if cells.ndim == 2:
         return [PictureView(name, cells, scale, picture, exp.found, exp.raster(stream))]
+    if picture is not None and cells.ndim == 3 and len(picture.tiles) == len(cells):
+        import torch
+
+        height, width = picture.pixels.shape[:2]
+        whole = joined(torch.from_numpy(np.ascontiguousarray(cells)), picture).numpy()
+        seen = replace(picture, box=(0.0, 0.0, float(width), float(height)))
+        return [PictureView(name, whole, scale_of(whole, exp.signed), seen, exp.found)]
     named = [(f"{name}[{', '.join(map(str, i))}]", cells[i]) for i in np.ndindex(cells.shape[:-2])]
     return [PictureView(frame, part, scale, None, None, exp.raster(stream)) for frame, part in named]
 
