@@ -312,10 +312,16 @@ def test_runs_of_tags_are_found():
     assert tagged("O", "B-PER", "I-PER", "O", "O", "B-LOC", "O", "O", "O", wanted="B-LOC") == [
         "logit of 'B-LOC' at 'ham'"
     ]
-    with pytest.raises(TargetError, match="no token but 'O'"):
-        tagged(*["O"] * 9)
-    with pytest.raises(TargetError, match="no 'B-LOC'"):
-        tagged("O", "B-PER", *["O"] * 7, wanted="B-LOC")
+
+
+def test_where_no_such_tag_is_found_the_nearest_is_explained_and_said(reader):
+    r = reader("ner")
+    logits = r.model(**r.read(SENTENCE).inputs).logits[0].detach()
+    never = next(c for c in (1, 2, 3) if c not in logits[1:-1].argmax(-1))
+    (found,) = r.explain(SENTENCE, target=r.labels[never])
+    at = int((logits[1:-1, never] - logits[1:-1].max(-1).values).argmax()) + 1
+    same(found, regard.explain(r.model, r.read(SENTENCE).inputs, Target.logit(never, position=at)))
+    assert any(f"finds no '{r.labels[never]}' in this text" in n for n in found.receipt.notes)
 
 
 def test_every_word_that_is_tagged_is_explained(reader):

@@ -56,9 +56,10 @@ class Target:
             return self
         return self.remade(classes) if rival is None else self.remade(classes, rival)
 
-    def named(self, label: str) -> Target:
-        """The same target under another name."""
-        return replace(self, label=label, headed=self.headed and (lambda model, out: self.on(model, out).named(label)))
+    def named(self, label: str, *notes: str) -> Target:
+        """The same target under another name, with more to say of it."""
+        headed = self.headed and (lambda model, out: self.on(model, out).named(label, *notes))
+        return replace(self, label=label, notes=self.notes + notes, headed=headed)
 
     def on(self, model: nn.Module, output: Any) -> Target:
         """The same target, knowing what the scores of this model are, which gave `output` with its graph (see head.py)."""

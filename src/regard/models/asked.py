@@ -213,11 +213,23 @@ class Asking:
         begins = [i for i, name in enumerate(names) if name != OUTSIDE and not _goes_on(names, i)]
         kept = [i for i in begins if wanted is None or tags[i] == wanted]
         if not kept:
-            said = f"no token but {OUTSIDE!r}" if wanted is None else f"no {self._called(wanted)!r}"
-            raise TargetError(f"the model finds {said} in this text; say which token to explain with token=")
+            return [self._nearest(scores(output, None)[0].detach(), wanted, rival)]
         ends = [next((j for j in range(i + 1, len(names)) if not _goes_on(names, j)), len(names)) for i in kept]
         words = [repr(self._characters(text, i, end)) for i, end in zip(kept, ends, strict=True)]
         return [self._tagged(tags[i], rival, i, word) for i, word in zip(kept, words, strict=True)]
+
+    def _nearest(self, logits: Tensor, wanted: int | None, rival: int | None) -> Target:
+        """Where the model finds no such tag: the token that comes nearest to it, and a note."""
+        text = self.texts[0]
+        among = [c for c in range(logits.shape[-1]) if (self._called(c) != OUTSIDE if wanted is None else c == wanted)]
+        behind = (logits - logits.max(-1, keepdim=True).values)[:, among]
+        behind[torch.tensor(text.special, device=logits.device)] = -torch.inf
+        at, which = divmod(int(behind.argmax()), len(among))
+        tag, word = self._called(among[which]), repr(self._characters(text, at, at + 1))
+        said = f"no token but {OUTSIDE!r}" if wanted is None else f"no {tag!r}"
+        note = f"the model finds {said} in this text; {tag!r} comes nearest at {word}, which is explained"
+        made = self._tagged(among[which], rival, at, word)
+        return made.named(made.label, note)
 
     # -- answers --------------------------------------------------------------------------------------------------------
 
