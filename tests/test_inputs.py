@@ -608,7 +608,7 @@ def test_one_picture_and_several_prompts(method: str) -> None:
     assert not e.scores["ids"][[0, 2]].any()
     torch.testing.assert_close(e.receipt.attribution_sum, f.receipt.attribution_sum, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(e.receipt.attribution_target, f.receipt.attribution_target, rtol=1e-4, atol=1e-5)
-    assert e.batch == len(e) == 1
+    assert e.batch == len(e) == 3  # a page has a section for each prompt, the picture in the first
     soft = regard.explain(net, {"picture": picture, "ids": ids}, lambda o: o.softmax(-1)[:, 1], method, **how)
     assert soft.scores["ids"].any(1).all()  # over all prompts: each has a say
 

@@ -322,8 +322,8 @@ class Explanation:
 
     @property
     def batch(self) -> int:
-        """Number of samples. One value may rest on several rows of a stream, as a picture's does on the prompts."""
-        return 1 if len(self.receipt.target_value) == 1 else max(len(s) for s in self.scores.values())
+        """Number of samples: rows of the stream that has most (one value may rest on several, as a picture's on prompts)."""
+        return max(len(s) for s in self.scores.values())
 
     def _text_stream(self) -> str | None:
         return next((n for n, raw in self.inputs.items() if raw and isinstance(raw[0], Text)), None)

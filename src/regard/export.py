@@ -160,11 +160,10 @@ def sample(exp: Explanation, number: Any) -> Explanation:
     if not -exp.batch <= i < exp.batch:
         raise IndexError(f"there is no sample {i}; the explanation holds {exp.batch}, counted from 0")
     i %= exp.batch
-    own = slice(None) if exp.batch == 1 else slice(i, i + 1)
     return dataclasses.replace(
         exp,
-        scores={s: t[own] for s, t in exp.scores.items() if i < len(t)},
-        inputs={s: raws[own] for s, raws in exp.inputs.items() if i < len(raws)},
+        scores={s: t[i : i + 1] for s, t in exp.scores.items() if i < len(t)},
+        inputs={s: raws[i : i + 1] for s, raws in exp.inputs.items() if i < len(raws)},
         receipt=_receipt(exp.receipt, i, exp.batch),
         _looks=exp._looks.of_sample(i),
     )

@@ -123,11 +123,9 @@ def view_of(exp: Explanation, sample: int = 0) -> View:
     panels: list[Panel] = []
     bare: list[ChartView] = []
     for stream, batch in exp.scores.items():
-        rows = range(len(batch)) if len(batch) > exp.batch == 1 else [sample]
-        for row in rows if sample < len(batch) else ():
-            scores, name = batch[row].detach().cpu().float().numpy(), stream if len(rows) == 1 else f"{stream}[{row}]"
-            for panel in _panels(exp, stream, scores, _raw(exp, stream, row)):
-                panel = replace(panel, stream=panel.stream.replace(stream, name, 1))
+        if sample < len(batch):
+            scores = batch[sample].detach().cpu().float().numpy()
+            for panel in _panels(exp, stream, scores, _raw(exp, stream, sample)):
                 (bare if isinstance(panel, ChartView) else panels).append(panel)  # type: ignore[arg-type]
     long = [p for p in bare if len(p.scores) > LISTED or not panels]
     panels += long
