@@ -337,6 +337,8 @@ class Reader:
         """
         from regard.generation import explain_writing
 
+        if isinstance(prompt, list) and not is_chat(prompt):
+            raise Misuse("an answer goes with one prompt, and a list was given; give them one by one")
         reading, notes = self._to_write(prompt)
         options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
         return explain_writing(self.model, self._tokenizer, reading, notes, answer, against, method, target, **options)
