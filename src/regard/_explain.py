@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from regard.attribution.baselines import zero_of
-from regard.attribution.context import Context
+from regard.attribution.context import Context, LateReadout
 from regard.attribution.path import Path
 from regard.attribution.paths import Fusion, Preset, relevance, rows_between
 from regard.attribution.rerun import Rerun
-from regard.attribution.table import Method
+from regard.attribution.table import METHODS, Method
 from regard.attribution.table import method as method_row
 from regard.baseline import Baseline
 from regard.between import Between
-from regard.errors import Misuse, NonFinite, TargetError, nearest
+from regard.errors import Misuse, ModelError, NoAttention, NonFinite, TargetError, TrailLost, nearest
 from regard.explanation import WHOLE, Explanation, Grid, Measured, Raster, Reading, Receipt
 from regard.found import Found
-from regard.recording import Recording, Stream, record
+from regard.recording import Gradients, Recording, Stream, record, record_inputs
 from regard.recording import rasters as layouts
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.entry import (
@@ -34,15 +34,17 @@ from regard.recording.entry import (
     as_the_user,
     check_readout,
     floats_in,
+    is_mask,
     our_own,
     refuse,
 )
 from regard.recording.independence import TINY, crossing
 from regard.recording.inputs import Inputs as Given
 from regard.recording.inputs import first
-from regard.recording.readout import read_out
+from regard.recording.readout import read_after_blocks, read_out
 from regard.recording.rebuild import budget_of
 from regard.recording.recorder import run
+from regard.recording.recording import cut_off
 from regard.recording.tokens import STRIDE
 from regard.recording.verify import Verification
 from regard.recording.verify import verify as proof_of
@@ -150,16 +152,7 @@ def explain(
     inputs = Given.of(model, inputs, batch_axis)
     proof = proof_of(model, inputs, streams=streams, training=training).check() if verify else None
     with rng_kept(model) as rng, our_own():
-        recording = record(
-            model,
-            inputs,
-            streams=streams,
-            training=training,
-            memory_budget=memory_budget,
-            states=any("states" in row.keeps or "block" in row.sites for row in rows),
-            branches=any("branches" in row.keeps for row in rows),
-            batch_axis=batch_axis,
-        )
+        recording = _recorded(model, inputs, rows, site, readout, streams, training, memory_budget, batch_axis)
         reading = _reading or Reading({})
         watched = Watched(
             recording, reading, readout, measure, seed, rng, training, around, streams, site, baseline, proof
@@ -175,6 +168,54 @@ def explain(
     if searched:
         return flat
     return flat[0] if isinstance(method, str) and not isinstance(target, list) else flat
+
+
+def _recorded(
+    model: nn.Module,
+    inputs: Given,
+    rows: Sequence[Method],
+    site: Site | None,
+    readout: Readout,
+    streams: Any,
+    training: bool,
+    memory_budget: int | str | None,
+    batch_axis: Any,
+) -> Recording:
+    """One run, watched as closely as the methods need it: their maps, the states between blocks, or the inputs alone."""
+    followers = [row.name for row in rows if row.follows_maps(site)]
+    if not followers and readout is None and streams is None and _inputs_suffice(inputs, rows, site):
+        several = any(len(t) > 1 for name, t in inputs.tensors.items() if not is_mask(name, t))
+        gradient = several or any("gradient" in row.needs for row in rows)  # several: whether they rest on one another
+        return record_inputs(model, inputs, training=training, gradient=gradient, budget=memory_budget)
+    try:
+        return record(
+            model,
+            inputs,
+            streams=streams,
+            training=training,
+            memory_budget=memory_budget,
+            states=any("states" in row.keeps or "block" in row.sites for row in rows),
+            branches=any("branches" in row.keeps for row in rows),
+            batch_axis=batch_axis,
+            maps=bool(followers) or readout is not None,
+        )
+    except (NoAttention, TrailLost) as e:
+        if not followers:
+            raise
+        none = ", ".join(row.name for row in METHODS.values() if not row.follows_maps(None) and row.name != "random")
+        raise type(e)(f"method {followers[0]!r} needs attention maps: {e}; methods that need none: {none}") from None
+
+
+def _inputs_suffice(inputs: Given, rows: Sequence[Method], site: Site | None) -> bool:
+    """Whether no more is to be known of the run than how its inputs are cut into tokens: gradients at pixels or features.
+
+    Ids may be embedded once more at any time, and a baseline of ids leaves the position that the run's last attention reads.
+    """
+    if any(row.site not in ("input", "none") for row in rows) or (site is not None and site.kind != "input"):
+        return False
+    read = {name: t for name, t in inputs.tensors.items() if not is_mask(name, t)}
+    alike = {inputs.axis(name) for name in inputs.tensors} == {0} and len({len(t) for t in read.values()}) == 1
+    return alike and not inputs.caches and all(t.is_floating_point() for t in read.values())
 
 
 def _of_object(found: Found) -> Target:
@@ -240,8 +281,9 @@ def _one_target(
     with torch.enable_grad():
         parts = value.y.split(1) if value.shared else (value.y,)
     again = Rerun(
-        recording.model, recording.given, target, recording.batch, value.explained, value.rival, w.streams, w.rng[0]
-    )
+        recording.model, recording.given, target, recording.batch, value.explained, value.rival, w.streams, w.rng[0],
+        in_place=not recording.whole,
+    )  # fmt: skip
     maps = [
         _maps(w, y, replace(again, shared=i if value.shared else None), rows, options, keep or i < len(parts) - 1)
         for i, y in enumerate(parts)
@@ -275,17 +317,23 @@ class Maps:
     """The relevance (batch, row) that each method gives for one y, padding at zero, and how it was come by."""
 
     context: Context
-    readout: str
+    readout: LateReadout
     contexts: dict[str, Context] = field(default_factory=dict)
     relevance: dict[str, Relevance] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    read_by: dict[str, bool] = field(default_factory=dict)
 
     def shown(self, sample: int) -> dict[str, int]:
         """The sample of each stream that is shown for one sample's y: its own, or (a picture and any text) another."""
         weights: dict[str, Tensor] = {}
+        read = self.context.r if self.context.recording.whole else self.moved()
         for stream in self.context.recording.streams:
-            weights[stream.name] = weights.get(stream.name, 0) + self.context.r[:, stream.rows].sum(1)
+            weights[stream.name] = weights.get(stream.name, 0) + read[:, stream.rows].sum(1)
         return {n: sample if bool(w[sample]) or not bool(w.any()) else int(w.argmax()) for n, w in weights.items()}
+
+    def moved(self) -> Tensor:
+        """Where any of the maps has relevance, for a run whose read-out is not followed: (batch, row), its size."""
+        return sum((r.abs() for r in self.relevance.values()), self.context.recording.zeros())
 
     def of_samples(self, name: str, shown: Mapping[str, int]) -> Tensor:
         """(row,) of the samples that are shown."""
@@ -315,11 +363,11 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     """One gradient, one walk for all methods of the attention family, and the other methods."""
     started = time.perf_counter()
     recording = w.recording
-    gradients = recording.gradients(y, keep=keep)
-    weights, how = read_out(recording, gradients, w.readout)
-    context = Context(recording, gradients, weights, w.seed, w.site, w.baseline, again, w.reading)
+    gradients = recording.gradients_later(y, keep=keep or not recording.whole)  # its read-out takes one of its own
+    readout = LateReadout(lambda: _read_out(recording, y, gradients, w.readout))
+    context = Context(recording, gradients, readout, w.seed, w.site, w.baseline, again, w.reading)
     context.asked = w.readout is not None
-    maps = Maps(context, how)
+    maps = Maps(context, readout)
     made = {
         row.name: row.function(**_own(row, options)) if row.preset else partial(row.function, **_own(row, options))
         for row in rows
@@ -327,7 +375,9 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     chosen = {name: m.chosen(recording) for name, m in made.items() if isinstance(m, Preset)}
     made |= {name: m for name, (m, _) in chosen.items()}
     presets = {name: p for name, p in made.items() if isinstance(p, Preset | Fusion)}
-    walked = dict(zip(presets, relevance(recording, gradients, weights, [*presets.values()]), strict=True))
+    _refuse_cut(recording, rows, presets, w.site)
+    walks = relevance(recording, gradients, dict(readout.items()), [*presets.values()]) if presets else []
+    walked = dict(zip(presets, walks, strict=True))
     hidden = recording.hidden()
     shared = time.perf_counter() - started
     for row in rows:
@@ -335,7 +385,9 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
         context = maps.contexts[row.name] = replace(maps.context, notes=[])
         if row.name in chosen and chosen[row.name][1]:
             context.notes.append(chosen[row.name][1])
+        readout.asked = False
         found = walked[row.name] if row.name in walked else made[row.name](context)
+        maps.read_by[row.name] = readout.asked
         wanted = (recording.batch, recording.rows)
         if not isinstance(found, Tensor) or found.shape != wanted:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -346,6 +398,23 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
         maps.relevance[row.name] = found
         maps.seconds[row.name] = shared + time.perf_counter() - since
     return maps
+
+
+def _refuse_cut(
+    recording: Recording, rows: Sequence[Method], presets: Mapping[str, Preset | Fusion], site: Site | None
+) -> None:
+    """A method that needs the gradients of attention calls gives no map of zeros where all are cut out of the graph."""
+    plain = {name for name, p in presets.items() if not any(q.gradient for q in p.presets)}
+    gradients = any(row.follows_maps(site) and row.name not in plain for row in rows)
+    if gradients and recording.calls and all(c.detached for c in recording.calls):
+        raise ModelError(cut_off(recording.calls))
+
+
+def _read_out(recording: Recording, y: Tensor, gradients: Gradients, readout: Readout) -> tuple[dict[int, Tensor], str]:
+    """Which rows the target reads: in its last calls, or, where no attention is followed, after the last block."""
+    if readout is None and not recording.whole:
+        return read_after_blocks(recording, y)
+    return read_out(recording, gradients, readout)
 
 
 def _by_sample(recording: Recording, value: Value) -> Value:
@@ -401,7 +470,7 @@ def _explanation(
     recording, paths = w.recording, [p for m in maps if (p := m.contexts[row.name].reference) is not None]
     along = paths[0] if paths else None
     device = value.y.device
-    streams = [s for s in recording.streams if s.shown]
+    streams = [s for s in maps[0].contexts[row.name].cells or recording.streams if s.shown]
     several = len(relevance) > len(value.y)  # one y that rests on several samples of some input
     counts = {s.name: _samples_of(recording, s) if several else len(relevance) for s in streams}
     scores = {s.name: relevance[: counts[s.name], s.rows].float().to(device) for s in streams}
@@ -411,10 +480,10 @@ def _explanation(
         target_value=value.y.detach().float().cpu(),
         baseline=row.baseline if along is None else along.baseline,
         site=row.site if along is None else along.site.label,
-        readout=maps[0].readout,
+        readout=maps[0].contexts[row.name].read or _how_read(row, maps[0], w.site),
         attribution_sum=relevance.sum()[None].float() if several else relevance.sum(1).float(),
         decomposes=row.decomposes,
-        complete=along is None or along.complete,
+        complete=along.complete if along is not None else not row.site.startswith("attention"),
         predicted=None if value.predicted is None else value.predicted.cpu(),
         explained=None if value.explained is None else value.explained.cpu(),
         passes=1
@@ -426,11 +495,11 @@ def _explanation(
         versions=_versions(),
         seed=w.seed,
         notes=[*target.notes]
-        + _notes(recording)
+        + _notes(recording, row.follows_maps(w.site), along)
         + (w.proof.notes if w.proof else [])
         + [n for m in maps for n in m.contexts[row.name].notes]
         + _blind(streams, scores),
-        _measure=_measurement(w, target, row, value, _final_calls(maps[0].context), paths),
+        _measure=_measurement(w, target, row, value, _finals(row, maps), paths),
     )
     if w.measure == "full":
         receipt.measure()
@@ -451,8 +520,16 @@ def _explanation(
     )
 
 
-def _final_calls(context: Context) -> tuple[int, ...]:
-    """The calls of the attentions that the target reads."""
+def _how_read(row: Method, maps: Maps, site: Site | None) -> str:
+    """Which rows the target was found to read; not asked where the method's formula has no read-out."""
+    return maps.readout.how if row.follows_maps(site) or maps.read_by[row.name] else "not used by this method"
+
+
+def _finals(row: Method, maps: Sequence[Maps]) -> tuple[int, ...]:
+    """The calls of the attentions that the target reads, where they are what the method is measured against."""
+    context = maps[0].context
+    if row.site != "attention[last]":
+        return ()
     return tuple(c for a in context.readout for c in context.recording.attentions[a].calls)
 
 
@@ -504,9 +581,17 @@ def _between(
     return Between(compute)
 
 
-def _notes(recording: Recording) -> list[str]:
-    """What a reader of the map should know of the run."""
-    notes = recording.said.sentences() + recording.doubts()
+def _notes(recording: Recording, follows: bool, along: Path | None) -> list[str]:
+    """What a reader of the map should know of the run; of its attention only where the method follows it."""
+    notes = recording.said.sentences() + (_of_attention(recording) if follows else []) + _of_packed(recording)
+    if recording.guessed and along is not None and along.site.kind != "input":
+        where = ", ".join(recording.guessed)
+        notes.append(f"tokens after {where} are known by their place alone: how these blocks mix them is not followed")
+    return notes
+
+
+def _of_attention(recording: Recording) -> list[str]:
+    notes = recording.doubts()
     if cut := [str(c.index) for c in recording.calls if c.detached]:
         notes.append(
             f"attention calls {', '.join(cut)} are cut out of the graph (no_grad or detach): they count as zero"
@@ -519,6 +604,11 @@ def _notes(recording: Recording) -> list[str]:
     if recording.mixers:
         notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
     notes += _of_caches(recording)
+    return notes
+
+
+def _of_packed(recording: Recording) -> list[str]:
+    notes = []
     several = recording.batch > 1
     if several and (packed := {s.name: s.count for s in recording.streams if s.packed and s.kind != "merged"}):
         each = ", ".join(f"{name}: {count}" for name, count in packed.items())

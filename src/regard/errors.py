@@ -42,6 +42,10 @@ class ModelError(Misuse):
     """The model cannot be explained as it is (train mode, traced, no attention seen, fused kernel out of sight)."""
 
 
+class NoAttention(ModelError):
+    """No attention was seen in the model, so that there is no map to follow."""
+
+
 class TrailLost(Misuse):
     """Whose tokens an attention call reads could not be followed."""
 

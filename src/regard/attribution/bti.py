@@ -18,19 +18,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from regard.attribution.baselines import label
-from regard.attribution.context import Context, Relevance
+from regard.attribution.context import Context, LateReadout, Relevance
 from regard.attribution.path import Place, Values, between, edits, places, side_by_side, start_of
 from regard.attribution.paths import Preset
 from regard.attribution.quadrature import nodes
 from regard.attribution.rerun import Rerun, are_copies
 from regard.errors import Misuse, ModelError, RegardError, nearest
 from regard.recording import AttentionCall
+from regard.recording.cut import gradients_at
 from regard.recording.edits import GraphFrom
 from regard.recording.tokens import STRIDE
 from regard.site import Site
 
 Matrix = Float[Tensor, "read batch row"]
 PATHS = ("input", "embedding_output")
+CLOSED = (
+    "no gradient comes from the target to the last attention: the model switches gradients off around it (torch.no_grad(), or "
+    "a torch.autograd.Function of its own); use 'gae' or 'revised_ig'"
+)
 
 
 def bti_token(
@@ -96,7 +101,10 @@ class Reads:
         tokens = context.tokens() > 0
         if not context.asked:
             alike = (r > 0) / (r > 0).sum(1, keepdim=True).clamp(min=1)
-            r = torch.where(r[:, ~tokens].any(1, keepdim=True), r, alike.to(r))
+            beside = r[:, ~tokens].any(1, keepdim=True)
+            r = torch.where(beside, r, alike.to(r))
+            if isinstance(context.readout, LateReadout) and not bool(beside.any()):
+                context.read = context.readout.how.replace("weighted by gradient norm", "weighted alike")
         count = max(1, int((r > 0).sum(1).max()))
         weights, at = (t.T for t in r.topk(count, dim=1))
         rows = torch.zeros(count, *r.shape, dtype=r.dtype).scatter_(2, at[..., None], (weights > 0).to(r)[..., None])
@@ -215,7 +223,9 @@ class _Way:
             last = [made.calls[i] for i in self.rows]
             with torch.enable_grad():
                 y = self.again.y(made.output, k).sum()
-            grads = torch.autograd.grad(y, [c.output for c in last], allow_unused=True)
+            if not y.requires_grad:  # GraphFrom opened it inside of code that closes it again
+                raise ModelError(CLOSED)
+            grads = gradients_at([c.output for c in last], y)
         return {c.index: self._weighted(c.bind(g), w) for c, g in zip(last, grads, strict=True)}
 
     def _weighted(self, call: AttentionCall, w: Tensor) -> Float[Tensor, "group head some key"]:

@@ -84,7 +84,13 @@ def difference_map(context: Context, *, of: str | None = None, map: str = "odam"
 
 
 def _site(context: Context) -> Site:
-    return context.site or before_last(context, blocks=2)
+    """As asked; else before the last two blocks, or, without attention, after the last one if several rows of it are read."""
+    if context.site is not None:
+        return context.site
+    recording = context.recording
+    if not recording.whole and recording.blocks and bool(((context.r > 0).sum(1) > 1).all()):
+        return Site.block(-1)
+    return before_last(context, blocks=2)
 
 
 def _map(context: Context, of: Map, signed: bool) -> Relevance:

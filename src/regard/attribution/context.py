@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, ItemsView, Iterator, ValuesView
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,10 +13,46 @@ from torch import Tensor
 
 from regard.attribution.rerun import Rerun
 from regard.explanation import Reading
-from regard.recording import Gradients, Recording
+from regard.recording import Gradients, Recording, Stream
 from regard.site import Site
 
 Relevance = Float[Tensor, "batch row"]
+
+
+class LateReadout:
+    """The read-out, found when it is first asked for: most methods that take a gradient at the input do without.
+
+    asked: whether it was, since this was last set to False.
+    """
+
+    def __init__(self, find: Callable[[], tuple[dict[int, Tensor], str]]) -> None:
+        self._find = find
+        self.asked = False
+
+    @cached_property
+    def _known(self) -> tuple[dict[int, Tensor], str]:
+        return self._find()
+
+    @property
+    def _found(self) -> tuple[dict[int, Tensor], str]:
+        self.asked = True
+        return self._known
+
+    @property
+    def how(self) -> str:
+        """Where the rows were found, in words."""
+        return self._found[1]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._found[0])
+
+    def items(self) -> ItemsView[int, Tensor]:
+        """Final calls, and the weights of their rows."""
+        return self._found[0].items()
+
+    def values(self) -> ValuesView[Tensor]:
+        """The weights alone."""
+        return self._found[0].values()
 
 
 @dataclass
@@ -25,13 +63,14 @@ class Context:
         readout: the number of each final attention -> its weights r, (batch, row) over all rows. seed: for methods that draw.
         site, baseline: as asked for, or None: the method's own. again: how the run can be repeated with changes.
         reading: special tokens, and the normalisation of pictures. nodes: how many points of a path were run.
-        asked: whether the read-out is the user's.
+        asked: whether the read-out is the user's. cells: the streams that the map is of, where they are not the inputs' own.
+        read: how the read rows were weighed, where the method weighs them otherwise than the read-out says.
         reference: what the map is measured against, where the method found that out itself. notes: for the receipt.
     """
 
     recording: Recording
     gradients: Gradients
-    readout: dict[int, Relevance]
+    readout: LateReadout | dict[int, Relevance]
     seed: int = 0
     site: Site | None = None
     baseline: Any = None
@@ -40,17 +79,19 @@ class Context:
     nodes: int = 0
     reference: Any = None
     asked: bool = False
+    cells: list[Stream] | None = None
+    read: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
     def r(self) -> Relevance:
-        """Read-out weights over all rows."""
-        return torch.stack([*self.readout.values()]).sum(0)
+        """Read-out weights over all rows; 0 where nothing is known of it."""
+        return sum(self.readout.values(), self.recording.zeros())
 
     def tokens(self) -> Float[Tensor, " row"]:
         """1 for rows that are tokens of an input, 0 for those born from a parameter or merged later."""
         is_token = torch.zeros(self.recording.rows, dtype=torch.float32)
-        for stream in self.recording.streams:
+        for stream in self.recording.streams if self.cells is None else self.cells:
             if stream.of_input:
                 is_token[stream.rows] = 1
         return is_token

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from regard.attribution.baselines import padding_of
 from regard.attribution.context import Context, Relevance
-from regard.errors import Misuse, nearest
+from regard.errors import Misuse, ModelError, nearest
 from regard.recording import Recording
-from regard.recording.edits import Replace
+from regard.recording.cut import CUT, gradients_at
 from regard.recording.inputs import back, first
 from regard.recording.tokens import STRIDE
 
@@ -64,8 +64,8 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
     for i in range(samples):
         with torch.enable_grad():
             leaves = {k: _noisy(context, k, sigma, context.seed + i).requires_grad_() for k in recording.leaves}
-            y = context.again.y(context.again.run([Replace(dict(leaves))]).output).sum()
-            grads = torch.autograd.grad(y, [*leaves.values()], allow_unused=True)
+            y = context.again.y(context.again.output({**leaves})).sum()
+            grads = gradients_at([*leaves.values()], y)
         for name, g in zip(leaves, grads, strict=True):
             total[name] += 0 if g is None else g
     context.nodes += samples
@@ -98,7 +98,11 @@ def _per_stream(
     context: Context, of: Callable[[Tensor, Tensor, int], Tensor], grads: dict[str, Tensor] | None = None
 ) -> Relevance:
     """of(x, g, size), (batch, token, elements) each -> (batch, token), put on the rows of every input stream."""
-    recording, grads = context.recording, context.gradients.inputs if grads is None else grads
+    recording = context.recording
+    if grads is None:
+        grads = context.gradients.inputs
+        if context.gradients.cut:
+            raise ModelError(CUT)
     out = recording.zeros()
     for stream in recording.streams:
         for name in recording.leaves if stream.kind == "input" else ():
@@ -132,6 +136,8 @@ def elements(recording: Recording, name: str, t: Tensor) -> Tensor:
         return cells.gathered(t, raw)
     if t.ndim == 3 and t.shape[1] == stream.count:
         return t
+    if t.ndim == 2 and t.shape[1] == stream.count:  # plain numbers
+        return t[..., None]
     raise Misuse(
         f"the gradient of stream {stream.name!r}, shape {tuple(t.shape)}, cannot be shared out among its "
         f"{stream.count} tokens; use a method of the attention family (regard.methods())"

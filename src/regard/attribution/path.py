@@ -17,12 +17,13 @@ from regard.attribution.baselines import Baselines, is_local, label, local_strea
 from regard.attribution.context import Context, Relevance
 from regard.attribution.edges import EDGES
 from regard.attribution.gradient import elements
-from regard.attribution.rerun import Rerun, are_copies
+from regard.attribution.rerun import Rerun, are_copies, edits
 from regard.errors import Misuse, RegardError
 from regard.recording import Recording, Stream
 from regard.recording.calls import Pull
-from regard.recording.edits import Edit, Replace, Scale
-from regard.recording.states import Key, ReplaceStates, State
+from regard.recording.cut import gradient, gradients_at
+from regard.recording.edits import Replace, Scale
+from regard.recording.states import Key, State
 from regard.recording.tokens import STRIDE, constant, thin
 from regard.site import Site
 
@@ -94,6 +95,49 @@ def places(recording: Recording, site: Site) -> list[Place]:
     return [*(Place.of_state(s) for s in states), *(Place.of_input(recording, k) for k in entries)]
 
 
+def sealed(context: Context, site: Site) -> tuple[Site, list[Place]]:
+    """A site with its places. In a model whose attention is not followed, blocks are guessed from its lists of modules: a site
+    that a gradient gets round is no frontier. One that was asked for is refused, a method's own gives way to the input.
+
+    Raises Misuse for the former.
+    """
+    found = places(context.recording, site)
+    inside = [p for p in found if p.stream is None and not isinstance(p.key, str)]
+    if context.recording.whole or site.stream is not None or not inside or not _passed_by(context, found):
+        return site, found
+    if context.site is not None:
+        raise Misuse(
+            f"{site.label} is no frontier of this model: its target reads the inputs past that place; use Site.input()"
+        )
+    return Site.input(), places(context.recording, Site.input())
+
+
+def _passed_by(context: Context, found: Sequence[Place]) -> bool:
+    """Whether y depends on an input although all of a site keeps its value."""
+    assert context.again is not None
+    held_fast = {p.key: p.F for p in found}
+    with torch.enable_grad():
+        entries = {
+            k: x.detach().clone().requires_grad_() for k, x in context.recording.leaves.items() if k not in held_fast
+        }
+        y = context.again.y(context.again.output({**held_fast, **entries}))
+        grads = gradient(y, [*entries.values()]) if y.requires_grad and entries else []
+    return any(g is not None and bool(g.any()) for g in grads)
+
+
+def cells_of(recording: Recording, found: Sequence[Place]) -> list[Stream] | None:
+    """The streams of places that stand for an input's tokens at a coarser stage (the cells of a convolution), with the other
+    inputs' own; None where there are none."""
+    there = torch.zeros(recording.rows, dtype=torch.bool)
+    for place in found:
+        there[(thin(place.ids) % STRIDE).flatten()] = True
+    coarse = [
+        s for s in recording.stages if s.kind == "input" and bool(there[s.rows].any()) and s not in recording.streams
+    ]
+    names = {s.name for s in coarse}
+    return [*coarse, *(s for s in recording.streams if s.name not in names)] if coarse else None
+
+
 def held(recording: Recording, states: list[State]) -> set[str]:
     """The streams whose tokens stand in some states: each state's own, and those that are joined to it."""
     there = torch.zeros(recording.rows, dtype=torch.bool)
@@ -101,13 +145,6 @@ def held(recording: Recording, states: list[State]) -> set[str]:
         there[(thin(s.ids) % STRIDE).flatten()] = True
     there[0] = False  # nobody's row
     return {s.stream for s in states} | {s.name for s in recording.streams if bool(there[s.rows].any())}
-
-
-def edits(values: Values) -> list[Edit]:
-    """A run with values in the place of a site's."""
-    named = {k: v for k, v in values.items() if isinstance(k, str)}
-    inside = {k: v for k, v in values.items() if not isinstance(k, str)}
-    return [Replace(dict(named)), ReplaceStates(inside)]
 
 
 def start_of(
@@ -168,10 +205,11 @@ class Path:
     def make(cls, context: Context, site: Site, baseline: Baselines) -> Path:
         """Run the baseline, and find F0. Raises Misuse for a baseline or site that does not fit."""
         assert context.again is not None
-        found = places(context.recording, site)
+        site, found = sealed(context, site)
+        context.cells = cells_of(context.recording, found)
         with torch.no_grad():
             start, at_input = start_of(context, found, site, baseline)
-            y0 = context.again.y(context.again.run(edits(start)).output).float().cpu()
+            y0 = context.again.y(context.again.output(start)).float().cpu()
         y = context.gradients.value.float().cpu()
         return cls(context, context.again, found, start, y, y0, site, label(baseline), at_input)
 
@@ -220,11 +258,11 @@ class Path:
         k = len(t)
         with torch.enable_grad():
             values = {p.key: between(self.start[p.key], p, t).requires_grad_() for p in self.places}
-            made = self.again.run(edits(values), copies=k)
+            output = self.again.output(values, copies=k)
             samples = (k * self.again.batch, self.context.recording.batch)
-            if k > 1 and not are_copies(made.output, self.context.recording.output, samples):
+            if k > 1 and not are_copies(output, self.context.recording.output, samples):
                 return [r for s in t.split(1) for r in self._at(s)]  # samples of this output rest on one another
-            grads = torch.autograd.grad(self.again.y(made.output, k).sum(), [*values.values()], allow_unused=True)
+            grads = gradients_at([*values.values()], self.again.y(output, k).sum())
         steps = {p.key: p.F - self.start[p.key] for p in self.places}
         out = []
         for i in range(k):
@@ -240,8 +278,8 @@ class Path:
         """∂y/∂F at some values of the site; of one half of a contrast where that is asked for."""
         with torch.enable_grad():
             leaves = {k: v.detach().clone().requires_grad_() for k, v in values.items()}
-            y = self.again.y(self.again.run(edits(leaves)).output, half=half)
-            grads = torch.autograd.grad(y.sum(), [*leaves.values()], allow_unused=True)
+            y = self.again.y(self.again.output(leaves), half=half)
+            grads = gradients_at([*leaves.values()], y.sum())
         self.nodes += 1
         return {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(leaves.items(), grads, strict=True)}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import Misuse, RegardError
-from regard.recording.edits import Edit
+from regard.recording.edits import Edit, Replace
 from regard.recording.entry import is_mask
 from regard.recording.inputs import Inputs
-from regard.recording.recorder import Run, run
+from regard.recording.recorder import Run, Until, entered, run, unwatched
+from regard.recording.states import Key, ReplaceStates
 from regard.target import Target
 
 
@@ -25,7 +27,7 @@ class Rerun:
     Attributes:
         inputs: as they were given. target: with `classes` (and `rivals`) for its classes, whatever a changed run predicts.
         streams: what the user said of the tokens. rng: the random state that the recorded run began with.
-        shared: the one sample that y belongs to where samples read rows of one another.
+        shared: the one sample that y belongs to where samples read rows of one another. in_place: see `recorder.run`.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class Rerun:
     streams: Any = None
     rng: Tensor | None = None
     shared: int | None = None
+    in_place: bool = False
 
     @property
     def can_be_cut(self) -> bool:
@@ -54,24 +57,40 @@ class Rerun:
         inputs = self._each(lambda v, axis: v.narrow(axis, i, 1))
         return replace(self, inputs=inputs, batch=1, classes=classes, rivals=rivals)
 
-    def run(self, edits: Sequence[Edit], *, copies: int = 1, states: bool = False) -> Run:
+    def run(self, edits: Sequence[Edit], *, copies: int = 1, states: bool = False, until: Until | None = None) -> Run:
         """One watched forward pass with edits; gradients are recorded if the caller's grad mode says so."""
+        inputs = self._begun(copies)
+        with self._running():
+            return run(self.model, inputs, edits, self.streams, states=states, until=until, in_place=self.in_place)
+
+    def output(self, values: Mapping[str | Key, Tensor], *, copies: int = 1) -> Any:
+        """The model's output with values in the place of a site's. Inputs alone need no watching, or none once they entered."""
+        names = [k for k in values if isinstance(k, str)]
+        if len(names) < len(values):
+            return self.run(edits(values), copies=copies).output
+        given = self.inputs.tensors
+        plain = {self.inputs.axis(n) for n in given} == {0}
+        if plain and all(n in given and given[n].is_floating_point() for n in names):
+            with self._running():
+                return unwatched(self.model, self._begun(copies), {n: values[n] for n in names})
+        return self.run(edits(values), copies=copies, until=entered(names)).output
+
+    def _begun(self, copies: int) -> Inputs:
+        """The inputs, side by side as often as asked; the random state is that of the recorded run."""
         if self.rng is not None:
             torch.set_rng_state(self.rng)
-        inputs = self.inputs
-        if copies > 1:
-            inputs = self._each(lambda v, axis: torch.cat([v] * copies, axis))
+        if copies == 1:
+            return self.inputs
+        return self._each(lambda v, axis: torch.cat([v] * copies, axis))
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """What the model's own code raises on values in the place of its own, in one sentence."""
         try:
-            return run(self.model, inputs, edits, self.streams, states=states)
+            yield
         except (RegardError, MemoryError, torch.OutOfMemoryError):
             raise
-        except (
-            ValueError,
-            TypeError,
-            LookupError,
-            RuntimeError,
-            AssertionError,
-        ) as e:  # the model's own, of these values
+        except (ValueError, TypeError, LookupError, RuntimeError, AssertionError) as e:
             said = (str(e).strip().splitlines() or [type(e).__name__])[0]
             raise Misuse(
                 f"{type(self.model).__name__} does not run with other values in the place of its own ({said}); give another "
@@ -94,6 +113,13 @@ class Rerun:
         if self.shared is not None:
             ys = [y[self.shared : self.shared + 1] for y in ys]
         return torch.cat(ys)
+
+
+def edits(values: Mapping[str | Key, Tensor]) -> list[Edit]:
+    """A run with values in the place of a site's."""
+    named = {k: v for k, v in values.items() if isinstance(k, str)}
+    inside = {k: v for k, v in values.items() if not isinstance(k, str)}
+    return [Replace(dict(named)), ReplaceStates(inside)]
 
 
 def of_copy(output: Any, i: int, copies: int) -> Any:

@@ -18,6 +18,7 @@ from regard.attribution.integrated import input_x_gradient, integrated_gradients
 from regard.attribution.paths import Preset
 from regard.attribution.random import random
 from regard.errors import Misuse, UnknownName, nearest
+from regard.site import Site
 
 Sites = Literal["input", "block[-2]", "block[-3]", "attention", "attention[last]", "none"]
 
@@ -33,6 +34,8 @@ class Method:
         decomposes: whether it claims that its scores add up to T. signed: whether a negative score has a meaning.
         sites: kinds of sites that can be asked for. explicit: whether a baseline can be.
         keeps: what the recording must hold beside the calls: "states" between blocks, "branches" around calls (see `record`).
+        needs: "maps", the attention maps of the run; "gradient", the gradient of the watched run itself. Without "maps" the
+            method runs on any differentiable model.
     """
 
     name: str
@@ -48,6 +51,11 @@ class Method:
     sites: tuple[str, ...] = ()
     explicit: bool = False
     keeps: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ("maps", "gradient")
+
+    def follows_maps(self, site: Site | None) -> bool:
+        """Whether attention maps are needed, at this site."""
+        return "maps" in self.needs or (site is not None and site.kind == "attention")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -100,8 +108,9 @@ NO_UNIT: dict[str, Any] = {"site": "none", "baseline": "none"}
 NEGLECTED = "arXiv 2605.22417"
 STATES = ("input", "embeddings", "block")
 PATH: dict[str, Any] = {"site": "input", "baseline": "zero, or as given", "decomposes": True, "signed": True,
-                        "sites": (*STATES, "attention"), "explicit": True}  # fmt: skip
-CAM: dict[str, Any] = {"site": "block[-3]", "baseline": "zero at the site (implied)", "sites": STATES[1:]}
+                        "sites": (*STATES, "attention"), "explicit": True, "needs": ()}  # fmt: skip
+CAM: dict[str, Any] = {"site": "block[-3]", "baseline": "zero at the site (implied)", "sites": STATES[1:], "needs": ()}
+AT_INPUT: dict[str, Any] = {"site": "input", "needs": ("gradient",)}
 CAM_PASSES = "3 forward + 2 gradient"
 BTI: dict[str, Any] = {"passes": "1 forward + 1 gradient + steps x (1 forward + 1 gradient above the last call)",
                        "site": "attention[last]", "baseline": "A = 0 at the last call", "explicit": True}  # fmt: skip
@@ -122,12 +131,12 @@ METHODS: dict[str, Method] = {
                summary="row of Π(I + E), E the positive, negative, absolute or signed G⊙A"),
         Method("heterogenous", heterogenous, "arXiv 2605.27458", preset=True,
                summary="the same over several streams, paths told apart by the sources they visit; maps fused"),
-        Method("gradient", gradient, SIMONYAN, site="input", baseline="x - 1 (implied)",
+        Method("gradient", gradient, SIMONYAN, **AT_INPUT, baseline="x - 1 (implied)",
                summary="gradient of the target at the input, reduced per token"),
-        Method("input_x_gradient", input_x_gradient, "Shrikumar et al., 2016", site="input", baseline="zero (implied)",
+        Method("input_x_gradient", input_x_gradient, "Shrikumar et al., 2016", **AT_INPUT, baseline="zero (implied)",
                decomposes=True, signed=True, sites=STATES, summary="input times gradient, summed per token"),
         Method("smoothgrad", smoothgrad, "Smilkov et al., 2017", "samples x (1 forward + 1 gradient)", site="input",
-               baseline="x - 1 (implied)", summary="mean gradient over seeded Gaussian noise, reduced per token"),
+               needs=(), baseline="x - 1 (implied)", summary="mean gradient over seeded Gaussian noise, reduced per token"),
         Method("taylor", taylor, NEGLECTED, "3 forward + 2 gradient", **PATH, summary="(F - F0) times gradient at F"),
         Method("integrated_gradients", integrated_gradients, "Sundararajan et al., 2017", "nodes x (1 forward + 1 gradient)",
                **PATH, summary="(x - x0) times the mean gradient on the way from x0 to x"),
@@ -150,7 +159,7 @@ METHODS: dict[str, Method] = {
                summary="last attention map, mean over heads"),
         Method("alpha_max", _last("max"), LOPARDO, FORWARD, **NO_UNIT, preset=True,
                summary="last attention map, maximum over heads"),
-        Method("random", random, "floor", FORWARD, **NO_UNIT, summary="seeded noise: the floor of every benchmark"),
+        Method("random", random, "floor", FORWARD, **NO_UNIT, needs=(), summary="seeded noise: the floor of every benchmark"),
     )
 }  # fmt: skip
 

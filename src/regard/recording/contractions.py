@@ -117,6 +117,8 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
     )
     if any(k > s for k, s in zip(kernel, stride, strict=True)):
         trail.mixes(name, tag, told=not tag.raw)  # raw: patches that overlap
+        if tag.raw:
+            trail.overlapping.setdefault(tag.source.name, axes)
     ids = first_along(tag.ids, -axes - 1)
     if not tag.raw and not constant(tag.ids, -axes - 1):
         return [nowhere(tag, name, out)]

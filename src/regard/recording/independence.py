@@ -26,16 +26,16 @@ TINY = 1e-6  # of the greatest gradient: less is rounding
 
 def crossing(recording: Recording, y: Float[Tensor, " batch"]) -> tuple[bool, int]:
     """Whether some y_i reads another sample than i, and how many gradients it took to tell."""
-    if len(y) < 2 or len(y) != recording.batch or apart(y):
+    if len(y) < 2 or len(y) != recording.batch or not y.requires_grad or apart(y):
         return False, 0
-    finals = recording.final_calls()
+    finals = [c for c in recording.final_calls() if not c.lost]
     samples = torch.arange(len(y), device=y.device)
     bits = range((len(y) - 1).bit_length())  # any two samples differ in one of these
     halves = [(samples >> bit & 1) == side for bit in bits for side in (0, 1)]
     groups = [samples == 0, *halves[1 if len(y) == 2 else 0 :]]
     for n, group in enumerate(groups):
         weight = group.to(y.dtype)
-        at = [c.output for c in finals] + (list(recording.leaves.values()) if n == 0 else [])
+        at = [c.output for c in finals] + (list(recording.leaves.values()) if n == 0 or not finals else [])
         read = _read(recording, y, weight, at, len(finals))
         if bool((read[~group.cpu()] > TINY * read.max()).any()):
             return True, n + 1
@@ -45,13 +45,16 @@ def crossing(recording: Recording, y: Float[Tensor, " batch"]) -> tuple[bool, in
 def _read(recording: Recording, y: Tensor, weight: Tensor, at: Sequence[Tensor], calls: int) -> Float[Tensor, " batch"]:
     """How much of each sample a weighted sum of y reads, at the outputs of final calls and at inputs."""
     wanted = [t for t in at if t.requires_grad]
+    if not wanted:
+        return torch.zeros(recording.batch, dtype=torch.float64)
     try:
         found = iter(torch.autograd.grad(y, wanted, weight, retain_graph=True, allow_unused=True))
     except (AssertionError, NotImplementedError) as error:
         raise ModelError(f"the model's own backward pass fails: {error}") from error
     grads = [next(found) if t.requires_grad else None for t in at]
     read = torch.zeros(recording.batch, dtype=torch.float64)
-    for call, grad in zip(recording.final_calls(), grads[:calls], strict=True):
+    finals = [c for c in recording.final_calls() if not c.lost]
+    for call, grad in zip(finals, grads[:calls], strict=True):
         if grad is not None:
             norms = call.canonical(grad.detach()).double().pow(2).sum((1, 3)).sqrt().cpu()
             read += recording.scatter(norms, call.queries).double().sum(1)

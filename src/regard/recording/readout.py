@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Int
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from regard.errors import Misuse
 from regard.recording.calls import AttentionCall
+from regard.recording.cut import gradient
 from regard.recording.entry import Readout, check_readout
 from regard.recording.recording import Gradients, Recording
-from regard.recording.tokens import STRIDE
+from regard.recording.states import per_row
+from regard.recording.tokens import STRIDE, Stream
 from regard.target import row_at
 
 
@@ -20,16 +22,33 @@ def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tu
     """Read-out weights of each final attention, and a sentence for the receipt."""
     if readout is None:
         found = recording.readout(gradients)
-        return found, _found(recording, found)
+        return found, _found(recording.streams, found)
     how = "given weights" if isinstance(readout, Tensor) else readout
     return given(recording, gradients, readout), f"{how}, as asked"
+
+
+def read_after_blocks(recording: Recording, y: Tensor) -> tuple[dict[int, Tensor], str]:
+    """The rows of the states after the last block at which y has a gradient, where no attention is followed (`read_out`).
+
+    Keyed by -1; nothing where no state is known.
+    """
+    last = recording.frontier(-1) if recording.blocks else []
+    last = [s for s in last if s.value.requires_grad]
+    if not last or not y.requires_grad:
+        return {}, "not known: no block was seen that gives back the rows of tokens"
+    grads = gradient(y, [s.value for s in last], keep=True)
+    norms = [recording.zeros() if g is None else per_row(g.float().pow(2), s.ids, recording.scatter)
+             for s, g in zip(last, grads, strict=True)]  # fmt: skip
+    r = torch.stack(norms).sum(0).sqrt()
+    weights = {-1: r / r.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)}
+    return weights, _found(recording.stages, weights)
 
 
 def given(recording: Recording, gradients: Gradients, readout: str | int | Tensor) -> dict[int, Tensor]:
     """The rows that the user names, in each final attention that the target depends on; weights (batch, row)."""
     check_readout(readout)
     weights = {}
-    for attention in recording.read_attentions(gradients):
+    for attention in _named(recording, gradients):
         rows = query_rows(recording.calls_of(attention))
         w = _weights(recording, rows, readout)
         if not bool((w >= 0).all()) or not bool((w.sum(1) > 0).all()):
@@ -37,6 +56,13 @@ def given(recording: Recording, gradients: Gradients, readout: str | int | Tenso
         w = w / w.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         weights[attention] = recording.scatter(w, rows)
     return weights
+
+
+def _named(recording: Recording, gradients: Gradients) -> Iterable[int]:
+    """The final attentions that the target depends on; where all are cut out of the graph, those that no later one reads."""
+    if recording.calls and all(c.detached for c in recording.calls):
+        return recording.final_attentions()
+    return recording.read_attentions(gradients)
 
 
 def query_rows(calls: Sequence[AttentionCall]) -> Int[Tensor, "group row"]:
@@ -87,11 +113,11 @@ def _visible_tokens(recording: Recording) -> Tensor:
     return out
 
 
-def _found(recording: Recording, weights: Mapping[int, Tensor]) -> str:
+def _found(streams: Sequence[Stream], weights: Mapping[int, Tensor]) -> str:
     """Which rows were found to be read, in words."""
     parts = []
     for r in weights.values():
-        for stream in recording.streams:
+        for stream in streams:
             read = (r[:, stream.rows] > 0).sum(1)
             if bool((read == 1).all()):
                 at = r[:, stream.rows].argmax(1)

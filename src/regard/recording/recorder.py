@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +67,7 @@ class Recorder(TorchFunctionMode):
         edits: Sequence[Edit] = (),
         said: Said | None = None,
         branches: Branches | None = None,
+        until: Until | None = None,
     ) -> None:
         super().__init__()
         self.branches = branches
@@ -80,6 +82,8 @@ class Recorder(TorchFunctionMode):
         self.placed: dict[str, Tensor] = {}
         self.made = 0
         self.maps: list[tuple[int, Tensor]] = []
+        self.until = until
+        self.resting = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -91,21 +95,23 @@ class Recorder(TorchFunctionMode):
         return self._watched(func, args, kwargs)
 
     def _watched(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if self.resting:
+            return self._counted(self._run(func, args, kwargs))
         if func is F.multi_head_attention_forward:
             with self, as_the_user():
                 return _mha_inside(*args, **kwargs)
         name = name_of(func)
         if name == "scaled_dot_product_attention":
-            return self._fused(func, args, kwargs)
+            fused = self._fused(func, args, kwargs)
+            self.may_rest()
+            return fused
         if name == "__setitem__":
             out = self._run(func, args, kwargs)
             set_item(self.trail, args)
             return out
         if self.branches is not None:
             self.branches.before(name, args)
-        out = pooled(self.edits, self.trail, name, args, kwargs, self._run(func, args, kwargs))
-        if isinstance(out, Tensor) and out._base is None:
-            self.made += out.numel() * out.element_size()
+        out = self._counted(pooled(self.edits, self.trail, name, args, kwargs, self._run(func, args, kwargs)))
         if name in PRODUCTS:
             p = attention_product(self.trail, name, args, kwargs)
             if p is not None and self._multiplied_before(p.a, self.trail.tag(p.b)) is not None:
@@ -113,7 +119,9 @@ class Recorder(TorchFunctionMode):
             if why := unreadable(self.trail, p, args):
                 self.calls.append(self._lost_call(why, out))
             elif p is not None:
-                return self._explicit(p, out)
+                made = self._explicit(p, out)
+                self.may_rest()
+                return made
         if why := sampled(self.trail, name, args):
             self.calls.append(self._lost_call(why, out))
         follow(self.trail, func, args, kwargs, out)
@@ -124,6 +132,16 @@ class Recorder(TorchFunctionMode):
         if name == "embedding":
             return self._embedded(out, args, kwargs)
         return out if entering(self.trail, name, args, out) is None else self._entered(out)
+
+    def _counted(self, out: Any) -> Any:
+        """What an operation gave, its bytes counted."""
+        if isinstance(out, Tensor) and out._base is None:
+            self.made += out.numel() * out.element_size()
+        return out
+
+    def may_rest(self) -> None:
+        """After a place where a stream enters, or a call: whether all that was to be seen has been seen."""
+        self.resting = self.resting or (self.until is not None and self.until(self))
 
     def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The operation itself, as the model runs it."""
@@ -173,6 +191,7 @@ class Recorder(TorchFunctionMode):
         value = differentiable(value)
         self.leaves[name] = value
         self.trail.put(value, tag)
+        self.may_rest()
         return value
 
     # -- attention --------------------------------------------------------------------------------------------------
@@ -395,6 +414,45 @@ class Recorder(TorchFunctionMode):
         return ids.expand(call.output.shape)
 
 
+Until = Callable[[Recorder], bool]
+"""When nothing more is to be seen of a run: from then on its operations are the model's own alone."""
+
+
+def inputs_made(recorder: Recorder) -> bool:
+    """Every input's tokens are made (or joined to another's), and attention has begun: no input is cut up any more."""
+    trail = recorder.trail
+    made = {s.name for s in trail.streams if s.kind == "input"} | {*trail.aliases}
+    return bool(recorder.calls) and made.issuperset(trail.entered)
+
+
+def entered(names: Collection[str]) -> Until:
+    """These inputs, or their word embeddings, have entered."""
+    return lambda recorder: recorder.leaves.keys() >= {*names}
+
+
+class Frozen(TorchFunctionMode):
+    """Hands parameters to operations as constants: the graph then keeps nothing for gradients that nobody asks for. The model
+    is not touched, so that other threads do not see it.
+
+    While it is there, torch's own encoder keeps off its fast path, which may cut padding off.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") != "__get__" and any(type(a) is nn.Parameter for a in args):
+            args = tuple(a.detach() if type(a) is nn.Parameter else a for a in args)
+        return func(*args, **(kwargs or {}))
+
+
+def unwatched(model: nn.Module, inputs: Inputs, values: Mapping[str, Tensor]) -> Any:
+    """The model's output on other values of some float inputs: its own run, without a look at it."""
+    args, kwargs = inputs.arguments({k: v.clone() for k, v in values.items()})  # the model may write into them
+    model = unwrapped(model)
+    with as_the_user(), uncompiled(), Frozen():
+        return model(*args, **kwargs)
+
+
 def _size(fields: Mapping[str, Any]) -> tuple[int, int]:
     """Query rows and keys of a call."""
     if "A" in fields:
@@ -434,6 +492,7 @@ class Run:
     made: int
     branches: dict[int, Branch]
     returned: Any
+    placed: list[str]
 
 
 def run(
@@ -445,18 +504,23 @@ def run(
     *,
     states: bool = False,
     branches: bool = False,
+    until: Until | None = None,
+    in_place: bool = False,
 ) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
 
     `streams` is what the user says of the tokens (said.py). `packed`: inputs whose axis 0 is not samples. Where that
     shows on the way, or that whole numbers are no ids (numbers.py), the run begins anew. `states`: keep what goes
-    into and comes out of blocks. `branches`: find what stands around each call (branches.py).
+    into and comes out of blocks. `branches`: find what stands around each call (branches.py). `until`: when the watch
+    may end; the modules then have no hooks, and no state or module is known. `in_place`: what a block gives back where its
+    rows are not followed stands for what it was given, if the shape is the same.
     """
     random, inputs = torch.get_rng_state(), Inputs.of(model, inputs)
+    how: dict[str, Any] = {"states": states, "branches": branches, "until": until, "in_place": in_place}
     if not inputs.followed:
         inputs = dataclasses.replace(inputs, numbers=inputs.switches)
     try:
-        made = _run(model, inputs, edits, streams, packed, states, branches)
+        made = _run(model, inputs, edits, streams, packed, **how)
         more = numbers_in(made.calls, made.trail, inputs)
         shared = inputs.single - packed if samples_meet(made.calls) else inputs.shared
         if not more and shared == inputs.shared:
@@ -465,7 +529,7 @@ def run(
     except Packed as found:
         packed = packed | {found.name}
     torch.set_rng_state(random)
-    return run(model, inputs, edits, streams, packed, states=states, branches=branches)
+    return run(model, inputs, edits, streams, packed, **how)
 
 
 def _run(
@@ -474,8 +538,11 @@ def _run(
     edits: Sequence[Edit],
     streams: Any,
     packed: frozenset[str],
+    *,
     states: bool,
     branches: bool,
+    until: Until | None,
+    in_place: bool,
 ) -> Run:
     given, tensors = inputs.values, inputs.tensors
     if not inputs.followed:
@@ -492,7 +559,7 @@ def _run(
     frames = Frames(names, list_elements(model))
     said = Said(sayings(streams))
     with as_the_user():
-        recorder = Recorder(trail, frames, edits, said, Branches(trail) if branches else None)
+        recorder = Recorder(trail, frames, edits, said, Branches(trail) if branches else None, until)
     passed = {}
     for name, t in inputs.followed.items():
         shape = tuple(t.shape if name in packed else inputs.first(name).shape[1:])
@@ -503,21 +570,49 @@ def _run(
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
-    watch = Watch(trail) if states else None
+    watch = Watch(trail, in_place) if states else None
+    hooks = nullcontext() if until else watched(model, frames, edits, trail, watch)
     args, kwargs = inputs.arguments(passed)
-    with as_the_user(), watched(model, frames, edits, trail, watch), uncompiled(), recorder:
+    with as_the_user(), hooks, uncompiled(), recorder:
         returned = model(*args, **kwargs)
     output = samples_first(returned, inputs, trail)
     said.check(trail)
+    recorder.calls = [_joined_after_all(c) for c in recorder.calls]
     if cut := [str(c.index) for c in recorder.calls if c.detached]:
         refuse_reentrant(output, ", ".join(cut))
-    blocks, seen = _blocks(recorder.calls), watch.states if watch else []
+    seen = watch.states if watch else []
+    blocks = _blocks(recorder.calls) or _blocks_of(seen)
     around = recorder.branches.of if recorder.branches else {}
     leaves, embedded = recorder.leaves, recorder.embedded
-    made, placed = recorder.made, recorder.placed
+    made, placed, guessed = recorder.made, recorder.placed, [*watch.placed] if watch else []
     return Run(
-        output, recorder.calls, trail, leaves, embedded, placed, inputs, blocks, said, seen, made, around, returned
+        output,
+        recorder.calls,
+        trail,
+        leaves,
+        embedded,
+        placed,
+        inputs,
+        blocks,
+        said,
+        seen,
+        made,
+        around,
+        returned,
+        guessed,
     )
+
+
+def _joined_after_all(call: AttentionCall) -> AttentionCall:
+    """Grad mode is off inside a `torch.autograd.Function`, whose output joins the graph when it is done."""
+    return replace(call, detached=False) if call.detached and call.output.grad_fn is not None else call
+
+
+def _blocks_of(states: Sequence[State]) -> list[Block]:
+    """Where there is no attention: the outermost elements of lists that give back a state."""
+    visits = dict.fromkeys((s.key.module, s.key.visit) for s in states if s.key.side == "out" and s.value.ndim > 2)
+    names = {module for module, _ in visits}
+    return [Block(m, v, []) for m, v in visits if not any(m.startswith(f"{n}.") for n in names)]
 
 
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:

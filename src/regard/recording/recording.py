@@ -14,15 +14,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from regard.errors import ModelError, TrailLost
+from regard.errors import ModelError, NoAttention, TrailLost
 from regard.recording import recorder, samples, sure
 from regard.recording.branches import Branch
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.attention import Attention, attentions
+from regard.recording.cut import gradient
 from regard.recording.edits import Edit
 from regard.recording.entry import Readout, check_readout, our_own, refuse
 from regard.recording.frames import Block
 from regard.recording.inputs import Inputs
+from regard.recording.own_tokens import own_tokens
 from regard.recording.padding import padding
 from regard.recording.rebuild import MEMORY_BUDGET, budget_of
 from regard.recording.said import Said
@@ -34,12 +36,29 @@ from regard.target import Target
 
 @dataclass
 class Gradients:
-    """One target's gradients: calls bound to dO, the gradient at each input (word embeddings for ids), and at states."""
+    """One target's gradients: calls bound to dO, the gradient at each input (word embeddings for ids), and at states.
+
+    cut: none reaches any input, for the model's forward keeps no graph from them to the target.
+    """
 
     calls: list[AttentionCall]
     inputs: dict[str, Tensor]
     value: Float[Tensor, " batch"]
     states: dict[Key, Tensor] = field(default_factory=dict)
+    cut: bool = field(default_factory=bool)
+
+
+class LateGradients(Gradients):
+    """Gradients that are taken when one is first asked for."""
+
+    def __init__(self, take: Callable[[], Gradients], value: Tensor) -> None:
+        self._take, self.value = take, value
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("calls", "inputs", "states", "cut"):
+            raise AttributeError(name)
+        self.__dict__ |= self._take().__dict__
+        return self.__dict__[name]
 
 
 @dataclass
@@ -59,6 +78,8 @@ class Recording:
         said: what the user said of the tokens. sure: call -> how sure its tokens are, in words. asked: the read-out asked for.
         aliases: an input -> the stream that it first met element by element; meets: all of them.
         mixers: operations outside attention that mix rows in a way that is not followed; mixings: where, and from when on.
+        whole: the tokens of every attention call are known, and there is one: maps can be followed.
+        stages: all streams of the run, also those that no call reads. placed: blocks whose rows are known by their place alone.
     """
 
     model: nn.Module = field(repr=False)
@@ -90,6 +111,9 @@ class Recording:
     attentions: list[Attention] = field(default_factory=list)
     returned: Any = field(default=None, repr=False)
     placed: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    whole: bool = True
+    stages: list[Stream] = field(default_factory=list, repr=False)
+    guessed: list[str] = field(default_factory=list)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -128,11 +152,7 @@ class Recording:
         at = [c.output for c in self.calls] + list(self.leaves.values()) + [s.value for s in states]
         at += [c.weights.root for c in self.calls if c.weights is not None]
         wanted = [t for t in at if t.requires_grad]
-        ones = torch.ones_like(value)
-        try:
-            found = iter(torch.autograd.grad(value, wanted, ones, retain_graph=keep, allow_unused=True))
-        except (AssertionError, NotImplementedError) as error:
-            raise ModelError(f"the model's own backward pass fails: {error}") from error
+        found = iter(gradient(value, wanted, keep=keep))
         grads = [next(found) if t.requires_grad else None for t in at]
         roots = iter(grads[len(grads) - sum(c.weights is not None for c in self.calls) :])
         calls = [c.bind(g, None if c.weights is None else next(roots)) for c, g in zip(self.calls, grads, strict=False)]
@@ -141,7 +161,11 @@ class Recording:
         n, m = len(self.calls), len(self.calls) + len(self.leaves)
         inputs = dict(zip(self.leaves, whole[n:m], strict=True))
         at_states = {s.key: g for s, g in zip(states, whole[m:], strict=False)}
-        return Gradients(calls, inputs, value.detach(), at_states)
+        return Gradients(calls, inputs, value.detach(), at_states, cut=all(g is None for g in grads[n:m]))
+
+    def gradients_later(self, y: Tensor, *, keep: bool = False) -> Gradients:
+        """The same, taken when first read: a method that runs points of its own needs no gradient of this run."""
+        return LateGradients(lambda: self.gradients(y, keep=keep), y.detach())
 
     def _beside(self, calls: list[AttentionCall]) -> list[AttentionCall]:
         """Bound calls, each with the others of its attention."""
@@ -169,7 +193,8 @@ class Recording:
     @property
     def precision(self) -> torch.dtype:
         """What relevance is counted in: float32, or float64 where a call is."""
-        return torch.float64 if any(c.precision == torch.float64 for c in self.calls) else torch.float32
+        counted = [c.precision for c in self.calls] if self.calls else [t.dtype for t in self.leaves.values()]
+        return torch.float64 if torch.float64 in counted else torch.float32
 
     def zeros(self) -> Relevance:
         """No relevance anywhere."""
@@ -259,6 +284,8 @@ class Recording:
                 "and attention calls. A softmax over one class is constant, and so is a probability that is 1 or 0 to the last "
                 "digit (explain the logit); and layers that round, as quantised ones may, pass no gradient"
             )
+        if cut:
+            return cut_off([c for c in self.calls if c.detached])
         return (
             "the target does not depend on any attention call: its gradient is zero at all of them (layers that round "
             "their inputs, as quantised ones may, pass none)"
@@ -357,6 +384,7 @@ def record(
     states: bool = False,
     branches: bool = False,
     batch_axis: Any = 0,
+    maps: bool = True,
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
 
@@ -364,6 +392,8 @@ def record(
     whose tokens calls read where the trail is lost (said.py), `readout` which rows `Recording.readout` is to give.
     `memory_budget` (bytes, or "512MB") is what rebuilt attention rows may take at a time; None: 256 MB. `states`, `branches`:
     keep the states between blocks; find the output projection and residual stream of every call. `batch_axis`: as in `explain`.
+    maps=False: attention maps are not needed, so that any differentiable model will do; every input has tokens of its own then
+    (own_tokens.py).
 
     Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
     whose tokens a call reads (unless strict=False).
@@ -375,8 +405,23 @@ def record(
     with our_own():
         with torch.enable_grad():
             inputs = Inputs.of(model, inputs, batch_axis)
-            run = recorder.run(model, inputs, edits, streams, states=states, branches=branches)
-        return _recorded(model, target, run, readout, strict, budget)
+            run = recorder.run(model, inputs, edits, streams, states=states, branches=branches, in_place=not maps)
+        return _recorded(model, target, run, readout, strict, budget, maps)
+
+
+def record_inputs(
+    model: nn.Module, inputs: Inputs, *, training: bool = False, gradient: bool = True, budget: int | str | None = None
+) -> Recording:
+    """One run, watched only until the tokens of all inputs are made: all that a gradient at the inputs needs.
+
+    Its calls are left out. gradient=False: the run keeps no graph.
+    """
+    refuse(model, training)
+    with our_own():
+        with torch.set_grad_enabled(gradient):
+            run = recorder.run(model, inputs, until=recorder.inputs_made)
+        found = _recorded(model, None, run, None, False, budget_of(budget), False)
+    return replace(found, calls=[], sure={}, mixers=[], whole=False)
 
 
 def _recorded(
@@ -386,10 +431,12 @@ def _recorded(
     readout: Readout,
     strict: bool,
     budget: int,
+    maps: bool,
 ) -> Recording:
     """What a run left, put in order."""
-    if not run.calls:
-        raise ModelError(_no_attention(model))
+    if maps and not run.calls:
+        raise NoAttention(_no_attention(model))
+    strict = strict and maps
     trail = run.trail
     run.calls = samples.settled(sure.contradicted(run.calls, trail), trail)
     run.calls, layers = attentions(run.calls, trail)
@@ -399,6 +446,9 @@ def _recorded(
     for call in run.calls:
         used[call.queries.flatten() % STRIDE] = True
         used[call.keys.flatten() % STRIDE] = True
+    if not maps:
+        names = dict.fromkeys(k.partition("#")[0] for k in run.leaves)
+        used = own_tokens(trail, used, {n: run.inputs.axis(n) for n in names})
     trail.later_stages(used)
     batches = _batches(run.inputs, trail.streams, used) or trail.batches
     recording = Recording(
@@ -429,9 +479,11 @@ def _recorded(
         branches=run.branches,
         attentions=layers,
         returned=run.returned,
+        whole=bool(run.calls) and not any(c.lost for c in run.calls),
+        stages=trail.streams,
         placed=run.placed,
     )
-    recording.streams = _in_use(recording)
+    recording.streams = _in_use(recording, used)
     _spread_over_others(recording, trail.spreads)
     if strict:
         from regard.recording.cuts import joined
@@ -449,6 +501,16 @@ def _spread_over_others(recording: Recording, spreads: Sequence[Mixing]) -> None
             recording.mixings.append(spread)
             if spread.operation not in recording.mixers:
                 recording.mixers.append(spread.operation)
+
+
+def cut_off(calls: Sequence[AttentionCall]) -> str:
+    """The model's own forward keeps no graph around some calls, and the target rests on no other."""
+    modules = ", ".join(dict.fromkeys(c.module or "the model" for c in calls))
+    return (
+        f"the model's own forward cuts its attention out of the graph ({modules}): it runs under torch.no_grad() or "
+        "torch.inference_mode(), or is detached, as a frozen backbone may be; take that away for the run. Methods that need no "
+        "gradient (raw_attention, rollout, alpha_avg, alpha_max) run as it is where readout= names the row that is read"
+    )
 
 
 def _no_attention(model: nn.Module) -> str:
@@ -470,12 +532,8 @@ def _batches(inputs: Inputs, streams: Sequence[Stream], used: Tensor) -> set[int
     return {inputs.batch(name) for name in read if name in inputs.values}
 
 
-def _in_use(recording: Recording) -> list[Stream]:
-    """Streams whose rows a call reads, or that a merged stream in use was made of."""
-    used = torch.zeros(recording.rows, dtype=torch.bool)
-    for call in recording.calls:
-        used[call.queries.flatten() % STRIDE] = True
-        used[call.keys.flatten() % STRIDE] = True
+def _in_use(recording: Recording, used: Tensor) -> list[Stream]:
+    """Streams whose rows (row,) are used, or that a merged stream in use was made of."""
     for merge in reversed(recording.merges):
         if bool(used[merge.rows].any()):
             used[merge.sources.flatten()] = True

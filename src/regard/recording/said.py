@@ -226,6 +226,10 @@ class Said:
                 continue
             if s.axes:
                 raise nearest(s.name, trail.entered, "input (an axis is said of an input)")
+            without = [p for p in self.places.values() if s.of(p.index, p.module)]
+            if without:
+                named = f"attention call {without[0].index} ({without[0].module or 'the model'})"
+                raise Misuse(f"streams[{s.name!r}] names {named}, whose weights cannot be read: it has no rows to name")
             if isinstance(s.call, str):
                 raise nearest(s.call, sorted({p.module for p in self.places.values()}), "module with an attention call")
             raise Misuse(
@@ -249,6 +253,10 @@ class Said:
         for index, why in reasons.items():
             if MEET in why or SEVERAL in why:
                 raise TrailLost(f"in {self.places[index]} rows of several samples meet: {SAMPLES}")
+            if not self.places[index].keys:
+                raise TrailLost(
+                    f"attention call {index} ({self.places[index].module or 'the model'}) has no map: {why}"
+                )
             raise TrailLost(
                 f"whose tokens {self.places[index]} reads is not known: {why}; {self._remedy(trail, index)}"
             )

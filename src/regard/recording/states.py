@@ -68,18 +68,31 @@ def replaced(value: Any, new: Mapping[int, Tensor], count: list[int] | None = No
 class Watch:
     """Collects states as blocks are entered and left. Parameters that no call has touched are no state: they never change."""
 
-    def __init__(self, trail: Trail) -> None:
+    def __init__(self, trail: Trail, in_place: bool = False) -> None:
         self.trail = trail
+        self.in_place = in_place
         self.states: list[State] = []
+        self.placed: dict[str, None] = {}
 
     def see(self, module: str, visit: int, side: str, value: Any) -> None:
         """Note the states in what goes into a block, or comes out of it."""
         for i, t in enumerate(parts(value)):
             tag = self.trail.tag(t)
+            if self.in_place and side == "out" and (tag is None or not self._is_state(t, tag)):
+                tag = self._placed(module, visit, t)
             if tag is not None and self._is_state(t, tag):
                 attended = self.trail.attended(tag)
                 key = Key(module, visit, side, i)
                 self.states.append(State(key, tag.source.name, t, tag.ids, attended, self.trail.events))
+
+    def _placed(self, module: str, visit: int, t: Tensor) -> Tag | None:
+        """The rows that a block was given, for a tensor of the same shape that it gives back."""
+        given = [s for s in self.states if s.key[:3] == (module, visit, "in") and s.value.shape == t.shape]
+        if not given or t.ndim < 3 or self.trail.tag(given[0].value) is None:
+            return None
+        self.trail.put(t, self.trail.tag(given[0].value))
+        self.placed[module] = None
+        return self.trail.tag(t)
 
     def _is_state(self, t: Tensor, tag: Tag) -> bool:
         followed = t.is_floating_point() and t.ndim >= 2 and not (tag.raw or tag.lost or tag.keys is not None)

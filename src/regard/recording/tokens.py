@@ -218,6 +218,7 @@ class Trail:
         self.looked_up: set[str] = set()
         self.mixings: list[Mixing] = []
         self.spreads: list[Mixing] = []
+        self.overlapping: dict[str, int] = {}
         self.softmaxes = 0
         self.beside: dict[frozenset[str], int] = {}
         self.joins: dict[tuple[int, int, str], int] = {}
