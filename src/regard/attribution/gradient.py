@@ -64,7 +64,7 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
     for i in range(samples):
         with torch.enable_grad():
             leaves = {k: _noisy(context, k, sigma, context.seed + i).requires_grad_() for k in recording.leaves}
-            y = context.again.y(context.again.output({**leaves})).sum()
+            y = context.again.y(context.again.output(leaves)).sum()
             grads = gradients_at([*leaves.values()], y)
         for name, g in zip(leaves, grads, strict=True):
             total[name] += 0 if g is None else g

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -115,7 +116,7 @@ def sealed(context: Context, site: Site) -> tuple[Site, list[Place]]:
 def _passed_by(context: Context, found: Sequence[Place]) -> bool:
     """Whether y depends on an input although all of a site keeps its value."""
     assert context.again is not None
-    held_fast = {p.key: p.F for p in found}
+    held_fast: dict[Any, Tensor] = {p.key: p.F for p in found}
     with torch.enable_grad():
         entries = {
             k: x.detach().clone().requires_grad_() for k, x in context.recording.leaves.items() if k not in held_fast

@@ -16,7 +16,7 @@ from regard.recording.edits import Edit, Replace
 from regard.recording.entry import is_mask
 from regard.recording.inputs import Inputs
 from regard.recording.recorder import Run, Until, entered, run, unwatched
-from regard.recording.states import Key, ReplaceStates
+from regard.recording.states import ReplaceStates
 from regard.target import Target
 
 
@@ -63,7 +63,7 @@ class Rerun:
         with self._running():
             return run(self.model, inputs, edits, self.streams, states=states, until=until, in_place=self.in_place)
 
-    def output(self, values: Mapping[str | Key, Tensor], *, copies: int = 1) -> Any:
+    def output(self, values: Mapping[Any, Tensor], *, copies: int = 1) -> Any:
         """The model's output with values in the place of a site's. Inputs alone need no watching, or none once they entered."""
         names = [k for k in values if isinstance(k, str)]
         if len(names) < len(values):
@@ -115,7 +115,7 @@ class Rerun:
         return torch.cat(ys)
 
 
-def edits(values: Mapping[str | Key, Tensor]) -> list[Edit]:
+def edits(values: Mapping[Any, Tensor]) -> list[Edit]:
     """A run with values in the place of a site's."""
     named = {k: v for k, v in values.items() if isinstance(k, str)}
     inside = {k: v for k, v in values.items() if not isinstance(k, str)}

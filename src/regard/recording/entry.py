@@ -31,6 +31,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def _force_eager() -> Any:
+    """torch.compile's stance under which everything runs as it was written. ModelError inside of a compiled function."""
+    inside = ModelError("gradients cannot be taken inside torch.compile; call this outside of it")
+    if torch.compiler.is_compiling():
+        raise inside
+    try:
+        return torch.compiler.set_stance("force_eager")
+    except RuntimeError as error:
+        raise inside from error
+
+
 class _Eager:
     """The stance of torch.compile is one for all threads: the first run to begin sets it, the last to end sets it back."""
 
@@ -40,7 +51,7 @@ class _Eager:
     def enter(self) -> None:
         with self.lock:
             if not self.runs:
-                self.stance.enter_context(torch.compiler.set_stance("force_eager"))
+                self.stance.enter_context(_force_eager())
             self.runs += 1
 
     def leave(self) -> None:
@@ -141,8 +152,8 @@ def refuse(model: Any, training: bool) -> None:
         what = type(model).__name__
         hint = "; pass the module that it was exported from" if what == "ExportedProgram" else ""
         raise ModelError(f"the model must be an nn.Module, not {what}{hint}")
-    if torch.is_inference_mode_enabled():
-        raise ModelError("gradients cannot be taken inside torch.inference_mode(); call this outside of it")
+    if around := _transform():
+        raise ModelError(f"gradients cannot be taken inside {around}; call this outside of it")
     model = unwrapped(model)
     for name, module in model.named_modules():
         if reason := _out_of_sight(module):
@@ -154,6 +165,20 @@ def refuse(model: Any, training: bool) -> None:
             f"the model is in train mode ({at_work[0]}): dropout would make the run random; call model.eval() first, "
             "or pass training=True"
         )
+
+
+def _transform() -> str:
+    """What is at work around the call in which gradients cannot be taken, or values not be read; "" where nothing is."""
+    if torch.is_inference_mode_enabled():
+        return "torch.inference_mode()"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a function transform (torch.func.grad, vjp, jvp, jacrev or vmap)"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
+    modes = [type(m).__name__ for m in torch.utils._python_dispatch._get_current_dispatch_mode_stack()]
+    if any(m in ("ProxyTorchDispatchMode", "FakeTensorMode", "FunctionalTensorMode") for m in modes):
+        return "a trace of tensor operations (make_fx, torch.export)"
+    return "torch.compile" if torch.compiler.is_compiling() else ""
 
 
 def _part(name: str) -> str:

@@ -61,8 +61,9 @@ def watched(
     """
     handles = []
 
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        if not frames.mine:
+    def enter(module: nn.Module, args: Any, kwargs: Any = None) -> tuple[Any, Any] | None:
+        # torch registers, and removes, a hook with keywords in two steps: another thread may find it half-way, without them
+        if not frames.mine or kwargs is None:
             return None
         name = frames.names[id(module)]
         frames.stack.append(name)

@@ -8,6 +8,7 @@ for the run and taken off after it (also after an error), tell which module is a
 from __future__ import annotations
 
 import dataclasses
+import threading
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -57,6 +58,16 @@ _mha_inside = types.FunctionType(
 )
 
 
+class _AtWork(threading.local):
+    """The recorders of this thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.recorders: list[Recorder] = []
+
+
+_at_work = _AtWork()
+
+
 class Recorder(TorchFunctionMode):
     """The mode: follows tokens, and collects attention calls."""
 
@@ -84,11 +95,26 @@ class Recorder(TorchFunctionMode):
         self.maps: list[tuple[int, Tensor]] = []
         self.until = until
         self.resting = False
+        self.depths: list[int] = []
+
+    def __enter__(self) -> Any:
+        _at_work.recorders.append(self)
+        self.depths.append(torch._C._len_torch_function_stack())
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        """Off the stack of modes, with whatever an interrupt left above it; one may also have come before it was on."""
+        _at_work.recorders.pop()
+        depth = self.depths.pop()
+        while torch._C._len_torch_function_stack() > depth:
+            torch._C._pop_torch_function_stack()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if _at_work.recorders[-1] is not self:  # another run, in a hook of this one's model, is none of its business
+            return func(*args, **kwargs)
         if self.elsewhere:
             with our_own():
                 return self._watched(func, args, kwargs)
@@ -492,7 +518,7 @@ class Run:
     made: int
     branches: dict[int, Branch]
     returned: Any
-    placed: list[str]
+    guessed: list[str]
 
 
 def run(

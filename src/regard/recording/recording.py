@@ -79,7 +79,7 @@ class Recording:
         aliases: an input -> the stream that it first met element by element; meets: all of them.
         mixers: operations outside attention that mix rows in a way that is not followed; mixings: where, and from when on.
         whole: the tokens of every attention call are known, and there is one: maps can be followed.
-        stages: all streams of the run, also those that no call reads. placed: blocks whose rows are known by their place alone.
+        stages: all streams of the run, also those that no call reads. guessed: blocks whose rows are known by place alone.
     """
 
     model: nn.Module = field(repr=False)
@@ -421,7 +421,7 @@ def record_inputs(
         with torch.set_grad_enabled(gradient):
             run = recorder.run(model, inputs, until=recorder.inputs_made)
         found = _recorded(model, None, run, None, False, budget_of(budget), False)
-    return replace(found, calls=[], sure={}, mixers=[], whole=False)
+    return replace(found, calls=[], attentions=[], sure={}, mixers=[], whole=False)
 
 
 def _recorded(
@@ -482,6 +482,7 @@ def _recorded(
         whole=bool(run.calls) and not any(c.lost for c in run.calls),
         stages=trail.streams,
         placed=run.placed,
+        guessed=run.guessed,
     )
     recording.streams = _in_use(recording, used)
     _spread_over_others(recording, trail.spreads)
