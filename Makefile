@@ -57,6 +57,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bti.py
 	$(BIN)/python benchmarks/long_inputs.py
 	$(BIN)/python benchmarks/several_targets.py
+	$(BIN)/python benchmarks/verify.py
 	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/facts.py
 	$(BIN)/python benchmarks/attribution_error.py

@@ -219,4 +219,4 @@ def _of_weights(test: Test, spot: Spot, w: Weights) -> Contradiction:
     off, total = test.off(masses, spot.bit), sum(float(m.sum()) for m in masses)
     share = sum(float(o.sum()) for o in off) / max(total, 1e-300)
     found = f"rests on {_element(test, spot.place, spot.element)} as well"
-    return Contradiction(w.call.index, w.call.module, "rows or columns of the weights", "other tokens'", found, share)
+    return Contradiction(w.call.index, w.call.module, "rows or columns of the weights", "of other tokens", found, share)

@@ -73,7 +73,7 @@ class Cut(Edit):
 
     def _query(self, call: AttentionCall) -> Tensor | None:
         """(group, head, row, 1): a random projection of each row's own query; None where that is not known."""
-        if call.q is not None:
+        if call.q is not None and fits(call):
             q = call.layout(call.q)
             return (_single(q) * noise(q.shape[-1:], call.index, q)).sum(-1, keepdim=True)
         for shown in reversed(self.shown):
@@ -89,6 +89,12 @@ class Cut(Edit):
 def _single(t: Tensor) -> Tensor:
     """At least float32."""
     return t if t.dtype == torch.float64 else t.float()
+
+
+def fits(call: AttentionCall) -> bool:
+    """Whether a call has as many rows and keys as are said to be tokens."""
+    rows = call.canonical(call.output).shape[2]
+    return (rows, call.v.shape[-2]) == (call.queries.shape[1], call.keys.shape[1])
 
 
 def noise(shape: Sequence[int], seed: int, like: Tensor) -> Tensor:
@@ -173,6 +179,8 @@ def units(recording: Recording, cut: Cut, untested: list[str]) -> list[Unit]:
         what = f"call {call.index}"
         if call.lost:
             untested.append(f"{what}: {call.lost}")
+        elif not fits(call):
+            continue
         elif call.detached:
             untested.append(f"{what}: the model cuts it out of the graph (no_grad or detach)")
         else:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.recording.calls import AttentionCall
-from regard.recording.cutting import Cut, noise
+from regard.recording.cutting import Cut, fits, noise
 from regard.recording.rebuild import tiles
 from regard.recording.recording import Recording
 from regard.recording.verification import Contradiction
@@ -23,7 +23,12 @@ kernel rounds A, or what it sums, where we do not."""
 def kernels(recording: Recording, cut: Cut, untested: list[str]) -> Iterator[Contradiction]:
     """Each call's A and layout against its own backward pass at v, Aᵀ dO, and its forward one, A V; rows of A against 1."""
     for call, whole in zip(recording.calls, cut.whole, strict=True):
-        if call.lost or not call.output.is_floating_point():
+        if call.lost:
+            continue
+        if not fits(call):
+            yield Contradiction(
+                call.index, call.module, "rows", f"{call.queries.shape[1]} by {call.keys.shape[1]}", "are not", 1
+            )
             continue
         yield from _kernel(call, whole, untested)
 

@@ -1,0 +1,542 @@
+"""Mutants: one rule of provenance turned off, or off by one, each; and tiny models whose maps it spoils.
+
+`MUTANTS[name]` says what is wrong and what finds it: "verify", where the claim row -> tokens is wrong or a call's own numbers
+are; "twin", where that is right and the map is wrong nevertheless (shares of merged tokens, the order of calls, the read-out).
+test_mutants.py runs them; `python docs/mutants.py` writes the table of docs/verify.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard.recording import calls, operations, recorder, recording, walk
+from regard.recording import rebuild as rebuilding
+from regard.recording.calls import call as call_module
+from regard.recording.tokens import Tag, Trail
+from tiny import noise, strong
+
+BATCH, TOKENS, WIDTH, HEADS = 2, 6, 8, 2
+ORDER = [3, 0, 5, 1, 4, 2]
+
+# -- tiny models ------------------------------------------------------------------------------------------------------
+
+
+class Moved(nn.Module):
+    """Two layers of attention; tokens are moved before the first and after it."""
+
+    def __init__(self, move: Callable[[Moved, Tensor], Tensor], residual: bool = True) -> None:
+        super().__init__()
+        self.move, self.residual = move, residual
+        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(2))
+        self.token = nn.Parameter(torch.zeros(1, 1, WIDTH))
+        self.merge = nn.Linear(2 * WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, qkv in enumerate(self.qkv):
+            self.layer = layer
+            x = self.move(self, x)
+            q, k, v = (heads(t) for t in qkv(x).chunk(3, -1))
+            y = self.attend(q, k, v).transpose(1, 2).flatten(2)
+            x = x + y if self.residual else y
+        return self.head(x.mean(1))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class Written(Moved):
+    """The same, written out."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+class Causal(Moved):
+    """With the kernel's own causal mask, and a scale."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.7)
+
+
+class Masked(Moved):
+    """With a mask: no token looks at itself."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=~torch.eye(q.shape[2], dtype=torch.bool))
+
+
+class Grouped(nn.Module):
+    """Four heads of queries, two of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(WIDTH, 4 * WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).unflatten(-1, (4, -1)).transpose(1, 2)
+        k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in self.kv(x).chunk(2, -1))
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True).mean((1, 2))
+
+
+class Cross(nn.Module):
+    """One input looks at another; `written` out or by the kernel."""
+
+    def __init__(self, written: bool) -> None:
+        super().__init__()
+        self.written = written
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        q, k, v = heads(self.q(a)), heads(self.k(b)), heads(self.v(b))
+        if self.written:
+            return (torch.einsum("bhmd,bhnd->bhmn", k, q).softmax(2).transpose(2, 3) @ v).mean((1, 2))
+        return F.scaled_dot_product_attention(q, k, v).mean((1, 2))
+
+
+class Patches(nn.Module):
+    """A picture cut into patches by a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.then = nn.Conv2d(3, WIDTH, 4, 4), Moved(lambda m, x: x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.then(self.cut(x).flatten(2).transpose(1, 2))
+
+
+def heads(t: Tensor) -> Tensor:
+    return t.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+
+def setting(m: Moved, x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, ORDER] = x
+    return y
+
+
+def places(x: Tensor) -> Tensor:
+    return torch.tensor(ORDER)[None, :, None].expand(x.shape)
+
+
+def windows(m: Moved, x: Tensor) -> Tensor:
+    """Two windows of 2 x 2 in a grid of 2 x 4, where there are so many tokens."""
+    return x.view(len(x), 2, 3, WIDTH).permute(0, 2, 1, 3).reshape(len(x), TOKENS, WIDTH)
+
+
+def merging(m: Moved, x: Tensor) -> Tensor:
+    """Pairs of tokens side by side become one after the first layer, as in Swin."""
+    return m.merge(x.reshape(len(x), -1, 2 * WIDTH)) if m.layer else x
+
+
+LATER = torch.tensor([False, True, True, False, True, False])
+
+MOVES: dict[str, Callable[[Moved, Tensor], Tensor]] = {
+    "flip": lambda m, x: x.flip(1),
+    "roll": lambda m, x: x.roll(2, 1),
+    "index": lambda m, x: x[:, ORDER],
+    "index_select": lambda m, x: x.index_select(1, torch.tensor(ORDER)),
+    "gather": lambda m, x: x.gather(1, places(x)),
+    "take_along_dim": lambda m, x: torch.take_along_dim(x, places(x), 1),
+    "cat": lambda m, x: torch.cat([x[:, 2:], x[:, :2]], 1),
+    "stack": lambda m, x: torch.stack([x[:, ::2], x[:, 1::2]], 1).flatten(1, 2),
+    "split": lambda m, x: torch.cat(x.split(2, 1)[::-1], 1),
+    "chunk": lambda m, x: torch.cat(x.chunk(3, 1)[::-1], 1),
+    "unbind": lambda m, x: torch.stack(x.unbind(1)[::-1], 1),
+    "transpose": lambda m, x: x.view(len(x), 2, 3, WIDTH).transpose(1, 2).flatten(1, 2),
+    "permute": windows,
+    "movedim": lambda m, x: x.view(len(x), 2, 3, WIDTH).movedim(1, 2).flatten(1, 2),
+    "setitem": setting,
+    "index_copy": lambda m, x: torch.zeros_like(x).index_copy(1, torch.tensor(ORDER), x),
+    "scatter": lambda m, x: torch.zeros_like(x).scatter(1, places(x), x),
+    "masked_scatter": lambda m, x: x.masked_scatter(
+        LATER[None, :, None].expand(x.shape), x[:, :3].flip(1).contiguous()
+    ),
+    "where": lambda m, x: torch.where(LATER[:, None], x, x.flip(1)),
+    "pad": lambda m, x: F.pad(x[:, 1:], (0, 0, 0, 1)),
+    "repeat_interleave": lambda m, x: x[:, :3].repeat_interleave(2, 1),
+    "repeat": lambda m, x: x[:, :3].repeat(1, 2, 1),
+    "class token": lambda m, x: torch.cat([m.token.expand(len(x), 1, -1), x[:, 1:]], 1),
+    "merging": merging,
+}
+
+
+@cache
+def model(name: str) -> tuple[nn.Module, dict[str, Tensor] | Tensor]:
+    """A model by its name, and its input."""
+    kinds = {"written": Written, "causal": Causal, "masked": Masked}
+    torch.manual_seed(0)
+    if name in ("cross", "cross written"):
+        return strong(Cross(name != "cross")), {
+            "a": noise(BATCH, TOKENS, WIDTH),
+            "b": noise(BATCH, TOKENS, WIDTH, seed=5),
+        }
+    if name == "grouped":
+        return strong(Grouped()), noise(BATCH, TOKENS, WIDTH)
+    if name == "patches":
+        return strong(Patches()), noise(BATCH, 3, 8, 12)
+    made = kinds[name](lambda m, x: x) if name in kinds else Moved(MOVES[name])
+    return strong(made), noise(BATCH, TOKENS, WIDTH)
+
+
+# -- mutants ----------------------------------------------------------------------------------------------------------
+
+Rule = Callable[..., Any]
+Swap = tuple[Any, Any, Any]
+"""An object or dict, the name of what is exchanged in it, and what takes its place."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is wrong, in words; what finds it; on which models (of `MOVES` and above; families of sweep.py for a twin)."""
+
+    wrong: str
+    found: str
+    on: tuple[str, ...]
+    swaps: Callable[[], Sequence[Swap]]
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(name: str, wrong: str, *on: str, found: str = "verify") -> Callable[[Callable[[], Any]], None]:
+    def add(swaps: Callable[[], Any]) -> None:
+        assert name not in MUTANTS, name
+        MUTANTS[name] = Mutant(wrong, found, on, swaps)
+
+    return add
+
+
+@contextmanager
+def mutated(name: str) -> Iterator[None]:
+    """Regard with one rule wrong."""
+    done: list[Swap] = []
+    try:
+        for where, what, new in MUTANTS[name].swaps():
+            old = where[what] if isinstance(where, dict) else getattr(where, what)
+            done.append((where, what, old))
+            _put(where, what, new)
+        yield
+    finally:
+        for swap in reversed(done):
+            _put(*swap)
+
+
+def _put(where: Any, what: Any, new: Any) -> None:
+    if isinstance(where, dict):
+        where[what] = new
+    else:
+        setattr(where, what, new)
+
+
+def rule(name: str, change: Callable[[Rule], Rule]) -> Swap:
+    return operations.RULES, name, change(operations.RULES[name])
+
+
+def unmoved(old: Rule) -> Rule:
+    """The rows stay where they were."""
+    return lambda trail, name, args, kwargs, out: [trail.parameter_tag(args[0])]
+
+
+def off_by_one(axis: int = 1) -> Callable[[Rule], Rule]:
+    """Each row is said to be its neighbour."""
+
+    def change(old: Rule) -> Rule:
+        def new(trail: Trail, name: str, args: Any, kwargs: Any, out: Any) -> Any:
+            tags = old(trail, name, args, kwargs, out)
+            return [t if t is None or t.raw or t.lost or t.ids.ndim <= axis else shifted(t, axis) for t in tags]
+
+        return new
+
+    return change
+
+
+def shifted(tag: Tag, axis: int) -> Tag:
+    return tag.moved(lambda i: i.roll(1, axis))
+
+
+def backwards(old: Rule) -> Rule:
+    """The parts in the wrong order."""
+
+    def new(trail: Trail, name: str, args: Any, kwargs: Any, out: Any) -> Any:
+        if isinstance(args[0], list | tuple):
+            return old(trail, name, (list(args[0])[::-1], *args[1:]), kwargs, out)
+        return list(old(trail, name, args, kwargs, out))[::-1]
+
+    return new
+
+
+def as_reshape(old: Rule) -> Rule:
+    """The rows are numbered anew in the order in which they stood."""
+    return lambda trail, name, args, kwargs, out: operations.RULES["reshape"](trail, "reshape", args, kwargs, out)
+
+
+def base_alone(old: Rule) -> Rule:
+    """What is written into a tensor is not followed."""
+    return lambda trail, name, args, kwargs, out: [trail.tag(args[0]) or trail.tag(args[-1])]
+
+
+for name in ("flip", "roll", "index_select", "gather", "take_along_dim"):
+    mutant(f"{name} ignored", f"the rows of `{name}` stay where they were", name)(
+        lambda name=name: [rule(name, unmoved)]
+    )
+for name, on in {"roll": "roll", "gather": "gather", "__getitem__": "index", "masked_scatter": "masked_scatter",
+                 "scatter": "scatter", "index_copy": "index_copy", "pad": "pad", "linear": "index", "where": "where",
+                 "chunk": "index"}.items():  # fmt: skip
+    mutant(f"{name} off by one", f"each row of `{name}` is its neighbour", on)(
+        lambda name=name: [rule(name, off_by_one())]
+    )
+for name in ("cat", "stack", "split", "chunk", "unbind"):
+    mutant(f"{name} backwards", f"the parts of `{name}` in the wrong order", name)(
+        lambda name=name: [rule(name, backwards)]
+    )
+for name in ("transpose", "permute", "movedim"):
+    mutant(f"{name} as reshape", f"`{name}` numbers its rows anew (grids, windows, heads)", name)(
+        lambda name=name: [rule(name, as_reshape)]
+    )
+mutant("masked_scatter ignored", "pictures' features put among words stay the words", "masked_scatter")(
+    lambda: [rule("masked_scatter", base_alone)]
+)
+mutant("where takes one side", "`where` is its first operand", "where")(
+    lambda: [rule("where", lambda old: lambda t, n, args, k, out: [t.tag(args[1])])]
+)
+mutant("setitem ignored", "`x[i] = y` is not followed", "setitem")(
+    lambda: [(recorder, "set_item", lambda trail, args: trail.put(args[0], trail.tag(args[2])))]
+)
+mutant("repeat_interleave as repeat", "each row's copies stand in the wrong places", "repeat_interleave")(
+    lambda: [rule("repeat_interleave", lambda old: lambda t, n, args, k, out: operations.RULES["repeat"](
+        t, "repeat", (args[0], 1, 2, 1), {}, out))]
+)  # fmt: skip
+mutant("repeat as repeat_interleave", "the same, the other way round", "repeat")(
+    lambda: [rule("repeat", lambda old: lambda t, n, args, k, out: operations.RULES["repeat_interleave"](
+        t, "repeat_interleave", (args[0], 2, 1), {}, out))]
+)  # fmt: skip
+
+
+def _no_merge(old: Rule) -> Rule:
+    return lambda self, tag, sources: Tag(sources[..., :1], tag.source, tag.seen)
+
+
+def _wrong_sources(old: Rule) -> Rule:
+    return lambda self, tag, sources: old(self, tag, sources.roll(1, 1))
+
+
+mutant("merge off", "a merged row is the first of its tokens alone", "merging")(
+    lambda: [(Trail, "merged", _no_merge(Trail.merged))]
+)
+mutant("merge off by one", "a merged row is said to be made of its neighbour's tokens", "merging")(
+    lambda: [(Trail, "merged", _wrong_sources(Trail.merged))]
+)
+
+
+def _born_shifted(self: Trail, tag: Tag, ids: Tensor, cells: Tensor | None = None, old: Any = Trail.born) -> Tag:
+    made: Tag = old(self, tag, ids, cells)
+    return shifted(made, made.ids.ndim - 1 if made.ids.shape[-1] > 1 else made.ids.ndim - 2)
+
+
+mutant("birth off by one", "patches are born one place beside", "patches")(lambda: [(Trail, "born", _born_shifted)])
+
+
+def _other_samples(self: Trail, tensor: Tensor, source: Any, old: Any = Trail.enter) -> None:
+    old(self, tensor, source)
+    self.put(tensor, self.tags[tensor].moved(lambda i: i.flip(0)))
+    self.entered[source.name] = self.tags[tensor]
+
+
+mutant("samples swapped", "the rows of one sample are another's", "flip")(lambda: [(Trail, "enter", _other_samples)])
+
+
+def _swapped_sides(old: Rule) -> Rule:
+    def new(self: Any, tags: Any, lead: Any, values: Any, **fields: Any) -> Any:
+        return old(self, [tags[1], tags[0], tags[2]], lead, values, **fields)
+
+    return new
+
+
+mutant("queries as keys", "whose rows the queries are and whose the keys are is exchanged", "cross", "cross written")(
+    lambda: [(recorder.Recorder, "_called", _swapped_sides(recorder.Recorder._called))]
+)
+
+
+def _swapped_kv(old: Rule) -> Rule:
+    def new(self: Any, tags: Any, lead: Any, values: Any, **fields: Any) -> Any:
+        if fields.get("k") is not None:
+            fields |= {"k": fields["v"], "v": fields["k"]}
+        return old(self, tags, lead, values, **fields)
+
+    return new
+
+
+mutant("keys as values", "k is kept as v, and v as k", "cross")(
+    lambda: [(recorder.Recorder, "_called", _swapped_kv(recorder.Recorder._called))]
+)
+
+
+def _heads_first(self: Any, t: Tensor) -> Tensor:
+    t = t.expand(*self.lead, *t.shape[-2:])
+    return t.reshape(self.heads, self.groups, *t.shape[-2:]).transpose(0, 1)
+
+
+mutant("heads laid out wrong", "heads and samples of v are read in the wrong order", "cross")(
+    lambda: [(calls.Layout, "__call__", _heads_first)]
+)
+
+
+def _tiled(self: Any, t: Tensor) -> Tensor:
+    if t.shape[-3] not in (1, self.layout.lead[-1]):
+        t = t.repeat(1, self.layout.lead[-1] // t.shape[-3], 1, 1)
+    return self.layout(t)
+
+
+mutant("grouped heads wrong", "grouped heads share the values of the wrong group", "grouped")(
+    lambda: [(call_module.AttentionCall, "repeated", _tiled)]
+)
+mutant("scale off", "scores are rebuilt without the call's scale", "causal")(
+    lambda: [(recorder, "AttentionCall", lambda **f: call_module.AttentionCall(**(f | {"scale": 1.0})))]
+)
+mutant("causal mask off", "rows are rebuilt as if they saw what comes later", "causal")(
+    lambda: [(recorder, "AttentionCall", lambda **f: call_module.AttentionCall(**(f | {"causal": False})))]
+)
+mutant("mask off", "rows are rebuilt as if nothing were masked", "masked")(
+    lambda: [(rebuilding, "add_mask", lambda scores, mask: None)]
+)
+
+
+def _columns_wrong(old: Rule) -> Rule:
+    def new(trail: Trail, name: str, args: Any, kwargs: Any, out: Any) -> Any:
+        (tag,) = old(trail, name, args, kwargs, out)
+        if tag is None or tag.keys is None:
+            return [tag]
+        return [Tag(tag.ids, tag.source, tag.seen, keys=shifted(tag.keys, tag.ids.ndim - 1), probs=tag.probs)]
+
+    return new
+
+
+mutant("softmax's columns off by one", "the columns of an A that the model made are the keys beside", "written")(
+    lambda: [rule("softmax", _columns_wrong)]
+)
+
+
+def _rows_wrong(old: Rule) -> Rule:
+    def new(trail: Trail, p: Any) -> Any:
+        tags, fields = old(trail, p)
+        return [shifted(tags[0], tags[0].ids.ndim - 2), *tags[1:]], fields
+
+    return new
+
+
+mutant("rows of weights off by one", "the rows of an A that the model made are the queries beside", "written")(
+    lambda: [(recorder, "weights_and_values", _rows_wrong(recorder.weights_and_values))]
+)
+
+
+def _transposed(old: Rule) -> Rule:
+    def new(trail: Trail, p: Any) -> Any:
+        tags, fields = old(trail, p)
+        return tags, fields | {"A": fields["A"].mT}
+
+    return new
+
+
+mutant("A transposed", "an A that the model made is kept with rows and columns exchanged", "written")(
+    lambda: [(recorder, "weights_and_values", _transposed(recorder.weights_and_values))]
+)
+
+# -- what only a twin can find ----------------------------------------------------------------------------------------
+
+
+def twin(name: str, wrong: str, *on: str) -> Callable[[Callable[[], Any]], None]:
+    return mutant(name, wrong, *on, found="twin")
+
+
+def _shares(merge: Any, part: Any, old: Any = walk.unmerged) -> Any:
+    kept = old(merge, part)
+    if part.seen >> merge.event & 1:
+        first = merge.sources[:, 0]
+        return kept._replace(r=kept.r.index_add(-1, first, part.r[..., merge.rows] / merge.sources.shape[1]))
+    return kept
+
+
+twin("shares of merged tokens", "the first of m merged tokens gets 2/m", "swin")(lambda: [(walk, "unmerged", _shares)])
+
+
+def _unseen(old: Rule) -> Rule:
+    def new(trail: Trail, name: str, args: Any, kwargs: Any, out: Any) -> Any:
+        tags = old(trail, name, args, kwargs, out)
+        before = trail.tag(args[0])
+        return [t if t is None or before is None else Tag(**(t.__dict__ | {"seen": before.seen})) for t in tags]
+
+    return new
+
+
+twin("seen off in sums", "a residual connection forgets what its branch has absorbed", "bert", "t5")(
+    lambda: [rule(n, _unseen) for n in ("add", "__add__", "__radd__")]
+)
+twin("seen off in linear layers", "rows forget what they have absorbed as they go through a linear layer", "bert")(
+    lambda: [rule("linear", lambda old: lambda *a: [t and Tag(**(t.__dict__ | {"seen": 0})) for t in old(*a)])]
+)
+
+
+def _keys_unseen(old: Rule) -> Rule:
+    return lambda self, tags, *a, **f: old(self, [tags[0], *(t and Tag(**(t.__dict__ | {"seen": 0})) for t in tags[1:])],
+                                           *a, **f)  # fmt: skip
+
+
+twin("seen off by a call", "calls forget what their keys had absorbed", "vit")(
+    lambda: [(recorder.Recorder, "_called", _keys_unseen(recorder.Recorder._called))]
+)
+
+
+def _read_beside(self: Any, gradients: Any, old: Any = recording.Recording.readout) -> Any:
+    return {i: torch.cat([r[:, :1], r[:, 1:].roll(1, 1)], 1) for i, r in old(self, gradients).items()}
+
+
+twin("read-out off by one", "the target is said to read the row beside", "vit", "gpt2")(
+    lambda: [(recording.Recording, "readout", _read_beside)]
+)
+
+
+def _evenly(self: Any, gradients: Any, old: Any = recording.Recording.readout) -> Any:
+    found = old(self, gradients)
+    return {i: (r > 0) / (r > 0).sum(1, keepdim=True).clamp(min=1) for i, r in found.items()}
+
+
+twin("read-out even", "all rows that the target reads count alike", "swin")(
+    lambda: [(recording.Recording, "readout", _evenly)]
+)
+
+
+def _all_final(self: Any, of: Any = None, old: Any = recording.Recording.final_calls) -> Any:
+    return list(self.calls if of is None else of)
+
+
+twin("every call is final", "rows of earlier calls are read out as well", "bert")(
+    lambda: [(recording.Recording, "final_calls", _all_final)]
+)
+
+
+def _ids_off(old: Rule) -> Rule:
+    def new(trail: Trail, name: str, args: Any, kwargs: Any, out: Any) -> Any:
+        tags = old(trail, name, args, kwargs, out)
+        ids = trail.tag(args[0] if args else kwargs["input"])
+        return [t if ids is None or t is None or t.source.name != "input_ids" else shifted(t, 1) for t in tags]
+
+    return new
+
+
+twin("word embeddings off by one", "each embedding is the word beside (no gradient comes to a word's number)", "gpt2")(
+    lambda: [rule("embedding", _ids_off)]
+)
+
+KINDS = ("cross", "cross written", "grouped", "patches", "written", "causal", "masked")
+"""Models that are no moves."""
+
+__all__ = ["KINDS", "MOVES", "MUTANTS", "Mutant", "model", "mutated"]

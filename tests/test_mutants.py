@@ -1,0 +1,80 @@
+"""Every mutant of a rule is found: by `regard.verify`, or by the literal twin of the whole map (mutants.py says which)."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+import checks
+import regard
+from mutants import KINDS, MOVES, MUTANTS, model, mutated
+from sweep import FAMILIES
+
+PAGE = Path(__file__).parents[1] / "docs" / "verify.md"
+QUICK = 6
+"""One in so many runs in `make test`."""
+
+
+@pytest.fixture(autouse=True)
+def named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One contradiction will do."""
+    monkeypatch.setattr(importlib.import_module("regard.recording.verify"), "MOST", 1)
+
+
+def often(names: list[str]) -> list[object]:
+    return [pytest.param(n, marks=[] if i % QUICK == 0 else [pytest.mark.long]) for i, n in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", [*MOVES, *KINDS])
+def test_rules_as_they_are_are_right(name: str) -> None:
+    assert regard.verify(*model(name)).contradictions == []
+
+
+@pytest.mark.parametrize("name", often([n for n, m in MUTANTS.items() if m.found == "verify"]))
+def test_verify_finds(name: str) -> None:
+    for on in MUTANTS[name].on:
+        with mutated(name):
+            found = regard.verify(*model(on))
+        assert not found.ok, on
+
+
+def twins_agree(name: str) -> None:
+    """The maps of a family are those of the literal joint roll-out, and its keys the tokens that they are said to be."""
+    state = checks.state.__wrapped__(FAMILIES[name])
+    checks.maps_equal_the_full_joint_roll_out(state)
+    checks.keys_are_the_tokens_that_they_are_said_to_be(state)
+
+
+@pytest.mark.parametrize("name", often([n for n, m in MUTANTS.items() if m.found == "twin"]))
+def test_a_twin_finds(name: str) -> None:
+    for on in MUTANTS[name].on:
+        with mutated(name), pytest.raises(AssertionError):
+            twins_agree(on)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [n for n, m in MUTANTS.items() if m.found == "twin"])
+def test_verify_says_nothing_of_what_it_does_not_prove(name: str) -> None:
+    """The page says that these are the twins' to find; should verify come to find one, the page is to say so."""
+    for on in MUTANTS[name].on:
+        family = FAMILIES[on]
+        torch.manual_seed(checks.SEED)
+        with mutated(name):
+            assert regard.verify(family.build(), dict(family.inputs)).ok, on
+
+
+def test_there_are_enough() -> None:
+    assert len(MUTANTS) >= 25
+    assert {m.found for m in MUTANTS.values()} == {"verify", "twin"}
+
+
+def test_the_page_is_up_to_date() -> None:
+    made = runpy.run_path(str(PAGE.with_name("mutants.py")))
+    assert made["rewritten"](PAGE.read_text(encoding="utf-8")) == PAGE.read_text(encoding="utf-8"), (
+        "docs/verify.md is out of date: run `python docs/mutants.py`"
+    )
