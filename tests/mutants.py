@@ -345,8 +345,8 @@ def _born_shifted(self: Trail, tag: Tag, ids: Tensor, cells: Tensor | None = Non
 mutant("birth off by one", "patches are born one place beside", "patches")(lambda: [(Trail, "born", _born_shifted)])
 
 
-def _other_samples(self: Trail, tensor: Tensor, source: Any, old: Any = Trail.enter) -> None:
-    old(self, tensor, source)
+def _other_samples(self: Trail, tensor: Tensor, source: Any, axis: Any, old: Any = Trail.enter) -> None:
+    old(self, tensor, source, axis)
     self.put(tensor, self.tags[tensor].moved(lambda i: i.flip(0)))
     self.entered[source.name] = self.tags[tensor]
 
@@ -361,7 +361,7 @@ def _swapped_sides(old: Rule) -> Rule:
     return new
 
 
-mutant("queries as keys", "whose rows the queries are and whose the keys are is exchanged", "cross", "cross written")(
+mutant("queries as keys", "whose rows the queries are and whose the keys are is exchanged", "cross")(
     lambda: [(recorder.Recorder, "_called", _swapped_sides(recorder.Recorder._called))]
 )
 
@@ -411,17 +411,15 @@ mutant("mask off", "rows are rebuilt as if nothing were masked", "masked")(
 
 
 def _columns_wrong(old: Rule) -> Rule:
-    def new(trail: Trail, name: str, args: Any, kwargs: Any, out: Any) -> Any:
-        (tag,) = old(trail, name, args, kwargs, out)
-        if tag is None or tag.keys is None:
-            return [tag]
-        return [Tag(tag.ids, tag.source, tag.seen, keys=shifted(tag.keys, tag.ids.ndim - 1), probs=tag.probs)]
+    def new(trail: Trail, p: Any) -> Any:
+        tags, fields = old(trail, p)
+        return [*tags[:2], shifted(tags[2], tags[2].ids.ndim - 2)], fields
 
     return new
 
 
-mutant("softmax's columns off by one", "the columns of an A that the model made are the keys beside", "written")(
-    lambda: [rule("softmax", _columns_wrong)]
+mutant("columns of weights off by one", "the columns of an A that the model made are the values beside", "written")(
+    lambda: [(recorder, "weights_and_values", _columns_wrong(recorder.weights_and_values))]
 )
 
 
@@ -460,8 +458,8 @@ def twin(name: str, wrong: str, *on: str) -> Callable[[Callable[[], Any]], None]
 def _shares(merge: Any, part: Any, old: Any = walk.unmerged) -> Any:
     kept = old(merge, part)
     if part.seen >> merge.event & 1:
-        first = merge.sources[:, 0]
-        return kept._replace(r=kept.r.index_add(-1, first, part.r[..., merge.rows] / merge.sources.shape[1]))
+        more = part.r[..., merge.rows] / merge.sources.shape[1]
+        kept[-1] = kept[-1]._replace(r=kept[-1].r.index_add(-1, merge.sources[:, 0], more))
     return kept
 
 
@@ -514,12 +512,12 @@ twin("read-out even", "all rows that the target reads count alike", "swin")(
 )
 
 
-def _all_final(self: Any, of: Any = None, old: Any = recording.Recording.final_calls) -> Any:
-    return list(self.calls if of is None else of)
+def _all_final(self: Any, of: Any = None, old: Any = recording.Recording.final_attentions) -> Any:
+    return [a.index for a in self.attentions] if of is None else [*of]
 
 
-twin("every call is final", "rows of earlier calls are read out as well", "bert")(
-    lambda: [(recording.Recording, "final_calls", _all_final)]
+twin("every attention is final", "rows of earlier attentions are read out as well", "bert")(
+    lambda: [(recording.Recording, "final_attentions", _all_final)]
 )
 
 

@@ -150,7 +150,9 @@ def explain(
     refuse(model, training)
     around = Surroundings.now()
     inputs = Given.of(model, inputs, batch_axis)
-    proof = proof_of(model, inputs, streams=streams, training=training).check() if verify else None
+    proof = (
+        proof_of(model, inputs, streams=streams, training=training, batch_axis=batch_axis).check() if verify else None
+    )
     with rng_kept(model) as rng, our_own():
         recording = _recorded(model, inputs, rows, site, readout, streams, training, memory_budget, batch_axis)
         reading = _reading or Reading({})

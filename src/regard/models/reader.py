@@ -373,7 +373,7 @@ class Reader:
 
     def verify(self, raw: Any, *, truncate: bool = False, regions: Any = None, **options: Any) -> Any:
         """Read raw inputs and prove whose tokens the model's attention reads on them: `regard.verify`, with its options."""
-        return _face().verify(self.model, self._run_on(raw, truncate, regions), **options)
+        return _face().verify(self.model, self._run_on(raw, truncate, regions).inputs, **options)
 
     def record(
         self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any

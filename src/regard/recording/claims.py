@@ -39,16 +39,18 @@ class Claims:
         self.names = [""] * recording.rows
         self.streams: dict[int, Stream] = {}
         packed: set[int] = set()
+        used, in_use = {s.name for s in recording.streams}, {id(s) for s in recording.streams}
         placed = torch.cat([torch.zeros(1), *(i.flatten() % STRIDE for i in recording.embedded.values())]).unique()
         self.made_of: list[frozenset[int]] = [frozenset()] * recording.rows  # of no stream in use: of none
         for row in placed.long().tolist():
             self.made_of[row] = frozenset([row])
-        for stream in recording.streams:
+        for stream in [*recording.known, *recording.streams]:
             rows = range(stream.first, stream.first + stream.count)
+            own = id(stream) in in_use or stream.name not in used
             for row in rows:
                 self.names[row], self.streams[row] = stream.name, stream
-                self.made_of[row] = frozenset() if stream.kind == "parameter" else frozenset([row])
-            packed |= {*rows} if stream.packed else set()
+                self.made_of[row] = frozenset([row]) if own and stream.kind != "parameter" else frozenset()
+            packed |= {*rows} if stream.packed or stream.name in recording.given.shared else set()
         self.packed = packed
         for merge in sorted(recording.merges, key=lambda m: m.event):
             for row, sources in zip(merge.rows.tolist(), merge.sources.tolist(), strict=True):
@@ -210,14 +212,16 @@ def places(recording: Recording) -> tuple[list[Place], list[str]]:
     for name, leaf in recording.leaves.items():
         stream = name.partition("#")[0]
         own = [s for s in recording.streams if s.name == stream and s.kind == "input"]
-        ids: list[Tensor] = []
-        if name in recording.embedded and own:
+        known = own or [s for s in recording.known if s.name == stream and s.kind == "input"]
+        met = [] if own else _met(recording, stream)
+        if name in recording.embedded and known:
             ids = [_thin(recording.embedded[name], leaf)]
-        elif own:
-            ids = [i for s in own if (i := owners(leaf.shape, s)) is not None]
-        elif met := _met(recording, stream):
-            ids = [i for other in met for i in _beside(recording, leaf, other)]
         else:
+            ids = [i for s in known if (i := owners(recording, name, leaf.shape, s)) is not None]
+        ids += [i for other in met for i in _beside(recording, name, leaf, other)]
+        if stream in recording.given.shared:  # of all samples
+            ids = [i % STRIDE for i in ids]
+        if not (known or met):
             ids = [torch.zeros([1] * leaf.ndim, dtype=torch.int64)]
         if ids and len({i.ndim for i in ids}) == 1:
             found.append(Place(name, leaf, ids))
@@ -243,12 +247,12 @@ def _thin(ids: Tensor, leaf: Tensor) -> Tensor:
     return ids.reshape(*ids.shape, *[1] * (leaf.ndim - ids.ndim))
 
 
-def _beside(recording: Recording, leaf: Tensor, name: str) -> list[Tensor]:
+def _beside(recording: Recording, own: str, leaf: Tensor, name: str) -> list[Tensor]:
     """Ids of an input that meets another one element by element: its tokens are the other one's, in order."""
     streams = [s for s in recording.streams if s.name == name and s.kind == "input" and not s.packed]
     other = recording.leaves.get(name)
     if other is not None and other.shape == leaf.shape and name not in recording.embedded:
-        return [i for s in streams if (i := owners(leaf.shape, s)) is not None]
+        return [i for s in streams if (i := owners(recording, own, leaf.shape, s)) is not None]
     stream = next((s for s in streams if leaf.ndim > 1 and s.count == leaf.shape[1]), None)
     if stream is None or len(leaf) not in (1, recording.batch):
         return []
@@ -260,12 +264,22 @@ def _samples(batch: int) -> Tensor:
     return torch.arange(1, batch + 1) * STRIDE
 
 
-def owners(shape: torch.Size, stream: Stream) -> Tensor | None:
+def owners(recording: Recording, name: str, shape: torch.Size, stream: Stream) -> Tensor | None:
+    """Ids of the token that each element of an input belongs to, in the input's own axes (see `_owners`)."""
+    axis = recording.axis(name)
+    if stream.packed or axis == 0:
+        return _owners(tuple(shape), stream)
+    lengths = list(shape)
+    ids = _owners((1 if axis is None else lengths.pop(axis), *lengths), stream)
+    return None if ids is None else ids[0] if axis is None else ids.movedim(0, axis)
+
+
+def _owners(shape: tuple[int, ...], stream: Stream) -> Tensor | None:
     """Ids of the token that each element of an input belongs to, thin along features; None where that cannot be told.
 
     Tokens stand on a lattice: along each axis their cells have the distance of neighbours, the rest counts with the last.
     """
-    inner = tuple(shape) if stream.packed else tuple(shape[1:])
+    inner = shape if stream.packed else shape[1:]
     if stream.elements is None or not inner or len(stream.elements) != stream.count:
         return None
     at = torch.unravel_index(stream.elements - 1, inner)

@@ -48,7 +48,7 @@ class Cut(Edit):
     """Every attention output without its past, but for its own row's query. Keeps the calls as they were."""
 
     def __init__(self) -> None:
-        self.whole: list[AttentionCall] = []
+        self.whole: dict[int, AttentionCall] = {}
         self.shown: list[Shown] = []
         self.names: set[str] = set()
 
@@ -64,7 +64,7 @@ class Cut(Edit):
 
     def call(self, call: AttentionCall) -> Tensor:
         """O, carried by the query's row."""
-        self.whole.append(call)
+        self.whole.setdefault(call.index, call)  # one map may multiply several values, one after the other
         s = self._query(call)
         if s is None or not s.requires_grad:
             return call.output.detach()
@@ -197,6 +197,9 @@ def units(recording: Recording, cut: Cut, untested: list[str]) -> list[Unit]:
 def _of_call(call: AttentionCall, what: str, untested: list[str]) -> Unit:
     sides = {"values": (call.v, call.keys), "keys": (call.k, call.keys), "queries": (call.q, call.queries)}
     unit = Unit(what, [])
+    if call.looks:
+        untested.append(f"{what}: whose rows its keys are (of {call.looks}; maps speak of its values)")
+        del sides["keys"]
     for number, (side, (t, ids)) in enumerate(sides.items()):
         if t is None or not t.requires_grad:
             if t is not None:
@@ -205,7 +208,7 @@ def _of_call(call: AttentionCall, what: str, untested: list[str]) -> Unit:
         t = call.layout(t) if side == "queries" else call.repeated(t)
         s, rows = probed(t, ids[:, None, :, None].expand(t.shape), 10 * call.index + number)
         unit.terms.append(Term(call, side, call.event, s, rows))
-    if call.A is not None and call.A.requires_grad:
+    if call.A is not None and call.A.requires_grad and not call.looks:
         if call.A.dtype in (torch.float16, torch.bfloat16):
             untested.append(f"{what}: the order of its weights' rows and columns (half precision)")
         elif not separable(call.A.grad_fn):

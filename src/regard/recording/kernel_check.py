@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from regard.recording.calls import AttentionCall
-from regard.recording.cutting import Cut, fits, noise
+from regard.recording.cutting import Cut, fits, noise, separable
 from regard.recording.rebuild import tiles
 from regard.recording.recording import Recording
+from regard.recording.tokens import STRIDE
 from regard.recording.verification import Contradiction
 
 WITHIN = 1e-4
@@ -22,8 +23,9 @@ kernel rounds A, or what it sums, where we do not."""
 
 def kernels(recording: Recording, cut: Cut, untested: list[str]) -> Iterator[Contradiction]:
     """Each call's A and layout against its own backward pass at v, Aᵀ dO, and its forward one, A V; rows of A against 1."""
-    for call, whole in zip(recording.calls, cut.whole, strict=True):
-        if call.lost:
+    for call in recording.calls:
+        whole = cut.whole.get(call.index)
+        if call.lost or whole is None:
             continue
         if not fits(call):
             yield Contradiction(
@@ -31,6 +33,18 @@ def kernels(recording: Recording, cut: Cut, untested: list[str]) -> Iterator[Con
             )
             continue
         yield from _kernel(call, whole, untested)
+        yield from _groups(call)
+
+
+def _groups(call: AttentionCall) -> Iterator[Contradiction]:
+    """Two groups of the same rows that look at the same keys are two heads: their rows of A would sum to 2."""
+    ids = torch.cat([call.queries, call.keys], 1)
+    ids = ids[(ids >= STRIDE).any(1)]
+    if len(ids) > len(ids.unique(dim=0)):
+        times = len(ids) / len(ids.unique(dim=0))
+        yield Contradiction(
+            call.index, call.module, "rows of A", "one a token", f"{times:g} have the same tokens", times - 1
+        )
 
 
 class Sums(NamedTuple):
@@ -58,7 +72,7 @@ def _kernel(call: AttentionCall, whole: AttentionCall, untested: list[str]) -> I
         if not apart <= within:
             yield Contradiction(call.index, call.module, what, "equal", "they are not", apart)
     most = float(sums.A.max()) if sums.A.numel() else 0.0
-    if call.A is None and most > 1 + within:
+    if (call.A is None or separable(call.A.grad_fn)) and most > 1 + within:
         found = f"one sums to {most:.3g}"
         yield Contradiction(call.index, call.module, "rows of A", "probabilities", found, most - 1)
 

@@ -33,12 +33,17 @@ MOST = 3
 
 
 def verify(
-    model: nn.Module, inputs: Any, *, streams: Mapping[str, Any] | None = None, training: bool = False
+    model: nn.Module,
+    inputs: Any,
+    *,
+    streams: Mapping[str, Any] | None = None,
+    training: bool = False,
+    batch_axis: Any = 0,
 ) -> Verification:
     """Prove that rows of attention calls rest on the tokens that maps say they do: a table of what contradicts it.
 
     Args:
-        model, inputs, streams, training: as for `regard.explain`. The model is left as found.
+        model, inputs, streams, training, batch_axis: as for `regard.explain`. The model is left as found.
 
     Returns:
         A `Verification`; it is false where something is contradicted. It prints as a table.
@@ -54,7 +59,16 @@ def verify(
     devices = list({p.device for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), our_own():
         cut = Cut()
-        recording = record(model, inputs, edits=[cut], streams=streams, training=training, strict=False, states=True)
+        recording = record(
+            model,
+            inputs,
+            edits=[cut],
+            streams=streams,
+            training=training,
+            strict=False,
+            states=True,
+            batch_axis=batch_axis,
+        )
         with torch.enable_grad():
             return _verified(recording, cut)
 
