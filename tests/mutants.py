@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.recording import calls, operations, recorder, recording, walk
+from regard.recording import operations, recorder, recording, walk
 from regard.recording import rebuild as rebuilding
 from regard.recording.calls import call as call_module
 from regard.recording.tokens import Tag, Trail
@@ -377,16 +377,6 @@ def _swapped_kv(old: Rule) -> Rule:
 
 mutant("keys as values", "k is kept as v, and v as k", "cross")(
     lambda: [(recorder.Recorder, "_called", _swapped_kv(recorder.Recorder._called))]
-)
-
-
-def _heads_first(self: Any, t: Tensor) -> Tensor:
-    t = t.expand(*self.lead, *t.shape[-2:])
-    return t.reshape(self.heads, self.groups, *t.shape[-2:]).transpose(0, 1)
-
-
-mutant("heads laid out wrong", "heads and samples of v are read in the wrong order", "cross")(
-    lambda: [(calls.Layout, "__call__", _heads_first)]
 )
 
 

@@ -40,15 +40,9 @@ def test_no_false_alarm(name: str) -> None:
     assert alarms(name) == []
 
 
-OPEN = {"mistral3": "its patch merger is `F.unfold`, which is not followed yet"}
-"""Wrong claims that verify found, until they are mended."""
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("name", [p for p in rows(FAMILIES) if p.values[0] not in SAMPLE])
 def test_no_false_alarm_on_any_family(name: str) -> None:
-    if alarms(name) and name in OPEN:
-        pytest.xfail(OPEN[name])
     assert alarms(name) == []
 
 
