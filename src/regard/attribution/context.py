@@ -89,11 +89,13 @@ class Context:
         return sum(self.readout.values(), self.recording.zeros())
 
     def tokens(self) -> Float[Tensor, " row"]:
-        """1 for rows that are tokens of an input, 0 for those born from a parameter or merged later."""
+        """1 for tokens of an input, 0 for rows born from a parameter; of merged rows, the share that is made of such tokens."""
         is_token = torch.zeros(self.recording.rows, dtype=torch.float32)
         for stream in self.recording.streams if self.cells is None else self.cells:
             if stream.of_input:
                 is_token[stream.rows] = 1
+        for merge in self.recording.merges:
+            is_token[merge.rows] = is_token[merge.sources].mean(1)
         return is_token
 
     def hidden(self) -> Tensor:
