@@ -113,7 +113,7 @@ class Twin:
         if self.net.pool == "mean":
             counts = ~self.hidden if self.net.padded else torch.ones(x.shape[:2], dtype=torch.bool)
             return torch.stack([x[i, counts[i]].mean(0) for i in range(self.b)])
-        return {"first": x[:, 0], "last": x[:, x.shape[1] - 1], "max": x.max(1).values}.get(self.net.pool, x)
+        return {"first": x[:, 0], "last": x[:, x.shape[1] - 1], "max": x.amax(1)}.get(self.net.pool, x)
 
     def block(self, layer: Layer, block: Any, x: Tensor, y: Tensor | None) -> Tensor:
         def mlp(t: Tensor) -> Tensor:

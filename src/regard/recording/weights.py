@@ -115,14 +115,14 @@ def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict
     columns = tag.keys or tag  # a lost trail knows of no columns
     if constant(columns.ids, p.la.index(key)) and not constant(tag.ids, p.la.index(key)):
         tag, columns = columns, tag
-    row = _row_axis(p, tag.ids)
+    v_tag = trail.parameter_tag(p.b)
+    row = _row_axis(p, tag.ids, v_tag is None or v_tag.source.rank >= PARAMETERS)
     (width,) = (c for c in p.lb if c in p.lo and c not in p.la)
     lead = [c for c in p.lo if c not in (row, width)]
     order = [*lead, row or "-", key]  # no axis is called "-": it gets length 1
     rows, keys = (_axes(t.ids, p.la, order) for t in (tag, columns))
     q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost)
     k_tag = Tag(keys[..., 0, :][..., None], columns.source, columns.seen, lost=columns.lost)
-    v_tag = trail.parameter_tag(p.b)
     if v_tag is not None:
         v_tag = trail.settled(v_tag)
         v_tag = replace(v_tag, ids=_axes(v_tag.ids, p.lb, [*lead, key, width]))
@@ -131,14 +131,21 @@ def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict
     return [q_tag, k_tag, v_tag], {"A": A, "v": v, "axes": axes, "single": not row}
 
 
-def _row_axis(p: Product, ids: Tensor) -> str:
-    """The axis of A along which its rows stand; "" where both operands have it (each row has values of its own)."""
+def _row_axis(p: Product, ids: Tensor, learned: bool) -> str:
+    """The axis of A along which its rows stand; "" where both operands have it (each row has values of its own).
+
+    learned: the values are a parameter's: an axis of length 1 that both have is that of a single row, and not of the samples.
+    """
     own = [c for c in p.la if c in p.lo and c not in p.lb]
     changing = [c for c in own if _changes(ids, p.la.index(c))]
-    if changing:
-        return changing[-1]
+    of_one_sample = [c for c in changing if constant(thin(ids, but=p.la.index(c)) // STRIDE, p.la.index(c))]
+    if of_one_sample:
+        return of_one_sample[-1]
     one = [c for c in own if ids.shape[p.la.index(c)] == 1]
-    shared = any(_changes(ids, p.la.index(c)) for c in p.la if c in p.lo and c in p.lb)
+    both = [p.la.index(c) for c in p.la if c in p.lo and c in p.lb]
+    shared = any(_changes(ids, d) or (learned and ids.shape[d] == 1) for d in both)
+    if changing and not shared:
+        return changing[-1]
     return one[-1] if one else "" if shared else own[-1]
 
 
