@@ -274,6 +274,7 @@ MOST_REFUSED = 0.1
 ONCE_WRONG = [
     Net(heads=2, batch=2, layers=(Layer(attentions=(Attention(layout="h b n d"),)),)),
     Net(layers=(Layer(), Layer(residual="bare", attentions=(Attention(keys="y"),)))),
+    Net(others=5, cls=True, encoded=True, layers=(Layer(attentions=(Attention(keys="y", values="other"),)),)),
     Net(heads=3, layers=(Layer(attentions=(Attention(layout="stripes", rows="joined"),)),)),
     Net(layers=(Layer(attentions=(Attention(extra="second", softmax="by hand"),)),)),
     Net(layers=(Layer(attentions=(Attention(extra="second", scores="einsum transposed"),)),)),

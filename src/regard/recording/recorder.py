@@ -371,6 +371,7 @@ class Recorder(TorchFunctionMode):
             keys=keys,
             seen=v_tag.seen if v_tag else 0,
             rows_seen=q_tag.seen if q_tag else 0,
+            keys_seen=k_tag.seen if k_tag else 0,
             looks="" if where else self._looks_elsewhere(k_tag, v_tag, lead),
             lost=where,
             block=self.frames.block(),

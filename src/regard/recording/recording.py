@@ -247,7 +247,7 @@ class Recording:
         calls = {a: self.calls_of(a) for a in numbers}
         later = 0
         for call in (c for some in calls.values() for c in some):
-            later |= call.seen | call.rows_seen
+            later |= call.seen | call.rows_seen | call.keys_seen
         ends = {a: some for a, some in calls.items() if not any(later >> c.event & 1 for c in some)}
         return [a for a, some in ends.items() if not any(self._holds(b, some) for b in ends if b > a)]
 

@@ -138,15 +138,22 @@ def _row_axis(p: Product, ids: Tensor, learned: bool) -> str:
     """
     own = [c for c in p.la if c in p.lo and c not in p.lb]
     changing = [c for c in own if _changes(ids, p.la.index(c))]
-    of_one_sample = [c for c in changing if constant(thin(ids, but=p.la.index(c)) // STRIDE, p.la.index(c))]
-    if of_one_sample:
-        return of_one_sample[-1]
+    within = [c for c in changing if not _of_samples(ids, p.la.index(c))]
+    if within:
+        return within[-1]
     one = [c for c in own if ids.shape[p.la.index(c)] == 1]
     both = [p.la.index(c) for c in p.la if c in p.lo and c in p.lb]
     shared = any(_changes(ids, d) or (learned and ids.shape[d] == 1) for d in both)
     if changing and not shared:
         return changing[-1]
     return one[-1] if one else "" if shared else own[-1]
+
+
+def _of_samples(ids: Tensor, dim: int) -> bool:
+    """Whether the sample changes along an axis (whose tokens may stand in another order in each)."""
+    sample = thin(ids, but=dim) // STRIDE
+    first = torch.where(sample > 0, sample, sample.max()).amin(dim)
+    return bool((first < sample.amax(dim)).any())
 
 
 def _changes(ids: Tensor, dim: int) -> bool:

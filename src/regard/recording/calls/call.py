@@ -191,7 +191,7 @@ class AttentionCall:
         index: place in execution order. event: its bit in `seen` (token maps are events too).
         module: dotted path of the module that made it. kernel: "sdpa" (fused) or "softmax" (A made by the model).
         queries, keys: ids (group, token) of the rows and columns (see tokens.py). samples: (group,) the sample of each.
-        seen: events that the *keys* had absorbed; rows_seen: those that the queries had.
+        seen: events that the values had absorbed; rows_seen, keys_seen: those that the queries, and the keys, had.
         output: O, in the model's own axes; `axes` permutes it to (lead..., row, width). layout: see `Layout`.
         detached: the model cut it out of the graph (`no_grad`, `detach`), so that no gradient comes through.
         looks: the stream of the keys, where these are other tokens than the values (whose rows `keys` are, as G is about them).
@@ -225,6 +225,7 @@ class AttentionCall:
     lost: str = ""
     block: str = ""
     rows_seen: int = 0
+    keys_seen: int = 0
     detached: bool = False
     budget: int = MEMORY_BUDGET
     looks: str = ""
