@@ -44,7 +44,7 @@ class Claims:
         self.made_of: list[frozenset[int]] = [frozenset()] * recording.rows  # of no stream in use: of none
         for row in placed.long().tolist():
             self.made_of[row] = frozenset([row])
-        for stream in [*recording.known, *recording.streams]:
+        for stream in [*recording.stages, *recording.streams]:
             rows = range(stream.first, stream.first + stream.count)
             own = id(stream) in in_use or stream.name not in used
             for row in rows:
@@ -212,7 +212,7 @@ def places(recording: Recording) -> tuple[list[Place], list[str]]:
     for name, leaf in recording.leaves.items():
         stream = name.partition("#")[0]
         own = [s for s in recording.streams if s.name == stream and s.kind == "input"]
-        known = own or [s for s in recording.known if s.name == stream and s.kind == "input"]
+        known = own or [s for s in recording.stages if s.name == stream and s.kind == "input"]
         met = [] if own else _met(recording, stream)
         if name in recording.embedded and known:
             ids = [_thin(recording.embedded[name], leaf)]

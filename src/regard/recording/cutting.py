@@ -185,7 +185,7 @@ def units(recording: Recording, cut: Cut, untested: list[str]) -> list[Unit]:
             untested.append(f"{what}: the model cuts it out of the graph (no_grad or detach)")
         else:
             out.append(_of_call(call, what, untested))
-    last = [c.event for c in recording.calls]
+    last = [c.event for c in recording.calls] or [END]
     for shown in cut.shown:
         event = last[min(shown.calls, len(last) - 1)]
         if shown.value.requires_grad:

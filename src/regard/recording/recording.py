@@ -68,7 +68,7 @@ class Recording:
     Attributes:
         given: the inputs as they were given (inputs.py). output: what the model returned, samples first; `returned`: as it did.
         calls: attention calls in execution order. attentions: the layer-level units that they make (calls/attention.py).
-        streams: all token streams that calls read; known: those that none reads, too.
+        streams: all token streams that calls read.
         leaves: stream -> the tensor at which its gradient is taken (the input itself; word embeddings for ids).
         embedded: id stream -> ids (batch, token) of the rows of its word embeddings. placed: stream of whole numbers that are
             no ids -> where its elements stand in what enters.
@@ -114,7 +114,6 @@ class Recording:
     whole: bool = True
     stages: list[Stream] = field(default_factory=list, repr=False)
     guessed: list[str] = field(default_factory=list)
-    known: list[Stream] = field(default_factory=list, repr=False)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -467,7 +466,6 @@ def _recorded(
         final_seen=trail.final_seen,
         aliases=trail.aliases,
         meets=trail.meets,
-        known=trail.streams,
         target=target,
         batches=batches,
         said=run.said,
