@@ -53,6 +53,7 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/captum.py
 	$(BIN)/python benchmarks/recursion.py
 	$(BIN)/python benchmarks/bti.py
 	$(BIN)/python benchmarks/long_inputs.py

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-NEEDS = {"quantus"}
-"""Needs an environment of its own."""
+NEEDS = {"quantus", "captum"}
+"""Named as the library that they take: imported from their own folder alone."""
 IMPORTED = """
 import importlib, sys
 sys.path.insert(0, '.')
