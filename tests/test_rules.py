@@ -431,3 +431,127 @@ def test_what_ended_the_trail_and_comes_back_beside_the_rows_it_was_made_of_is_t
     model = built(lambda m, x: x + torch.linalg.solve(torch.eye(TOKENS, dtype=x.dtype) * 2, x))
     notes = regard.explain(model, noise(2, TOKENS, WIDTH).double(), 1).receipt.notes
     assert [n for n in notes if "mixed outside attention (linalg_solve)" in n]
+
+
+# -- attention by broadcasting, and weights of other makes ---------------------------------------------------------------
+
+Attend = Callable[["Spelled", Tensor, Tensor, Tensor], Tensor]
+
+
+class Spelled(nn.Module):
+    """Two layers of an attention that is spelled one way or another; the first row is read."""
+
+    def __init__(self, attend: Attend) -> None:
+        super().__init__()
+        self.attend, self.score = attend, nn.Linear(WIDTH, 1)
+        self.qkv, self.head = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(2)), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for qkv in self.qkv:
+            x = x + self.attend(self, *qkv(x).chunk(3, -1))
+        return self.head(x[:, 0])
+
+
+def by_heads(t: Tensor) -> Tensor:
+    return t.unflatten(-1, (2, -1)).transpose(1, 2)
+
+
+def dot(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT / 2).softmax(-1) @ v
+
+
+def dot_heads(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = map(by_heads, (q, k, v))
+    return dot(m, q, k, v).transpose(1, 2).flatten(2)
+
+
+def product_scores(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    a = (q[:, :, None] * k[:, None] / 2).sum(-1).softmax(-1)
+    return (a[..., None] * v[:, None]).sum(2)
+
+
+def keys_first(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    a = torch.sum(k.unsqueeze(2) * q.unsqueeze(1), dim=-1).div(2).softmax(dim=1)
+    return torch.sum(v.unsqueeze(2) * a.unsqueeze(-1), dim=1)
+
+
+def product_heads(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = map(by_heads, (q, k, v))
+    a = torch.mul(q.unsqueeze(3), k.unsqueeze(2)).sum(-1).div(2).softmax(-1)
+    return (v.unsqueeze(2) * a.unsqueeze(-1)).sum(dim=-2).transpose(1, 2).flatten(2)
+
+
+def additive(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return m.score(torch.tanh(q[:, :, None] + k[:, None]))[..., 0].softmax(-1) @ v
+
+
+def additive_by_vector(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    energy = torch.tanh(q.unsqueeze(2) + k.unsqueeze(1))
+    scores = torch.matmul(energy, m.score.weight[0]) + m.score.bias
+    return torch.einsum("bnm,bmd->bnd", scores.softmax(-1), v)
+
+
+def distances(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (-(q[:, :, None] - k[:, None]).pow(2).sum(-1)).softmax(-1) @ v
+
+
+def distances_by_product(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (2 * q @ k.mT - k.pow(2).sum(-1)[:, None]).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("method", ["gae", "rollout"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(product_scores, dot), (keys_first, dot), (product_heads, dot_heads), (additive, additive_by_vector),
+     (distances, distances_by_product)],
+)  # fmt: skip
+def test_attention_by_broadcasting_is_attention(one: Attend, other: Attend, method: str) -> None:
+    torch.manual_seed(3)
+    model, x = strong(Spelled(one)).double().eval(), noise(2, TOKENS, WIDTH).double()
+    found = regard.explain(model, x, 1, method)
+    model.attend = other
+    torch.testing.assert_close(found.scores["input"], regard.explain(model, x, 1, method).scores["input"])
+    assert found.receipt.notes == []
+
+
+def test_additive_attention_is_held_to_autograd() -> None:
+    """gae of one layer is (A ⊙ ∂y/∂A)₊ of the read row."""
+    kept: list[Tensor] = []
+
+    def attend(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        kept.append(m.score(torch.tanh(q[:, :, None] + k[:, None]))[..., 0].softmax(-1))
+        return (kept[-1][..., None] * v[:, None]).sum(2)
+
+    model, x = strong(Spelled(attend)).double().eval(), noise(2, TOKENS, WIDTH).double()
+    model.qkv = model.qkv[:1].eval()
+    (G,) = torch.autograd.grad(model(x)[:, 1].sum(), kept)
+    expected = (kept[0] * G).clamp(min=0)[:, 0].detach()
+    torch.testing.assert_close(regard.explain(model, x, 1).scores["input"].double(), expected)
+
+
+def quiet(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    w = (q @ k.mT / 2).exp()
+    return (w / (1 + w.sum(-1, keepdim=True))) @ v
+
+
+def with_a_sink(m: Spelled, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.pad(q @ k.mT / 2, (0, 1)).softmax(-1)[..., :-1] @ v
+
+
+@pytest.mark.parametrize("method", ["gae", "rollout"])
+def test_quiet_attention_is_a_softmax_with_a_sink(method: str) -> None:
+    torch.manual_seed(3)
+    model, x = strong(Spelled(quiet)).double().eval(), noise(2, TOKENS, WIDTH).double()
+    found = regard.explain(model, x, 1, method).scores["input"]
+    model.attend = with_a_sink
+    torch.testing.assert_close(found, regard.explain(model, x, 1, method).scores["input"])
+
+
+@pytest.mark.parametrize("streams", [None, {"tokens": 0}, {"input": 1}])
+@pytest.mark.parametrize("made", ["sigmoid", "relu"])
+def test_weights_that_each_key_has_by_itself_are_refused_by_name(made: str, streams: Any) -> None:
+    model = strong(Spelled(lambda m, q, k, v: getattr(q @ k.mT, made)() @ v)).eval()
+    with pytest.raises(TrailLost, match=f"call 0 .* no softmax .*`{made}`") as refusal:
+        regard.explain(model, noise(2, TOKENS, WIDTH), 1, streams=streams)
+    assert "0 keys" not in str(refusal.value)
+    assert "streams=" not in str(refusal.value)

@@ -14,6 +14,22 @@ from regard.recording.tokens import STRIDE, Mixing, Tag, Trail, constant, first_
 Tags = Sequence[Tag | None]
 PARAMETERS = 10_000
 """Sources of this rank and above are parameters."""
+MAKERS = {
+    "exp",
+    "exp2",
+    "sigmoid",
+    "special_expit",
+    "relu",
+    "relu6",
+    "elu",
+    "gelu",
+    "silu",
+    "softplus",
+    "tanh",
+    "square",
+    "pow",
+}
+"""What makes weights of scores, each by itself."""
 SAME_IDS = {
     "clone",
     "to",
@@ -104,9 +120,11 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         strong = [tag for _, tag in tags if tag.source.rank < PARAMETERS and out.is_floating_point()]
         return [nowhere(min(strong, key=lambda t: t.order), name, out)] if strong else [None]
     found = [tag for _, tag in fits]
+    if (pairs := _pairs(fits, out)) is not None:
+        return [pairs]
     trail.joined("added", found)
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
-        fits = [(t, trail.settled(tag)) for t, tag in fits]
+        fits = [(t, trail.settled(tag) if tag.raw else tag) for t, tag in fits]
     fits = _unblended(trail, fits, out)
     _, best = min(fits, key=lambda p: (bool(p[1].lost), p[1].keys is None, p[0].shape != out.shape, *p[1].order))
     if best.source.rank >= PARAMETERS:
@@ -144,10 +162,29 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
                 trail.aliases.setdefault(tag.source.name, best.source.name)
     keys = best.keys
     if keys is not None:
+        if best.probs and len(found) == 2 and name in ("mul", "multiply", "__mul__", "__rmul__"):
+            trail.weighed[out] = tuple(t for t, _ in sorted(fits, key=lambda p: p[1].keys is None))
         keys = replace(keys, ids=keys.ids.expand(out.shape))
-        return [replace(best, ids=best.ids.expand(out.shape), keys=keys)]
+        made = name.rstrip("_") if name.rstrip("_") in MAKERS else best.made
+        return [replace(best, ids=best.ids.expand(out.shape), keys=keys, made=made)]
     computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
     return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
+
+
+def _pairs(fits: Sequence[tuple[Tensor, Tag]], out: Tensor) -> Tag | None:
+    """Rows that meet columns by broadcasting, each with each (`q[:, :, None] * k[:, None]`, additive scores); else None."""
+    if len(fits) != 2 or out.ndim < 3 or not out.is_floating_point() or any(t.shape == out.shape for t, _ in fits):
+        return None
+    ta, tb = (tag for _, tag in fits)
+    if any(t.lost or t.raw or t.keys is not None or t.source.rank >= PARAMETERS for t in (ta, tb)):
+        return None
+    rows, columns = (ids.reshape((1,) * (out.ndim - ids.ndim) + ids.shape) for ids in (ta.ids, tb.ids))
+    axes = range(out.ndim)
+    across = any(columns.shape[d] == 1 and not constant(rows, d) for d in axes)
+    along = any(rows.shape[d] == 1 and not constant(columns, d) for d in axes)
+    if not (across and along):
+        return None
+    return replace(ta, ids=rows.expand(out.shape), keys=replace(tb, ids=columns.expand(out.shape)))
 
 
 def _spread_over(trail: Trail, name: str, best: Tag, others: Sequence[Tag], out: Tensor) -> None:

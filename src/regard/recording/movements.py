@@ -192,6 +192,8 @@ def _meet(tags: Tags, ids: list[Tensor], dim: int) -> None:
 
 def _rows(trail: Trail, tag: Tag) -> Tag:
     """Raw elements of several inputs, side by side, are told apart as the tokens that they will be."""
+    if not tag.raw:
+        return tag
     return trail.born(tag, tag.ids) if tag.raw and tag.source.ids else trail.settled(tag)
 
 

@@ -138,7 +138,7 @@ class Recorder(TorchFunctionMode):
         if self.branches is not None:
             self.branches.before(name, args)
         out = self._counted(pooled(self.edits, self.trail, name, args, kwargs, self._run(func, args, kwargs)))
-        if name in PRODUCTS:
+        if name in PRODUCTS or (name == "sum" and args and args[0] in self.trail.weighed):
             p = attention_product(self.trail, name, args, kwargs)
             if p is not None and self._multiplied_before(p.a, self.trail.tag(p.b)) is not None:
                 return self._explicit(p, out)

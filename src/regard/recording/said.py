@@ -222,7 +222,7 @@ class Said:
     def check(self, trail: Trail) -> None:
         """Every statement was about something; else one sentence."""
         for s in self.sayings:
-            if s in self.used:
+            if s in self.used or (isinstance(s.call, int) and s.call in self.places and not self.places[s.call].keys):
                 continue
             if s.axes:
                 raise nearest(s.name, trail.entered, "input (an axis is said of an input)")

@@ -146,6 +146,7 @@ class Tag:
         computed: raw numbers made from token ids (positions), no longer the ids themselves.
         mixed: the operation that added another token's row to one standing alone (a recurrent state), or "".
         origin: where the trail is lost, the rows (without samples) that stood there before; None where these are not known.
+        made: for scores that no softmax has seen, the last of exp, sigmoid, relu, ... that they have been through, or "".
         blend: the operation that mixed the rows of `origin` to new ones in shares that are not followed, or "".
     """
 
@@ -160,6 +161,7 @@ class Tag:
     mixed: str = ""
     origin: Tensor | None = None
     blend: str = ""
+    made: str = ""
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Tag:
         """The same rows elsewhere: the movement applied to the ids, and to the columns' ids."""
@@ -220,6 +222,7 @@ class Trail:
         self.spreads: list[Mixing] = []
         self.overlapping: dict[str, int] = {}
         self.softmaxes = 0
+        self.weighed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.beside: dict[frozenset[str], int] = {}
         self.joins: dict[tuple[int, int, str], int] = {}
         self.confused = 0
@@ -610,6 +613,8 @@ class Trail:
 
     def settled(self, tag: Tag) -> Tag:
         """Raw features (batch, tokens, width) that meet tokens: their last axis is the features'."""
+        if tag.keys is not None:
+            return lost(tag, "pairs of tokens")
         if not tag.raw:
             return tag
         if (apart := _tokens_apart(tag)) is not None:

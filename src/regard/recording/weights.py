@@ -20,7 +20,7 @@ def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict
     Weights are made of scores, queries times keys, and summed over one of the two: these are the keys (a softmax may have
     been taken over the other one, as in slot attention).
     """
-    p = read_product(name, args, kwargs)
+    p = _weighed_sum(trail, args, kwargs) if name == "sum" else read_product(name, args, kwargs)
     if p is None:
         return None
     for q in (p, p.swapped()):
@@ -41,6 +41,35 @@ def _has_rows(p: Product, ids: Tensor) -> bool:
     """Whether weights have an axis of rows: of their own, or one that the values have, too (v_ij)."""
     left = [c for c in p.la if c in p.lo]
     return any(c not in p.lb or _changes(ids, p.la.index(c)) for c in left)
+
+
+def _weighed_sum(trail: Trail, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
+    """A sum of weighed values, written with broadcasting, (a[..., None] * v[:, None]).sum(2), as the product that it is."""
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    dim = dim[0] if isinstance(dim, list | tuple) and len(dim) == 1 else dim
+    weighed = trail.weighed.get(args[0]) if args and isinstance(args[0], Tensor) else None
+    if weighed is None or not isinstance(dim, int) or isinstance(dim, bool) or kwargs.get("keepdim"):
+        return None
+    n = args[0].ndim
+    letters, last = "ABCDEFGHIJ"[:n], n - 1
+    long_a, long_b = ((1,) * (n - t.ndim) + tuple(t.shape) for t in weighed)
+    own = [d for d in range(n) if long_a[d] > 1 or (long_b[d] == 1 and d != last)]
+    values = [d for d in range(n) if long_b[d] > 1 or (long_a[d] == 1 and d == last)]
+    a, b = (_kept(trail, t, n, axes) for t, axes in zip(weighed, (own, values), strict=True))
+    la, lb = ("".join(letters[d] for d in axes) for axes in (own, values))
+    return Product(a, b, la, lb, letters.replace(letters[dim % n], ""))
+
+
+def _kept(trail: Trail, t: Tensor, ndim: int, axes: Sequence[int]) -> Tensor:
+    """A tensor, broadcast to so many axes, without those that are not named, which have length 1; with its tag."""
+
+    def kept(x: Tensor) -> Tensor:
+        x = x.reshape((1,) * (ndim - x.ndim) + tuple(x.shape))
+        return x[tuple(slice(None) if d in axes else 0 for d in range(ndim))]
+
+    out, tag = kept(t), trail.tag(t)
+    trail.put(out, tag and tag.moved(kept))
+    return out
 
 
 def _is_plain(p: Product) -> bool:
@@ -68,8 +97,13 @@ def unreadable(trail: Trail, p: Product | None, args: Sequence[Any]) -> str:
             return ""
         if tag is not None and tag.probs:
             return _in_parts(trail, tag, p)
-        made = _sums_to_one(p.a.detach(), p.la.index(p.summed))
-        return "" if made else "its weights come from no softmax, and do not sum to 1"
+        weights, axis = p.a.detach(), p.la.index(p.summed)
+        if _sums_to_one(weights, axis) or (
+            tag is not None and tag.made in ("exp", "exp2") and _leaves_some(weights, axis)
+        ):
+            return ""
+        by = f" (but from `{tag.made}`, each by itself)" if tag is not None and tag.made else ""
+        return f"its weights come from no softmax{by}, and do not sum to 1"
     tags = [trail.tag(t) for t in tensors_in(args) if t.ndim >= 3]
     why = next((t.lost for t in tags if t is not None and t.lost and t.probs), "")
     return why and f"the trail of the scores is lost at `{why}`"
@@ -101,6 +135,12 @@ def _sums_to_one(weights: Tensor, axis: int) -> bool:
     """Whether weights are probabilities along an axis (a softmax by hand); rows that see nothing are zero."""
     total = weights.sum(axis)
     return bool((weights >= 0).all() and ((total - 1).abs().lt(1e-3) | (total == 0)).all())
+
+
+def _leaves_some(weights: Tensor, axis: int) -> bool:
+    """Whether weights are a softmax's with a sink beside their keys, exp / (1 + sum): no negative one, and rows sum to 1 at the
+    most."""
+    return bool((weights >= 0).all() and (weights.sum(axis) < 1 + 1e-3).all())
 
 
 def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict[str, Any]]:
