@@ -162,7 +162,7 @@ def whole() -> nn.Module:
 def test_one_function_has_one_map(whole: nn.Module, spelling: Callable[[], nn.Module]) -> None:
     other, x = like(whole, spelling), noise(2, TOKENS, WIDTH)
     assert torch.allclose(other(x), whole(x), atol=1e-5)
-    for a, b in zip(*(regard.explain(m, x, 1, [*METHODS]) for m in (whole, other)), strict=True):
+    for a, b in zip(*(regard.explain(m, x, 1, [*METHODS], steps=2) for m in (whole, other)), strict=True):
         for name, expected in a.scores.items():
             assert float((b.scores[name] - expected).abs().max()) <= 1e-5 * float(expected.abs().max()), a.method
 
@@ -367,6 +367,52 @@ def test_rows_that_a_call_did_not_change_did_not_absorb_it(cls: type[nn.Module])
         R = E @ R
     found = regard.explain(model, x, 1, "rollout").scores["input"]
     assert torch.allclose(found, R[:, 0, 1:], atol=1e-6)
+
+
+class ReadsAll(Whole):
+    """One layer of all rows, then two of class attention; the head reads the class token, and the patches as they were left."""
+
+    def forward(self, x: Tensor, cut: bool = False) -> Tensor:
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        self.O = [self.attention(*self.qkv[0](x).chunk(3, -1))]
+        x = x + self.out[0](self.O[0].detach().requires_grad_() if cut else self.O[0])
+        first, rest = x[:, :1], x[:, 1:]
+        for qkv, out in zip(self.qkv[1:], self.out[1:], strict=True):
+            q, k, v = qkv(torch.cat([first, rest], 1)).chunk(3, -1)
+            self.O.append(self.attention(q[:, :1], k, v))
+            first = first + out(self.O[-1].detach() if cut else self.O[-1])
+        self.rest = rest
+        return self.pooled(torch.cat([first, rest], 1))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        return self.head(x[:, 0] + x[:, 1:].tanh().mean(1))
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = map(heads, (q, k, v))
+        self.maps = [*getattr(self, "maps", []), (q @ k.mT / 2).softmax(-1)]
+        return (self.maps[-1] @ v).transpose(1, 2).flatten(2)
+
+
+def test_rows_that_later_layers_left_behind_are_read_too() -> None:
+    torch.manual_seed(4)
+    model, x = strong(ReadsAll()), noise(2, TOKENS, WIDTH)
+    found = regard.explain(model, x, 1, "rollout")
+    model.maps = []
+    model(x, cut=True)[:, 1].sum()
+    R = torch.eye(TOKENS + 1).repeat(2, 1, 1)
+    states = []
+    for A in model.maps:
+        E = torch.eye(TOKENS + 1).repeat(2, 1, 1)
+        E[:, : A.shape[2]] = (E[:, : A.shape[2]] + A.mean(1)) / 2
+        R = E @ R
+        states.append(R)
+    rest = model.rest.detach().requires_grad_()  # what the head reads of the patches, and of nothing else
+    (g,) = torch.autograd.grad(model.head(rest.tanh().mean(1))[:, 1].sum(), rest)
+    norms = (g @ model.out[0].weight).norm(dim=-1)
+    r = norms / norms.sum(1, keepdim=True)
+    expected = states[2][:, 0] + (r[:, None] @ states[0][:, 1:])[:, 0]
+    assert torch.allclose(found.scores["input"], expected[:, 1:], atol=1e-5)
+    assert "6 tokens of input" in found.receipt.readout
 
 
 def test_inspect_says_which_calls_make_one_attention(whole: nn.Module) -> None:

@@ -25,7 +25,7 @@ from regard.between import Between
 from regard.errors import Misuse, ModelError, NoAttention, NonFinite, TargetError, TrailLost, nearest
 from regard.explanation import WHOLE, Explanation, Grid, Measured, Raster, Reading, Receipt
 from regard.found import Found
-from regard.recording import Gradients, Recording, Stream, record, record_inputs
+from regard.recording import AttentionCall, Gradients, Recording, Stream, record, record_inputs
 from regard.recording import rasters as layouts
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.entry import (
@@ -41,7 +41,8 @@ from regard.recording.entry import (
 from regard.recording.independence import TINY, crossing
 from regard.recording.inputs import Inputs as Given
 from regard.recording.inputs import first
-from regard.recording.readout import read_after_blocks, read_out
+from regard.recording.left_behind import left_behind
+from regard.recording.readout import found_from_the_gradient, read_after_blocks, read_out
 from regard.recording.rebuild import budget_of
 from regard.recording.recorder import run
 from regard.recording.recording import cut_off
@@ -361,12 +362,18 @@ class Maps:
         return False
 
 
+def _cut_run(again: Rerun, edits: Sequence[Edit]) -> tuple[Sequence[AttentionCall], Tensor]:
+    """The calls and y of a run with edits."""
+    made = again.run(edits)
+    return made.calls, again.y(made.output)
+
+
 def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: dict[str, Any], keep: bool) -> Maps:
     """One gradient, one walk for all methods of the attention family, and the other methods."""
     started = time.perf_counter()
     recording = w.recording
     gradients = recording.gradients_later(y, keep=keep or not recording.whole)  # its read-out takes one of its own
-    readout = LateReadout(lambda: _read_out(recording, y, gradients, w.readout))
+    readout = LateReadout(lambda: _read_out(recording, y, gradients, w.readout, again))
     context = Context(recording, gradients, readout, w.seed, w.site, w.baseline, again, w.reading)
     context.asked = w.readout is not None
     maps = Maps(context, readout)
@@ -412,11 +419,16 @@ def _refuse_cut(
         raise ModelError(cut_off(recording.calls))
 
 
-def _read_out(recording: Recording, y: Tensor, gradients: Gradients, readout: Readout) -> tuple[dict[int, Tensor], str]:
-    """Which rows the target reads: in its last calls, or, where no attention is followed, after the last block."""
+def _read_out(
+    recording: Recording, y: Tensor, gradients: Gradients, readout: Readout, again: Rerun
+) -> tuple[dict[int, Tensor], str]:
+    """Which rows the target reads: in its last attentions, and as earlier ones left them; or, where no attention is followed,
+    after the last block."""
     if readout is None and not recording.whole:
         return read_after_blocks(recording, y)
-    return read_out(recording, gradients, readout)
+    found, how = read_out(recording, gradients, readout)
+    more = {} if readout is not None else left_behind(recording, gradients, y, found, partial(_cut_run, again))
+    return ({**found, **more}, found_from_the_gradient(recording.streams, {**found, **more})) if more else (found, how)
 
 
 def _by_sample(recording: Recording, value: Value) -> Value:

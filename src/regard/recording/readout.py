@@ -22,7 +22,7 @@ def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tu
     """Read-out weights of each final attention, and a sentence for the receipt."""
     if readout is None:
         found = recording.readout(gradients)
-        return found, _found(recording.streams, found)
+        return found, found_from_the_gradient(recording.streams, found)
     how = "given weights" if isinstance(readout, Tensor) else readout
     return given(recording, gradients, readout), f"{how}, as asked"
 
@@ -41,7 +41,7 @@ def read_after_blocks(recording: Recording, y: Tensor) -> tuple[dict[int, Tensor
              for s, g in zip(last, grads, strict=True)]  # fmt: skip
     r = torch.stack(norms).sum(0).sqrt()
     weights = {-1: r / r.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)}
-    return weights, _found(recording.stages, weights)
+    return weights, found_from_the_gradient(recording.stages, weights)
 
 
 def given(recording: Recording, gradients: Gradients, readout: str | int | Tensor) -> dict[int, Tensor]:
@@ -113,7 +113,7 @@ def _visible_tokens(recording: Recording) -> Tensor:
     return out
 
 
-def _found(streams: Sequence[Stream], weights: Mapping[int, Tensor]) -> str:
+def found_from_the_gradient(streams: Sequence[Stream], weights: Mapping[int, Tensor]) -> str:
     """Which rows were found to be read, in words."""
     parts = []
     for r in weights.values():
