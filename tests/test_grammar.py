@@ -38,7 +38,7 @@ METHODS = [
 AT_INPUT = ("gradient", "input_x_gradient")
 SIGNS = ("signed", "absolute")
 
-AWAITED: set[Any] = {"multiply", "matrix", "pairs mean", "pairs sum", "tome", "tome sum", "repeat", "tile"}
+AWAITED: set[Any] = {"multiply", "matrix", "pairs mean", "pairs sum", "tome", "tome sum", "repeat", "tile", "other"}
 """Words that are not drawn until they hold."""
 
 

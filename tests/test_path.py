@@ -182,7 +182,7 @@ def test_the_adaptive_rule_finds_a_step_and_stops_at_the_cap() -> None:
 # -- attention --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["vit", "bert", "lxmert", "t5"])
+@pytest.mark.parametrize("name", ["vit", "bert", *(pytest.param(n, marks=pytest.mark.long) for n in ("lxmert", "t5"))])
 def test_attention_from_zero_accounts_for_its_own_T(name: str) -> None:
     case = families.CASES[name]()
     count, seen = len(regard.inspect(case.model, case.inputs).calls), 0

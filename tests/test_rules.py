@@ -126,6 +126,7 @@ def elsewhere(f: Callable[..., Any], x: Tensor) -> list[float]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.long
 def test_each_place_of_an_element_wise_result_is_made_of_that_place_alone() -> None:
     """Another number at one place of the operand: the result is another at this place at the most."""
     torch.manual_seed(0)

@@ -47,6 +47,7 @@ def test_each_pair_is_explained_as_if_alone(pictures: int, texts: int, text: int
     assert all(s.shape[0] == pictures for s in exp.scores.values())
 
 
+@pytest.mark.long
 def test_attention_is_scaled_alike_whatever_runs_side_by_side() -> None:
     """Scores over all texts of a batch: points of a path that run side by side must not be each other's texts."""
     model, target = clip(), Target.of(lambda out: out.logits_per_image.softmax(-1)[:, 0], "share of the first text")

@@ -73,7 +73,8 @@ class Rerun:
         if plain and all(n in given and given[n].is_floating_point() for n in names):
             with self._running():
                 return unwatched(self.model, self._begun(copies), {n: values[n] for n in names})
-        return self.run(edits(values), copies=copies, until=entered(names)).output
+        until = entered(names) if plain else None  # where the output's samples stand elsewhere is known by watching it
+        return self.run(edits(values), copies=copies, until=until).output
 
     def _begun(self, copies: int) -> Inputs:
         """The inputs, side by side as often as asked; the random state is that of the recorded run."""

@@ -254,7 +254,7 @@ class Reader:
             target,
             methods,
             sites if sites is None or isinstance(sites, str) else [self._site(s) for s in sites],
-            baseline,
+            self._baseline(baseline),
             explained=explained,
             inspected=inspected,
             **options,

@@ -41,7 +41,7 @@ POOLS = {
 def embedding(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """Token ids become tokens; rows picked from a table by no input's ids are the table's rows."""
     index = args[0] if args else kwargs["input"]
-    weight = args[1] if len(args) > 1 else kwargs["weight"]
+    weight = args[1] if len(args) > 1 else kwargs.get("weight")  # none where a kernel of its own ran (`through_linear`)
     tag = trail.tag(index)
     if tag is None:
         table = trail.parameter_tag(weight)
@@ -75,8 +75,8 @@ def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     tag = trail.parameter_tag(args[0])
     if tag is None or tag.lost:
         return [tag if tag is None else nowhere(tag, tag.lost, out)]
-    weight = args[1] if len(args) > 1 else kwargs["weight"]
-    if name == "linear" and not constant(tag.ids, -1):
+    weight = args[1] if len(args) > 1 else kwargs.get("weight")  # none where a kernel of its own ran (`through_linear`)
+    if name == "linear" and weight is not None and not constant(tag.ids, -1):
         batch = "ABCDEFGH"[: args[0].ndim - 1]
         return [_weighted(trail, name, Product(args[0], weight, batch + "k", "mk", batch + "m"), tag, out)]
     return [trail.contracted(tag, -1, name).moved(lambda i: i.expand(out.shape))]

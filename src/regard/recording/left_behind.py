@@ -59,7 +59,8 @@ def _last_of_all(recording: Recording) -> dict[int, Tensor]:
         if isinstance(
             event, Merge
         ):  # rows that go on under another name (merged, copies, later stages) are taken along
-            taken[:, event.sources.flatten()] |= taken[:, event.rows.repeat_interleave(event.sources.shape[1])]
+            made = taken[:, event.rows.repeat_interleave(event.sources.shape[1])].long()
+            taken |= torch.zeros_like(taken, dtype=torch.int64).index_add_(1, event.sources.flatten(), made) > 0
             continue
         own = torch.zeros_like(taken)
         for call in event:
