@@ -40,7 +40,6 @@ QUICK = {
     "vit",
     "bert",
     "llama",
-    "t5",
     "torch_encoder_sequence_first",
 }
 """What `make test` runs of the long lists; `make test-all` runs all."""
@@ -286,7 +285,7 @@ def test_inputs_that_want_gradients_keep_theirs() -> None:
     "pair",
     [
         ("vit", "bert"),
-        ("torch_encoder", "torch_encoder"),
+        pytest.param(("torch_encoder", "torch_encoder"), marks=pytest.mark.long),
         pytest.param(("t5", "llama"), marks=pytest.mark.long),
         pytest.param(("bert", "bert"), marks=pytest.mark.long),
     ],
