@@ -429,19 +429,20 @@ def cast(inputs: Any, dtype: torch.dtype) -> Any:
 def test_float64_and_bfloat16_models(name: str) -> None:
     """bfloat16 keeps 8 bits: through two layers a map may move by some per cent of its largest value, here up to 15 %."""
     case = families.CASES[name]()
+    few = FEW | (
+        {"steps": 8} if name == "t5" else {}
+    )  # with three nodes its RMSNorm is close to zero, and blows rounding up
     case.model.bfloat16()
     rounded = cast(cast(case.inputs, torch.bfloat16), torch.float32)
     names = [n for n in NAMES if n not in ("gradient", "odam", "difference_map")]  # zero to rounding in some models
-    half = explain(case, names, cast(case.inputs, torch.bfloat16), **FEW)
+    half = explain(case, names, cast(case.inputs, torch.bfloat16), **few)
     case.model.float()
-    single = explain(case, names, rounded, **FEW)
+    single = explain(case, names, rounded, **few)
     case.model.double()
-    double = explain(case, names, cast(rounded, torch.float64), **FEW)
+    double = explain(case, names, cast(rounded, torch.float64), **few)
     for h, s, d in zip(half, single, double, strict=True):
         assert all(x.dtype == torch.float32 for e in (h, s, d) for x in e.scores.values())
         assert_close(d.scores, s.scores, 1e-4)
-        if name == "t5" and h.method in PATHS:
-            continue  # close to zero, its RMSNorm blows rounding up: 19 to 48 % of the largest score, by the kernel that ran
         try:
             assert_close(h.scores, s.scores, 0.25 if h.method in PATHS else 0.15)  # PATHS come close to zero
         except AssertionError as e:

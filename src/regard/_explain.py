@@ -39,8 +39,8 @@ from regard.recording.entry import (
     refuse,
 )
 from regard.recording.independence import TINY, crossing
+from regard.recording.inputs import CACHES, first
 from regard.recording.inputs import Inputs as Given
-from regard.recording.inputs import first
 from regard.recording.left_behind import left_behind
 from regard.recording.readout import found_from_the_gradient, read_after_blocks, read_out
 from regard.recording.rebuild import budget_of
@@ -598,6 +598,7 @@ def _between(
 def _notes(recording: Recording, follows: bool, along: Path | None) -> list[str]:
     """What a reader of the map should know of the run; of its attention only where the method follows it."""
     notes = recording.said.sentences() + (_of_attention(recording) if follows else []) + _of_packed(recording)
+    notes += _of_caches(recording, follows)
     if recording.guessed and along is not None and along.site.kind != "input":
         where = ", ".join(recording.guessed)
         notes.append(f"tokens after {where} are known by their place alone: how these blocks mix them is not followed")
@@ -617,7 +618,6 @@ def _of_attention(recording: Recording) -> list[str]:
         )
     if recording.mixers:
         notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
-    notes += _of_caches(recording)
     return notes
 
 
@@ -630,9 +630,15 @@ def _of_packed(recording: Recording) -> list[str]:
     return notes
 
 
-def _of_caches(recording: Recording) -> list[str]:
-    """A note on keys that come from a cache: they are tokens of no input, and what rests on them is in no map."""
-    if not recording.given.caches:
+def _of_caches(recording: Recording, follows: bool) -> list[str]:
+    """A note on keys that come from a cache: they are tokens of no input, and what rests on them is in no map. A method that
+    follows no keys has not counted them."""
+    held = {n: c for n, c in recording.given.caches.items() if n.rpartition(".")[2] in CACHES} if not follows else {}
+    if held:
+        return [
+            f"{', '.join(held)}: what rests on tokens in a cache is left out; give all tokens, and no cache, to have them"
+        ]
+    if not recording.given.caches or not follows:
         return []
     nobody = [int(((c.keys == 0) & ~c.dead_keys()).sum(1).max()) for c in recording.calls if not c.lost]
     if not any(nobody):
