@@ -25,8 +25,8 @@ from regard.attribution.quadrature import nodes
 from regard.attribution.rerun import Rerun, are_copies
 from regard.errors import Misuse, ModelError, RegardError, nearest
 from regard.recording import AttentionCall
-from regard.recording.cut import gradients_at
 from regard.recording.edits import GraphFrom
+from regard.recording.gradient import gradients_at
 from regard.recording.tokens import STRIDE
 from regard.site import Site
 

@@ -11,7 +11,7 @@ from regard.attribution.baselines import padding_of
 from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, ModelError, nearest
 from regard.recording import Recording
-from regard.recording.cut import CUT, gradients_at
+from regard.recording.gradient import CUT, gradients_at
 from regard.recording.inputs import back, first
 from regard.recording.tokens import STRIDE
 

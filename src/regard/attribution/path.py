@@ -22,8 +22,8 @@ from regard.attribution.rerun import Rerun, are_copies, edits
 from regard.errors import Misuse, RegardError
 from regard.recording import Recording, Stream
 from regard.recording.calls import Pull
-from regard.recording.cut import gradient, gradients_at
 from regard.recording.edits import Replace, Scale
+from regard.recording.gradient import gradient, gradients_at
 from regard.recording.states import Key, State
 from regard.recording.tokens import STRIDE, constant, thin
 from regard.site import Site

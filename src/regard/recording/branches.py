@@ -23,6 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from regard.errors import Misuse
 from regard.recording.contractions import PRODUCTS, is_weight, read_product
 from regard.recording.elementwise import tensors_in
+from regard.recording.graph import descends, node_of
 from regard.recording.movements import CATS, EXPANSIONS, MOVEMENTS, RESHAPES
 from regard.recording.tokens import STRIDE, Tag, Trail, constant
 
@@ -175,25 +176,6 @@ def read_linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
             W = q.b.detach().permute([q.lb.index(c) for c in [*q.summed, *free]])
             return Linear(q.a, tuple(q.la.index(c) for c in q.summed), W.flatten(0, len(q.summed) - 1).flatten(1))
     return None
-
-
-def node_of(t: Tensor) -> Any:
-    """A tensor's place in the graph; None where it has none."""
-    return torch.autograd.graph.get_gradient_edge(t).node if t.requires_grad else None
-
-
-def descends(node: Any, ancestor: Any) -> bool:
-    """Whether a node of the graph was made from another one."""
-    if node is None or ancestor is None:
-        return False
-    ahead, seen = [node], {node}
-    while ahead:
-        if (at := ahead.pop(0)) is ancestor:
-            return True
-        new = {n for n, _ in at.next_functions if n is not None} - seen
-        seen |= new
-        ahead += new
-    return False
 
 
 def norms(t: Tensor, tag: Tag) -> Norms:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -56,9 +57,13 @@ class Cells:
 
         `raw`: the element that stands at each place, where these are in another order than the input's.
         """
-        raw = torch.arange(len(self.own)) if raw is None else raw
-        of, rest = self.of[raw], self.own[raw] < 0
-        order = torch.argsort((of * 2 + rest) * len(self.own) + raw, stable=True)
+        of, rest = (t if raw is None else t[raw] for t in (self.of, self.own < 0))
+        key = of * 2 + rest
+        if raw is None:  # small keys in the input's own order: a radix sort, ten times as fast
+            narrow = np.int16 if 2 * self.count < np.iinfo(np.int16).max else np.int64
+            order = torch.from_numpy(np.argsort(key.numpy().astype(narrow), kind="stable"))
+        else:
+            order = torch.argsort(key * len(self.own) + raw, stable=True)
         order = order[of[order] >= 0]
         counts = torch.bincount(of[order], minlength=self.count)
         nth = torch.arange(len(order)) - (counts.cumsum(0) - counts)[of[order]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regard.errors import ModelError
 from regard.recording.claims import Claim, Claims, Place, Round
-from regard.recording.cutting import Term, Unit, Weights
+from regard.recording.cut_run import Term, Unit, Weights
 from regard.recording.tokens import STRIDE
 from regard.recording.verification import Contradiction
 

@@ -120,6 +120,14 @@ class GraphFrom(Edit):
         return call.output.detach().requires_grad_()
 
 
+class Leaves(Edit):
+    """Every call's output is where the graph begins anew: a gradient reaches it through no other call."""
+
+    def call(self, call: AttentionCall) -> Tensor:
+        """O as a leaf."""
+        return call.output.detach().requires_grad_()
+
+
 @dataclass
 class Probabilities(Edit):
     """Replace A of some calls by a function of it: (group, head, row, key) -> the same. The call leaves its kernel."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import ModelError, nearest
+from regard.recording.graph import upstream
 
 Readout = str | int | Tensor | None
 NAMES = ("cls", "last", "mean")
@@ -232,18 +233,11 @@ def _is_offloaded(model: nn.Module, name: str) -> bool:
 
 def refuse_reentrant(output: Any, calls: str) -> None:
     """`torch.utils.checkpoint(use_reentrant=True)` runs a part without a graph, and refuses gradients at tensors."""
-    ahead = [t.grad_fn for t in floats_in(output) if t.grad_fn is not None]
-    seen = set(ahead)
-    while ahead:
-        node = ahead.pop()
-        if node.name() == "CheckpointFunctionBackward":
-            raise ModelError(
-                f"attention calls {calls} ran inside torch.utils.checkpoint with use_reentrant=True, where no gradient can be "
-                "read; use use_reentrant=False, or switch checkpointing off"
-            )
-        new = {n for n, _ in node.next_functions if n is not None} - seen
-        seen |= new
-        ahead += new
+    if any(node.name() == "CheckpointFunctionBackward" for node in upstream([t.grad_fn for t in floats_in(output)])):
+        raise ModelError(
+            f"attention calls {calls} ran inside torch.utils.checkpoint with use_reentrant=True, where no gradient can be "
+            "read; use use_reentrant=False, or switch checkpointing off"
+        )
 
 
 def floats_in(output: Any) -> Iterator[Tensor]:

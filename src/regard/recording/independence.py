@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.errors import ModelError
+from regard.recording.gradient import gradient
 from regard.recording.inputs import first
 from regard.recording.recording import Recording
 
@@ -47,10 +47,7 @@ def _read(recording: Recording, y: Tensor, weight: Tensor, at: Sequence[Tensor],
     wanted = [t for t in at if t.requires_grad]
     if not wanted:
         return torch.zeros(recording.batch, dtype=torch.float64)
-    try:
-        found = iter(torch.autograd.grad(y, wanted, weight, retain_graph=True, allow_unused=True))
-    except (AssertionError, NotImplementedError) as error:
-        raise ModelError(f"the model's own backward pass fails: {error}") from error
+    found = iter(gradient(y, wanted, keep=True, weight=weight))
     grads = [next(found) if t.requires_grad else None for t in at]
     read = torch.zeros(recording.batch, dtype=torch.float64)
     finals = [c for c in recording.final_calls() if not c.lost]

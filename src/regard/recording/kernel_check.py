@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.recording.calls import AttentionCall
-from regard.recording.cutting import Cut, fits, noise, separable
+from regard.recording.cut_run import Cut, fits, noise, separable
 from regard.recording.rebuild import tiles
 from regard.recording.recording import Recording
 from regard.recording.tokens import STRIDE

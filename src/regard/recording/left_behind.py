@@ -14,20 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording.branches import node_of
 from regard.recording.calls import AttentionCall
-from regard.recording.edits import Edit
+from regard.recording.edits import Edit, Leaves
+from regard.recording.gradient import gradient
+from regard.recording.graph import node_of, upstream
 from regard.recording.recording import Gradients, Recording
 from regard.recording.tokens import STRIDE, Merge
 from regard.recording.walk import Relevance, in_turn
-
-
-class Cut(Edit):
-    """Every attention's output is where a run begins: gradients reach it through no other one."""
-
-    def call(self, call: AttentionCall) -> Tensor:
-        """O as a leaf."""
-        return call.output.detach().requires_grad_()
 
 
 def left_behind(
@@ -84,17 +77,7 @@ def _reached(y: Tensor, calls: Sequence[AttentionCall]) -> set[int]:
     """Calls whose output y holds without going through that of another one."""
     stops: dict[Any, int] = {node_of(c.output): c.index for c in calls if c.output.requires_grad}
     stops |= {node_of(c.weights.root): -1 for c in calls if c.weights is not None}
-    ahead, seen, found = [node_of(y)], set(), set()
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node in stops:
-            found.add(stops[node])
-            continue
-        ahead += [n for n, _ in node.next_functions if n is not None]
-    return found
+    return {stops[node] for node in upstream([node_of(y)], lambda node: node not in stops) if node in stops}
 
 
 def _weights(
@@ -104,8 +87,8 @@ def _weights(
 ) -> dict[int, Relevance]:
     """Norms of the gradient that reaches rows by no other attention, as weights."""
     with torch.enable_grad():
-        calls, y = again([Cut()])
-        grads = torch.autograd.grad(y.sum(), [c.output for c in calls], allow_unused=True)
+        calls, y = again([Leaves()])
+        grads = gradient(y, [c.output for c in calls])
     out = {}
     for attention, mine in rows.items():
         squares = recording.zeros()
@@ -122,4 +105,4 @@ def _weights(
     return out
 
 
-__all__ = ["Cut", "left_behind"]
+__all__ = ["left_behind"]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from regard.errors import Misuse
 from regard.recording.calls import AttentionCall
-from regard.recording.cut import gradient
 from regard.recording.entry import Readout, check_readout
+from regard.recording.gradient import gradient
 from regard.recording.recording import Gradients, Recording
 from regard.recording.states import per_row
 from regard.recording.tokens import STRIDE, Stream

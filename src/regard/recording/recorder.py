@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
-from regard.recording.branches import Branch, Branches, descends, node_of
+from regard.recording.branches import Branch, Branches
 from regard.recording.calls import AttentionCall, Layout
 from regard.recording.calls.call import Weights
 from regard.recording.contractions import PRODUCTS, Product, read_product
@@ -37,6 +37,7 @@ from regard.recording.entry import (
     unwrapped,
 )
 from regard.recording.frames import Block, Frames, list_elements, watched
+from regard.recording.graph import descends, node_of
 from regard.recording.inputs import Inputs, samples_first
 from regard.recording.names import Names
 from regard.recording.numbers import entering, numbers_in

@@ -19,10 +19,10 @@ from regard.recording import recorder, samples, sure
 from regard.recording.branches import Branch
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.attention import Attention, attentions
-from regard.recording.cut import gradient
 from regard.recording.edits import Edit
 from regard.recording.entry import Readout, check_readout, our_own, refuse
 from regard.recording.frames import Block
+from regard.recording.gradient import gradient
 from regard.recording.inputs import Inputs
 from regard.recording.own_tokens import own_tokens
 from regard.recording.padding import padding

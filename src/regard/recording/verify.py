@@ -21,7 +21,7 @@ from torch import nn
 
 from regard.recording.claims import Claims, places, rounds
 from regard.recording.coded import Gradients, Test, named, worst
-from regard.recording.cutting import Cut, Term, Unit, units
+from regard.recording.cut_run import Cut, Term, Unit, units
 from regard.recording.entry import our_own, refuse
 from regard.recording.kernel_check import kernels
 from regard.recording.recording import Recording, record

@@ -16,13 +16,16 @@ CUT = (
 )
 
 
-def gradient(y: Tensor, at: Sequence[Tensor], *, keep: bool = False) -> Sequence[Tensor | None]:
-    """∂(Σ y)/∂t of each tensor, None where y does not depend on it. keep: another gradient of the same run follows.
+def gradient(
+    y: Tensor, at: Sequence[Tensor], *, keep: bool = False, weight: Tensor | None = None
+) -> Sequence[Tensor | None]:
+    """∂(Σ w y)/∂t of each tensor, None where y does not depend on it. keep: another gradient of the same run follows.
 
     Raises ModelError where the model's own backward pass fails.
     """
     try:
-        return torch.autograd.grad(y, at, torch.ones_like(y), retain_graph=keep, allow_unused=True)
+        weight = torch.ones_like(y) if weight is None else weight
+        return torch.autograd.grad(y, at, weight, retain_graph=keep, allow_unused=True)
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, NotImplementedError, RuntimeError) as error:
