@@ -189,7 +189,7 @@ def _recorded(
     if not followers and readout is None and streams is None and _inputs_suffice(inputs, rows, site):
         several = any(len(t) > 1 for name, t in inputs.tensors.items() if not is_mask(name, t))
         gradient = several or any("gradient" in row.needs for row in rows)  # several: whether they rest on one another
-        return record_inputs(model, inputs, training=training, gradient=gradient, budget=memory_budget)
+        return record_inputs(model, inputs, gradient=gradient, budget=memory_budget)
     try:
         return record(
             model,
@@ -201,6 +201,7 @@ def _recorded(
             branches=any("branches" in row.keeps for row in rows),
             batch_axis=batch_axis,
             maps=bool(followers) or readout is not None,
+            checked=True,
         )
     except (NoAttention, TrailLost) as e:
         if not followers:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
-from regard.attribution.gradient import elements
+from regard.attribution.gradient import shared_out
 from regard.attribution.integrated import before_last
 from regard.attribution.path import Path, Place, path
 from regard.baseline import Baseline
@@ -114,7 +114,7 @@ def _of_values(
 def _scattered(context: Context, place: Place, F: Tensor, g: Tensor, of: Map, signed: bool) -> Relevance:
     recording = context.recording
     if place.stream is not None:
-        F, g = (elements(recording, str(place.key), t) for t in (F, g))
+        F, g = (shared_out(recording, str(place.key), t).elements for t in (F, g))
     first = place.samples if place.stream is None else 0
     ids, F, g = (_by_token(t.movedim(first, 0), place, first) for t in (place.ids, F.float(), g.float()))
     ids = ids[..., 0]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from regard.attribution.baselines import padding_of
 from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, ModelError, nearest
 from regard.recording import Recording
+from regard.recording.cells import Cells
 from regard.recording.gradient import CUT, gradients_at
 from regard.recording.inputs import back, first
 from regard.recording.tokens import STRIDE
@@ -21,32 +24,39 @@ def gradient(context: Context, *, reduce: str = "l2") -> Relevance:
 
     Raises UnknownName for another `reduce`, Misuse for an input whose tokens are not a grid or a sequence of features.
     """
-    of = reduced(reduce)
-    return _per_stream(context, lambda x, g, size: of(g, size))
+    return _per_stream(context, reduced(reduce))
 
 
-def reduced(reduce: str) -> Callable[[Tensor, int], Tensor]:
-    """(..., element) -> (...) by a name, and how many elements a token has. Raises UnknownName for another."""
-    reductions: dict[str, Callable[[Tensor, int], Tensor]] = {
-        "mean": lambda g, size: g.sum(-1) / size,
-        "l1": lambda g, size: g.abs().sum(-1),
-        "l2": lambda g, size: g.pow(2).sum(-1).sqrt(),
-    }
-    if reduce not in reductions:
-        raise nearest(reduce, reductions, "reduce")
-    return reductions[reduce]
+class Reduction(NamedTuple):
+    """How a token's elements become one number: `each` of them, given x and ∂y/∂x; their sum, given how many there are."""
+
+    each: Callable[[Tensor, Tensor], Tensor]
+    whole: Callable[[Tensor, int], Tensor] = lambda total, size: total
+
+
+REDUCTIONS = {
+    "mean": Reduction(lambda x, g: g, lambda total, size: total / size),
+    "l1": Reduction(lambda x, g: g.abs()),
+    "l2": Reduction(lambda x, g: g.pow(2), lambda total, size: total.sqrt()),
+}
+PRODUCT = Reduction(lambda x, g: x * g)
+
+
+def reduced(reduce: str) -> Reduction:
+    """A reduction by its name. Raises UnknownName for another."""
+    if reduce not in REDUCTIONS:
+        raise nearest(reduce, REDUCTIONS, "reduce")
+    return REDUCTIONS[reduce]
 
 
 def input_x_gradient(context: Context) -> Relevance:
     """Σ x ⊙ ∂y/∂x over each token's elements: the first-order decomposition against zero."""
-    out = _per_stream(context, lambda x, g, size: (x * g).sum(-1))
+    out = _per_stream(context, PRODUCT)
     recording = context.recording
     for name, of in recording.aliases.items():
         if name in recording.leaves and name not in recording.embedded:
-            x, g = (
-                elements(recording, name, t) for t in (recording.leaves[name].detach(), context.gradients.inputs[name])
-            )
-            out[:, recording.stream(of).rows] += (x * g).sum(-1).cpu()
+            x, g = recording.leaves[name].detach().float(), context.gradients.inputs[name].float()
+            out[:, recording.stream(of).rows] += shared_out(recording, name, x * g).sums.cpu()
     return out
 
 
@@ -70,7 +80,7 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
             total[name] += 0 if g is None else g
     context.nodes += samples
     means = {name: t / samples for name, t in total.items()}
-    return _per_stream(context, lambda x, g, size: of(g, size), means)
+    return _per_stream(context, of, means)
 
 
 def _noisy(context: Context, name: str, sigma: float, seed: int) -> Tensor:
@@ -94,10 +104,8 @@ def noise(x: Tensor, seed: int, hidden: Tensor | None = None) -> Tensor:
     return out.to(x)
 
 
-def _per_stream(
-    context: Context, of: Callable[[Tensor, Tensor, int], Tensor], grads: dict[str, Tensor] | None = None
-) -> Relevance:
-    """of(x, g, size), (batch, token, elements) each -> (batch, token), put on the rows of every input stream."""
+def _per_stream(context: Context, of: Reduction, grads: dict[str, Tensor] | None = None) -> Relevance:
+    """Each token's elements reduced to one number, put on the rows of every input stream."""
     recording = context.recording
     if grads is None:
         grads = context.gradients.inputs
@@ -108,22 +116,47 @@ def _per_stream(
         for name in recording.leaves if stream.kind == "input" else ():
             if name.partition("#")[0] != stream.name:
                 continue
-            x, g = recording.leaves[name].detach(), grads[name]
+            each = of.each(recording.leaves[name].detach().float(), grads[name].float())
             if name in recording.embedded:
-                out += recording.scatter(of(x.float(), g.float(), x.shape[-1]), recording.embedded[name])
+                out += recording.scatter(of.whole(each.sum(-1), each.shape[-1]), recording.embedded[name])
             else:
-                x, g = (elements(recording, name, t) for t in (x, g))
-                size = x.shape[-1] if stream.cells is None else stream.cells.size
-                values = of(x, g, size).cpu()
+                shares = shared_out(recording, name, each)
+                values = of.whole(shares.sums, shares.size).cpu()
                 n = len(out) if stream.packed else len(values)  # of a packed input, others' tokens are hidden later
                 out[:n, stream.rows] += values
     return out
 
 
-def elements(recording: Recording, name: str, t: Tensor) -> Tensor:
-    """(batch, ...) of an input -> float32 (batch, tokens, elements of a token): its cell of a picture, its row of a table.
+class Shares(NamedTuple):
+    """Values at the elements of an input, (batch, ...), and whose they are: `cells`' tokens, or rows of a table.
 
-    Elements in no token's cell count with the last token's before them; tokens of fewer elements are padded with zeros.
+    raw: with cells, the element that stands at each place, where these are in another order than the input's.
+    """
+
+    values: Tensor
+    cells: Cells | None
+    raw: Tensor | None = None
+
+    @property
+    def elements(self) -> Float[Tensor, "batch token element"]:
+        """Those of each token; tokens of fewer elements are padded with zeros."""
+        return self.values if self.cells is None else self.cells.gathered(self.values, self.raw)
+
+    @property
+    def sums(self) -> Float[Tensor, "batch token"]:
+        """Those of each token added."""
+        return self.values.sum(-1) if self.cells is None else self.cells.summed(self.values, self.raw)
+
+    @property
+    def size(self) -> int:
+        """How many a token has."""
+        return self.values.shape[-1] if self.cells is None else self.cells.size
+
+
+def shared_out(recording: Recording, name: str, t: Tensor) -> Shares:
+    """(batch, ...) of an input, float32, as the tokens': the cells of a picture, the rows of a table.
+
+    Elements in no token's cell count with the last token's before them. Raises Misuse for an input that has neither.
     """
     entry = name.partition("#")[0]
     stream = recording.stream(recording.aliases.get(entry, entry))
@@ -133,11 +166,11 @@ def elements(recording: Recording, name: str, t: Tensor) -> Tensor:
     if cells is not None and t[0].numel() == len(cells.own):
         ids = recording.placed.get(name)
         raw = None if ids is None else first(ids, recording.axis(name))[0].flatten() % STRIDE - 1
-        return cells.gathered(t, raw)
+        return Shares(t, cells, raw)
     if t.ndim == 3 and t.shape[1] == stream.count:
-        return t
+        return Shares(t, None)
     if t.ndim == 2 and t.shape[1] == stream.count:  # plain numbers
-        return t[..., None]
+        return Shares(t[..., None], None)
     raise Misuse(
         f"the gradient of stream {stream.name!r}, shape {tuple(t.shape)}, cannot be shared out among its "
         f"{stream.count} tokens; use a method of the attention family (regard.methods())"

@@ -17,7 +17,7 @@ from torch import Tensor
 from regard.attribution.baselines import Baselines, is_local, label, local_streams, reference
 from regard.attribution.context import Context, Relevance
 from regard.attribution.edges import EDGES
-from regard.attribution.gradient import elements
+from regard.attribution.gradient import shared_out
 from regard.attribution.rerun import Rerun, are_copies, edits
 from regard.errors import Misuse, RegardError
 from regard.recording import Recording, Stream
@@ -80,7 +80,9 @@ class Place:
     def rows(self, a: Tensor, recording: Recording) -> Relevance:
         """Elements (batch, ...) summed over each row, on the rows of all streams."""
         if self.stream is not None:
-            a = elements(recording, str(self.key), a)
+            return recording.scatter(
+                shared_out(recording, str(self.key), a).sums.reshape(1, -1), self.ids.reshape(1, -1)
+            )
         summed = a.float().sum(self.features, keepdim=True) if self.features else a.float()
         return recording.scatter(summed.reshape(1, -1), self.ids.reshape(1, -1))
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from regard.errors import Misuse
+from regard.recording.by_tensor import ByTensor
 from regard.recording.contractions import PRODUCTS, is_weight, read_product
 from regard.recording.elementwise import tensors_in
 from regard.recording.graph import descends, node_of
@@ -78,8 +78,8 @@ class Branches:
     def __init__(self, trail: Trail) -> None:
         self.trail = trail
         self.of: dict[int, Branch] = {}
-        self._moved = WeakTensorKeyDictionary()
-        self._given = WeakTensorKeyDictionary()
+        self._moved: ByTensor[tuple[int, tuple[Move, ...]]] = ByTensor()
+        self._given: ByTensor[Tensor] = ByTensor()
 
     # -- while the model runs -----------------------------------------------------------------------------------------
 
@@ -114,7 +114,8 @@ class Branches:
     def after(self, name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         """An operation has run."""
         if name in CATS and (parts := [t for t in tensors_in(args) if t.numel()]) and len(parts) == 1:
-            self._given[out] = self._given.get(parts[0])  # the beginning of a cache of keys and values
+            if (given := self._given.get(parts[0])) is not None:  # the beginning of a cache of keys and values
+                self._given[out] = given
         elif name in MOVES or name in COPIES or name in EXPANSIONS:
             self._move(name, func, args, kwargs, out)
         elif (linear := read_linear(self.trail, name, args, kwargs)) is not None and isinstance(out, Tensor):
@@ -128,7 +129,9 @@ class Branches:
     def _move(self, name: str, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         x = args[0] if args else kwargs.get("input")
         outs = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, list | tuple) else []
-        for o in outs if isinstance(x, Tensor) else ():
+        if not isinstance(x, Tensor):
+            return
+        for o in outs:
             if o is x:
                 continue
             if x in self._given:

@@ -37,6 +37,8 @@ class Cells:
     def of(self) -> Int[Tensor, " element"]:
         """The token that each element counts with: that of its cell, else that of the last one before it along an axis."""
         of = self.own.view(self.shape)
+        if bool((of >= 0).all()):
+            return self.own
         for axis in reversed(range(of.ndim)):
             at = torch.arange(of.shape[axis]).view(-1, *[1] * (of.ndim - axis - 1)).expand(of.shape)
             of = of.gather(axis, torch.where(of >= 0, at, 0).cummax(axis).values)
@@ -70,6 +72,14 @@ class Cells:
         out = torch.full((len(counts), int(counts.max())), -1)
         out[of[order], nth] = order
         return out
+
+    def summed(
+        self, t: Float[Tensor, "batch ..."], raw: Int[Tensor, " place"] | None = None
+    ) -> Float[Tensor, "batch token"]:
+        """The elements of each token added, in double precision, always in the same order."""
+        of = (self.of if raw is None else self.of[raw]) + 1  # 0: nobody's
+        sums = [torch.bincount(of, sample, self.count + 1)[1:] for sample in t.flatten(1).double().cpu()]
+        return torch.stack(sums).to(t)
 
     @cached_property
     def _index(self) -> Int[Tensor, "token nth"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -130,8 +130,7 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         middle = ahead if stride[a] == 1 and 0 < ahead < kernel[a] * dilation[a] else (kernel[a] - 1) * dilation[a] // 2
         centre = (start + middle).clamp(0, n - 1)
         centres = centres.index_select(dim, centre)
-        taps = ((torch.arange(m) * stride[a])[:, None] + torch.arange(stride[a])).clamp(0, n - 1)
-        cells = _taken(cells, dim - 1, taps)
+        cells = _at(cells, dim - 1, Taps(0, m, stride[a], stride[a])).flatten(-2)
     if tag.raw:
         tag = trail.born(tag, centres, _windows(tag.ids, out.shape[-axes:], kernel, stride, before))
     elif max(stride) > 1 and not trail.attended(tag):
@@ -145,10 +144,24 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
     return [tag.moved(lambda i: i.expand(out.shape))]
 
 
-def _taken(cells: Tensor, dim: int, taps: Tensor) -> Tensor:
-    """(..., place, ..., m) at taps (window, t) of an axis -> (..., window, ..., m·t)."""
-    taken: Tensor = cells.index_select(dim, taps.flatten()).unflatten(dim, taps.shape).movedim(dim, -1).flatten(-2)
-    return taken
+class Taps(NamedTuple):
+    """Places on an axis: windows, each a stride after the one before, from `first` on, of `width` places side by side."""
+
+    first: int
+    windows: int
+    stride: int
+    width: int
+
+
+def _at(cells: Tensor, dim: int, taps: Taps) -> Tensor:
+    """(..., place, ...) at taps of an axis -> (..., window, ..., width); outside of it, the place at its end."""
+    first, windows, stride, width = taps
+    end = first + (windows - 1) * stride + width
+    if first < 0 or end > cells.shape[dim]:
+        cells = cells.index_select(dim, torch.arange(first, end).clamp(0, cells.shape[dim] - 1))
+    else:
+        cells = cells.narrow(dim, first, end - first)
+    return cells.unfold(dim, width, stride)
 
 
 def _windows(
@@ -156,14 +169,12 @@ def _windows(
 ) -> Tensor:
     """The raw elements of each window, as much of it as the next leaves: (..., 1, window..., element), all channels."""
     axes = len(windows)
-    cells = ids[..., None]
+    channels = ids.ndim - axes - 1
+    cells = ids
     for a, m in enumerate(windows):
-        dim, n = a - axes, ids.shape[a - axes]
         first = -before[a] if kernel[a] <= stride[a] else 0 if before[a] else (kernel[a] - stride[a] + 1) // 2
-        taps = (torch.arange(m) * stride[a])[:, None] + first + torch.arange(min(stride[a], max(kernel[a], 1)))
-        cells = _taken(cells, dim - 1, taps.clamp(0, n - 1))
-    whole: Tensor = cells.movedim(-axes - 2, -1).flatten(-2).unsqueeze(-axes - 2)
-    return whole
+        cells = _at(cells, channels + 1 + a, Taps(first, m, stride[a], min(stride[a], max(kernel[a], 1))))
+    return cells.movedim(channels, -1).flatten(-axes - 1).unsqueeze(channels)
 
 
 def _leading_nobody(ids: Tensor, dim: int) -> int:

@@ -110,6 +110,8 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         return mixing(trail, name, args, kwargs, out)
     operands = [t for t in tensors_in(args) + tensors_in(kwargs.values()) if t.ndim]
     tags = [(t, tag) for t in operands if (tag := trail.tag(t)) is not None]
+    if len(tags) == 1 and _as_it_is(tags[0][1], tags[0][0], out):
+        return [tags[0][1]]
     whole = [(t, tag) for t, tag in tags if tag.source.rank < PARAMETERS and t.shape == out.shape]
     spread = [tag for t, tag in tags if whole and tag.source.rank < PARAMETERS and t.shape != out.shape]
     tags = whole or tags
@@ -169,6 +171,12 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         return [replace(best, ids=best.ids.expand(out.shape), keys=keys, made=made)]
     computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
     return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
+
+
+def _as_it_is(tag: Tag, operand: Tensor, out: Tensor) -> bool:
+    """Whether the rows of one operand fill the result, each where it was."""
+    plain = not (tag.raw or tag.lost or tag.blend) and tag.keys is None and tag.source.rank < PARAMETERS
+    return plain and operand.shape == out.shape
 
 
 def _pairs(fits: Sequence[tuple[Tensor, Tag]], out: Tensor) -> Tag | None:

@@ -7,7 +7,8 @@ is looked for in the model again.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
+
+from regard.recording.by_tensor import ByTensor
 
 
 class Names:
@@ -15,20 +16,19 @@ class Names:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.known: ByTensor[str] = ByTensor()
         full = [(n.removesuffix(".weight"), p) for n, p in model.named_parameters(remove_duplicate=False)]
-        owners: dict[str, set[int]] = {}
-        for name, p in full:
-            for suffix in _suffixes(name):
-                owners.setdefault(suffix, set()).add(id(p))
+        owner: dict[str, int] = {}
+        several = {s for name, p in full for s in _suffixes(name) if owner.setdefault(s, id(p)) != id(p)}
         self.short: dict[str, str] = {}
         for name, p in full:
-            short = next((s for s in _suffixes(name) if len(owners[s]) == 1), name)
-            self.short[name] = self.known.setdefault(p, short)
+            if (short := self.known.get(p)) is None:
+                self.known[p] = short = next((s for s in _suffixes(name) if s not in several), name)
+            self.short[name] = short
 
     def of(self, parameter: Tensor) -> str | None:
         """Its short name; None for a parameter that is not the model's."""
-        name: str | None = self.known.get(parameter)
+        name = self.known.get(parameter)
         if name is None:
             found = (n for n, p in self.model.named_parameters(remove_duplicate=False) if p is parameter)
             name = self.short.get(next(found, "").removesuffix(".weight"))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from regard.recording.calls import AttentionCall
 from regard.recording.contractions import is_lookup
@@ -40,6 +41,8 @@ def entering(trail: Trail, name: str, args: Sequence[Any], out: Any) -> Tag | No
         return None
     if is_lookup(trail, name, args):
         return tag
+    if not any(isinstance(a, list | tuple) or (isinstance(a, Tensor) and not a.is_floating_point()) for a in args):
+        return None
     from_whole = False
     for t in tensors_in(args):
         other = trail.tag(t)

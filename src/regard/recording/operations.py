@@ -108,11 +108,12 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
     except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError):
         tags = mixing(trail, name, args, kwargs, out)  # not known in this form: the trail ends, the run goes on
     outs = [out] if isinstance(out, Tensor) else list(out)
-    before = trail.tag(out) if isinstance(out, Tensor) else None
+    changed = out if name.endswith("_") and isinstance(out, Tensor) and args and out is args[0] else None
+    before = trail.tag(changed)
     for t, tag in zip(outs, tags, strict=False):
         trail.put(t, tag)
-    if isinstance(out, Tensor) and name.endswith("_") and args and out is args[0] and before is not trail.tag(out):
-        write_through(trail, out)
+    if changed is not None and before is not trail.tag(changed):
+        write_through(trail, changed)
 
 
 def _foreign(func: Callable[..., Any]) -> str:

@@ -74,6 +74,12 @@ class Tile:
     rows: Int[Tensor, " row"]
     keys: slice
 
+    @property
+    def span(self) -> slice | Tensor:
+        """The rows as an index: a slice, which copies nothing, where they stand side by side."""
+        first, last = int(self.rows[0]), int(self.rows[-1])
+        return slice(first, last + 1) if last - first == len(self.rows) - 1 else self.rows
+
     def cut(self, t: Float[Tensor, "pair row key"]) -> Float[Tensor, "group head row key"]:
         """The tile's values by group and head."""
         by_group: Tensor = t.unflatten(0, (-1, self.heads))

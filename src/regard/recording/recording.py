@@ -265,8 +265,9 @@ class Recording:
         squares: dict[int, Relevance] = {}
         for call in gradients.calls:
             assert call.dO is not None
-            if bool(call.dO.any()):
-                square = call.canonical(call.dO).to(call.precision).pow(2).sum((1, 3)).cpu()
+            norms = torch.linalg.vector_norm(call.canonical(call.dO).to(call.precision), dim=3)
+            if bool(norms.any()) or bool(call.dO.any()):  # norms of very small gradients are zero
+                square = norms.pow(2).sum(1).cpu()
                 if bool(square[call.queries == 0].any()):
                     squares.setdefault(call.attention, self.zeros())[:, 0] = torch.inf  # nobody's rows are read
                 squares[call.attention] = squares.get(call.attention, self.zeros()) + self.scatter(square, call.queries)
@@ -385,6 +386,7 @@ def record(
     branches: bool = False,
     batch_axis: Any = 0,
     maps: bool = True,
+    checked: bool = False,
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
 
@@ -393,7 +395,7 @@ def record(
     `memory_budget` (bytes, or "512MB") is what rebuilt attention rows may take at a time; None: 256 MB. `states`, `branches`:
     keep the states between blocks; find the output projection and residual stream of every call. `batch_axis`: as in `explain`.
     maps=False: attention maps are not needed, so that any differentiable model will do; every input has tokens of its own then
-    (own_tokens.py).
+    (own_tokens.py). checked: the model has been through `refuse` already.
 
     Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
     whose tokens a call reads (unless strict=False).
@@ -401,7 +403,8 @@ def record(
     target = None if target is None else Target.make(target)
     budget = budget_of(memory_budget)
     check_readout(readout)
-    refuse(model, training)
+    if not checked:
+        refuse(model, training)
     with our_own():
         with torch.enable_grad():
             inputs = Inputs.of(model, inputs, batch_axis)
@@ -410,13 +413,12 @@ def record(
 
 
 def record_inputs(
-    model: nn.Module, inputs: Inputs, *, training: bool = False, gradient: bool = True, budget: int | str | None = None
+    model: nn.Module, inputs: Inputs, *, gradient: bool = True, budget: int | str | None = None
 ) -> Recording:
     """One run, watched only until the tokens of all inputs are made: all that a gradient at the inputs needs.
 
-    Its calls are left out. gradient=False: the run keeps no graph.
+    The model has been through `refuse`. Its calls are left out. gradient=False: the run keeps no graph.
     """
-    refuse(model, training)
     with our_own():
         with torch.set_grad_enabled(gradient):
             run = recorder.run(model, inputs, until=recorder.inputs_made)

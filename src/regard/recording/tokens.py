@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from regard.recording.by_tensor import ByTensor
 from regard.recording.cells import Cells, lattice, owners
 from regard.recording.names import Names
 
@@ -198,7 +198,7 @@ class Trail:
     """The tags of one run, the streams found, and the token maps. Follows operations through `follow`."""
 
     def __init__(self, names: Names, batches: set[int]) -> None:
-        self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.tags: ByTensor[Tag] = ByTensor()
         self.names = names
         self.batches = batches
         self.streams: list[Stream] = []
@@ -222,7 +222,7 @@ class Trail:
         self.spreads: list[Mixing] = []
         self.overlapping: dict[str, int] = {}
         self.softmaxes = 0
-        self.weighed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.weighed: ByTensor[tuple[Tensor, ...]] = ByTensor()
         self.beside: dict[frozenset[str], int] = {}
         self.joins: dict[tuple[int, int, str], int] = {}
         self.confused = 0
@@ -236,14 +236,14 @@ class Trail:
 
     def tag(self, tensor: Any) -> Tag | None:
         """The tensor's tag, if it has one."""
-        return self.tags.get(tensor) if isinstance(tensor, Tensor) else None
+        return self.tags.get(tensor)
 
     def put(self, tensor: Any, tag: Tag | None) -> None:
         """Tag a tensor (parameters are never tagged: the user's objects stay clean), or forget its tag."""
         if not isinstance(tensor, Tensor) or isinstance(tensor, nn.Parameter):
             return
         if tag is None:
-            self.tags.pop(tensor, None)
+            self.tags.pop(tensor)
             return
         if tag.ids.shape != tensor.shape:
             tag = replace(tag, ids=torch.zeros((), dtype=torch.int64).expand(tensor.shape), keys=None, lost="shape")
@@ -420,7 +420,7 @@ class Trail:
         """What finds the token of each element of the input; `cells` are elements, or rows of streams before this one."""
         count = math.prod(tag.source.shape)
         if tag.raw:
-            return lambda: owners(count, tokens, cells % STRIDE)
+            return partial(_owners, count, tokens, cells)
         first, last = int((cells % STRIDE).min()), int((cells % STRIDE).max())
         before = [s for s in self.streams if s.first <= last and s.first + s.count > first and s.owned is not None]
         return partial(_regrouped, count, before, tokens, cells)
@@ -706,6 +706,15 @@ def _of_several(cells: Tensor) -> bool:
     """Whether a cell begins in one sample and ends in another."""
     first, last = cells[..., 0], cells[..., -1]
     return bool(((first // STRIDE != last // STRIDE) & (first > 0) & (last > 0)).any())
+
+
+def _owners(count: int, tokens: Tensor, cells: Tensor) -> Tensor:
+    """The token of each element, by the cells of all samples (sample, ..., m), or of one where those of all are alike."""
+    apart = cells - cells[:1]
+    alike = cells.ndim > 1 and bool((apart == apart[(slice(None), *[slice(1)] * (cells.ndim - 1))]).all())
+    if alike and torch.equal(tokens, tokens[:1].expand_as(tokens)):
+        tokens, cells = tokens[:1], cells[:1]
+    return owners(count, tokens, cells % STRIDE)
 
 
 def _of_features(shape: tuple[int, ...]) -> Tensor:

@@ -363,17 +363,17 @@ class AttentionCall:
         done = [Pulled(none.repeat(*r.shape[:-2], groups, m), one.repeat(groups, n)) for r in rs]
         needed = torch.stack([(r != 0).flatten(0, -2).any(0) for r in rs]).cpu()
         call = self._for(any(p.rule.gradient for p in pulls))
-        whole = any(p.normalised or p.rule.over_heads == "max" for p in pulls)
+        whole, several = any(p.normalised or p.rule.over_heads == "max" for p in pulls), len(pulls) > 1
         for tile, A, G in tiles(call, needed.any(0).nonzero()[:, 0], whole=whole):
-            each_A, each_AG = tile.cut(A), None if G is None else tile.cut(G.mul_(A))
-            serves = [i for i, needs in enumerate(needed[:, tile.rows].any(1).tolist()) if needs]
+            each_A, each_AG, span = tile.cut(A), None if G is None else tile.cut(G.mul_(A)), tile.span
+            serves = [i for i, needs in enumerate(needed[:, span].any(1).tolist()) if needs] if several else [0]
             for i in serves:
-                r = rs[i][..., tile.groups, tile.rows.to(device)]
+                r = rs[i][..., tile.groups, span]
                 weights = _weights(pulls[i], tile, heads, r, self.share)
                 moved, keep = _through(r, pulls[i], each_A, each_AG, weights, last=i == serves[-1])
                 done[i].moved[..., tile.groups, tile.keys] += moved
                 if pulls[i].normalised:
-                    done[i].keep[tile.groups, tile.rows.to(device)] = keep
+                    done[i].keep[tile.groups, span] = keep
         return done
 
     def chunks(self, rows: Int[Tensor, " row"]) -> Iterator[Int[Tensor, " row"]]:

@@ -1,0 +1,57 @@
+"""What is known of tensors while they live. A look-up asks for the very object, and costs as little as a dict's."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class ByTensor(Generic[T]):
+    """A value for each of some tensors, by identity; it goes when its tensor does.
+
+    >>> import torch
+    >>> tags, x = ByTensor[str](), torch.ones(2)
+    >>> tags[x] = "x"
+    >>> tags.get(x), x.clone() in tags
+    ('x', False)
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[weakref.ref[Tensor], T]] = {}
+
+    def __setitem__(self, tensor: Tensor, value: T) -> None:
+        key, of = id(tensor), self._of
+
+        def forget(ref: weakref.ref[Tensor]) -> None:
+            if (found := of.get(key)) is not None and found[0] is ref:
+                del of[key]
+
+        known = of.get(key)
+        same = known is not None and known[0]() is tensor
+        of[key] = known[0] if same and known is not None else weakref.ref(tensor, forget), value
+
+    def get(self, tensor: Any) -> T | None:
+        """The tensor's value, if it has one."""
+        found = self._of.get(id(tensor))
+        return found[1] if found is not None and found[0]() is tensor else None
+
+    def pop(self, tensor: Tensor) -> None:
+        """Forget a tensor's value, if it has one."""
+        if self.get(tensor) is not None:
+            del self._of[id(tensor)]
+
+    def __getitem__(self, tensor: Tensor) -> T:
+        value = self.get(tensor)
+        if value is None:
+            raise KeyError("nothing is known of this tensor")
+        return value
+
+    def __contains__(self, tensor: Any) -> bool:
+        return self.get(tensor) is not None
+
+    def __len__(self) -> int:
+        return len(self._of)
