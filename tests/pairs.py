@@ -64,6 +64,13 @@ def clip(_: str) -> tuple[Any, Any]:
     return T.CLIPModel(config), T.CLIPProcessor(reads, tokenizer())
 
 
+def siglip(_: str) -> tuple[Any, Any]:
+    """Its text tower reads the last of all its positions, so that a text is padded to them."""
+    text = {**SMALL, **WORDS, "projection_size": 16, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    config = T.SiglipConfig(text_config=text, vision_config={**SMALL, **PATCHES})
+    return T.SiglipModel(config), T.SiglipProcessor(pixels("Siglip", size=SIZE), tokenizer())
+
+
 def trocr(_: str) -> tuple[Any, Any]:
     decoder = {"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 24}
     config = T.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
@@ -107,6 +114,7 @@ FOLDERS: dict[str, tuple[Callable[[str], tuple[Any, Any]], str]] = {
     "blip-match": (blip, "BlipForImageTextRetrieval"),
     "blip-caption": (blip, "BlipForConditionalGeneration"),
     "clip": (clip, ""),
+    "siglip": (siglip, ""),
     "trocr": (trocr, ""),
     "lxmert": (lxmert, ""),
     "detr": (detr, "DetrForObjectDetection"),

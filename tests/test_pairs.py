@@ -191,6 +191,91 @@ def test_a_module_of_your_own_reads_pairs(reader):
     assert torch.equal(a.scores["input_ids"], theirs.explain((picture(), QUESTION)).scores["input_ids"])
 
 
+# ---------------------------------------------------------------- one picture and several texts
+
+LABELS = ["a cat", "two red cats on the mat", "what"]
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_picture_is_compared_with_texts(reader, name):
+    """The texts are the classes: by number or in words, each as it is alone, and one against another."""
+    r = reader(name)
+    exp = r.explain((picture(), LABELS), "two red cats on the mat", measure="full")
+    assert exp.labels == LABELS
+    assert exp.receipt.explained.tolist() == [1]
+    assert [[w.text for w in row] for row in exp.words] == [text.split() for text in LABELS]
+    assert exp.scores["pixel_values"].shape == (1, 16)
+    alone = r.explain((picture(), LABELS[1:2]), 0, measure="full")
+    n = alone.scores["input_ids"].shape[1]
+    torch.testing.assert_close(exp.scores["pixel_values"], alone.scores["pixel_values"], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(exp.scores["input_ids"][1, :n], alone.scores["input_ids"][0], rtol=1e-4, atol=1e-7)
+    assert not exp.scores["input_ids"][[0, 2]].any()
+    torch.testing.assert_close(exp.receipt.target_value, alone.receipt.target_value)
+    inputs = [r.read((picture(), text)).inputs for text in LABELS]
+    with torch.no_grad():
+        logits = torch.stack([r.model(**i).logits_per_image[0, 0] for i in inputs])
+    torch.testing.assert_close(exp.receipt.target_value, logits[1:2])
+    assert r.explain((picture(), LABELS)).receipt.explained.tolist() == [int(logits.argmax())]
+    less = r.explain((picture(), LABELS), 0, "input_x_gradient", against="what")
+    torch.testing.assert_close(less.receipt.target_value, (logits[0] - logits[2])[None])
+    assert less.scores["input_ids"].any(1).tolist() == [True, False, True]
+    assert less.target == "'a cat' rather than 'what'"
+    each = r.explain((picture(), LABELS), ["what", 0])
+    assert [int(e.receipt.explained) for e in each] == [2, 0]
+
+
+def test_texts_that_a_picture_is_compared_with_are_drawn(reader, tmp_path):
+    exp = reader("clip").explain((picture(), LABELS), 1)
+    assert exp.on_original()[0].shape == (30, 40)
+    assert "two red cats on the mat" in exp.to_html(tmp_path / "page.html").read_text()
+    exp.plot(tmp_path / "map.png")
+    assert Explanation.load(exp.save(tmp_path / "map.safetensors")).labels == LABELS
+    seen = str(reader("clip").inspect((picture(), LABELS), "what"))
+    assert "input_ids" in seen
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "target", "says"),
+    [
+        ("clip", (picture(), []), None, "the list of texts is empty"),
+        ("clip", (picture(), ["a cat", " "]), None, "text 1 is empty"),
+        ("clip", (picture(), ["a cat", 3]), None, "text 1 is no text but int"),
+        ("clip", (picture(), ["a cat", "cats " * 30]), None, "makes 62 tokens, and CLIPModel takes 20"),
+        ("clip", ([picture(), picture()], LABELS), None, "one picture is compared with several texts"),
+        ("clip", (None, LABELS), None, "no picture was given"),
+        ("clip", (picture(), LABELS), 3, "3"),
+        ("clip", (picture(), LABELS), "a cot", "did you mean 'a cat'"),
+        ("clip", (picture(), ["what", "what"]), "what", "stands for several classes"),
+        ("vilt-vqa", (picture(), LABELS), None, "ViltForQuestionAnswering reads one text beside a picture"),
+        ("blip-match", (picture(), LABELS), None, "reads one text beside a picture"),
+    ],
+)
+def test_texts_that_no_picture_is_compared_with_are_one_sentence(reader, name, raw, target, says):
+    with pytest.raises(Misuse, match=re.escape(says)):
+        reader(name).explain(raw, target)
+
+
+def test_a_text_is_padded_where_the_model_reads_its_last_place(reader):
+    """SigLIP is trained on texts padded to all its places, and reads the last one."""
+    r = reader("siglip")
+    one = r.read((picture(), "a cat"))
+    assert one.inputs["input_ids"].shape == (1, 20)
+    assert one.special["input_ids"][0].tolist() == [True, False, False, *[True] * 17]
+    with pytest.raises(InputError, match="makes 62 tokens, and SiglipModel takes 20"):
+        r.read((picture(), "cats " * 30))
+
+
+def test_texts_on_the_command_line(files, tmp_path):
+    asks = ("--text", "a cat", "--text", "two red cats")
+    said = run(
+        "explain", "scene.png", "-m", str(save("clip", tmp_path / "clip")), *asks, "--target", "two red cats"
+    ).stdout
+    assert "logit of class 1 (two red cats)" in said
+    other = run("explain", "scene.png", "-m", str(save("vilt-vqa", tmp_path / "vilt")), *asks, code=2).stderr
+    assert "reads one text beside a picture" in other
+    assert "reads one --text" in run("explain", "a cat", "-m", "zoo/bert-sentiment", *asks, code=2).stderr
+
+
 # ---------------------------------------------------------------- regions
 
 

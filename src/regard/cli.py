@@ -69,10 +69,11 @@ Image = Annotated[
     Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
 ]
 Words = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--text",
-        help="What goes with each INPUT: a picture's question or caption, a text's second text; or a file, or -.",
+        help="What goes with each INPUT: a picture's question or caption, a text's second text; or a file, or -. Several are "
+        "texts that a model such as CLIP compares the picture with.",
     ),
 ]
 Regions = Annotated[

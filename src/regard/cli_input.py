@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,14 +63,14 @@ def _chat_in(text: str, name: str) -> Any:
 class Pair:
     """What goes with each INPUT, so that together they are what the model reads.
 
-    image: a picture beside a text. text, name: a text beside a picture or a text, and what to call it. regions: boxes in the
-    picture. second: what to call a text that goes with another one. apart: the two are streams of their own.
-    asks: it is a question, which the model reads first.
+    image: a picture beside a text. text, name: a text beside a picture or a text, or several, and what to call them.
+    regions: boxes in the picture. second: what to call a text that goes with another one. apart: the two are streams of
+    their own. asks: it is a question, which the model reads first.
     """
 
     kind: str
     image: Path | None = None
-    text: str | None = None
+    text: str | list[str] | None = None
     name: str | None = None
     regions: list[list[float]] | None = None
     second: str | None = None
@@ -77,8 +78,9 @@ class Pair:
     asks: bool = False
 
     @classmethod
-    def checked(cls, reader: Any, image: Path | None, text: str | None, regions: Path | None) -> Pair:
+    def checked(cls, reader: Any, image: Path | None, texts: Sequence[str] | None, regions: Path | None) -> Pair:
         """Read what was said beside INPUT. Raises Misuse where it does not fit the model, InputError for bad files."""
+        text = texts[0] if texts else None
         model, kind = type(getattr(reader, "model", reader)).__name__, reader.kind
         both = kind in ("image-text", "regions-text")
         if image is not None and (not both or kind == "regions-text"):
@@ -100,7 +102,7 @@ class Pair:
             raise Misuse(f"{model} finds the answer to a question in INPUT: ask it with --text")
         if image is not None:
             existing(str(image))
-        words, name = (None, None) if text is None else read_input(text, "text")
+        words, name = (None, None) if text is None else _beside(texts or [], reader.kind, model)
         boxes = None if regions is None else _boxes(regions)
         of = _pictures_or_texts(reader, text)
         second = name if of == "text" else None
@@ -115,6 +117,16 @@ class Pair:
             raw = (self.text, raw) if self.asks else (raw, self.text)
         stem = f"{stem} + {self.second}" if self.second and not self.apart else stem
         return raw, stem, {} if self.regions is None else {"regions": self.regions}
+
+
+def _beside(texts: Sequence[str], kind: str, model: str) -> tuple[str | list[str], str]:
+    """What was given with --text, and what to call it. Raises Misuse where several do not go with the model."""
+    if len(texts) == 1:
+        return read_input(texts[0], "text")
+    if kind != "image-text":
+        raise Misuse(f"{model} reads one --text beside INPUT, and {len(texts)} were given")
+    every = [read_input(text, "text") for text in texts]
+    return [words for words, _ in every], f"{len(texts)} texts"
 
 
 def _reads(kind: str) -> str:

@@ -8,6 +8,7 @@ explained.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ from regard._explain import rng_kept
 from regard.errors import InputError, TargetError
 from regard.explanation import Reading, Text
 from regard.models.alignment import names_of
+from regard.models.chats import can_write
 from regard.models.texts import plain_words, trim
 from regard.recording.entry import refuse
 from regard.target import Target, field
 
 SCORES = {"LxmertForQuestionAnswering": "question_answering_score", "BlipForImageTextRetrieval": "itm_score"}
 MATCH = {"BlipForImageTextRetrieval": 1, "ViltForImageAndTextRetrieval": 0}
+COMPARED = "logits_per_image"  # (picture, text)
 WRITES = ("BlipForQuestionAnswering",)
 MOST = 20  # tokens of an answer
 ANSWER = "answer"  # what its text is called
@@ -38,22 +41,31 @@ def answers_in_words(model: nn.Module) -> bool:
     return _known(model, WRITES) is not None
 
 
-def target_of(model: nn.Module, c: int | None, pair: bool) -> Any:
-    """A class, or None, as a target of this model. `pair`: it reads pictures and texts."""
+def compares(model: nn.Module) -> bool:
+    """Whether a model of pictures and texts compares any number of the ones with any number of the others."""
+    return hasattr(model, "logit_scale") and not can_write(model)
+
+
+def target_of(model: nn.Module, c: int | None, pair: bool, texts: Sequence[str] | None = None) -> Any:
+    """A class, or None, as a target of this model. `pair`: it reads pictures and texts. `texts`: those it compares."""
+    if texts is not None and len(texts) == 1 and c in (None, 0):
+        return Target.of(lambda out: field(out, COMPARED)[:, 0], f"logit of {texts[0]!r}")
+    if texts is not None:
+        return Target.logit(c, output=COMPARED)
     name = _known(model, SCORES)
     match = _known(model, MATCH)
     output = None if name is None else SCORES[name]
     if c is None and match is not None:
         return Target.of(lambda out: field(out, output or "logits")[:, MATCH[match]], "match of picture and text")
-    if c is None and pair and hasattr(model, "logit_scale"):
+    if c is None and pair and compares(model):
         return Target.similarity()
     return Target.logit(c, output=output) if output is not None else c
 
 
-def contrast_of(model: nn.Module, c: int | None, d: int | None) -> Target:
-    """How much more of one class there is than of another."""
+def contrast_of(model: nn.Module, c: int | None, d: int | None, texts: Sequence[str] | None = None) -> Target:
+    """How much more of one class there is than of another, or of one of the `texts` that a picture is compared with."""
     name = _known(model, SCORES)
-    return Target.contrast(c, d, output=None if name is None else SCORES[name])
+    return Target.contrast(c, d, output=COMPARED if texts is not None else None if name is None else SCORES[name])
 
 
 def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | None) -> tuple[Reading, Target]:

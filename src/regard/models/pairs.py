@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -60,10 +61,11 @@ def _places_itself(processor: Any) -> bool:
 
 
 def split(raw: Any, wanted: Wants, name: str) -> tuple[list[Any], Any]:
-    """The pictures and the prompt (a text, a chat or None) of one raw input: (picture, text), ([pictures], text), one alone.
+    """The pictures and the prompt (a text, a chat, a list of texts or None) of one raw input.
 
-    A str alone is a text, or the path of a picture where the model needs no text. In a chat the pictures are told from
-    their places: those that it names, by "image", "url", "path" or "base64", and the given ones for the others.
+    It is (picture, text), ([pictures], text), or one alone. A str alone is a text, or the path of a picture where the model
+    needs no text. In a chat the pictures are told from their places: those that it names, by "image", "url", "path" or
+    "base64", and the given ones for the others.
     Raises InputError where what the model needs is missing.
     """
     pictures, prompt = _parts(raw, wanted)
@@ -165,17 +167,29 @@ def prompt_of(model: nn.Module, processor: Any, prompt: Any, pictures: int) -> C
     return place * pictures + prompt
 
 
+def padding(model: nn.Module) -> dict[str, Any]:
+    """How the processor is to pad a text: to all its places for a tower that reads the last of them, as SigLIP's does."""
+    config: Any = getattr(model, "config", None)
+    if "siglip" not in str(getattr(config, "model_type", "")):
+        return {}
+    return {
+        "padding": "max_length",
+        "max_length": config.get_text_config().max_position_embeddings,
+        "truncation": False,
+    }
+
+
 def read_pair(
-    processor: Any, prompt: Chat | str | None, images: Sequence[Any]
+    processor: Any, prompt: Chat | str | None, images: Sequence[Any], options: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[dict[str, Tensor], Text | None, list[str]]:
     """Run the processor; return its tensors, the text, if there is one, with the character span of every token, and notes.
 
-    The places of pictures, and all that the processor or a template wrote, are special; they stand for no characters where
-    the prompt has none for them. Raises InputError for what the processor refuses.
+    `options` go to the processor. The places of pictures, and all that the processor or a template wrote, are special; they
+    stand for no characters where the prompt has none for them. Raises InputError for what the processor refuses.
     """
     text, notes = (prompt.text, list(prompt.notes)) if isinstance(prompt, Chat) else (prompt, [])
     more: dict[str, Any] = {"images": list(images)} if images else {}
-    more |= {} if text is None else {"text": text}
+    more |= {} if text is None else {"text": text, **options}
     bos = str(processor.tokenizer.bos_token or "\0")
     if text is not None and text.startswith(bos):
         more["add_special_tokens"] = False
@@ -190,10 +204,10 @@ def read_pair(
     tensors = {k: v for k, v in made.items() if isinstance(v, Tensor) and k not in LEFT_OUT}
     if prompt is None:
         return tensors, None, notes
-    return tensors, _text(processor.tokenizer, prompt, tensors["input_ids"][0].tolist()), notes
+    return tensors, text_of(processor.tokenizer, prompt, tensors["input_ids"][0].tolist()), notes
 
 
-def _text(tokenizer: Any, prompt: Chat | str, ids: list[int]) -> Text:
+def text_of(tokenizer: Any, prompt: Chat | str, ids: list[int]) -> Text:
     """The prompt as a `Text`: spans of the tokens that it makes alone, laid along the ids that the processor made."""
     text = prompt.text if isinstance(prompt, Chat) else prompt
     alone, spans = spans_of(tokenizer, text)

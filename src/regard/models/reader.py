@@ -16,7 +16,7 @@ from regard import spelling
 from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName, nearest
 from regard.explanation import Picture, Raw, Reading, Text
 from regard.found import Found
-from regard.models import answers, asked, detection, embeddings, pairs, sounds
+from regard.models import answers, asked, compared, detection, embeddings, pairs, sounds
 from regard.models import regions as boxes
 from regard.models.asked import Asking, names_in
 from regard.models.chats import can_write, is_chat
@@ -88,11 +88,12 @@ class Reader:
         `raw` is, for an image model, a path (str or Path), a PIL image, or a uint8 array or tensor (height, width, 3);
         for a text model, a str, or a chat: a list of messages {"role": ..., "content": ...}; for an embedding model a str, or
         two in a tuple; for a model of sound the path of a WAV file, an array (time,), or (array, rate); for a model of pictures
-        and texts (picture, text), one at a time; for a vision-language model also ([pictures], prompt), or a prompt alone; for
-        a captioner a picture alone. `regions`, for a model that reads regions of a picture: their boxes (regions, 4) as (left,
-        top, right, bottom), fractions of the picture, or (boxes, vectors) where the model brings nothing that makes vectors of
-        them. `truncate` lets texts and sounds longer than the model takes be cut. A UserWarning says what was cut, and where
-        the processor does something to pictures that cannot be undone on the original.
+        and texts (picture, text), one at a time; where it compares the two, as CLIP does, also (picture, [texts]), whose texts
+        are its classes; for a vision-language model also ([pictures], prompt), or a prompt alone; for a captioner a picture
+        alone. `regions`, for a model that reads regions of a picture: their boxes (regions, 4) as (left, top, right, bottom),
+        fractions of the picture, or (boxes, vectors) where the model brings nothing that makes vectors of them. `truncate` lets
+        texts and sounds longer than the model takes be cut. A UserWarning says what was cut, and where the processor does
+        something to pictures that cannot be undone on the original.
 
         Raises InputError for a raw input that cannot be read.
         """
@@ -124,7 +125,8 @@ class Reader:
 
         A detector's objects are its targets: all that it finds in the picture with a probability of at least `threshold`
         (default 0.5), or those of the classes named; a flat list, methods outer, objects inner, the likeliest first.
-        Matching models are asked for the match, embedding models how alike two texts are; a model that answers in words takes
+        Matching models are asked for the match, embedding models how alike two texts are; of several texts beside a picture,
+        each by its number or in words, the likeliest is explained by default; a model that answers in words takes
         the answer as its target, its own by default.
 
         Models that say something of every token take words (asked.py). One that writes is asked for the next token, the
@@ -181,14 +183,15 @@ class Reader:
             )
         return {
             "_reading": reading,
-            "target": self._target(target) if against is None else self._less(target, against),
+            "target": self._target(target, reading) if against is None else self._less(target, against, reading),
         }, []
 
-    def _less(self, target: Any, against: Any) -> Target:
+    def _less(self, target: Any, against: Any, reading: Reading) -> Target:
         """How much more of one class there is than of another, with their names."""
-        pair = [self.label(t) if isinstance(t, str) else t for t in (target, against)]
-        made = answers.contrast_of(self.model, *pair)
-        known = dict(enumerate(self.labels))
+        labels = reading.labels or []
+        first, second = pair = [self._class_of(t, labels) if isinstance(t, str) else t for t in (target, against)]
+        made = answers.contrast_of(self.model, first, second, self._texts(reading))
+        known = dict(enumerate(labels))
         names = ["the predicted class" if c is None else repr(known[c]) if c in known else f"class {c}" for c in pair]
         return made.named(f"{names[0]} rather than {names[1]}")
 
@@ -386,7 +389,7 @@ class Reader:
     def _single(self, raw: Any, target: Any, reading: Reading) -> Any:
         """A class or a word as one target."""
         asking = self._asking(raw, reading)
-        return self._target(target) if asking is None else asked.single(asking, target)
+        return self._target(target, reading) if asking is None else asked.single(asking, target)
 
     def _run_on(self, raw: Any, truncate: bool, regions: Any) -> Reading:
         """Tensors that the model can be run on: where it answers in words, with its answer."""
@@ -404,6 +407,9 @@ class Reader:
 
         Raises TargetError for a name that several classes bear and for a number out of range, UnknownName for others.
         """
+        return self._class_of(name, self.labels)
+
+    def _class_of(self, name: str, labels: Sequence[str]) -> int:
         wanted = name.strip().casefold()
         matches = (
             lambda label: label == name,
@@ -411,32 +417,37 @@ class Reader:
             lambda label: wanted in [part.strip().casefold() for part in label.split(",")],
         )
         for match in matches:
-            found = [i for i, label in enumerate(self.labels) if match(label)]
+            found = [i for i, label in enumerate(labels) if match(label)]
             if len(found) > 1:
                 numbers = ", ".join(map(str, found))
                 raise TargetError(f"label {name!r} stands for several classes: {numbers}; give one of these numbers")
             if found:
                 return found[0]
         if wanted.isdecimal():
-            return self._number(int(wanted))
-        if not self.labels:
+            return self._number(int(wanted), labels)
+        if not labels:
             raise UnknownName(f"unknown label {name!r}; {type(self.model).__name__} names no classes, give a number")
-        raise nearest(name, self.labels, "label")
+        raise nearest(name, labels, "label")
 
-    def _number(self, number: int) -> int:
-        if self.labels and number >= len(self.labels):
-            raise TargetError(f"there is no class {number}; the model has {len(self.labels)}, numbered from 0")
+    def _number(self, number: int, labels: Sequence[str]) -> int:
+        if labels and number >= len(labels):
+            raise TargetError(f"there is no class {number}; the model has {len(labels)}, numbered from 0")
         return number
 
-    def _target(self, target: Any) -> Any:
+    def _texts(self, reading: Reading) -> list[str] | None:
+        """The texts that a picture is compared with, which are classes of this reading alone."""
+        return None if reading.labels is self.labels else reading.labels
+
+    def _target(self, target: Any, reading: Reading) -> Any:
         if isinstance(target, str):
-            target = self.label(target)
+            target = self._class_of(target, reading.labels or [])
         if isinstance(target, list):
-            return [self._target(t) for t in target]
+            return [self._target(t, reading) for t in target]
         if target is None and isinstance(self.model, embeddings.Embedder):
             return embeddings.likeness(self.model)
         a_class = target is None or (isinstance(target, int) and not isinstance(target, bool))
-        return answers.target_of(self.model, target, self.kind == "image-text") if a_class else target
+        pair, texts = self.kind == "image-text", self._texts(reading)
+        return answers.target_of(self.model, target, pair, texts) if a_class else target
 
     def _site(self, site: Any) -> Any:
         return spelling.site(site) if isinstance(site, str) else site
@@ -501,10 +512,13 @@ class Reader:
         if len(raws) > 1:
             raise InputError(f"{type(self.model).__name__} reads one prompt at a time; give them one by one")
         given, said = pairs.split(raws[0], self.wants, type(self.model).__name__)
+        if compared.are_texts(said):
+            return self._read_compared(given, said)
         pixels = [read_picture(picture, number) for number, picture in enumerate(given)]
         begun, said = (said, None) if self.wants.begins else (None, said)
         prompt = pairs.prompt_of(self.model, self.processor, said, len(given))
-        tensors, text, told = pairs.read_pair(self.processor, prompt, [to_image(p) for p, _ in pixels])
+        images, options = [to_image(p) for p, _ in pixels], pairs.padding(self.model)
+        tensors, text, told = pairs.read_pair(self.processor, prompt, images, options)
         raw: dict[str, list[Raw]] = {}
         special: dict[str, Tensor] = {}
         if text is not None:
@@ -521,6 +535,25 @@ class Reader:
             tensors["decoder_input_ids"] = torch.tensor([ids])
             raw["decoder_input_ids"] = [begun_text(self.processor.tokenizer, ids)]
         return Reading(self._fit(tensors), dict(raw), special, self.labels or None, mean, std), told + notes
+
+    def _read_compared(self, given: list[Any], texts: list[Any]) -> tuple[Reading, list[str]]:
+        """Read one picture with the texts that it is compared with: its classes."""
+        compared.check(self.model, texts, len(given))
+        pixels = read_picture(given[0], 0)
+        options = pairs.padding(self.model)
+        tensors, read, told = compared.read(self.processor, texts, to_image(pixels[0]), options)
+        for text in read:
+            self._check_length(text)
+        check_known(self.processor.tokenizer, self.model, tensors["input_ids"].flatten().tolist())
+        pictures, views, notes = self._pictures([pixels])
+        return Reading(
+            inputs=self._fit(tensors),
+            raw={"input_ids": [*read], self.stream: [*pictures]},
+            special={"input_ids": torch.tensor([text.special for text in read], device=self._place()[0])},
+            labels=list(texts),
+            mean=views[0].mean,
+            std=views[0].std,
+        ), told + notes
 
     def _read_regions(self, raws: list[Any], truncate: bool, regions: Any) -> tuple[Reading, list[str]]:
         """Read regions of a picture with a question."""
