@@ -4,7 +4,8 @@ R (batch, row, row) says what each row of a state, all streams of a sample side 
 A call adds E K to the state that takes in its output: E is the eager twin's map in its place among all rows, K the state
 that its keys and values had (with K = R that is (I + E) R, block after block). Tokens that merge are an explicit matrix.
 Nothing is asked of what our recording says a call has seen: that is read off autograd, in a run in which the output of
-every call is a leaf. From the recording come only whose rows the queries and keys of a call are, and which rows merge.
+every call is a leaf. From the recording come only whose rows the queries and keys of a call are, and which rows merge;
+`regard.verify` holds these by gradients, and test_twins.py by plans that are written down (families.py).
 """
 
 from __future__ import annotations

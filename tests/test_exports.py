@@ -366,6 +366,7 @@ def test_a_generation_leaves_in_the_same_forms():
     assert made["scores"]["input_ids"] == g.scores.tolist()
     assert (made["tokens"], made["ids"], made["text"]) == (g.tokens, g.ids, g.text)
     assert len(made["receipts"]) == len(g)
+    assert made["whole"] is None
     back = pickle.loads(pickle.dumps(g))
     assert isinstance(back, Generation)
     assert back.to_dict() == g.to_dict()
@@ -374,3 +375,16 @@ def test_a_generation_leaves_in_the_same_forms():
     rows = list(export.generation_rows(g))
     assert len(rows) == g.scores.numel()
     assert {r["written_token"] for r in rows} == set(g.tokens[g.start :])
+
+
+@pytest.mark.parametrize("against", [None, "the lamp"])
+def test_an_answer_as_a_whole_leaves_in_the_same_forms(against):
+    """The whole answer's map beside its tokens', with the texts that no token has: the answer that it is told from."""
+    g = regard.load("zoo/llama-facts").explain_writing("who has the coin ?", "bob .", against)
+    made = strict(g.to_json())["whole"]
+    assert made == strict(json.dumps(g.to_dict()["whole"]))
+    assert made["target"] == g.whole.target
+    assert made["scores"] == {s: t.tolist() for s, t in g.whole.scores.items()}
+    assert made["receipt"]["target_value"] == g.whole.receipt.target_value.tolist()
+    assert list(made["inputs"]) == ([] if against is None else ["against"])
+    assert not against or made["inputs"]["against"][0]["text"].endswith(against)

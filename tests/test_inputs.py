@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections import UserDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 import regard
+from regard import Baseline
+from regard.errors import Misuse
 
 W = 16
 
@@ -716,6 +721,88 @@ def test_grids_of_other_layouts(make, shape, grid, axes, tmp_path) -> None:
         page = e.to_html(tmp_path / "page.html").read_text()
         assert "picture[0]" in page
         assert "picture[1]" in page
+
+
+class Stack(Frames):
+    """Pictures of nothing but zeros are padding: they are left out, as Idefics leaves them out."""
+
+    def forward(self, picture: Tensor) -> Tensor:
+        shown = picture[picture.flatten(2).any(-1)]
+        return self.head(self.body(self.cut(shown).flatten(2).transpose(1, 2).reshape(1, -1, W)).mean(1))
+
+
+def planes(x: np.ndarray, channel: int, of: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    """Every row-by-column plane of pictures made anew, one by one; rows and columns are the last axes but the channels'."""
+    out = np.moveaxis(x, channel, 0).copy()
+    for at in np.ndindex(out.shape[:-2]):
+        out[at] = of(out[at], at[0])
+    return np.moveaxis(out, 0, channel)
+
+
+STACKS = [
+    (lambda: ChannelsLast(4), (16, 24, 3), 3),
+    (lambda: Frames(4), (2, 3, 8, 12), 2),
+    (lambda: Frames(4), (1, 3, 8, 12), 2),
+    (Volume, (1, 4, 8, 12), 1),
+]
+
+
+@pytest.mark.parametrize(("make", "shape", "channel"), STACKS, ids=["channels last", "frames", "one frame", "volume"])
+def test_baselines_of_stacks_of_pictures(make, shape, channel) -> None:
+    """Black, white and blurred plane by plane; the mean is that of all planes of a channel."""
+    torch.manual_seed(0)
+    net, x = make().eval(), torch.randn(2, *shape) + torch.arange(2.0).view(2, *[1] * len(shape))
+    x = x.double().numpy()
+    count = x.shape[channel]
+    mean, std = [0.5, 0.4, 0.3][:count], [0.2, 0.1, 0.3][:count]
+
+    def flat(value: Callable[[np.ndarray, int], float]) -> np.ndarray:
+        return np.stack([planes(one, channel - 1, lambda p, c, one=one: np.full_like(p, value(one, c))) for one in x])
+
+    def own_mean(one: np.ndarray, c: int) -> float:
+        return float(np.take(one, c, channel - 1).mean())
+
+    literal = {
+        Baseline.black(mean, std): flat(lambda _, c: -mean[c] / std[c]),
+        Baseline.white(mean, std): flat(lambda _, c: (1 - mean[c]) / std[c]),
+        Baseline.mean(): flat(own_mean),
+        Baseline.blur(1.5): planes(x, channel, lambda p, _: gaussian_filter(p, 1.5, mode="nearest", truncate=3.0)),
+    }
+    for baseline, x0 in literal.items():
+        receipt = regard.explain(net, {"picture": torch.from_numpy(x).float()}, 1, "taylor", baseline=baseline).receipt
+        with torch.no_grad():
+            expected = net(torch.from_numpy(x0).float())[:, 1]
+        torch.testing.assert_close(receipt.baseline_value, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["black", "mean", "blur", "noise"])
+def test_pictures_that_are_padding_stay_padding_in_a_baseline(kind: str) -> None:
+    torch.manual_seed(0)
+    net, x = Stack(4).eval(), torch.randn(1, 2, 3, 8, 12)
+    baseline = {"black": Baseline.black([0.5] * 3, [0.2] * 3), "mean": Baseline.mean(), "blur": Baseline.blur(2)}.get(
+        kind, Baseline.noise()
+    )
+    padded = torch.cat([x, torch.zeros(1, 1, 3, 8, 12)], 1)
+    one, other = (
+        regard.explain(net, {"picture": p}, 1, "integrated_gradients", baseline=baseline, steps=2) for p in (x, padded)
+    )
+    assert not other.scores["picture"][:, 12:].any()
+    if kind != "noise":  # drawn anew for another input
+        torch.testing.assert_close(other.receipt.baseline_value, one.receipt.baseline_value)
+        torch.testing.assert_close(other.scores["picture"][:, :12], one.scores["picture"])
+
+
+def test_a_stack_whose_channels_are_not_known_has_no_colour() -> None:
+    """Two frames that are read together are one token deep: nothing tells them from two channels."""
+    torch.manual_seed(0)
+    net, x = Volume().eval(), torch.randn(1, 2, 2, 8, 12)
+    net.cut = nn.Conv3d(2, W, (2, 4, 4), (2, 4, 4)).eval()
+    for baseline in (Baseline.mean(), Baseline.black(0.5, 0.2)):
+        with pytest.raises(Misuse, match=r"which axis of 'picture' .* has the channels is not known"):
+            regard.explain(net, {"picture": x}, 1, "taylor", baseline=baseline)
+    assert (
+        regard.explain(net, {"picture": x}, 1, "taylor", baseline=Baseline.blur(2)).receipt.baseline == "blur, sigma 2"
+    )
 
 
 class Blocks(nn.Module):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from regard.errors import Misuse
+from regard.errors import Misuse, RegardError
 from regard.explanation import Explanation, Measured, Picture, Receipt, Text
 from regard.report import need
 from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, ink, luminance, number, scale_of
@@ -324,7 +324,35 @@ def test_everything_is_drawn_everywhere(name, tmp_path):
         assert "faithful" in shown.get()
 
 
-def test_pictures_are_reproducible_and_atomic(tmp_path):
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda exp, path: exp.save(path),
+        lambda exp, path: exp.to_json(path),
+        lambda exp, path: exp.plot(path),
+        lambda exp, path: exp.to_html(path),
+    ],
+    ids=["save", "to_json", "plot", "to_html"],
+)
+def test_a_file_whose_writing_fails_half_way_is_the_old_one(write, tmp_path):
+    """A full disk, here a limit on the length of files: what was there stands, and nothing lies beside it."""
+    resource = pytest.importorskip("resource")
+    exp, path = picture(), tmp_path / "made"
+    path.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
+    try:
+        with pytest.raises((OSError, RegardError)):
+            write(exp, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+    assert path.read_bytes() == b"old"
+    write(exp, path)
+    assert len(path.read_bytes()) > 400
+
+
+def test_pictures_are_reproducible_and_leave_nothing_beside_them(tmp_path):
     plot(picture(), tmp_path / "a.png")
     plot(picture(), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

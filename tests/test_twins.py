@@ -11,6 +11,7 @@ from torch import Tensor
 import families
 import regard
 import twins
+from regard.recording.tokens import STRIDE
 
 torch.set_num_threads(1)
 
@@ -90,6 +91,27 @@ def test_streams_grid_and_calls_are_found(name: str) -> None:
         k: (len(exp.receipt.target_value), n) for k, n in case.streams.items()
     }
     assert exp.grid == case.grid
+
+
+@pytest.mark.parametrize("name", [n for n in families.CASES if n != "swin"])
+def test_rows_of_calls_are_those_that_the_plan_says(name: str) -> None:
+    """Token by token: the n-th row of a call's queries and keys, of every sample, by a plan that is written down."""
+    case, literal = both(name)
+    torch.manual_seed(0)
+    recording = regard.record(case.model, case.inputs)
+    rows = [(stream, i) for stream, count in case.joint for i in range(count)]
+    first = {s.name: s.first for s in recording.streams}
+    plan = [call for step in literal.plan() for call in step]
+    assert len(plan) == len(recording.calls)
+    for number, *sides in plan:
+        call = recording.calls[number]
+        for ids, side in zip((call.queries, call.keys), sides, strict=True):
+            for sample, found in enumerate(ids.tolist()):
+                own = [rows[r] for r in side]
+                if case.permuted:
+                    order = literal.orders[sample].tolist()
+                    own = [(s, order[i] if s == "pixel_values" else i) for s, i in own]
+                assert found == [(sample + 1) * STRIDE + first[s] + i for s, i in own], (number, sample)
 
 
 @pytest.mark.parametrize(("method", "options"), RUNS, ids=[f"{m}-{next(iter(o.values()), '')}" for m, o in RUNS])

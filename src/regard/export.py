@@ -42,7 +42,7 @@ def as_dict(exp: Explanation) -> dict[str, Any]:
 
 
 def generation_as_dict(g: Generation) -> dict[str, Any]:
-    """A generation's texts once, and its scores: one row a token written, for each stream."""
+    """A generation's texts once, its scores, one row a token written for each stream, and those of an answer as a whole."""
     first = as_dict(g.explanations[0])
     made = {
         "method": g.method,
@@ -62,7 +62,14 @@ def generation_as_dict(g: Generation) -> dict[str, Any]:
         "receipts": [e.receipt.as_dict() for e in g],
     }
     plain: dict[str, Any] = defined(as_json(made))
-    return plain
+    return plain | {"whole": None if g.whole is None else _whole(g.whole, plain["inputs"])}
+
+
+def _whole(whole: Explanation, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What all of an answer rests on; of its inputs those that none of its tokens has: the answer it is told from."""
+    made = as_dict(whole)
+    own = {s: raws for s, raws in made["inputs"].items() if s not in inputs}
+    return {name: made[name] for name in ("target", "scores", "signed", "receipt")} | {"inputs": own}
 
 
 def _inputs(exp: Explanation) -> dict[str, list[dict[str, Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,38 +119,83 @@ def _of_floats(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
         return zero_of(x)
     if b.kind == "given":
         return _given(name, x, b.value)
-    if b.kind == "mean":
-        if x.ndim > 3:
-            return x.mean(_picture_axes(context, name, x), keepdim=True).expand_as(x)
-        return _of_shown(context, name, x, lambda shown: shown.mean(0, keepdim=True).expand_as(shown))
-    if b.kind == "noise":
-        return _of_shown(context, name, x, lambda shown: _noise(shown, b.value))
     if b.kind == "token":
         raise Misuse(
             f"{b.label} is a baseline of token ids, but {name!r} holds features; use Baseline.zero() or .mean()"
         )
-    if x.ndim != 4:
+    if x.ndim > 3:
+        return _of_pictures(context, name, x, b)
+    if b.kind == "mean":
+        return _of_shown(context, name, x, lambda shown: shown.mean(0, keepdim=True).expand_as(shown))
+    if b.kind == "noise":
+        return _of_shown(context, name, x, lambda shown: _noise(shown, b.value))
+    raise Misuse(f"baseline {b.label!r} is for pictures, but {name!r} has shape {tuple(x.shape)}; use Baseline.zero()")
+
+
+def _of_pictures(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
+    """Pictures, or stacks of them; in a stack those of nothing but zeros are padding, which stays and has no say."""
+    if b.kind == "noise":
+        return _padding_kept(x, _of_shown(context, name, x, lambda shown: _noise(shown, b.value)), 2)
+    axes = _picture_axes(context, name, x)
+    if b.kind == "blur":
+        return blurred(x, b.value, axes[-2:])
+    channel = _channel_axis(name, x, axes)
+    made = _painted(context, x, b, channel) if b.kind != "mean" else _mean(x, axes, channel)
+    return _padding_kept(x, made, channel)
+
+
+def _mean(x: Tensor, axes: tuple[int, ...], channel: int | None) -> Tensor:
+    """The mean along the axes, of a stack over the pictures that are no padding."""
+    mean = x.mean(axes, keepdim=True)
+    if (hidden := _hidden(x, channel)) is not None and 1 in axes:
+        mean = mean / (~hidden).to(x).mean(1).clamp(min=1 / x.shape[1]).view(-1, 1, 1, 1, 1)
+    return mean.expand_as(x)
+
+
+def _hidden(x: Tensor, channel: int | None) -> Bool[Tensor, "batch picture"] | None:
+    """The pictures of a stack (batch, picture, channel, row, column) that are nothing but zeros."""
+    return ~x.flatten(2).any(-1) if x.ndim == 5 and channel == 2 else None
+
+
+def _padding_kept(x: Tensor, made: Tensor, channel: int | None) -> Tensor:
+    hidden = _hidden(x, channel)
+    return made if hidden is None else torch.where(hidden[..., None, None, None], x, made)
+
+
+def _channel_axis(name: str, x: Tensor, axes: tuple[int, ...]) -> int | None:
+    """The axis of (batch, ...) that is neither rows, columns nor pictures of a stack; None where all are."""
+    left = [a for a in range(1, x.ndim) if a not in axes]
+    longer = [a for a in left if x.shape[a] > 1]
+    if len(longer) > 1:
         raise Misuse(
-            f"baseline {b.label!r} is for pictures, but {name!r} has shape {tuple(x.shape)}; use Baseline.zero()"
+            f"which axis of {name!r} {tuple(x.shape)} has the channels is not known: several could; give the baseline "
+            "as a tensor, Baseline.of(x0)"
         )
-    if last := max(_picture_axes(context, name, x)) < 3:
-        x = x.movedim(3, 1)  # channels last
-    made = blurred(x, b.value) if b.kind == "blur" else _painted(context, x, b)
-    return made.movedim(1, 3) if last else made
+    return (longer or left or [None])[-1]
 
 
 def _picture_axes(context: Context, name: str, x: Tensor) -> tuple[int, ...]:
-    """The axes of (batch, ...) along which a picture's tokens stand, rows, columns and frames: all after the channels, unless
-    its patches tell."""
+    """The axes of (batch, ...) along which a picture's tokens stand: frames, rows and columns, in this order.
+
+    All after the channels, unless its patches tell; of a stack only they can. Raises Misuse where they do not.
+    """
     recording, entry = context.recording, name.partition("#")[0]
     stream = recording.stream(recording.aliases.get(entry, entry))
-    if stream.elements is None or stream.name != entry or stream.packed:
-        return tuple(range(2, x.ndim))
-    elements, ids = stream.elements, recording.placed.get(name)
-    if ids is not None:
-        elements = (first(ids, recording.axis(name))[0].flatten() % STRIDE).argsort()[elements - 1].sort().values + 1
-    found = lattice(elements, x.shape[1:])
-    return tuple(range(2, x.ndim)) if found is None else tuple(a + 1 for a in found[0])
+    found = None
+    if stream.elements is not None and stream.name == entry and not stream.packed:
+        elements, ids = stream.elements, recording.placed.get(name)
+        if ids is not None:
+            places = (first(ids, recording.axis(name))[0].flatten() % STRIDE).argsort()
+            elements = places[elements - 1].sort().values + 1
+        found = lattice(elements, x.shape[1:])
+    if found is not None:
+        return tuple(a + 1 for a in found[0])
+    if x.ndim > 4:
+        raise Misuse(
+            f"where rows and columns of {name!r} {tuple(x.shape)} are is not known; give the baseline as a tensor, "
+            "Baseline.of(x0)"
+        )
+    return tuple(range(2, x.ndim))
 
 
 def _of_shown(context: Context, name: str, x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -187,23 +232,24 @@ def _noise(x: Tensor, seed: int) -> Tensor:
     return x.min() + u * (x.max() - x.min())
 
 
-def blurred(x: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur of pictures (batch, channel, height, width), edges continued."""
+def blurred(x: Tensor, sigma: float, axes: Sequence[int] = (2, 3)) -> Tensor:
+    """A Gaussian blur of pictures along their rows and columns, edges continued."""
     if not sigma > 0:
         raise Misuse(f"the sigma of a blur must be positive, not {sigma}")
+    moved = x.movedim(tuple(axes), (-2, -1))
+    flat = moved.flatten(0, -3)[:, None]
     for axis in (2, 3):
-        reach = min(int(3 * sigma + 0.5), x.shape[axis] - 1)
+        reach = min(int(3 * sigma + 0.5), flat.shape[axis] - 1)
         offsets = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
         kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
         kernel = (kernel / kernel.sum()).to(x.dtype)
         shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
         widths = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
-        flat = F.pad(x, widths, mode="replicate").flatten(0, 1)[:, None]
-        x = F.conv2d(flat, kernel.view(shape)).view(*x.shape)
-    return x
+        flat = F.conv2d(F.pad(flat, widths, mode="replicate"), kernel.view(shape))
+    return flat.view(moved.shape).movedim((-2, -1), tuple(axes))
 
 
-def _painted(context: Context, x: Tensor, b: Baseline) -> Tensor:
+def _painted(context: Context, x: Tensor, b: Baseline, channel: int | None) -> Tensor:
     """Black or white, by the normalisation of the pictures' processor, or as the user says it."""
     mean, std = b.value
     mean, std = (context.reading.mean if mean is None else mean, context.reading.std if std is None else std)
@@ -212,10 +258,11 @@ def _painted(context: Context, x: Tensor, b: Baseline) -> Tensor:
             f"what is {b.kind} depends on the normalisation: use Baseline.{b.kind}(mean=..., std=...), or a reader"
         )
     of = [torch.as_tensor(v, dtype=torch.float32, device=x.device).flatten() for v in (mean, std)]
-    if any(len(v) not in (1, x.shape[1]) for v in of):
-        raise Misuse(f"mean and std must be one value, or one for each of {x.shape[1]} channels")
+    count = 1 if channel is None else x.shape[channel]
+    if any(len(v) not in (1, count) for v in of):
+        raise Misuse(f"mean and std must be one value, or one for each of {count} channels")
     colour = (torch.tensor(0.0 if b.kind == "black" else 1.0) - of[0]) / of[1]
-    return colour.to(x).view(1, -1, 1, 1).expand_as(x).clone()
+    return colour.to(x).view([-1 if a == (channel or 0) else 1 for a in range(x.ndim)]).expand_as(x).clone()
 
 
 # -- ids --------------------------------------------------------------------------------------------------------------
