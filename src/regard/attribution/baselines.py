@@ -171,7 +171,8 @@ def _channel_axis(name: str, x: Tensor, axes: tuple[int, ...]) -> int | None:
             f"which axis of {name!r} {tuple(x.shape)} has the channels is not known: several could; give the baseline "
             "as a tensor, Baseline.of(x0)"
         )
-    return (longer or left or [None])[-1]
+    found = longer or left
+    return found[-1] if found else None
 
 
 def _picture_axes(context: Context, name: str, x: Tensor) -> tuple[int, ...]:
