@@ -8,13 +8,12 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import importlib.util
 
 import pytest
-from jaxtyping import install_import_hook
+
+import checked
 
 if importlib.util.find_spec("timm") is None:  # it has an environment of its own: make test-timm
     collect_ignore = ["timm_sweep.py"]
 
 pytest.register_assert_rewrite("checks")
 
-install_import_hook(
-    ["regard.recording", "regard.attribution", "regard.explanation", "regard.target"], "beartype.beartype"
-)
+checked.check("regard.recording", "regard.attribution", "regard.explanation", "regard.target")

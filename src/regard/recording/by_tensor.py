@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -24,15 +25,10 @@ class ByTensor(Generic[T]):
         self._of: dict[int, tuple[weakref.ref[Tensor], T]] = {}
 
     def __setitem__(self, tensor: Tensor, value: T) -> None:
-        key, of = id(tensor), self._of
-
-        def forget(ref: weakref.ref[Tensor]) -> None:
-            if (found := of.get(key)) is not None and found[0] is ref:
-                del of[key]
-
-        known = of.get(key)
+        known = self._of.get(id(tensor))
         same = known is not None and known[0]() is tensor
-        of[key] = known[0] if same and known is not None else weakref.ref(tensor, forget), value
+        ref = known[0] if same and known is not None else weakref.ref(tensor, partial(_forget, self._of, id(tensor)))
+        self._of[id(tensor)] = ref, value
 
     def get(self, tensor: Any) -> T | None:
         """The tensor's value, if it has one."""
@@ -55,3 +51,9 @@ class ByTensor(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._of)
+
+
+def _forget(of: dict[int, tuple[weakref.ref[Tensor], T]], key: int, ref: weakref.ref[Tensor]) -> None:
+    """A tensor is gone; another one may have its number by now."""
+    if (found := of.get(key)) is not None and found[0] is ref:
+        del of[key]
