@@ -686,7 +686,7 @@ def article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiouAEIO' else 'a'} {noun}"
 
 
-def raws_of(name: str, entries: list[dict[str, Any]], tensors: dict[str, Tensor]) -> list[Raw]:
+def raws_of(name: str, entries: list[Any], tensors: dict[str, Tensor]) -> list[Raw]:
     """The raw inputs of one stream from what `packed` made of them."""
     raws: list[Raw] = []
     for i, entry in enumerate(entries):
@@ -757,5 +757,5 @@ def as_json(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _tensor(values: list[float] | None) -> Tensor | None:
+def _tensor(values: list[Any] | None) -> Tensor | None:
     return None if values is None else torch.tensor(values, dtype=torch.float32)
