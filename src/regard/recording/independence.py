@@ -361,7 +361,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Mm", "Bmm"), _product(0)),
     "Linear": _leading(1),
     "Index": _indexed,
-    "Convolution": _convolved,
+    **dict.fromkeys(("Convolution", "PatchEmbedding"), _convolved),
     "ConstantPadNd": _padded,
     "Repeat": _repeated,
     "Glu": _gated,

@@ -42,6 +42,7 @@ from regard.recording.inputs import Inputs, samples_first
 from regard.recording.names import Names
 from regard.recording.numbers import entering, numbers_in
 from regard.recording.operations import follow, name_of
+from regard.recording.patch_gradient import by_patches
 from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
 from regard.recording.samples import Packed, of_their_samples, samples_meet
@@ -172,10 +173,9 @@ class Recorder(TorchFunctionMode):
 
     def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The operation itself, as the model runs it."""
-        if not self.elsewhere:
-            return func(*args, **kwargs)
-        with as_the_user():
-            return func(*args, **kwargs)
+        with as_the_user() if self.elsewhere else nullcontext():
+            made = by_patches(func, args, kwargs)
+            return func(*args, **kwargs) if made is None else made
 
     def _show_scores(self, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
         """Edits are shown what the model's own scores are made of."""
@@ -470,7 +470,8 @@ class Frozen(TorchFunctionMode):
     ) -> Any:
         if getattr(func, "__name__", "") != "__get__" and any(type(a) is nn.Parameter for a in args):
             args = tuple(a.detach() if type(a) is nn.Parameter else a for a in args)
-        return func(*args, **(kwargs or {}))
+        made = by_patches(func, args, kwargs or {})
+        return func(*args, **(kwargs or {})) if made is None else made
 
 
 def unwatched(model: nn.Module, inputs: Inputs, values: Mapping[str, Tensor]) -> Any:
