@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from regard.recording import operations, recorder, recording, walk
 from regard.recording import rebuild as rebuilding
+from regard.recording.calls import attention as attention_module
 from regard.recording.calls import call as call_module
 from regard.recording.tokens import Tag, Trail
 from tiny import noise, strong
@@ -72,6 +73,45 @@ class Masked(Moved):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=~torch.eye(q.shape[2], dtype=torch.bool))
+
+
+class InParts(nn.Module):
+    """Two layers of four heads, some at a time; the last row is read. uneven: the last part looks for the last rows only."""
+
+    def __init__(self, *parts: int, uneven: bool = False) -> None:
+        super().__init__()
+        self.parts, self.uneven = parts, uneven
+        self.qkv, self.head = (
+            nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(1 if uneven else 2)),
+            nn.Linear(WIDTH, 3),
+        )
+
+    def forward(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        for qkv in self.qkv:
+            q, k, v = (t.unflatten(-1, (4, -1)).transpose(1, 2) for t in qkv(x).chunk(3, -1))
+            if maps is not None:
+                looks = torch.ones(4, TOKENS, 1)
+                if self.uneven:
+                    looks[self.parts[0] :, : TOKENS // 2] = 0
+                maps.append(((q @ k.mT / 2).softmax(-1) * looks).sum(1) / looks.sum(0))
+            out, first = torch.zeros_like(q), 0
+            for last in self.parts:
+                rows, heads = slice(TOKENS // 2 if self.uneven and first else 0, None), slice(first, last)
+                out[:, heads, rows] = F.scaled_dot_product_attention(
+                    q[:, heads, rows], k[:, heads], v[:, heads], scale=0.5
+                )
+                first = last
+            x = x + out.transpose(1, 2).flatten(2)
+        return self.head(x[:, -1])
+
+    def rollout(self, x: Tensor) -> Tensor:
+        """The literal one, of the maps of all heads that look at once."""
+        maps: list[Tensor] = []
+        self(x, maps)
+        R = torch.eye(TOKENS).expand(len(x), -1, -1)
+        for A in maps:
+            R = (torch.eye(TOKENS) + A) / 2 @ R
+        return R[:, -1].detach()
 
 
 class Grouped(nn.Module):
@@ -169,6 +209,9 @@ MOVES: dict[str, Callable[[Moved, Tensor], Tensor]] = {
 }
 
 
+PARTS = {"heads one by one": (1, 2, 3, 4), "three heads and one": (3, 4), "uneven": (2, 4)}
+
+
 @cache
 def model(name: str) -> tuple[nn.Module, dict[str, Tensor] | Tensor]:
     """A model by its name, and its input."""
@@ -179,6 +222,8 @@ def model(name: str) -> tuple[nn.Module, dict[str, Tensor] | Tensor]:
             "a": noise(BATCH, TOKENS, WIDTH),
             "b": noise(BATCH, TOKENS, WIDTH, seed=5),
         }
+    if name in PARTS:
+        return strong(InParts(*PARTS[name], uneven=name == "uneven")), noise(BATCH, TOKENS, WIDTH)
     if name == "grouped":
         return strong(Grouped()), noise(BATCH, TOKENS, WIDTH)
     if name == "patches":
@@ -196,7 +241,7 @@ Swap = tuple[Any, Any, Any]
 
 @dataclass(frozen=True)
 class Mutant:
-    """What is wrong, in words; what finds it; on which models (of `MOVES` and above; families of sweep.py for a twin)."""
+    """What is wrong, in words; what finds it; on which models (of `MOVES` and above; for a twin also families of sweep.py)."""
 
     wrong: str
     found: str
@@ -217,17 +262,32 @@ def mutant(name: str, wrong: str, *on: str, found: str = "verify") -> Callable[[
 
 @contextmanager
 def mutated(name: str) -> Iterator[None]:
-    """Regard with one rule wrong."""
+    """Regard with one rule wrong. Raises NotReached where nothing of what was exchanged was ever called."""
     done: list[Swap] = []
+    reached: list[str] = []
     try:
         for where, what, new in MUTANTS[name].swaps():
             old = where[what] if isinstance(where, dict) else getattr(where, what)
             done.append((where, what, old))
-            _put(where, what, new)
+            _put(where, what, _noted(new, what, reached))
         yield
     finally:
         for swap in reversed(done):
             _put(*swap)
+    if not reached:
+        raise NotReached(name)
+
+
+class NotReached(Exception):
+    """A mutant of code that does not run: a test of it could not fail."""
+
+
+def _noted(new: Rule, what: str, reached: list[str]) -> Rule:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        reached.append(what)
+        return new(*args, **kwargs)
+
+    return noted
 
 
 def _put(where: Any, what: Any, new: Any) -> None:
@@ -380,6 +440,36 @@ mutant("keys as values", "k is kept as v, and v as k", "cross")(
 )
 
 
+def _heads_first() -> list[Swap]:
+    """Where there are as many heads as samples, (sample, head) is read as (head, sample): all but the ids."""
+    call, pairs, back = call_module.Layout.__call__, call_module.Layout.pairs, call_module.Layout.back
+
+    def wrong_pairs(self: Any, t: Tensor, part: slice) -> Tensor:
+        whole = pairs(self, t, slice(0, self.groups * self.heads)).unflatten(0, (self.groups, self.heads))
+        return whole.transpose(0, 1).flatten(0, 1)[part]
+
+    return [
+        (call_module.Layout, "of_groups", lambda self, ids: call(self, ids[..., None])[:, 0, :, 0].contiguous()),
+        (call_module.Layout, "__call__", lambda self, t: call(self, t).transpose(0, 1)),
+        (call_module.Layout, "back", lambda self, t: back(self, t.transpose(0, 1))),
+        (call_module.Layout, "pairs", wrong_pairs),
+    ]
+
+
+mutant("heads laid out wrong", "heads are read as samples, and samples as heads", "cross", "cross written")(
+    _heads_first
+)
+
+
+def _v_turned(self: Any, t: Tensor, old: Any = call_module.AttentionCall.repeated) -> Tensor:
+    return old(self, t).transpose(0, 1)
+
+
+mutant("heads of v laid out wrong", "the same, of values alone", "cross", "written")(
+    lambda: [(call_module.AttentionCall, "repeated", _v_turned)]
+)
+
+
 def _tiled(self: Any, t: Tensor) -> Tensor:
     if t.shape[-3] not in (1, self.layout.lead[-1]):
         t = t.repeat(1, self.layout.lead[-1] // t.shape[-3], 1, 1)
@@ -436,6 +526,64 @@ def _transposed(old: Rule) -> Rule:
 
 mutant("A transposed", "an A that the model made is kept with rows and columns exchanged", "written")(
     lambda: [(recorder, "weights_and_values", _transposed(recorder.weights_and_values))]
+)
+
+# -- attentions of several calls --------------------------------------------------------------------------------------
+
+
+def _listed(change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Callable[[], list[Swap]]:
+    """Other calls are listed as those of an attention."""
+
+    def new(calls: Any, trail: Any, old: Any = recording.attentions) -> Any:
+        calls, found = old(calls, trail)
+        return calls, [replace(a, calls=change(a.calls)) for a in found]
+
+    return lambda: [(recording, "attentions", new)]
+
+
+mutant("the last call of a loop is left out", "an attention is said to be of one call fewer", "heads one by one")(
+    _listed(lambda calls: calls[:-1])
+)
+mutant("the last call of a loop counts twice", "an attention is said to be of one call more", "heads one by one")(
+    _listed(lambda calls: calls + calls[-1:])
+)
+
+
+def _kept_twice(old: Rule) -> Rule:
+    def new(self: Any, *args: Any, **fields: Any) -> Any:
+        old(self, *args, **fields)
+        return old(self, *args, **fields)
+
+    return new
+
+
+mutant("a call is kept twice", "each product of weights and values is two calls", "heads one by one", "written")(
+    lambda: [(recorder.Recorder, "_called", _kept_twice(recorder.Recorder._called))]
+)
+
+
+def _every_other(old: Rule) -> Rule:
+    def new(self: Any, tags: Any, lead: Any, values: Any, **fields: Any) -> Any:
+        self.missed = not getattr(self, "missed", True)
+        if not self.missed:
+            return old(self, tags, lead, values, **fields)
+        self.trail.put(fields["output"], replace(tags[0], ids=tags[0].ids[..., :1].expand(fields["output"].shape)))
+        return fields["output"]
+
+    return new
+
+
+mutant("every other call of a loop is missed", "its output is taken for its queries", "heads one by one")(
+    lambda: [(recorder.Recorder, "_called", _every_other(recorder.Recorder._called))]
+)
+mutant("heads joined are attentions of their own", "nothing is noted of outputs that are joined", "heads one by one")(
+    lambda: [(Trail, "joined", lambda self, how, tags: None)]
+)
+mutant(
+    "shares of heads off", "each call of an attention counts as if all heads were its own", "heads one by one", "uneven"
+)(lambda: [(attention_module, "_shares", lambda calls, groups: [])])
+mutant("shares of rows off", "rows of which some heads look count as if all heads did", "uneven")(
+    lambda: [(call_module, "_share_of_rows", lambda pull, tile, share: None)]
 )
 
 # -- what only a twin can find ----------------------------------------------------------------------------------------
@@ -524,7 +672,25 @@ twin("word embeddings off by one", "each embedding is the word beside (no gradie
     lambda: [rule("embedding", _ids_off)]
 )
 
-KINDS = ("cross", "cross written", "grouped", "patches", "written", "causal", "masked")
+
+def _means_of_means(calls: Any, groups: Any) -> Any:
+    return [(i, 1 / len(g)) for g in groups if len(g) > 1 for i in g]
+
+
+twin("mean of means", "calls of one attention count alike, however many heads they have", "three heads and one")(
+    lambda: [(attention_module, "_shares", _means_of_means)]
+)
+
+
+def _added(self: Trail, how: str, tags: Any, old: Any = Trail.joined) -> None:
+    old(self, "added", tags)
+
+
+twin("heads side by side as if added", "an attention's E is the sum of its heads', not their mean", "heads one by one")(
+    lambda: [(Trail, "joined", _added)]
+)
+
+KINDS = (*PARTS, "cross", "cross written", "grouped", "patches", "written", "causal", "masked")
 """Models that are no moves."""
 
-__all__ = ["KINDS", "MOVES", "MUTANTS", "Mutant", "model", "mutated"]
+__all__ = ["KINDS", "MOVES", "MUTANTS", "PARTS", "InParts", "Mutant", "NotReached", "model", "mutated"]

@@ -425,6 +425,31 @@ def test_caches_of_a_library_and_masks_stay_as_found() -> None:
         regard.explain(net, inputs | {"cache": grown}, regard.Target.next_token(7))
 
 
+# -- numbers that become others ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradients"])
+def test_pairs_of_numbers_that_are_turned_as_complex_ones_enter_once(method: str) -> None:
+    """Rotary positions on the features themselves, as LLaMA's own code writes them."""
+
+    class Rotated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = tiny(), nn.Linear(W, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            angles = torch.arange(x.shape[1])[:, None] / 10.0 ** torch.arange(W // 2)
+            turned = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angles), angles)
+            return self.head(self.body(torch.view_as_real(turned).flatten(2)).mean(1))
+
+    torch.manual_seed(0)
+    net, x = Rotated().eval(), torch.randn(2, 5, W)
+    e = regard.explain(net, {"x": x}, 1, method, **({"steps": 1} if method == "integrated_gradients" else {}))
+    leaf = (x if method == "input_x_gradient" else x / 2).clone().requires_grad_()
+    (g,) = torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)
+    torch.testing.assert_close(e.scores["x"], (g * x).sum(-1), rtol=1e-4, atol=1e-6)
+
+
 # -- one input, cut more than once ------------------------------------------------------------------------------------
 
 

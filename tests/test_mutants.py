@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import runpy
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 pytest.importorskip("transformers")
 import checks
 import regard
-from mutants import KINDS, MOVES, MUTANTS, model, mutated
+from mutants import KINDS, MOVES, MUTANTS, PARTS, InParts, NotReached, model, mutated
 from sweep import FAMILIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "verify.md"
@@ -45,9 +46,20 @@ def test_verify_finds(name: str) -> None:
 
 def twins_agree(name: str) -> None:
     """The maps of a family are those of the literal joint roll-out, and its keys the tokens that they are said to be."""
+    if name in PARTS:
+        written, x = model(name)
+        assert isinstance(written, InParts)
+        torch.testing.assert_close(regard.explain(written, x, 1, "rollout").scores["input"], written.rollout(x))
+        return
     state = checks.state.__wrapped__(FAMILIES[name])
     checks.maps_equal_the_full_joint_roll_out(state)
     checks.keys_are_the_tokens_that_they_are_said_to_be(state)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_twins_agree_as_rules_are(name: str) -> None:
+    """(Those of families: test_sweep.py.)"""
+    twins_agree(name)
 
 
 @pytest.mark.parametrize("name", often([n for n, m in MUTANTS.items() if m.found == "twin"]))
@@ -62,10 +74,15 @@ def test_a_twin_finds(name: str) -> None:
 def test_verify_says_nothing_of_what_it_does_not_prove(name: str) -> None:
     """The page says that these are the twins' to find; should verify come to find one, the page is to say so."""
     for on in MUTANTS[name].on:
-        family = FAMILIES[on]
         torch.manual_seed(checks.SEED)
-        with mutated(name):
-            assert regard.verify(family.build(), dict(family.inputs)).ok, on
+        built = model(on) if on in PARTS else (FAMILIES[on].build(), dict(FAMILIES[on].inputs))
+        with suppress(NotReached), mutated(name):  # verify takes no read-out, and follows no relevance
+            assert regard.verify(*built).ok, on
+
+
+def test_a_mutant_of_code_that_does_not_run_is_no_test() -> None:
+    with pytest.raises(NotReached), mutated("merge off"):
+        regard.verify(*model("flip"))
 
 
 def test_there_are_enough() -> None:

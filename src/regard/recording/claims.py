@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from regard.recording.recording import Recording
-from regard.recording.tokens import STRIDE, Stream
+from regard.recording.tokens import STRIDE, Stream, thin
 
 ROUNDS = 24
 """Sets that overlap are coded in rounds, apart; beyond so many rounds they share their tokens, and the test is weaker."""
@@ -71,6 +71,19 @@ class Claims:
         """Whether it is known that a row holds something of other tokens than those that it is said to be."""
         whole = self.blurred(event)
         return any(self.names[t] in whole for t in self.made_of[identity % STRIDE])
+
+    @cached_property
+    def _padded(self) -> Tensor:
+        out = torch.zeros(self.recording.batch, self.recording.rows, dtype=torch.bool)
+        for stream in self.streams.values():
+            hidden = self.recording.padded.get(stream.name)
+            if hidden is not None and hidden.shape == (len(out), stream.count):
+                out[:, stream.rows] = hidden
+        return out
+
+    def padding(self, claim: Claim) -> bool:
+        """Whether a claim is of padding alone, which no map speaks of."""
+        return claim.sample > 0 and bool(self._padded[claim.sample - 1, list(claim.tokens)].all())
 
     def blurred(self, event: int) -> dict[str, frozenset[int]]:
         """Streams of which tokens have been mixed before an event -> all tokens that their rows may hold."""
@@ -265,13 +278,24 @@ def _samples(batch: int) -> Tensor:
 
 
 def owners(recording: Recording, name: str, shape: torch.Size, stream: Stream) -> Tensor | None:
-    """Ids of the token that each element of an input belongs to, in the input's own axes (see `_owners`)."""
+    """Ids of the token that each element of an input belongs to, in the axes of what enters (see `_owners`)."""
+    raw = recording.placed.get(name)
+    if raw is not None:
+        whole = recording.given.first(name.partition("#")[0]).shape
+        ids = _owners(tuple(whole) if stream.packed else (1, *whole[1:]), stream)
+        return None if ids is None else _of_elements(raw, ids.expand(whole if stream.packed else (1, *whole[1:])))
     axis = recording.axis(name)
     if stream.packed or axis == 0:
         return _owners(tuple(shape), stream)
     lengths = list(shape)
     ids = _owners((1 if axis is None else lengths.pop(axis), *lengths), stream)
     return None if ids is None else ids[0] if axis is None else ids.movedim(0, axis)
+
+
+def _of_elements(raw: Tensor, ids: Tensor) -> Tensor:
+    """Ids of the tokens of whole numbers, where these stand in what enters: `raw` are their places, `ids` whose a place is."""
+    tokens = torch.cat([torch.zeros(1, dtype=torch.int64), ids.flatten() % STRIDE])
+    return thin(raw // STRIDE * STRIDE + tokens[raw % STRIDE])
 
 
 def _owners(shape: tuple[int, ...], stream: Stream) -> Tensor | None:

@@ -198,7 +198,9 @@ def _of_call(call: AttentionCall, what: str, untested: list[str]) -> Unit:
     sides = {"values": (call.v, call.keys), "keys": (call.k, call.keys), "queries": (call.q, call.queries)}
     unit = Unit(what, [])
     if call.looks:
-        untested.append(f"{what}: whose rows its keys are (of {call.looks}; maps speak of its values)")
+        untested.append(
+            f"{what}: its keys (rows of {call.looks}; maps go to the tokens of its values, which are others)"
+        )
         del sides["keys"]
     for number, (side, (t, ids)) in enumerate(sides.items()):
         if t is None or not t.requires_grad:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from regard.recording.calls import AttentionCall
@@ -14,25 +15,30 @@ from regard.recording.cut_run import Cut, fits, noise, separable
 from regard.recording.rebuild import tiles
 from regard.recording.recording import Recording
 from regard.recording.tokens import STRIDE
-from regard.recording.verification import Contradiction
+from regard.recording.verification import APART, Contradiction
 
 WITHIN = 1e-4
 """How far two numbers that are equal may be apart, relatively, in float32; in half precision 16 units of rounding, since the
 kernel rounds A, or what it sums, where we do not."""
 
+VIEWS = ("Unsqueeze", "Squeeze", "Permute", "Transpose", "View", "Reshape", "Select", "Expand", "Alias")
+"""Nodes of the graph that only see their one operand in other axes."""
 
-def kernels(recording: Recording, cut: Cut, untested: list[str]) -> Iterator[Contradiction]:
-    """Each call's A and layout against its own backward pass at v, Aᵀ dO, and its forward one, A V; rows of A against 1."""
+
+def kernels(recording: Recording, cut: Cut, untested: list[str], sums: dict[int, Tensor]) -> Iterator[Contradiction]:
+    """Each call's A and layout against its own backward pass at v, Aᵀ dO, and its forward one, A V; rows of A against 1.
+
+    Row sums of A, (group, row), the mean over heads, are put into `sums`.
+    """
     for call in recording.calls:
         whole = cut.whole.get(call.index)
         if call.lost or whole is None:
             continue
         if not fits(call):
-            yield Contradiction(
-                call.index, call.module, "rows", f"{call.queries.shape[1]} by {call.keys.shape[1]}", "are not", 1
-            )
+            claimed = f"{call.queries.shape[1]} by {call.keys.shape[1]}"
+            yield Contradiction(call.index, call.module, "rows and keys", claimed, "are not", 1.0, APART)
             continue
-        yield from _kernel(call, whole, untested)
+        yield from _kernel(call, whole, untested, sums)
         yield from _groups(call)
 
 
@@ -43,7 +49,7 @@ def _groups(call: AttentionCall) -> Iterator[Contradiction]:
     if len(ids) > len(ids.unique(dim=0)):
         times = len(ids) / len(ids.unique(dim=0))
         yield Contradiction(
-            call.index, call.module, "rows of A", "one a token", f"{times:g} have the same tokens", times - 1
+            call.index, call.module, "rows of A", "one a token", f"{times:g} have the same tokens", times - 1, APART
         )
 
 
@@ -56,25 +62,30 @@ class Sums(NamedTuple):
     A: Tensor
 
 
-def _kernel(call: AttentionCall, whole: AttentionCall, untested: list[str]) -> Iterator[Contradiction]:
+def _kernel(
+    call: AttentionCall, whole: AttentionCall, untested: list[str], kept: dict[int, Tensor]
+) -> Iterator[Contradiction]:
     O = whole.canonical(whole.output.detach()).to(call.precision)
     dO = noise(O.shape, call.index, O).to(call.precision)
     sums = _sums(call, whole, dO)
-    pairs = {"O against A V": (sums.AV, O), "row sums of A⊙G against ⟨dO, O⟩": (sums.AG, (dO * O).sum(-1))}
-    own = _vjp(call, whole, dO)
-    if own is not None:
-        pairs["the model's own gradient at v against Aᵀ dO"] = (_at_values(call, sums.AtdO), own)
+    kept[call.index] = sums.A.mean(1).cpu()
+    pairs = {("O", "A V"): (sums.AV, O), ("row sums of A⊙G", "⟨dO, O⟩"): (sums.AG, (dO * O).sum(-1))}
+    both = _vjps(call, whole, dO, _at_values(call, sums.AtdO))
+    if both is not None:
+        pairs["the model's own gradient at v", "Aᵀ dO"] = both
     elif call.v.requires_grad:
         untested.append(f"call {call.index}: its own gradient at v")
     within = max(WITHIN, 16 * torch.finfo(call.output.dtype).eps)
-    for what, (ours, theirs) in pairs.items():
+    for (what, claimed), (ours, theirs) in pairs.items():
         apart = float((ours - theirs).abs().max()) / max(float(theirs.abs().max()), 1e-6)
         if not apart <= within:
-            yield Contradiction(call.index, call.module, what, "equal", "they are not", apart)
+            yield Contradiction(
+                call.index, call.module, what, claimed, "differ" if "sums" in what else "differs", apart, APART
+            )
     most = float(sums.A.max()) if sums.A.numel() else 0.0
     if (call.A is None or separable(call.A.grad_fn)) and most > 1 + within:
         found = f"one sums to {most:.3g}"
-        yield Contradiction(call.index, call.module, "rows of A", "probabilities", found, most - 1)
+        yield Contradiction(call.index, call.module, "rows of A", "probabilities", found, most - 1, APART)
 
 
 def _sums(call: AttentionCall, whole: AttentionCall, dO: Tensor) -> Sums:
@@ -92,17 +103,57 @@ def _sums(call: AttentionCall, whole: AttentionCall, dO: Tensor) -> Sums:
     return sums
 
 
-def _vjp(call: AttentionCall, whole: AttentionCall, dO: Tensor) -> Tensor | None:
-    """The model's own gradient of ⟨dO, O⟩ at v, in v's axes; None where v does not stand in the graph of O."""
+def _vjps(call: AttentionCall, whole: AttentionCall, dO: Tensor, AtdO: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Aᵀ dO and the model's own gradient of ⟨dO, O⟩, both at v or what v is a view of; None where that is not in O's graph."""
     v, out = whole.v, whole.output
     if not (v.requires_grad and out.requires_grad):
         return None
     given = whole.in_place(dO).to(out.dtype)
-    at, back = _handed_over(v) if whole.A is not None else (v, lambda t: t)
-    (own,) = torch.autograd.grad(out, at, given, retain_graph=True, allow_unused=True)
-    if own is None:
-        return None
-    return back(own).to(call.precision)
+    if whole.A is None and any(_leads(t, v) for t in (whole.q, whole.k)):
+        return AtdO, _again(whole, given).to(call.precision)
+    for at in _viewed(v):
+        (own,) = torch.autograd.grad(out, at, given, retain_graph=True, allow_unused=True)
+        if own is not None:
+            own = own - _through_weights(whole, at, dO) if _leads(whole.A, at) else own
+            (ours,) = torch.autograd.grad(v, at, AtdO.to(v.dtype), retain_graph=True)
+            return ours.to(call.precision), own.to(call.precision)
+    return None
+
+
+def _viewed(v: Tensor) -> Iterator[Any]:
+    """v, and what it is a view of, step by step: a product is seen in axes of ours, which are in nobody's graph."""
+    yield v
+    node: Any = v.grad_fn
+    while node is not None and node.name().startswith(VIEWS):
+        node, number = node.next_functions[0]
+        if node is not None:
+            yield torch.autograd.graph.GradientEdge(node, number)
+
+
+def _leads(t: Tensor | None, at: Any) -> bool:
+    """Whether a tensor is made of the values: keys that are their own values."""
+    if t is None or not t.requires_grad:
+        return False
+    return torch.autograd.grad(t.sum(), at, retain_graph=True, allow_unused=True)[0] is not None
+
+
+def _through_weights(whole: AttentionCall, at: Any, dO: Tensor) -> Tensor:
+    """The part of a gradient at values that comes to them by way of A, as they are its keys, too: A's gradient is dO Vᵀ."""
+    assert whole.A is not None
+    G = whole.layout.back(dO @ whole.repeated(whole.v).detach().to(dO).mT)
+    (found,) = torch.autograd.grad(whole.A, at, G.to(whole.A.dtype), retain_graph=True)
+    return found
+
+
+def _again(whole: AttentionCall, given: Tensor) -> Tensor:
+    """The gradient at values of a fused call that is made once more, of the same operands."""
+    assert whole.q is not None
+    assert whole.k is not None
+    q, k, v = (t.detach() for t in (whole.q, whole.k, whole.v))
+    kernel = partial(F.scaled_dot_product_attention, attn_mask=whole.mask, is_causal=whole.causal, scale=whole.scale)
+    out = kernel(q, k, v.requires_grad_(), enable_gqa=q.shape[-3:-2] != k.shape[-3:-2])
+    found: Tensor = torch.autograd.grad(out, v, given)[0]
+    return found
 
 
 def _at_values(call: AttentionCall, t: Tensor) -> Tensor:
@@ -111,30 +162,3 @@ def _at_values(call: AttentionCall, t: Tensor) -> Tensor:
     if v.ndim > 2 and v.shape[-3] not in (1, t.shape[-3]):
         t = t.unflatten(-3, (v.shape[-3], -1)).sum(-3)
     return t.sum_to_size(v.shape)
-
-
-def _handed_over(v: Tensor) -> tuple[Any, Callable[[Tensor], Tensor]]:
-    """Values of a product as the model handed them over, and the way from there to v: v is a view of them (permuted, then with
-    axes put in), which does not stand in the graph of O."""
-    moves: list[Callable[[Tensor], Tensor]] = []
-    node: Any = v.grad_fn
-    while node is not None and node.name().startswith(("UnsqueezeBackward", "PermuteBackward")):
-        dims = node._saved_dim if "Unsqueeze" in node.name() else node._saved_dims
-        moves.append(partial(_view, node.name(), dims))
-        last = node.name().startswith("Permute")
-        following, number = node.next_functions[0]
-        if last:
-            return torch.autograd.graph.GradientEdge(following, number), lambda t: _moved(t, moves[::-1])
-        node = following
-    return v, lambda t: t
-
-
-def _view(name: str, dims: Any, t: Tensor) -> Tensor:
-    wrapped = [d - (1 << 64) if d >= 1 << 63 else d for d in ([dims] if isinstance(dims, int) else dims)]
-    return t.unsqueeze(wrapped[0]) if name.startswith("Unsqueeze") else t.permute(wrapped)
-
-
-def _moved(t: Tensor, moves: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-    for move in moves:
-        t = move(t)
-    return t

@@ -47,7 +47,7 @@ def entering(trail: Trail, name: str, args: Sequence[Any], out: Any) -> Tag | No
     for t in tensors_in(args):
         other = trail.tag(t)
         if other is not None and other.source is tag.source:
-            if t.is_floating_point():
+            if t.is_floating_point() or t.is_complex():
                 return None
             from_whole = other.raw == tag.raw
     return tag if from_whole and tag.raw != tag.source.ids else None

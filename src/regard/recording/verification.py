@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regard.errors import Contradicted
+
+OFF, APART = "of its gradient", "apart"
 
 
 @dataclass(frozen=True)
 class Contradiction:
     """Rows that are not what they are said to be. call: its number, or None (scores' operands, final states).
 
-    share: of the gradient, how much sits off the claim (or how far two numbers that must agree are apart, relatively).
+    share: of the gradient, how much sits off the claim; or how far two numbers that must agree are apart, relatively (`of` says
+    which).
     """
 
     call: int | None
@@ -21,12 +25,13 @@ class Contradiction:
     claimed: str
     found: str
     share: float
+    of: str = OFF
 
     def __str__(self) -> str:
         where = f"call {self.call}" if self.call is not None else "outside of calls"
         return (
             f"{where}{f' ({self.module})' if self.module else ''}, {self.side}: said to be {self.claimed}, but {self.found} "
-            f"({_percent(self.share)})"
+            f"({_percent(self.share)} {self.of})"
         )
 
 
@@ -83,17 +88,21 @@ class Verification:
             return f"{n} contradiction{'s' if n > 1 else ''}: maps of this model and input would be wrong"
         if not self.claims:
             return "nothing could be tested"
-        tested = f"{self.claims} claims about {self.calls} attention call{'s' if self.calls > 1 else ''} hold"
+        tested = f"{self.claims} claims about {self.calls} attention call{'' if self.calls == 1 else 's'} hold"
         return tested + (", some could not be tested" if self.untested else "")
 
     @property
     def notes(self) -> list[str]:
         """What a receipt says of it."""
-        rows = [f"verified: {self.verdict}" if self.ok else f"WRONG: {self.verdict}"]
+        rows = [f"{self._word}: {self.verdict}"]
         return rows + [str(m) for m in self.mixed] + [f"untested, {u}" for u in _together(self.untested)]
 
+    @property
+    def _word(self) -> str:
+        return "WRONG" if not self.ok else "verified" if self.claims else "untested"
+
     def __str__(self) -> str:
-        rows = [("verified" if self.ok else "WRONG", self.verdict)]
+        rows = [(self._word, self.verdict)]
         rows += [("wrong", str(c)) for c in self.contradictions]
         rows += [("mixed", str(m)) for m in self.mixed]
         rows += [("untested", u) for u in _together(self.untested)]
@@ -104,16 +113,24 @@ class Verification:
 
 
 def _together(sentences: Sequence[str]) -> list[str]:
-    """`call 0: why`, `call 1: why` -> `call 0, 1: why`."""
-    found: dict[str, list[str]] = {}
+    """`call 0: why`, `call 1: why` -> `call 0, 1: why`; the same of all that ends in `call` and a number."""
+    found: dict[str, dict[str, list[int]]] = {}
     for what, _, why in (s.partition(": ") for s in sentences):
-        found.setdefault(why, []).append(what)
-    out = []
-    for why, whats in found.items():
-        calls = [w.removeprefix("call ") for w in whats if w.startswith("call ")]
-        others = [w for w in whats if not w.startswith("call ")]
-        out.append(f"{', '.join([*(['call ' + ', '.join(calls)] if calls else []), *others])}: {why}")
-    return out
+        stem, number = (m[1], [int(m[2])]) if (m := re.fullmatch(r"(.*\bcall) (\d+)", what)) else (what, [])
+        known = found.setdefault(why, {}).setdefault(stem, [])
+        known += [n for n in number if n not in known]
+    return [f"{', '.join(f'{stem} {_ranges(n)}'.rstrip() for stem, n in w.items())}: {why}" for why, w in found.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0, 2 to 5`: three numbers in a row, or more, are a range."""
+    runs: list[list[int]] = []
+    for n in sorted(numbers):
+        if runs and runs[-1][-1] == n - 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)
 
 
 def _percent(share: float) -> str:

@@ -8,7 +8,7 @@ another: a gradient of a bit at a token whose code lacks that bit contradicts a 
 
 What it proves: row -> tokens, where the model is differentiable. Not the shares 1/m of merged tokens, not which calls a row has
 absorbed (`seen`), not the read-out, not hard gates (top-k, capacity). Each call's A and layout are held against its own
-backward pass (Aᵀ dO) as well, and rows of A against their sum.
+backward pass (Aᵀ dO) as well; rows of A over an attention, of one call or several, against what they must sum to.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from regard.recording.attention_check import together
 from regard.recording.claims import Claims, places, rounds
-from regard.recording.coded import Gradients, Test, named, worst
+from regard.recording.coded import TOLERANCE, Gradients, Test, named, worst
 from regard.recording.cut_run import Cut, Term, Unit, units
 from regard.recording.entry import our_own, refuse
 from regard.recording.kernel_check import kernels
@@ -81,7 +82,9 @@ def _verified(recording: Recording, cut: Cut) -> Verification:
     all_units = units(recording, cut, untested)
     alive = [u for u in all_units if _alive(claims, u, gradients, untested)]
     wrong = list(_contradictions(claims, alive, gradients))
-    wrong += kernels(recording, cut, untested)
+    sums: dict[int, Tensor] = {}
+    wrong += kernels(recording, cut, untested, sums)
+    wrong += together(recording, cut, sums)
     mixed = _mixed(claims, alive, gradients)
     untested += beside
     tested = sum(len(t.ids) for u in alive for t in u.terms)
@@ -107,11 +110,16 @@ def _alive(claims: Claims, unit: Unit, gradients: Gradients, untested: list[str]
     dead = rows = 0
     for term in unit.terms:
         for claim in term.claims(claims, sharp=True):
-            if claim.tokens and claim.tokens != {0}:
+            if claim.tokens and claim.tokens != {0} and not claims.padding(claim):
                 rows += 1
                 dead += not bool(table[claim.sample, list(claim.tokens)].any())
     if dead:
-        untested.append(f"{unit.what}: {'all' if dead == rows else f'{dead} of {rows}'} rows pass no gradient")
+        how = (
+            "no gradient comes through its rows"
+            if dead == rows
+            else f"no gradient comes through {dead} of its {rows} rows"
+        )
+        untested.append(f"{unit.what}: {how} (rounded, multiplied by zero, or cut off)")
     for part in unit.parts:
         part.scale = 1 / most if most else 1.0
     return True
@@ -159,7 +167,7 @@ def _mixed(claims: Claims, alive: Sequence[Unit], gradients: Gradients) -> list[
             total += sum(float(t.double().sum()) for t in ledger.total)
             off += sum(float(o.double().sum()) for o in ledger.off)
     # A bit of another token's code is off with the chance that a code lacks it, one in two.
-    if not total:
+    if off <= TOLERANCE * total:
         return []
     share = min(1.0, 2 * off / total)
     by = dict.fromkeys(m.operation for m in claims.recording.mixings if m.operation)

@@ -355,10 +355,6 @@ class AttentionCall:
         groups, heads, n, m = self.shape
         device = self.output.device
         rs = [p.r.to(device, self.precision) for p in pulls]
-        if not isinstance(
-            self.share, float
-        ):  # heads differ in number from row to row: the rows are weighted beforehand
-            rs = [self.shared(r.movedim((-2, -1), (0, 1))).movedim((0, 1), (-2, -1)) for r in rs]
         none, one = (f((), device=device, dtype=self.precision) for f in (torch.zeros, torch.ones))
         done = [Pulled(none.repeat(*r.shape[:-2], groups, m), one.repeat(groups, n)) for r in rs]
         needed = torch.stack([(r != 0).flatten(0, -2).any(0) for r in rs]).cpu()
@@ -370,7 +366,8 @@ class AttentionCall:
             for i in serves:
                 r = rs[i][..., tile.groups, span]
                 weights = _weights(pulls[i], tile, heads, r, self.share)
-                moved, keep = _through(r, pulls[i], each_A, each_AG, weights, last=i == serves[-1])
+                share = _share_of_rows(pulls[i], tile, self.share)
+                moved, keep = _through(r, pulls[i], each_A, each_AG, weights, share, last=i == serves[-1])
                 done[i].moved[..., tile.groups, tile.keys] += moved
                 if pulls[i].normalised:
                     done[i].keep[tile.groups, span] = keep
@@ -384,7 +381,8 @@ class AttentionCall:
 def _weights(pull: Pull, tile: Tile, heads: int, r: Tensor, share: float | Tensor) -> tuple[Tensor, Tensor | None]:
     """θ of a tile's heads, (group, head), and κ of its keys, (group, key), as r is counted.
 
-    The mean over heads is the attention's: a call's own mean counts as much as its share of the attention's heads.
+    The mean over heads is the attention's: a call's own mean counts as much as its share of the attention's heads (where that
+    differs from row to row: `_share_of_rows`).
     """
     if pull.heads is None or pull.rule.over_heads == "max":
         each = share / heads if isinstance(share, float) else 1 / heads
@@ -395,8 +393,22 @@ def _weights(pull: Pull, tile: Tile, heads: int, r: Tensor, share: float | Tenso
     return theta, None if pull.keys is None else pull.keys.to(r)[tile.groups, tile.keys]
 
 
+def _share_of_rows(pull: Pull, tile: Tile, share: float | Tensor) -> Tensor | None:
+    """A call's share of its attention's heads, (group, row) of a tile, where a mean over heads is asked for and heads differ in
+    number from row to row."""
+    if isinstance(share, float) or pull.heads is not None or pull.rule.over_heads == "max":
+        return None
+    return share[tile.groups, tile.rows]
+
+
 def _through(
-    r: Tensor, pull: Pull, A: Tensor, AG: Tensor | None, weights: tuple[Tensor, Tensor | None], last: bool
+    r: Tensor,
+    pull: Pull,
+    A: Tensor,
+    AG: Tensor | None,
+    weights: tuple[Tensor, Tensor | None],
+    share: Tensor | None,
+    last: bool,
 ) -> tuple[Tensor, Tensor]:
     """r @ E for one tile, and what its rows keep; the sum over heads is taken by the product itself.
 
@@ -409,10 +421,11 @@ def _through(
     theta, kappa = weights
     groups, some, n, m = each.shape
     keep = torch.ones_like(r[(0,) * (r.ndim - 2)])
+    own = 1.0 if share is None else share.to(r)
     if pull.normalised:
         sums = each.sum(-1) if kappa is None else (each @ kappa[:, None, :, None])[..., 0]
-        keep = 1 / (1 + (theta[..., None] * sums).sum(1))
-        r = r * keep
+        keep = 1 / (1 + own * (theta[..., None] * sums).sum(1))
+    r = r * (own * keep)
     rows = r.reshape(-1, groups, 1, n) * theta[..., None]
     rows = rows.expand(-1, groups, some, n).reshape(-1, groups, some * n).transpose(0, 1)
     moved = (rows @ each.reshape(groups, some * n, m)).transpose(0, 1).reshape(*r.shape[:-1], m)
