@@ -18,7 +18,7 @@ from regard.recording.calls.attention import Attention
 from regard.recording.calls.call import Pull
 from regard.recording.cut_run import Cut
 from regard.recording.recording import Recording
-from regard.recording.verification import APART, Contradiction
+from regard.recording.verification import APART, WHOLE, Contradiction
 
 WITHIN = 1e-5
 """How far two row sums that are equal may be apart: both are made of one A, in float32 at least."""
@@ -56,7 +56,7 @@ def _listed(recording: Recording) -> Iterator[Contradiction]:
             n = max(numbers[call.index], heads[call.index], len(own))
             found = f"counts {n} times" if n > 1 else "is not among its calls"
             yield Contradiction(
-                call.index, call.module, "the call", f"one of attention {call.attention}", found, 1.0, APART
+                call.index, call.module, "the call", f"one of attention {call.attention}", found, 1.0, WHOLE
             )
 
 
@@ -69,7 +69,7 @@ def _twice(calls: Sequence[AttentionCall], cut: Cut) -> Iterator[Contradiction]:
             first = known.setdefault((out.data_ptr(), out.shape, out.stride(), out.dtype), call.index)
             if first != call.index:
                 found = f"is the output of call {first}"
-                yield Contradiction(call.index, call.module, "the output", "its own", found, 1.0, APART)
+                yield Contradiction(call.index, call.module, "the output", "its own", found, 1.0, WHOLE)
 
 
 def _rows(recording: Recording, attention: Attention, sums: Mapping[int, Tensor]) -> Iterator[Contradiction]:
@@ -112,7 +112,7 @@ def _one(recording: Recording) -> Iterator[Contradiction]:
         if a.attention != b.attention and _read_together(recording, a, b):
             side = f"attention {a.attention} and attention {b.attention}"
             yield Contradiction(
-                b.index, b.module, side, "two", "are read as one (the same rows of one state)", 1.0, APART
+                b.index, b.module, side, "two", "are read as one (the same rows of one state)", 1.0, WHOLE
             )
 
 

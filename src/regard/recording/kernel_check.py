@@ -15,7 +15,7 @@ from regard.recording.cut_run import Cut, fits, noise, separable
 from regard.recording.rebuild import tiles
 from regard.recording.recording import Recording
 from regard.recording.tokens import STRIDE
-from regard.recording.verification import APART, Contradiction
+from regard.recording.verification import APART, WHOLE, Contradiction
 
 WITHIN = 1e-4
 """How far two numbers that are equal may be apart, relatively, in float32; in half precision 16 units of rounding, since the
@@ -36,7 +36,7 @@ def kernels(recording: Recording, cut: Cut, untested: list[str], sums: dict[int,
             continue
         if not fits(call):
             claimed = f"{call.queries.shape[1]} by {call.keys.shape[1]}"
-            yield Contradiction(call.index, call.module, "rows and keys", claimed, "are not", 1.0, APART)
+            yield Contradiction(call.index, call.module, "rows and keys", claimed, "are not", 1.0, WHOLE)
             continue
         yield from _kernel(call, whole, untested, sums)
         yield from _groups(call)
@@ -141,7 +141,7 @@ def _through_weights(whole: AttentionCall, at: Any, dO: Tensor) -> Tensor:
     """The part of a gradient at values that comes to them by way of A, as they are its keys, too: A's gradient is dO Vᵀ."""
     assert whole.A is not None
     G = whole.layout.back(dO @ whole.repeated(whole.v).detach().to(dO).mT)
-    (found,) = torch.autograd.grad(whole.A, at, G.to(whole.A.dtype), retain_graph=True)
+    found: Tensor = torch.autograd.grad(whole.A, at, G.to(whole.A.dtype), retain_graph=True)[0]
     return found
 
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from regard.errors import Contradicted
 
-OFF, APART = "of its gradient", "apart"
+OFF, APART, WHOLE = "of its gradient", "apart", ""
 
 
 @dataclass(frozen=True)
 class Contradiction:
     """Rows that are not what they are said to be. call: its number, or None (scores' operands, final states).
 
-    share: of the gradient, how much sits off the claim; or how far two numbers that must agree are apart, relatively (`of` says
-    which).
+    share: of the gradient, how much sits off the claim (`of`: "of its gradient"); or how far two numbers that must agree are
+    apart, relatively ("apart"); or 1, of what is not so at all ("").
     """
 
     call: int | None
@@ -28,11 +28,10 @@ class Contradiction:
     of: str = OFF
 
     def __str__(self) -> str:
+        share = f" ({_percent(self.share)} {self.of})" if self.of else ""
         where = f"call {self.call}" if self.call is not None else "outside of calls"
-        return (
-            f"{where}{f' ({self.module})' if self.module else ''}, {self.side}: said to be {self.claimed}, but {self.found} "
-            f"({_percent(self.share)} {self.of})"
-        )
+        where += f" ({self.module})" if self.module else ""
+        return f"{where}, {self.side}: said to be {self.claimed}, but {self.found}{share}"
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,10 @@ class Verification:
         """The same. Raises Contradicted where something is."""
         if self.contradictions:
             more = f" (and {len(self.contradictions) - 1} more)" if len(self.contradictions) > 1 else ""
+            remedy = ", and say whose tokens they are with streams=" if self.contradictions[0].of == OFF else ""
             raise Contradicted(
-                f"what is followed of the tokens is wrong, and so would be a map: {self.contradictions[0]}{more}; see "
-                "regard.verify(model, inputs), and say whose tokens they are with streams="
+                f"what is followed of the model is wrong, and so would be a map: {self.contradictions[0]}{more}; see "
+                f"regard.verify(model, inputs){remedy}"
             )
         return self
 
@@ -88,8 +88,9 @@ class Verification:
             return f"{n} contradiction{'s' if n > 1 else ''}: maps of this model and input would be wrong"
         if not self.claims:
             return "nothing could be tested"
-        tested = f"{self.claims} claims about {self.calls} attention call{'' if self.calls == 1 else 's'} hold"
-        return tested + (", some could not be tested" if self.untested else "")
+        calls = f"{self.calls} attention call{'' if self.calls == 1 else 's'}"
+        tested = f"{self.claims} rows in and around {calls} rest on the tokens that maps say"
+        return tested + ("; some could not be tested" if self.untested else "")
 
     @property
     def notes(self) -> list[str]:
