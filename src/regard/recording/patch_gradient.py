@@ -41,8 +41,8 @@ def _each(value: Any, kernel: Sequence[int]) -> tuple[Any, ...]:
     """A setting of a convolution, for each axis."""
     if value == "valid":
         return (0,) * len(kernel)
-    value = tuple(value) if isinstance(value, tuple | list) else (value,)
-    return value * len(kernel) if len(value) == 1 else value
+    values: tuple[Any, ...] = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return values * len(kernel) if len(values) == 1 else values
 
 
 class PatchEmbedding(torch.autograd.Function):
