@@ -600,6 +600,10 @@ def _notes(recording: Recording, follows: bool, along: Path | None) -> list[str]
     """What a reader of the map should know of the run; of its attention only where the method follows it."""
     notes = recording.said.sentences() + (_of_attention(recording) if follows else []) + _of_packed(recording)
     notes += _of_caches(recording, follows)
+    if recording.unseen:
+        notes.append(
+            f"values were written past autograd ({', '.join(recording.unseen)}): gradients are those of what stood there before"
+        )
     if recording.guessed and along is not None and along.site.kind != "input":
         where = ", ".join(recording.guessed)
         notes.append(f"tokens after {where} are known by their place alone: how these blocks mix them is not followed")
@@ -617,6 +621,7 @@ def _of_attention(recording: Recording) -> list[str]:
         notes.append(
             f"attention calls {at} look at tokens of {name} and take the values of others, which alone get a score"
         )
+    notes += recording.renamed
     if recording.mixers:
         notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
     return notes

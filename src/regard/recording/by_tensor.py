@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +49,10 @@ class ByTensor(Generic[T]):
 
     def __contains__(self, tensor: Any) -> bool:
         return self.get(tensor) is not None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The tensors that live."""
+        return (t for ref, _ in [*self._of.values()] if (t := ref()) is not None)
 
     def __len__(self) -> int:
         return len(self._of)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.recording.meetings import meet, meet_itself
 from regard.recording.tokens import STRIDE, Mixing, Tag, Trail, constant, first_along, lost, thin
 
 Tags = Sequence[Tag | None]
@@ -127,6 +128,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     trail.joined("added", found)
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
         fits = [(t, trail.settled(tag) if tag.raw else tag) for t, tag in fits]
+        found = [tag for _, tag in fits]
     fits = _unblended(trail, fits, out)
     _, best = min(fits, key=lambda p: (bool(p[1].lost), p[1].keys is None, p[0].shape != out.shape, *p[1].order))
     if best.source.rank >= PARAMETERS:
@@ -144,6 +146,8 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
             return [nowhere(gone, name, out)]
         trail.doubt(best, f"`{gone.lost}` made rows that are not followed, and were added to it")
     _spread_over(trail, name, best, spread, out)
+    for tag in found:
+        meet_itself(trail, name, best, tag, out)
     alone = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim == 2]
     mixed = name if any(not trail.alike(alone[0], ids) for ids in alone[1:]) else ""
     seen = united(found)
@@ -159,9 +163,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         ):
             trail.mixes(tag.lost, best, tag)
         if tag.source.rank != best.source.rank and max(tag.source.rank, best.source.rank) < PARAMETERS:
-            trail.meets.setdefault(tag.source.name, {}).setdefault(best.source.name)
-            if not best.seen:
-                trail.aliases.setdefault(tag.source.name, best.source.name)
+            meet(trail, name, tag, best, out)
     keys = best.keys
     if keys is not None:
         if best.probs and len(found) == 2 and name in ("mul", "multiply", "__mul__", "__rmul__"):
@@ -207,6 +209,8 @@ def _spread_over(trail: Trail, name: str, best: Tag, others: Sequence[Tag], out:
         elif tag.source is not best.source:
             trail.meets.setdefault(tag.source.name, {}).setdefault(best.source.name)
             trail.spreads.append(Mixing(trail.events, frozenset([best.source.name, tag.source.name]), name))
+        elif tag.raw and best.raw:
+            meet_itself(trail, name, best, tag, out)
         elif not (tag.raw or best.raw) and not _alike(trail, tag.ids.expand(out.shape), best.ids.expand(out.shape)):
             trail.mixes(f"{name} of different tokens", best)
 
@@ -245,6 +249,7 @@ def _newest(trail: Trail, tags: Sequence[Tag]) -> Tensor | None:
     for other in rows[1:]:
         if torch.equal(newest, other):
             continue
+        newest, other = torch.where(newest == 0, other, newest), torch.where(other == 0, newest, other)  # nobody's rows
         if not trail.alike(newest, other) or not trail.in_line(newest, other):
             return None
         sample = torch.maximum(newest // STRIDE, other // STRIDE)

@@ -303,23 +303,3 @@ def copied(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     if tag is None:
         return [old and old.moved(torch.zeros_like)]
     return [tag.moved(lambda i: trail.for_samples(i, out.shape))]
-
-
-def write_through(trail: Trail, view: Tensor) -> None:
-    """A write into a view is a write into the tensor that it is a view of."""
-    base = view._base
-    tag = trail.tag(view)
-    if base is None or tag is None or tag.keys is not None or isinstance(base, nn.Parameter):
-        return
-    old = trail.tag(base)
-    if tag.lost or not base.is_contiguous():
-        trail.put(base, nowhere(tag, tag.lost or "a write into a view", base))
-        return
-    ids = (
-        torch.zeros(base.shape, dtype=torch.int64)
-        if old is None
-        else old.ids.clone(memory_format=torch.contiguous_format)
-    )
-    ids.as_strided(view.shape, view.stride(), view.storage_offset() - base.storage_offset()).copy_(tag.ids)
-    best = tag if old is None else min(old, tag, key=lambda t: t.order)
-    trail.put(base, replace(best, ids=ids, seen=tag.seen | (0 if old is None else old.seen)))

@@ -52,8 +52,8 @@ from regard.recording.movements import (
     reshape,
     resized,
     select,
-    write_through,
 )
+from regard.recording.storage import name_of_kernel
 from regard.recording.tokens import Trail
 from regard.recording.writes import SUMS_INTO, WRITES, added, scatter, spellings
 
@@ -95,33 +95,22 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
     name = name_of(func)
     if name in FRESH:
         return
+    kwargs = {k: v for k, v in kwargs.items() if k != "out"}
     operands = tensors_in(args) + tensors_in(kwargs.values())
     if not any(isinstance(t, nn.Parameter) or trail.tag(t) is not None for t in operands):
         return
     if not args and "input" in kwargs:
         args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
     rule: Callable[..., Tags] = RULES.get(name, mixing)
-    if foreign := _foreign(func):
+    if foreign := name_of_kernel(func):
         name, rule = foreign, mixing
     try:
         tags = rule(trail, name, args, kwargs, out)
     except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError):
         tags = mixing(trail, name, args, kwargs, out)  # not known in this form: the trail ends, the run goes on
     outs = [out] if isinstance(out, Tensor) else list(out)
-    changed = out if name.endswith("_") and isinstance(out, Tensor) and args and out is args[0] else None
-    before = trail.tag(changed)
     for t, tag in zip(outs, tags, strict=False):
         trail.put(t, tag)
-    if changed is not None and before is not trail.tag(changed):
-        write_through(trail, changed)
-
-
-def _foreign(func: Callable[..., Any]) -> str:
-    """The full name of an operation that is not torch's own (a user's kernel): what it does to rows is not known; else ""."""
-    if not isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-        return ""
-    name = str(getattr(func, "_name", "") or getattr(func, "_qualified_op_name", ""))
-    return "" if name.partition("::")[0] in ("aten", "prims") else name.partition(".")[0]
 
 
 RULES: dict[str, Callable[..., Tags]] = {

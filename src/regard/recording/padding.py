@@ -14,24 +14,28 @@ if TYPE_CHECKING:
 
 
 def padding(recording: Recording) -> dict[str, Tensor]:
-    """Tokens that a mask among the inputs, or the mask of every call that reads them, leaves out."""
-    alive = torch.zeros(recording.batch, recording.rows, dtype=torch.float32)
+    """Tokens that a mask among the inputs, or the mask of every call that reads them, leaves out.
+
+    A token that no call has among its keys (dropped before attention) is no padding: the model may read it by other ways.
+    """
+    alive, there = (torch.zeros(recording.batch, recording.rows, dtype=torch.float32) for _ in range(2))
     for call in recording.calls:
         if call.lost:
             continue
-        samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
-        alive.index_put_((samples.clamp(min=0), rows), (~call.dead_keys()).float(), accumulate=True)
+        at = (call.keys // STRIDE - 1).clamp(min=0), call.keys % STRIDE
+        alive.index_put_(at, (~call.dead_keys()).float(), accumulate=True)
+        there.index_put_(at, torch.ones(call.keys.shape), accumulate=True)
     for merge in reversed(recording.merges):  # what a row is made of is seen where the row is
-        alive.index_add_(1, merge.sources.flatten(), alive[:, merge.rows].repeat_interleave(merge.sources.shape[1], 1))
-    hidden = alive == 0
+        for seen in (alive, there):
+            seen.index_add_(
+                1, merge.sources.flatten(), seen[:, merge.rows].repeat_interleave(merge.sources.shape[1], 1)
+            )
     padded = {}
     for stream in recording.streams:
         if not stream.shown:
             continue
         mask = _mask_of(recording.inputs, stream)
-        out = (
-            hidden[:, stream.rows] if _is_read(recording, stream) else torch.zeros(recording.batch, stream.count).bool()
-        )
+        out = (alive == 0)[:, stream.rows] & (stream.packed & _is_read(recording, stream) | (there > 0)[:, stream.rows])
         padded[stream.name] = out if mask is None else out | (mask == 0)
     return padded
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
+from regard.recording import storage
 from regard.recording.branches import Branch, Branches
 from regard.recording.calls import AttentionCall, Layout
 from regard.recording.calls.call import Weights
@@ -124,7 +125,9 @@ class Recorder(TorchFunctionMode):
 
     def _watched(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if self.resting:
-            return self._counted(self._run(func, args, kwargs))
+            out = self._counted(self._run(func, args, kwargs))
+            storage.glance(self.trail, name_of(func), args, kwargs, out)
+            return out
         if func is F.multi_head_attention_forward:
             with self, as_the_user():
                 return _mha_inside(*args, **kwargs)
@@ -133,10 +136,12 @@ class Recorder(TorchFunctionMode):
             fused = self._fused(func, args, kwargs)
             self.may_rest()
             return fused
-        if name == "__setitem__":
-            out = self._run(func, args, kwargs)
-            set_item(self.trail, args)
-            return out
+        if name in ("__setitem__", "__set__"):
+            return self._set(func, args, kwargs)
+        if name in storage.HANDS_OUT:
+            storage.hand_out(self.trail, name, args[0])
+        into = kwargs.get("out", args[0] if args else None)
+        before = self.trail.tag(into)
         if self.branches is not None:
             self.branches.before(name, args)
         out = self._counted(pooled(self.edits, self.trail, name, args, kwargs, self._run(func, args, kwargs)))
@@ -153,6 +158,10 @@ class Recorder(TorchFunctionMode):
         if why := sampled(self.trail, name, args):
             self.calls.append(self._lost_call(why, out))
         follow(self.trail, func, args, kwargs, out)
+        if storage.name_of_kernel(func):
+            storage.written_by_kernel(self.trail, func, args)
+        elif (into := storage.written_into(name, args, kwargs, out)) is not None:
+            storage.written(self.trail, name, into, before)
         if self.edits and name in PRODUCTS:
             self._show_scores(name, args, kwargs, out)
         if self.branches is not None:
@@ -160,6 +169,17 @@ class Recorder(TorchFunctionMode):
         if name == "embedding":
             return self._embedded(out, args, kwargs)
         return out if entering(self.trail, name, args, out) is None else self._entered(out)
+
+    def _set(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """`x[index] = value`, and `x.data = value`."""
+        before, name = self.trail.tag(args[0]), name_of(func)
+        out = self._run(func, args, kwargs)
+        if name == "__setitem__":
+            set_item(self.trail, args)
+            storage.written(self.trail, name, args[0], before)
+        elif getattr(func.__self__, "__name__", "") == "data":  # type: ignore[attr-defined]
+            storage.replaced(self.trail, *args)
+        return out
 
     def _counted(self, out: Any) -> Any:
         """What an operation gave, its bytes counted."""
@@ -604,6 +624,7 @@ def _run(
     args, kwargs = inputs.arguments(passed)
     with as_the_user(), hooks, uncompiled(), recorder:
         returned = model(*args, **kwargs)
+    storage.check_lent(trail)
     output = samples_first(returned, inputs, trail)
     said.check(trail)
     recorder.calls = [_joined_after_all(c) for c in recorder.calls]

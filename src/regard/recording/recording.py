@@ -24,6 +24,7 @@ from regard.recording.entry import Readout, check_readout, our_own, refuse
 from regard.recording.frames import Block
 from regard.recording.gradient import gradient
 from regard.recording.inputs import Inputs
+from regard.recording.meetings import of_other_tokens, renamed
 from regard.recording.own_tokens import own_tokens
 from regard.recording.padding import padding
 from regard.recording.rebuild import MEMORY_BUDGET, budget_of
@@ -80,6 +81,8 @@ class Recording:
         mixers: operations outside attention that mix rows in a way that is not followed; mixings: where, and from when on.
         whole: the tokens of every attention call are known, and there is one: maps can be followed.
         stages: all streams of the run, also those that no call reads. guessed: blocks whose rows are known by place alone.
+        unseen: operations that wrote values past autograd.
+        renamed: sentences on rows of one input that went on under the name of another's (meetings.py).
     """
 
     model: nn.Module = field(repr=False)
@@ -114,6 +117,8 @@ class Recording:
     whole: bool = True
     stages: list[Stream] = field(default_factory=list, repr=False)
     guessed: list[str] = field(default_factory=list)
+    renamed: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -448,10 +453,11 @@ def _recorded(
     for call in run.calls:
         used[call.queries.flatten() % STRIDE] = True
         used[call.keys.flatten() % STRIDE] = True
-    if not maps:
+    if not (maps and run.said.sayings):
         names = dict.fromkeys(k.partition("#")[0] for k in run.leaves)
         used = own_tokens(trail, used, {n: run.inputs.axis(n) for n in names})
     trail.later_stages(used)
+    of_other_tokens(trail)
     batches = _batches(run.inputs, trail.streams, used) or trail.batches
     recording = Recording(
         model=model,
@@ -485,8 +491,10 @@ def _recorded(
         stages=trail.streams,
         placed=run.placed,
         guessed=run.guessed,
+        unseen=[*trail.unseen],
     )
     recording.streams = _in_use(recording, used)
+    recording.renamed = renamed(trail, recording.calls)
     _spread_over_others(recording, trail.spreads)
     if strict:
         from regard.recording.cuts import joined

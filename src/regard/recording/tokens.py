@@ -13,6 +13,7 @@ gives new rows and a token map, `Merge`, which the walk goes back through.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -210,8 +211,15 @@ class Trail:
         self._sources: dict[str, Source] = {}
         self.events = 0
         self.call_events = 0
+        self._pointers: dict[int, int] = {}
         self.aliases: dict[str, str] = {}
         self.meets: dict[str, dict[str, None]] = {}
+        self.displaced: set[str] = set()
+        self.unseen: dict[str, None] = {}
+        self.lent: list[tuple[Tensor, int, Tensor, str]] = []
+        self.apart: ByTensor[weakref.ref[Tensor]] = ByTensor()
+        self.renamed: dict[tuple[str, str, str], int] = {}
+        self.raw_pairs: list[tuple[int, str, str, Tensor, Tensor]] = []
         self.entered: dict[str, Tag] = {}
         self.doubts: list[tuple[int, str, str]] = []
         self.copies: dict[int, int] = {}
@@ -235,8 +243,23 @@ class Trail:
     # -- tags -------------------------------------------------------------------------------------------------------
 
     def tag(self, tensor: Any) -> Tag | None:
-        """The tensor's tag, if it has one."""
-        return self.tags.get(tensor)
+        """The tensor's tag, if it has one; lost where its memory has been exchanged (`set_`, which no mode sees)."""
+        found = self.tags.get(tensor)
+        if found is not None and self._pointers[id(tensor)] != _pointer(tensor):
+            return lost(replace(found, ids=torch.zeros((), dtype=torch.int64).expand(tensor.shape)), "set_")
+        if found is None and isinstance(tensor, Tensor) and tensor._base is not None:
+            return self._of_base(tensor, tensor._base)
+        return found
+
+    def _of_base(self, view: Tensor, base: Tensor) -> Tag | None:
+        """The tag of a view that was taken before its tensor held anybody's rows."""
+        of = self.tags.get(base)
+        if of is None:
+            return None
+        if of.lost or of.keys is not None or not base.is_contiguous():
+            return lost(replace(of, ids=torch.zeros((), dtype=torch.int64).expand(view.shape)), "a view")
+        ids = of.ids.contiguous()
+        return replace(of, ids=ids.as_strided(view.shape, view.stride(), view.storage_offset() - base.storage_offset()))
 
     def put(self, tensor: Any, tag: Tag | None) -> None:
         """Tag a tensor (parameters are never tagged: the user's objects stay clean), or forget its tag."""
@@ -248,6 +271,7 @@ class Trail:
         if tag.ids.shape != tensor.shape:
             tag = replace(tag, ids=torch.zeros((), dtype=torch.int64).expand(tensor.shape), keys=None, lost="shape")
         self.tags[tensor] = tag
+        self._pointers[id(tensor)] = _pointer(tensor)
         if self.attended(tag):
             last = (tag.seen & self.call_events).bit_length() - 1
             self.final_seen[last] = self.final_seen.get(last, 0) | tag.seen
@@ -651,6 +675,14 @@ class Trail:
                 few = thin(out, but=dim)
                 return torch.where((few > 0) & (few < STRIDE), few + sample, few).expand(shape)
         return out
+
+
+def _pointer(t: Tensor) -> int:
+    """Where a tensor's memory begins; 0 where it has none of its own."""
+    try:
+        return t.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def thin(ids: Tensor, but: int | None = None) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from regard.recording.elementwise import Tags, mixing, nowhere
-from regard.recording.movements import on_cpu, write_through
+from regard.recording.movements import on_cpu
 from regard.recording.samples import in_one_sample
 from regard.recording.tokens import Tag, Trail, constant, first_along
 
@@ -258,7 +258,6 @@ def set_item(trail: Trail, args: Sequence[Any]) -> None:
     except (RuntimeError, IndexError, ValueError, TypeError):
         (tag,) = mixing(trail, "__setitem__", args, {}, args[0])
     trail.put(args[0], tag)
-    write_through(trail, args[0])
 
 
 __all__ = ["SUMS_INTO", "WRITES", "Write", "added", "scatter", "set_item", "spellings"]
