@@ -6,6 +6,7 @@ Each model here is the same layers as `Whole`, with the same weights, written as
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -442,3 +443,76 @@ def test_copies_that_several_calls_tell_apart_are_refused(rows: int) -> None:
 def test_baselines_of_attention_sites_still_take_none(whole: nn.Module) -> None:
     with pytest.raises(Misuse, match="give no other"):
         regard.explain(whole, noise(1, TOKENS, WIDTH), 1, "taylor", site=Site.attention(0), baseline=Baseline.zero())
+
+
+# -- earlier states beside the last ones ----------------------------------------------------------------------------------
+
+
+class ReadsEarlier(Whole):
+    """Three layers; the head reads the states after each of them in some way."""
+
+    def __init__(self, read: Callable[[ReadsEarlier, list[Tensor]], Tensor]) -> None:
+        super().__init__()
+        self.read, self.heads = read, nn.ModuleList(nn.Linear(WIDTH, 3) for _ in range(3))
+        self.wide, self.norm = nn.Linear(2 * WIDTH, 3), nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, states = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1), []
+        for qkv, out in zip(self.qkv, self.out, strict=True):
+            x = x + out(self.attention(*qkv(x).chunk(3, -1)))
+            states.append(x)
+        return self.read(self, states)
+
+
+EARLIER: dict[str, tuple[Callable[[ReadsEarlier, list[Tensor]], Tensor], str]] = {
+    "two class tokens, side by side": (lambda m, s: m.wide(torch.cat([s[1][:, 0], s[2][:, 0]], 1)), "attention 1"),
+    "another token of an earlier layer": (lambda m, s: m.wide(torch.cat([s[0][:, 3], s[2][:, 0]], 1)), "attention 0"),
+    "a mean over layers": (lambda m, s: m.head(torch.stack([t[:, 0] for t in s]).mean(0)), "attention 0, 1"),
+    "a sum over layers": (lambda m, s: m.head(s[1][:, 0] + s[2][:, 0]), "attention 1"),
+    "states added, then read": (lambda m, s: m.head((s[1] + s[2])[:, 0]), "attention 1"),
+    "states normed and added": (lambda m, s: m.head((m.norm(s[1]) + m.norm(s[2]))[:, 0]), "attention 1"),
+    "means of two layers": (lambda m, s: m.wide(torch.cat([s[0].mean(1), s[2].mean(1)], 1)), "attention 0"),
+    "heads of their own": (lambda m, s: sum(h(t[:, 0]) for h, t in zip(m.heads, s, strict=True)), "attention 0, 1"),
+    "states side by side": (lambda m, s: m.wide(torch.cat([s[1], s[2]], -1))[:, 0], "attention 1"),
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_head_that_reads_earlier_states_too_is_told(name: str) -> None:
+    torch.manual_seed(4)
+    read, where = EARLIER[name]
+    model, x = strong(ReadsEarlier(read)), noise(2, TOKENS, WIDTH)
+    gae, plain = regard.explain(model, x, 1, ["gae", "input_x_gradient"])
+    (note,) = [n for n in gae.receipt.notes if "also reads" in n]
+    assert f"as {where} left them" in note
+    assert not any("also reads" in n for n in plain.receipt.notes)
+
+
+class Parallel(Whole):
+    """Attention and a layer of each token by itself, side by side (GPT-J), and a long skip that a later layer attends to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, skipped = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1), []
+        for qkv, out in zip(self.qkv, self.out, strict=True):
+            x = x + (out(self.attention(*qkv(x).chunk(3, -1))) + out(x).tanh())
+            skipped.append(x)
+            x = x + skipped[0] if len(skipped) == 2 else x
+        return self.pooled(x)
+
+
+def test_parallel_branches_and_skips_are_no_earlier_reads(whole: nn.Module) -> None:
+    torch.manual_seed(4)
+    for model in (strong(Parallel()), whole, strong(ReadsEarlier(lambda m, s: m.head(s[2][:, 0] + s[2].mean(1))))):
+        assert not any("also reads" in n for n in regard.explain(model, noise(2, TOKENS, WIDTH), 1).receipt.notes)
+
+
+def test_earlier_states_that_the_target_does_not_rest_on_are_not_told() -> None:
+    """Heads for training alone, states that are given back."""
+
+    class Given(ReadsEarlier):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x)[-1]
+
+    torch.manual_seed(4)
+    both = strong(Given(lambda m, s: (torch.stack([h(t[:, 0]) for h, t in zip(m.heads, s, strict=True)])).unbind()))
+    assert not any("also reads" in n for n in regard.explain(both, noise(2, TOKENS, WIDTH), 1).receipt.notes)

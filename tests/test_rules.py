@@ -350,9 +350,9 @@ def test_rows_chosen_by_the_input_are_followed_as_chosen_and_it_is_said() -> Non
 
 
 MIXED: dict[str, tuple[Step, str]] = {
-    "a mixer": (lambda m, x: m.mix(x.mT).mT, "linear"),
-    "a mixer beside its residual": (lambda m, x: x + m.mix(x.mT).mT, "linear"),
-    "a gate": (lambda m, x: x * m.mix(x.mT).mT.sigmoid(), "linear"),
+    "a mixer": (lambda m, x: m.mix(x.mT).mT, "linear in mix"),
+    "a mixer beside its residual": (lambda m, x: x + m.mix(x.mT).mT, "linear in mix"),
+    "a gate": (lambda m, x: x * m.mix(x.mT).mT.sigmoid(), "linear in mix"),
     "tensordot": (lambda m, x: torch.tensordot(m.learned, x, ([1], [1])).transpose(0, 1), "tensordot"),
     "matmul": (lambda m, x: m.learned @ x, "matmul"),
     "einsum": (lambda m, x: torch.einsum("mn,bnd->bmd", m.learned, x), "einsum"),

@@ -46,6 +46,7 @@ from regard.recording.readout import found_from_the_gradient, read_after_blocks,
 from regard.recording.rebuild import budget_of
 from regard.recording.recorder import run
 from regard.recording.recording import cut_off
+from regard.recording.rereads import reread
 from regard.recording.tokens import STRIDE
 from regard.recording.verify import Verification
 from regard.recording.verify import verify as proof_of
@@ -389,10 +390,12 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     walks = relevance(recording, gradients, dict(readout.items()), [*presets.values()]) if presets else []
     walked = dict(zip(presets, walks, strict=True))
     hidden = recording.hidden()
+    earlier = reread(recording, y) if any(row.follows_maps(w.site) for row in rows) and w.readout is None else []
     shared = time.perf_counter() - started
     for row in rows:
         since = time.perf_counter()
         context = maps.contexts[row.name] = replace(maps.context, notes=[])
+        context.notes += earlier if row.follows_maps(w.site) else []
         if row.name in chosen and chosen[row.name][1]:
             context.notes.append(chosen[row.name][1])
         readout.asked = False
@@ -623,8 +626,18 @@ def _of_attention(recording: Recording) -> list[str]:
         )
     notes += recording.renamed
     if recording.mixers:
-        notes.append(f"tokens are mixed outside attention ({', '.join(recording.mixers)}), which maps do not follow")
+        where = ", ".join(_mixer(name, recording.modules.get(name, [])) for name in recording.mixers)
+        notes.append(f"tokens are mixed outside attention ({where}), which maps do not follow")
     return notes
+
+
+def _mixer(operation: str, modules: Sequence[str]) -> str:
+    """An operation and the modules that use it; of many, the first."""
+    named = [m for m in modules if m]
+    if not named:
+        return operation
+    more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+    return f"{operation} in {named[0]}{more}"
 
 
 def _of_packed(recording: Recording) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regard.recording.elementwise import PARAMETERS, Tags, element_wise, mixing, nowhere, rows_in
-from regard.recording.tokens import Tag, Trail, constant, first_along, thin
+from regard.recording.elementwise import Tags, element_wise, mixing, nowhere, rows_in
+from regard.recording.meetings import meet_along
+from regard.recording.tokens import PARAMETERS, STRIDE, Tag, Trail, constant, first_along, thin
 
 PRODUCTS = {
     "matmul",
@@ -116,7 +117,7 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         else _tuple(padding, axes)
     )
     if any(k > s for k, s in zip(kernel, stride, strict=True)):
-        trail.mixes(name, tag, told=not tag.raw)  # raw: patches that overlap
+        trail.mixes(name, tag, told=not tag.raw or _along_tokens(tag))  # raw: patches that overlap
         if tag.raw:
             trail.overlapping.setdefault(tag.source.name, axes)
     ids = first_along(tag.ids, -axes - 1)
@@ -142,6 +143,13 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
             trail.doubt(tag, f"a convolution ({name}) mixed in neighbours, which are not followed")
         tag = replace(tag, ids=centres)
     return [tag.moved(lambda i: i.expand(out.shape))]
+
+
+def _along_tokens(tag: Tag) -> bool:
+    """Whether the last axis of a table (token, width), turned, is its tokens'."""
+    if len(tag.source.shape) != 2 or tag.source.ids:
+        return False
+    return not constant(torch.where(tag.ids % STRIDE > 0, (tag.ids % STRIDE - 1) // tag.source.shape[1], 0), -1)
 
 
 class Taps(NamedTuple):
@@ -423,9 +431,11 @@ def softmax(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if tag is not None and tag.lost and out.ndim >= 3:
         trail.softmaxes += 1
         return [replace(nowhere(tag, tag.lost, out), probs=trail.softmaxes)]
-    if tag is None or tag.keys is None:
-        return element_wise(trail, name, args, kwargs, out)
     dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    if tag is None or tag.keys is None:
+        if tag is not None and isinstance(dim, int):
+            meet_along(trail, name, tag, [dim], out)
+        return element_wise(trail, name, args, kwargs, out)
     if constant(tag.keys.ids, dim) and not constant(tag.ids, dim):
         tag = replace(tag.keys, keys=replace(tag, keys=None))
     trail.softmaxes += 1

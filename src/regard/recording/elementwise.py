@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording.meetings import meet, meet_itself
-from regard.recording.tokens import STRIDE, Mixing, Tag, Trail, constant, first_along, lost, thin
+from regard.recording.meetings import meet, meet_along, meet_itself
+from regard.recording.rereads import earlier_states
+from regard.recording.tokens import PARAMETERS, STRIDE, Mixing, Tag, Trail, constant, first_along, lost, thin
 
 Tags = Sequence[Tag | None]
-PARAMETERS = 10_000
-"""Sources of this rank and above are parameters."""
 MAKERS = {
     "exp",
     "exp2",
@@ -126,6 +125,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if (pairs := _pairs(fits, out)) is not None:
         return [pairs]
     trail.joined("added", found)
+    earlier_states(trail, fits, out, joined=False)
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
         fits = [(t, trail.settled(tag) if tag.raw else tag) for t, tag in fits]
         found = [tag for _, tag in fits]
@@ -147,7 +147,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         trail.doubt(best, f"`{gone.lost}` made rows that are not followed, and were added to it")
     _spread_over(trail, name, best, spread, out)
     for tag in found:
-        meet_itself(trail, name, best, tag, out)
+        meet_itself(trail, f"{name} of different tokens", best, tag, out)
     alone = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim == 2]
     mixed = name if any(not trail.alike(alone[0], ids) for ids in alone[1:]) else ""
     seen = united(found)
@@ -208,9 +208,10 @@ def _spread_over(trail: Trail, name: str, best: Tag, others: Sequence[Tag], out:
                 trail.mixes(tag.lost, best, tag)
         elif tag.source is not best.source:
             trail.meets.setdefault(tag.source.name, {}).setdefault(best.source.name)
+            trail.at_work(name)
             trail.spreads.append(Mixing(trail.events, frozenset([best.source.name, tag.source.name]), name))
         elif tag.raw and best.raw:
-            meet_itself(trail, name, best, tag, out)
+            meet_itself(trail, f"{name} of different tokens", best, tag, out)
         elif not (tag.raw or best.raw) and not _alike(trail, tag.ids.expand(out.shape), best.ids.expand(out.shape)):
             trail.mixes(f"{name} of different tokens", best)
 
@@ -269,10 +270,14 @@ def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
     """A sum or mean over an axis along which every place is the same row's (experts of a token); over tokens it is lost."""
     tag, at = trail.tag(args[0]), REDUCTIONS[name]
     dim = kwargs.get("dim", kwargs.get("axis", args[at] if len(args) > at else None))
-    if tag is None or tag.lost or tag.raw or dim is None or not isinstance(out, Tensor):
+    if tag is None or tag.lost or dim is None or not isinstance(out, Tensor):
         return element_wise(trail, name, args, kwargs, out)
     dims = sorted({d % args[0].ndim for d in ([dim] if isinstance(dim, int) else dim)})
-    if not all(constant(t.ids, d) for t in (tag, tag.keys) if t is not None for d in dims):
+    if tag.raw:
+        if not _of_one_row(tag, dims):
+            return element_wise(trail, name, args, kwargs, out)
+        meet_along(trail, name, tag, dims, args[0])
+    elif not all(constant(t.ids, d) for t in (tag, tag.keys) if t is not None for d in dims):
         return element_wise(trail, name, args, kwargs, out)
 
     def reduced(ids: Tensor) -> Tensor:
@@ -281,6 +286,14 @@ def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
         return ids.reshape(out.shape)
 
     return [tag.moved(reduced)]
+
+
+def _of_one_row(tag: Tag, dims: Sequence[int]) -> bool:
+    """Whether elements along some axes of a table (token, width) of numbers are of one row of it."""
+    if len(tag.source.shape) != 2 or tag.source.ids:
+        return False
+    rows = torch.where(tag.ids % STRIDE > 0, (tag.ids % STRIDE - 1) // tag.source.shape[1], -1)
+    return all(constant(rows, d) for d in dims)
 
 
 def gated(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -331,11 +344,12 @@ def normalised(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, A
     tag = trail.tag(args[0])
     if tag is not None and not tag.lost and tag.keys is None:
         axes = _averaged(name, args, kwargs)
-        features = any(tag.ids.shape[d] > 1 and constant(tag.ids, d) for d in range(1, tag.ids.ndim) if d not in axes)
+        features = tag.raw or any(
+            tag.ids.shape[d] > 1 and constant(tag.ids, d) for d in range(1, tag.ids.ndim) if d not in axes
+        )
         if len(axes) == 1 and not features:
             axes = axes[1:]  # several rows side by side, which are to become one (Swin's merging)
-        if len(axes) > 1 if tag.raw else any(not constant(tag.ids, d) for d in axes):
-            trail.mixes(name, tag)
+        meet_along(trail, name, tag, axes, args[0])
     return first_alone(trail, name, args, kwargs, out)
 
 
@@ -354,6 +368,9 @@ def running(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     if not isinstance(out, Tensor):  # a running maximum, and where it stands
         return [*running(trail, name, args, kwargs, out[0]), None]
     along = isinstance(dim, int) and tag is not None and tag.keys is None and not tag.raw and constant(tag.ids, dim)
+    if isinstance(dim, int) and tag is not None and tag.raw and _of_one_row(tag, [dim]):
+        meet_along(trail, name, tag, [dim], out)
+        along = True
     if along or not out.is_floating_point():
         return element_wise(trail, name, args, kwargs, out)
     return mixing(trail, name, args, kwargs, out)

@@ -6,14 +6,15 @@ of both. Out of step (turned, shifted, chosen by an index) the row is a token of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from regard.recording.calls import AttentionCall
-from regard.recording.tokens import STRIDE, Mixing, Tag, Trail, constant, first_along
+from regard.recording.tokens import PARAMETERS, STRIDE, Mixing, Tag, Trail, constant, first_along
 
 
 def meet(trail: Trail, operation: str, tag: Tag, best: Tag, out: Tensor) -> None:
@@ -40,7 +41,20 @@ def meet_itself(trail: Trail, operation: str, a: Tag, b: Tag, out: Tensor) -> No
         return
     x, y = torch.broadcast_tensors(a.ids % STRIDE, b.ids % STRIDE)
     if bool((apart := (x != y) & (x > 0) & (y > 0)).any()):
+        trail.at_work(operation)
         trail.raw_pairs.append((trail.events, a.source.name, operation, x[apart] - 1, y[apart] - 1))
+
+
+def meet_along(trail: Trail, operation: str, tag: Tag, axes: Iterable[int], out: Tensor) -> None:
+    """Rows along some axes have a say in one another (a softmax, a norm): mixing, where they are several tokens'."""
+    if not out.is_floating_point() or tag.lost or tag.keys is not None or tag.source.rank >= PARAMETERS:
+        return
+    for axis in axes:
+        if tag.raw:
+            meet_itself(trail, operation, tag, replace(tag, ids=first_along(tag.ids, axis).expand(tag.ids.shape)), out)
+        elif not constant(tag.ids, axis):
+            trail.mixes(operation, tag)
+            return
 
 
 def of_other_tokens(trail: Trail) -> None:
@@ -49,7 +63,7 @@ def of_other_tokens(trail: Trail) -> None:
         for owned in (s.owned() for s in trail.streams if s.name == name and s.owned is not None):
             if bool((owned[x] != owned[y]).any()):
                 trail.mixings.append(Mixing(event, frozenset([name]), operation))
-                trail.mixers.setdefault(f"{operation} of different tokens")
+                trail.mixers.setdefault(operation)
 
 
 def renamed(trail: Trail, calls: Sequence[AttentionCall]) -> list[str]:

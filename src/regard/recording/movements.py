@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from regard.recording.contractions import embedding, is_lookup
-from regard.recording.elementwise import PARAMETERS, Tags, broadcasts, element_wise, mixing, nowhere
+from regard.recording.elementwise import Tags, broadcasts, element_wise, mixing, nowhere
+from regard.recording.rereads import earlier_states
 from regard.recording.samples import in_one_sample
-from regard.recording.tokens import Tag, Trail, constant, first_along, reshaped, thin
+from regard.recording.tokens import PARAMETERS, Tag, Trail, constant, first_along, reshaped, thin
 
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "_unsafe_view"}
 RESHAPES |= {"squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d", "atleast_3d", "view_copy", "_reshape_alias"}
@@ -140,6 +141,7 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     """Segments: rows of several tensors, side by side (or features of the same rows, side by side)."""
     parts = list(args[0]) if args else list(kwargs["tensors"])
     tags = [trail.parameter_tag(t) for t in parts]
+    earlier_states(trail, [(x, t) for x, t in zip(parts, tags, strict=True) if t is not None], out, joined=True)
     known = [t for t in tags if t is not None and not t.lost]
     gone = [t for t in tags if t is not None and t.lost]
     if gone or not known:

@@ -7,6 +7,7 @@ can say where it was lost.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -110,7 +111,8 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
         tags = mixing(trail, name, args, kwargs, out)  # not known in this form: the trail ends, the run goes on
     outs = [out] if isinstance(out, Tensor) else list(out)
     for t, tag in zip(outs, tags, strict=False):
-        trail.put(t, tag)
+        ends = tag is not None and tag.lost == name and not tag.lost_in
+        trail.put(t, replace(tag, lost_in=trail.module()) if tag is not None and ends else tag)
 
 
 RULES: dict[str, Callable[..., Tags]] = {

@@ -27,7 +27,7 @@ from regard.recording.calls import AttentionCall, Layout
 from regard.recording.calls.call import Weights
 from regard.recording.contractions import PRODUCTS, Product, read_product
 from regard.recording.edits import Edit
-from regard.recording.elementwise import PARAMETERS, nowhere
+from regard.recording.elementwise import nowhere
 from regard.recording.entry import (
     Surroundings,
     as_the_user,
@@ -48,7 +48,7 @@ from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
 from regard.recording.samples import Packed, of_their_samples, samples_meet
 from regard.recording.states import State, Watch
-from regard.recording.tokens import Source, Tag, Trail, constant
+from regard.recording.tokens import PARAMETERS, Source, Tag, Trail, constant
 from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
 from regard.recording.writes import set_item
 
@@ -99,6 +99,7 @@ class Recorder(TorchFunctionMode):
         self.until = until
         self.resting = False
         self.depths: list[int] = []
+        trail.module = self._module
 
     def __enter__(self) -> Any:
         _at_work.recorders.append(self)

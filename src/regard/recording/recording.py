@@ -28,6 +28,7 @@ from regard.recording.meetings import of_other_tokens, renamed
 from regard.recording.own_tokens import own_tokens
 from regard.recording.padding import padding
 from regard.recording.rebuild import MEMORY_BUDGET, budget_of
+from regard.recording.rereads import Reread
 from regard.recording.said import Said
 from regard.recording.states import Key, State, embeddings, frontier
 from regard.recording.tokens import STRIDE, Merge, Mixing, Stream, constant
@@ -81,7 +82,8 @@ class Recording:
         mixers: operations outside attention that mix rows in a way that is not followed; mixings: where, and from when on.
         whole: the tokens of every attention call are known, and there is one: maps can be followed.
         stages: all streams of the run, also those that no call reads. guessed: blocks whose rows are known by place alone.
-        unseen: operations that wrote values past autograd.
+        modules: a mixer -> the modules in which it mixed. unseen: operations that wrote values past autograd.
+        rereads: where earlier states of rows met later ones.
         renamed: sentences on rows of one input that went on under the name of another's (meetings.py).
     """
 
@@ -119,6 +121,8 @@ class Recording:
     guessed: list[str] = field(default_factory=list)
     renamed: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    rereads: list[Reread] = field(default_factory=list, repr=False)
+    modules: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -492,6 +496,8 @@ def _recorded(
         placed=run.placed,
         guessed=run.guessed,
         unseen=[*trail.unseen],
+        rereads=trail.rereads,
+        modules={name: [*where] for name, where in trail.modules.items()},
     )
     recording.streams = _in_use(recording, used)
     recording.renamed = renamed(trail, recording.calls)

@@ -16,9 +16,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regard.errors import Misuse, TrailLost, nearest
-from regard.recording.elementwise import PARAMETERS
 from regard.recording.samples import MEET
-from regard.recording.tokens import SEVERAL, STRIDE, Source, Stream, Tag, Trail, first_along
+from regard.recording.tokens import PARAMETERS, SEVERAL, STRIDE, Source, Stream, Tag, Trail, first_along
 
 FIELDS = ("call", "side", "at", "grid", "axis")
 SIDES = {"": ("keys", "queries"), "both": ("keys", "queries"), "keys": ("keys",), "queries": ("queries",)}

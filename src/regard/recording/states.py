@@ -15,8 +15,7 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.recording.edits import Edit
-from regard.recording.elementwise import PARAMETERS
-from regard.recording.tokens import Tag, Trail, constant
+from regard.recording.tokens import PARAMETERS, Tag, Trail, constant
 
 
 class Key(NamedTuple):

@@ -29,6 +29,9 @@ from regard.recording.names import Names
 STRIDE = 1 << 32
 """An id is (sample + 1) * STRIDE + row. Row 0 is nobody (padding); sample -1 is a parameter not yet given to samples."""
 
+PARAMETERS = 10_000
+"""Sources of this rank and above are parameters."""
+
 SEVERAL = "a sum over several samples"
 
 
@@ -148,6 +151,7 @@ class Tag:
         mixed: the operation that added another token's row to one standing alone (a recurrent state), or "".
         origin: where the trail is lost, the rows (without samples) that stood there before; None where these are not known.
         made: for scores that no softmax has seen, the last of exp, sigmoid, relu, ... that they have been through, or "".
+        lost_in: the module at work then, or "".
         blend: the operation that mixed the rows of `origin` to new ones in shares that are not followed, or "".
     """
 
@@ -161,6 +165,7 @@ class Tag:
     computed: bool = False
     mixed: str = ""
     origin: Tensor | None = None
+    lost_in: str = ""
     blend: str = ""
     made: str = ""
 
@@ -216,6 +221,7 @@ class Trail:
         self.meets: dict[str, dict[str, None]] = {}
         self.displaced: set[str] = set()
         self.unseen: dict[str, None] = {}
+        self.rereads: list[Any] = []
         self.lent: list[tuple[Tensor, int, Tensor, str]] = []
         self.apart: ByTensor[weakref.ref[Tensor]] = ByTensor()
         self.renamed: dict[tuple[str, str, str], int] = {}
@@ -225,6 +231,8 @@ class Trail:
         self.copies: dict[int, int] = {}
         self.made_of: dict[int, int] = {}
         self.mixers: dict[str, None] = {}
+        self.module: Callable[[], str] = lambda: ""
+        self.modules: dict[str, dict[str, None]] = {}
         self.looked_up: set[str] = set()
         self.mixings: list[Mixing] = []
         self.spreads: list[Mixing] = []
@@ -338,9 +346,14 @@ class Trail:
 
     def mixes(self, operation: str, *tags: Tag, told: bool = True) -> None:
         """An operation outside attention mixes rows in a way that is not followed. told: the receipt names it."""
+        self.at_work(operation, next((t.lost_in for t in tags if t.lost == operation), ""))
         if told:
             self.mixers.setdefault(operation)
         self.mixings.append(Mixing(self.events, frozenset(t.source.name for t in tags), operation))
+
+    def at_work(self, operation: str, module: str = "") -> None:
+        """Note the module in which an operation mixes rows; the one at work, if it is not named."""
+        self.modules.setdefault(operation, {}).setdefault(module or self.module())
 
     def joined(self, how: str, tags: Sequence[Tag | None]) -> None:
         """Rows that have absorbed different calls meet: side by side along the width or the rows, or added (attention.py)."""

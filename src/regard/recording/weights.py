@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from regard.recording.contractions import Product, read_product
-from regard.recording.elementwise import PARAMETERS, tensors_in
-from regard.recording.tokens import STRIDE, Tag, Trail, constant, thin
+from regard.recording.elementwise import tensors_in
+from regard.recording.tokens import PARAMETERS, STRIDE, Tag, Trail, constant, thin
 
 
 def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
