@@ -125,7 +125,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if (pairs := _pairs(fits, out)) is not None:
         return [pairs]
     trail.joined("added", found)
-    earlier_states(trail, fits, out, joined=False)
+    earlier_states(trail, fits, out)
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
         fits = [(t, trail.settled(tag) if tag.raw else tag) for t, tag in fits]
         found = [tag for _, tag in fits]

@@ -141,7 +141,7 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     """Segments: rows of several tensors, side by side (or features of the same rows, side by side)."""
     parts = list(args[0]) if args else list(kwargs["tensors"])
     tags = [trail.parameter_tag(t) for t in parts]
-    earlier_states(trail, [(x, t) for x, t in zip(parts, tags, strict=True) if t is not None], out, joined=True)
+    _earlier(trail, name, parts, tags, args[1] if len(args) > 1 else kwargs.get("dim", 0), out)
     known = [t for t in tags if t is not None and not t.lost]
     gone = [t for t in tags if t is not None and t.lost]
     if gone or not known:
@@ -173,6 +173,16 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
                    for t, p in zip(tags, parts, strict=True)]  # fmt: skip
         keys = replace(best.keys, ids=_joined(name, columns, dim, out))
     return [replace(best, ids=ids, keys=keys, seen=_seen(tags))]
+
+
+def _earlier(trail: Trail, name: str, parts: Sequence[Tensor], tags: Tags, dim: int, out: Tensor) -> None:
+    """Earlier states that stand beside later ones of the same rows (rereads.py)."""
+    lengths = [x.shape[dim] if name in CATS else 1 for x in parts]
+    places = [(dim, sum(lengths[:i]), n) for i, n in enumerate(lengths)]
+    if name not in CATS | {"stack"}:
+        places = [(0, 0, len(out))] * len(parts)
+    known = [(x, t, place) for x, t, place in zip(parts, tags, places, strict=True) if t is not None]
+    earlier_states(trail, [(x, t) for x, t, _ in known], out, [place for *_, place in known])
 
 
 def _seen(tags: Tags) -> int:

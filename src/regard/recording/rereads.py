@@ -7,16 +7,18 @@ changed them, is found where the two meet, and told.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from regard.recording.gradient import gradient
 from regard.recording.graph import node_of, upstream
 from regard.recording.tokens import STRIDE, Tag, Trail
 
 if TYPE_CHECKING:
+    from regard.recording.calls import AttentionCall
     from regard.recording.recording import Recording
 
 CONTRACTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "ScaledDotProduct", "UnsafeView_Mm")
@@ -24,27 +26,41 @@ CONTRACTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "ScaledDotProduct",
 
 @dataclass(frozen=True)
 class Reread:
-    """Rows of a stream that had absorbed `before`, beside rows that have absorbed `after`. node: where they met."""
+    """Rows of a stream that had absorbed `before`, beside rows that have absorbed `after`, from the event `time` on.
+
+    out: where they met; part: its axis, the first place on it, and how many places are the earlier state's; None: all of it.
+    """
 
     stream: str
     before: int
     after: int
-    node: Any
+    time: int
+    out: Tensor = field(repr=False)
+    part: tuple[int, int, int] | None = None
+
+    def reached(self, gradient: Tensor | None) -> bool:
+        """Whether y has a gradient at the earlier state's place, given that at all of `out`."""
+        if gradient is None:
+            return False
+        return bool((gradient if self.part is None else gradient.narrow(*self.part)).any())
 
 
-def earlier_states(trail: Trail, parts: Sequence[tuple[Tensor, Tag]], out: Tensor, *, joined: bool) -> None:
-    """Note rows that meet later states of their own. joined: side by side; else added or multiplied."""
+def earlier_states(
+    trail: Trail, parts: Sequence[tuple[Tensor, Tag]], out: Tensor, places: Sequence[tuple[int, int, int]] | None = None
+) -> None:
+    """Note rows that meet later states of their own. places: of parts that stand side by side; else they are added, ..."""
     seens = {tag.seen & trail.call_events for _, tag in parts}
     if len(seens) < 2 or not out.requires_grad:
         return
     after = max(seens, key=int.bit_count)
     newest = [t for t, tag in parts if tag.seen & trail.call_events == after]
-    for t, tag in parts:
+    for i, (t, tag) in enumerate(parts):
         before = tag.seen & trail.call_events
         if not before or before == after or before & ~after or not _changed(trail, tag, after & ~before):
             continue
-        if joined or _picked(tag, out) or any(_holds(n, t) for n in newest):
-            trail.rereads.append(Reread(tag.source.name, before, after, node_of(out)))
+        if places is not None or _picked(tag, out) or any(_holds(n, t) for n in newest):
+            part = None if places is None else places[i]
+            trail.rereads.append(Reread(tag.source.name, before, after, trail.events, out, part))
 
 
 def _changed(trail: Trail, tag: Tag, missing: int) -> bool:
@@ -80,14 +96,12 @@ def _is_plain(node: Any) -> bool:
 
 def reread(recording: Recording, y: Tensor) -> list[str]:
     """Sentences on earlier states that y rests on."""
-    later = [c.seen | c.rows_seen | c.keys_seen for c in recording.calls]
-    open_ = [r for r in recording.rereads if not any(seen & r.after == r.after for seen in later)]
-    if not open_:
+    open_ = [r for r in recording.rereads if not any(_reads(c, r) for c in recording.calls)]
+    if not open_ or not y.requires_grad:
         return []
-    reached = {*upstream([node_of(y)])}
     found: dict[str, set[int]] = {}
-    for r in open_:
-        if r.node in reached:
+    for r, g in zip(open_, gradient(y, [r.out for r in open_], keep=True), strict=True):
+        if r.reached(g):
             last = next(c.attention for c in recording.calls if c.event == r.before.bit_length() - 1)
             found.setdefault(r.stream, set()).add(last)
     return [
@@ -95,6 +109,11 @@ def reread(recording: Recording, y: Tensor) -> list[str]:
         "changed them; maps begin at the last states alone"
         for name, at in found.items()
     ]
+
+
+def _reads(call: AttentionCall, r: Reread) -> bool:
+    """Whether a call reads what earlier and later states have made together."""
+    return call.event >= r.time and (call.seen | call.rows_seen | call.keys_seen) & r.after == r.after
 
 
 __all__ = ["Reread", "earlier_states", "reread"]
