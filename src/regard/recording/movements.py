@@ -177,7 +177,7 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
 
 def _earlier(trail: Trail, name: str, parts: Sequence[Tensor], tags: Tags, dim: int, out: Tensor) -> None:
     """Earlier states that stand beside later ones of the same rows (rereads.py)."""
-    lengths = [x.shape[dim] if name in CATS else 1 for x in parts]
+    lengths = [(x.shape[dim] if x.ndim == out.ndim else 0) if name in CATS else 1 for x in parts]
     places = [(dim, sum(lengths[:i]), n) for i, n in enumerate(lengths)]
     if name not in CATS | {"stack"}:
         places = [(0, 0, len(out))] * len(parts)
