@@ -1007,7 +1007,7 @@ hand("torch-transformer", "TorchTransformer", {"src": noise(2, 5, 16), "tgt": no
      streams={"src": 5, "tgt": 4}, calls=6, **FAST)  # fmt: skip
 hand("torch-attention", "TorchAttention", {
     "query": noise(2, 3, 16), "key": noise(2, 5, 16, seed=3), "value": noise(2, 5, 16, seed=4)},
-    lambda out: out[0][:, 0, 1], streams={"query": 3, "value": 5}, calls=1, core=True)  # fmt: skip
+    lambda out: out[0][:, 0, 1], streams={"query": 3, "key": 5, "value": 5}, calls=1, core=True)  # fmt: skip
 hand("torch-tokens-first", "TokensFirst", {"src": noise(5, 2, 16)}, lambda out: out[0, :, 1],
      refused="several samples", why="axis 0 must be samples (batch_first)", core=True)  # fmt: skip
 hand("written-out", "Layers")

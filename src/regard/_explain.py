@@ -374,7 +374,8 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     """One gradient, one walk for all methods of the attention family, and the other methods."""
     started = time.perf_counter()
     recording = w.recording
-    gradients = recording.gradients_later(y, keep=keep or not recording.whole)  # its read-out takes one of its own
+    more = not recording.whole or bool(recording.rereads)  # the read-out takes a gradient of its own
+    gradients = recording.gradients_later(y, keep=keep or more)
     readout = LateReadout(lambda: _read_out(recording, y, gradients, w.readout, again))
     context = Context(recording, gradients, readout, w.seed, w.site, w.baseline, again, w.reading)
     context.asked = w.readout is not None

@@ -24,7 +24,7 @@ def padding(recording: Recording) -> dict[str, Tensor]:
             continue
         at = (call.keys // STRIDE - 1).clamp(min=0), call.keys % STRIDE
         alive.index_put_(at, (~call.dead_keys()).float(), accumulate=True)
-        there.index_put_(at, torch.ones(call.keys.shape), accumulate=True)
+        there.index_put_(at, torch.ones_like(call.keys, dtype=torch.float32), accumulate=True)
     for merge in reversed(recording.merges):  # what a row is made of is seen where the row is
         for seen in (alive, there):
             seen.index_add_(

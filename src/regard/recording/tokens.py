@@ -216,7 +216,7 @@ class Trail:
         self._sources: dict[str, Source] = {}
         self.events = 0
         self.call_events = 0
-        self._pointers: dict[int, int] = {}
+        self._pointers: ByTensor[int] = ByTensor()
         self.aliases: dict[str, str] = {}
         self.meets: dict[str, dict[str, None]] = {}
         self.displaced: set[str] = set()
@@ -253,7 +253,7 @@ class Trail:
     def tag(self, tensor: Any) -> Tag | None:
         """The tensor's tag, if it has one; lost where its memory has been exchanged (`set_`, which no mode sees)."""
         found = self.tags.get(tensor)
-        if found is not None and self._pointers[id(tensor)] != _pointer(tensor):
+        if found is not None and self._pointers.get(tensor) != _pointer(tensor):
             return lost(replace(found, ids=torch.zeros((), dtype=torch.int64).expand(tensor.shape)), "set_")
         if found is None and isinstance(tensor, Tensor) and tensor._base is not None:
             return self._of_base(tensor, tensor._base)
@@ -278,8 +278,8 @@ class Trail:
             return
         if tag.ids.shape != tensor.shape:
             tag = replace(tag, ids=torch.zeros((), dtype=torch.int64).expand(tensor.shape), keys=None, lost="shape")
+        self._pointers[tensor] = _pointer(tensor)  # first: asking for it may ask for the tag
         self.tags[tensor] = tag
-        self._pointers[id(tensor)] = _pointer(tensor)
         if self.attended(tag):
             last = (tag.seen & self.call_events).bit_length() - 1
             self.final_seen[last] = self.final_seen.get(last, 0) | tag.seen
