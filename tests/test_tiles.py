@@ -56,7 +56,7 @@ class Qwen2VL(T.Qwen2VLProcessor):
 
     def __init__(self, image_processor: Any, read: Any) -> None:
         self.image_processor, self.tokenizer, self.video_processor = image_processor, read, None
-        self.image_token, self.video_token, self.chat_template = "<image>", "<|turn|>", CHAT
+        self.image_token, self.video_token, self.chat_template = "<image>", "<fake_token_around_image>", CHAT
         self.image_token_id, self.video_token_id = (
             read.convert_tokens_to_ids(t) for t in (self.image_token, self.video_token)
         )
@@ -73,7 +73,7 @@ def qwen2_vl() -> tuple[Any, Any]:
         text_config=LONG | {"rope_parameters": rope},
         vision_config=vision,
         image_token_id=ids("<image>"),
-        video_token_id=ids("<|turn|>"),
+        video_token_id=ids("<fake_token_around_image>"),
         **names,
     )
     edges = {"shortest_edge": 64, "longest_edge": 4096}
