@@ -60,19 +60,21 @@ from regard.recording.writes import SUMS_INTO, WRITES, added, scatter, spellings
 
 FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros"}
 FRESH |= {"new_ones", "new_empty", "new_full", "new_tensor", "argmax", "argmin", "argsort", "nonzero", "multinomial"}
-FRESH |= {
+SHAPES = {
     "size",
     "shape",
     "stride",
     "dim",
     "ndim",
     "numel",
-    "item",
-    "tolist",
     "element_size",
     "storage_offset",
     "__len__",
+    "dtype",
+    "device",
 }
+"""What tells of a tensor alone, and not of its values."""
+FRESH |= SHAPES | {"item", "tolist"}
 """What tells of a tensor but holds none of its rows: shapes, places, constants."""
 FILLS = {"zero_", "fill_", "normal_", "uniform_", "random_", "exponential_", "bernoulli_", "cauchy_", "geometric_"}
 NORMS = {"layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm", "normalize", "local_response_norm"}

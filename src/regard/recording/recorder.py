@@ -42,7 +42,7 @@ from regard.recording.graph import descends, node_of
 from regard.recording.inputs import Inputs, samples_first
 from regard.recording.names import Names
 from regard.recording.numbers import entering, numbers_in
-from regard.recording.operations import follow, name_of
+from regard.recording.operations import SHAPES, follow, name_of
 from regard.recording.patch_gradient import by_patches
 from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
@@ -133,6 +133,8 @@ class Recorder(TorchFunctionMode):
             with self, as_the_user():
                 return _mha_inside(*args, **kwargs)
         name = name_of(func)
+        if name in SHAPES:
+            return func(*args, **kwargs)
         if name == "scaled_dot_product_attention":
             fused = self._fused(func, args, kwargs)
             self.may_rest()
