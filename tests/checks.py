@@ -192,10 +192,10 @@ def rows_and_their_gradients_equal_the_eager_twin(s: State) -> None:
 @check
 def maps_equal_the_full_joint_roll_out(s: State) -> None:
     tolerance, (A, G), inputs = skipped_or(s), s.twin, s.family.inputs
-    found = joint.order(s.model, inputs, s.family.target, SEED)
+    found = joint.order(s.model, inputs, s.family.target, SEED, s.family.heads)
     twins = {
-        "gae": joint.gae(s.recording, s.gradients, found, A, G),
-        "rollout": joint.rollout(s.recording, s.gradients, found, A),
+        "gae": joint.gae(s.recording, s.gradients, found, A, G, s.family.heads),
+        "rollout": joint.rollout(s.recording, s.gradients, found, A, s.family.heads),
     }
     for exp in s.maps:
         twin = twins[exp.method]
@@ -247,7 +247,7 @@ def the_calls_that_are_read_are_those_that_no_later_call_reads(s: State) -> None
         if not any(g is not None and bool(g.any()) for g in grads):
             final.add(call.index)
     read = {c.index for a in s.recording.read_attentions(s.gradients) for c in s.recording.calls_of(a)}
-    assert read == joint.ends(s.recording.calls, final)
+    assert read == joint.ends(s.recording.calls, final, s.family.heads)
 
 
 def support(family: Family, name: str, gradient: Tensor) -> Tensor | None:
@@ -256,13 +256,12 @@ def support(family: Family, name: str, gradient: Tensor) -> Tensor | None:
     if name == "labels":  # the decoder's ids are the labels, one to the right, after a start token
         size = size.roll(-1, 1)
     if name in family.grids:
-        if len(family.grids[name]) != 2:
+        grid = family.grids[name]
+        size = size.amax(-3) if size.ndim == len(grid) + 2 else size  # over channels
+        if size.ndim != len(grid) + 1 or any(n % g for n, g in zip(size.shape[1:], grid, strict=True)):
             return None
-        rows, columns = family.grids[name]
-        if size.ndim != 4 or size.shape[2] % rows or size.shape[3] % columns:
-            return None
-        cells = size.reshape(len(size), -1, rows, size.shape[2] // rows, columns, size.shape[3] // columns)
-        size = cells.amax((1, 3, 5)).flatten(1)
+        sides = [side for n, g in zip(size.shape[1:], grid, strict=True) for side in (g, n // g)]
+        size = size.reshape(len(size), *sides).amax(tuple(range(2, 2 * len(grid) + 1, 2))).flatten(1)
     elif size.ndim == 3 and size.shape[1] == family.streams.get(name):
         size = size.amax(-1)
     elif size.ndim == 2 and len(size) == family.streams.get(name):  # packed: tokens of all samples

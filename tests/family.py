@@ -20,7 +20,9 @@ class Family:
 
     Attributes:
         model: the class's name, or timm's name of the model. make: makes it, on demand. inputs, target: what is explained.
-        calls: attention calls expected. streams: name -> tokens. grids: name -> (rows, columns), of pictures.
+        calls: attention calls expected. streams: name -> tokens. grids: name -> (rows, columns), or with an axis before, of
+            pictures, films and spectrograms.
+        heads: calls whose heads stand side by side, as one attention's.
         dead: call -> why the target cannot depend on it. twin: why the eager twin cannot be compared ("": it is).
         operand: why A is no softmax's result ("": it is); then the recorded left operand of the product with V is the
             twin's A, and its gradient is autograd's.
@@ -38,7 +40,8 @@ class Family:
     target: Read
     calls: int = 2
     streams: Mapping[str, int] = field(default_factory=dict)
-    grids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    grids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    heads: tuple[tuple[int, ...], ...] = ()
     dead: Mapping[int, str] = field(default_factory=dict)
     twin: str = ""
     operand: str = ""

@@ -22,6 +22,7 @@ from regard.recording.edits import Edit
 from regard.recording.tokens import STRIDE, Merge
 
 END = 1 << 62
+Heads = tuple[tuple[int, ...], ...]
 
 
 class Cut(Edit):
@@ -44,7 +45,9 @@ class Order:
     final: set[int]
 
 
-def order(model: nn.Module, inputs: Mapping[str, Tensor], target: Callable[[Any], Tensor], seed: int) -> Order:
+def order(
+    model: nn.Module, inputs: Mapping[str, Tensor], target: Callable[[Any], Tensor], seed: int, heads: Heads = ()
+) -> Order:
     """The order of calls, by autograd."""
     torch.manual_seed(seed)
     cut = record(model, dict(inputs), edits=[Cut()], strict=False)
@@ -65,11 +68,11 @@ def order(model: nn.Module, inputs: Mapping[str, Tensor], target: Callable[[Any]
     alive = set(read)  # a call that the target does not rest on ends nothing by looking
     for call in reversed(cut.calls):
         alive |= looks[call.index] if call.index in alive else set()
-    return Order(keys, read, ends(cut.calls, read - set().union(*(looks[i] for i in alive))))
+    return Order(keys, read, ends(cut.calls, read - set().union(*(looks[i] for i in alive)), heads))
 
 
-def ends(calls: Sequence[AttentionCall], final: set[int]) -> set[int]:
-    """Final calls whose rows are not those of a later one."""
+def ends(calls: Sequence[AttentionCall], final: set[int], heads: Heads) -> set[int]:
+    """Final calls whose rows are not those of a later one; of heads side by side, all."""
     out: set[int] = set()
     rows: set[int] = set()
     for i in sorted(final, reverse=True):
@@ -77,7 +80,7 @@ def ends(calls: Sequence[AttentionCall], final: set[int]) -> set[int]:
         if not own <= rows:
             out.add(i)
             rows |= own
-    return out
+    return out.union(*(final & {*h} for h in heads if out & {*h}))
 
 
 @dataclass
@@ -85,26 +88,29 @@ class Joint:
     """Matrices over the rows of a recording that are in use, side by side.
 
     `brought`: by call, E K; `sums`: by call, the row sums of E. `merging`: by event, the rows of P that are not those of I.
+    `heads`: calls whose heads stand side by side, in the table's words: their E is the mean over all of these.
     """
 
     recording: Recording
     rows: Tensor
+    heads: Heads = ()
     merging: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     brought: dict[int, Tensor] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recording: Recording) -> Joint:
+    def of(cls, recording: Recording, heads: Heads) -> Joint:
         ids = [t.flatten() % STRIDE for c in recording.calls for t in (c.queries, c.keys)]
         ids += [t.flatten() for m in recording.merges for t in (m.rows, m.sources)]
         ids += [torch.arange(s.first, s.first + s.count) for s in recording.streams]
-        joint = cls(recording, torch.cat([torch.zeros(1, dtype=torch.int64), *ids]).unique())
+        joint = cls(recording, torch.cat([torch.zeros(1, dtype=torch.int64), *ids]).unique(), heads)
         for merge in recording.merges:
             new, sources = (torch.searchsorted(joint.rows, t.contiguous()) for t in (merge.rows, merge.sources))
             P = torch.zeros(len(new), len(joint.rows), dtype=torch.float64)
-            for i, made_of in enumerate(sources):
-                for j in made_of:
-                    P[i, j] += 1 / len(made_of)
+            for i, (made_of, share) in enumerate(zip(sources, merge.shares, strict=True)):
+                merged = made_of[share != 0]  # a one-hot matrix has a place for each token, and 0 at most of them
+                for j in merged:
+                    P[i, j] += 1 / len(merged)
             joint.merging[merge.event] = new, P
         return joint
 
@@ -125,9 +131,14 @@ class Joint:
     def add(self, call: AttentionCall, E: Tensor, seen: set[int], *, normalise: bool) -> None:
         """One call: E K, K the state of its keys."""
         matrix, K = self.embedded(call, E), self.state(seen, call.event, normalise=normalise)
+        matrix /= len(self.mates(call.index))
         at = self.place(call.queries)[1].unique()  # all other rows of E are zero
         self.sums[call.index] = matrix.sum(-1, keepdim=True)
         self.brought[call.index] = torch.zeros_like(K).index_copy_(1, at, matrix[:, at] @ K)
+
+    def mates(self, call: int) -> tuple[int, ...]:
+        """The calls whose heads are one attention's."""
+        return next((h for h in self.heads if call in h), (call,))
 
     def state(self, seen: set[int], before: int, *, normalise: bool) -> Tensor:
         """R of a state that took in some calls' outputs, in order, up to an event; rows brought to sum 1 on demand."""
@@ -141,17 +152,19 @@ class Joint:
                 R[:, new] = P @ R
             elif event.index in seen:
                 R += self.brought[event.index]
-                if normalise:
-                    R /= 1 + self.sums[event.index]
+                if normalise and event.index == max(mates := self.mates(event.index)):
+                    R /= 1 + sum(self.sums[i] for i in mates)
         return R
 
     def readout(self, gradients: Gradients, final: set[int]) -> Tensor:
-        """r (batch, 1, row): in each final call, rows by the norm of their gradient."""
+        """r (batch, 1, row): in each final call, rows by the norm of their gradient; heads side by side are one."""
         total = torch.zeros(self.recording.batch, 1, len(self.rows), dtype=torch.float64)
-        for i in sorted(final):
-            call = gradients.calls[i]
-            norms = call.canonical(call.dO).double().pow(2).sum((1, 3)).sqrt()
-            r = torch.zeros_like(total[:, 0]).index_put_(self.place(call.queries), norms, accumulate=True)
+        for mates in {self.mates(i) for i in sorted(final)}:
+            r = torch.zeros_like(total[:, 0])
+            for call in (gradients.calls[i] for i in mates):
+                squares = call.canonical(call.dO).double().pow(2).sum((1, 3))
+                r.index_put_(self.place(call.queries), squares, accumulate=True)
+            r = r.sqrt()
             total[:, 0] += r / r.sum(1, keepdim=True).clamp(min=1e-300)
         return total
 
@@ -161,9 +174,16 @@ class Joint:
         return {s.name: total[:, 0, first(s) : first(s) + s.count] for s in self.recording.streams if s.shown}
 
 
-def gae(recording: Recording, gradients: Gradients, found: Order, A: Sequence[Tensor], G: Sequence[Tensor]) -> Any:
+def gae(
+    recording: Recording,
+    gradients: Gradients,
+    found: Order,
+    A: Sequence[Tensor],
+    G: Sequence[Tensor],
+    heads: Heads = (),
+) -> Any:
     """Row r of the joint product of I + E_h (A⊙G)₊, less r itself, by stream. A, G: (group, head, query, key) by call."""
-    joint = Joint.of(recording)
+    joint = Joint.of(recording, heads)
     for call, a, g in zip(recording.calls, A, G, strict=True):
         joint.add(call, (a * g).clamp(min=0).mean(1), found.keys[call.index], normalise=False)
     r = joint.readout(gradients, found.final)
@@ -171,9 +191,9 @@ def gae(recording: Recording, gradients: Gradients, found: Order, A: Sequence[Te
     return joint.by_stream(r @ (R - itself))
 
 
-def rollout(recording: Recording, gradients: Gradients, found: Order, A: Sequence[Tensor]) -> Any:
+def rollout(recording: Recording, gradients: Gradients, found: Order, A: Sequence[Tensor], heads: Heads = ()) -> Any:
     """Row r of the joint product of I + E_h A with rows brought to sum 1, by stream."""
-    joint = Joint.of(recording)
+    joint = Joint.of(recording, heads)
     for call, a in zip(recording.calls, A, strict=True):
         joint.add(call, a.mean(1), found.keys[call.index], normalise=True)
     return joint.by_stream(joint.readout(gradients, found.final) @ joint.state(found.read, END, normalise=True))

@@ -38,6 +38,7 @@ OUTSIDE: dict[str, set[str]] = {
         ("sum", "min"): ("timesfm",),  # the same, of the first patch that is not padding
         ("mul", "add"): ("clipseg",),  # FiLM: words over patches
         ("conv2d", "conv1d"): ("parakeet",),
+        ("interpolate",): ("clap",),  # the spectrogram
         ("linear",): ("groupvit-vision",),  # a mixer over group tokens
         ("conv1d", "matmul"): ("convbert",),
         ("conv1d", "mul of different tokens"): ("jamba", "recurrent-gemma"),
@@ -248,8 +249,8 @@ encoder("reformer", "Reformer", {
     **TX, "attention_head_size": 8, "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "hidden_size": 16,
     "num_attention_heads": 2, "feed_forward_size": 24, "num_labels": 3, "local_attn_chunk_length": 2,
     "lsh_attn_chunk_length": 2, "num_buckets": 2, "is_decoder": False}, usual=False, mask=False,
-    refused="backward pass fails",
-    why="its reversible layers have a backward pass of their own, for training only")  # fmt: skip
+    refused="a token stands at several places",
+    why="each head sorts the tokens by hashes of its own, so that no row of a call is one token's")  # fmt: skip
 
 # -- decoders ---------------------------------------------------------------------------------------------------------
 
@@ -338,7 +339,13 @@ decoder("arcee", "Arcee", KV)
 decoder("apertus", "Apertus", KV)
 decoder("seed-oss", "SeedOss", KV)
 decoder("phimoe", "Phimoe", {**GQA, "num_local_experts": 4, "num_experts_per_tok": 2})
-decoder("diffllama", "DiffLlama", {**KV, "num_attention_heads": 4, "num_key_value_heads": 2}, calls=4)
+decoder(
+    "diffllama",
+    "DiffLlama",
+    {**KV, "num_attention_heads": 4, "num_key_value_heads": 2},
+    calls=4,
+    heads=((0, 1), (2, 3)),
+)
 decoder("ministral", "Ministral", {**KV, **LOCAL})
 decoder("nanochat", "NanoChat", KV)
 decoder("glm", "Glm", KV)
@@ -572,7 +579,7 @@ video8 = {"pixel_values": noise(2, 4, 3, 8, 8)}
 vision("vivit", "VivitForVideoClassification", {**L, **CLIP8, "tubelet_size": [2, 4, 4]}, group=VIDEO, inputs=video8,
        grid=(2, 4), grids={"pixel_values": (2, 2, 2)}, core=True)  # fmt: skip
 vision("videomae", "VideoMAEForVideoClassification", {**L, **CLIP8, "patch_size": 4, "tubelet_size": 2}, {}, group=VIDEO,
-       inputs=video8, grid=(2, 4), grids={})  # fmt: skip
+       inputs=video8, grid=(2, 4), grids={"pixel_values": (2, 2, 2)})  # fmt: skip
 vision("timesformer", "TimesformerForVideoClassification", {**L, "image_size": 8, "patch_size": 4, "num_frames": 2},
        group=VIDEO, inputs=picture(2, 2, 3, 8, 8), grid=(2, 4), grids={"pixel_values": (2, 2, 2)}, calls=4,
        core=True)  # fmt: skip
@@ -580,10 +587,11 @@ JEPA = {"patch_size": 4, "crop_size": 8, "frames_per_clip": 4, "tubelet_size": 2
         "num_attention_heads": 2, "num_hidden_layers": 2, "mlp_ratio": 1.0, "pred_hidden_size": 24,
         "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1, "pred_num_mask_tokens": 1}  # fmt: skip
 JEPA_VIDEO = noise(2, 4, 3, 8, 8)
-vision("vjepa2", "VJEPA2Model", JEPA, group=VIDEO, target=pool, streams={"pixel_values_videos": 8}, grids={},
+vision("vjepa2", "VJEPA2Model", JEPA, group=VIDEO, target=pool, streams={"pixel_values_videos": 8},
+       grids={"pixel_values_videos": (2, 2, 2)},
        inputs={"pixel_values_videos": JEPA_VIDEO, "skip_predictor": True})  # fmt: skip
 vision("vjepa2-predicted", "VJEPA2Model", JEPA, {}, group=VIDEO, calls=3, inputs={"pixel_values_videos": JEPA_VIDEO},
-       target=pool, streams={"pixel_values_videos": 8, "mask_tokens": 1}, grids={},
+       target=pool, streams={"pixel_values_videos": 8, "mask_tokens": 1}, grids={"pixel_values_videos": (2, 2, 2)},
        dead={2: "the target reads the encoder"})  # fmt: skip
 
 CONV = {"conv_dim": (8, 8), "conv_stride": (4, 2), "conv_kernel": (4, 2), "num_conv_pos_embeddings": 4,
@@ -598,7 +606,7 @@ for name, prefix in (("wav2vec2", "Wav2Vec2"), ("wavlm", "WavLM"), ("hubert", "H
 row("ast", AUDIO, "ASTForAudioClassification", {
     **L, "max_length": 16, "num_mel_bins": 8, "patch_size": 4, "frequency_stride": 4, "time_stride": 4},
     {"input_values": noise(2, 16, 8)}, cls,
-    streams={"cls_token": 1, "distillation_token": 1, "input_values": 8})  # fmt: skip
+    streams={"cls_token": 1, "distillation_token": 1, "input_values": 8}, grids={"input_values": (4, 2)})  # fmt: skip
 row("whisper", AUDIO, "WhisperForConditionalGeneration", {
     **BART, **SPECIAL, "num_mel_bins": 4, "max_source_positions": 6, "max_target_positions": 16,
     "decoder_start_token_id": 1}, {"input_features": noise(2, 4, 12), "decoder_input_ids": ids(2, 5)}, last, calls=6,
@@ -853,7 +861,10 @@ vlm("aya-vision", "AyaVision", lambda: T.AyaVisionConfig(
 vlm("cohere2-vision", "Cohere2Vision", lambda: T.Cohere2VisionConfig(
     text_config=T.Cohere2Config(**KV, **LOCAL), vision_config=SIGLIP(), image_token_id=39, downsample_factor=2,
     alignment_intermediate_size=32), (2, 4, 3))  # fmt: skip
-TILES = {"inputs": picture(2, 2, 3, 16, 16) | {"image_sizes": torch.tensor([[16, 16]] * 2)}, "grids": {}}
+TILES = {
+    "inputs": picture(2, 2, 3, 16, 16) | {"image_sizes": torch.tensor([[16, 16]] * 2)},
+    "grids": {"pixel_values": (2, 4, 4)},
+}
 vlm("llava-next", "LlavaNext", lambda: T.LlavaNextConfig(
     **LLAMA_CLIP(), image_token_index=39, vision_feature_layer=-1, image_grid_pinpoints=[[16, 16]]), (2, 36, 3), **TILES,
     streams={"input_ids": 41, "class_embedding": 1, "pixel_values": 32, "image_newline": 1})  # fmt: skip
@@ -950,7 +961,8 @@ CONFORMER = {"inexact": "convolutions take another kernel where a gradient is ne
 row("parakeet", AUDIO, "ParakeetForCTC", lambda: T.ParakeetCTCConfig(vocab_size=20, encoder_config={
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
     "subsampling_conv_channels": 4, "num_mel_bins": 16, "conv_kernel_size": 3, "subsampling_factor": 4}),
-    {"input_features": noise(2, 32, 16)}, at("logits", 0, 1), streams={"input_features": 32}, **CONFORMER)  # fmt: skip
+    {"input_features": noise(2, 32, 16)}, at("logits", 0, 1), streams={"input_features": 32}, grids={"input_features": (8, 4)},
+    **CONFORMER)  # fmt: skip
 row("wav2vec2-conformer", AUDIO, "Wav2Vec2ConformerForSequenceClassification", {
     **WAVE, "conv_depthwise_kernel_size": 3}, wave, cls, **HEARD, **CONFORMER)  # fmt: skip
 row("wav2vec2-bert", AUDIO, "Wav2Vec2BertForSequenceClassification", {
@@ -980,8 +992,8 @@ row("clap", DUAL, "ClapModel", {
         "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 8, "window_size": 4, "hidden_size": 16,
         "num_classes": 3}}, {"input_ids": ended(), "input_features": noise(2, 1, 32, 8),
                              "is_longer": torch.zeros(2, 1).bool()},
-    lambda out: out["logits_per_audio"].diagonal(), refused="interpolate",
-    why="the spectrogram is resampled before its patches are cut")  # fmt: skip
+    lambda out: out["logits_per_audio"].diagonal(), calls=4, streams={**ONE, "input_features": 64},
+    grids={"input_features": (32, 2)}, mixes="the spectrogram is resampled before its patches are cut")  # fmt: skip
 
 # -- torch's own modules, and attention by hand -----------------------------------------------------------------------
 

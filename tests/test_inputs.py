@@ -588,6 +588,30 @@ def test_whole_numbers_that_the_model_counts_with(make, x: Tensor, grid) -> None
     assert x.dtype in (torch.uint8, torch.int64)
 
 
+class Padded(nn.Module):
+    """Which of its floats are padding is told by a bias of the attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(len(x), -1, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        padding = torch.where((x - 9).abs() < 1e-6, 1.0, torch.zeros(())).amin(-1)
+        o = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=padding[:, None, None] * -1e4)
+        return self.head(o.transpose(1, 2).flatten(2).mean(1))
+
+
+def test_what_is_told_from_floats_is_no_input() -> None:
+    torch.manual_seed(0)
+    net, x = Padded().eval(), torch.randn(2, 5, 8)
+    x[1, 3:] = 9
+    recording = regard.record(net, {"x": x})
+    assert set(recording.leaves) == {"x"}
+    assert not recording.calls[0].mask.requires_grad
+    torch.testing.assert_close(recording.output, net(x), rtol=0, atol=0)
+
+
 def test_a_picture_of_yes_and_no() -> None:
     """A bool tensor that is no mask is what the model makes of it."""
     torch.manual_seed(0)

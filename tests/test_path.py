@@ -10,6 +10,7 @@ from torch import Tensor
 import families
 import regard
 from regard import Baseline, Site
+from regard.attribution.context import summed
 from regard.attribution.quadrature import GAUSS, GAUSS_WEIGHTS, KRONROD, KRONROD_WEIGHTS, adaptive, nodes
 from regard.errors import Misuse, UnknownName
 
@@ -137,6 +138,16 @@ def test_a_tolerance_is_kept_or_the_receipt_says_what_is_left(name: str) -> None
     left = [n for n in receipt.notes if "of |T| is left" in n]
     kept = receipt.relative_error <= 1e-3
     assert len(left) == int((~kept).sum())
+
+
+def test_the_sum_is_that_of_the_scores_to_the_last_digit() -> None:
+    """T may be far smaller than the terms: what float32 would round off may be more than a tolerance of it."""
+    exp = explained(families.CASES["vit"](), "revised_ig", site=Site.input(), steps=4)
+    each = torch.cat([v.double() for v in exp.scores.values()], 1)
+    assert torch.equal(exp.receipt.attribution_sum, each.sum(1).float())
+    x = torch.tensor([[1e4, 1.0, -1e4, 1e-5]]).repeat(2, 1)
+    assert torch.equal(summed(x, 2), torch.tensor([1.00001, 1.00001]))
+    assert torch.equal(summed(x, 1), torch.tensor([2.00002]))
 
 
 def test_a_samples_map_does_not_depend_on_its_batch_mates() -> None:

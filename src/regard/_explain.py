@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attribution.baselines import zero_of
-from regard.attribution.context import Context, LateReadout
+from regard.attribution.context import Context, LateReadout, summed
 from regard.attribution.path import Path
 from regard.attribution.paths import Fusion, Preset, relevance, rows_between
 from regard.attribution.rerun import Rerun
@@ -500,7 +500,7 @@ def _explanation(
         baseline=row.baseline if along is None else along.baseline,
         site=row.site if along is None else along.site.label,
         readout=maps[0].contexts[row.name].read or _how_read(row, maps[0], w.site),
-        attribution_sum=relevance.sum()[None].float() if several else relevance.sum(1).float(),
+        attribution_sum=summed(relevance, len(value.y)),
         decomposes=row.decomposes,
         complete=along.complete if along is not None else not row.site.startswith("attention"),
         predicted=None if value.predicted is None else value.predicted.cpu(),

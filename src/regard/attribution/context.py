@@ -19,6 +19,15 @@ from regard.site import Site
 Relevance = Float[Tensor, "batch row"]
 
 
+def summed(a: Relevance, count: int) -> Float[Tensor, " sum"]:
+    """Σa of each of `count` samples, or of all together (1), as the receipt has it.
+
+    Added in double precision: terms of either sign may leave a sum that is far smaller than they are.
+    """
+    by_sample = a.float().double().sum(1)
+    return (by_sample if len(a) == count else by_sample.sum()[None]).float()
+
+
 class LateReadout:
     """The read-out, found when it is first asked for: most methods that take a gradient at the input do without.
 

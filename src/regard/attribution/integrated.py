@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.attribution.context import Context, Relevance
+from regard.attribution.context import Context, Relevance, summed
 from regard.attribution.gradient import input_x_gradient as at_input
 from regard.attribution.path import Path, path
 from regard.attribution.quadrature import adaptive, nodes, weighted
@@ -89,7 +89,7 @@ def _integral(context: Context, site: Site, steps: int, grid: str, tolerance: fl
 
 def _say_what_is_left(context: Context, along: Path, a: Relevance, steps: int) -> None:
     """A note where so many nodes leave more than a hundredth of |T|: at a kink of the path more nodes are needed."""
-    sums = a.sum(1) if len(a) == len(along.T) else a.sum()[None]
+    sums = summed(a, len(along.T))
     size = along.T.abs()
     left = torch.where(size >= NEGLIGIBLE * along.y.abs().clamp(min=1), (sums - along.T).abs() / size, 0.0)
     if bool((left > NOTABLE).any()):
@@ -109,7 +109,7 @@ def _to_tolerance(context: Context, along: Path, tolerance: float, most: int) ->
         total, used = adaptive(part.at, lambda a, p=part: _reached(a, p, tolerance), most)  # type: ignore[misc]
         whole += total.float()
         if not _reached(total, part, tolerance):
-            left = float(((total.sum() - part.T.sum()) / part.T.sum()).abs())
+            left = float(_left(total, part))
             who = "" if i is None or recording.batch == 1 else f"sample {i}: "
             context.notes.append(
                 f"{who}{left:.2g} of |T| is left after {used} nodes, more than the tolerance {tolerance:g}"
@@ -121,6 +121,10 @@ def _to_tolerance(context: Context, along: Path, tolerance: float, most: int) ->
 def _reached(a: Tensor, along: Path, tolerance: float) -> bool:
     """Whether |Σa − T| ≤ tolerance · |T|; true where T is negligible."""
     y, T = float(along.y.abs().max()), float(along.T.sum())
-    if abs(T) < NEGLIGIBLE * max(1.0, y):
-        return True
-    return abs(float(a.sum()) - T) <= tolerance * abs(T)
+    return abs(T) < NEGLIGIBLE * max(1.0, y) or bool(_left(a, along) <= tolerance)
+
+
+def _left(a: Tensor, along: Path) -> Tensor:
+    """|Σa − T| / |T|, of the numbers that the receipt has."""
+    T = along.T.sum()
+    return (summed(a, 1)[0] - T).abs() / T.abs()

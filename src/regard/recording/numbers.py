@@ -35,13 +35,15 @@ def numbers_in(calls: Sequence[AttentionCall], trail: Trail, inputs: Inputs) -> 
 
 def entering(trail: Trail, name: str, args: Sequence[Any], out: Any) -> Tag | None:
     """The tag of whole numbers that have just become floats: pixels, a one for each id among zeros, rows of a table that ids
-    picked by an index; else None."""
+    picked by an index; else None. What is told from an input of floats (which of them are padding) is no input."""
     tag = trail.tag(out)
     if tag is None or tag.lost or tag.computed or tag.keys is not None or not out.is_floating_point():
         return None
     if is_lookup(trail, name, args):
         return tag
-    if not any(isinstance(a, list | tuple) or (isinstance(a, Tensor) and not a.is_floating_point()) for a in args):
+    if tag.source.floats or not any(
+        isinstance(a, list | tuple) or (isinstance(a, Tensor) and not a.is_floating_point()) for a in args
+    ):
         return None
     from_whole = False
     for t in tensors_in(args):

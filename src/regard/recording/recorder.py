@@ -616,7 +616,8 @@ def _run(
     for name, t in inputs.followed.items():
         shape = tuple(t.shape if name in packed else inputs.first(name).shape[1:])
         ids = not t.is_floating_point() and name not in inputs.numbers
-        source = Source(name, order[name], shape, ids, packed=name in packed, shared=name in inputs.shared)
+        more = {"packed": name in packed, "shared": name in inputs.shared, "floats": t.is_floating_point()}
+        source = Source(name, order[name], shape, ids, **more)
         trail.enter(t_in := t.detach().clone(), source, inputs.axis(name))
         if t.is_floating_point():
             t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()

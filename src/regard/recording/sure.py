@@ -34,7 +34,7 @@ def _copies(call: AttentionCall, trail: Trail) -> str:
         of_input[stream.rows] = stream.of_input
     each = [ids[of_input[ids % STRIDE]].unique() for ids in call.queries] if len(call.queries) > 1 else []
     if each and len(found := torch.cat(each)) > len(found.unique()):
-        return "a token stands at several places of it (copies, or windows that overlap)"
+        return "a token stands at several places of it (copies, overlapping windows, heads of different orders)"
     return ""
 
 

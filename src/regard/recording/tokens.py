@@ -90,8 +90,8 @@ class Stream:
 class Source:
     """One model input or parameter: its name, its rank when two meet (smaller wins), and its shape without batch.
 
-    `ids`: its elements are token ids, so that each is a token, wherever it is moved (BART's shifted ids). `shared`: it is given
-    to every sample.
+    `ids`: its elements are token ids, so that each is a token, wherever it is moved (BART's shifted ids). `floats`: they are
+    floats as given. `shared`: it is given to every sample.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Source:
     ids: bool = False
     packed: bool = False
     shared: bool = False
+    floats: bool = False
 
 
 @dataclass(frozen=True)
