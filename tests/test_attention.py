@@ -423,21 +423,46 @@ def test_inspect_says_which_calls_make_one_attention(whole: nn.Module) -> None:
     assert "attention 1" not in str(regard.inspect(whole, noise(1, TOKENS, WIDTH)))
 
 
-@pytest.mark.parametrize("rows", [2, 3])
-def test_copies_that_several_calls_tell_apart_are_refused(rows: int) -> None:
-    class Twice(Whole):
-        layers = 1
+class Twice(Whole):
+    """Its tokens are copied before the first layer."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.cat([x, x], 1))
+
+
+class TwiceByIndex(Whole):
+    layers = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, [*range(TOKENS)] * 2])
+
+
+def in_chunks(rows: int, whole: type[Whole]) -> type[Whole]:
+    class Chunked(whole):  # type: ignore[valid-type, misc]
         def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             q, k, v = map(heads, (q, k, v))
             parts = [F.scaled_dot_product_attention(c, k, v) for c in q.split(rows, 2)]
             return torch.cat(parts, 2).transpose(1, 2).flatten(2)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(torch.cat([x, x], 1))
+    return Chunked
 
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_copies_that_several_calls_tell_apart_are_refused(rows: int) -> None:
     with pytest.raises(RegardError, match="copies of one token"):
-        regard.explain(strong(Twice()), noise(1, TOKENS, WIDTH), 1, "gae")
+        regard.explain(strong(in_chunks(rows, TwiceByIndex)()), noise(1, TOKENS, WIDTH), 1, "gae")
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+@pytest.mark.parametrize("method", ["gae", "rollout", "attention_grad_cam"])
+def test_copies_that_are_told_apart_where_they_are_made_may_be_attended_in_several_calls(
+    rows: int, method: str
+) -> None:
+    x, whole = noise(1, TOKENS, WIDTH), strong(Twice())
+    chunked = in_chunks(rows, Twice)()
+    chunked.load_state_dict(whole.state_dict())
+    expected, found = (regard.explain(m.eval(), x, 1, method).scores["input"] for m in (whole, chunked))
+    torch.testing.assert_close(found, expected)
 
 
 def test_baselines_of_attention_sites_still_take_none(whole: nn.Module) -> None:

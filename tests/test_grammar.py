@@ -1,16 +1,21 @@
 """Random attention models: what a grammar of hand-written attention gives is explained as by its literal twin, or refused.
 
-A draw that fails is shrunk, and printed as a constructor call: paste it into `ONCE_WRONG`.
+A draw that fails is shrunk, and printed as a constructor call: paste it into `ONCE_WRONG`. The draws are the same in every run;
+`GRAMMAR_SEED=7 pytest tests/test_grammar.py -k many` makes others.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -20,7 +25,7 @@ import grammar as g
 import regard
 from grammar import Attention, Layer, Net
 from grammar_twin import literal
-from regard.errors import RegardError
+from regard.errors import ModelError, RegardError
 
 torch.set_num_threads(1)
 
@@ -38,8 +43,10 @@ METHODS = [
 AT_INPUT = ("gradient", "input_x_gradient")
 SIGNS = ("signed", "absolute")
 
-AWAITED: set[Any] = {"multiply", "matrix", "pairs mean", "pairs sum", "tome", "tome sum", "repeat", "tile", "other"}
-"""Words that are not drawn until they hold."""
+
+AWAITED = {"other"}
+"""Not drawn: values of the other stream. Gradients at an input that attention reads as keys alone, and at tokens that are
+dropped before any attention reads them, are left out."""
 
 
 # -- what is drawn ----------------------------------------------------------------------------------------------------
@@ -193,7 +200,7 @@ def alone() -> dict[str, Net]:
     found |= {f"move {m}, at first": replace(SMALL, layers=(Layer(move=m),)) for m in at_first}
     found |= {f"residual {how}": replace(SMALL, layers=(Layer(residual=how),) * 2) for how in g.RESIDUALS}
     found |= {f"pool {p}": replace(SMALL, pool=p) for p in g.POOLS}
-    for first, second in ("xx", "xy", "yy") if "two" not in AWAITED else ():
+    for first, second in ("xx", "xy", "yy"):
         for after in (True, False):
             side_by_side = Layer(attentions=(Attention(keys=first), Attention(keys=second)), after=after)
             found[f"{first} + {second}, {'after' if after else 'before'}"] = replace(
@@ -215,13 +222,10 @@ def check(net: Net) -> None:
     sign = SIGNS[net.seed % len(SIGNS)]
     found = explained(model, given, sign)
     assert next(iter(found.values())).receipt.faithful <= TOLERANCE * float(out.abs().max())
-    copied = any(layer.move in ("repeat", "tile") for layer in net.layers)
     for name, exp in found.items():
-        if copied and name == "attention_grad_cam":
-            continue  # ours adds up copies before the clamp, the twin after it
         expected = {s: t for s, t in twin.scores[name].items() if s in exp.scores or not left_out(s, twin.scores, exp)}
         agree(name, exp.scores, expected, twin.scores)
-    if net.batch > 1 and net.seed < 5:  # a second run: in every other draw
+    if net.batch > 1 and net.seed < 2:  # a second run: in every fifth draw
         for name, exp in explained(model, {k: v[-1:] for k, v in given.items()}, sign).items():
             batched = {stream: t[-1:] for stream, t in found[name].scores.items()}
             agree(f"{name}, the last sample alone,", exp.scores, batched, twin.scores)
@@ -267,9 +271,10 @@ def largest(scores: dict[str, Tensor]) -> float:
 # -- tests ------------------------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, str] = {}
-"""Refusals that count as agreement: what the message says -> why no map is given."""
+"""Refusals that count as agreement: what the message says -> why no map is given. None: all that is drawn is explained."""
 
-MOST_REFUSED = 0.1
+MOST_REFUSED = 0.05
+"""The largest share of draws that may be refused by what is on the list."""
 
 ONCE_WRONG = [
     Net(heads=2, batch=2, layers=(Layer(attentions=(Attention(layout="h b n d"),)),)),
@@ -280,6 +285,22 @@ ONCE_WRONG = [
     Net(layers=(Layer(attentions=(Attention(extra="second", scores="einsum transposed"),)),)),
     Net(heads=4, cls=True, layers=(Layer(attentions=(Attention(extra="relative", layout="loop", rows="joined"),)),)),
     Net(cls=True, layers=(Layer(attentions=(Attention(softmax="by hand", windows="joined"),)),), pool="max"),
+    Net(cls=True, layers=(Layer(attentions=(Attention(scores="multiply", windows="joined"),)),), pool="max"),
+    Net(cls=True, layers=(Layer(attentions=(Attention(product="multiply", windows="joined"),)),), pool="mean"),
+    Net(
+        layers=(Layer(residual="bare", attentions=(Attention(scores="multiply", rows="in a buffer"),)), Layer()),
+        cls=True,
+    ),
+    Net(tokens=3, layers=(Layer(attentions=(Attention(extra="relative", product="multiply", rows="joined"),)),)),
+    Net(layers=(Layer(), Layer(attentions=(Attention(softmax="by hand", product="multiply"),)))),
+    Net(encoded=True, layers=(Layer(attentions=(Attention(keys="y", values="parameter keys", scores="multiply"),)),)),
+    Net(layers=(Layer(attentions=(Attention(keys="y", product="multiply"),)),)),
+    Net(batch=2, tokens=6, cls=True, layers=(Layer(move="tome", residual="post"),)),
+    Net(batch=2, heads=2, cls=True, layers=(Layer(move="tome"),), pool="max", seed=2),
+    Net(layers=(Layer(move="tile", attentions=(Attention(rows="joined"),)),)),
+    Net(layers=(Layer(), Layer(move="tile", attentions=(Attention(windows="folded"),))), pool="max"),
+    Net(batch=3, heads=3, size=3, layers=(Layer(move="repeat"), Layer(attentions=(Attention(layout="heads first"),)))),
+    Net(batch=2, layers=(Layer(move="sort"), Layer(move="pairs sum")), seed=2),
 ]
 """Draws that failed once, shrunk."""
 
@@ -297,9 +318,7 @@ def outcome(net: Net) -> str:
     return known[0]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, net in alone().items() if not any(f"'{w}'" in repr(net) for w in AWAITED)]
-)
+@pytest.mark.parametrize("name", [name for name in alone() if not AWAITED & set(re.findall(r"\w+", name))])
 def test_one_word_at_a_time(name: str) -> None:
     assert outcome(alone()[name]) == "explained"
 
@@ -309,21 +328,34 @@ def test_once_wrong(net: Net) -> None:
     assert outcome(net) == "explained"
 
 
+@contextmanager
+def types_unchecked() -> Iterator[None]:
+    """Without jaxtyping's checks of shapes, for speed; the models of one word run with them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def draw_and_check(count: int) -> None:
     """So many draws: none is wrong, and few are refused."""
     outcomes: Counter[str] = Counter()
-    no_tracing = [hypothesis.Phase.generate, hypothesis.Phase.shrink]
+    seed = os.environ.get("GRAMMAR_SEED")
 
-    @hypothesis.settings(max_examples=count, derandomize=True, database=None, deadline=None, phases=no_tracing,
+    @hypothesis.settings(max_examples=count, derandomize=seed is None, database=None, deadline=None,
+                         phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
                          suppress_health_check=list(hypothesis.HealthCheck))  # fmt: skip
     @hypothesis.given(net=nets())
     def drawn(net: Net) -> None:
         outcomes[outcome(net)] += 1
 
-    drawn()
+    with types_unchecked():
+        (drawn if seed is None else hypothesis.seed(int(seed))(drawn))()
     print(f"{count} draws:", dict(outcomes))
     assert outcomes.total() >= count
-    assert outcomes.total() - outcomes["explained"] <= MOST_REFUSED * outcomes.total()
+    refused = outcomes.total() - outcomes["explained"]
+    assert refused <= MOST_REFUSED * outcomes.total(), f"{refused} of {outcomes.total()} draws are refused"
 
 
 def test_random_models_agree_with_their_twins() -> None:
@@ -334,3 +366,34 @@ def test_random_models_agree_with_their_twins() -> None:
 @pytest.mark.timeout(900)
 def test_many_random_models_agree_with_their_twins() -> None:
     draw_and_check(2000)
+
+
+# -- the test itself --------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_draw_is_shrunk_and_printed_as_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong_where_turned(net: Net) -> None:
+        assert all(layer.move != "flip" for layer in net.layers), "turned"
+
+    monkeypatch.setattr("test_grammar.check", wrong_where_turned)
+    with pytest.raises(AssertionError, match="turned") as failed:
+        draw_and_check(200)
+    printed = re.search(r"net=(Net\(.*\)),?$", "\n".join(failed.value.__notes__), re.MULTILINE)
+    assert printed
+    shrunk = eval(printed[1])
+    assert shrunk == replace(Net(), layers=shrunk.layers)
+    (layer,) = shrunk.layers
+    assert layer == Layer(move="flip", attentions=layer.attentions)
+    assert len(layer.attentions) == 1
+
+
+def test_refusals_are_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(net: Net) -> None:
+        raise ModelError("no map")
+
+    monkeypatch.setattr("test_grammar.check", refuse)
+    with pytest.raises(AssertionError, match="not on the list: no map"):
+        outcome(Net())
+    monkeypatch.setitem(REFUSED, "no map", "a library that refuses everything")
+    with pytest.raises(AssertionError, match="draws are refused"):
+        draw_and_check(20)

@@ -23,7 +23,7 @@ def attention_grad_cam(context: Context) -> Relevance:
         at, A, G = rows
         assert G is not None
         keep = recording.gather(counts, call.keys).to(A)[:, None, None]
-        theta = (G * keep).sum(-1, keepdim=True) / keep.sum(-1, keepdim=True).clamp(min=1)
+        theta = (G * keep).sum(-1, keepdim=True) / keep.sum(-1, keepdim=True).clamp(min=1e-30)
         return call.shared((theta * A).mean(1), at)
 
     for i, r in context.readout.items():

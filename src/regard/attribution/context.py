@@ -104,7 +104,7 @@ class Context:
             if stream.of_input:
                 is_token[stream.rows] = 1
         for merge in self.recording.merges:
-            is_token[merge.rows] = is_token[merge.sources].mean(1)
+            is_token[merge.rows] = (is_token[merge.sources] * merge.shares.abs().float()).sum(1)
         return is_token
 
     def hidden(self) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from regard.recording.broadcast import as_scores
 from regard.recording.elementwise import Tags, element_wise, mixing, nowhere, rows_in
 from regard.recording.meetings import meet_along
 from regard.recording.tokens import PARAMETERS, STRIDE, Tag, Trail, constant, first_along, thin
@@ -432,6 +433,7 @@ def softmax(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
         trail.softmaxes += 1
         return [replace(nowhere(tag, tag.lost, out), probs=trail.softmaxes)]
     dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    tag = tag and as_scores(trail, args[0], tag, dim)
     if tag is None or tag.keys is None:
         if tag is not None and isinstance(dim, int):
             meet_along(trail, name, tag, [dim], out)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.recording.joining import added, averaged
 from regard.recording.meetings import meet, meet_along, meet_itself
 from regard.recording.rereads import earlier_states
 from regard.recording.tokens import PARAMETERS, STRIDE, Mixing, Tag, Trail, constant, first_along, lost, thin
@@ -138,6 +139,12 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if len(full) > 1 and best.keys is None:
         newest = _newest(trail, full)
         if newest is None:
+            if (
+                len(full) == len(fits) == 2
+                and "alpha" not in kwargs
+                and (sums := added(trail, name, full[0], full[1], out))
+            ):
+                return [sums]
             trail.confuse([t for t in full if trail.alike(t.ids, full[0].ids)])
             return [nowhere(replace(best, seen=united(found)), f"{name} of different tokens", out)]
         best = replace(best, ids=newest.expand(out.shape))
@@ -166,8 +173,6 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
             meet(trail, name, tag, best, out)
     keys = best.keys
     if keys is not None:
-        if best.probs and len(found) == 2 and name in ("mul", "multiply", "__mul__", "__rmul__"):
-            trail.weighed[out] = tuple(t for t, _ in sorted(fits, key=lambda p: p[1].keys is None))
         keys = replace(keys, ids=keys.ids.expand(out.shape))
         made = name.rstrip("_") if name.rstrip("_") in MAKERS else best.made
         return [replace(best, ids=best.ids.expand(out.shape), keys=keys, made=made)]
@@ -278,7 +283,7 @@ def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
             return element_wise(trail, name, args, kwargs, out)
         meet_along(trail, name, tag, dims, args[0])
     elif not all(constant(t.ids, d) for t in (tag, tag.keys) if t is not None for d in dims):
-        return element_wise(trail, name, args, kwargs, out)
+        return [averaged(trail, name, tag, dims, out) or element_wise(trail, name, args, kwargs, out)[0]]
 
     def reduced(ids: Tensor) -> Tensor:
         for d in reversed(dims):

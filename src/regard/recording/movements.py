@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.recording.contractions import embedding, is_lookup
+from regard.recording.copies import REPEATS, of_features, of_one_tensor, told_apart
 from regard.recording.elementwise import Tags, broadcasts, element_wise, mixing, nowhere
 from regard.recording.rereads import earlier_states
 from regard.recording.samples import in_one_sample
@@ -54,10 +55,13 @@ def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any
     given = tag.source.rank >= PARAMETERS or tag.source.shared
     if name in EXPANSIONS and tag.keys is None and given and isinstance(out, Tensor):
         return [replace(tag, ids=_spread(trail, tag.ids, args[0].shape, out, func, rest, more))]
+    if name in REPEATS and isinstance(out, Tensor) and out.shape[1:2] != args[0].shape[1:2]:
+        tag = of_features(trail, tag, out.ndim, 1)
     moved = [func(i, *rest, **more) for i in ([tag.ids] if tag.keys is None else [tag.ids, tag.keys.ids])]
     columns = [[m] if isinstance(m, Tensor) else list(m) for m in moved]
     if tag.keys is None:
-        return [replace(tag, ids=i) for i in columns[0]]
+        tags = [replace(tag, ids=i) for i in columns[0]]
+        return [told_apart(trail, t, args[0].shape) for t in tags] if name in REPEATS else tags
     return [replace(tag, ids=i, keys=replace(tag.keys, ids=k)) for i, k in zip(*columns, strict=True)]
 
 
@@ -141,6 +145,9 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     """Segments: rows of several tensors, side by side (or features of the same rows, side by side)."""
     parts = list(args[0]) if args else list(kwargs["tensors"])
     tags = [trail.parameter_tag(t) for t in parts]
+    copied = name in CATS and of_one_tensor(parts)
+    if copied and tags[0] is not None:
+        tags = [of_features(trail, tags[0], out.ndim, args[1] if len(args) > 1 else kwargs.get("dim", 0))] * len(parts)
     _earlier(trail, name, parts, tags, args[1] if len(args) > 1 else kwargs.get("dim", 0), out)
     known = [t for t in tags if t is not None and not t.lost]
     gone = [t for t in tags if t is not None and t.lost]
@@ -172,7 +179,8 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
         columns = [torch.zeros(p.shape, dtype=torch.int64) if t is None or t.keys is None else t.keys.ids
                    for t, p in zip(tags, parts, strict=True)]  # fmt: skip
         keys = replace(best.keys, ids=_joined(name, columns, dim, out))
-    return [replace(best, ids=ids, keys=keys, seen=_seen(tags))]
+    made = replace(best, ids=ids, keys=keys, seen=_seen(tags))
+    return [told_apart(trail, made, parts[0].shape) if copied else made]
 
 
 def _earlier(trail: Trail, name: str, parts: Sequence[Tensor], tags: Tags, dim: int, out: Tensor) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.recording.broadcast import MULTIPLIES, exponential, multiplied, still_met, summed
 from regard.recording.contractions import (
     CONVOLUTIONS,
     POOLS,
@@ -111,6 +112,8 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
         tags = rule(trail, name, args, kwargs, out)
     except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError):
         tags = mixing(trail, name, args, kwargs, out)  # not known in this form: the trail ends, the run goes on
+    if trail.met and rule in (element_wise, multiplied) and isinstance(out, Tensor):
+        still_met(trail, operands, out)
     outs = [out] if isinstance(out, Tensor) else list(out)
     for t, tag in zip(outs, tags, strict=False):
         ends = tag is not None and tag.lost == name and not tag.lost_in
@@ -130,6 +133,9 @@ RULES: dict[str, Callable[..., Tags]] = {
     **dict.fromkeys(spellings(WRITES), scatter),
     **dict.fromkeys(spellings(SUMS_INTO), added),
     **dict.fromkeys(REDUCTIONS, reduction),
+    **dict.fromkeys(MULTIPLIES, multiplied),
+    "sum": summed,
+    "exp": exponential,
     **dict.fromkeys(("topk", "sort", "max", "min"), ranking),
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "cumsum_", "cumprod_"), running),
     **dict.fromkeys(FILLS, forgotten),

@@ -155,6 +155,7 @@ class Recorder(TorchFunctionMode):
             if why := unreadable(self.trail, p, args):
                 self.calls.append(self._lost_call(why, out))
             elif p is not None:
+                self.trail.retract(self.trail.told.get(args[0]) or () if name == "sum" else ())
                 made = self._explicit(p, out)
                 self.may_rest()
                 return made

@@ -239,7 +239,10 @@ class Trail:
         self.spreads: list[Mixing] = []
         self.overlapping: dict[str, int] = {}
         self.softmaxes = 0
+        self.summands: dict[int, int] = {}
         self.weighed: ByTensor[tuple[Tensor, ...]] = ByTensor()
+        self.met: ByTensor[Any] = ByTensor()
+        self.told: ByTensor[tuple[Mixing, ...]] = ByTensor()
         self.beside: dict[frozenset[str], int] = {}
         self.joins: dict[tuple[int, int, str], int] = {}
         self.confused = 0
@@ -355,6 +358,14 @@ class Trail:
     def at_work(self, operation: str, module: str = "") -> None:
         """Note the module in which an operation mixes rows; the one at work, if it is not named."""
         self.modules.setdefault(operation, {}).setdefault(module or self.module())
+
+    def retract(self, told: Sequence[Mixing]) -> None:
+        """What was taken for mixing was attention."""
+        self.mixings, self.spreads = (
+            [m for m in every if not any(m is t for t in told)] for every in (self.mixings, self.spreads)
+        )
+        for operation in {m.operation for m in told} - {m.operation for m in self.mixings}:
+            self.mixers.pop(operation, None)
 
     def joined(self, how: str, tags: Sequence[Tag | None]) -> None:
         """Rows that have absorbed different calls meet: side by side along the width or the rows, or added (attention.py)."""

@@ -53,11 +53,12 @@ def _weighed_sum(trail: Trail, args: Sequence[Any], kwargs: dict[str, Any]) -> P
     n = args[0].ndim
     letters, last = "ABCDEFGHIJ"[:n], n - 1
     long_a, long_b = ((1,) * (n - t.ndim) + tuple(t.shape) for t in weighed)
-    own = [d for d in range(n) if long_a[d] > 1 or (long_b[d] == 1 and d != last)]
-    values = [d for d in range(n) if long_b[d] > 1 or (long_a[d] == 1 and d == last)]
+    key = dim % n
+    own = [d for d in range(n) if long_a[d] > 1 or d == key or (long_b[d] == 1 and d != last)]
+    values = [d for d in range(n) if long_b[d] > 1 or d == key or (long_a[d] == 1 and d == last)]
     a, b = (_kept(trail, t, n, axes) for t, axes in zip(weighed, (own, values), strict=True))
     la, lb = ("".join(letters[d] for d in axes) for axes in (own, values))
-    return Product(a, b, la, lb, letters.replace(letters[dim % n], ""))
+    return Product(a, b, la, lb, letters.replace(letters[key], ""))
 
 
 def _kept(trail: Trail, t: Tensor, ndim: int, axes: Sequence[int]) -> Tensor:

@@ -1,0 +1,57 @@
+"""Rows that are joined between attentions: a mean or a sum of several rows at each place, beside other places (pairs, windows,
+frames). New rows are made, 1/m of each of the m that they were made of (METHODS.md 3). What is joined before any attention may
+be parts of one token (codebooks of a frame): that is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from regard.recording.tokens import STRIDE, Tag, Trail, constant, first_along, occurrence, thin
+
+ADDS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+MEANS = {"mean", "sum"}
+
+
+def averaged(trail: Trail, name: str, tag: Tag, dims: Sequence[int], out: Tensor) -> Tag | None:
+    """Rows after a mean or sum over one axis of them; None where no other rows stand beside (all tokens are pooled)."""
+    if name not in MEANS or not trail.attended(tag) or len(dims) != 1 or tag.keys is not None or out.ndim < 3:
+        return None
+    sources = thin(tag.ids, but=dims[0]).movedim(dims[0], -1)
+    if all(constant(sources % STRIDE, d) for d in range(sources.ndim - 1)):
+        return None
+    made = trail.combined(tag, sources).moved(lambda i: i.movedim(-1, dims[0]))
+    return made.moved(lambda i: (i if i.ndim == out.ndim else i.squeeze(dims[0])).expand(out.shape))
+
+
+def added(trail: Trail, name: str, a: Tag, b: Tag, out: Tensor) -> Tag | None:
+    """Rows that are a sum of two, each of one place alone (those at even places, those at odd ones); else None."""
+    if name not in ADDS or not (trail.attended(a) and trail.attended(b)):
+        return None
+    if not (constant(a.ids, -1) and constant(b.ids, -1)):
+        return None
+    rows = [first_along(t.ids, -1) for t in (a, b)]
+    tokens = torch.cat([_uncopied(trail, i).flatten(1) for i in rows], 1)
+    if bool((occurrence(tokens) > 0).any()):
+        return None
+    many = torch.ones(trail.rows, dtype=torch.float64)
+    if trail.summands:
+        many[torch.tensor([*trail.summands])] = torch.tensor([*trail.summands.values()]).double()
+    counts = torch.stack([many[i % STRIDE] for i in rows], -1)
+    made = trail.combined(a, torch.stack(rows, -1), counts)
+    for row, count in zip((made.ids % STRIDE).flatten().tolist(), counts.sum(-1).flatten().tolist(), strict=True):
+        trail.summands[row] = int(count)
+    return replace(made, ids=made.ids[..., 0].expand(out.shape), seen=made.seen | b.seen)
+
+
+def _uncopied(trail: Trail, ids: Tensor) -> Tensor:
+    """The ids of the tokens that rows are, copies told apart or not."""
+    rows, which = (ids % STRIDE).unique(return_inverse=True)
+    tokens = torch.tensor([trail.copies.get(r, r) for r in rows.tolist()])
+    return ids - ids % STRIDE + tokens[which]
+
+
+__all__ = ["added", "averaged"]
