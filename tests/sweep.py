@@ -28,7 +28,8 @@ OUTSIDE: dict[str, set[str]] = {
     name: set(mixers)
     for mixers, names in {
         ("conv2d",): ("swin2sr", "sam-vision", "mobilevit", "levit", "segformer", "pvt-v2", "cvt"),
-        ("conv1d",): ("data2vec-audio", "deberta-v2", "whisper", "lfm2", "wav2vec2-bert", "qwen2-audio"),
+        ("conv1d",): ("data2vec-audio", "deberta-v2", "whisper", "lfm2", "wav2vec2-bert", "qwen2-audio",
+                      "speech-to-text"),
         ("group_norm", "conv1d"): ("wav2vec2", "wavlm", "hubert", "unispeech", "unispeech-sat", "speecht5", "moonshine",
                                    "wav2vec2-conformer"),  # the first layer of the feature extractor: over time
         ("conv2d", "max_pool2d"): ("detr", "conditional-detr", "table-transformer", "dab-detr"),
@@ -481,10 +482,10 @@ vision("clip-vision", "CLIPVisionModelWithProjection", {**S, **IM, "projection_d
 vision("siglip-vision", "SiglipVisionModel", {**S, **IM}, {"probe": 1}, calls=3, target=at("pooler_output", 1))
 vision("vit-mae", "ViTMAEForPreTraining", {**S, **IM, **MAE}, inputs=picture() | {"noise": noise(2, 16)},
        target=at("logits", 3, 1), calls=3,
-       streams={"cls_token": 1, "mask_token": 1, "pixel_values": 16})  # fmt: skip
+       streams={"cls_token": 1, "mask_token": 1, "pixel_values": 16, "noise": 16})  # fmt: skip
 vision("vit-mae-deep", "ViTMAEForPreTraining", {**S, **IM, **MAE, "decoder_num_hidden_layers": 2},
        inputs=picture() | {"noise": noise(2, 16)}, target=at("logits", 3, 1), calls=4,
-       streams={"cls_token": 1, "mask_token": 1, "pixel_values": 16})  # fmt: skip
+       streams={"cls_token": 1, "mask_token": 1, "pixel_values": 16, "noise": 16})  # fmt: skip
 vision("beit-masked", "BeitForMaskedImageModeling", {**S, **IM, "vocab_size": 20, "use_mask_token": True},
        inputs=picture() | {"bool_masked_pos": torch.arange(16)[None].expand(2, 16) < 5}, target=at("logits", 2, 1))  # fmt: skip
 vision("swin", "SwinForImageClassification", SWIN, {}, grid=(8, 8), calls=3, core=True)
@@ -698,7 +699,7 @@ row("decision-transformer", DECODER, "DecisionTransformerModel", {
     "state_dim": 4, "act_dim": 2, "hidden_size": 16, "n_layer": 2, "n_head": 2, "max_ep_len": 16, "vocab_size": 1},
     {"states": noise(2, 3, 4), "actions": noise(2, 3, 2), "rewards": noise(2, 3, 1), "returns_to_go": noise(2, 3, 1),
      "timesteps": torch.arange(3)[None].expand(2, 3), "attention_mask": torch.ones(2, 3).long()},
-    at("action_preds", -1, 0), streams={"returns_to_go": 3, "states": 3, "actions": 3})  # fmt: skip
+    at("action_preds", -1, 0), streams={"returns_to_go": 3, "states": 3, "actions": 3, "rewards": 3})  # fmt: skip
 
 # -- detection --------------------------------------------------------------------------------------------------------
 
