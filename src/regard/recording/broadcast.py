@@ -97,8 +97,12 @@ def _expanded(ids: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _each_with_each(a: Tensor, b: Tensor, shape: Sequence[int]) -> bool:
-    """Whether no axis has other rows on both sides, and the rows are two tokens; or there is one row and one column."""
-    changes = [[not constant(thin(ids, but=d) % STRIDE, d) for d in range(len(shape) - 1)] for ids in (a, b)]
+    """Whether no axis has other rows on both sides, and the rows are two tokens; or there is one row and one column.
+
+    Along the samples' axis both have other rows where each sample has an order of its own.
+    """
+    axes = [d for d in range(len(shape) - 1) if not (_changes(a // STRIDE, d) and _changes(b // STRIDE, d))]
+    changes = [[_changes(ids % STRIDE, d) for d in axes] for ids in (a, b)]
     if any(x and y for x, y in zip(*changes, strict=True)):
         return False
     if any(map(any, changes)):
@@ -106,9 +110,13 @@ def _each_with_each(a: Tensor, b: Tensor, shape: Sequence[int]) -> bool:
     return sum(n == 1 for n in shape[:-1]) > 1
 
 
+def _changes(ids: Tensor, dim: int) -> bool:
+    return not constant(thin(ids, but=dim), dim)
+
+
 def _off(ids: Tensor, dim: int) -> int:
     """Along how many axes but one other rows stand."""
-    return sum(not constant(thin(ids, but=d) % STRIDE, d) for d in range(ids.ndim) if d != dim % ids.ndim)
+    return sum(_changes(ids % STRIDE, d) for d in range(ids.ndim) if d != dim % ids.ndim)
 
 
 __all__ = ["MULTIPLIES", "as_scores", "exponential", "multiplied", "still_met", "summed"]
