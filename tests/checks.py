@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -17,7 +18,7 @@ from capture import captured
 from family import Family
 from regard.recording import AttentionCall, Gradients, Recording, record
 from regard.recording.edits import Edit
-from regard.recording.tokens import STRIDE
+from regard.recording.tokens import STRIDE, Stream
 
 SEED = 7  # ViLT draws the order of its patches
 
@@ -135,9 +136,12 @@ def every_call_is_seen_and_none_is_lost(s: State) -> None:
 @check
 def streams_and_grids_are_right(s: State) -> None:
     streams = [t for t in s.recording.streams if t.shown]
+    cuts = Counter(t.name for t in streams)
+    assert cuts == {name: s.family.cuts.get(name, 1) for name in s.family.streams}
+    streams.sort(key=lambda t: t.count)  # of several cuts of one input the finest is the map's
     assert {t.name: t.count for t in streams} == s.family.streams
-    assert len(streams) == len(s.family.streams)
     assert {t.name: t.grid for t in streams if t.grid} == s.family.grids
+    assert all(e.grid[name] == s.family.grids[name] for e in s.maps for name in s.family.cuts)
 
 
 @check
@@ -192,10 +196,10 @@ def rows_and_their_gradients_equal_the_eager_twin(s: State) -> None:
 @check
 def maps_equal_the_full_joint_roll_out(s: State) -> None:
     tolerance, (A, G), inputs = skipped_or(s), s.twin, s.family.inputs
-    found = joint.order(s.model, inputs, s.family.target, SEED, s.family.heads)
+    found = joint.order(s.model, inputs, s.family.target, SEED, s.family.together)
     twins = {
-        "gae": joint.gae(s.recording, s.gradients, found, A, G, s.family.heads),
-        "rollout": joint.rollout(s.recording, s.gradients, found, A, s.family.heads),
+        "gae": joint.gae(s.recording, s.gradients, found, A, G, s.family.together),
+        "rollout": joint.rollout(s.recording, s.gradients, found, A, s.family.together),
     }
     for exp in s.maps:
         twin = twins[exp.method]
@@ -247,16 +251,16 @@ def the_calls_that_are_read_are_those_that_no_later_call_reads(s: State) -> None
         if not any(g is not None and bool(g.any()) for g in grads):
             final.add(call.index)
     read = {c.index for a in s.recording.read_attentions(s.gradients) for c in s.recording.calls_of(a)}
-    assert read == joint.ends(s.recording.calls, final, s.family.heads)
+    assert read == joint.ends(s.recording.calls, final, s.family.together)
 
 
-def support(family: Family, name: str, gradient: Tensor) -> Tensor | None:
+def support(family: Family, stream: Stream, gradient: Tensor) -> Tensor | None:
     """(sample, token) where a gradient at an input is not zero; None where we know no way from input to tokens."""
-    size = gradient.abs()
+    size, name = gradient.abs(), stream.name
     if name == "labels":  # the decoder's ids are the labels, one to the right, after a start token
         size = size.roll(-1, 1)
     if name in family.grids:
-        grid = family.grids[name]
+        grid = stream.grid if name in family.cuts and stream.grid else family.grids[name]
         size = size.amax(-3) if size.ndim == len(grid) + 2 else size  # over channels
         if size.ndim != len(grid) + 1 or any(n % g for n, g in zip(size.shape[1:], grid, strict=True)):
             return None
@@ -288,7 +292,7 @@ def keys_are_the_tokens_that_they_are_said_to_be(s: State) -> None:
                 if not stream.first <= token < stream.first + stream.count:
                     continue
                 (g,) = torch.autograd.grad(values[0, :, j].sum(), leaf, retain_graph=True, allow_unused=True)
-                found = None if g is None else support(family, stream.name, g)
+                found = None if g is None else support(family, stream, g)
                 if found is not None and bool(found.any()):  # the value of padding may be a constant
                     place = (0 if len(found) == 1 else sample - 1, token - stream.first)
                     assert bool(found[place]), f"call {call.index}, key {j}: {place}, not {found.nonzero().tolist()}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from joint import Together
 from tiny import strong
 
 Read = Callable[[Any], Tensor]
@@ -22,7 +23,9 @@ class Family:
         model: the class's name, or timm's name of the model. make: makes it, on demand. inputs, target: what is explained.
         calls: attention calls expected. streams: name -> tokens. grids: name -> (rows, columns), or with an axis before, of
             pictures, films and spectrograms.
-        heads: calls whose heads stand side by side, as one attention's.
+        heads: calls whose heads stand side by side, as one attention's. added: calls that are one attention's, their outputs
+            added.
+        cuts: inputs that are cut into tokens more than once, how often; `streams` and `grids` are of the finest cut.
         dead: call -> why the target cannot depend on it. twin: why the eager twin cannot be compared ("": it is).
         operand: why A is no softmax's result ("": it is); then the recorded left operand of the product with V is the
             twin's A, and its gradient is autograd's.
@@ -42,6 +45,8 @@ class Family:
     streams: Mapping[str, int] = field(default_factory=dict)
     grids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     heads: tuple[tuple[int, ...], ...] = ()
+    added: tuple[tuple[int, ...], ...] = ()
+    cuts: Mapping[str, int] = field(default_factory=dict)
     dead: Mapping[int, str] = field(default_factory=dict)
     twin: str = ""
     operand: str = ""
@@ -50,6 +55,11 @@ class Family:
     std: float = 0.3
     mixes: str = ""
     core: bool = False
+
+    @property
+    def together(self) -> Together:
+        """Which calls are one attention."""
+        return Together(self.heads, self.added)
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,25 @@ from regard.recording.edits import Edit
 from regard.recording.tokens import STRIDE, Merge
 
 END = 1 << 62
-Heads = tuple[tuple[int, ...], ...]
+
+
+class Together(NamedTuple):
+    """Calls that are one attention, in the table's words: heads side by side, whose E is the mean over all of them, and
+    outputs that are added, whose E is the sum (METHODS.md section 0)."""
+
+    heads: tuple[tuple[int, ...], ...] = ()
+    added: tuple[tuple[int, ...], ...] = ()
+
+    def mates(self, call: int) -> tuple[int, ...]:
+        """The calls of a call's attention."""
+        return next((t for t in self.heads + self.added if call in t), (call,))
+
+    def share(self, call: int) -> float:
+        """What a call's own mean over heads counts for in E."""
+        return 1 / next((len(t) for t in self.heads if call in t), 1)
+
+
+ALONE = Together()
 
 
 class Cut(Edit):
@@ -46,7 +64,11 @@ class Order:
 
 
 def order(
-    model: nn.Module, inputs: Mapping[str, Tensor], target: Callable[[Any], Tensor], seed: int, heads: Heads = ()
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    target: Callable[[Any], Tensor],
+    seed: int,
+    together: Together = ALONE,
 ) -> Order:
     """The order of calls, by autograd."""
     torch.manual_seed(seed)
@@ -68,11 +90,11 @@ def order(
     alive = set(read)  # a call that the target does not rest on ends nothing by looking
     for call in reversed(cut.calls):
         alive |= looks[call.index] if call.index in alive else set()
-    return Order(keys, read, ends(cut.calls, read - set().union(*(looks[i] for i in alive)), heads))
+    return Order(keys, read, ends(cut.calls, read - set().union(*(looks[i] for i in alive)), together))
 
 
-def ends(calls: Sequence[AttentionCall], final: set[int], heads: Heads) -> set[int]:
-    """Final calls whose rows are not those of a later one; of heads side by side, all."""
+def ends(calls: Sequence[AttentionCall], final: set[int], together: Together) -> set[int]:
+    """Final calls whose rows are not those of a later one; of calls that are one attention, all."""
     out: set[int] = set()
     rows: set[int] = set()
     for i in sorted(final, reverse=True):
@@ -80,7 +102,7 @@ def ends(calls: Sequence[AttentionCall], final: set[int], heads: Heads) -> set[i
         if not own <= rows:
             out.add(i)
             rows |= own
-    return out.union(*(final & {*h} for h in heads if out & {*h}))
+    return out.union(*(final & {*together.mates(i)} for i in out))
 
 
 @dataclass
@@ -88,22 +110,21 @@ class Joint:
     """Matrices over the rows of a recording that are in use, side by side.
 
     `brought`: by call, E K; `sums`: by call, the row sums of E. `merging`: by event, the rows of P that are not those of I.
-    `heads`: calls whose heads stand side by side, in the table's words: their E is the mean over all of these.
     """
 
     recording: Recording
     rows: Tensor
-    heads: Heads = ()
+    together: Together = ALONE
     merging: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     brought: dict[int, Tensor] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recording: Recording, heads: Heads) -> Joint:
+    def of(cls, recording: Recording, together: Together) -> Joint:
         ids = [t.flatten() % STRIDE for c in recording.calls for t in (c.queries, c.keys)]
         ids += [t.flatten() for m in recording.merges for t in (m.rows, m.sources)]
         ids += [torch.arange(s.first, s.first + s.count) for s in recording.streams]
-        joint = cls(recording, torch.cat([torch.zeros(1, dtype=torch.int64), *ids]).unique(), heads)
+        joint = cls(recording, torch.cat([torch.zeros(1, dtype=torch.int64), *ids]).unique(), together)
         for merge in recording.merges:
             new, sources = (torch.searchsorted(joint.rows, t.contiguous()) for t in (merge.rows, merge.sources))
             P = torch.zeros(len(new), len(joint.rows), dtype=torch.float64)
@@ -131,14 +152,10 @@ class Joint:
     def add(self, call: AttentionCall, E: Tensor, seen: set[int], *, normalise: bool) -> None:
         """One call: E K, K the state of its keys."""
         matrix, K = self.embedded(call, E), self.state(seen, call.event, normalise=normalise)
-        matrix /= len(self.mates(call.index))
+        matrix *= self.together.share(call.index)
         at = self.place(call.queries)[1].unique()  # all other rows of E are zero
         self.sums[call.index] = matrix.sum(-1, keepdim=True)
         self.brought[call.index] = torch.zeros_like(K).index_copy_(1, at, matrix[:, at] @ K)
-
-    def mates(self, call: int) -> tuple[int, ...]:
-        """The calls whose heads are one attention's."""
-        return next((h for h in self.heads if call in h), (call,))
 
     def state(self, seen: set[int], before: int, *, normalise: bool) -> Tensor:
         """R of a state that took in some calls' outputs, in order, up to an event; rows brought to sum 1 on demand."""
@@ -152,14 +169,14 @@ class Joint:
                 R[:, new] = P @ R
             elif event.index in seen:
                 R += self.brought[event.index]
-                if normalise and event.index == max(mates := self.mates(event.index)):
+                if normalise and event.index == max(mates := self.together.mates(event.index)):
                     R /= 1 + sum(self.sums[i] for i in mates)
         return R
 
     def readout(self, gradients: Gradients, final: set[int]) -> Tensor:
-        """r (batch, 1, row): in each final call, rows by the norm of their gradient; heads side by side are one."""
+        """r (batch, 1, row): in each final call, rows by the norm of their gradient; calls that are one attention are one."""
         total = torch.zeros(self.recording.batch, 1, len(self.rows), dtype=torch.float64)
-        for mates in {self.mates(i) for i in sorted(final)}:
+        for mates in {self.together.mates(i) for i in sorted(final)}:
             r = torch.zeros_like(total[:, 0])
             for call in (gradients.calls[i] for i in mates):
                 squares = call.canonical(call.dO).double().pow(2).sum((1, 3))
@@ -169,9 +186,28 @@ class Joint:
         return total
 
     def by_stream(self, total: Tensor) -> dict[str, Tensor]:
-        """(batch, 1, row) -> stream -> (batch, token)."""
-        first = lambda s: int(torch.searchsorted(self.rows, s.first))  # noqa: E731
-        return {s.name: total[:, 0, first(s) : first(s) + s.count] for s in self.recording.streams if s.shown}
+        """(batch, 1, row) -> stream -> (batch, token). A token of a coarser grid goes in equal shares to the finest one's."""
+        shown = [s for s in self.recording.streams if s.shown]
+        finest = {s.name: s for s in sorted(shown, key=lambda s: s.count)}
+        out: dict[str, Tensor] = {}
+        for s in shown:
+            first = int(torch.searchsorted(self.rows, s.first))
+            scores = total[:, 0, first : first + s.count]
+            if s is not finest[s.name]:
+                scores = shared_out(scores, s.grid, finest[s.name].grid)
+            out[s.name] = out.get(s.name, 0) + scores
+        return out
+
+
+def shared_out(scores: Tensor, grid: tuple[int, ...] | None, finer: tuple[int, ...] | None) -> Tensor:
+    """(batch, token) of a grid -> of a finer one that divides its cells."""
+    assert grid is not None
+    assert finer is not None
+    scores = scores.unflatten(1, grid)
+    for axis, (n, m) in enumerate(zip(grid, finer, strict=True), start=1):
+        assert m % n == 0
+        scores = scores.repeat_interleave(m // n, axis) / (m // n)
+    return scores.flatten(1)
 
 
 def gae(
@@ -180,10 +216,10 @@ def gae(
     found: Order,
     A: Sequence[Tensor],
     G: Sequence[Tensor],
-    heads: Heads = (),
+    together: Together = ALONE,
 ) -> Any:
     """Row r of the joint product of I + E_h (A⊙G)₊, less r itself, by stream. A, G: (group, head, query, key) by call."""
-    joint = Joint.of(recording, heads)
+    joint = Joint.of(recording, together)
     for call, a, g in zip(recording.calls, A, G, strict=True):
         joint.add(call, (a * g).clamp(min=0).mean(1), found.keys[call.index], normalise=False)
     r = joint.readout(gradients, found.final)
@@ -191,9 +227,11 @@ def gae(
     return joint.by_stream(r @ (R - itself))
 
 
-def rollout(recording: Recording, gradients: Gradients, found: Order, A: Sequence[Tensor], heads: Heads = ()) -> Any:
+def rollout(
+    recording: Recording, gradients: Gradients, found: Order, A: Sequence[Tensor], together: Together = ALONE
+) -> Any:
     """Row r of the joint product of I + E_h A with rows brought to sum 1, by stream."""
-    joint = Joint.of(recording, heads)
+    joint = Joint.of(recording, together)
     for call, a in zip(recording.calls, A, strict=True):
         joint.add(call, a.mean(1), found.keys[call.index], normalise=True)
     return joint.by_stream(joint.readout(gradients, found.final) @ joint.state(found.read, END, normalise=True))

@@ -185,24 +185,32 @@ def test_layers_are_attentions(whole: nn.Module, spelling: Callable[[], nn.Modul
         regard.explain(other, x, 1, "gae", start_layer=3)
 
 
-class TwoKeys(nn.Module):
-    """Two cross-attentions side by side, added; and the same as one product over both sets of keys, apart for the softmax."""
+ADDED: dict[str, Callable[[list[Tensor]], Tensor]] = {
+    "a + b": lambda parts: parts[0] + parts[1],
+    "b + a": lambda parts: parts[1] + parts[0],
+    "stacked and summed": lambda parts: torch.stack(parts).sum(0),
+    "stacked, turned and summed": lambda parts: torch.stack(parts, 1).movedim(1, -1).sum(-1),
+    "stacked, the mean": lambda parts: 2 * torch.stack(parts, -1).mean(-1),
+}
 
-    def __init__(self, order: int = 1) -> None:
+
+class TwoKeys(nn.Module):
+    """Two cross-attentions side by side, added."""
+
+    def __init__(self, how: str) -> None:
         super().__init__()
-        self.order, self.head = order, nn.Linear(WIDTH, 3)
+        self.added, self.head = ADDED[how], nn.Linear(WIDTH, 3)
 
     def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         for _ in range(2):
-            parts = [(x @ keys.mT).softmax(-1) @ keys for keys in (y, z)[:: self.order]]
-            x = x + parts[0] + parts[1]
+            x = x + self.added([(x @ keys.mT).softmax(-1) @ keys for keys in (y, z)])
         return self.head(x[:, 0])
 
 
-def test_added_attentions_are_one_whatever_their_order() -> None:
+@pytest.mark.parametrize("how", ADDED)
+def test_added_attentions_are_one_however_they_are_added(how: str) -> None:
     torch.manual_seed(5)
-    one = TwoKeys().eval()
-    other = like(one, lambda: TwoKeys(-1))
+    model = TwoKeys(how).eval()
     given = {n: noise(2, TOKENS, WIDTH, seed=i) / 2 for i, n in enumerate("xyz")}
     x, parts = given["x"], []
     for _ in range(2):
@@ -211,11 +219,30 @@ def test_added_attentions_are_one_whatever_their_order() -> None:
         parts.append(A)
     # rows of A over the attention sum to 2, so each layer keeps 1/3 of a row's relevance
     expected = {n: sum(3.0 ** -(2 - layer) * parts[layer][i][:, 0] for layer in range(2)) for i, n in enumerate("yz")}
-    for model in (one, other):
-        found = regard.explain(model, given, 1, "rollout").scores
-        for name, e in expected.items():
-            assert torch.allclose(found[name], e, atol=1e-6), name
-        assert torch.allclose(found["x"][:, 0], torch.full((2,), 1 / 9), atol=1e-6)
+    found = regard.explain(model, given, 1, "rollout").scores
+    for name, e in expected.items():
+        assert torch.allclose(found[name], e, atol=1e-6), name
+    assert torch.allclose(found["x"][:, 0], torch.full((2,), 1 / 9), atol=1e-6)
+
+
+class TwoHalves(nn.Module):
+    """A tower for each half of the tokens; each has a read-out of its own."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.added, self.heads = ADDED[how], nn.ModuleList(nn.Linear(WIDTH, 3) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        towers = [t + (t @ t.mT / 4).softmax(-1) @ t for t in x.split(TOKENS // 2, 1)]
+        return self.added([head(t[:, 0]) for head, t in zip(self.heads, towers, strict=True)])
+
+
+@pytest.mark.parametrize("how", ADDED)
+def test_added_towers_are_no_rows_of_one_attention(how: str) -> None:
+    x = noise(2, TOKENS, WIDTH)
+    found = regard.explain(strong(TwoHalves(how)), x, 1, "rollout").scores["input"]
+    each = [(torch.eye(TOKENS // 2) + (t @ t.mT / 4).softmax(-1))[:, 0] / 2 for t in x.split(TOKENS // 2, 1)]
+    assert torch.allclose(found, torch.cat(each, 1), atol=1e-6)
 
 
 # -- one map, several values ------------------------------------------------------------------------------------------
@@ -312,6 +339,42 @@ def test_values_that_mix_tokens_are_refused() -> None:
     half = Apart(lambda v: torch.cat([v[..., :6], v[..., 6:].roll(1, 1)], -1)).eval()
     with pytest.raises(RegardError, match="values mix several tokens along their width"):
         regard.explain(half, noise(1, TOKENS, WIDTH), 1, "gae")
+
+
+# -- rows that each of queries, keys, values and the shortcut pools in a way of its own --------------------------------
+
+
+class Pooled(nn.Module):
+    """Multiscale attention (MViT): a layer whose rows are pairs of tokens; `maps` are kept for the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(WIDTH, 3 * WIDTH) for _ in range(2))
+        self.pool, self.head = nn.Conv1d(WIDTH, WIDTH, 2, 2, groups=WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.first(x).chunk(3, -1)
+        a = (q @ k.mT / 4).softmax(-1)
+        x = x + a @ v
+        q, k, v = (t.mT for t in self.second(x).chunk(3, -1))
+        q, k, v = self.pool(q).mT, F.max_pool1d(k, 2).mT, F.avg_pool1d(v, 2).mT
+        b = (q @ k.mT / 4).softmax(-1)
+        self.maps = a, b
+        return self.head(F.max_pool1d(x.mT, 2).mT + q + b @ v)[:, 0]
+
+
+def test_rows_pooled_in_several_ways_are_the_same_rows() -> None:
+    torch.manual_seed(6)
+    model, x = strong(Pooled()), noise(2, TOKENS, WIDTH)
+    rollout, gae = regard.explain(model, x, 1, ["rollout", "gae"])
+    y = model(x)[:, 1].sum()
+    a, b = model.maps
+    P = torch.eye(TOKENS // 2).repeat_interleave(2, 1) / 2
+    I, J = torch.eye(TOKENS), torch.eye(TOKENS // 2)
+    assert torch.allclose(rollout.scores["input"], ((J + b) / 2 @ P @ (I + a) / 2)[:, 0], atol=1e-6)
+    E, F_ = ((m * g).clamp(min=0) for m, g in zip((a, b), torch.autograd.grad(y, (a, b)), strict=True))
+    assert torch.allclose(gae.scores["input"], ((J + F_) @ P @ (I + E) - P)[:, 0], atol=1e-5)
+    assert not regard.verify(model, x).contradictions
 
 
 # -- rows at different states -----------------------------------------------------------------------------------------

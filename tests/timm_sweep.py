@@ -70,7 +70,7 @@ row("vit-mean", M.VisionTransformer, {**S, "class_token": False, "global_pool": 
 row("vit-siglip", M.VisionTransformer, {**S, "class_token": False, "global_pool": "map"}, {"latent": 1}, calls=3)
 row("deit3", M.VisionTransformer, {**S, "no_embed_class": True, "init_values": 0.1}, CLS)
 row("deit-distilled", M.VisionTransformerDistilled, S, {**CLS, "dist_token": 1})
-row("vit-parallel", M.VisionTransformer, {**S, "block_fn": ParallelThingsBlock}, CLS, calls=4)
+row("vit-parallel", M.VisionTransformer, {**S, "block_fn": ParallelThingsBlock}, CLS, calls=4, added=((0, 1), (2, 3)))
 row("vit-parallel-mlp", M.VisionTransformer, {**S, "block_fn": ParallelScalingBlock, "qk_norm": True}, CLS)
 row("vit-post-norm", M.VisionTransformer, {**S, "block_fn": ResPostBlock}, CLS)
 row("vit-relative", M.VisionTransformerRelPos, S)
@@ -122,6 +122,9 @@ row("tiny-vit", M.TinyVit, {"embed_dims": (8, 8), "depths": (1, 1), "num_heads":
 row("coatnet", M.MaxxVit, {
     "cfg": MaxxVitCfg(embed_dim=(8, 8), depths=(1, 2), block_type=("C", "T"), stem_width=8,
                       transformer_cfg=MaxxVitTransformerCfg(dim_head=4)), "img_size": 32}, side=32, **CONV)  # fmt: skip
+MAXVIT = MaxxVitCfg(embed_dim=(8, 8), depths=(1, 1), block_type=("M", "M"), stem_width=8,
+                    transformer_cfg=MaxxVitTransformerCfg(dim_head=4, window_size=(4, 4), grid_size=(4, 4)))  # fmt: skip
+row("maxvit", M.MaxxVit, {"cfg": MAXVIT, "img_size": 32}, side=32, grid=(8, 8), calls=4, **CONV)
 row("volo", M.VOLO, {
     "layers": [1, 1], "img_size": 32, "stem_hidden_dim": 8, "embed_dims": [8, 16], "num_heads": [2, 2],
     "downsamples": (True, False), "outlook_attention": (True, False), "use_aux_head": False}, CLS, side=32, grid=(2, 2),
@@ -133,6 +136,9 @@ row("levit-distilled", LevitDistilled, LEVIT, side=64, calls=3, **CONV)
 row("pit", M.PoolingVisionTransformer, {
     "img_size": 16, "patch_size": 4, "stride": 2, "base_dims": (8, 8), "depth": (1, 1), "heads": (1, 2), "mlp_ratio": 2},
     CLS, grid=(7, 7))  # fmt: skip
+row("crossvit", M.CrossVit, {
+    "img_size": 32, "img_scale": (1.0, 1.0), "patch_size": (8, 16), "embed_dim": (8, 16), "depth": ((1, 1, 0),),
+    "num_heads": (2, 2)}, {"cls_token_0": 1, "cls_token_1": 1}, side=32, calls=4, cuts={"x": 2})  # fmt: skip
 
 # -- torchvision ------------------------------------------------------------------------------------------------------
 
@@ -144,6 +150,9 @@ row("torchvision-swin", tv_swin.SwinTransformer, TV_SWIN, grid=(8, 8), calls=3)
 row("torchvision-swin-v2", tv_swin.SwinTransformer, {
     **TV_SWIN, "block": tv_swin.SwinTransformerBlockV2, "downsample_layer": tv_swin.PatchMergingV2}, grid=(8, 8),
     calls=3)  # fmt: skip
+row("torchvision-maxvit", V.MaxVit, {
+    "input_size": (32, 32), "stem_channels": 8, "partition_size": 4, "block_channels": [8, 8], "block_layers": [1, 1],
+    "head_dim": 4, "stochastic_depth_prob": 0.0}, side=32, grid=(8, 8), calls=4, **CONV)  # fmt: skip
 
 # -- refused, open ----------------------------------------------------------------------------------------------------
 
@@ -159,13 +168,6 @@ row("hiera", M.Hiera, {
     "img_size": (32, 32), "embed_dim": 8, "num_heads": 1, "stages": (1, 1), "q_pool": 1, "mask_unit_size": (4, 4),
     "mask_unit_attn": (True, False)}, side=32, refused="amax",
     why="queries are pooled by a maximum: which token won depends on the input")  # fmt: skip
-MAXVIT = MaxxVitCfg(embed_dim=(8, 8), depths=(1, 1), block_type=("M", "M"), stem_width=8,
-                    transformer_cfg=MaxxVitTransformerCfg(dim_head=4, window_size=(4, 4), grid_size=(4, 4)))  # fmt: skip
-UNEVEN = "a strided convolution and a pooled shortcut meet: refused at `add of different tokens`"
-row("maxvit", M.MaxxVit, {"cfg": MAXVIT, "img_size": 32}, side=32, open=UNEVEN)
-row("torchvision-maxvit", V.MaxVit, {
-    "input_size": (32, 32), "stem_channels": 8, "partition_size": 4, "block_channels": [8, 8], "block_layers": [1, 1],
-    "head_dim": 4, "stochastic_depth_prob": 0.0}, side=32, open=UNEVEN)  # fmt: skip
 row("gcvit", M.GlobalContextVit, {
     "img_size": 64, "embed_dim": 8, "depths": (2, 1), "num_heads": (2, 2), "window_size": (4, 4)}, side=64, grid=(16, 16),
     open="queries pooled from the whole picture; the next stage is refused at `add of different tokens`")  # fmt: skip
@@ -173,7 +175,3 @@ row("tnt", M.TNT, {
     "img_size": 16, "patch_size": 8, "embed_dim": 16, "inner_dim": 8, "depth": 2, "num_heads_inner": 2,
     "num_heads_outer": 2}, CLS,
     open="a patch and the pixels inside it, two cuts of one picture, are added: refused by name")  # fmt: skip
-row("crossvit", M.CrossVit, {
-    "img_size": 32, "img_scale": (1.0, 1.0), "patch_size": (8, 16), "embed_dim": (8, 16), "depth": ((1, 1, 0),),
-    "num_heads": (2, 2)}, side=32, refused="cut into",
-    why="one picture in two sizes of patches, that is two maps of one input")  # fmt: skip

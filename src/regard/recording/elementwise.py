@@ -275,9 +275,12 @@ def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
     """A sum or mean over an axis along which every place is the same row's (experts of a token); over tokens it is lost."""
     tag, at = trail.tag(args[0]), REDUCTIONS[name]
     dim = kwargs.get("dim", kwargs.get("axis", args[at] if len(args) > at else None))
-    if tag is None or tag.lost or dim is None or not isinstance(out, Tensor):
+    if tag is None or dim is None or not isinstance(out, Tensor):
         return element_wise(trail, name, args, kwargs, out)
     dims = sorted({d % args[0].ndim for d in ([dim] if isinstance(dim, int) else dim)})
+    trail.summed(args[0], dims)
+    if tag.lost:
+        return element_wise(trail, name, args, kwargs, out)
     if tag.raw:
         if not _of_one_row(tag, dims):
             return element_wise(trail, name, args, kwargs, out)

@@ -160,7 +160,9 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
     _meet(tags, columns, dim)
     side_by_side = _one_row_each(columns, name, dim)
-    trail.joined("width" if side_by_side else "rows", tags)
+    how = "width" if side_by_side else "rows"
+    if (met := trail.joined(how, tags)) and name == "stack":
+        trail.stacked[out] = (dim % out.ndim, how, met)
     if name in CATS and not side_by_side and not _features(columns, dim):
         staged = trail.at_their_stages(tags)
         if staged is None:

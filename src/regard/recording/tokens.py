@@ -245,11 +245,13 @@ class Trail:
         self.told: ByTensor[tuple[Mixing, ...]] = ByTensor()
         self.beside: dict[frozenset[str], int] = {}
         self.joins: dict[tuple[int, int, str], int] = {}
+        self.stacked: ByTensor[tuple[int, str, list[tuple[int, int]]]] = ByTensor()
         self.confused = 0
         self.queried: dict[int, Tensor] = {}
         self._copied: dict[bytes, tuple[int, int]] = {}
         self.multiplied: dict[int, tuple[Tensor, Tensor]] = {}
         self._patterns: dict[tuple[int, ...], int] = {}
+        self._merged: dict[Any, tuple[int, int]] = {}
         self._variants: dict[tuple[int, bytes], tuple[int, int]] = {}
 
     # -- tags -------------------------------------------------------------------------------------------------------
@@ -367,16 +369,33 @@ class Trail:
         for operation in {m.operation for m in told} - {m.operation for m in self.mixings}:
             self.mixers.pop(operation, None)
 
-    def joined(self, how: str, tags: Sequence[Tag | None]) -> None:
-        """Rows that have absorbed different calls meet: side by side along the width or the rows, or added (attention.py)."""
+    def joined(self, how: str, tags: Sequence[Tag | None]) -> list[tuple[int, int]]:
+        """Rows that have absorbed different calls meet: side by side along the width or the rows, or added (attention.py).
+        Returns the sets of events that have met so for the first time."""
+        new = []
         names = frozenset(t.source.name for t in tags if t is not None)
         if how == "rows" and len(names) > 1:
             self.beside.setdefault(names, self.events)
-        before: int | None = None
+        before = 0
         for seen in (t.seen & self.call_events for t in tags if t is not None):
-            if before is not None and (left := before & ~seen) and (right := seen & ~before):
-                self.joins.setdefault((left, right, how), self.events)
-            before = (before or 0) | seen
+            left, right = before & ~seen, seen & ~before
+            if left and right and (left, right, how) not in self.joins:
+                self.joins[left, right, how] = self.events
+                new.append((left, right))
+            before |= seen
+        return new
+
+    def summed(self, tensor: Tensor, dims: Sequence[int]) -> None:
+        """Axes of a tensor are summed over: calls whose rows were stacked along one of them are added, not side by side."""
+        base = tensor if tensor in self.stacked or tensor._base is None else tensor._base
+        found = self.stacked.get(base)
+        if found is None:
+            return
+        axis, how, pairs = found
+        if any(tensor.shape[d] == base.shape[axis] and tensor.stride(d) == base.stride(axis) for d in dims):
+            for left, right in pairs:
+                time = self.joins.pop((left, right, how), self.events)
+                self.joins.setdefault((left, right, "added"), time)
 
     # -- births, merges ---------------------------------------------------------------------------------------------
 
@@ -479,7 +498,11 @@ class Trail:
         return rows if stream.elements is None else stream.elements[rows - stream.first]
 
     def merged(self, tag: Tag, sources: Tensor) -> Tag:
-        """New rows, each the mean of the ids in `sources`'s last axis (which is kept, with length 1)."""
+        """New rows, each the mean of the ids in `sources`'s last axis (which is kept, with length 1).
+
+        The same rows merged once more at the same stage are the same new rows: queries, keys, values and the shortcut, each
+        pooled in a way of its own.
+        """
         own = sources[sources > 0]
         overlapping = len(own) > len(own.unique()) and len(sources.flatten(0, -2).unique(dim=0)) > 1
         if not self.attended(tag) and not overlapping:
@@ -487,15 +510,22 @@ class Trail:
         distinct, index = torch.unique(sources.flatten(0, -2), dim=0, return_inverse=True)
         samples, rows = (distinct // STRIDE).amax(1) * STRIDE, distinct % STRIDE  # the first of them may be padding
         patterns, which = torch.unique(rows, dim=0, return_inverse=True)
+        key = (tag.source.name, tag.seen, tuple(patterns.shape), patterns.numpy().tobytes())
+        if key not in self._merged:
+            self._merged[key] = self._merge(tag, patterns)
+        first, event = self._merged[key]
+        ids = (samples + first + which)[index].view(*sources.shape[:-1], 1)
+        return replace(tag, ids=ids, seen=tag.seen | 1 << event)
+
+    def _merge(self, tag: Tag, patterns: Tensor) -> tuple[int, int]:
+        """New rows, one of each pattern (row, source): the first of them, and the event of the token map."""
         stream = self.new_stream(tag.source.name, len(patterns), "merged", packed=tag.source.packed)
-        event = self.next_event()
         made = torch.arange(stream.first, stream.first + stream.count)
         for row, pattern in zip(made.tolist(), patterns.tolist(), strict=True):
             if (twin := self._patterns.setdefault(tuple(pattern), row)) != row:
                 self.copies[row] = twin
-        self.merges.append(Merge(event, made, patterns))
-        ids = (samples + stream.first + which)[index].view(*sources.shape[:-1], 1)
-        return replace(tag, ids=ids, seen=tag.seen | 1 << event)
+        self.merges.append(Merge(self.next_event(), made, patterns))
+        return stream.first, self.events - 1
 
     def combined(
         self,
