@@ -51,8 +51,12 @@ class ByTensor(Generic[T]):
         return self.get(tensor) is not None
 
     def __iter__(self) -> Iterator[Tensor]:
-        """The tensors that live."""
-        return (t for ref, _ in [*self._of.values()] if (t := ref()) is not None)
+        """The tensors that live; also one that only torch itself still holds, which comes back to Python by this."""
+        for ref, _ in [*self._of.values()]:
+            if (tensor := ref()) is not None:
+                if hasattr(tensor, "_fix_weakref"):
+                    tensor._fix_weakref()
+                yield tensor
 
     def __len__(self) -> int:
         return len(self._of)

@@ -8,13 +8,13 @@ torch (numpy) is looked at again when the run is over.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import TensorWeakRef
 
 from regard.errors import ModelError
 from regard.recording.elementwise import nowhere
@@ -156,7 +156,7 @@ def name_of_kernel(func: Any) -> str:
 def glance(trail: Trail, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
     """Once the tokens of all inputs are known: writes past autograd are told of still."""
     if name in ("data", "detach") and isinstance(out, Tensor) and args[0].requires_grad:
-        trail.apart[out] = weakref.ref(args[0])
+        trail.apart[out] = TensorWeakRef(args[0])
     if name in HANDS_OUT and (args[0].requires_grad or args[0] in trail.apart):
         _lend(trail, name, args[0])
     t = written_into(name, args, kwargs, out)

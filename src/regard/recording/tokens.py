@@ -13,7 +13,6 @@ gives new rows and a token map, `Merge`, which the walk goes back through.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import TensorWeakRef
 
 from regard.recording.by_tensor import ByTensor
 from regard.recording.cells import Cells, lattice, owners
@@ -224,7 +224,7 @@ class Trail:
         self.unseen: dict[str, None] = {}
         self.rereads: list[Any] = []
         self.lent: list[tuple[Tensor, int, Tensor, str]] = []
-        self.apart: ByTensor[weakref.ref[Tensor]] = ByTensor()
+        self.apart: ByTensor[TensorWeakRef] = ByTensor()
         self.renamed: dict[tuple[str, str, str], int] = {}
         self.raw_pairs: list[tuple[int, str, str, Tensor, Tensor]] = []
         self.entered: dict[str, Tag] = {}
