@@ -48,7 +48,7 @@ class Reread:
 def earlier_states(
     trail: Trail, parts: Sequence[tuple[Tensor, Tag]], out: Tensor, places: Sequence[tuple[int, int, int]] | None = None
 ) -> None:
-    """Note rows that meet later states of their own. places: of parts that stand side by side; else they are added, ..."""
+    """Note rows that meet later states of their own. places: of parts that stand side by side; None: they meet by elements."""
     seens = {tag.seen & trail.call_events for _, tag in parts}
     if len(seens) < 2 or not out.requires_grad:
         return
