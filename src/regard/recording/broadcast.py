@@ -20,11 +20,15 @@ MULTIPLIES = ("mul", "multiply", "__mul__", "__rmul__")
 
 
 class Met(NamedTuple):
-    """Rows of two tensors, multiplied each with each, in the axes of what that gave; and what the receipt was told of it."""
+    """Rows of two tensors, multiplied each with each, in the axes of what that gave; and what the receipt was told of it.
+
+    scores: their features have been summed over.
+    """
 
     a: Tag
     b: Tag
     told: tuple[Mixing, ...] = ()
+    scores: bool = False
 
 
 def multiplied(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -55,7 +59,7 @@ def summed(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
         return tags
     if all(constant(t.ids, dim) for t in (met.a, met.b)):
         a, b = (t.moved(lambda i: i.narrow(dim, 0, 1).reshape(out.shape)) for t in (met.a, met.b))
-        trail.met[out] = Met(a, b, met.told)
+        trail.met[out] = Met(a, b, met.told, scores=True)
     return tags
 
 
@@ -69,7 +73,7 @@ def still_met(trail: Trail, operands: Sequence[Tensor], out: Any) -> None:
 def as_scores(trail: Trail, scores: Tensor, tag: Tag, dim: int | None = None) -> Tag:
     """The tag of scores whose rows met by broadcasting, rows and columns: the columns are along `dim`, where that is known."""
     met: Met | None = trail.met.get(scores)
-    if met is None or tag.keys is not None or tag.lost:
+    if met is None or not met.scores or tag.keys is not None or tag.lost:
         return tag
     trail.retract(met.told)
     rows, columns = met.a, met.b
@@ -81,9 +85,9 @@ def as_scores(trail: Trail, scores: Tensor, tag: Tag, dim: int | None = None) ->
 def exponential(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """exp(scores), of which a softmax by hand is made."""
     (tag,) = element_wise(trail, name, args, kwargs, out)
-    if tag is None or tag.keys is not None or args[0] not in trail.met:
+    if tag is None or tag.keys is not None or (made := as_scores(trail, args[0], tag)) is tag:
         return [tag]
-    return [replace(as_scores(trail, args[0], tag), made="exp")]
+    return [replace(made, made="exp")]
 
 
 def _are_rows(a: Tag, b: Tag) -> bool:
