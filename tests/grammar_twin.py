@@ -16,6 +16,7 @@ from torch import Tensor
 
 from grammar import CLASSES, MERGED, SHIFT, WINDOW, Attention, Layer, Model, Net, kv_heads, moved_length
 
+ROUNDING = 1e-12
 RULES = ("rollout", "positive", "negative", "absolute", "signed")
 
 
@@ -47,7 +48,10 @@ class Step:
 
 @dataclass
 class Literal:
-    """A run: its output, its steps, and each method's scores by stream."""
+    """A run: its output, its steps, and each method's scores by stream.
+
+    tied: two rows have the maximum that is read out, so that rounding decides which of them the model looks at.
+    """
 
     logits: Tensor
     steps: list[Step]
@@ -55,6 +59,7 @@ class Literal:
     g: dict[str, Tensor]
     counts: list[tuple[str, int]]
     hidden: Tensor
+    tied: bool
     scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
@@ -78,6 +83,7 @@ class Twin:
         self.hidden = torch.zeros(self.b, net.tokens + net.cls, dtype=torch.bool)
         if net.padded:
             self.hidden[:, net.cls :] = given["mask"] == 0
+        self.tied = False
         self.leaves: dict[str, Tensor] = {}
         if net.enter == "ids":
             self.leaves["x"] = model.stem.weight.double()[given["x"]].detach().requires_grad_()
@@ -113,7 +119,10 @@ class Twin:
         if self.net.pool == "mean":
             counts = ~self.hidden if self.net.padded else torch.ones(x.shape[:2], dtype=torch.bool)
             return torch.stack([x[i, counts[i]].mean(0) for i in range(self.b)])
-        return {"first": x[:, 0], "last": x[:, x.shape[1] - 1], "max": x.amax(1)}.get(self.net.pool, x)
+        if self.net.pool == "max":
+            first, second = x.detach().topk(2, 1).values.unbind(1)
+            self.tied = bool((first - second < ROUNDING * first.abs()).any())
+        return {"first": x[:, 0], "last": x[:, x.shape[1] - 1], "max": x.amax(1)}[self.net.pool]
 
     def block(self, layer: Layer, block: Any, x: Tensor, y: Tensor | None) -> Tensor:
         def mlp(t: Tensor) -> Tensor:
@@ -298,7 +307,7 @@ def literal(net: Net, model: Model, given: dict[str, Tensor], target: int) -> Li
     g = {k: next(found) for k in twin.leaves}
     counts = [("cls_token", 1)] * net.cls + [("x", net.tokens)] + [("y", net.others)] * net.two
     x = {k: v.detach() for k, v in twin.leaves.items()}
-    out = Literal(logits.detach(), twin.steps, x, g, counts, twin.hidden[:, net.cls :])
+    out = Literal(logits.detach(), twin.steps, x, g, counts, twin.hidden[:, net.cls :], twin.tied)
     out.scores = all_scores(out, net)
     return out
 

@@ -1,4 +1,4 @@
-"""Random attention models: what a grammar of hand-written attention gives is explained as by its literal twin, or refused.
+"""Random attention models: what a grammar of hand-written attention gives is explained as by its literal twin.
 
 A draw that fails is shrunk, and printed as a constructor call: paste it into `ONCE_WRONG`. The draws are the same in every run;
 `GRAMMAR_SEED=7 pytest tests/test_grammar.py -k many` makes others.
@@ -208,10 +208,16 @@ def alone() -> dict[str, Net]:
 # -- what must hold ---------------------------------------------------------------------------------------------------
 
 
+class Tied(Exception):
+    """Copies of one token share the maximum that is read out: rounding decides which of them has the gradient."""
+
+
 def check(net: Net) -> None:
-    """Every method as its twin; the last sample alone as in the batch; the run is the model's own."""
+    """Every method as its twin; the last sample alone as in the batch; the run is the model's own. Raises Tied."""
     model, given = g.build(net), g.inputs(net)
     twin = literal(net, model, given, TARGET)
+    if twin.tied:
+        raise Tied
     out = model(**given).detach()
     assert close(out, twin.logits) < TOLERANCE, "the grammar's model and its twin compute different functions"
     sign = SIGNS[net.seed % len(SIGNS)]
@@ -265,13 +271,8 @@ def largest(scores: dict[str, Tensor]) -> float:
 
 # -- tests ------------------------------------------------------------------------------------------------------------
 
-REFUSED = {
-    "lost at `add of different tokens`": "pairs of tokens are added in which copies of one token stand on both sides"
-}
-"""Refusals that count as agreement: what the message says -> why no map is given."""
-
-MOST_REFUSED = 0.05
-"""The largest share of draws that may be refused by what is on the list."""
+MOST_TIED = 0.02
+"""The largest share of draws that may be left out since rounding decides what they read."""
 
 ONCE_WRONG = [
     Net(heads=2, batch=2, layers=(Layer(attentions=(Attention(layout="h b n d"),)),)),
@@ -295,7 +296,8 @@ ONCE_WRONG = [
     Net(batch=2, tokens=6, cls=True, layers=(Layer(move="tome", residual="post"),)),
     Net(batch=2, heads=2, cls=True, layers=(Layer(move="tome"),), pool="max", seed=2),
     Net(layers=(Layer(move="tile", attentions=(Attention(rows="joined"),)),)),
-    Net(layers=(Layer(), Layer(move="tile", attentions=(Attention(windows="folded"),))), pool="max"),
+    Net(layers=(Layer(), Layer(move="tile", attentions=(Attention(windows="folded"),))), pool="last"),
+    Net(layers=(Layer(), Layer(move="tile", attentions=(Attention(windows="folded"),))), pool="mean"),
     Net(batch=3, heads=3, size=3, layers=(Layer(move="repeat"), Layer(attentions=(Attention(layout="heads first"),)))),
     Net(batch=2, layers=(Layer(move="sort"), Layer(move="pairs sum")), seed=2),
     Net(
@@ -308,21 +310,25 @@ ONCE_WRONG = [
             Layer(),
         ),
     ),
+    Net(
+        layers=(
+            Layer(move="repeat", attentions=(Attention(keys="y"), Attention())),
+            Layer(move="pairs sum", attentions=(Attention(keys="y", layout="b g r n d", scores="multiply"),)),
+        )
+    ),
 ]
 """Draws that failed once, shrunk."""
 
 
 def outcome(net: Net) -> str:
-    """ "explained", or what was refused. Raises AssertionError for a wrong map, and for a refusal that is not on the list."""
+    """ "explained" or "tied". Raises AssertionError for a wrong map, and for a refusal."""
     try:
         check(net)
+    except Tied:
+        return "tied"
     except RegardError as error:
-        refusal = str(error)
-    else:
-        return "explained"
-    known = [words for words in REFUSED if words in refusal]
-    assert known, f"refused, and not on the list: {refusal}"
-    return known[0]
+        raise AssertionError(f"refused: {error}") from error
+    return "explained"
 
 
 @pytest.mark.parametrize("name", alone())
@@ -346,7 +352,7 @@ def types_unchecked() -> Iterator[None]:
 
 
 def draw_and_check(count: int) -> None:
-    """So many draws: none is wrong, and few are refused."""
+    """So many draws: none is wrong or refused."""
     outcomes: Counter[str] = Counter()
     seed = os.environ.get("GRAMMAR_SEED")
 
@@ -361,8 +367,7 @@ def draw_and_check(count: int) -> None:
         (drawn if seed is None else hypothesis.seed(int(seed))(drawn))()
     print(f"{count} draws:", dict(outcomes))
     assert outcomes.total() >= count
-    refused = outcomes.total() - outcomes["explained"]
-    assert refused <= MOST_REFUSED * outcomes.total(), f"{refused} of {outcomes.total()} draws are refused"
+    assert outcomes["tied"] <= MOST_TIED * count, f"{outcomes['tied']} of {count} draws are tied"
 
 
 def test_random_models_agree_with_their_twins() -> None:
@@ -399,8 +404,14 @@ def test_refusals_are_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModelError("no map")
 
     monkeypatch.setattr("test_grammar.check", refuse)
-    with pytest.raises(AssertionError, match="not on the list: no map"):
+    with pytest.raises(AssertionError, match="refused: no map"):
         outcome(Net())
-    monkeypatch.setitem(REFUSED, "no map", "a library that refuses everything")
-    with pytest.raises(AssertionError, match="draws are refused"):
+
+
+def test_left_out_draws_are_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tie(net: Net) -> None:
+        raise Tied
+
+    monkeypatch.setattr("test_grammar.check", tie)
+    with pytest.raises(AssertionError, match="draws are tied"):
         draw_and_check(20)

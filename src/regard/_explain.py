@@ -22,7 +22,7 @@ from regard.attribution.table import METHODS, Method
 from regard.attribution.table import method as method_row
 from regard.baseline import Baseline
 from regard.between import Between
-from regard.errors import Misuse, ModelError, NoAttention, NonFinite, TargetError, TrailLost, nearest
+from regard.errors import Misuse, ModelError, NoAttention, NonFinite, TargetError, TrailLost, Unmoved, nearest
 from regard.explanation import WHOLE, Explanation, Grid, Measured, Raster, Reading, Receipt
 from regard.found import Found
 from regard.recording import AttentionCall, Gradients, Recording, Stream, record, record_inputs
@@ -38,6 +38,7 @@ from regard.recording.entry import (
     our_own,
     refuse,
 )
+from regard.recording.gradient import gradient
 from regard.recording.independence import TINY, crossing
 from regard.recording.inputs import CACHES, first
 from regard.recording.inputs import Inputs as Given
@@ -353,13 +354,13 @@ class Maps:
 
     def reads_more(self, shown: Mapping[str, int]) -> bool:
         """Whether y has a gradient at samples that are not shown."""
-        for leaf, gradient in self.context.gradients.inputs.items():
+        for leaf, g in self.context.gradients.inputs.items():
             at = shown.get(leaf.partition("#")[0])
-            gradient = first(gradient, self.context.recording.axis(leaf))
-            if at is not None and len(gradient) == self.context.recording.batch:
-                size = gradient.flatten(1).double().norm(dim=1)
+            g = first(g, self.context.recording.axis(leaf))
+            if at is not None and len(g) == self.context.recording.batch:
+                size = g.flatten(1).double().norm(dim=1)
                 size[at] = 0
-                if bool((size > TINY * gradient.double().norm()).any()):
+                if bool((size > TINY * g.double().norm()).any()):
                     return True
         return False
 
@@ -375,7 +376,8 @@ def _maps(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: 
     started = time.perf_counter()
     recording = w.recording
     more = not recording.whole or bool(recording.rereads)  # the read-out takes a gradient of its own
-    gradients = recording.gradients_later(y, keep=keep or more)
+    beyond = again.shared is not None or not all(row.preset for row in rows)  # who reads the gradients at the inputs
+    gradients = recording.gradients_later(y, keep=keep or more, inputs=beyond)
     readout = LateReadout(lambda: _read_out(recording, y, gradients, w.readout, again))
     context = Context(recording, gradients, readout, w.seed, w.site, w.baseline, again, w.reading)
     context.asked = w.readout is not None
@@ -431,9 +433,24 @@ def _read_out(
     after the last block."""
     if readout is None and not recording.whole:
         return read_after_blocks(recording, y)
-    found, how = read_out(recording, gradients, readout)
+    try:
+        found, how = read_out(recording, gradients, readout)
+    except Unmoved as unmoved:
+        raise _as_at_the_inputs(unmoved, recording, gradients, again) from None
     more = {} if readout is not None else left_behind(recording, gradients, y, found, partial(_cut_run, again))
     return ({**found, **more}, found_from_the_gradient(recording.streams, {**found, **more})) if more else (found, how)
+
+
+def _as_at_the_inputs(unmoved: Unmoved, recording: Recording, gradients: Gradients, again: Rerun) -> Unmoved:
+    """What to say where no attention call moves y: it may be constant, which the gradients at the inputs tell."""
+    if gradients.inputs or not recording.leaves:
+        return unmoved
+    with torch.enable_grad():
+        leaves = {k: x.detach().clone().requires_grad_() for k, x in recording.leaves.items()}
+        y = again.y(again.output(leaves))
+        found = gradient(y, [*leaves.values()]) if y.requires_grad else [None for _ in leaves]
+    inputs = {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(leaves.items(), found, strict=True)}
+    return Unmoved(recording.unmoved(Gradients(gradients.calls, inputs, gradients.value)))
 
 
 def _by_sample(recording: Recording, value: Value) -> Value:

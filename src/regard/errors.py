@@ -46,6 +46,10 @@ class NoAttention(ModelError):
     """No attention was seen in the model, so that there is no map to follow."""
 
 
+class Unmoved(ModelError):
+    """The target has no gradient at any attention call."""
+
+
 class TrailLost(Misuse):
     """Whose tokens an attention call reads could not be followed."""
 

@@ -34,8 +34,7 @@ def added(trail: Trail, name: str, a: Tag, b: Tag, out: Tensor) -> Tag | None:
     if not (constant(a.ids, -1) and constant(b.ids, -1)):
         return None
     rows = [first_along(t.ids, -1) for t in (a, b)]
-    tokens = torch.cat([_uncopied(trail, i).flatten(1) for i in rows], 1)
-    if bool((occurrence(tokens) > 0).any()):
+    if not _all_apart(trail, torch.cat([i.flatten(1) for i in rows], 1)):
         return None
     many = torch.ones(trail.rows, dtype=torch.float64)
     if trail.summands:
@@ -47,11 +46,15 @@ def added(trail: Trail, name: str, a: Tag, b: Tag, out: Tensor) -> Tag | None:
     return replace(made, ids=made.ids[..., 0].expand(out.shape), seen=made.seen | b.seen)
 
 
-def _uncopied(trail: Trail, ids: Tensor) -> Tensor:
-    """The ids of the tokens that rows are, copies told apart or not."""
-    rows, which = (ids % STRIDE).unique(return_inverse=True)
-    tokens = torch.tensor([trail.copies.get(r, r) for r in rows.tolist()])
-    return ids - ids % STRIDE + tokens[which]
+def _all_apart(trail: Trail, ids: Tensor) -> bool:
+    """Whether ids (batch, place) name different rows, and those that are copies of one token were told apart at one time."""
+    if bool((occurrence(ids) > 0).any()):
+        return False
+    rows = (ids % STRIDE).unique().tolist()
+    makings: dict[int, set[int]] = {}
+    for row in rows:
+        makings.setdefault(trail.copies.get(row, row), set()).add(trail.stream_of(row).first if row else 0)
+    return all(len(made) == 1 for made in makings.values())
 
 
 __all__ = ["added", "averaged"]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from regard.errors import ModelError, NoAttention, TrailLost
+from regard.errors import ModelError, NoAttention, TrailLost, Unmoved
 from regard.recording import recorder, samples, sure
 from regard.recording.branches import Branch
 from regard.recording.calls import AttentionCall
@@ -141,8 +141,10 @@ class Recording:
 
     # -- gradients --------------------------------------------------------------------------------------------------
 
-    def gradients(self, target: Any = None, *, keep: bool = False, states: Sequence[State] = ()) -> Gradients:
-        """∂y/∂O of every call, ∂y/∂x of every input and of some states, in one backward pass to the first of them.
+    def gradients(
+        self, target: Any = None, *, keep: bool = False, states: Sequence[State] = (), inputs: bool = True
+    ) -> Gradients:
+        """∂y/∂O of every call, ∂y/∂x of every input (`inputs`) and of some states, in one backward pass to the first of them.
 
         `target` is what `regard.explain` takes (None: the one given to `regard.record`, else the predicted class), or y
         itself, (batch,), computed from `output`. Parameters get no gradient. keep: another target follows.
@@ -158,23 +160,25 @@ class Recording:
                 "the target has no gradient: the model ran under torch.no_grad() or detaches its output; "
                 "remove that, or explain a model that keeps its graph"
             )
-        at = [c.output for c in self.calls] + list(self.leaves.values()) + [s.value for s in states]
+        leaves = self.leaves if inputs else {}
+        at = [c.output for c in self.calls] + list(leaves.values()) + [s.value for s in states]
         at += [c.weights.root for c in self.calls if c.weights is not None]
         wanted = [t for t in at if t.requires_grad]
-        found = iter(gradient(value, wanted, keep=keep))
+        found = iter(gradient(value, wanted, keep=keep) if wanted else [])
         grads = [next(found) if t.requires_grad else None for t in at]
         roots = iter(grads[len(grads) - sum(c.weights is not None for c in self.calls) :])
         calls = [c.bind(g, None if c.weights is None else next(roots)) for c, g in zip(self.calls, grads, strict=False)]
         calls = self._beside(calls)
         whole = [torch.zeros_like(t) if g is None else g.detach() for t, g in zip(at, grads, strict=True)]
-        n, m = len(self.calls), len(self.calls) + len(self.leaves)
-        inputs = dict(zip(self.leaves, whole[n:m], strict=True))
+        n, m = len(self.calls), len(self.calls) + len(leaves)
+        at_inputs = dict(zip(leaves, whole[n:m], strict=True))
         at_states = {s.key: g for s, g in zip(states, whole[m:], strict=False)}
-        return Gradients(calls, inputs, value.detach(), at_states, cut=all(g is None for g in grads[n:m]))
+        cut = inputs and all(g is None for g in grads[n:m])
+        return Gradients(calls, at_inputs, value.detach(), at_states, cut)
 
-    def gradients_later(self, y: Tensor, *, keep: bool = False) -> Gradients:
+    def gradients_later(self, y: Tensor, *, keep: bool = False, inputs: bool = True) -> Gradients:
         """The same, taken when first read: a method that runs points of its own needs no gradient of this run."""
-        return LateGradients(lambda: self.gradients(y, keep=keep), y.detach())
+        return LateGradients(lambda: self.gradients(y, keep=keep, inputs=inputs), y.detach())
 
     def _beside(self, calls: list[AttentionCall]) -> list[AttentionCall]:
         """Bound calls, each with the others of its attention."""
@@ -282,10 +286,10 @@ class Recording:
                 squares[call.attention] = squares.get(call.attention, self.zeros()) + self.scatter(square, call.queries)
         final = self.final_attentions([*squares])
         if not final:
-            raise ModelError(self._unmoved(gradients))
+            raise Unmoved(self.unmoved(gradients))
         return {a: squares[a].sqrt() for a in final}
 
-    def _unmoved(self, gradients: Gradients) -> str:
+    def unmoved(self, gradients: Gradients) -> str:
         """Why no attention call has a gradient."""
         cut = any(c.detached for c in self.calls)
         if not cut and self.leaves and not any(bool(g.any()) for g in gradients.inputs.values()):
