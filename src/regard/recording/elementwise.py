@@ -177,7 +177,7 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         made = name.rstrip("_") if name.rstrip("_") in MAKERS else best.made
         return [replace(best, ids=best.ids.expand(out.shape), keys=keys, made=made)]
     computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
-    return [replace(best, ids=trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
+    return [best.at(trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
 
 
 def _as_it_is(tag: Tag, operand: Tensor, out: Tensor) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -80,11 +81,16 @@ class Step:
     shape: tuple[int, ...]
     axis: Axis
     samples: int
+    graph: _Graph
+
+    @property
+    def operands(self) -> int:
+        """How many there are."""
+        return len(self.graph.operands(self.node))
 
     def shape_of(self, i: int) -> tuple[int, ...]:
         """The shape of the i-th operand."""
-        node, number = self.node.next_functions[i]
-        return _shape(node, number)
+        return self.graph.shape(*self.graph.operands(self.node)[i])
 
     def dims(self, name: str, ndim: int) -> set[int] | None:
         """Dimensions that the operation was given, counted from 0; None where it was given none."""
@@ -99,6 +105,32 @@ class Step:
         return axis.dim < len(shape) and shape[axis.dim] % (axis.outer * self.samples) == 0
 
 
+class _Graph:
+    """What nodes say of themselves, each asked once: they are slow to tell."""
+
+    def __init__(self) -> None:
+        self.operands = cache(lambda node: node.next_functions)
+        self.shape = cache(_shape)
+        self._constant: dict[Any, bool] = {}
+
+    def constant(self, node: Any, samples: int) -> bool:
+        """Whether a part of the graph is made of parameters alone. Rows of a table may be picked by the samples' ids."""
+        known, todo = self._constant, [node]
+        while todo:
+            at = todo[-1]
+            if at in known:
+                todo.pop()
+            elif hasattr(at, "variable"):
+                known[at] = isinstance(at.variable, nn.Parameter)
+            elif at.name().startswith("Embedding"):
+                known[at] = self.shape(at, 0)[0] != samples
+            elif waiting := [n for n, _ in self.operands(at) if n is not None and n not in known]:
+                todo.extend(waiting)
+            else:
+                known[at] = bool(self.operands(at)) and all(known[n] for n, _ in self.operands(at) if n is not None)
+        return known[node]
+
+
 Rule = Callable[[Step, int], Axis | None]
 """Where the samples stand in the i-th operand; None: not known, or they are mixed."""
 
@@ -109,7 +141,7 @@ def apart(y: Float[Tensor, " batch"]) -> bool:
         return False
     todo = [(y.grad_fn, 0, Axis())]
     known: dict[tuple[Any, int], Axis] = {}
-    constant: dict[Any, bool] = {}
+    graph = _Graph()
     while todo:
         node, number, axis = todo.pop()
         if (before := known.setdefault((node, number), axis)) is not axis:
@@ -119,11 +151,10 @@ def apart(y: Float[Tensor, " batch"]) -> bool:
         name = node.name().partition("Backward")[0]
         if (hasattr(node, "variable") or name == "Embedding") and axis != Axis():
             return False  # samples are axis 0 of what goes in
-        step = Step(node, _shape(node, number), axis, len(y))
-        for i, (child, which) in enumerate(node.next_functions):
-            if child is None or _constant(child, len(y), constant):
+        step, rule = Step(node, graph.shape(node, number), axis, len(y), graph), RULES.get(name)
+        for i, (child, which) in enumerate(graph.operands(node)):
+            if child is None or graph.constant(child, len(y)):
                 continue
-            rule = RULES.get(name)
             found = None if rule is None else rule(step, i)
             if found is None or not step.there(i, found):
                 return False
@@ -135,24 +166,6 @@ def _shape(node: Any, number: int) -> tuple[int, ...]:
     if hasattr(node, "variable"):
         return tuple(node.variable.shape)
     return tuple(node._input_metadata[number].shape)
-
-
-def _constant(node: Any, samples: int, known: dict[Any, bool]) -> bool:
-    """Whether a part of the graph is made of parameters alone. Rows picked from a table may be picked by the samples' ids."""
-    todo = [node]
-    while todo:
-        at = todo[-1]
-        if at in known:
-            todo.pop()
-        elif hasattr(at, "variable"):
-            known[at] = isinstance(at.variable, nn.Parameter)
-        elif at.name().startswith("Embedding"):
-            known[at] = _shape(at, 0)[0] != samples
-        elif waiting := [n for n, _ in at.next_functions if n is not None and n not in known]:
-            todo.extend(waiting)
-        else:
-            known[at] = bool(at.next_functions) and all(known[n] for n, _ in at.next_functions if n is not None)
-    return known[node]
 
 
 def _same(step: Step, i: int) -> Axis | None:
@@ -232,7 +245,7 @@ def _split(step: Step, i: int) -> Axis | None:
 
 def _joined(step: Step, i: int) -> Axis | None:
     """The other way round."""
-    dim, count = step.axis.dim, len(step.node.next_functions)
+    dim, count = step.axis.dim, step.operands
     if dim not in (step.dims("dim", len(step.shape)) or ()):
         return _same(step, i)
     alike = {step.shape_of(n)[dim] for n in range(count)} == {step.shape[dim] // count}

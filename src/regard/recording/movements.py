@@ -60,7 +60,7 @@ def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any
     moved = [func(i, *rest, **more) for i in ([tag.ids] if tag.keys is None else [tag.ids, tag.keys.ids])]
     columns = [[m] if isinstance(m, Tensor) else list(m) for m in moved]
     if tag.keys is None:
-        tags = [replace(tag, ids=i) for i in columns[0]]
+        tags = [tag.at(i) for i in columns[0]]
         return [told_apart(trail, t, args[0].shape) for t in tags] if name in REPEATS else tags
     return [replace(tag, ids=i, keys=replace(tag.keys, ids=k)) for i, k in zip(*columns, strict=True)]
 

@@ -16,28 +16,36 @@ class Names:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.known: ByTensor[str] = ByTensor()
-        full = [(n.removesuffix(".weight"), p) for n, p in model.named_parameters(remove_duplicate=False)]
-        owner: dict[str, int] = {}
-        several = {s for name, p in full for s in _suffixes(name) if owner.setdefault(s, id(p)) != id(p)}
+        self.owner: dict[str, int] = {}
+        self.full: ByTensor[str] = ByTensor()
         self.short: dict[str, str] = {}
-        for name, p in full:
-            if (short := self.known.get(p)) is None:
-                self.known[p] = short = next((s for s in _suffixes(name) if s not in several), name)
-            self.short[name] = short
+        for long, p in model.named_parameters(remove_duplicate=False):
+            name = long.removesuffix(".weight")
+            self.owner[name] = id(p)
+            if p not in self.full:
+                self.full[p] = name
 
     def of(self, parameter: Tensor) -> str | None:
         """Its short name; None for a parameter that is not the model's."""
-        name = self.known.get(parameter)
+        name = self.full.get(parameter)
         if name is None:
             found = (n for n, p in self.model.named_parameters(remove_duplicate=False) if p is parameter)
-            name = self.short.get(next(found, "").removesuffix(".weight"))
-            if name is not None:  # else it may not be in its place yet
-                self.known[parameter] = name
-        return name
+            name = next(found, "").removesuffix(".weight")
+            if name not in self.owner:  # it may not be in its place yet
+                return None
+            self.full[parameter] = name
+        return self._short(name)
+
+    def _short(self, name: str) -> str:
+        """The shortest suffix of a name that no other parameter's has."""
+        if name not in self.short:
+            others = [f".{n}" for n, owner in self.owner.items() if owner != self.owner[name]]
+            alone = (s for s in _suffixes(name) if not any(n.endswith(f".{s}") for n in others))
+            self.short[name] = next(alone, name)
+        return self.short[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.short.values()
+        return any(self._short(full) == name for full in self.owner if full.endswith(name))
 
 
 def _suffixes(name: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regard.recording.broadcast import MULTIPLIES, exponential, multiplied, still_met, summed
 from regard.recording.contractions import (
@@ -56,7 +56,7 @@ from regard.recording.movements import (
     select,
 )
 from regard.recording.storage import name_of_kernel
-from regard.recording.tokens import Trail
+from regard.recording.tokens import Trail, is_parameter
 from regard.recording.writes import SUMS_INTO, WRITES, added, scatter, spellings
 
 FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros"}
@@ -101,7 +101,7 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
         return
     kwargs = {k: v for k, v in kwargs.items() if k != "out"}
     operands = tensors_in(args) + tensors_in(kwargs.values())
-    if not any(isinstance(t, nn.Parameter) or trail.tag(t) is not None for t in operands):
+    if not any(is_parameter(t) or trail.tag(t) is not None for t in operands):
         return
     if not args and "input" in kwargs:
         args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}

@@ -18,9 +18,15 @@ NAMES = {"conv1d", "conv2d", "conv3d"}
 GIVEN = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
+def operation(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """An operation as the model runs it; a patch embedding has its gradient from here."""
+    made = by_patches(func, args, kwargs) if getattr(func, "__name__", "") in NAMES else None
+    return func(*args, **kwargs) if made is None else made
+
+
 def by_patches(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
     """What a convolution gives, with the gradient of a patch embedding; None where it is none, or where nothing is gained."""
-    if getattr(func, "__name__", "") not in NAMES or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return None
     given = dict(zip(GIVEN, args, strict=False)) | dict(kwargs)
     x, weight, bias = given.get("input"), given.get("weight"), given.get("bias")

@@ -43,7 +43,7 @@ from regard.recording.inputs import Inputs, samples_first
 from regard.recording.names import Names
 from regard.recording.numbers import entering, numbers_in
 from regard.recording.operations import SHAPES, follow, name_of
-from regard.recording.patch_gradient import by_patches
+from regard.recording.patch_gradient import operation
 from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
 from regard.recording.samples import Packed, of_their_samples, samples_meet
@@ -143,11 +143,13 @@ class Recorder(TorchFunctionMode):
             return self._set(func, args, kwargs)
         if name in storage.HANDS_OUT:
             storage.hand_out(self.trail, name, args[0])
-        into = kwargs.get("out", args[0] if args else None)
-        before = self.trail.tag(into)
+        writes = name.endswith("_") or "out" in kwargs
+        before = self.trail.tag(kwargs.get("out", args[0] if args else None)) if writes else None
         if self.branches is not None:
             self.branches.before(name, args)
-        out = self._counted(pooled(self.edits, self.trail, name, args, kwargs, self._run(func, args, kwargs)))
+        out = self._counted(self._run(func, args, kwargs))
+        if self.edits:
+            out = pooled(self.edits, self.trail, name, args, kwargs, out)
         if name in PRODUCTS or (name == "sum" and args and args[0] in self.trail.weighed):
             p = attention_product(self.trail, name, args, kwargs)
             if p is not None and self._multiplied_before(p.a, self.trail.tag(p.b)) is not None:
@@ -164,7 +166,7 @@ class Recorder(TorchFunctionMode):
         follow(self.trail, func, args, kwargs, out)
         if storage.name_of_kernel(func):
             storage.written_by_kernel(self.trail, func, args)
-        elif (into := storage.written_into(name, args, kwargs, out)) is not None:
+        elif writes and (into := storage.written_into(name, args, kwargs, out)) is not None:
             storage.written(self.trail, name, into, before)
         if self.edits and name in PRODUCTS:
             self._show_scores(name, args, kwargs, out)
@@ -172,7 +174,8 @@ class Recorder(TorchFunctionMode):
             self.branches.after(name, func, args, kwargs, out)
         if name == "embedding":
             return self._embedded(out, args, kwargs)
-        return out if entering(self.trail, name, args, out) is None else self._entered(out)
+        enters = self.trail.whole_numbers and entering(self.trail, name, args, out) is not None
+        return self._entered(out) if enters else out
 
     def _set(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """`x[index] = value`, and `x.data = value`."""
@@ -197,9 +200,10 @@ class Recorder(TorchFunctionMode):
 
     def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The operation itself, as the model runs it."""
-        with as_the_user() if self.elsewhere else nullcontext():
-            made = by_patches(func, args, kwargs)
-            return func(*args, **kwargs) if made is None else made
+        if self.elsewhere:
+            with as_the_user():
+                return operation(func, args, kwargs)
+        return operation(func, args, kwargs)
 
     def _show_scores(self, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
         """Edits are shown what the model's own scores are made of."""
@@ -223,7 +227,7 @@ class Recorder(TorchFunctionMode):
 
     def _entered(self, out: Tensor) -> Tensor:
         """What whole numbers have become: word embeddings of ids, or the numbers themselves, no longer whole (pixels)."""
-        tag = self.trail.tags[out]
+        tag = self.trail.tags[out][0]
         visits = sum(k.partition("#")[0] == tag.source.name for k in self.leaves)
         name = f"{tag.source.name}#{visits}" if visits else tag.source.name  # BART's decoder embeds the same ids again
         if tag.raw:
@@ -494,8 +498,7 @@ class Frozen(TorchFunctionMode):
     ) -> Any:
         if getattr(func, "__name__", "") != "__get__" and any(type(a) is nn.Parameter for a in args):
             args = tuple(a.detach() if type(a) is nn.Parameter else a for a in args)
-        made = by_patches(func, args, kwargs or {})
-        return func(*args, **(kwargs or {})) if made is None else made
+        return operation(func, args, kwargs or {})
 
 
 def unwatched(model: nn.Module, inputs: Inputs, values: Mapping[str, Tensor]) -> Any:

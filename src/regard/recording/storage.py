@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
 from regard.errors import ModelError
 from regard.recording.elementwise import nowhere
-from regard.recording.tokens import Tag, Trail
+from regard.recording.tokens import Tag, Trail, is_parameter
 
 HANDS_OUT = {"numpy", "__array__", "__dlpack__", "storage", "untyped_storage"}
 """What gives a tensor's memory to others than torch."""
@@ -29,7 +29,7 @@ def written_into(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out:
     if isinstance(kwargs.get("out"), Tensor):
         return kwargs["out"]  # type: ignore[no-any-return]
     first = args[0] if args else None
-    if not isinstance(first, Tensor) or isinstance(first, nn.Parameter):
+    if not isinstance(first, Tensor) or is_parameter(first):
         return None
     if name in ("__setitem__", "__set__"):
         return first

@@ -112,8 +112,8 @@ def unreadable(trail: Trail, p: Product | None, args: Sequence[Any]) -> str:
 
 def sampled(trail: Trail, name: str, args: Sequence[Any]) -> str:
     """Deformable attention, which takes values from between the tokens: the reason that it cannot be read, or ""."""
-    tag = trail.tag(args[0]) if args else None
-    if name != "grid_sample" or tag is None or tag.raw or tag.source.rank >= PARAMETERS:
+    tag = trail.tag(args[0]) if name == "grid_sample" and args else None
+    if tag is None or tag.raw or tag.source.rank >= PARAMETERS:
         return ""
     return "`grid_sample` takes values from between the tokens"
 
