@@ -61,6 +61,38 @@ def test_no_false_alarm_on_any_family(name: str) -> None:
     held(name)
 
 
+class Biased(nn.Module):
+    """Another input is added to the scores: distances of nodes, looked up (Graphormer), or features of pairs (AlphaFold)."""
+
+    def __init__(self, turned: bool = False) -> None:
+        super().__init__()
+        self.turned, self.near = turned, nn.Embedding(6, 2)
+        self.pairs, self.qkv, self.head = nn.Linear(3, 2), nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, pair: Tensor) -> Tensor:
+        bias = (self.pairs if pair.is_floating_point() else self.near)(pair).permute(0, 3, 1, 2)
+        for _ in range(2):
+            q, k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+            scores = q @ k.mT
+            A = ((scores.flip(-1) if self.turned else scores) + bias).softmax(-1)
+            x = x + (A @ v).transpose(1, 2).flatten(2)
+        return self.head(x[:, 0])
+
+
+PAIRS = {"distances": torch.arange(50).view(2, 5, 5) % 6, "features": noise(2, 5, 5, 3, seed=4)}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_another_input_that_biases_scores_is_no_contradiction(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else is wrong with the weights' columns is found still."""
+    given = {"x": noise(2, 5, 8), "pair": PAIRS[name]}
+    proof = regard.verify(strong(Biased()), given)
+    assert (proof.contradictions, proof.untested) == ([], [])
+    monkeypatch.setitem(operations.RULES, "flip", lambda trail, name, args, kwargs, out: [trail.tag(args[0])])
+    wrong = regard.verify(strong(Biased(turned=True)), given).contradictions
+    assert [c.side for c in wrong] == ["rows or columns of the weights"] * 2
+
+
 # -- what it finds and says -------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,10 @@ class Gradients:
         self.places = [p for p in found if p.leaf.requires_grad]
         self.passes = 0
 
+    def without(self, names: frozenset[str]) -> Gradients:
+        """The same, but for some inputs."""
+        return Gradients([p for p in self.places if p.name.partition("#")[0] not in names])
+
     def __call__(self, y: Tensor) -> list[Tensor]:
         """|∂y/∂x| at each place, in the shape of its ids."""
         if not (y.requires_grad and self.places):

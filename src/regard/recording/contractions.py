@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from regard.recording.broadcast import as_scores
 from regard.recording.elementwise import Tags, element_wise, mixing, nowhere, rows_in
 from regard.recording.meetings import meet_along
+from regard.recording.memories import of_each_head
 from regard.recording.tokens import PARAMETERS, STRIDE, Tag, Trail, constant, first_along, thin
 
 PRODUCTS = {
@@ -53,15 +54,6 @@ def embedding(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
     return [tag.moved(lambda i: i[..., None].expand(out.shape))]
 
 
-def is_lookup(trail: Trail, name: str, args: Sequence[Any]) -> bool:
-    """Whether token ids pick rows of a table by an index, `table[ids]`, as an embedding does."""
-    if name != "__getitem__" or len(args) < 2 or not isinstance(args[1], Tensor):
-        return False
-    table, index = args[0], trail.tag(args[1])
-    picks = index is not None and index.raw and index.source.ids and not index.computed and args[1].dtype != torch.bool
-    return picks and isinstance(table, Tensor) and table.ndim == 2 and trail.tag(table) is None
-
-
 def one_hot(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """Token ids become tokens, a number for each word of the vocabulary (a linear layer then is their embedding)."""
     tag = trail.tag(args[0])
@@ -76,12 +68,25 @@ def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     """The last axis is contracted with weights."""
     tag = trail.parameter_tag(args[0])
     if tag is None or tag.lost:
-        return [tag if tag is None else nowhere(tag, tag.lost, out)]
+        return [tag and _lost_still(tag, out)]
     weight = args[1] if len(args) > 1 else kwargs.get("weight")  # none where a kernel of its own ran (`through_linear`)
     if name == "linear" and weight is not None and not constant(tag.ids, -1):
         batch = "ABCDEFGH"[: args[0].ndim - 1]
         return [_weighted(trail, name, Product(args[0], weight, batch + "k", "mk", batch + "m"), tag, out)]
-    return [trail.contracted(tag, -1, name).moved(lambda i: i.expand(out.shape))]
+    return [_contracted(trail, tag, -1, name).moved(lambda i: i.expand(out.shape))]
+
+
+def _lost_still(tag: Tag, out: Tensor) -> Tag:
+    """Rows that are lost stay lost; weights of pairs whose heads are mixed (talking heads) are weights still, so that the call
+    that they are multiplied in is seen."""
+    return replace(nowhere(tag, tag.lost, out), probs=tag.probs if out.ndim > 3 else 0)
+
+
+def _contracted(trail: Trail, tag: Tag, dim: int, name: str) -> Tag:
+    """An axis summed over with weights; it is kept with length 1."""
+    if tag.keys is not None and constant(tag.ids, dim) and of_each_head(trail, tag.keys.ids, dim):
+        return tag.moved(lambda i: first_along(i, dim))
+    return trail.contracted(tag, dim, name)
 
 
 def through_linear(trail: Trail, x: Any, out: Tensor) -> None:
@@ -108,6 +113,10 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         named = dict(zip(("input", "kernel_size", "stride", "padding"), args, strict=False)) | kwargs
         kernel = _tuple(named["kernel_size"], axes)
         named["stride"] = named.get("stride") or kernel
+    if tag is not None and tag.keys is not None and out.shape[-axes:] == args[0].shape[-axes:] and max(kernel) == 1:
+        return [_contracted(trail, tag, -axes - 1, name).moved(lambda i: i.expand(out.shape))]  # heads that talk
+    if tag is not None and tag.lost and isinstance(out, Tensor):
+        return [_lost_still(tag, out)]
     if tag is None or tag.lost or tag.keys is not None or not isinstance(out, Tensor):
         return [None if tag is None else nowhere(tag, tag.lost or name, out)]
     stride, dilation = (_tuple(named.get(k, 1), axes) for k in ("stride", "dilation"))
@@ -329,7 +338,7 @@ def _weighted(trail: Trail, name: str, p: Product, tag: Tag | None, out: Tensor)
         return mixed
     for c in p.la:
         if c not in p.lo:
-            tag = trail.contracted(tag, p.la.index(c), name)
+            tag = _contracted(trail, tag, p.la.index(c), name)
     return tag.moved(lambda i: _placed(i, p.la, p.lo, out.shape))
 
 

@@ -31,6 +31,7 @@ MAKERS = {
     "pow",
 }
 """What makes weights of scores, each by itself."""
+SCALES = {"mul", "multiply", "rmul", "imul", "div", "divide", "true_divide", "truediv", "itruediv"}
 SAME_IDS = {
     "clone",
     "to",
@@ -113,11 +114,13 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     tags = [(t, tag) for t in operands if (tag := trail.tag(t)) is not None]
     if len(tags) == 1 and _as_it_is(tags[0][1], tags[0][0], out):
         return [tags[0][1]]
+    biased = frozenset(tag.source.name for _, tag in tags if tag.source.rank < PARAMETERS and tag.keys is None)
     whole = [(t, tag) for t, tag in tags if tag.source.rank < PARAMETERS and t.shape == out.shape]
     spread = [tag for t, tag in tags if whole and tag.source.rank < PARAMETERS and t.shape != out.shape]
     tags = whole or tags
     if all(tag.source.rank >= PARAMETERS for _, tag in tags):
         tags = [(t, tag) for t in operands if (tag := trail.parameter_tag(t)) is not None]
+        tags = _but_scales(tags) if name.strip("_") in SCALES else tags
     fits = [(t, tag) for t, tag in tags if broadcasts(t.shape, out.shape)]
     if not fits:
         strong = [tag for _, tag in tags if tag.source.rank < PARAMETERS and out.is_floating_point()]
@@ -175,9 +178,16 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if keys is not None:
         keys = replace(keys, ids=keys.ids.expand(out.shape))
         made = name.rstrip("_") if name.rstrip("_") in MAKERS else best.made
-        return [replace(best, ids=best.ids.expand(out.shape), keys=keys, made=made)]
+        biased = best.biased | biased - {best.source.name, keys.source.name}
+        return [replace(best, ids=best.ids.expand(out.shape), keys=keys, made=made, biased=biased)]
     computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
     return [best.at(trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
+
+
+def _but_scales(tags: list[tuple[Tensor, Tag]]) -> list[tuple[Tensor, Tag]]:
+    """Learned rows that are multiplied, without a factor that all of them have in common (a norm's scale): it is no token."""
+    several = [len(rows_in(tag.ids)) > 1 for _, tag in tags]
+    return [p for p, rows in zip(tags, several, strict=True) if rows or not any(several)]
 
 
 def _as_it_is(tag: Tag, operand: Tensor, out: Tensor) -> bool:

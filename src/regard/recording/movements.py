@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.recording.contractions import embedding, is_lookup
 from regard.recording.copies import REPEATS, of_features, of_one_tensor, told_apart
 from regard.recording.elementwise import Tags, broadcasts, element_wise, mixing, nowhere
+from regard.recording.lookups import PICKS, looked_up
 from regard.recording.rereads import earlier_states
 from regard.recording.samples import in_one_sample
 from regard.recording.tokens import PARAMETERS, Tag, Trail, constant, first_along, reshaped, thin
@@ -44,8 +44,8 @@ def reshape(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
 
 def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """The same movement of the ids, by the very same function."""
-    if is_lookup(trail, name, args):
-        return embedding(trail, name, (args[1], args[0]), {}, out)
+    if name in PICKS and (picked := looked_up(trail, name, args, out)) is not None:
+        return [picked]
     tag = trail.parameter_tag(args[0])
     outs = [out] if isinstance(out, Tensor) else list(out)
     if tag is None:

@@ -49,6 +49,7 @@ class Names:
 
 
 def _suffixes(name: str) -> list[str]:
-    """Dotted suffixes, shortest first."""
+    """Dotted suffixes, shortest first; none is a bare number (a place in a list of parameters)."""
     parts = name.split(".")
-    return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
+    found = [".".join(parts[i:]) for i in reversed(range(len(parts)))]
+    return [s for s in found if not s.replace(".", "").isdigit()] or [name]

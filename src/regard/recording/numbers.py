@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from regard.recording.calls import AttentionCall
-from regard.recording.contractions import is_lookup
 from regard.recording.elementwise import tensors_in
 from regard.recording.inputs import Inputs
+from regard.recording.lookups import is_lookup
 from regard.recording.tokens import STRIDE, Tag, Trail
 
 

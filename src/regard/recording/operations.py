@@ -55,6 +55,7 @@ from regard.recording.movements import (
     resized,
     select,
 )
+from regard.recording.recurrent import CELLS, cell
 from regard.recording.storage import name_of_kernel
 from regard.recording.tokens import Trail, is_parameter
 from regard.recording.writes import SUMS_INTO, WRITES, added, scatter, spellings
@@ -140,6 +141,7 @@ RULES: dict[str, Callable[..., Tags]] = {
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "cumsum_", "cumprod_"), running),
     **dict.fromkeys(FILLS, forgotten),
     **dict.fromkeys(NORMS, normalised),
+    **dict.fromkeys(CELLS, cell),
     "type_as": first_alone,
     "glu": gated,
     "copy_": copied,

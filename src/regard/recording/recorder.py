@@ -40,6 +40,7 @@ from regard.recording.entry import (
 from regard.recording.frames import Block, Frames, list_elements, watched
 from regard.recording.graph import descends, node_of
 from regard.recording.inputs import Inputs, samples_first
+from regard.recording.memories import heads_together
 from regard.recording.names import Names
 from regard.recording.numbers import entering, numbers_in
 from regard.recording.operations import SHAPES, follow, name_of
@@ -379,6 +380,8 @@ class Recorder(TorchFunctionMode):
         where = self._names_lost(queries=q_tag, keys=k_tag, values=v_tag)
         queries, keys = (self._ids(t, lead) for t in (q_tag, v_tag))
         if not where and queries is not None and keys is not None:
+            if v_tag is not None:
+                v_tag, keys = heads_together(self.trail, v_tag, queries, keys)
             layout = Layout.of(queries, keys)
             queries, keys = layout.of_groups(queries), layout.of_groups(keys)
             queries, keys = of_their_samples(queries, keys)
@@ -433,8 +436,11 @@ class Recorder(TorchFunctionMode):
     def _looks_elsewhere(self, k: Tag | None, v: Tag | None, lead: tuple[int, ...]) -> str:
         """The stream of the keys, where these are other tokens than the values; else ""."""
         keys, values = self._ids(k, lead), self._ids(v, lead)
-        same = keys is None or values is None or self.trail.alike(keys, values)
-        return "" if same or k is None else k.source.name
+        if k is None or keys is None or values is None or self.trail.alike(keys, values):
+            return ""
+        learned = self.trail.learned(keys) & self.trail.learned(values)  # memory keys, and their values
+        inputs = [torch.where(learned, 0, ids) for ids in (keys, values)]
+        return k.source.name if bool(learned.all()) or not self.trail.alike(*inputs) else ""
 
     def _names_lost(self, **tags: Tag | None) -> str:
         """Why the tokens of queries, keys or values are not known; "" where they are. G = dO Vᵀ is about the values' tokens."""

@@ -154,6 +154,7 @@ class Tag:
         made: for scores that no softmax has seen, the last of exp, sigmoid, relu, ... that they have been through, or "".
         lost_in: the module at work then, or "".
         blend: the operation that mixed the rows of `origin` to new ones in shares that are not followed, or "".
+        biased: of scores, other inputs that were added to them (distances of a graph's nodes).
     """
 
     ids: Tensor
@@ -169,6 +170,7 @@ class Tag:
     lost_in: str = ""
     blend: str = ""
     made: str = ""
+    biased: frozenset[str] = frozenset()
 
     def at(self, ids: Tensor, keys: Tag | None = None, **more: Any) -> Tag:
         """The same with other ids and columns: `dataclasses.replace` in a fraction of its time, as each operation needs it."""
@@ -730,6 +732,13 @@ class Trail:
             ids, changes = _in_order(ids, changes)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), changes.nonzero()[:, 0] + 1])
         return self.merged(tag, ids[..., starts]).moved(lambda i: i.movedim(-1, dim))
+
+    def learned(self, ids: Tensor) -> Tensor:
+        """Whether rows are a parameter's, at each place."""
+        table = torch.zeros(self.rows, dtype=torch.bool)
+        for stream in self.streams:
+            table[stream.rows] |= stream.kind == "parameter"
+        return table[ids % STRIDE]
 
     def for_samples(self, ids: Tensor, shape: Sequence[int]) -> Tensor:
         """`ids.expand(shape)`; rows of a parameter that are thereby handed to every sample become the samples' own."""

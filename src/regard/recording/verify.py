@@ -130,21 +130,36 @@ def _contradictions(claims: Claims, alive: Sequence[Unit], gradients: Gradients)
     terms = [t for u in alive for t in u.terms]
     every = dict.fromkeys(c for t in terms for c in t.claims(claims, sharp=False))
     left = MOST
-    for one in rounds(claims, every):
-        units_left = list(alive)
-        while left:
-            test = Test(claims, one, units_left, gradients)
-            ledger = test.run()
-            spot = None if ledger is None else worst(ledger)
-            if spot is None:
-                break
-            left -= 1
-            contradiction, part = named(test, spot)
-            yield contradiction
-            units_left = [
-                Unit(u.what, [t for t in u.terms if t is not part], None if u.weights is part else u.weights)
-                for u in units_left
-            ]
+    for some, at in _biased_apart(alive, gradients):
+        for one in rounds(claims, every):
+            units_left = list(some)
+            while left:
+                test = Test(claims, one, units_left, at)
+                ledger = test.run()
+                spot = None if ledger is None else worst(ledger)
+                if spot is None:
+                    break
+                left -= 1
+                contradiction, part = named(test, spot)
+                yield contradiction
+                units_left = [
+                    Unit(u.what, [t for t in u.terms if t is not part], None if u.weights is part else u.weights)
+                    for u in units_left
+                ]
+        gradients.passes += at.passes if at is not gradients else 0
+
+
+def _biased_apart(alive: Sequence[Unit], gradients: Gradients) -> Iterator[tuple[list[Unit], Gradients]]:
+    """Weights to whose scores the model added another input say nothing of that input's tokens: they are tested by themselves,
+    at all other inputs."""
+    plain = {id(u): u.weights is None or not u.weights.call.biased for u in alive}
+    yield [u if plain[id(u)] else Unit(u.what, u.terms) for u in alive], gradients
+    apart = [u for u in alive if not plain[id(u)]]
+    for names in dict.fromkeys(u.weights.call.biased for u in apart if u.weights is not None):
+        yield (
+            [Unit(u.what, [], u.weights) for u in apart if u.weights and u.weights.call.biased == names],
+            gradients.without(names),
+        )
 
 
 def _mixed(claims: Claims, alive: Sequence[Unit], gradients: Gradients) -> list[Mixed]:

@@ -169,7 +169,7 @@ def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict
         v_tag = replace(v_tag, ids=_axes(v_tag.ids, p.lb, [*lead, key, width]))
     A, v = _axes(p.a, p.la, order), _axes(p.b, p.lb, [*lead, key, width])
     axes = tuple(p.lo.index(c) for c in [*lead, row, width] if c)
-    return [q_tag, k_tag, v_tag], {"A": A, "v": v, "axes": axes, "single": not row}
+    return [q_tag, k_tag, v_tag], {"A": A, "v": v, "axes": axes, "single": not row, "biased": tag.biased}
 
 
 def _row_axis(p: Product, ids: Tensor, learned: bool) -> str:

@@ -195,6 +195,7 @@ class AttentionCall:
         output: O, in the model's own axes; `axes` permutes it to (lead..., row, width). layout: see `Layout`.
         detached: the model cut it out of the graph (`no_grad`, `detach`), so that no gradient comes through.
         looks: the stream of the keys, where these are other tokens than the values (whose rows `keys` are, as G is about them).
+        biased: of weights that the model made, other inputs that were added to the scores.
         single: each query row is a group of its own, since its values are too (v_ij); the output has no axis of rows then.
         attention: the number of the attention (attention.py) that the call is a part of; share: the part of the attention's
             heads that are its own, one number or one a query row (group, row).
@@ -230,6 +231,7 @@ class AttentionCall:
     budget: int = MEMORY_BUDGET
     looks: str = ""
     single: bool = False
+    biased: frozenset[str] = frozenset()
     attention: int = 0
     share: float | Float[Tensor, "group row"] = 1.0
     weights: Weights | None = field(default=None, repr=False)
