@@ -12,7 +12,18 @@ from torch import Tensor
 from regard.recording.joining import added, averaged
 from regard.recording.meetings import meet, meet_along, meet_itself
 from regard.recording.rereads import earlier_states
-from regard.recording.tokens import PARAMETERS, STRIDE, Mixing, Tag, Trail, constant, first_along, lost, thin
+from regard.recording.tokens import (
+    PARAMETERS,
+    STRIDE,
+    Mixing,
+    Tag,
+    Trail,
+    constant,
+    first_along,
+    lost,
+    same_numbers,
+    thin,
+)
 
 Tags = Sequence[Tag | None]
 MAKERS = {
@@ -263,7 +274,7 @@ def _newest(trail: Trail, tags: Sequence[Tag]) -> Tensor | None:
         rows = [first_along(i, -1) for i in rows]
     newest = rows[0]
     for other in rows[1:]:
-        if torch.equal(newest, other):
+        if same_numbers(newest, other) or torch.equal(newest, other):
             continue
         newest, other = torch.where(newest == 0, other, newest), torch.where(other == 0, newest, other)  # nobody's rows
         if not trail.alike(newest, other) or not trail.in_line(newest, other):
@@ -362,12 +373,13 @@ def normalised(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, A
     tag = trail.tag(args[0])
     if tag is not None and not tag.lost and tag.keys is None:
         axes = _averaged(name, args, kwargs)
-        features = tag.raw or any(
-            tag.ids.shape[d] > 1 and constant(tag.ids, d) for d in range(1, tag.ids.ndim) if d not in axes
-        )
-        if len(axes) == 1 and not features:
-            axes = axes[1:]  # several rows side by side, which are to become one (Swin's merging)
-        meet_along(trail, name, tag, axes, args[0])
+        if tag.raw or not all(constant(tag.ids, d) for d in axes):
+            features = tag.raw or any(
+                tag.ids.shape[d] > 1 and constant(tag.ids, d) for d in range(1, tag.ids.ndim) if d not in axes
+            )
+            if len(axes) == 1 and not features:
+                axes = axes[1:]  # several rows side by side, which are to become one (Swin's merging)
+            meet_along(trail, name, tag, axes, args[0])
     return first_alone(trail, name, args, kwargs, out)
 
 

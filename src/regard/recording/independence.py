@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -65,15 +65,14 @@ def _read(recording: Recording, y: Tensor, weight: Tensor, at: Sequence[Tensor],
 # -- by the graph -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """Where the samples stand in a tensor: in dimension `dim`, where `outer` other things (heads) are slower than they."""
 
     dim: int = 0
     outer: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Step:
     """One operation of the graph, and where the samples stand in its result."""
 

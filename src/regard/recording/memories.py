@@ -17,11 +17,11 @@ from regard.recording.tokens import STRIDE, Tag, Trail
 def heads_together(trail: Trail, tag: Tag, queries: Tensor, keys: Tensor) -> tuple[Tag, Tensor]:
     """The keys (lead..., key) of a call, with the learned ones of all heads at the same queries (lead..., query) as one row;
     and their tag, which has absorbed the merging. As they were where heads differ in anything else."""
-    flat = keys.flatten(0, -2)
+    flat = keys.reshape(-1, keys.shape[-1])
     learned = trail.learned(flat)
     if not bool(learned.any()):
         return tag, keys
-    _, group, size = torch.unique(queries.flatten(0, -2), dim=0, return_inverse=True, return_counts=True)
+    _, group, size = torch.unique(queries.reshape(-1, queries.shape[-1]), dim=0, return_inverse=True, return_counts=True)
     if bool((size != size[0]).any()):
         return tag, keys
     order = group.argsort(stable=True)

@@ -26,7 +26,7 @@ MEMORY_BUDGET = 256 << 20
 COPIES = 4
 """How many matrices of a tile's size are alive at a time: A, A⊙G, what the rule makes of them, and a mask."""
 
-CACHED_BYTES = 2 << 20
+CACHED_BYTES = 8 << 20
 """How large a tile may be on a CPU: what the caches hold. Larger tiles are slower there (twice, at 8192 tokens)."""
 
 CACHED_ROWS = 128

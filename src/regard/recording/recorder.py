@@ -49,7 +49,7 @@ from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
 from regard.recording.samples import Packed, of_their_samples, samples_meet
 from regard.recording.states import State, Watch
-from regard.recording.tokens import PARAMETERS, Source, Tag, Trail, constant
+from regard.recording.tokens import PARAMETERS, Source, Tag, Trail, constant, thin
 from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
 from regard.recording.writes import set_item
 
@@ -100,6 +100,7 @@ class Recorder(TorchFunctionMode):
         self.until = until
         self.resting = False
         self.depths: list[int] = []
+        self.groups: dict[Any, tuple[Layout, Tensor, Tensor, Tensor]] = {}
         trail.module = self._module
 
     def __enter__(self) -> Any:
@@ -379,21 +380,18 @@ class Recorder(TorchFunctionMode):
         q_tag, k_tag, v_tag = self._said(place, q_tag, k_tag, v_tag)
         where = self._names_lost(queries=q_tag, keys=k_tag, values=v_tag)
         queries, keys = (self._ids(t, lead) for t in (q_tag, v_tag))
-        if not where and queries is not None and keys is not None:
-            if v_tag is not None:
-                v_tag, keys = heads_together(self.trail, v_tag, queries, keys)
-            layout = Layout.of(queries, keys)
-            queries, keys = layout.of_groups(queries), layout.of_groups(keys)
-            queries, keys = of_their_samples(queries, keys)
-            queries, told = self.trail.copies_apart(queries)
+        told = 0
+        if not where and queries is not None and keys is not None and v_tag is not None:
+            v_tag, layout, queries, keys, rows = self._grouped(v_tag, queries, keys)
+            queries, told = self.trail.copies_apart(queries) if rows.numel() < queries.numel() else (queries, 0)
             if told and q_tag is not None:
                 q_tag = replace(q_tag, ids=layout.back(queries[:, None, :, None].expand(-1, layout.heads, -1, 1)))
+                rows = queries.unique()
         else:
             layout = _flat(lead)
-            queries = keys = torch.zeros(1, 0, dtype=torch.int64)
-            told = 0
+            queries = keys = rows = torch.zeros(1, 0, dtype=torch.int64)
         event = self.trail.next_event(call=True)
-        self.trail.queried[event] = queries.unique()
+        self.trail.queried[event] = rows
         call = AttentionCall(
             index=place.index,
             event=event,
@@ -423,6 +421,21 @@ class Recorder(TorchFunctionMode):
         elif where and q_tag is not None:
             self.trail.put(out, nowhere(q_tag, where, out))
         return out
+
+    def _grouped(self, tag: Tag, queries: Tensor, keys: Tensor) -> tuple[Tag, Layout, Tensor, Tensor, Tensor]:
+        """The tag of the keys; the layout of ids (lead..., token), these by groups, and the rows among the queries. Layers have
+        the same, mostly."""
+        few = [thin(ids).contiguous() for ids in (queries, keys)]
+        key = tuple((ids.shape, f.shape, f.numpy().tobytes()) for ids, f in zip((queries, keys), few, strict=True))
+        if key not in self.groups:
+            tag, together = heads_together(self.trail, tag, queries, keys)
+            layout = Layout.of(queries, together)
+            found = of_their_samples(layout.of_groups(queries), layout.of_groups(together))
+            made = layout, *found, found[0].unique()
+            if together is not keys:  # learned keys that this call alone has
+                return tag, *made
+            self.groups[key] = made
+        return tag, *self.groups[key]
 
     def _said(self, place: Place, q: Tag | None, k: Tag | None, v: Tag | None) -> list[Tag | None]:
         """Queries, keys and values as the user says that they are: what is said of keys is said of their values."""

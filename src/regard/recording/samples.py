@@ -59,13 +59,14 @@ def settled(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]
     packed = _packed_rows(trail)
     owner = torch.zeros(trail.rows, dtype=torch.int64)
     done: dict[int, AttentionCall] = {}
+    known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
     events: list[AttentionCall | Merge] = sorted([*calls, *trail.merges], key=lambda e: e.event, reverse=True)
     for event in events:
         if isinstance(event, Merge):
             found = owner[event.rows].repeat_interleave(event.sources.shape[1])
             owner[event.sources.flatten()[found > 0]] = found[found > 0]
         else:
-            done[event.index] = _with_samples(event, owner, packed)
+            done[event.index] = _with_samples(event, owner, packed, known)
     out = [done[c.index] for c in calls]
     return [_apart(c, out, packed, trail.merges) for c in out] if bool(packed.any()) else out
 
@@ -96,10 +97,17 @@ def _packed_rows(trail: Trail) -> Tensor:
     return packed
 
 
-def _with_samples(call: AttentionCall, owner: Tensor, packed: Tensor) -> AttentionCall:
-    """One call with its rows in their samples; what is learned of packed rows goes to `owner`."""
+def _with_samples(
+    call: AttentionCall, owner: Tensor, packed: Tensor, known: dict[tuple[int, int], tuple[Tensor, Tensor]]
+) -> AttentionCall:
+    """One call with its rows in their samples; what is learned of packed rows goes to `owner`.
+
+    known: what rows became that are of no packed input; other calls may have the same.
+    """
     if call.lost:
         return call
+    if (same := known.get((id(call.queries), id(call.keys)))) is not None:
+        return replace(call, queries=same[0], keys=same[1])
     ids = torch.cat([call.queries, call.keys], 1)
     rows, own = ids % STRIDE, ids // STRIDE
     mine = packed[rows]
@@ -114,7 +122,10 @@ def _with_samples(call: AttentionCall, owner: Tensor, packed: Tensor) -> Attenti
         return replace(call, lost="it is not known to which samples its rows belong; explain one sample at a time")
     owner[rows[mine]] = own[mine]
     ids = torch.where((ids > 0) & (ids < STRIDE), ids + own * STRIDE, ids)
-    return replace(call, queries=ids[:, :n].contiguous(), keys=ids[:, n:].contiguous())
+    queries, keys = ids[:, :n].contiguous(), ids[:, n:].contiguous()
+    if not bool(several.any()) and not bool(mine.any()):
+        known[id(call.queries), id(call.keys)] = queries, keys
+    return replace(call, queries=queries, keys=keys)
 
 
 def _mixes(call: AttentionCall, rows: Tensor, keys: Tensor) -> bool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from regard.recording.calls import AttentionCall
+from regard.recording.calls.call import by_rows
 from regard.recording.said import Said
 from regard.recording.tokens import STRIDE, Trail
 
@@ -22,13 +24,19 @@ from regard.recording.tokens import STRIDE, Trail
 def contradicted(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]:
     """The calls; those in which a parameter's rows are of another sample than the rows beside them are lost, and so are those
     in which copies of one token cannot be told from one another."""
-    return [c if c.lost else replace(c, lost=_contradiction(c, trail) or _copies(c, trail)) for c in calls]
+    contradiction, copies = (by_rows(partial(f, trail=trail)) for f in (_contradiction, _copies))
+    told = [c.lost or contradiction(c) or _confused(c, trail) or copies(c) for c in calls]
+    return [replace(c, lost=why) if why != c.lost else c for c, why in zip(calls, told, strict=True)]
+
+
+def _confused(call: AttentionCall, trail: Trail) -> str:
+    """Why it is not known which copy of a token a query row is, where several calls told them apart."""
+    confused = trail.confused >> call.event & 1
+    return "copies of one token are attended in several calls, and cannot be told from one another" if confused else ""
 
 
 def _copies(call: AttentionCall, trail: Trail) -> str:
-    """Why it is not known which copy of a token a query row is; "" where there are none, or they were told apart."""
-    if trail.confused >> call.event & 1:
-        return "copies of one token are attended in several calls, and cannot be told from one another"
+    """The same, where they stand in one call; "" where there are none, or they were told apart."""
     of_input = torch.zeros(trail.rows, dtype=torch.bool)
     for stream in trail.streams:
         of_input[stream.rows] = stream.of_input
@@ -64,14 +72,11 @@ def _rows(call: AttentionCall, trail: Trail) -> tuple[Tensor, Bool[Tensor, "grou
 
 def certainty(calls: Sequence[AttentionCall], trail: Trail, said: Said) -> dict[int, str]:
     """How sure each call's tokens are, in words: `followed`, `said by the caller`, `lost: ...`; and doubts."""
-    confirmed = _confirmed(calls, trail)
-    return {c.index: _words(c, trail, said, confirmed) for c in calls}
+    confirmed, names = _confirmed(calls, trail), by_rows(partial(_names, trail=trail))
+    return {c.index: f"lost: {c.lost}" if c.lost else _words(c, trail, said, confirmed, names(c)) for c in calls}
 
 
-def _words(call: AttentionCall, trail: Trail, said: Said, confirmed: set[str]) -> str:
-    if call.lost:
-        return f"lost: {call.lost}"
-    names = _names(call, trail)
+def _words(call: AttentionCall, trail: Trail, said: Said, confirmed: set[str], names: set[str]) -> str:
     doubts = list(dict.fromkeys(d for event, name, d in trail.doubts if event <= call.event and name in names))
     unsure = sorted(names - confirmed)
     if unsure and len(trail.batches) and max(trail.batches) > 1:
@@ -92,9 +97,14 @@ def _names(call: AttentionCall, trail: Trail) -> set[str]:
 def _confirmed(calls: Sequence[AttentionCall], trail: Trail) -> set[str]:
     """Streams whose samples are certain: inputs, and parameters whose rows stand beside an input's in some call."""
     sure = {s.name for s in trail.streams if s.kind != "parameter"}
+    beside, names = by_rows(partial(_beside_inputs, trail=trail)), by_rows(partial(_names, trail=trail))
     for call in calls:
-        if not call.lost:
-            ids, parameter = _rows(call, trail)
-            if bool((~parameter & (ids > 0)).any(1).all()):
-                sure |= _names(call, trail)
+        if not call.lost and beside(call):
+            sure |= names(call)
     return sure
+
+
+def _beside_inputs(call: AttentionCall, trail: Trail) -> bool:
+    """Whether an input's rows are in each of a call's groups."""
+    ids, parameter = _rows(call, trail)
+    return bool((~parameter & (ids > 0)).any(1).all())

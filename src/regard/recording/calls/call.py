@@ -6,9 +6,9 @@ A call that the model itself ran with an explicit A keeps that A. In both, G_h =
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from regard.recording.rebuild import MEMORY_BUDGET, Tile, row_blocks, tiles, visible
 from regard.recording.tokens import STRIDE, constant
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -160,6 +162,19 @@ class Layout:
         t = t.reshape(*[self.lead[d] for d in self.order], *t.shape[-2:])
         inverse = sorted(range(n), key=lambda d: self.order[d])
         return t.permute(*inverse, n, n + 1)
+
+
+def by_rows(f: Callable[[AttentionCall], T]) -> Callable[[AttentionCall], T]:
+    """A function of a call's queries and keys alone, which is asked once for all calls that share them."""
+    known: dict[tuple[int, int], T] = {}
+
+    def asked(call: AttentionCall) -> T:
+        key = id(call.queries), id(call.keys)
+        if key not in known:
+            known[key] = f(call)
+        return known[key]
+
+    return asked
 
 
 def _run_length(ids: Tensor) -> int:
