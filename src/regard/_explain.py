@@ -123,8 +123,8 @@ def explain(
             `{"axis": ...}`, the token axis of that input.
         measure: "lazy" runs `faithful` and the attribution error when first read; "full" at once.
         seed: for methods that draw. training: explain a model in train mode nevertheless.
-        memory_budget: bytes (or "512MB") that rebuilt attention rows may take at a time, beside the model's own pass; None:
-            256 MB. A smaller budget costs time, never exactness.
+        memory_budget: bytes (or "512MB") that rebuilt attention rows, and runs side by side (nodes of a path), may take at a
+            time, beside the model's own pass; None: 1 GB. A smaller budget costs time, never exactness.
         verify: prove first that rows are the tokens that the map says they are (`regard.verify`); what was found is noted on
             the receipt, and its passes are counted there.
         batch_axis: the axis of the inputs that is the samples': 1 for (tokens, batch, width), PyTorch's own default; None where

@@ -63,7 +63,10 @@ INPUT = "A picture file, a text, a text file, a chat (JSON), or - (stdin)."
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUT)]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
 Budget = Annotated[
-    str | None, typer.Option(help='What rebuilt attention rows may take at a time, as in "64MB". Default: 256MB.')
+    str | None,
+    typer.Option(
+        help='What rebuilt attention rows, or runs side by side, may take at a time, as in "64MB". Default: 1GB.'
+    ),
 ]
 Image = Annotated[
     Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")

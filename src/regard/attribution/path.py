@@ -244,7 +244,7 @@ class Path:
         out: list[Relevance] = []
         self.nodes += len(t)
         fit = 1 if any(p.unsure for p in self.places) else side_by_side(self.context, self.again)
-        for some in t.split(fit):
+        for some in t.tensor_split(-(-len(t) // fit)):
             out += self._side_by_side(some)
         return torch.stack(out)
 

@@ -21,7 +21,9 @@ def heads_together(trail: Trail, tag: Tag, queries: Tensor, keys: Tensor) -> tup
     learned = trail.learned(flat)
     if not bool(learned.any()):
         return tag, keys
-    _, group, size = torch.unique(queries.reshape(-1, queries.shape[-1]), dim=0, return_inverse=True, return_counts=True)
+    _, group, size = torch.unique(
+        queries.reshape(-1, queries.shape[-1]), dim=0, return_inverse=True, return_counts=True
+    )
     if bool((size != size[0]).any()):
         return tag, keys
     order = group.argsort(stable=True)

@@ -20,8 +20,11 @@ from regard.errors import Misuse
 if TYPE_CHECKING:
     from regard.recording.calls import AttentionCall
 
-MEMORY_BUDGET = 256 << 20
-"""The most that rebuilt rows may take at a time, in bytes, where the user does not say: A, A⊙G and what is made of them."""
+MEMORY_BUDGET = 1 << 30
+"""The most that may be held at a time, in bytes, where the user does not say: runs side by side, rebuilt rows."""
+
+TILE_BYTES = 256 << 20
+"""The most that the tiles of rebuilt rows take of it: A, A⊙G and what is made of them. Larger ones are no faster anywhere."""
 
 COPIES = 4
 """How many matrices of a tile's size are alive at a time: A, A⊙G, what the rule makes of them, and a mask."""
@@ -89,7 +92,7 @@ class Tile:
 def tile_size(call: AttentionCall, pairs: int) -> int:
     """Elements of a tile of at least so many (group, head) pairs: what fits the budget, and on a CPU the caches too."""
     each = call.precision.itemsize
-    most = max(1, call.budget // COPIES // each)
+    most = max(1, min(call.budget, TILE_BYTES) // COPIES // each)
     if call.output.device.type != "cpu":
         return most
     return min(most, max(CACHED_BYTES // each, CACHED_ROWS * pairs * call.shape[3]))

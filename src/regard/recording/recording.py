@@ -405,8 +405,9 @@ def record(
 
     `target` is what `Recording.gradients()` explains when it is given none; `edits` change the run (edits.py); `streams` says
     whose tokens calls read where the trail is lost (said.py), `readout` which rows `Recording.readout` is to give.
-    `memory_budget` (bytes, or "512MB") is what rebuilt attention rows may take at a time; None: 256 MB. `states`, `branches`:
-    keep the states between blocks; find the output projection and residual stream of every call. `batch_axis`: as in `explain`.
+    `memory_budget` (bytes, or "512MB") is what rebuilt rows, or runs side by side, may take at a time; None: 1 GB.
+    `states`, `branches`: keep the states between blocks; find the output projection and residual stream of every call.
+    `batch_axis`: as in `explain`.
     maps=False: attention maps are not needed, so that any differentiable model will do; every input has tokens of its own then
     (own_tokens.py). checked: the model has been through `refuse` already.
 
