@@ -41,6 +41,8 @@ LOOPS = ("whole", "joined", "in a buffer")
 SAMPLES = (*LOOPS, "stacked")
 WINDOWS = (*LOOPS, "folded", "shifted")
 GROUPED = ("no", "repeated", "expanded", "broadcast")
+JOINED = ("added", "stacked", "weighed", "contracted", "a linear layer", "cut", "side by side", "stacked side by side")
+SIDES = ("side by side", "stacked side by side")
 
 
 class Words:
@@ -82,12 +84,14 @@ class Attention(Words):
 
 @dataclass(frozen=True, repr=False)
 class Layer(Words):
-    """Tokens are moved; then one attention, or two side by side whose outputs are added (`after` W_O, or before it)."""
+    """Tokens are moved; then one attention, or two whose outputs are `joined` (`after` W_O, or before it): added, in several
+    spellings, with weights or without, or concatenated as heads of one."""
 
     move: str = "none"
     residual: str = "plain"
     attentions: tuple[Attention, ...] = (Attention(),)
     after: bool = True
+    joined: str = "added"
 
 
 @dataclass(frozen=True, repr=False)
@@ -584,7 +588,9 @@ class Block(nn.Module):
             Attend(a, width, net.heads, n, n if a.keys == "x" else net.others) for a in layer.attentions
         )
         outs = [o for a in layer.attentions for o in ([0, 0] if a.extra == "apart" else [0])]
-        self.outs = nn.ModuleList(nn.Linear(width, width) for _ in (outs if layer.after else outs[:1]))
+        wide = width * len(outs) if layer.joined in SIDES else width
+        self.outs = nn.ModuleList(nn.Linear(wide, width) for _ in (outs if layer.after else outs[:1]))
+        self.weights = nn.Parameter(torch.rand(len(outs)) + 0.5)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.mlp = nn.Sequential(nn.Linear(width, 5), nn.GELU(), nn.Linear(5, width))
 
@@ -611,8 +617,26 @@ class Block(nn.Module):
             mask = hidden if attend.a.keys == "x" else None
             outputs += attend(x, own, other if attend.a.values == "other" else own, mask)
         if not self.layer.after:
-            return self.outs[0](sum(outputs))
-        return sum(out(o) for out, o in zip(self.outs, outputs, strict=True))  # type: ignore[return-value]
+            return self.outs[0](self.joined(outputs))
+        return self.joined([out(o) for out, o in zip(self.outs, outputs, strict=True)])
+
+    def joined(self, outputs: list[Tensor]) -> Tensor:
+        how, k = self.layer.joined, len(outputs)
+        if how == "stacked":
+            return F.dropout(torch.stack(outputs), 0.1, self.training).sum(0)
+        if how == "weighed":
+            return (torch.stack(outputs, 1) * self.weights.view(-1, 1, 1)).sum(1)
+        if how == "contracted":
+            return torch.einsum("k,kbnd->bnd", self.weights, torch.stack(outputs))
+        if how == "a linear layer":
+            return F.linear(torch.cat([o[..., None] for o in outputs], -1), self.weights[None]).squeeze(-1)
+        if how == "cut":
+            return sum(w * o for w, o in zip(self.weights, torch.cat(outputs, -1).chunk(k, -1), strict=True))  # type: ignore[return-value]
+        if how == "side by side":
+            return torch.cat(outputs, -1)
+        if how == "stacked side by side":
+            return torch.stack(outputs, 2).flatten(2)
+        return sum(outputs)  # type: ignore[return-value]
 
 
 class Model(nn.Module):
@@ -660,7 +684,7 @@ def build(net: Net) -> Model:
     model = Model(net)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if "norm" in name:
+            if "norm" in name or name.endswith("weights"):
                 p.add_(torch.randn_like(p) * 0.3)
             elif p.ndim > 1:
                 p.mul_(2)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grammar import CLASSES, MERGED, SHIFT, WINDOW, Attention, Layer, Model, Net, kv_heads, moved_length
+from grammar import CLASSES, MERGED, SHIFT, SIDES, WINDOW, Attention, Layer, Model, Net, kv_heads, moved_length
 
 ROUNDING = 1e-12
 RULES = ("rollout", "positive", "negative", "absolute", "signed")
@@ -24,7 +24,8 @@ RULES = ("rollout", "positive", "negative", "absolute", "signed")
 class Map:
     """One summand of an attention: A (b, head, n, m) and O (b, head, n, d) in the graph.
 
-    held: bool (head, n, m), the keys that a row's kernel call has. values: their stream. S: which of its rows they are.
+    held: bool (head, n, m), the keys that a row's kernel call has. values: their stream. S: which of its rows they are. share:
+    of the attention's heads, where other maps' heads stand beside its own.
     """
 
     A: Tensor
@@ -32,6 +33,7 @@ class Map:
     held: Tensor
     values: str
     S: Tensor
+    share: float = 1.0
     G: Tensor = field(init=False)
     dO: list[Tensor] = field(init=False)
 
@@ -103,7 +105,7 @@ class Twin:
             y = linear(model.stem_y, self.leaves["y"])
             if net.encoded:
                 one = Layer(attentions=(Attention(layout="mha", scores="mha"),))
-                y = y + self.attention("y", one, [_MHA(model.encoder)], [], y, None, Tensor())
+                y = y + self.attention("y", one, [_MHA(model.encoder)], [], Tensor(), y, None, Tensor())
         for layer, block in zip(net.layers, model.blocks, strict=True):
             P = self.matrix(layer.move, block.move, x)
             self.steps.append(Step("x", P=P))
@@ -129,7 +131,7 @@ class Twin:
             return linear(block.mlp[2], F.gelu(linear(block.mlp[0], t)))
 
         def attention(t: Tensor) -> Tensor:
-            return self.attention("x", layer, block.attends, block.outs, t, y, self.hidden)
+            return self.attention("x", layer, block.attends, block.outs, block.weights, t, y, self.hidden)
 
         n1, n2 = (lambda t, norm=norm: layer_norm(norm, t) for norm in block.norms)
         if layer.residual == "plain":
@@ -192,9 +194,17 @@ class Twin:
     # -- attention ----------------------------------------------------------------------------------------------------
 
     def attention(
-        self, stream: str, layer: Layer, attends: Any, outs: Any, x: Tensor, y: Tensor | None, hidden: Tensor
+        self,
+        stream: str,
+        layer: Layer,
+        attends: Any,
+        outs: Any,
+        weights: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        hidden: Tensor,
     ) -> Tensor:
-        """The sum of its maps' outputs."""
+        """Its maps' outputs, joined."""
         step = Step(stream, keeps=layer.residual != "bare")
         self.steps.append(step)
         outputs: list[Tensor] = []
@@ -212,9 +222,15 @@ class Twin:
                 outputs[-1] = linear(module.out_proj, outputs[-1])
         if stream == "y":
             return outputs[0]
-        if not layer.after:
-            return linear(outs[0], sum(outputs))  # type: ignore[arg-type]
-        return sum(linear(out, o) for out, o in zip(outs, outputs, strict=True))  # type: ignore[return-value]
+        if layer.joined in SIDES:
+            for m in step.maps:
+                m.share = 1 / len(step.maps)
+            return linear(outs[0], torch.cat(outputs, -1))
+        if layer.after:
+            outputs = [linear(out, o) for out, o in zip(outs, outputs, strict=True)]
+        weighed = layer.joined not in ("added", "stacked")
+        total = sum(w * o for w, o in zip(weights.double() if weighed else [1] * len(outputs), outputs, strict=True))
+        return total if layer.after else linear(outs[0], total)  # type: ignore[return-value, arg-type]
 
     def one(
         self, a: Attention, attend: Any, x: Tensor, keys: Any, values: Any, hidden: Tensor | None
@@ -313,7 +329,7 @@ def literal(net: Net, model: Model, given: dict[str, Tensor], target: int) -> Li
 
 
 def edge(m: Map, rule: str) -> Tensor:
-    """E of one summand, (b, n, rows of the values' state): the mean over heads."""
+    """E of one summand, (b, n, rows of the values' state): the mean over heads, times its share of the attention's."""
     AG = m.A * m.G
     each = {
         "rollout": m.A,
@@ -322,7 +338,7 @@ def edge(m: Map, rule: str) -> Tensor:
         "absolute": AG.abs(),
         "signed": AG,
     }[rule]
-    return each.sum(1) / each.shape[1] @ m.S
+    return m.share * each.sum(1) / each.shape[1] @ m.S
 
 
 def all_scores(t: Literal, net: Net) -> dict[str, dict[str, Tensor]]:
@@ -389,7 +405,7 @@ def grad_cam(t: Literal, net: Net, last: Step, r: Tensor, T: dict[str, Tensor]) 
         born[:, net.cls : net.cls + net.tokens] |= t.hidden
         counts = (rows * ~born[:, None]).sum(-1)[:, None, None] * m.held
         theta = (m.G * counts).sum(-1, keepdim=True) / counts.sum(-1, keepdim=True).clamp(min=1e-30)
-        sums[m.values] = sums.get(m.values, 0) + (theta * m.A).mean(1) @ m.S
+        sums[m.values] = sums.get(m.values, 0) + m.share * (theta * m.A).mean(1) @ m.S
     return sum(r @ E.clamp(min=0) @ T[s] for s, E in sums.items())  # type: ignore[return-value]
 
 

@@ -581,7 +581,7 @@ mutant("heads joined are attentions of their own", "nothing is noted of outputs 
 )
 mutant(
     "shares of heads off", "each call of an attention counts as if all heads were its own", "heads one by one", "uneven"
-)(lambda: [(attention_module, "_shares", lambda calls, groups: [])])
+)(lambda: [(attention_module, "_shares", lambda calls, groups, sums: [])])
 mutant("shares of rows off", "rows of which some heads look count as if all heads did", "uneven")(
     lambda: [(call_module, "_share_of_rows", lambda pull, tile, share: None)]
 )

@@ -117,7 +117,9 @@ def layer(pick: Pick, net: Net, n: int, first: bool) -> Layer:
     two = pick(("one", "two")) == "two"
     after = not two or pick((True, False))
     attentions = tuple(attention(pick, net, g.moved_length(move, n), after) for _ in range(1 + two))
-    return Layer(move, pick(g.RESIDUALS), attentions, after)
+    several = two and all(a.extra != "apart" for a in attentions)
+    joined = pick([w for w in g.JOINED if w not in g.SIDES or (several and not after)]) if two else "added"
+    return Layer(move, pick(g.RESIDUALS), attentions, after, joined)
 
 
 def possible(move: str, n: int) -> bool:
@@ -201,6 +203,10 @@ def alone() -> dict[str, Net]:
             found[f"{first} + {second}, {'after' if after else 'before'}"] = replace(
                 SMALL, layers=(Layer(), side_by_side)
             )
+    for joined in g.JOINED[1:]:
+        for after in (True, False) if joined not in g.SIDES else (False,):
+            layer = Layer(attentions=(Attention(), Attention(layout="loop")), after=after, joined=joined)
+            found[f"{joined}, {'after' if after else 'before'}"] = replace(SMALL, layers=(layer, layer))
     changes: list[dict[str, Any]] = [{"enter": "linear"}, {"enter": "ids"}, {"cls": True}, {"padded": True}]
     return found | {f"{c}": replace(SMALL, **c) for c in changes}
 
@@ -301,6 +307,19 @@ ONCE_WRONG = [
     Net(layers=(Layer(), Layer(move="tile", attentions=(Attention(windows="folded"),))), pool="mean"),
     Net(batch=3, heads=3, size=3, layers=(Layer(move="repeat"), Layer(attentions=(Attention(layout="heads first"),)))),
     Net(batch=2, layers=(Layer(move="sort"), Layer(move="pairs sum")), seed=2),
+    Net(
+        heads=3,
+        layers=(
+            Layer(attentions=(Attention(layout="modules"), Attention(layout="stripes")), after=False, joined="stacked"),
+        ),
+    ),
+    Net(
+        layers=(
+            Layer(
+                attentions=(Attention(), Attention(layout="b g r n d", samples="in a buffer")), joined="a linear layer"
+            ),
+        )
+    ),
     Net(
         batch=2,
         enter="ids",

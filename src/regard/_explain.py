@@ -642,7 +642,7 @@ def _of_attention(recording: Recording) -> list[str]:
         notes.append(
             f"attention calls {at} look at tokens of {name} and take the values of others, which alone get a score"
         )
-    notes += recording.renamed
+    notes += recording.renamed + [n for a in recording.attentions for n in a.notes]
     if recording.mixers:
         where = ", ".join(_mixer(name, recording.modules.get(name, [])) for name in recording.mixers)
         notes.append(f"tokens are mixed outside attention ({where}), which maps do not follow")

@@ -77,11 +77,14 @@ def _rows(recording: Recording, attention: Attention, sums: Mapping[int, Tensor]
     ours, wanted = recording.zeros(), recording.zeros()
     for heads in attention.heads:
         own, count = recording.zeros(), recording.zeros()
-        for call in (recording.calls[i] for i in heads):
-            ours += recording.scatter(_pulled(call), call.queries)
-            own += recording.scatter(sums[call.index] * call.layout.heads, call.queries)
-            rows = (recording.scatter(torch.ones(call.queries.shape), call.queries) > 0).to(count)
-            count += rows * call.layout.heads
+        for added in (s for s in attention.sums if s[0] in heads):
+            most, each = recording.zeros(), recording.zeros()
+            for call in (recording.calls[i] for i in added):
+                ours += recording.scatter(_pulled(call), call.queries)
+                each += recording.scatter(sums[call.index], call.queries)
+                rows = (recording.scatter(torch.ones(call.queries.shape), call.queries) > 0).to(most)
+                most = torch.maximum(most, rows * call.layout.heads)
+            own, count = own + each * most, count + most
         wanted += own / count.clamp(min=1)
     ours[:, 0] = wanted[:, 0] = 0  # nobody's rows
     apart = (ours - wanted).abs()

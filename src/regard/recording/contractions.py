@@ -282,6 +282,16 @@ def _read_einsum(args: Sequence[Any]) -> Product | None:
     return Product(args[1], args[2], la, lb, lo)
 
 
+def read_single(name: str, args: Sequence[Any]) -> tuple[Tensor, str, str] | None:
+    """An einsum of one tensor: the tensor, and its letters before and after; None for anything else."""
+    operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
+    if name != "einsum" or len(operands) != 1 or not isinstance(args[0], str) or "..." in args[0]:
+        return None
+    letters, _, to = args[0].replace(" ", "").partition("->")
+    plain = "->" in args[0] and len({*letters}) == len(letters) == operands[0].ndim
+    return (operands[0], letters, to) if plain else None
+
+
 def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """Weights applied to rows, or queries times keys (a tag with columns)."""
     p = read_product(name, args, kwargs)

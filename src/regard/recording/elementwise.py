@@ -136,10 +136,13 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if not fits:
         strong = [tag for _, tag in tags if tag.source.rank < PARAMETERS and out.is_floating_point()]
         return [nowhere(min(strong, key=lambda t: t.order), name, out)] if strong else [None]
+    if any(tag.seen != fits[0][1].seen for _, tag in fits):
+        fits = [(t, tag) for t, tag in fits if not _nobodys(tag)] or fits
     found = [tag for _, tag in fits]
     if (pairs := _pairs(fits, out)) is not None:
         return [pairs]
-    trail.joined("added", found)
+    if not any(t in trail.parts for t in operands):  # else: parts_rules.py
+        trail.joined("added", found)
     earlier_states(trail, fits, out)
     if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
         fits = [(t, trail.settled(tag) if tag.raw else tag) for t, tag in fits]
@@ -199,6 +202,11 @@ def _but_scales(tags: list[tuple[Tensor, Tag]]) -> list[tuple[Tensor, Tag]]:
     """Learned rows that are multiplied, without a factor that all of them have in common (a norm's scale): it is no token."""
     several = [len(rows_in(tag.ids)) > 1 for _, tag in tags]
     return [p for p, rows in zip(tags, several, strict=True) if rows or not any(several)]
+
+
+def _nobodys(tag: Tag) -> bool:
+    """Whether all places are nobody's (those of a buffer, of which others are filled by now): these have absorbed nothing."""
+    return not (tag.raw or tag.lost or tag.keys is not None or bool(thin(tag.ids).any()))
 
 
 def _as_it_is(tag: Tag, operand: Tensor, out: Tensor) -> bool:

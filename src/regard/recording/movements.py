@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.recording import parts as parts_of
 from regard.recording.copies import REPEATS, of_features, of_one_tensor, told_apart
 from regard.recording.elementwise import Tags, broadcasts, element_wise, mixing, nowhere
 from regard.recording.lookups import PICKS, looked_up
 from regard.recording.rereads import earlier_states
 from regard.recording.samples import in_one_sample
-from regard.recording.tokens import PARAMETERS, Tag, Trail, constant, first_along, reshaped, thin
+from regard.recording.tokens import PARAMETERS, Tag, Trail, constant, first_along, reshaped
 
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "_unsafe_view"}
 RESHAPES |= {"squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d", "atleast_3d", "view_copy", "_reshape_alias"}
@@ -51,7 +52,7 @@ def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any
     if tag is None:
         return [None] * len(outs)
     rest, more = on_cpu(args[1:]), {k: on_cpu(v) for k, v in kwargs.items()}
-    func = _patches if name == "unfold" and outs[0].ndim <= args[0].ndim else _function(name)
+    func = function(name, args[0], out)
     given = tag.source.rank >= PARAMETERS or tag.source.shared
     if name in EXPANSIONS and tag.keys is None and given and isinstance(out, Tensor):
         return [replace(tag, ids=_spread(trail, tag.ids, args[0].shape, out, func, rest, more))]
@@ -80,8 +81,10 @@ def _patches(ids: Tensor, *rest: Any, **more: Any) -> Tensor:
     return nn.functional.unfold(ids.double(), *rest, **more).round().long()
 
 
-def _function(name: str) -> Callable[..., Any]:
-    """The movement of that name, which leaves its operand as it is."""
+def function(name: str, operand: Tensor, out: Any) -> Callable[..., Any]:
+    """The movement of that name that made `out` of an operand, and leaves its own operand as it is."""
+    if name == "unfold" and isinstance(out, Tensor) and out.ndim <= operand.ndim:
+        return _patches
     if name in ("T", "mT", "H", "mH"):
         return lambda i: getattr(i, name)
     if name == "__getitem__":
@@ -160,9 +163,11 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
     _meet(tags, columns, dim)
     side_by_side = _one_row_each(columns, name, dim)
-    how = "width" if side_by_side else "rows"
-    if (met := trail.joined(how, tags)) and name == "stack":
-        trail.stacked[out] = (dim % out.ndim, how, met)
+    met = trail.joined("width" if side_by_side else "rows", tags)
+    if met and name == "stack" and not side_by_side:
+        trail.stacked[out] = (dim % out.ndim, met)
+    if beside := parts_of.beside(trail, parts, tags, side_by_side):
+        parts_of.put(trail, out, beside[0].with_(_joined(name, parts_of.full(beside, parts), dim, out)))
     if name in CATS and not side_by_side and not _features(columns, dim):
         staged = trail.at_their_stages(tags)
         if staged is None:
@@ -226,7 +231,17 @@ def _one_row_each(ids: list[Tensor], name: str, dim: int) -> bool:
         if not all(constant(i, dim % i.ndim) for i in ids):
             return False
         ids = [first_along(i, dim % i.ndim) for i in ids]
-    return all(f.shape == ids[0].shape and torch.equal(thin(f), thin(ids[0])) for f in ids[1:])
+    return all(_equal(f, ids[0]) for f in ids[1:])
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether ids are the same, compared once along axes on which neither changes."""
+    if a.shape != b.shape:
+        return False
+    for dim in range(a.ndim):
+        if a.stride(dim) == b.stride(dim) == 0 and a.shape[dim] > 1:
+            a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
+    return torch.equal(a, b)
 
 
 def _features(ids: list[Tensor], dim: int) -> bool:

@@ -55,6 +55,7 @@ from regard.recording.movements import (
     resized,
     select,
 )
+from regard.recording.parts_rules import follow_parts
 from regard.recording.recurrent import CELLS, cell
 from regard.recording.storage import name_of_kernel
 from regard.recording.tokens import Trail, is_parameter
@@ -119,6 +120,7 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
     for t, tag in zip(outs, tags, strict=False):
         ends = tag is not None and tag.lost == name and not tag.lost_in
         trail.put(t, replace(tag, lost_in=trail.module()) if tag is not None and ends else tag)
+    follow_parts(trail, rule, name, args, kwargs, out)
 
 
 RULES: dict[str, Callable[..., Tags]] = {

@@ -18,7 +18,9 @@ from torch.utils.weak import TensorWeakRef
 
 from regard.errors import ModelError
 from regard.recording.elementwise import nowhere
+from regard.recording.parts import beside, full, put
 from regard.recording.tokens import Tag, Trail, is_parameter
+from regard.recording.writes import beside_itself
 
 HANDS_OUT = {"numpy", "__array__", "__dlpack__", "storage", "untyped_storage"}
 """What gives a tensor's memory to others than torch."""
@@ -114,17 +116,42 @@ def _told(trail: Trail, t: Tensor, tag: Tag | None, other: Tensor, old: Tag | No
         return nowhere(old if old.lost else tag, tag.lost or old.lost or "a write into its memory", other)
     if t.dtype != other.dtype:
         return nowhere(old, "a write into its memory", other)
-    base = min(t.data_ptr(), other.data_ptr())
-    places = (_extent(t)[1] - base) // t.element_size(), (_extent(other)[1] - base) // t.element_size()
-    table = torch.full((max(places),), -1)
-    ids = torch.zeros(t.shape, dtype=torch.int64) if tag is None else tag.ids
-    _at(table, t, base).copy_(ids)
-    found = _at(table, other, base)
+    found = _in_memory(t, torch.zeros((), dtype=torch.int64) if tag is None else tag.ids, other)
+    if tag is not None and tag.seen != old.seen:
+        met = _meeting(trail, t, tag, other, old, found)
+        if met is None:
+            return nowhere(old, "a write of copies into its memory", other)
+        old = met
     new = torch.where(found >= 0, found, old.ids)
     if torch.equal(new, old.ids):
         return old if tag is None else replace(old, seen=old.seen | tag.seen)
     best = old if tag is None else min(old, tag, key=lambda x: x.order)
     return replace(best, ids=new, seen=old.seen | (0 if tag is None else tag.seen))
+
+
+def _in_memory(t: Tensor, numbers: Tensor, other: Tensor) -> Tensor:
+    """Numbers of the elements of t, not negative, at the places of `other` that are the same memory; -1 at its own places."""
+    base = min(t.data_ptr(), other.data_ptr())
+    places = (_extent(t)[1] - base) // t.element_size(), (_extent(other)[1] - base) // t.element_size()
+    table = torch.full((max(places),), -1)
+    _at(table, t, base).copy_(numbers)
+    return _at(table, other, base)
+
+
+def _meeting(trail: Trail, t: Tensor, tag: Tag, other: Tensor, old: Tag, found: Tensor) -> Tag | None:
+    """The tag of what stood in a tensor, into whose memory t was written: side by side with it (heads in columns of a buffer),
+    or rows beside its own, which are at their stage from then on; None where they cannot be told apart. found: ids that came.
+    """
+    same = beside_itself(torch.where(found >= 0, -1, old.ids), torch.where(found >= 0, found, old.ids))
+    trail.joined("width" if same else "rows", [old, tag])
+    if parts := beside(trail, [other, t], [old, tag], begins=same):
+        kept, came = full(parts, [other, t])
+        came = _in_memory(t, came, other)
+        put(trail, other, parts[0].with_(torch.where(came >= 0, came, kept)))
+    if same:
+        return old
+    staged = trail.at_their_stages([old, tag])
+    return None if staged is None else staged[0]
 
 
 def _at(table: Tensor, t: Tensor, base: int) -> Tensor:

@@ -263,7 +263,10 @@ class Trail:
         self.told: ByTensor[tuple[Mixing, ...]] = ByTensor()
         self.beside: dict[frozenset[str], int] = {}
         self.joins: dict[tuple[int, int, str], int] = {}
-        self.stacked: ByTensor[tuple[int, str, list[tuple[int, int]]]] = ByTensor()
+        self.stacked: ByTensor[tuple[int, list[tuple[int, int]]]] = ByTensor()
+        self.parts: ByTensor[Any] = ByTensor()
+        self.part_of: dict[int, int] = {}
+        self.absorbed: list[tuple[int, bool]] = []
         self.confused = 0
         self.queried: dict[int, Tensor] = {}
         self._copied: dict[bytes, tuple[int, int]] = {}
@@ -407,16 +410,21 @@ class Trail:
         return new
 
     def summed(self, tensor: Tensor, dims: Sequence[int]) -> None:
-        """Axes of a tensor are summed over: calls whose rows were stacked along one of them are added, not side by side."""
+        """Axes of a tensor are summed over: other rows that were stacked along one of them are no rows of one attention."""
         base = tensor if tensor in self.stacked or tensor._base is None else tensor._base
         found = self.stacked.get(base)
         if found is None:
             return
-        axis, how, pairs = found
+        axis, pairs = found
         if any(tensor.shape[d] == base.shape[axis] and tensor.stride(d) == base.stride(axis) for d in dims):
             for left, right in pairs:
-                time = self.joins.pop((left, right, how), self.events)
+                time = self.joins.pop((left, right, "rows"), self.events)
                 self.joins.setdefault((left, right, "added"), time)
+
+    def calls_of(self, tensor: Tensor) -> int:
+        """The calls that a tensor has absorbed."""
+        tag = self.tag(tensor)
+        return 0 if tag is None else tag.seen & self.call_events
 
     # -- births, merges ---------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from regard.recording import parts as parts_of
 from regard.recording.elementwise import Tags, mixing, nowhere
 from regard.recording.movements import on_cpu
 from regard.recording.samples import in_one_sample
@@ -76,6 +77,25 @@ def scatter(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     out = args[0] if out is None else out
     name = name if name in WRITES else name.removesuffix("_")
     write = Write.read(trail, WRITES, name, args, kwargs)
+    tags = _written_over(trail, name, write, out)
+    _parts_written(trail, name, write, out)
+    return tags
+
+
+def _parts_written(trail: Trail, name: str, write: Write, out: Tensor) -> None:
+    """Parts that stand in a tensor after a write."""
+    if not isinstance(write.source, Tensor):
+        return
+    if write.named.get("accumulate"):
+        parts_of.end(trail, [write.into, write.source], out)
+        return
+    begins = _side_by_side(trail, name, write)
+    both = [write.into, write.source]
+    if beside := parts_of.beside(trail, both, [write.base, write.value], begins):
+        parts_of.put(trail, out, beside[0].with_(_written(name, write, *parts_of.full(beside, both))))
+
+
+def _written_over(trail: Trail, name: str, write: Write, out: Tensor) -> Tags:
     if write.named.get("accumulate") or write.named.pop("reduce", None):
         return _added(trail, name, write, out)
     base, value = write.base, write.value
@@ -116,8 +136,7 @@ def _meeting(trail: Trail, name: str, write: Write, base: Tag, value: Tag) -> tu
     they cannot be told apart."""
     if base.seen == value.seen:
         return base, value
-    marks = torch.full((), -1).expand(write.source.shape)
-    same = _beside_itself(_written(name, write, base.ids, marks), _written(name, write, base.ids, value.ids))
+    same = _side_by_side(trail, name, write)
     trail.joined("width" if same else "rows", [base, value])
     if same:
         return base, value
@@ -127,7 +146,16 @@ def _meeting(trail: Trail, name: str, write: Write, base: Tag, value: Tag) -> tu
     return staged[0], staged[1]
 
 
-def _beside_itself(kept: Tensor, after: Tensor) -> bool:
+def _side_by_side(trail: Trail, name: str, write: Write) -> bool:
+    """Whether what is written are rows that stand there already, side by side with what other calls have made of them."""
+    base, value = write.base, write.value
+    if base is None or value is None or base.seen == value.seen or base.lost or value.lost:
+        return False
+    marks = torch.full((), -1).expand(write.source.shape)
+    return beside_itself(_written(name, write, base.ids, marks), _written(name, write, base.ids, value.ids))
+
+
+def beside_itself(kept: Tensor, after: Tensor) -> bool:
     """Whether a row has been written beside parts of itself (a head's columns), and not other rows beside it. `kept`: the ids
     before, -1 where others were written; `after`: the ids afterwards."""
     for dim in range(kept.ndim):
@@ -218,6 +246,8 @@ def _joined(trail: Trail, write: Write, base: Tag | None, value: Tag, out: Tenso
     if index.ndim < out.ndim:
         index = index.view(-1, *[1] * (out.ndim - dim - 1)).expand(came.shape)
     came = came[tuple(slice(n) for n in index.shape)]
+    if base is not None:
+        _met(trail, write, base, value, out, dim, index)
     wide = out.ndim > 1 and dim != out.ndim - 1 and all(t.stride(-1) == 0 for t in (ids, came, index))
     if wide and index.shape[-1] == out.shape[-1]:
         ids, came, index = (first_along(t, -1) for t in (ids, came, index))
@@ -226,6 +256,22 @@ def _joined(trail: Trail, write: Write, base: Tag | None, value: Tag, out: Tenso
     stays = bool(write.named.get("include_self", True))
     new, best = _together(trail, best, ids.contiguous(), came, dim, index, stays)
     return replace(best, ids=new.expand(out.shape))
+
+
+def _met(trail: Trail, write: Write, base: Tag, value: Tag, out: Tensor, dim: int, index: Tensor) -> None:
+    """Note how rows `value`, joined to what stands at some places, meet it: as if they were written, where nobody stands."""
+    came = value.ids.expand(write.source.shape)[tuple(slice(n) for n in index.shape)]
+    if bool(base.ids.gather(dim, index).any()):
+        trail.joined("added", [base, value])
+        parts_of.end(trail, [write.into, write.source], out)
+        return
+    ids, marks = base.ids.contiguous(), torch.full_like(came, -1)
+    same = base.seen != value.seen and beside_itself(ids.scatter(dim, index, marks), ids.scatter(dim, index, came))
+    trail.joined("width" if same else "rows", [base, value])
+    both = [write.into, write.source]
+    if beside := parts_of.beside(trail, both, [base, value], begins=same):
+        kept, new = parts_of.full(beside, both)
+        parts_of.put(trail, out, beside[0].with_(kept.scatter(dim, index, new)))
 
 
 def _together(
@@ -260,4 +306,4 @@ def set_item(trail: Trail, args: Sequence[Any]) -> None:
     trail.put(args[0], tag)
 
 
-__all__ = ["SUMS_INTO", "WRITES", "Write", "added", "scatter", "set_item", "spellings"]
+__all__ = ["SUMS_INTO", "WRITES", "Write", "added", "beside_itself", "scatter", "set_item", "spellings"]

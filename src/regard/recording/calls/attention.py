@@ -5,7 +5,11 @@ others: side by side along the width (heads one by one, in stripes), along the r
 buffers filled by slices), or added (two cross-attentions side by side). Joined along the width, the calls share one mean over
 heads, E = Σ_c (H_c/H) E_c; along rows, E is put together row by row; added, each call keeps its own mean, and E is their sum.
 
-How outputs meet is noted by the rules of operations while the model runs (`Joins`), and read here after the run.
+Outputs that have only been put side by side (stacked, joined along the width, written into one buffer) are heads, unless they
+are summed later, each weighed by itself or not: then they are added. Where both happens (a gate that is made of all of them
+weighs each), our reading is that they are added, and the receipt says so.
+
+How outputs meet is noted by the rules of operations while the model runs (`Trail.joins`), and read here after the run.
 """
 
 from __future__ import annotations
@@ -19,25 +23,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.recording.calls.call import AttentionCall, Rows
+from regard.recording.parts import ADDED, FEATURES, UNTOLD
 from regard.recording.tokens import STRIDE, occurrence
 
 if TYPE_CHECKING:
     from regard.recording.recording import Recording
     from regard.recording.tokens import Trail
 
-WIDTH, ROWS, ADDED = "width", "rows", "added"
+WIDTH, ROWS = "width", "rows"
 
 
 @dataclass(frozen=True)
 class Attention:
     """One attention of a run: its number, in order of execution, and the indices of its kernel calls.
 
-    heads: calls whose heads stand side by side, so that they share one mean (each call is in one of these sets).
+    heads: calls whose heads stand side by side, so that they share one mean (each call is in one of these sets). sums: calls
+    among these whose heads are added to one another's, which count once in that mean (each call is in one of these sets).
+    notes: what a reader of a map should know of how the calls were joined.
     """
 
     index: int
     calls: tuple[int, ...]
     heads: tuple[tuple[int, ...], ...] = ()
+    sums: tuple[tuple[int, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def mates(self, call: int) -> tuple[int, ...]:
         """The calls whose heads stand beside those of a call, itself among them."""
@@ -49,10 +58,13 @@ def attentions(calls: Sequence[AttentionCall], trail: Trail) -> tuple[list[Atten
     found = _Together(calls, trail)
     groups = sorted(found.attention.groups(), key=min)
     number = {c: i for i, group in enumerate(groups) for c in group}
-    heads = [tuple(sorted(h)) for h in found.heads.groups()]
-    shares = dict(_shares(calls, heads))
+    heads, sums = ([tuple(sorted(h)) for h in sets.groups()] for sets in (found.heads, found.sums))
+    shares = dict(_shares(calls, heads, sums))
     out = [replace(c, attention=number[c.index], share=shares.get(c.index, 1.0)) for c in calls]
-    made = [Attention(i, tuple(sorted(g)), tuple(h for h in heads if h[0] in g)) for i, g in enumerate(groups)]
+    made = []
+    for i, group in enumerate(groups):
+        own_heads, own_sums = (tuple(s for s in sets if s[0] in group) for sets in (heads, sums))
+        made.append(Attention(i, tuple(sorted(group)), own_heads, own_sums, found.notes(group)))
     return out, made
 
 
@@ -80,13 +92,40 @@ class _Together:
     def __init__(self, calls: Sequence[AttentionCall], trail: Trail) -> None:
         self.calls, self.trail = calls, trail
         self.by_event = {c.event: c for c in calls if not c.lost}
-        self.attention, self.heads = _Sets(c.index for c in calls), _Sets(c.index for c in calls)
+        self.attention, self.heads, self.sums = (_Sets(c.index for c in calls) for _ in range(3))
+        self.met: dict[tuple[int, int], set[str]] = {}
+        joins = []
         for (left, right, how), time in sorted(trail.joins.items(), key=lambda j: j[1]):
-            for a, b in self._pairs(left, right):
-                if self._one(a, b, how, time):
-                    self.attention.unite(a.index, b.index)
-                    if how == WIDTH:
-                        self.heads.unite(a.index, b.index)
+            pairs = [(a, b) for a, b in self._pairs(left, right) if a is not b and self._one(a, b, how, time)]
+            joins.append((how, [(min(a.index, b.index), max(a.index, b.index)) for a, b in pairs]))
+            for pair in joins[-1][1]:
+                self.met.setdefault(pair, set()).add(how)
+        for how, found in joins:
+            beside = how == WIDTH and not any(ADDED in self.met[pair] for pair in found)  # else: added as a whole
+            for i, j in found if how in (WIDTH, ROWS, ADDED) else ():
+                self.attention.unite(i, j)
+                if beside:
+                    self.heads.unite(i, j)
+        for (i, j), ways in self.met.items():
+            if ADDED in ways and self.heads.of[i] is self.heads.of[j]:
+                self.sums.unite(i, j)
+
+    def notes(self, group: set[int]) -> tuple[str, ...]:
+        """Sentences on an attention's calls that are both added and heads side by side, or of which it is not known."""
+        ways = {pair: ways for pair, ways in self.met.items() if pair[0] in group}
+        both = {i for pair, how in ways.items() if {FEATURES, ADDED} <= how for i in pair}
+        untold = {i for pair, how in ways.items() if UNTOLD in how and not how & {FEATURES, ADDED} for i in pair}
+        found = []
+        if both:
+            found.append(
+                f"attention calls {_listed(both)} are added, and read side by side by a layer beside: each keeps its own mean "
+                "over heads, as where they are added alone"
+            )
+        if untold:
+            found.append(
+                f"how attention calls {_listed(untold)} come together is not followed: they are taken as heads, with one mean"
+            )
+        return tuple(found)
 
     def _pairs(self, left: int, right: int) -> Iterator[tuple[AttentionCall, AttentionCall]]:
         """Calls of two sets of events that read the same state of their queries, neither of which rests on the other."""
@@ -124,6 +163,10 @@ class _Together:
         return {s.name for s in self.trail.streams if bool(used[s.rows].any())}
 
 
+def _listed(calls: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(calls)))
+
+
 def _bits(events: int) -> Iterator[int]:
     """The numbers of the bits that are set."""
     while events:
@@ -132,17 +175,29 @@ def _bits(events: int) -> Iterator[int]:
         events ^= low
 
 
-def _shares(calls: Sequence[AttentionCall], groups: Sequence[Sequence[int]]) -> Iterator[tuple[int, float | Tensor]]:
-    """H_c/H of calls whose heads stand side by side: a number, or one for each query row where H differs from row to row."""
+def _shares(
+    calls: Sequence[AttentionCall], groups: Sequence[Sequence[int]], sums: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, float | Tensor]]:
+    """H_c/H of calls whose heads stand side by side: a number, or one for each query row where H differs from row to row.
+
+    Calls that are added to one another (`sums`) are counted once, as the one of most heads: H_c is the same for all of them.
+    """
     for group in (g for g in groups if len(g) > 1):
         together = [c for c in calls if c.index in group]
         ids, which = torch.unique(torch.cat([c.queries.flatten() for c in together]), return_inverse=True)
+        each = dict(zip(group, which.split([c.queries.numel() for c in together]), strict=True))
         heads = torch.zeros(len(ids))
-        each = which.split([c.queries.numel() for c in together])
-        for call, at in zip(together, each, strict=True):
-            heads[at.unique()] += call.layout.heads
-        for call, at in zip(together, each, strict=True):
-            share = call.layout.heads / heads[at].view(call.queries.shape)
+        own = {c.index: torch.zeros(len(ids)) for c in together}
+        for added in (s for s in sums if s[0] in own):
+            most = torch.zeros(len(ids))
+            for call in (c for c in together if c.index in added):
+                rows = each[call.index].unique()
+                most[rows] = most[rows].clamp(min=call.layout.heads)
+            heads += most
+            own.update(dict.fromkeys(added, most))
+        for call in together:
+            at = each[call.index]
+            share = (own[call.index] / heads)[at].view(call.queries.shape)
             one = share.flatten()[0]
             yield call.index, float(one) if bool((share == one).all()) else share
 
