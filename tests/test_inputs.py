@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import regard
 from regard import Baseline
 from regard.errors import Misuse
+from tiny import noise, strong
 
 W = 16
 
@@ -632,6 +633,84 @@ def test_ids_are_ids_however_they_are_looked_up(how: str) -> None:
         e, f = (regard.explain(m, {"ids": ids}, 1, method) for m in (net, embedded))
         assert list(e.scores) == ["ids"]
         torch.testing.assert_close(e.scores["ids"], f.scores["ids"], rtol=1e-4, atol=1e-6)
+
+
+# -- grey pictures -----------------------------------------------------------------------------------------------------
+
+
+class Grey(nn.Module):
+    """Something is made of a picture's channels first; patches by a convolution, or flattened."""
+
+    def __init__(self, first: Callable[[Grey, Tensor], Tensor], flattened: bool) -> None:
+        super().__init__()
+        self.first, self.flattened = first, flattened
+        self.weights, self.mix = nn.Parameter(torch.rand(3)), nn.Conv2d(3, 1, 1)
+        self.enter = nn.LazyLinear(W) if flattened else nn.LazyConv2d(W, 4, 4)
+        self.body, self.head = tiny(), nn.Linear(W, 3)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        x = self.first(self, picture)
+        x = self.enter(cells(x, 4, x.shape[2] // 4, x.shape[3] // 4)) if self.flattened else self.enter(x).flatten(2).mT
+        return self.head(self.body(x).mean(1))
+
+
+GREYS: dict[str, Callable[[Grey, Tensor], Tensor]] = {
+    "mean": lambda m, x: x.mean(1, keepdim=True),
+    "mean of each pixel": lambda m, x: x.mean(1)[:, None],
+    "largest": lambda m, x: x.amax(1, keepdim=True),
+    "max": lambda m, x: x.max(1, keepdim=True).values,
+    "length": lambda m, x: x.norm(dim=1, keepdim=True),
+    "weights": lambda m, x: (x * m.weights[:, None, None]).sum(1, keepdim=True),
+    "einsum": lambda m, x: torch.einsum("bchw,c->bhw", x, m.weights)[:, None],
+    "a convolution": lambda m, x: m.mix(x),
+    "luma": lambda m, x: (0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2])[:, None],
+    "luma and saturation": lambda m, x: torch.stack([0.3 * x[:, 0] + 0.6 * x[:, 1] + 0.1 * x[:, 2],
+                                                     x.amax(1) - x.amin(1)], 1),
+    "less the grey": lambda m, x: x - x.mean(1, keepdim=True),
+    "grey as a fourth": lambda m, x: torch.cat([x, x.mean(1, keepdim=True)], 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flattened", [True, False])
+@pytest.mark.parametrize("name", GREYS)
+def test_channels_of_a_pixel_are_no_tokens(name: str, flattened: bool) -> None:
+    """Nothing is told of mixing, and each token has what its own pixels of all channels make, by hand."""
+    model, x = Grey(GREYS[name], flattened), noise(2, 3, 16, 12)
+    model(x)
+    model = strong(model)
+    e, gae = regard.explain(model, {"picture": x}, 1, ["input_x_gradient", "gae"])
+    assert e.grid == gae.grid == {"picture": (4, 3)}
+    assert gae.receipt.notes == []
+    leaf = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    torch.testing.assert_close(e.scores["picture"], cells(x * g, 4, 4, 3).sum(-1), atol=1e-5, rtol=1e-4)
+    proof = regard.verify(model, {"picture": x})
+    assert proof
+    assert (proof.mixed, proof.untested) == ([], [])
+
+
+MIXED_PIXELS: dict[str, tuple[Callable[[Grey, Tensor], Tensor], str]] = {
+    "brought to unit variance": (lambda m, x: (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True),
+                                 "mean, std"),
+    "less the mean of each channel": (lambda m, x: x - x.mean((2, 3), keepdim=True), "mean"),
+    "less the mean of each row": (lambda m, x: x - x.mean(3, keepdim=True), "mean"),
+    "blurred": (lambda m, x: (x + x.roll(1, 3)) / 2, "add of different tokens"),
+    "blurred grey": (lambda m, x: x[:, :1] + x[:, 1:2] + x[:, 1:2].roll(4, 3), "add of different tokens"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flattened", [True, False])
+@pytest.mark.parametrize("name", MIXED_PIXELS)
+def test_pixels_of_several_patches_that_are_mixed_are_told(name: str, flattened: bool) -> None:
+    first, says = MIXED_PIXELS[name]
+    model, x = Grey(first, flattened), noise(2, 3, 16, 12)
+    model(x)
+    model = strong(model)
+    notes = regard.explain(model, {"picture": x}, 1).receipt.notes
+    assert notes == [f"tokens are mixed outside attention ({says}), which maps do not follow"]
+    proof = regard.verify(model, {"picture": x})
+    assert proof.contradictions == []
+    assert [m.by for m in proof.mixed] == [says]
 
 
 # -- shared inputs ----------------------------------------------------------------------------------------------------

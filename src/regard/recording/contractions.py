@@ -362,7 +362,7 @@ def _on_tokens(trail: Trail, name: str, p: Product, tag: Tag, out: Tensor) -> Ta
     if tag.keys is not None or len(gone) != 1 or gone[0] not in p.lb:
         return None
     axis = p.la.index(gone[0])
-    if constant(tag.ids, axis):
+    if constant(tag.ids, axis) or _of_one_number(trail, tag):
         return None
     weights = _axes_in_order(p.b.detach(), p.lb, p.lo + gone[0])
     if bool(((weights != 0).sum(-1) <= 1).all()):
@@ -383,6 +383,13 @@ def _on_tokens(trail: Trail, name: str, p: Product, tag: Tag, out: Tensor) -> Ta
     numbers = numbers.view([out.shape[p.lo.index(c)] if c in apart else 1 for c in p.lo] + [1])
     mixed = trail.combined(tag, sources, apart=numbers.expand(*sources.shape[:-1], 1), mixes=name)
     return replace(mixed.moved(lambda i: i[..., 0].expand(out.shape)), blend=name, origin=rows_in(tag.ids))
+
+
+def _of_one_number(trail: Trail, tag: Tag) -> bool:
+    """Whether tokens are one number each, before any attention (a grey picture's pixels): what joins them makes tokens."""
+    if tag.raw or tag.source.ids or len(tag.source.shape) < 3 or trail.attended(tag):
+        return False
+    return not any(n > 1 and constant(tag.ids % STRIDE, d) for d, n in enumerate(tag.ids.shape[1:], start=1))
 
 
 def _axes_in_order(t: Tensor, letters: str, order: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -185,7 +186,10 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
             and not tag.computed
             and out.is_floating_point()
         ):
-            trail.mixes(tag.lost, best, tag)
+            if out.ndim < 3 and trail.attended(best) and trail.attended(tag):
+                mixed = mixed or tag.lost  # a head reads it: told should a call look at it
+            else:
+                trail.mixes(tag.lost, best, tag)
         if tag.source.rank != best.source.rank and max(tag.source.rank, best.source.rank) < PARAMETERS:
             meet(trail, name, tag, best, out)
     keys = best.keys
@@ -311,7 +315,7 @@ def reduction(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
     if tag.lost:
         return element_wise(trail, name, args, kwargs, out)
     if tag.raw:
-        if not _of_one_row(tag, dims):
+        if not (_of_one_row(tag, dims) or of_channels(tag, dims)):
             return element_wise(trail, name, args, kwargs, out)
         meet_along(trail, name, tag, dims, args[0])
     elif not all(constant(t.ids, d) for t in (tag, tag.keys) if t is not None for d in dims):
@@ -333,6 +337,22 @@ def _of_one_row(tag: Tag, dims: Sequence[int]) -> bool:
     return all(constant(rows, d) for d in dims)
 
 
+def of_channels(tag: Tag, dims: Sequence[int]) -> bool:
+    """Whether an axis of a picture's numbers is its channels': the shortest axis of the input, and the whole of it. What is
+    made of a pixel's channels (grey) is of that pixel's token."""
+    shape = tag.source.shape
+    if len(dims) != 1 or len(shape) < 3 or tag.source.ids or sorted(shape)[:2].count(min(shape)) > 1:
+        return False
+    axis, rows = shape.index(min(shape)), thin(tag.ids, but=dims[0]).movedim(dims[0], 0) % STRIDE
+    if len(rows) != shape[axis] or not bool((rows > 0).all()):
+        return False
+    step = math.prod(shape[axis + 1 :])
+    first = (rows[0] - 1) // step % shape[axis] == 0
+    return bool(
+        first.all() and (rows == rows[:1] + torch.arange(len(rows)).view(-1, *[1] * (rows.ndim - 1)) * step).all()
+    )
+
+
 def gated(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """One half of the features weighs the other."""
     tag, dim = trail.tag(args[0]), kwargs.get("dim", args[1] if len(args) > 1 else -1)
@@ -348,11 +368,13 @@ def ranking(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     dim = kwargs.get("dim", args[at] if len(args) > at else -1)
     if isinstance(out, Tensor):
         return element_wise(trail, name, args, kwargs, out)
-    if tag is None or tag.lost or tag.raw or tag.keys is not None or not isinstance(dim, int):
+    if tag is None or tag.lost or tag.keys is not None or not isinstance(dim, int):
         return mixing(trail, name, args, kwargs, out)
-    ids = first_along(tag.ids, dim)
-    if not constant(tag.ids, dim):
+    ids, channels = first_along(tag.ids, dim), tag.raw and of_channels(tag, [dim % tag.ids.ndim])
+    if not channels and (tag.raw or not constant(tag.ids, dim)):
         return mixing(trail, name, args, kwargs, out)
+    if channels:
+        meet_along(trail, name, tag, [dim], args[0])
     values = out[0]
     return [replace(tag, ids=(ids if values.ndim == ids.ndim else ids.squeeze(dim)).expand(values.shape)), None]
 

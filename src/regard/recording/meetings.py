@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -58,12 +59,31 @@ def meet_along(trail: Trail, operation: str, tag: Tag, axes: Iterable[int], out:
 
 
 def of_other_tokens(trail: Trail) -> None:
-    """After a run: mixing, where elements that met are of several tokens."""
+    """After a run: mixing, where elements that met are of several tokens; an element that no token was seen to be made of is of
+    the token of the element that it met (channels that were added up)."""
+    for stream in trail.streams:
+        pairs = [(x, y) for _, name, _, x, y in trail.raw_pairs if name == stream.name]
+        if stream.owned is not None and pairs:
+            stream.owned = partial(_with_met, stream.owned(), pairs)
     for event, name, operation, x, y in trail.raw_pairs:
         for owned in (s.owned() for s in trail.streams if s.name == name and s.owned is not None):
             if bool((owned[x] != owned[y]).any()):
                 trail.mixings.append(Mixing(event, frozenset([name]), operation))
                 trail.mixers.setdefault(operation)
+
+
+def _with_met(owned: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The token of each element, (element,); elements without one take that of the element that they met."""
+    owned = owned.clone()
+    for _ in pairs:  # at most as often as there are meetings: a sum of sums
+        left = int((owned < 0).sum())
+        for x, y in pairs:
+            for own, other in ((x, y), (y, x)):
+                new = (owned[own] < 0) & (owned[other] >= 0)
+                owned[own[new]] = owned[other[new]]
+        if int((owned < 0).sum()) == left:
+            break
+    return owned
 
 
 def renamed(trail: Trail, calls: Sequence[AttentionCall]) -> list[str]:

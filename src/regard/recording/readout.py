@@ -113,6 +113,12 @@ def _visible_tokens(recording: Recording) -> Tensor:
     return out
 
 
+def _how_many(read: Tensor) -> str:
+    """Tokens, by sample: "6 tokens", or "4 to 6 tokens" where a maximum takes more of one sample than of another."""
+    least, most = int(read.min()), int(read.max())
+    return f"{most} token{'s' * (most > 1)}" if least == most else f"{least} to {most} tokens"
+
+
 def found_from_the_gradient(streams: Sequence[Stream], weights: Mapping[int, Tensor]) -> str:
     """Which rows were found to be read, in words."""
     parts = []
@@ -124,5 +130,5 @@ def found_from_the_gradient(streams: Sequence[Stream], weights: Mapping[int, Ten
                 where = f"[{int(at[0])}]" if bool((at == at[0]).all()) else "[one per sample]"
                 parts.append(stream.name + (where if stream.count > 1 else ""))
             elif bool(read.any()):
-                parts.append(f"{int(read.max())} tokens of {stream.name}, weighted by gradient norm")
+                parts.append(f"{_how_many(read)} of {stream.name}, weighted by gradient norm")
     return f"{' and '.join(parts)}, found from the gradient"

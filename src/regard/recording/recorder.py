@@ -376,6 +376,9 @@ class Recorder(TorchFunctionMode):
             k_tag if v_tag is None else v_tag
         )  # constants (DETR's first values are zeros) stand for their keys' tokens
         read = [t.source.rank for t in (k_tag, v_tag) if t is not None]
+        for tag in (q_tag, k_tag, v_tag):
+            if tag is not None and tag.mixed:
+                self.trail.mixes(f"{tag.mixed} of different tokens", tag)
         place = Place(len(self.calls), self._module(), lead, *_size(fields))
         q_tag, k_tag, v_tag = self._said(place, q_tag, k_tag, v_tag)
         where = self._names_lost(queries=q_tag, keys=k_tag, values=v_tag)
