@@ -905,7 +905,7 @@ row("florence2", VLM, "Florence2ForConditionalGeneration", lambda: T.Florence2Co
         "patch_prenorm": [False, True], "embed_dim": [8, 8], "num_heads": [2, 2], "num_groups": [2, 2],
         "window_size": 4, "projection_dim": 16, "max_position_embeddings": 16}),
     with_image(0, 17, 3) | picture() | {"decoder_input_ids": ids(2, 4, seed=5)}, last,
-    refused="mix several tokens", why="DaViT's channel attention: queries and keys are channels over all tokens")  # fmt: skip
+    refused="weighs channels", why="DaViT's channel attention: queries and keys are channels over all tokens")  # fmt: skip
 SEEN = {"calls": 6, "streams": {"pixel_values": 16, "cls_token": 1, "decoder_input_ids": 4}, "grids": PATCHES}
 row("trocr", VLM, "VisionEncoderDecoderModel", lambda: T.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
     T.ViTConfig(**S, **IM), T.TrOCRConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -491,3 +492,138 @@ def test_a_reader_passes_it_through() -> None:
     seen = reader.inspect(text, target="positive", streams=said)
     assert {c.sure for c in seen.calls} == {"said by the caller"}
     assert seen.readout == "input_ids[0], found from the gradient"
+
+
+# -- remedies, followed to the letter ----------------------------------------------------------------------------------
+
+
+def followed(model: nn.Module, x: Any, target: Any = 1) -> regard.Explanation | str:
+    """What a reader comes to who does what each error says: a map, or the first error that offers no statement."""
+    said: dict[str, list[Any]] = {}
+    for _ in range(20):
+        try:
+            return regard.explain(model, x, target, streams=said or None)
+        except TrailLost as error:
+            sentence = str(error)
+        if "say streams=" not in sentence:
+            return sentence
+        more = ast.literal_eval(sentence.split("say streams=")[1].split(";")[0])
+        for name, what in more.items():
+            assert what not in said.get(name, []), f"says once more: {sentence}"
+            said.setdefault(name, []).append(what)
+    raise AssertionError(f"no end: {sentence}")
+
+
+def only_other_methods_can(model: nn.Module, x: Any, sentence: str, target: Any = 1) -> None:
+    """The error names methods that need no attention map, and they run."""
+    assert "\n" not in sentence
+    named = sentence.split("; methods that need none: ")[1].split(", ")
+    assert {"gradient", "integrated_gradients", "input_x_gradient"} <= {*named}
+    for method in ("gradient", "integrated_gradients"):
+        assert regard.explain(model, x, target, method).scores
+
+
+class ByChannels(Layers):
+    """Features look at features (XCiT, Restormer, DaViT), whatever it is written with; `mixed`: and then tokens at tokens."""
+
+    def __init__(self, how: str, mixed: bool = False) -> None:
+        super().__init__(lambda m, x: x)
+        self.how, self.mixed, self.qkv = how, mixed, nn.Linear(WIDTH, 3 * WIDTH)
+        self.temperature = nn.Parameter(torch.ones(HEADS, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            q, k, v = (t.unflatten(-1, (HEADS, -1)).permute(0, 2, 3, 1) for t in self.qkv(x).chunk(3, -1))
+            if self.how == "normed":
+                q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+                o = ((q @ k.transpose(-2, -1)) * self.temperature).softmax(-1) @ v
+            elif self.how == "tokens first":
+                q, k, v = (t.transpose(-1, -2) for t in (q, k, v))
+                o = ((q.transpose(-1, -2) @ (k * 0.4)).softmax(-1) @ v.transpose(-1, -2)).contiguous()
+            elif self.how == "einsum":
+                o = torch.einsum("bhcd,bhdn->bhcn", torch.einsum("bhcn,bhdn->bhcd", q, k).softmax(-1), v)
+            else:
+                o = F.scaled_dot_product_attention(q, k, v)
+            x = x + o.flatten(1, 2).transpose(1, 2)
+        return super().forward(x) if self.mixed else self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("how", ["normed", "tokens first", "einsum", "fused"])
+def test_attention_between_channels_is_named(how: str, mixed: bool) -> None:
+    """No statement makes tokens of features, and none is offered."""
+    model, x = families.strong(ByChannels(how, mixed)), families.noise(2, TOKENS, WIDTH)
+    sentence = followed(model, x)
+    assert isinstance(sentence, str)
+    assert "attention call 0 (the model: 4 rows, 4 keys, leading axes 2 x 2) weighs channels, not tokens (" in sentence
+    assert "there is no map of tokens; methods that need none: " in sentence
+    only_other_methods_can(model, x, sentence)
+    assert "weighs channels" in regard.inspect(model, x).calls[0].sure
+
+
+class Sorted(Layers):
+    """Each head sorts the tokens by a hash of its own, and attends chunk by chunk (Reformer)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layers[0]
+        k, v = layer.kv(x).chunk(2, -1)
+        q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (layer.q(x), k, v))
+        order = q.detach()[..., 0].argsort(-1)[..., :4, None].expand(-1, -1, -1, q.shape[-1])
+        q, k, v = (t.gather(2, order).unflatten(2, (2, 2)) for t in (q, k, v))
+        o = F.scaled_dot_product_attention(q, k, v).flatten(2, 3)
+        o = torch.zeros(*o.shape[:2], TOKENS, o.shape[-1]).scatter(2, order, o)
+        return self.head((x + o.transpose(1, 2).flatten(2))[:, 0])
+
+
+def copied(m: Layers, x: Tensor) -> Tensor:
+    """Copies of the tokens, which chunks of rows would tell apart."""
+    return x[:, [*range(TOKENS)] * 2]
+
+
+class InChunks(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        layer, x = self.layers[0], copied(self, x)
+        k, v = layer.kv(x).chunk(2, -1)
+        o = torch.cat([F.scaled_dot_product_attention(q, k, v) for q in layer.q(x).split(3, 1)], 1)
+        return self.head((x + o)[:, 0])
+
+
+UNTOLD = {
+    "heads of different orders": lambda: Sorted(lambda m, x: x),
+    "copies in chunks": lambda: InChunks(lambda m, x: x),
+}
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_what_no_statement_can_mend_offers_none(name: str) -> None:
+    model, x = families.strong(UNTOLD[name]()), families.noise(2, TOKENS, WIDTH)
+    sentence = followed(model, x)
+    assert isinstance(sentence, str)
+    assert "streams= cannot tell these apart, and there is no map of such attention" in sentence
+    only_other_methods_can(model, x, sentence)
+
+
+class Resampled(Layers):
+    """Two calls read rows of no input, three and then two of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.project(x)
+        for size, layer in zip((3, 2), (self.layers[0], self.layers[0]), strict=True):
+            few = F.interpolate(x.transpose(1, 2), size=size).transpose(1, 2)
+            x = x + layer(x, few)
+        return self.head(x[:, 0])
+
+
+def test_names_that_are_offered_are_free() -> None:
+    model, x = families.strong(Resampled(lambda m, x: x)), families.noise(2, TOKENS, WIDTH)
+    found = followed(model, x)
+    assert isinstance(found, regard.Explanation)
+    assert {name: t.shape[1] for name, t in found.scores.items()} == {"input": 5, "tokens": 3, "tokens of call 1": 2}
+
+
+def test_a_batch_whose_length_is_that_of_another_axis() -> None:
+    model, x = families.strong(Windows(queries)), families.noise(2, TOKENS, WIDTH)
+    sentence = followed(model, x)
+    assert isinstance(sentence, str)
+    assert "explain another number of samples at a time" in sentence
+    assert regard.explain(model, x[:1], 1).scores

@@ -157,9 +157,9 @@ row("torchvision-maxvit", V.MaxVit, {
 # -- refused, open ----------------------------------------------------------------------------------------------------
 
 CHANNELS = "attention between channels, not between tokens"
-row("xcit", M.Xcit, {**S, "patch_size": 8, "img_size": 32}, CLS, side=32, refused="matmul", why=CHANNELS)
+row("xcit", M.Xcit, {**S, "patch_size": 8, "img_size": 32}, CLS, side=32, refused="weighs channels", why=CHANNELS)
 row("davit", M.DaVit, {"depths": (1, 1), "embed_dims": (8, 8), "num_heads": (2, 2), "window_size": 4}, side=32,
-    refused="matmul", why=f"every second call is {CHANNELS}")  # fmt: skip
+    refused="weighs channels", why=f"every second call is {CHANNELS}")  # fmt: skip
 row("coat", M.CoaT, {
     "img_size": 32, "embed_dims": (16,) * 4, "serial_depths": (1,) * 4, "num_heads": 8, "mlp_ratios": (2,) * 4,
     "patch_size": 4}, side=32, refused="no such map",

@@ -310,7 +310,7 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     ta, tb = _features_summed(trail, ta, p.la, p.summed), _features_summed(trail, tb, p.lb, p.summed)
     flat = all(constant(t.ids, letters.index(c)) for t, letters in ((ta, p.la), (tb, p.lb)) for c in p.summed)
     if not flat or not p.summed:
-        return [nowhere(ta, name, out, tb)]
+        return [replace(nowhere(ta, name, out, tb), channels=name if _of_features(p, ta, tb) else "")]
     rows, columns = (_placed(t.ids, la, p.lo, out.shape) for t, la in ((ta, p.la), (tb, p.lb)))
     if _within_tokens(p, ta, tb, out) and torch.equal(rows, columns):
         return [replace(min(ta, tb, key=lambda t: t.order), ids=rows, seen=ta.seen | tb.seen)]
@@ -323,6 +323,15 @@ def _features_summed(trail: Trail, tag: Tag, letters: str, summed: str) -> Tag:
         return trail.settled(tag)
     tokens = trail.born(tag, first_along(tag.ids, letters.index(summed)))
     return tokens.moved(lambda i: i.expand(tag.ids.shape))
+
+
+def _of_features(p: Product, a: Tag, b: Tag) -> bool:
+    """Whether both sides are summed over the same tokens, and what is left of them is features (a covariance)."""
+    sides = ((a, p.la, p.lb), (b, p.lb, p.la))
+    free = [t.ids.shape[l.index(c)] > 1 and constant(t.ids, l.index(c)) for t, l, other in sides for c in l
+            if c in p.lo and c not in other]  # fmt: skip
+    tokens = [not constant(t.ids, l.index(c)) for t, l, _ in sides for c in p.summed]
+    return len(free) > 1 and all(free) and bool(tokens) and all(tokens)
 
 
 def _within_tokens(p: Product, a: Tag, b: Tag, out: Tensor) -> bool:
@@ -457,7 +466,7 @@ def softmax(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     tag = trail.tag(args[0])
     if tag is not None and tag.lost and out.ndim >= 3:
         trail.softmaxes += 1
-        return [replace(nowhere(tag, tag.lost, out), probs=trail.softmaxes)]
+        return [replace(nowhere(tag, tag.lost, out), probs=trail.softmaxes, channels=tag.channels)]
     dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
     tag = tag and as_scores(trail, args[0], tag, dim)
     if tag is None or tag.keys is None:

@@ -484,7 +484,7 @@ def nowhere(tag: Tag, name: str, out: Tensor, *others: Tag) -> Tag:
     known = [o for o in origins if o is not None]
     origin = torch.cat(known).unique() if len(known) == len(origins) else None
     nobody = torch.zeros((), dtype=torch.int64).expand(out.shape)
-    return lost(replace(tag, ids=nobody, raw=False, origin=origin), name)
+    return lost(replace(tag, ids=nobody, raw=False, origin=origin, channels=""), name)
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:

@@ -49,7 +49,7 @@ from regard.recording.pooling import pooled
 from regard.recording.said import Place, Said, sayings
 from regard.recording.samples import Packed, of_their_samples, samples_meet
 from regard.recording.states import State, Watch
-from regard.recording.tokens import PARAMETERS, Source, Tag, Trail, constant, thin
+from regard.recording.tokens import CHANNELS, PARAMETERS, Source, Tag, Trail, constant, thin
 from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
 from regard.recording.writes import set_item
 
@@ -460,6 +460,8 @@ class Recorder(TorchFunctionMode):
 
     def _names_lost(self, **tags: Tag | None) -> str:
         """Why the tokens of queries, keys or values are not known; "" where they are. G = dO Vᵀ is about the values' tokens."""
+        if op := _of_channels(tags["queries"], tags["keys"]):
+            return f"{CHANNELS} ({op})"
         for side in ("keys", "values", "queries"):
             tag = tags[side]
             if tag is None or tag.lost or not constant(tag.ids, -1):
@@ -529,6 +531,16 @@ def unwatched(model: nn.Module, inputs: Inputs, values: Mapping[str, Tensor]) ->
     model = unwrapped(model)
     with as_the_user(), uncompiled(), Frozen():
         return model(*args, **kwargs)
+
+
+def _of_channels(q: Tag | None, k: Tag | None) -> str:
+    """What shows that a call's rows and keys are features, each summed over the tokens; "" where they are not."""
+    if q is None or k is None:
+        return ""
+    if q.channels:
+        return f"`{q.channels}` sums over the tokens"
+    turned = [not t.lost and not constant(t.ids, -1) and constant(t.ids, -2) and t.ids.shape[-2] > 1 for t in (q, k)]
+    return "tokens stand along the width of its queries and keys" if all(turned) else ""
 
 
 def _size(fields: Mapping[str, Any]) -> tuple[int, int]:

@@ -17,8 +17,21 @@ from torch import Tensor
 
 from regard.errors import Misuse, TrailLost, nearest
 from regard.recording.samples import MEET
-from regard.recording.tokens import PARAMETERS, SEVERAL, STRIDE, Source, Stream, Tag, Trail, first_along
+from regard.recording.tokens import (
+    CHANNELS,
+    COPIES,
+    PARAMETERS,
+    PLACES,
+    SEVERAL,
+    STRIDE,
+    Source,
+    Stream,
+    Tag,
+    Trail,
+    first_along,
+)
 
+AXIS = "along an axis that only has the length of the batch"
 FIELDS = ("call", "side", "at", "grid", "axis")
 SIDES = {"": ("keys", "queries"), "both": ("keys", "queries"), "keys": ("keys",), "queries": ("queries",)}
 SAMPLES = (
@@ -256,18 +269,30 @@ class Said:
                 raise TrailLost(
                     f"attention call {index} ({self.places[index].module or 'the model'}) has no map: {why}"
                 )
+            if why.startswith(CHANNELS):
+                raise TrailLost(f"{self.places[index]} {why}: there is no map of tokens")
             raise TrailLost(
-                f"whose tokens {self.places[index]} reads is not known: {why}; {self._remedy(trail, index)}"
+                f"whose tokens {self.places[index]} reads is not known: {why}; {self._remedy(trail, index, why)}"
             )
 
-    def _remedy(self, trail: Trail, index: int) -> str:
+    def _remedy(self, trail: Trail, index: int, why: str) -> str:
+        """What helps. Rows that are known, but of which one token has several, no statement of the caller tells apart."""
+        if why.startswith((PLACES, COPIES)):
+            return "streams= cannot tell these apart, and there is no map of such attention"
+        if why.endswith(AXIS):
+            return "explain another number of samples at a time"
         side, name = self.lost.get(index, ("keys", ""))
         name, n = name or next(iter(trail.entered), "tokens"), self.places[index].count(side)
         fits = n in _counts(trail, name)
-        name = name if fits else "tokens"
+        name = name if fits else self._new_name(trail, index, n)
         what = str(index) if side == "keys" else f"{{'call': {index}, 'side': 'queries'}}"
-        which = f"the {n} tokens of {name}, in order" if fits else f"{n} tokens that you call {name!r}"
+        which = f"the {n} tokens of {name}, in order" if fits else f"{n} token{'s' * (n > 1)} that you call {name!r}"
         return f"if its {side} are {which}, say streams={{{name!r}: {what}}}; see regard.inspect(model, inputs)"
+
+    def _new_name(self, trail: Trail, index: int, n: int) -> str:
+        """A name for n tokens that no stream of another number has."""
+        taken = any(s.name == "tokens" and s.count != n for s in trail.streams)
+        return f"tokens of call {index}" if taken else "tokens"
 
 
 def _axis(s: Saying, axis: int, ndim: int) -> int:

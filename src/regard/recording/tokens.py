@@ -33,6 +33,9 @@ PARAMETERS = 10_000
 """Sources of this rank and above are parameters."""
 
 SEVERAL = "a sum over several samples"
+CHANNELS = "weighs channels, not tokens"
+PLACES = "a token stands at several places of it"
+COPIES = "copies of one token are attended in several calls"
 
 
 @dataclass
@@ -154,6 +157,7 @@ class Tag:
         made: for scores that no softmax has seen, the last of exp, sigmoid, relu, ... that they have been through, or "".
         lost_in: the module at work then, or "".
         blend: the operation that mixed the rows of `origin` to new ones in shares that are not followed, or "".
+        channels: of scores between features, the operation that summed over the tokens (cross-covariance attention), or "".
         biased: of scores, other inputs that were added to them (distances of a graph's nodes).
     """
 
@@ -170,6 +174,7 @@ class Tag:
     lost_in: str = ""
     blend: str = ""
     made: str = ""
+    channels: str = ""
     biased: frozenset[str] = frozenset()
 
     def at(self, ids: Tensor, keys: Tag | None = None, **more: Any) -> Tag:

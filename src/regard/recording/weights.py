@@ -162,7 +162,7 @@ def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict
     lead = [c for c in p.lo if c not in (row, width)]
     order = [*lead, row or "-", key]  # no axis is called "-": it gets length 1
     rows, keys = (_axes(t.ids, p.la, order) for t in (tag, columns))
-    q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost, mixed=tag.mixed)
+    q_tag = Tag(rows[..., 0][..., None], tag.source, tag.seen, lost=tag.lost, mixed=tag.mixed, channels=tag.channels)
     k_tag = Tag(keys[..., 0, :][..., None], columns.source, columns.seen, lost=columns.lost, mixed=columns.mixed)
     if v_tag is not None:
         v_tag = trail.settled(v_tag)
