@@ -5,7 +5,7 @@ Each model here is the same layers as `Whole`, with the same weights, written as
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -817,3 +817,48 @@ def test_earlier_states_that_the_target_does_not_rest_on_are_not_told() -> None:
     torch.manual_seed(4)
     stacked = strong(Given(lambda m, s: m.head(torch.stack([t[:, 0] for t in s]))))
     assert not any("also reads" in n for n in regard.explain(stacked, noise(2, TOKENS, WIDTH), 1).receipt.notes)
+
+
+# -- a parameter's token beside several sets of tokens -----------------------------------------------------------------
+
+
+class Towers(nn.Module):
+    """Towers of their own tokens, and of weights of their own or not, that begin with one learned token."""
+
+    def __init__(self, sizes: Sequence[int], pool: str, layers: int, shared: bool) -> None:
+        super().__init__()
+        self.sizes, self.pool, self.layers, self.shared = sizes, pool, layers, shared
+        self.token = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(len(sizes) * layers))
+        self.head = nn.Linear(len(sizes) * WIDTH, 3)
+        self.maps: list[list[Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        outs, self.maps = [], []
+        for tower, part in enumerate(x.split(self.sizes, 1)):
+            state = torch.cat([self.token.expand(len(x), -1, -1), part], 1)
+            self.maps.append([])
+            for layer in range(self.layers):
+                q, k, v = self.qkv[layer if self.shared else self.layers * tower + layer](state).chunk(3, -1)
+                A = (q @ k.mT / 4).softmax(-1)
+                self.maps[-1].append(A.detach())
+                state = state + A @ v
+            outs.append(state[:, 0] if self.pool == "first" else state.mean(1))
+        return self.head(torch.cat(outs, -1))
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one attention's weights", "weights of their own"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("sizes", [(2, 4), (2, 2, 2)], ids=["towers", "windows"])
+def test_a_learned_token_of_several_towers_is_one_in_each(sizes: Sequence[int], layers: int, shared: bool) -> None:
+    torch.manual_seed(layers)
+    model, x = strong(Towers(sizes, "first", layers, shared)), noise(2, sum(sizes), WIDTH)
+    found = regard.explain(model, x, 1, "rollout")
+    token, tokens = torch.zeros(2, 1), []
+    for maps in model.maps:
+        R = torch.eye(maps[0].shape[-1])
+        for A in maps:
+            R = (torch.eye(A.shape[-1]) + A) / 2 @ R
+        token, tokens = token + R[:, 0, :1], [*tokens, R[:, 0, 1:]]
+    torch.testing.assert_close(found.scores["token"], token)
+    torch.testing.assert_close(found.scores["input"], torch.cat(tokens, 1))

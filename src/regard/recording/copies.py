@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from regard.recording.tokens import STRIDE, Tag, Trail, constant, thin
+from regard.recording.elementwise import rows_in
+from regard.recording.tokens import PARAMETERS, STRIDE, Tag, Trail, constant, thin
 
 REPEATS = {"repeat", "tile", "repeat_interleave"}
 
@@ -47,10 +49,29 @@ def _along(trail: Trail, tag: Tag, axis: int) -> Tag:
     return replace(tag, ids=flat.view(ids.shape).movedim(-1, axis).expand(tag.ids.shape), seen=tag.seen | told)
 
 
+def beside_others(trail: Trail, tags: Sequence[Tag | None]) -> list[Tag | None]:
+    """Tags of tensors side by side: a parameter's rows that stood beside other tokens before, and beside none of these, are
+    rows of their own (the class token that two towers share, that each window has)."""
+    tokens = [rows_in(t.ids) for t in tags if t is not None and t.source.rank < PARAMETERS]
+    if not tokens:
+        return [*tags]
+    fresh = (t is not None and t.source.rank >= PARAMETERS and not t.seen & trail.call_events for t in tags)
+    beside = torch.cat(tokens).unique()
+    return [_own(trail, t, beside) if own and t is not None else t for t, own in zip(tags, fresh, strict=True)]
+
+
+def _own(trail: Trail, tag: Tag, beside: Tensor) -> Tag:
+    """A parameter's rows beside some tokens."""
+    known = trail.neighbours.setdefault(rows_in(tag.ids).numpy().tobytes(), [])
+    place = next((i for i, before in enumerate(known) if bool(torch.isin(beside, before).any())), len(known))
+    known[place:] = [torch.cat([beside, *known[place : place + 1]]).unique(), *known[place + 1 :]]
+    return trail.variant(tag, -place) if place else tag
+
+
 def of_features(trail: Trail, tag: Tag, ndim: int, axis: int) -> Tag:
     """Raw features (batch, tokens, width) whose tokens are about to be repeated: they are tokens by now."""
     ours = tag.raw and not tag.source.ids and len(tag.source.shape) == 2 and ndim == 3 and axis % ndim == 1
     return trail.settled(tag) if ours else tag
 
 
-__all__ = ["REPEATS", "of_features", "of_one_tensor", "told_apart"]
+__all__ = ["REPEATS", "beside_others", "of_features", "of_one_tensor", "told_apart"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.recording import parts as parts_of
-from regard.recording.copies import REPEATS, of_features, of_one_tensor, told_apart
+from regard.recording.copies import REPEATS, beside_others, of_features, of_one_tensor, told_apart
 from regard.recording.elementwise import Tags, broadcasts, element_wise, mixing, nowhere
 from regard.recording.lookups import PICKS, looked_up
 from regard.recording.rereads import earlier_states
@@ -172,7 +172,7 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
         staged = trail.at_their_stages(tags)
         if staged is None:
             return [replace(nowhere(best, f"{name} of copies", out), seen=_seen(tags))]
-        tags = staged
+        tags = beside_others(trail, staged)
         columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
         best = min((t for t in tags if t is not None), key=lambda t: t.order)
     for t in tags:

@@ -278,6 +278,7 @@ class Trail:
         self.multiplied: dict[int, tuple[Tensor, Tensor]] = {}
         self._patterns: dict[tuple[int, ...], int] = {}
         self._merged: dict[Any, tuple[int, int]] = {}
+        self.neighbours: dict[bytes, list[Tensor]] = {}
         self._variants: dict[tuple[int, bytes], tuple[int, int]] = {}
 
     # -- tags -------------------------------------------------------------------------------------------------------
@@ -618,12 +619,13 @@ class Trail:
         return out, 1 << event
 
     def variant(self, tag: Tag, by: int) -> Tag:
-        """A parameter's rows changed by row `by` of another one: rows of their own, made of those that they were."""
+        """A parameter's rows changed by row `by` of another one: rows of their own, made of those that they were before any
+        call."""
         rows = torch.unique(tag.ids % STRIDE)
         rows = rows[rows > 0]
         key = (by, rows.numpy().tobytes())
         if key not in self._variants:
-            self._variants[key] = self._made_of(rows)
+            self._variants[key] = self._made_of(rows, self.call_events & ~tag.seen)
         first, event = self._variants[key]
         new = first + torch.searchsorted(rows, tag.ids % STRIDE)
         ids = torch.where(tag.ids % STRIDE > 0, tag.ids - tag.ids % STRIDE + new, tag.ids)
