@@ -407,8 +407,9 @@ mutant("birth off by one", "patches are born one place beside", "patches")(lambd
 
 def _other_samples(self: Trail, tensor: Tensor, source: Any, axis: Any, old: Any = Trail.enter) -> None:
     old(self, tensor, source, axis)
-    self.put(tensor, self.tags[tensor].moved(lambda i: i.flip(0)))
-    self.entered[source.name] = self.tags[tensor]
+    swapped = self.entered[source.name].moved(lambda i: i.flip(0))
+    self.put(tensor, swapped)
+    self.entered[source.name] = swapped
 
 
 mutant("samples swapped", "the rows of one sample are another's", "flip")(lambda: [(Trail, "enter", _other_samples)])
@@ -673,7 +674,7 @@ twin("word embeddings off by one", "each embedding is the word beside (no gradie
 )
 
 
-def _means_of_means(calls: Any, groups: Any) -> Any:
+def _means_of_means(calls: Any, groups: Any, sums: Any) -> Any:
     return [(i, 1 / len(g)) for g in groups if len(g) > 1 for i in g]
 
 
