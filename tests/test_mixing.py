@@ -136,7 +136,22 @@ def test_tokens_that_are_weighed_where_they_are_pooled_are_told() -> None:
     assert exp.receipt.readout == "6 tokens of input, weighted by gradient norm, found from the gradient"
 
 
+def experts(m: Mixer, x: Tensor) -> Tensor:
+    """Experts, each of which is given all tokens."""
+    given = x.flatten(0, 1).repeat(2, 1).view(2, -1, WIDTH)
+    return x + torch.stack([m.q(given[0]), m.k(given[1])]).sum(0).view_as(x)
+
+
+def halves(m: Mixer, x: Tensor) -> Tensor:
+    """Two experts again, one after the other."""
+    first, second = x.repeat(1, 2, 1).chunk(2, 1)
+    return x + m.q(first) + m.k(second)
+
+
 EACH_BY_ITSELF: dict[str, Callable[[Mixer, Tensor], Tensor]] = {
+    "experts": experts,
+    "experts in two halves": halves,
+    "experts, summed in one tensor": lambda m, x: x + m.q(x.repeat(1, 3, 1).unflatten(1, (3, -1))).mean(1),
     "a layer": lambda m, x: x + m.q(x).relu(),
     "learned keys": lambda m, x: x + (x @ m.keys.T).softmax(-1) @ m.values,
     "a codebook": lambda m, x: x + m.values[(x @ m.keys.T).argmax(-1)],
