@@ -371,6 +371,10 @@ SIDES: dict[str, Joining] = {
     "copied into a buffer": lambda m, p: m.both(copied_into_buffer(p, 2).flatten(2)),
     "added into a buffer": lambda m, p: m.both(added_into_buffer(p, 2).flatten(2)),
     "added by an index": lambda m, p: m.both(index_added(p, 2).flatten(2)),
+    "padded, added": lambda m, p: m.both(sum(F.pad(t, (i * WIDTH, (STACKED - 1 - i) * WIDTH)) for i, t in enumerate(p))),
+    "padded along a new axis, added": lambda m, p: m.both(
+        sum(F.pad(t[..., None], (i, STACKED - 1 - i)) for i, t in enumerate(p)).flatten(2)
+    ),
     "unbound, cat": lambda m, p: m.both(cat(stack(p).unbind(), -1)),
 }  # fmt: skip
 

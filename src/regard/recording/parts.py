@@ -89,6 +89,12 @@ def weighed(trail: Trail, tensor: Tensor, tags: Sequence[Tag]) -> Parts | None:
     return Parts(torch.tensor(_number(trail, few)).view([1] * tensor.ndim), trail.events, more)
 
 
+def set_apart(trail: Trail, tensor: Tensor) -> Parts | None:
+    """A tensor that is about to be padded with zeros, at whose places others' features may be added: a part of its own."""
+    events = trail.calls_of(tensor)
+    return Parts(torch.tensor(_number(trail, events)).view([1] * tensor.ndim), trail.events, events) if events else None
+
+
 def _alone(trail: Trail, tags: Sequence[Tag | None]) -> list[int]:
     """For each of several tensors, the calls that it has absorbed, and not all of them have."""
     seen = [0 if t is None else t.seen & trail.call_events for t in tags]
@@ -221,4 +227,4 @@ def _named(ids: Tensor, numbers: Tensor) -> Tensor:
     return torch.stack(torch.broadcast_tensors(ids, numbers), -1).flatten(0, -2)
 
 
-__all__ = ["Parts", "added", "beside", "end", "full", "meet", "of", "put", "summed", "weighed"]
+__all__ = ["Parts", "added", "beside", "end", "full", "meet", "of", "put", "set_apart", "summed", "weighed"]

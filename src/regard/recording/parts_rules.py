@@ -44,7 +44,7 @@ from regard.recording.movements import (
     reshape,
     select,
 )
-from regard.recording.parts import Parts, added, beside, end, of, put, weighed
+from regard.recording.parts import Parts, added, beside, end, of, put, set_apart, weighed
 from regard.recording.parts import summed as summed_over
 from regard.recording.tokens import Trail
 from regard.recording.writes import added as added_to
@@ -65,12 +65,12 @@ class Untold(Exception):
 
 def follow_parts(trail: Trail, rule: Any, name: str, args: Args, kwargs: Kwargs, out: Any) -> None:
     """Parts of an operation's results. rule: what its tags are made by (operations.py)."""
-    if rule in KEPT or not (len(trail.parts) or rule is multiplied):
+    if rule in KEPT or not (len(trail.parts) or rule in (multiplied, pad)):
         return
     held = [t for t in tensors_in(args) + tensors_in(kwargs.values()) if of(trail, t) is not None]
     outs = [t for t in ([out] if isinstance(out, Tensor) else out) if isinstance(t, Tensor)]
     found: Found = None
-    if held or rule in (multiplied, added_to):
+    if held or rule in (multiplied, added_to, pad):
         try:
             found = RULES[rule](trail, name, args, kwargs, out)
         except (Untold, RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError):
@@ -91,7 +91,11 @@ def _element_wise(trail: Trail, name: str, args: Args, kwargs: Kwargs, out: Tens
     tags = [trail.tag(t) for t in operands]
     found = beside(trail, operands, tags, begins=False) or []
     kept = [p for t, p in zip(operands, found, strict=True) if of(trail, t) is not None or _apart(trail, t, operands)]
-    return added(trail, [p.with_(_in_axes_of(out, p.numbers)) for p in kept])
+    kept = [p.with_(_in_axes_of(out, p.numbers)) for p in kept]
+    some = len(kept) == 2 and all(bool(p.numbers.any()) for p in kept)
+    if some and not bool(torch.mul(*(p.numbers for p in kept)).any()):
+        trail.joined("width", tags)  # padded with zeros: what is added comes to stand side by side
+    return added(trail, kept)
 
 
 def _apart(trail: Trail, tensor: Tensor, operands: Sequence[Tensor]) -> bool:
@@ -141,7 +145,8 @@ def _copied(trail: Trail, name: str, args: Args, kwargs: Kwargs, out: Tensor) ->
 
 
 def _padded(trail: Trail, name: str, args: Args, kwargs: Kwargs, out: Tensor) -> Found:
-    parts = of(trail, args[0])
+    pads = args[1] if len(args) > 1 else kwargs["pad"]
+    parts = of(trail, args[0]) or (set_apart(trail, args[0]) if len(pads) == 2 else None)
     padded: Callable[..., Tensor] = nn.functional.pad
     return parts and parts.with_(padded(_full(parts, args[0]).double(), *args[1:], **kwargs).round().long())
 
