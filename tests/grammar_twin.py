@@ -328,16 +328,21 @@ def literal(net: Net, model: Model, given: dict[str, Tensor], target: int) -> Li
     return out
 
 
-def edge(m: Map, rule: str) -> Tensor:
-    """E of one summand, (b, n, rows of the values' state): the mean over heads, times its share of the attention's."""
-    AG = m.A * m.G
-    each = {
-        "rollout": m.A,
+def by_rule(A: Tensor, G: Tensor, rule: str) -> Tensor:
+    """What a rule makes of each element of A and G."""
+    AG = A * G
+    return {
+        "rollout": A,
         "positive": AG.clamp(min=0),
         "negative": (-AG).clamp(min=0),
         "absolute": AG.abs(),
         "signed": AG,
     }[rule]
+
+
+def edge(m: Map, rule: str) -> Tensor:
+    """E of one summand, (b, n, rows of the values' state): the mean over heads, times its share of the attention's."""
+    each = by_rule(m.A, m.G, rule)
     return m.share * each.sum(1) / each.shape[1] @ m.S
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grammar_twin import by_rule
 from styles import FRAMES, HEAD, HEADS, KV_HEADS, PATCHES, WIDTH
 
 SIGNS = ("positive", "negative", "absolute", "signed")
@@ -50,15 +51,7 @@ class Attention:
 
     def E(self, rule: str) -> Tensor:
         """The mean over heads, (b, row, m)."""
-        AG = self.A * self.G
-        each = {
-            "rollout": self.A,
-            "positive": AG.clamp(min=0),
-            "negative": (-AG).clamp(min=0),
-            "absolute": AG.abs(),
-            "signed": AG,
-        }[rule]
-        return self.sums @ each.detach().mean(1)
+        return self.sums @ by_rule(self.A, self.G, rule).detach().mean(1)
 
     def rows(self, rule: str) -> Tensor:
         """R of the state that takes its output in."""

@@ -147,11 +147,12 @@ def forgotten(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, An
 def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """Segments: rows of several tensors, side by side (or features of the same rows, side by side)."""
     parts = list(args[0]) if args else list(kwargs["tensors"])
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     tags = [trail.parameter_tag(t) for t in parts]
     copied = name in CATS and of_one_tensor(parts)
     if copied and tags[0] is not None:
-        tags = [of_features(trail, tags[0], out.ndim, args[1] if len(args) > 1 else kwargs.get("dim", 0))] * len(parts)
-    _earlier(trail, name, parts, tags, args[1] if len(args) > 1 else kwargs.get("dim", 0), out)
+        tags = [of_features(trail, tags[0], out.ndim, dim)] * len(parts)
+    _earlier(trail, name, parts, tags, dim, out)
     known = [t for t in tags if t is not None and not t.lost]
     gone = [t for t in tags if t is not None and t.lost]
     if gone or not known:
@@ -159,7 +160,6 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     if any(not t.raw for t in known) or len({t.source.name for t in known}) > 1:
         tags = [None if t is None else _rows(trail, t) for t in tags]
     best = min((t for t in tags if t is not None), key=lambda t: t.order)
-    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     columns = [_ids(t, p) for t, p in zip(tags, parts, strict=True)]
     _meet(tags, columns, dim)
     side_by_side = _one_row_each(columns, name, dim)

@@ -24,7 +24,7 @@ MEMORY_BUDGET = 1 << 30
 """The most that may be held at a time, in bytes, where the user does not say: runs side by side, rebuilt rows."""
 
 TILE_BYTES = 256 << 20
-"""The most that the tiles of rebuilt rows take of it: A, A⊙G and what is made of them. Larger ones are no faster anywhere."""
+"""The most that the tiles of rebuilt rows take of it: A, A⊙G and what is made of them."""
 
 COPIES = 4
 """How many matrices of a tile's size are alive at a time: A, A⊙G, what the rule makes of them, and a mask."""

@@ -229,7 +229,8 @@ class Recorder(TorchFunctionMode):
 
     def _entered(self, out: Tensor) -> Tensor:
         """What whole numbers have become: word embeddings of ids, or the numbers themselves, no longer whole (pixels)."""
-        tag = self.trail.tags[out][0]
+        tag = self.trail.tag(out)
+        assert tag is not None
         visits = sum(k.partition("#")[0] == tag.source.name for k in self.leaves)
         name = f"{tag.source.name}#{visits}" if visits else tag.source.name  # BART's decoder embeds the same ids again
         if tag.raw:
