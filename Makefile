@@ -7,8 +7,8 @@ export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
 TESTING := beartype pytest pytest-timeout scikit-learn
-# What the oldest supported versions must pass; the families of tests/sweep.py are those of the newest.
-CORE := $(addprefix tests/test_,twins.py properties.py provenance.py targets.py models.py zoo.py)
+# What the oldest supported versions must pass; the families of tests/support/sweep.py are those of the newest.
+CORE := $(addprefix tests/,methods/test_twins.py methods/test_properties.py unit/test_provenance.py unit/test_targets.py models/test_models.py models/test_zoo.py)
 
 .PHONY: demo test test-all test-oldest test-timm lint format bench docs clean
 
@@ -40,7 +40,7 @@ test-oldest: .venv-oldest/.ready
 	touch $@
 
 test-timm: .venv-timm/.ready
-	.venv-timm/bin/python -m pytest tests/test_timm.py
+	.venv-timm/bin/python -m pytest tests/families/test_timm.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -66,7 +66,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/heterogenous.py
 
 docs: $(READY)
-	$(BIN)/python -m pytest tests/test_docs.py
+	$(BIN)/python -m pytest tests/docs/test_docs.py
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-timm build dist regard-demo *.egg-info

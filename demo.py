@@ -11,7 +11,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from regard import zoo
-from regard.cli import main
+from regard.cli.commands import main
 
 OUT = Path("regard-demo")
 METHODS = "gae,corrected_attention,rollout,input_x_gradient,random"

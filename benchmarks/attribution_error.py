@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import torch
 
 import regard
-import trained
 from regard import Baseline, Site
-from regard.evaluation.attribution_error import Row, Summary, attribution_error, summaries
-from regard.report import charts
+from regard.evaluation.protocols.attribution_error import Row, Summary, attribution_error, summaries
+from regard.report.evaluation import charts
+from support import trained
 
 PAGE = measure.ROOT / "docs" / "attribution-error.md"
 COUNT = {"zoo/vit-scenes": 160, "zoo/bert-sentiment": 40, "MiniLM": 24}

@@ -25,8 +25,8 @@ from transformers import AutoModelForObjectDetection, AutoTokenizer, LxmertForQu
 
 import regard
 from regard import Baseline, Explanation, Site, Target, zoo
+from regard.attribution.attention.edge_rules import EDGES
 from regard.attribution.context import Context, Relevance
-from regard.attribution.edges import EDGES
 from regard.errors import Misuse
 from regard.evaluation import (
     Absence,
@@ -44,7 +44,7 @@ from regard.evaluation import (
     logic,
     summaries,
 )
-from regard.evaluation.detection import Boxes, predictions
+from regard.evaluation.protocols.box_matching import Boxes, predictions
 
 PAGE = measure.ROOT / "docs" / "heterogenous.md"
 ANSWERS = "question_answering_score"

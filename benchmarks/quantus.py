@@ -32,10 +32,10 @@ from torch import Tensor, nn
 
 import regard
 from regard import zoo
+from regard.attribution.removal.units import remover
 from regard.evaluation import Example, Perturbation, examples_of
-from regard.evaluation.perturbation import counted, probabilities_of, ranking, tie_seed
-from regard.evaluation.removal import remover
-from regard.evaluation.segmentation import pointing
+from regard.evaluation.protocols.perturbation import counted, probabilities_of, ranking, tie_seed
+from regard.evaluation.protocols.segmentation import pointing
 
 STEPS = 16
 SETTING = Perturbation(

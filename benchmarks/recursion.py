@@ -15,7 +15,7 @@ import measure
 import torch
 from torch import Tensor
 
-from regard.attribution.edges import EDGES
+from regard.attribution.attention.edge_rules import EDGES
 from regard.recording.calls import AttentionCall, Layout
 
 HEADS, WIDTH = 16, 64

@@ -44,14 +44,15 @@ from regard.evaluation import (
     standings,
     summaries,
 )
-from regard.evaluation.attribution_error import Row as Account
-from regard.evaluation.attribution_error import attribution_error as accounts
-from regard.evaluation.eraser import word_spans
-from regard.evaluation.rationale import runs
+from regard.evaluation.data.eraser import word_spans
+from regard.evaluation.protocols.attribution_error import Row as Account
+from regard.evaluation.protocols.attribution_error import attribution_error as accounts
+from regard.evaluation.protocols.rationale import runs
+from regard.evaluation.ranking import BEST, NEAR
 from regard.evaluation.runner import called
-from regard.evaluation.standing import BEST, NEAR
 from regard.evaluation.statistics import Interval, bootstrap, median_with_interval
-from regard.report import charts, protocols
+from regard.report.evaluation import charts
+from regard.report.evaluation import html as protocols
 
 PAGE = measure.ROOT / "docs" / "results.md"
 BLUR = Baseline.blur(8.0)

@@ -1,4 +1,4 @@
-"""Write families.md from tests/sweep.py, and families-timm.md from tests/timm_sweep.py: `python docs/families.py`.
+"""Write families.md from tests/support/sweep.py, families-timm.md from timm_sweep.py there: `python docs/families.py`.
 
 Each needs its own environment (transformers, or timm with torchvision); the page whose libraries are missing is left as it is.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from family import Family, Refusal  # noqa: E402
+from support.family import Family, Refusal  # noqa: E402
 
 
 def entry(family: Family, status: str) -> str:
@@ -82,7 +82,7 @@ CHECKED = [
 
 def page() -> str:
     """families.md"""
-    from sweep import FAMILIES, GROUPS, OPEN, REFUSED
+    from support.sweep import FAMILIES, GROUPS, OPEN, REFUSED
 
     return "\n".join(
         [
@@ -92,8 +92,8 @@ def page() -> str:
             *CHECKED,
             "Models of timm and torchvision have [a page of their own](families-timm.md).",
             "Written by `python docs/families.py` from",
-            f"`tests/sweep.py`, with transformers {version('transformers')} and torch {version('torch')};",
-            "the tests: `python -m pytest tests/test_sweep.py`.",
+            f"`tests/support/sweep.py`, with transformers {version('transformers')} and torch {version('torch')};",
+            "the tests: `python -m pytest tests/families/test_sweep.py`.",
             *tables(GROUPS, FAMILIES, REFUSED, OPEN),
         ]
     )
@@ -101,7 +101,7 @@ def page() -> str:
 
 def timm_page() -> str:
     """families-timm.md"""
-    from timm_sweep import FAMILIES, GROUPS, OPEN, REFUSED
+    from support.timm_sweep import FAMILIES, GROUPS, OPEN, REFUSED
 
     libraries = f"timm {version('timm')}, torchvision {version('torchvision')} and torch {version('torch')}"
     return "\n".join(
@@ -111,7 +111,7 @@ def timm_page() -> str:
             "Tiny random models of the classes below",
             *CHECKED,
             "Written by `python docs/families.py` from",
-            f"`tests/timm_sweep.py`, with {libraries};",
+            f"`tests/support/timm_sweep.py`, with {libraries};",
             "the tests: `make test-timm`, in an environment of its own.",
             *tables(GROUPS, FAMILIES, REFUSED, OPEN),
         ]

@@ -1,4 +1,4 @@
-"""Write the table of mutants of verify.md from tests/mutants.py: `python docs/mutants.py`."""
+"""Write the table of mutants of verify.md from tests/support/mutants.py: `python docs/mutants.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "verify.md"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from mutants import MUTANTS  # noqa: E402
+from support.mutants import MUTANTS  # noqa: E402
 
 BEGIN, END = "<!-- mutants: begin -->\n", "<!-- mutants: end -->"
 

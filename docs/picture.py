@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 import regard
 from regard import zoo
-from regard.explanation import write_atomically
-from regard.report.png import composite
+from regard.explanation.explanation import write_atomically
+from regard.report.explanation.png import composite
 
 
 def main() -> None:

@@ -9,11 +9,11 @@ import importlib.util
 
 import pytest
 
-import checked
+from support import checked
 
 if importlib.util.find_spec("timm") is None:  # it has an environment of its own: make test-timm
-    collect_ignore = ["timm_sweep.py"]
+    collect_ignore = ["support/timm_sweep.py"]
 
-pytest.register_assert_rewrite("checks")
+pytest.register_assert_rewrite("support.checks")
 
-checked.check("regard.recording", "regard.attribution", "regard.explanation", "regard.target")
+checked.check("regard.recording", "regard.attribution", "regard.explanation.explanation", "regard.target")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from regard._explain import explain
-from regard._inspect import inspect
+from regard.api.explain import explain
+from regard.api.inspect import inspect
 from regard.attribution.table import methods, register
 from regard.baseline import Baseline
 from regard.errors import RegardError
 from regard.evaluation.compare import Comparison, compare
-from regard.explanation import Explanation, Receipt
-from regard.generation import Generation
+from regard.explanation.explanation import Explanation, Receipt
+from regard.explanation.generation import Generation
 from regard.recording import record
-from regard.recording.verify import Verification, verify
+from regard.recording.proof.verify import Verification, verify
 from regard.site import Site
 from regard.target import Target
 
 if TYPE_CHECKING:
-    from regard.models import Reader
+    from regard.reader import Reader
 
 __version__ = "0.1.0"
 
@@ -26,9 +26,9 @@ __version__ = "0.1.0"
 def load(name_or_model: Any, processor: Any = None, **options: Any) -> Reader:
     """A reader for raw pictures, texts or sound: from a hub name, a folder, a zoo name, (model, processor=...), a pipeline.
 
-    See `regard.models.load` for all options. Needs `regard[hf]`.
+    See `regard.models.loading.load` for all options. Needs `regard[hf]`.
     """
-    from regard.models import load as load_reader
+    from regard.models.loading import load as load_reader
 
     return load_reader(name_or_model, processor, **options)
 

@@ -1,6 +1,6 @@
 """`python -m regard`: the command line."""
 
-from regard.cli import main
+from regard.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from regard.attribution.attention_grad_cam import attention_grad_cam
-from regard.attribution.bti import bti_head, bti_token, transition_attention
-from regard.attribution.cam import difference_map, grad_cam, layer_cam, odam
+from regard.attribution.attention.attention_grad_cam import attention_grad_cam
+from regard.attribution.attention.bti import bti_head, bti_token, transition_attention
+from regard.attribution.attention.gae import gae
+from regard.attribution.attention.heterogenous import heterogenous
+from regard.attribution.attention.path_rules import Preset
 from regard.attribution.context import Context, Relevance
-from regard.attribution.gae import gae
-from regard.attribution.gradient import gradient, smoothgrad
-from regard.attribution.heterogenous import heterogenous
-from regard.attribution.integrated import input_x_gradient, integrated_gradients, revised_ig, taylor
-from regard.attribution.paths import Preset
+from regard.attribution.integral.cam import difference_map, grad_cam, layer_cam, odam
+from regard.attribution.integral.gradient import gradient, smoothgrad
+from regard.attribution.integral.integrated import input_x_gradient, integrated_gradients, revised_ig, taylor
 from regard.attribution.random import random
 from regard.errors import Misuse, UnknownName, nearest
 from regard.site import Site

@@ -1,11 +1,9 @@
 """Is it right? Protocols as pure functions: (explanations, model, data) -> rows; a summary reduces rows (EVALUATION.md)."""
 
-from regard.evaluation.asked import Asked
-from regard.evaluation.attribution_error import attribution_error
-from regard.evaluation.eraser import Document, read_eraser
-from regard.evaluation.logic import Absence, Necessity, Pointing, Redirection, Sufficiency, logic
-from regard.evaluation.objects import Objects, found_by
-from regard.evaluation.perturbation import (
+from regard.evaluation.data.eraser import Document, read_eraser
+from regard.evaluation.protocols.attribution_error import attribution_error
+from regard.evaluation.protocols.detected_objects import Objects, found_by
+from regard.evaluation.protocols.perturbation import (
     Perturbation,
     comprehensiveness,
     deletion,
@@ -13,10 +11,10 @@ from regard.evaluation.perturbation import (
     perturbation,
     sufficiency,
 )
-from regard.evaluation.rationale import Rationale, rationale
-from regard.evaluation.rows import Example, Row, examples_of, sample_of
-from regard.evaluation.runner import evaluate_documents, evaluate_rows
-from regard.evaluation.sanity import (
+from regard.evaluation.protocols.rationale import Rationale, rationale
+from regard.evaluation.protocols.region_logic import Absence, Necessity, Pointing, Redirection, Sufficiency, logic
+from regard.evaluation.protocols.region_questions import Asked
+from regard.evaluation.protocols.sanity import (
     Sanity,
     batch_invariance,
     cascade,
@@ -25,8 +23,10 @@ from regard.evaluation.sanity import (
     repeatability,
     sanity,
 )
-from regard.evaluation.segmentation import Segmentation, segmentation
-from regard.evaluation.standing import direction, standings
+from regard.evaluation.protocols.segmentation import Segmentation, segmentation
+from regard.evaluation.ranking import direction, standings
+from regard.evaluation.rows import Example, Row, examples_of, sample_of
+from regard.evaluation.runner import evaluate_documents, evaluate_rows
 from regard.evaluation.statistics import Interval
 from regard.evaluation.summaries import Difference, Summary, consistency, curve, differences, summaries
 

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from regard._explain import explain
-from regard._inspect import inspect
+from regard.api.explain import explain
+from regard.api.inspect import inspect
 from regard.attribution.table import method as method_row
 from regard.baseline import Baseline
 from regard.errors import Misuse
-from regard.evaluation.attribution_error import asked, rows_of
-from regard.explanation import Explanation
+from regard.evaluation.protocols.attribution_error import asked, rows_of
+from regard.explanation.explanation import Explanation
 from regard.site import Site
 
 BLOCKS = 6
@@ -116,19 +116,19 @@ class Comparison:
         return [(formula(e), rows_of(e, {})[sample]) for e in self.explanations]
 
     def __str__(self) -> str:
-        from regard.report.comparison import plain_table
+        from regard.report.comparison.html import plain_table
 
         return plain_table(self)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained page: the grid of maps, and the table (needs `regard[viz]`)."""
-        from regard.report.comparison import write_page
+        from regard.report.comparison.html import write_page
 
         return write_page(self, path)
 
     def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
         """Draw one sample's grid with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
-        from regard.report.comparison_png import plot
+        from regard.report.comparison.png import plot
 
         return plot(self, path, sample)
 

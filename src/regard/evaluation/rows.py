@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from regard.errors import Misuse
-from regard.explanation import Explanation, Raw, Reading, Text
+from regard.explanation.explanation import Explanation, Raw, Reading, Text
 
 Curve = tuple[float, ...]
 

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from regard._explain import explain, rng_kept
+from regard.api.explain import explain, rng_kept
 from regard.attribution.table import method as method_row
 from regard.errors import Misuse, RegardError
-from regard.evaluation.eraser import Document
-from regard.evaluation.perturbation import MEMORY, Perturbation, perturbation
-from regard.evaluation.rationale import Rationale, rationale
+from regard.evaluation.data.eraser import Document
+from regard.evaluation.protocols.perturbation import MEMORY, Perturbation, perturbation
+from regard.evaluation.protocols.rationale import Rationale, rationale
+from regard.evaluation.protocols.sanity import Sanity, sanity
+from regard.evaluation.protocols.segmentation import Segmentation, segmentation
 from regard.evaluation.rows import Example, Row, sample_of
-from regard.evaluation.sanity import Sanity, sanity
-from regard.evaluation.segmentation import Segmentation, segmentation
-from regard.explanation import Explanation, Reading
-from regard.recording.entry import refuse
+from regard.explanation.explanation import Explanation, Reading
+from regard.recording.refusals import refuse
 from regard.target import scores
 
 if TYPE_CHECKING:
-    from regard.models.reader import Reader
+    from regard.reader import Reader
 
 Protocol = Perturbation | Segmentation | Sanity
 Method = str | tuple[str, Mapping[str, Any]]

@@ -2,8 +2,3 @@
 
 Importing this package is light: Transformers and Pillow are imported when a model is loaded or a picture is read.
 """
-
-from regard.models.loading import load
-from regard.models.reader import Reader
-
-__all__ = ["Reader", "load"]

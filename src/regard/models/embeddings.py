@@ -19,10 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.errors import InputError, ModelError, TargetError, nearest
-from regard.explanation import Text
+from regard.explanation.explanation import Text
 from regard.models.checkpoint import read_json
+from regard.models.generate import can_write
 from regard.models.texts import read_texts
-from regard.models.writing import can_write
 from regard.target import Target
 
 States = Float[Tensor, "batch token width"]

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
-from regard.recording.rasters import order
+from regard.recording.tokens.rasters import order
 
 Process = Callable[[UInt8[Tensor, "height width 3"]], Tensor]
 Line = Float64[Tensor, "..."]

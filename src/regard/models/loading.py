@@ -18,12 +18,13 @@ from typing import Any
 from torch import nn
 
 from regard.errors import InputError, Misuse, ModelError, RegardError, nearest
-from regard.models import embeddings, held, sounds
+from regard.models import embeddings, sounds
+from regard.models import holders as held
 from regard.models.adapters import Adapter, adapter_in
 from regard.models.checkpoint import ADAPTER, CONVERT, Checkpoint
-from regard.models.reader import Kind, Reader
+from regard.models.generate import can_write
 from regard.models.regions import encoder_in, takes_regions
-from regard.models.writing import can_write
+from regard.reader import Kind, Reader
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from regard.errors import InputError
-from regard.explanation import Text
+from regard.explanation.explanation import Text
 from regard.models.alignment import laid, names_of, spans_of, special_ids
 from regard.models.chats import Chat, can_write, is_chat, messages_of, render, with_messages
+from regard.models.generate import silent
 from regard.models.pictures import names_picture
 from regard.models.texts import as_words, plain_words, trim
-from regard.models.writing import silent
 
 LEFT_OUT = ("labels",)  # what some processors add for training
 PICTURES, UNREAD = ("image", "image_url", "input_image"), ("video", "video_url", "audio", "input_audio", "audio_url")

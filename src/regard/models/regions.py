@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from regard.errors import InputError, ModelError
-from regard.found import Box
+from regard.explanation.boxes import Box
 
 FEATURES, BOXES = "visual_feats", "visual_pos"
 Encoder = Callable[[UInt8[Tensor, "scenes height width 3"], Float[Tensor, "scenes regions 4"]], Tensor]
@@ -32,7 +32,7 @@ def encoder_in(folder: str) -> Encoder | None:
     """What turns boxes into the vectors that a model reads, where its folder brings it."""
     if not (Path(folder) / "regions.safetensors").is_file():
         return None
-    from regard.zoo._questions import region_encoder
+    from regard.zoo.question_data import region_encoder
 
     return region_encoder(Path(folder))
 

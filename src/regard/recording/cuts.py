@@ -15,9 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regard.errors import ModelError
-from regard.recording.cells import lattice
 from regard.recording.recording import Recording
-from regard.recording.tokens import Merge, Stream
+from regard.recording.tokens.cells import lattice
+from regard.recording.tokens.tracker import Merge, Stream
 
 Own = Int[Tensor, " element"]
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.recording.contractions import through_linear
 from regard.recording.edits import Edit
 from regard.recording.states import Watch, parts
-from regard.recording.tokens import Trail
+from regard.recording.tokens.contractions import through_linear
+from regard.recording.tokens.tracker import Trail
 
 
 @dataclass

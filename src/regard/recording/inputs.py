@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError, Misuse, ModelError, nearest
-from regard.recording.entry import is_mask, unwrapped
-from regard.recording.tokens import STRIDE, Trail, constant
+from regard.recording.refusals import is_mask, unwrapped
+from regard.recording.tokens.tracker import STRIDE, Trail, constant
 
 Axis = int | None
 Axes = int | None | Mapping[str, Axis]

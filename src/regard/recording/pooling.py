@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.recording.edits import Edit
-from regard.recording.tokens import Trail, constant
+from regard.recording.tokens.tracker import Trail, constant
 
 POOLS = {"adaptive_avg_pool1d": 1, "adaptive_avg_pool2d": 2}
 

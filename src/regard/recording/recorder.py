@@ -21,14 +21,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
-from regard.recording import storage
-from regard.recording.branches import Branch, Branches
 from regard.recording.calls import AttentionCall, Layout
 from regard.recording.calls.call import Weights
-from regard.recording.contractions import PRODUCTS, Product, read_product
+from regard.recording.calls.explicit_weights import attention_product, sampled, unreadable, weights_and_values
+from regard.recording.calls.residual import Branch, Branches
 from regard.recording.edits import Edit
-from regard.recording.elementwise import nowhere
-from regard.recording.entry import (
+from regard.recording.frames import Block, Frames, list_elements, watched
+from regard.recording.graph import descends, node_of
+from regard.recording.inputs import Inputs, samples_first
+from regard.recording.patch_gradient import operation
+from regard.recording.pooling import pooled
+from regard.recording.refusals import (
     Surroundings,
     as_the_user,
     our_own,
@@ -37,21 +40,18 @@ from regard.recording.entry import (
     uncompiled,
     unwrapped,
 )
-from regard.recording.frames import Block, Frames, list_elements, watched
-from regard.recording.graph import descends, node_of
-from regard.recording.inputs import Inputs, samples_first
-from regard.recording.memories import heads_together
-from regard.recording.names import Names
-from regard.recording.numbers import entering, numbers_in
-from regard.recording.operations import SHAPES, follow, name_of
-from regard.recording.patch_gradient import operation
-from regard.recording.pooling import pooled
-from regard.recording.said import Place, Said, sayings
-from regard.recording.samples import Packed, of_their_samples, samples_meet
 from regard.recording.states import State, Watch
-from regard.recording.tokens import CHANNELS, PARAMETERS, Source, Tag, Trail, constant, thin
-from regard.recording.weights import attention_product, sampled, unreadable, weights_and_values
-from regard.recording.writes import set_item
+from regard.recording.tokens import storage
+from regard.recording.tokens.contractions import PRODUCTS, Product, read_product
+from regard.recording.tokens.elementwise import nowhere
+from regard.recording.tokens.memories import heads_together
+from regard.recording.tokens.numbers import entering, numbers_in
+from regard.recording.tokens.operations import SHAPES, follow, name_of
+from regard.recording.tokens.overrides import Place, Said, sayings
+from regard.recording.tokens.parameter_names import Names
+from regard.recording.tokens.samples import Packed, of_their_samples, samples_meet
+from regard.recording.tokens.tracker import CHANNELS, PARAMETERS, Source, Tag, Trail, constant, thin
+from regard.recording.tokens.writes import set_item
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
 # a copy of its globals in which that hand-over is switched off, so that the mode sees the operations inside.

@@ -15,24 +15,37 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from regard.errors import ModelError, NoAttention, TrailLost, Unmoved
-from regard.recording import recorder, samples, sure
-from regard.recording.branches import Branch
+from regard.recording import recorder
 from regard.recording.calls import AttentionCall
+from regard.recording.calls import certainty as sure
 from regard.recording.calls.attention import Attention, attentions
+from regard.recording.calls.rebuild import MEMORY_BUDGET, budget_of
+from regard.recording.calls.residual import Branch
 from regard.recording.edits import Edit
-from regard.recording.entry import Readout, check_readout, our_own, refuse
 from regard.recording.frames import Block
 from regard.recording.gradient import gradient
 from regard.recording.inputs import Inputs
-from regard.recording.meetings import of_other_tokens, renamed
-from regard.recording.own_tokens import own_tokens
-from regard.recording.padding import padding
-from regard.recording.rebuild import MEMORY_BUDGET, budget_of
-from regard.recording.rereads import Reread
-from regard.recording.said import Said
+from regard.recording.refusals import Readout, check_readout, our_own, refuse
+from regard.recording.relevance.padding import padding
+from regard.recording.relevance.propagation import (
+    Part,
+    Relevance,
+    Relevances,
+    Step,
+    Walked,
+    Walker,
+    source_of,
+    sources,
+    unmerged,
+    walk,
+)
 from regard.recording.states import Key, State, embeddings, frontier
-from regard.recording.tokens import STRIDE, Merge, Mixing, Stream, constant
-from regard.recording.walk import Part, Relevance, Relevances, Step, Walked, Walker, source_of, sources, unmerged, walk
+from regard.recording.tokens import samples
+from regard.recording.tokens.meetings import of_other_tokens, renamed
+from regard.recording.tokens.overrides import Said
+from regard.recording.tokens.own_tokens import own_tokens
+from regard.recording.tokens.rereads import Reread
+from regard.recording.tokens.tracker import STRIDE, Merge, Mixing, Stream, constant
 from regard.target import Target
 
 
@@ -313,7 +326,7 @@ class Recording:
         for (`record(readout=)`) goes first.
         """
         if self.asked is not None:
-            from regard.recording.readout import given
+            from regard.recording.relevance.readout import given
 
             return given(self, gradients, self.asked)
         weights = {}

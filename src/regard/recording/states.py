@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.recording.edits import Edit
-from regard.recording.tokens import PARAMETERS, Tag, Trail, constant
+from regard.recording.tokens.tracker import PARAMETERS, Tag, Trail, constant
 
 
 class Key(NamedTuple):

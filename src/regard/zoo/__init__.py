@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regard.errors import nearest
-from regard.zoo import facts_maker
-from regard.zoo._detections import Detections, read_detections
-from regard.zoo._questions import Questions, read_questions
-from regard.zoo._texts import Sentence, read_sentences
-from regard.zoo.facts_maker import Fact
+from regard.zoo import fact_data as facts_maker
+from regard.zoo.detection_data import Detections, read_detections
+from regard.zoo.fact_data import Fact
+from regard.zoo.question_data import Questions, read_questions
+from regard.zoo.sentence_data import Sentence, read_sentences
 
 __all__ = [
     "Detections",

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regard.zoo.crowd_maker import CELLS, TINTS
-from regard.zoo.facts_maker import Draw, words_of
+from regard.zoo.fact_data import Draw, words_of
 
 PAD, CLS, SEP, UNKNOWN = "[PAD]", "[CLS]", "[SEP]", "[UNK]"
 ITEMS = ("shirt", "trouser", "dress", "coat", "sandal", "sneaker", "bag", "boot")

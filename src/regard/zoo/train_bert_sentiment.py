@@ -40,7 +40,7 @@ from regard.zoo._store import (
     warm_cosine,
     write_card,
 )
-from regard.zoo._texts import Sentence, read_sentences
+from regard.zoo.sentence_data import Sentence, read_sentences
 
 LABELS = ("negative", "positive")
 NEUTRAL = 2

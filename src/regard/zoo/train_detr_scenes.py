@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DetrConfig, DetrForObjectDetection, ResNetBackbone, ResNetConfig
 
-from regard.evaluation.detection import Boxes, areas, average_precision, overlaps, predictions
-from regard.found import corners
+from regard.evaluation.protocols.box_matching import Boxes, areas, average_precision, overlaps, predictions
+from regard.explanation.boxes import corners
 from regard.zoo._store import (
     Card,
     command,

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from regard.zoo import facts_maker as maker
+from regard.zoo import fact_data as maker
 from regard.zoo._store import (
     Card,
     command,
@@ -39,7 +39,7 @@ from regard.zoo._store import (
     word_tokenizer,
     write_card,
 )
-from regard.zoo.facts_maker import Fact
+from regard.zoo.fact_data import Fact
 
 LENGTH = 64
 MIX = ("recall-what", "chain", "recall-who", "chain", "copy")
@@ -226,7 +226,7 @@ def card_of(model: LlamaForCausalLM, scores: dict[str, object], command: str, se
         "wording is beyond it, and so is composition: finding a thing in a box in a hall was "
         "not learned in 2700 steps, and that kind was left out. A question with "
         "no answer in the story gets some answer nevertheless.",
-        "data": "regard.zoo.facts_maker, our own: stories drawn at random from lists of words. One in eight pairs of "
+        "data": "regard.zoo.facts, our own: stories drawn at random from lists of words. One in eight pairs of "
         "words, by a hash, is joined in no training story; every test prompt asks for such a pair.",
         "training": "AdamW, warm-up and cosine; loss on the answers, and a little on all other words. All from scratch, "
         "but the weights start with heads of the first block that look back by 1 to 4 words, and with heads in the others "

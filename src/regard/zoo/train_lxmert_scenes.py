@@ -29,7 +29,6 @@ from transformers import LxmertConfig, LxmertForQuestionAnswering, PreTrainedTok
 
 from regard.zoo import crowd_maker
 from regard.zoo import question_maker as maker
-from regard.zoo._questions import FEATURES, RegionEncoder
 from regard.zoo._store import (
     Card,
     command,
@@ -45,7 +44,8 @@ from regard.zoo._store import (
     write_notice,
 )
 from regard.zoo.crowd_maker import Crowd, Regions, covered, make_crowd
-from regard.zoo.facts_maker import Draw
+from regard.zoo.fact_data import Draw
+from regard.zoo.question_data import FEATURES, RegionEncoder
 from regard.zoo.question_maker import Question, Sight
 from regard.zoo.scene_maker import Items, load_items
 
@@ -368,7 +368,7 @@ def save(folder: Path, model: LxmertForQuestionAnswering, encoder: RegionEncoder
 
 def bundled_accuracy(folder: Path, model: LxmertForQuestionAnswering) -> dict[str, object]:
     """Return the accuracy on the bundled questions that have an answer, read back from ``folder``."""
-    from regard.zoo._questions import read_questions
+    from regard.zoo.question_data import read_questions
 
     questions = read_questions(folder)
     questions = questions.select(~questions.absent)

@@ -23,12 +23,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.recording.calls.call import AttentionCall, Rows
-from regard.recording.parts import ADDED, FEATURES, UNTOLD
-from regard.recording.tokens import STRIDE, occurrence
+from regard.recording.tokens.parts import ADDED, FEATURES, UNTOLD
+from regard.recording.tokens.tracker import STRIDE, occurrence
 
 if TYPE_CHECKING:
     from regard.recording.recording import Recording
-    from regard.recording.tokens import Trail
+    from regard.recording.tokens.tracker import Trail
 
 WIDTH, ROWS = "width", "rows"
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from regard.recording.rebuild import MEMORY_BUDGET, Tile, row_blocks, tiles, visible
-from regard.recording.tokens import STRIDE, constant
+from regard.recording.calls.rebuild import MEMORY_BUDGET, Tile, row_blocks, tiles, visible
+from regard.recording.tokens.tracker import STRIDE, constant
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""The public verbs: from a model and its inputs to an explanation."""

@@ -1,0 +1,1 @@
+"""Units of an input (words, patches, regions), and how they are taken away."""

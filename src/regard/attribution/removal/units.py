@@ -1,0 +1,271 @@
+"""How units are taken away: pixels filled, patches filled or left out of the run, words replaced or cut out of the text."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from regard.attribution.integral.baseline_values import blurred, special_tokens
+from regard.errors import Misuse
+from regard.evaluation.rows import Example
+from regard.explanation.explanation import Text
+from regard.recording import Recording, record
+from regard.recording.edits import LeaveOut
+from regard.recording.recorder import run
+from regard.recording.refusals import as_the_user
+from regard.target import scores
+
+if TYPE_CHECKING:
+    from regard.evaluation.protocols.perturbation import Perturbation
+
+Taken = Bool[Tensor, "copy unit"]
+
+
+@dataclass
+class Removal(ABC):
+    """One example, and the model that is shown copies of it without some of its units."""
+
+    model: nn.Module
+    inputs: dict[str, Tensor]
+    stream: str
+
+    @property
+    @abstractmethod
+    def units(self) -> int:
+        """How many units there are."""
+
+    @abstractmethod
+    def without(self, taken: Taken) -> Any:
+        """The model's output on one copy a row of `taken`."""
+
+    def logits(self, order: Int[Tensor, " unit"], counts: Sequence[int]) -> Float[Tensor, "copy classes"]:
+        """Scores of the classes with the first so many units of an order away, one row a count."""
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        logits = scores(self.without(rank[None] < torch.tensor(counts)[:, None]), None)
+        if logits.ndim != 2 or len(logits) != len(counts):
+            raise Misuse(
+                f"perturbation needs a classifier, logits (batch, class); the model gave {tuple(logits.shape)}"
+            )
+        return logits
+
+    def bytes_of_one(self) -> int:
+        """What all operations of a run on the example make: more than one copy ever holds at a time."""
+        made: int = run(self.model, self.inputs).made
+        return made
+
+    def _copies(self, count: int) -> dict[str, Tensor]:
+        """The inputs so many times over."""
+        return {k: v.expand(count, *v.shape[1:]).clone() for k, v in self.inputs.items()}
+
+    def _output(self, inputs: dict[str, Tensor]) -> Any:
+        with as_the_user():
+            return self.model(**inputs)
+
+
+@dataclass
+class Filled(Removal):
+    """Pixels, or patches of a grid, take the value that they have in another picture."""
+
+    filling: Float[Tensor, "1 channel height width"]
+    of: Int[Tensor, "*channel height width"]
+
+    @property
+    def units(self) -> int:
+        """Cells. `of`: the one that each pixel, or each element of the picture, is in."""
+        return int(self.of.max()) + 1
+
+    def without(self, taken: Taken) -> Any:
+        """The picture with the taken cells filled."""
+        inputs = self._copies(len(taken))
+        x = inputs[self.stream]
+        mask = taken[:, self.of.flatten()].view(-1, *self.of.shape).to(x.device)
+        inputs[self.stream] = torch.where(mask if mask.ndim == x.ndim else mask[:, None], self.filling, x)
+        return self._output(inputs)
+
+
+@dataclass
+class Patches(Removal):
+    """Patches left out of the run: masked as keys of every attention call, and not counted by a mean over tokens."""
+
+    recording: Recording = field(repr=False)
+
+    @property
+    def rows(self) -> slice:
+        """The patches' rows among all tokens."""
+        return self.recording.stream(self.stream).rows
+
+    @property
+    def units(self) -> int:
+        """Patches."""
+        return self.recording.stream(self.stream).count
+
+    def without(self, taken: Taken) -> Any:
+        """A run whose tokens see only what is left."""
+        hidden = torch.zeros(len(taken), self.recording.rows, dtype=torch.bool)
+        hidden[:, self.rows] = taken
+        return run(self.model, self._copies(len(taken)), [LeaveOut(hidden)]).output
+
+    def bytes_of_one(self) -> int:
+        """Also A of every call, which has to be built here."""
+        calls = [c.shape for c in self.recording.calls]
+        return int(self.recording.made + 8 * sum(g * h * n * m for g, h, n, m in calls))
+
+
+@dataclass
+class Words(Removal):
+    """Tokens of a text cut out of it (`fill` None), or another id in their place. Special tokens and padding stay."""
+
+    groups: list[list[int]]
+    fill: int | None
+    pad: int
+
+    @property
+    def units(self) -> int:
+        """Words, or word pieces."""
+        return len(self.groups)
+
+    def without(self, taken: Taken) -> Any:
+        """The text without the taken words."""
+        away = torch.zeros(len(taken), self.inputs[self.stream].shape[1], dtype=torch.bool)
+        for unit, tokens in enumerate(self.groups):
+            away[:, tokens] = taken[:, unit, None]
+        inputs = self._copies(len(taken))
+        if self.fill is None:
+            return self._output(cut(inputs, self.stream, away, self.pad))
+        ids = inputs[self.stream]
+        inputs[self.stream] = ids.masked_fill(away.to(ids.device), self.fill)
+        return self._output(inputs)
+
+
+def cut(
+    inputs: dict[str, Tensor],
+    stream: str,
+    away: Bool[Tensor, "copy token"],
+    pad: int,
+    mask_name: str = "attention_mask",
+) -> dict[str, Tensor]:
+    """Shorter texts, padded on the right to the longest among the copies; the mask tells what is padding."""
+    ids = inputs[stream]
+    mask = inputs.get(mask_name, torch.ones_like(ids))
+    keep = ~away.to(ids.device) & mask.bool()
+    if not bool(keep.any(1).all()):
+        raise Misuse("a step takes every token of a text away and leaves the model nothing to read; end before 1")
+    length = int(keep.sum(1).max())
+    order, before = ((~m).long().argsort(dim=1, stable=True)[:, :length] for m in (keep, mask.bool()))
+    real = keep.gather(1, order)  # what is kept comes first, in its own order
+    new = {k: v.gather(1, order) if v.shape == ids.shape else v for k, v in inputs.items()}
+    new[stream] = new[stream].masked_fill(~real, pad)
+    new[mask_name] = real.to(mask.dtype)
+    if "position_ids" in new:
+        new["position_ids"] = inputs["position_ids"].expand_as(ids).gather(1, before)
+    return new
+
+
+def remover(model: nn.Module, example: Example, setting: Perturbation, stream: str) -> Removal:
+    """What takes this setting's units away. Raises Misuse where the unit or the fill does not fit the stream."""
+    inputs = example.reading.inputs
+    if stream not in inputs:
+        raise Misuse(f"stream {stream!r} is no input of the model, so nothing can be taken away from it")
+    if not inputs[stream].is_floating_point():
+        if setting.unit == "pixel" or setting.fill in ("black", "mean", "blur", "zero"):
+            raise Misuse(
+                f"{stream!r} holds ids of a text, which have no pixels; use unit='token' or 'word' with fill='drop'"
+            )
+        return _words(model, example, setting, stream)
+    if setting.unit == "word" or setting.fill in ("mask", "pad"):
+        raise Misuse(f"{stream!r} holds no words; use unit='pixel' or 'token', with fill='drop' or a picture's fill")
+    x = inputs[stream]
+    if setting.unit == "pixel":
+        pixels = torch.arange(x.shape[-2] * x.shape[-1]).view(x.shape[-2:])
+        return Filled(model, inputs, stream, filling_of(example, x, setting), pixels)
+    recording = record(model, inputs)
+    if setting.fill == "drop":
+        patches = Patches(model, inputs, stream, recording)
+        _refuse_leak(patches)
+        return patches
+    grid, cells = recording.stream(stream).grid, recording.stream(stream).cells
+    if grid is None or cells is None or x.ndim != 4:
+        raise Misuse(f"the tokens of {stream!r} are no grid of patches; use fill='drop'")
+    return Filled(model, inputs, stream, filling_of(example, x, setting), cells.of.view(x.shape[1:]))
+
+
+def filling_of(example: Example, x: Float[Tensor, "1 channel height width"], setting: Perturbation) -> Tensor:
+    """The picture that pixels are taken from when they are taken away."""
+    if x.ndim != 4:
+        raise Misuse(f"fill={setting.fill!r} is for pictures (batch, channel, height, width), not {tuple(x.shape)}")
+    if setting.fill == "zero":
+        return torch.zeros_like(x)
+    if setting.fill == "mean":
+        return x.mean((2, 3), keepdim=True).expand_as(x)
+    if setting.fill == "blur":
+        return blurred(x, setting.sigma)
+    mean, std = example.reading.mean, example.reading.std
+    if mean is None or std is None:
+        raise Misuse("what is black depends on the normalisation: read the picture with a reader, or use fill='mean'")
+    black = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=x.dtype, device=x.device)
+    return black.view(1, -1, 1, 1).expand_as(x)
+
+
+def content_tokens(model: nn.Module, example: Example, stream: str) -> Int[Tensor, " token"]:
+    """Positions of a text's tokens that are neither padding nor special."""
+    ids = example.reading.inputs[stream]
+    special = example.reading.special.get(stream)
+    if special is None:
+        special = special_tokens(model, ids)
+    mask = example.reading.inputs.get("attention_mask", torch.ones_like(ids))
+    return (~special.bool().cpu() & mask.bool().cpu())[0].nonzero()[:, 0]
+
+
+def groups_of(text: Text) -> list[list[int]]:
+    """The tokens of every word: a token belongs to the word that holds its first character."""
+    starts = {i: a for i, (a, b) in enumerate(text.offsets) if b > a and not text.special[i]}
+    return [[i for i, at in starts.items() if a <= at < b] for a, b in text.words]
+
+
+def _words(model: nn.Module, example: Example, setting: Perturbation, stream: str) -> Words:
+    text = example.raw(stream)
+    if setting.unit == "token":
+        groups = [[int(i)] for i in content_tokens(model, example, stream)]
+    elif isinstance(text, Text):
+        groups = groups_of(text)
+    else:
+        raise Misuse(
+            'unit="word" needs to know the words: read the text with regard.load(...).read, or use unit="token"'
+        )
+    config: Any = getattr(model, "config", None)
+    pad = getattr(config, "pad_token_id", None) or 0
+    fill = None if setting.fill == "drop" else pad if setting.fill == "pad" else setting.token
+    return Words(model, example.reading.inputs, stream, groups, fill, pad)
+
+
+def _refuse_leak(patches: Patches) -> None:
+    """Half of the patches are left out: the output may then have no gradient at them.
+
+    Where patches are merged, convolved, or pooled by another operation than a mean, masking keys does not take them out.
+    """
+    cells = patches.recording.stream(patches.stream).cells
+    hidden = torch.zeros(1, patches.recording.rows, dtype=torch.bool)
+    hidden[:, patches.rows] = away = torch.arange(patches.units) % 2 == 0
+    with torch.enable_grad():
+        made = run(patches.model, patches.inputs, [LeaveOut(hidden)])
+        logits = scores(made.output, None)
+        y = (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum()
+        (g,) = torch.autograd.grad(y, [made.leaves[patches.stream]], allow_unused=True)
+    if g is None:
+        return
+    size = g.abs().float().cpu()
+    per_patch = size[0].amax(-1) if cells is None else cells.gathered(size)[0].amax(-1)
+    if per_patch[away].max() > 1e-5 * per_patch.max():
+        raise Misuse(
+            f"patches of {patches.stream!r} that are left out still reach this model's output (they are merged, mixed outside "
+            "attention, or pooled by another operation than a mean); use unit='pixel', or a picture's fill"
+        )
+
+
+__all__ = ["Filled", "Patches", "Removal", "Words", "content_tokens", "cut", "filling_of", "groups_of", "remover"]

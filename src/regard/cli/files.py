@@ -1,0 +1,141 @@
+"""What the command line writes: names that are safe on any system, files drawn aside and moved in when all is done."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regard.cli.inputs import SUFFIXES
+from regard.errors import InputError
+
+if TYPE_CHECKING:
+    from regard.evaluation.compare import Comparison
+    from regard.explanation.explanation import Explanation
+    from regard.explanation.generation import Generation
+
+Render = Callable[[Sequence[Any], Path], list[str]]
+
+
+def writable(out: Path) -> Path:
+    """Refuse an output folder that cannot be one, before time is spent."""
+    out = Path(os.path.abspath(out))
+    home = _standing(out)
+    if not home.is_dir():
+        raise InputError(f"{home} is a file; --out needs a folder")
+    if not os.access(home, os.W_OK):
+        raise InputError(f"{home} cannot be written to; give another folder with --out")
+    return out
+
+
+def _standing(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.parents) if os.path.lexists(p))
+
+
+def write_all(found: Sequence[Any], out: Path, render: Render | None = None) -> list[Path]:
+    """Draw everything in a hidden folder beside `out`, then move it in; return the files, the report first."""
+    try:
+        work = Path(tempfile.mkdtemp(prefix=".regard-", dir=_standing(out.parent)))
+    except OSError as e:
+        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
+    try:
+        names = (render or render_explanations)(found, work)
+        out.mkdir(parents=True, exist_ok=True)
+        return [(work / n).replace(out / n) for n in names]
+    except OSError as e:
+        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def render_explanations(found: Sequence[Explanation], work: Path) -> list[str]:
+    """One page of all explanations, and a picture of each map."""
+    from regard.report.explanation.html import write_page
+    from regard.report.explanation.png import plot
+
+    write_page(found, work / "report.html")
+    names = ["report.html"]
+    for exp in found:
+        for sample in range(exp.batch):
+            names.append(unused(file_stem(exp, sample), names))
+            plot(exp, work / names[-1], sample)
+    return names + _render_objects(found, work, names)
+
+
+def _render_objects(found: Sequence[Explanation], work: Path, taken: Sequence[str]) -> list[str]:
+    """A picture of all objects found in each input, by each method, where there are several."""
+    from regard.report.explanation.objects_png import plot
+
+    groups: dict[tuple[str, str], list[Explanation]] = {}
+    for exp in found:
+        if exp.found is not None:
+            groups.setdefault((_source(exp, 0), exp.method), []).append(exp)
+    names: list[str] = []
+    for (source, method), several in groups.items():
+        if len(several) > 1:
+            names.append(unused("-".join((slug(_stem(source)), slug(method), "objects")), [*taken, *names]))
+            plot(several, work / names[-1])
+    return names
+
+
+def render_comparison(found: Sequence[Comparison], work: Path) -> list[str]:
+    """A comparison's page and its picture."""
+    names = ["comparison.html", "comparison.png"]
+    found[0].to_html(work / names[0])
+    found[0].plot(work / names[1])
+    return names
+
+
+def render_generations(found: Sequence[tuple[str, Generation]], work: Path) -> list[str]:
+    """One page of all generations and a picture of each; and the same of the answers as wholes, where they were given."""
+    from regard.report.explanation import html, png
+    from regard.report.generation.html import write_page
+
+    write_page([g for _, g in found], work / "report.html")
+    wholes = [(stem, g.whole) for stem, g in found if g.whole is not None]
+    names = ["report.html", *["answer.html"] * bool(wholes)]
+    if wholes:
+        html.write_page([exp for _, exp in wholes], work / "answer.html")
+    for stem, g in found:
+        names.append(unused("-".join((slug(_stem(stem)), g.method, "written")), names))
+        g.plot(work / names[-1])
+    for stem, exp in wholes:
+        names.append(unused("-".join((slug(_stem(stem)), exp.method, "answer")), names))
+        png.plot(exp, work / names[-1])
+    return names
+
+
+def file_stem(exp: Explanation, sample: int) -> str:
+    """Input, method and target as a file name: letters, digits, dots, dashes and underscores, at most 150 bytes."""
+    from regard.report.explanation.view import target_of
+
+    return "-".join(slug(part) for part in (_stem(_source(exp, sample)), exp.method, target_of(exp, sample)))
+
+
+def _source(exp: Explanation, sample: int) -> str:
+    """What the raw input is called: where there are several, as the first is."""
+    return next((raw[sample].name for raw in exp.inputs.values() if sample < len(raw)), f"sample-{sample}")
+
+
+def _stem(source: str) -> str:
+    return Path(source).stem if Path(source).suffix.lower() in SUFFIXES else source
+
+
+def slug(text: str, most: int = 48) -> str:
+    """What is safe of a text in a file name on any system; `x` where nothing is."""
+    kept = re.sub(r"[^\w.]+", "-", unicodedata.normalize("NFC", text)).strip("-._")
+    cut = kept.encode("utf-8", "ignore")[:most].decode("utf-8", "ignore").strip("-._")
+    return cut or "x"
+
+
+def unused(stem: str, taken: Sequence[str], suffix: str = ".png") -> str:
+    """`stem` with its suffix, numbered from 2 where a file of this run has that name (in any case) already."""
+    folded = {t.casefold() for t in taken}
+    names = (f"{stem}{'' if n == 1 else f'-{n}'}{suffix}" for n in range(1, len(taken) + 2))
+    return next(n for n in names if n.casefold() not in folded)

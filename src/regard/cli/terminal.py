@@ -1,0 +1,139 @@
+"""What the command line prints: tables, explanations, where the files are, and what moves while something takes time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Line
+
+if TYPE_CHECKING:
+    from regard.explanation.explanation import Explanation
+    from regard.explanation.generation import Generation
+
+
+def one_line(text: str) -> str:
+    """Untrusted text in one line: line ends become spaces, other control characters �."""
+    joined = " ".join(text.split())
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs") else c for c in joined)
+
+
+def in_options(message: str) -> str:
+    """An error in the words of the command line: `token=` is `--token` there."""
+    return re.sub(
+        r"\b(truncate)=True\b|\b(target|against|token|threshold|text|regions)=(?=[\s;,.)]|$)", _option, message
+    )
+
+
+def _option(found: re.Match[str]) -> str:
+    return f"--{found[1] or found[2]}"
+
+
+def as_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Rows under their heads."""
+    table = Table(box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=i == 0 or column == "site")
+    for row in rows:
+        table.add_row(*(Line(cell) for cell in row))
+    return table
+
+
+def cell(value: Any) -> str:
+    """A value in a table."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def accuracy(value: Any) -> str:
+    """The overall shares on a model's card; counts and shares by class are left to the card."""
+    shares = {k: v for k, v in value.items() if isinstance(v, float)} if isinstance(value, dict) else {}
+    return "\n".join(f"{name.replace('_', ' ')} {100 * share:.1f} %" for name, share in shares.items())
+
+
+def stdout() -> Console:
+    """Where results go; 100 columns where nobody says how wide it is."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 100
+    return console
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[None]:
+    """A spinner on stderr while something takes time, on terminals only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(Line(one_line(what), no_wrap=True, overflow="ellipsis")):
+        yield
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on stderr that fills step by step, on terminals only."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("explaining")
+
+        def told(what: str, done: int, steps: int) -> None:
+            bar.update(task, description=one_line(what), completed=done, total=steps)
+
+        yield told
+
+
+def show_generations(found: Sequence[tuple[str, Generation]], files: Sequence[Path], quiet: bool) -> None:
+    """Print what was written on and what each token rests on, and where the files are."""
+    from regard.report.explanation.terminal import show, written
+    from regard.report.explanation.view import view_of
+
+    console = stdout()
+    for stem, g in found if not quiet else ():
+        console.print(Line(one_line(stem), style="bold"), Line(one_line(g.text) or "(special tokens only)"), sep="\n")
+        console.print(as_table(["token", g.target.replace("_", "-"), "rests most on"], written(g)), "", sep="\n")
+        if g.whole is not None:
+            console.print(show(view_of(g.whole), console), "", sep="\n")
+    show_files(files, quiet)
+
+
+def show_explanations(found: Sequence[Explanation], files: Sequence[Path], quiet: bool) -> None:
+    """Print the explanations, and where the files are."""
+    from regard.report.explanation.terminal import show
+    from regard.report.explanation.view import sections
+
+    console = stdout()
+    for section in sections(found) if not quiet else ():
+        console.print(Line(one_line(section.name), style="bold"))
+        for view in section.views:
+            console.print(show(view, console), "", sep="\n")
+    show_files(files, quiet)
+
+
+def show_files(files: Sequence[Path], quiet: bool) -> None:
+    """Print where the files are, the report first."""
+    shown = [Path(os.path.relpath(f)) if f.is_relative_to(Path.cwd()) else f for f in files]
+    if quiet:
+        typer.echo(shown[0])
+        return
+    drawn = [f for f in shown[1:] if f.suffix != ".html"]
+    typer.echo("\n".join(f"report: {f}" for f in shown if f not in drawn))
+    typer.echo(
+        f"{'picture' if len(drawn) == 1 else 'pictures'}: "
+        + (str(drawn[0]) if len(drawn) == 1 else f"{len(drawn)} in {shown[0].parent}")
+    )

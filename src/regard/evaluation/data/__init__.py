@@ -1,0 +1,1 @@
+"""Data sets that protocols are run on."""

@@ -1,0 +1,1 @@
+"""Protocols: one question about maps in each file."""

@@ -1,0 +1,387 @@
+"""Protocol 5, logic: does what a map says follow, on questions about regions whose answer's regions are known?
+
+- **necessity**: without the top k units the answer changes; **sufficiency**: with the top k alone it stays;
+- **redirection**: another word asked for, the map of the regions moves to what that word asks for;
+- **absence**: asked for what is not there, no region dominates: the map is flatter than for what is there;
+- **pointing**: the top region is one that the answer is read off (semantic interpretation).
+
+Generic Interpretation Approach for Transformer Models Incorporating Heterogenous Attention Structures (arXiv 2605.27458);
+METHODS.md section 5. Equal scores are put in an order drawn from the seed and the question's name, or, where one top unit is
+asked for, share the hit: a map that is flat gets what chance gives. Padding and special tokens compete with nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from regard.errors import Misuse, nearest
+from regard.evaluation.protocols.perturbation import Perturbation, counted, ranking, row_of, tie_seed
+from regard.evaluation.protocols.region_questions import Asked, checked_away, entropy, probabilities
+from regard.evaluation.protocols.segmentation import average_precision, pointing
+from regard.evaluation.rows import Example, Row, checked
+from regard.explanation.explanation import Explanation, Reading
+
+SIGNS = ("signed", "absolute")
+EVIDENCE = "evidence"
+
+
+@dataclass(frozen=True)
+class _Logic:
+    """What all tests choose.
+
+    Attributes:
+        sign: "signed": units in the order of their scores (shares: of the positive ones); "absolute": of their sizes.
+        explained: the class that the map is for, the "predicted" or the "true" one.
+    """
+
+    kind: ClassVar[str]
+    sign: str = "signed"
+    explained: str = "predicted"
+
+    def __post_init__(self) -> None:
+        for value, of, what in (
+            (self.sign, SIGNS, "sign"),
+            (self.explained, ("predicted", "true"), "class to explain"),
+        ):
+            if value not in of:
+                raise nearest(value, of, what)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What else was chosen, as the name tells it."""
+        return ()
+
+    @property
+    def name(self) -> str:
+        """The full name."""
+        return "/".join(["logic", self.kind, *self.choices, self.sign, self.explained])
+
+    def taken(self, scores: Tensor) -> Tensor:
+        """The scores as this test takes them."""
+        return scores.abs() if self.sign == "absolute" else scores
+
+
+@dataclass(frozen=True)
+class _Taking(_Logic):
+    """A test that takes units away.
+
+    Attributes:
+        k: how many units are the top, or "evidence": as many as the answer's evidence has (regions only).
+        unit: "region" or "token" (of the text). away: how a unit is taken away, see asked.py; "": the first way.
+    """
+
+    k: int | str = 1
+    unit: str = "region"
+    away: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.away:
+            object.__setattr__(self, "away", {"region": "mask", "token": "drop"}.get(self.unit, ""))
+        checked_away(self.unit, self.away)
+        if isinstance(self.k, str) and self.k != EVIDENCE:
+            raise nearest(self.k, (EVIDENCE,), "number of top units")
+        if not isinstance(self.k, str) and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1):
+            raise Misuse(f"k is a number of units from 1 on, or {EVIDENCE!r}; it is {self.k}")
+        if self.k == EVIDENCE and self.unit != "region":
+            raise Misuse("the evidence is known of regions; give a number of tokens as k")
+
+    @property
+    def stream_goes(self) -> bool:
+        """Whether nothing of the stream is left where all units are taken away (a text keeps its special tokens)."""
+        return self.unit == "region" and self.away == "mask"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Unit, way, k."""
+        return (f"{self.unit}-{self.away}", f"k={self.k}")
+
+
+@dataclass(frozen=True)
+class Necessity(_Taking):
+    """Without the top k the answer changes: `changed`; `fall` is p(explained) before less after."""
+
+    kind: ClassVar[str] = "necessity"
+
+
+@dataclass(frozen=True)
+class Sufficiency(_Taking):
+    """With the top k of the unit alone (the other stream is whole) the answer stays: `stays`; `loss` is p before less after."""
+
+    kind: ClassVar[str] = "sufficiency"
+
+
+@dataclass(frozen=True)
+class Redirection(_Logic):
+    """Pairs of questions that differ in one word. Each value is the mean over both ways to read a pair, or holds for both.
+
+    `redirected`: the top region is the one asked for before, and the newly asked one after. `shift`: by how much the share
+    of the map on what is asked for has grown. `marked`: the text's map has the changed word at its top.
+    """
+
+    kind: ClassVar[str] = "redirection"
+
+
+@dataclass(frozen=True)
+class Absence(_Logic):
+    """Pairs of a question about what is not there and the same about what is: entropies of the regions' map, 0..1.
+
+    `entropy_absent`, `entropy_present`, and their `difference`, which should be above 0; `largest_absent`, the largest share.
+    """
+
+    kind: ClassVar[str] = "absence"
+
+
+@dataclass(frozen=True)
+class Pointing(_Logic):
+    """The top region is one that the answer is read off (`pointing`), or one of its evidence (`pointing_evidence`).
+
+    `ap`: the average precision of the evidence in the order of the scores.
+
+    Attributes:
+        of: whose map: the "answer"'s, or the "asked" word's, the regions that it looks at (`Explanation.between`).
+    """
+
+    kind: ClassVar[str] = "pointing"
+    of: str = "answer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.of not in ("answer", "asked"):
+            raise nearest(self.of, ("answer", "asked"), "map of the regions")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Whose map."""
+        return (self.of,)
+
+
+Logic = Necessity | Sufficiency | Redirection | Absence | Pointing
+
+
+def logic(
+    model: nn.Module,
+    explanation: Explanation,
+    data: Asked,
+    setting: Logic | Perturbation,
+    method: str = "",
+    seed: int = 0,
+) -> list[Row]:
+    """Rows of one method's maps of all questions: one a question, or one a pair.
+
+    Args:
+        explanation: of `data.inputs`, for the class that `setting.explained` names. seed: of the order of equal scores.
+    """
+    check(explanation, data, setting.explained)
+    if isinstance(setting, Necessity | Sufficiency):
+        return _taking(model, explanation, data, setting, method, seed)
+    if isinstance(setting, Perturbation):
+        return _perturbed(model, explanation, data, setting, method, seed)
+    made: dict[type, Callable[..., list[Row]]] = {Redirection: _redirected, Absence: _absent, Pointing: _pointed}
+    return [replace(row, method=method) for row in made[type(setting)](explanation, data, setting)]
+
+
+def check(explanation: Explanation, data: Asked, which: str) -> None:
+    """Raise Misuse where maps are not of these questions, or not for the class that the protocol names."""
+    for stream in (data.regions, data.words):
+        if stream not in explanation.scores:
+            raise nearest(stream, explanation.scores, "stream of the explanation")
+        if explanation.scores[stream].shape != data.inputs[stream].shape[:2]:
+            raise Misuse(f"the maps of {stream!r} are not of these {len(data)} questions")
+    receipt = explanation.receipt
+    wanted = receipt.predicted if which == "predicted" else data.labels
+    if receipt.explained is None or wanted is None:
+        raise Misuse("the target must be a class, so that the answer is known: Target.logit(..., output=...)")
+    other = receipt.explained.cpu() != wanted.cpu()
+    if bool(other.any()):
+        raise Misuse(
+            f"the protocol is about the {which} class, but the map of question {data.names[int(other.nonzero()[0])]} is for "
+            "another one"
+        )
+
+
+# -- taking away -------------------------------------------------------------------------------------------------------
+
+
+def _taking(
+    model: nn.Module, explanation: Explanation, data: Asked, setting: Necessity | Sufficiency, method: str, seed: int
+) -> list[Row]:
+    every, errors = torch.arange(len(data)), {}
+    taken = torch.zeros_like(data.real(setting.unit))
+    for i, order in enumerate(orders(explanation, data, setting, seed)):
+        k = int(data.evidence[i].sum()) if isinstance(setting.k, str) else setting.k
+        taken[i, order[:k] if isinstance(setting, Necessity) else order[k:]] = True
+        if not k:
+            errors[i] = "Misuse: no evidence is known of this question, so k is not; give a number"
+        elif isinstance(setting, Necessity) and setting.stream_goes and k >= len(order):
+            errors[i] = (
+                f"Misuse: the top {k} are all regions there are, and attention needs one to look at; take a smaller k"
+            )
+    taken[[*errors]] = False
+    before, after = (
+        probabilities(model, data, setting.unit, setting.away, every, t) for t in (torch.zeros_like(taken), taken)
+    )
+    rows = []
+    for i, name in enumerate(data.names):
+        said = int(before[i].argmax())
+        explained = said if setting.explained == "predicted" else int(data.labels[i])
+        same, fall = float(int(after[i].argmax()) == said), float(before[i, explained] - after[i, explained])
+        values = (
+            {"changed": 1 - same, "fall": fall} if isinstance(setting, Necessity) else {"stays": same, "loss": fall}
+        )
+        label = int(data.labels[i]) if data.labels[i] >= 0 else None
+        shown = {} if i in errors else values
+        rows.append(Row(setting.name, method, name, shown, {}, label, said, explained, errors.get(i, "")))
+    return rows
+
+
+def orders(explanation: Explanation, data: Asked, setting: _Taking, seed: int) -> list[Int[Tensor, " unit"]]:
+    """For each question its units that can be taken away, from the top down."""
+    scores = setting.taken(checked(explanation.scores[data.stream(setting.unit)], "map"))
+    return [
+        _order(scores[i], real, "positive", tie_seed(seed, name))
+        for i, (real, name) in enumerate(zip(data.real(setting.unit), data.names, strict=True))
+    ]
+
+
+def _order(scores: Float[Tensor, " unit"], real: Bool[Tensor, " unit"], order: str, seed: int) -> Int[Tensor, " unit"]:
+    at = real.nonzero()[:, 0]
+    return at[ranking(scores[at], order, seed)]
+
+
+def _perturbed(
+    model: nn.Module, explanation: Explanation, data: Asked, setting: Perturbation, method: str, seed: int
+) -> list[Row]:
+    """Curves of all questions, their copies side by side."""
+    unit = {data.regions: "region", data.words: "token"}.get(setting.stream or "")
+    if unit is None or setting.unit != "token" or setting.fill != "drop":
+        streams = f"{data.regions!r} or {data.words!r}"
+        raise Misuse(f'units of questions are Perturbation("token", "drop", stream=...) of {streams}')
+    scores, real = checked(explanation.scores[data.stream(unit)], "map"), data.real(unit)
+    counts, taken = (
+        [0.0, *setting.steps],
+        torch.zeros(len(data), len(setting.steps) + 1, real.shape[1], dtype=torch.bool),
+    )
+    errors: dict[int, str] = {}
+    for i, name in enumerate(data.names):
+        order = _order(scores[i], real[i], setting.order, tie_seed(seed, name))
+        for step, share in enumerate(counts):
+            taken[i, step, order[: counted(share, len(order))]] = True
+        if unit == "region" and counted(counts[-1], len(order)) >= len(order):
+            errors[i] = "Misuse: a step takes all regions away, and attention needs one to look at; end before 1"
+    taken[[*errors]] = False
+    copies = torch.arange(len(data)).repeat_interleave(len(counts))
+    away = "mask" if unit == "region" else "drop"
+    p = probabilities(model, data, unit, away, copies, taken.flatten(0, 1)).unflatten(0, (len(data), len(counts)))
+    labels = [None if label < 0 else label for label in data.labels.tolist()]
+    examples = [Example(name, Reading({}), label) for name, label in zip(data.names, labels, strict=True)]
+    rows = [row_of(p[i], example, setting, method, None) for i, example in enumerate(examples)]
+    return [replace(r, values={}, curves={}, error=errors[i]) if i in errors else r for i, r in enumerate(rows)]
+
+
+# -- looking -----------------------------------------------------------------------------------------------------------
+
+
+def _redirected(explanation: Explanation, data: Asked, setting: Redirection) -> list[Row]:
+    regions, real = setting.taken(checked(explanation.scores[data.regions], "map")), data.real("region")
+    words, content = setting.taken(checked(explanation.scores[data.words], "map")), data.real("token")
+    found = []
+    for i, j in data.redirections.tolist():
+        tops, shifts, marks = [], [], []
+        for a, b in ((i, j), (j, i)):  # a is asked now, b is the other one
+            own = asked_now(data.source[a], data.source[b])
+            tops.append(_pointing(regions[a], own, real[a]))
+            shifts.append(_share(regions[a], own, real[a]) - _share(regions[b], own, real[b]))
+            marks.append(_pointing(words[a], torch.arange(words.shape[1]) == data.asked[a], content[a]))
+        values = {"redirected": tops[0] * tops[1], "shift": sum(shifts) / 2, "marked": marks[0] * marks[1]}
+        found.append(_paired(explanation, data, setting, (i, j), values))
+    return found
+
+
+def asked_now(source: Bool[Tensor, " region"], other: Bool[Tensor, " region"]) -> Bool[Tensor, " region"]:
+    """The regions of one question that the other one is not about; all of them, where there are none such."""
+    alone = source & ~other
+    return alone if bool(alone.any()) else source
+
+
+def _absent(explanation: Explanation, data: Asked, setting: Absence) -> list[Row]:
+    scores, real = setting.taken(checked(explanation.scores[data.regions], "map")).clamp(min=0), data.real("region")
+    found = []
+    for i, j in data.absences.tolist():
+        absent, there = (entropy(scores[a][real[a]]) for a in (i, j))
+        p = scores[i][real[i]]
+        values = {"entropy_absent": absent, "entropy_present": there, "difference": absent - there}
+        found.append(_paired(explanation, data, setting, (i, j), values | {"largest_absent": float(p.max() / p.sum())}))
+    return found
+
+
+def _pointed(explanation: Explanation, data: Asked, setting: Pointing) -> list[Row]:
+    maps = explanation.scores[data.regions] if setting.of == "answer" else asked_rows(explanation, data)
+    scores, real = setting.taken(checked(maps, "map")), data.real("region")
+    found = []
+    for i in range(len(data)):
+        if not bool((data.source[i] & real[i]).any()) or (setting.of == "asked" and data.asked[i] < 0):
+            error = "Misuse: no region is known that this answer is read off, or no word that is asked for"
+            found.append(replace(_row(explanation, data, setting, i), error=error))
+            continue
+        values = {
+            "pointing": _pointing(scores[i], data.source[i], real[i]),
+            "pointing_evidence": _pointing(scores[i], data.evidence[i], real[i]),
+            "ap": average_precision(scores[i][real[i]], data.evidence[i][real[i]]),
+        }
+        found.append(replace(_row(explanation, data, setting, i), values=values))
+    return found
+
+
+def asked_rows(explanation: Explanation, data: Asked) -> Float[Tensor, "question region"]:
+    """The regions that each question's asked word looks at; where nothing is asked for, any."""
+    tokens = data.asked.clamp(min=0).unique().tolist()
+    rows = explanation.between(data.words, data.regions, tokens)
+    at = torch.tensor([tokens.index(token) for token in data.asked.clamp(min=0).tolist()])
+    return rows[torch.arange(len(data)), at.to(rows.device)]
+
+
+def _pointing(scores: Tensor, truth: Tensor, real: Tensor) -> float:
+    """Whether the top unit is one of the right ones; of several equal ones at the top, the share that is."""
+    return pointing(scores[real], truth[real])
+
+
+def _share(scores: Tensor, truth: Tensor, real: Tensor) -> float:
+    """The share of the map's positive part that is on the right units; NaN where there is nothing."""
+    p = scores.clamp(min=0) * real
+    return float(p[truth].sum() / p.sum())
+
+
+def _row(explanation: Explanation, data: Asked, setting: Logic, i: int) -> Row:
+    """One question's row, without values."""
+    receipt, label = explanation.receipt, int(data.labels[i])
+    said, explained = (None if t is None else int(t[i]) for t in (receipt.predicted, receipt.explained))
+    return Row(setting.name, "", data.names[i], {}, {}, None if label < 0 else label, said, explained)
+
+
+def _paired(
+    explanation: Explanation, data: Asked, setting: Logic, pair: Sequence[int], values: dict[str, float]
+) -> Row:
+    """One pair's row, named by both; label and answer are those of the second one."""
+    row = _row(explanation, data, setting, pair[1])
+    return replace(row, example=" > ".join(data.names[i] for i in pair), values=values)
+
+
+__all__ = [
+    "Absence",
+    "Logic",
+    "Necessity",
+    "Pointing",
+    "Redirection",
+    "Sufficiency",
+    "asked_now",
+    "asked_rows",
+    "logic",
+    "orders",
+]

@@ -1,0 +1,259 @@
+"""Protocol 7, sanity: is the map of this model, of this class, and of this sample alone?
+
+Cascading randomisation of parameters, last to first (Adebayo et al. 2018): a map that does not change is not of the model.
+Maps of two classes that are both there must differ. The same call twice, in a batch or alone, with more padding or less, must
+give the same map. Each is a function to one row; the model comes back bit for bit, also after an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regard.api.explain import explain
+from regard.errors import Misuse, nearest
+from regard.evaluation.rows import Example, Row, checked, stream_of
+from regard.explanation.explanation import Explanation, Reading
+from regard.recording.frames import list_elements
+
+Scores = Float[Tensor, " token"]
+Options = Mapping[str, Any]
+SAME = 1e-6
+CHECKS = {
+    "cascade": "sanity/cascading-randomisation/last-to-first/normal/spearman",
+    "classes": "sanity/class-sensitivity/two-present-classes",
+    "repeat": "sanity/repeatability",
+    "padding": "sanity/padding-invariance/right+5",
+}
+
+
+def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Parameters by block (the outermost element of a list of modules), else by module; in the order of registration."""
+    blocks = sorted(list_elements(model), key=len)
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        owner = next((b for b in blocks if name.startswith(b + ".")), name.rpartition(".")[0] or "(model)")
+        groups.setdefault(owner, []).append(parameter)
+    return groups
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """A check as a protocol: "cascade", "classes" (the label against `Example.other`), "repeat" or "padding"."""
+
+    check: str
+    explained: str = "true"
+
+    def __post_init__(self) -> None:
+        if self.check not in CHECKS:
+            raise nearest(self.check, CHECKS, "sanity check")
+
+    @property
+    def name(self) -> str:
+        """The full name."""
+        return f"{CHECKS[self.check]}/{self.explained}"
+
+
+def sanity(
+    model: nn.Module, example: Example, setting: Sanity, target: int, method: str = "gae", options: Options | None = None, *,
+    seed: int = 0,
+) -> Row:  # fmt: skip
+    """One row of one check, under the check's own function."""
+    if setting.check == "classes":
+        if example.other is None:
+            raise Misuse(f"example {example.name} names no second class that is present")
+        row = class_sensitivity(model, example, target, example.other, method, options, seed=seed)
+    else:
+        made = {"cascade": cascade, "repeat": repeatability, "padding": padding_invariance}[setting.check]
+        row = made(model, example, target, method, options, seed=seed)
+    return replace(row, protocol=setting.name)
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Parameters and buffers come back bit for bit, whatever is written into them within."""
+    tensors = [*model.parameters(), *model.buffers()]
+    kept = [t.detach().clone() for t in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for t, old in zip(tensors, kept, strict=True):
+                t.copy_(old)
+
+
+def randomise(parameter: nn.Parameter, generator: torch.Generator) -> None:
+    """Normal values with the parameter's own mean and deviation; one that holds a single value has learned none, and stays."""
+    if not parameter.is_floating_point():
+        raise Misuse(f"a parameter is {parameter.dtype}; only floating parameters can be drawn anew")
+    with torch.no_grad():
+        old = parameter.float()
+        drawn = torch.randn(parameter.shape, generator=generator).to(old)
+        parameter.copy_(old.mean() + drawn * old.std(correction=0))
+
+
+def cascade(
+    model: nn.Module,
+    example: Example,
+    target: int,
+    method: str = "gae",
+    options: Options | None = None,
+    *,
+    seed: int = 0,
+) -> Row:
+    """Rank correlation of the map with what it becomes as groups of parameters are drawn anew, from the last to the first.
+
+    Row: the curve `similarity` (Spearman, beginning with 1 for the model itself) and `change` (see `distance`); `final`, and
+    `unchanged`: 1 where even the last map is the first one. (A method that reads no weights near the output may well stay
+    unchanged in the first steps.)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first = _map(model, example, target, method, options, seed)
+    similarity, change = [1.0], [0.0]
+    with restored(model):
+        for group in reversed(parameter_groups(model).values()):
+            for parameter in group:
+                randomise(parameter, generator)
+            now = _map(model, example, target, method, options, seed)
+            similarity.append(spearman(first, now))
+            change.append(distance(first, now))
+    values = {"final": similarity[-1], "mean": sum(similarity[1:]) / len(similarity[1:])}
+    values["unchanged"] = float(change[-1] <= SAME)
+    curves = {"similarity": tuple(similarity), "change": tuple(change)}
+    return Row(CHECKS["cascade"], method, example.name, values, curves, example.label, None, target)
+
+
+def class_sensitivity(
+    model: nn.Module, example: Example, target: int, other: int, method: str = "gae", options: Options | None = None, *,
+    seed: int = 0,
+) -> Row:  # fmt: skip
+    """How far the maps of two classes that are both present differ."""
+    a, b = (_map(model, example, c, method, options, seed) for c in (target, other))
+    values = {"similarity": spearman(a, b), "change": distance(a, b), "unchanged": float(distance(a, b) <= SAME)}
+    return Row(
+        "sanity/class-sensitivity/two-present-classes", method, example.name, values, {}, example.label, None, target
+    )
+
+
+def repeatability(
+    model: nn.Module,
+    example: Example,
+    target: int,
+    method: str = "gae",
+    options: Options | None = None,
+    *,
+    seed: int = 0,
+) -> Row:
+    """The same call twice."""
+    a, b = (_map(model, example, target, method, options, seed) for _ in range(2))
+    return _same_row(CHECKS["repeat"], a, b, example, target, method)
+
+
+def batch_invariance(
+    model: nn.Module, examples: Sequence[Example], targets: Sequence[int], method: str = "gae",
+    options: Options | None = None, *, seed: int = 0,
+) -> list[Row]:  # fmt: skip
+    """Every example alone and in one batch (of examples whose tensors have one shape)."""
+    stacked = {k: torch.cat([e.reading.inputs[k] for e in examples]) for k in examples[0].reading.inputs}
+    together = _explained(
+        model, stacked, examples[0], torch.tensor(list(targets)), method, options, seed, len(examples)
+    )
+    name = stream_of(together)
+    rows = []
+    for i, (example, target) in enumerate(zip(examples, targets, strict=True)):
+        alone = _map(model, example, target, method, options, seed)
+        rows.append(
+            _same_row("sanity/batch=single", alone, checked(together.scores[name][i], "map"), example, target, method)
+        )
+    return rows
+
+
+def padding_invariance(
+    model: nn.Module, example: Example, target: int, method: str = "gae", options: Options | None = None, *,
+    more: int = 5, pad: int = 0, seed: int = 0,
+) -> Row:  # fmt: skip
+    """A text with `more` padded tokens on the right: real tokens keep their scores, padded ones have exactly none."""
+    inputs = example.reading.inputs
+    ids = next((v for v in inputs.values() if not v.is_floating_point()), None)
+    if "attention_mask" not in inputs or ids is None:
+        raise Misuse("padding can be added to texts only: inputs with token ids and an attention_mask")
+    stream = next(k for k, v in inputs.items() if v is ids)
+    filler = {stream: pad}
+    longer = {k: F.pad(v, (0, more), value=filler.get(k, 0)) if v.shape == ids.shape else v for k, v in inputs.items()}
+    a = _map(model, example, target, method, options, seed)
+    padded = _explained(model, longer, example, target, method, options, seed, 1, more)
+    b = checked(padded.scores[stream][0], "map")
+    row = _same_row(f"sanity/padding-invariance/right+{more}", a, b[: len(a)], example, target, method)
+    values = {**row.values, "padded_scores": float(b[len(a) :].abs().max())}
+    return Row(row.protocol, method, example.name, values, {}, example.label, None, target)
+
+
+def _same_row(protocol: str, a: Scores, b: Scores, example: Example, target: int, method: str) -> Row:
+    values = {"difference": float((a - b).abs().max()), "relative": float((a - b).abs().max() / _size(a, b))}
+    return Row(protocol, method, example.name, values, {}, example.label, None, target)
+
+
+def _map(model: nn.Module, example: Example, target: int, method: str, options: Options | None, seed: int) -> Scores:
+    found = _explained(model, example.reading.inputs, example, target, method, options, seed, 1)
+    return checked(found.scores[stream_of(found)][0], "map")
+
+
+def _explained(
+    model: nn.Module, inputs: Mapping[str, Tensor], example: Example, target: Any, method: str, options: Options | None,
+    seed: int, batch: int, more: int = 0,
+) -> Explanation:  # fmt: skip
+    """`explain` with what the reader knew of the special tokens."""
+    known = example.reading
+    special = {k: F.pad(v, (0, more), value=True).expand(batch, -1) for k, v in known.special.items()}
+    reading = Reading(dict(inputs), {}, special if batch == 1 else {}, known.labels, known.mean, known.std)
+    found = explain(model, dict(inputs), target, method, seed=seed, _reading=reading, **(options or {}))
+    assert isinstance(found, Explanation)
+    return found
+
+
+def _size(a: Scores, b: Scores) -> float:
+    return max(float(a.abs().max()), float(b.abs().max())) or 1.0
+
+
+def distance(a: Scores, b: Scores) -> float:
+    """max |a − b| over the larger map's largest size: 0 for the same map, also for two maps of zeros."""
+    return float((a - b).abs().max()) / _size(a, b)
+
+
+def spearman(a: Scores, b: Scores) -> float:
+    """Rank correlation; equal scores share their mean rank. A flat map has no order: 1 with itself, 0 with any other."""
+    ra, rb = ranks(a), ranks(b)
+    ra, rb = ra - ra.mean(), rb - rb.mean()
+    size = float(ra.norm() * rb.norm())
+    return float(ra @ rb) / size if size else float(torch.equal(a, b))
+
+
+def ranks(x: Scores) -> Float[Tensor, " token"]:
+    """Ranks from 0; equal values share the mean of theirs."""
+    _, at, counts = torch.unique(x, return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0)
+    middle: Tensor = (ends - (counts + 1) / 2).double()
+    return middle[at]
+
+
+__all__ = [
+    "Sanity",
+    "batch_invariance",
+    "cascade",
+    "class_sensitivity",
+    "padding_invariance",
+    "parameter_groups",
+    "randomise",
+    "ranks",
+    "repeatability",
+    "restored",
+    "sanity",
+    "spearman",
+]

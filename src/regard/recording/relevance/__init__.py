@@ -1,0 +1,1 @@
+"""Relevance over a recording: rows, the walk over its states, and where the walk begins."""

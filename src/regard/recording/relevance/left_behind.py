@@ -1,0 +1,108 @@
+"""Rows that the target reads as an earlier attention left them, since no later one took them along.
+
+The read-out is looked for in the final attentions. A model whose last layers change the class token alone (class attention, or
+a last layer that is computed for one query) may read the patches as well, as the layers before have left them. Their gradient
+there is of two parts, by the later attentions that look at them and by the head itself; the second alone makes them rows
+of the read-out, and is what a run gives in which every attention's output is cut from what went before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.recording.calls import AttentionCall
+from regard.recording.edits import Edit, Leaves
+from regard.recording.gradient import gradient
+from regard.recording.graph import node_of, upstream
+from regard.recording.recording import Gradients, Recording
+from regard.recording.relevance.propagation import Relevance, in_turn
+from regard.recording.tokens.tracker import STRIDE, Merge
+
+
+def left_behind(
+    recording: Recording,
+    gradients: Gradients,
+    y: Tensor,
+    found: Mapping[int, Relevance],
+    again: Callable[[Sequence[Edit]], tuple[Sequence[AttentionCall], Tensor]],
+) -> dict[int, Relevance]:
+    """Weights of rows that the target reads at attentions that are not final: number -> (batch, row), sum 1 per sample.
+
+    `found`: the read-out at the final ones. `again` runs the model with edits, and gives its calls and y, in the graph. Costs
+    nothing where there can be none, which the graph of y tells.
+    """
+    rows = {a: mine for a, mine in _last_of_all(recording).items() if a not in found and bool(mine.any())}
+    rows = {a: mine for a, mine in rows.items() if _alive(recording, gradients, a, mine)}
+    if not rows:
+        return {}
+    direct = _reached(y, recording.calls)
+    rows = {a: mine for a, mine in rows.items() if direct & {*recording.attentions[a].calls}}
+    return _weights(recording, rows, again) if rows else {}
+
+
+def _last_of_all(recording: Recording) -> dict[int, Tensor]:
+    """Attention -> bool (batch, row): its query rows that no later attention has among its own."""
+    taken = torch.zeros(recording.batch, recording.rows, dtype=torch.bool)
+    out: dict[int, Tensor] = {}
+    for event in in_turn(recording.calls, recording.merges):
+        if isinstance(
+            event, Merge
+        ):  # rows that go on under another name (merged, copies, later stages) are taken along
+            made = taken[:, event.rows.repeat_interleave(event.sources.shape[1])].long()
+            taken |= torch.zeros_like(taken, dtype=torch.int64).index_add_(1, event.sources.flatten(), made) > 0
+            continue
+        own = torch.zeros_like(taken)
+        for call in event:
+            own[(call.queries // STRIDE - 1).clamp(min=0), call.queries % STRIDE] = True
+        own[:, 0] = False
+        out[event[0].attention], taken = own & ~taken, taken | own
+    return out
+
+
+def _alive(recording: Recording, gradients: Gradients, attention: int, rows: Tensor) -> bool:
+    """Whether y has a gradient at any of some rows."""
+    for call in recording.calls_of(attention, gradients):
+        assert call.dO is not None
+        size = call.canonical(call.dO).abs().amax((1, 3)).cpu()
+        if bool((recording.gather(rows.to(size), call.queries) * size).any()):
+            return True
+    return False
+
+
+def _reached(y: Tensor, calls: Sequence[AttentionCall]) -> set[int]:
+    """Calls whose output y holds without going through that of another one."""
+    stops: dict[Any, int] = {node_of(c.output): c.index for c in calls if c.output.requires_grad}
+    stops |= {node_of(c.weights.root): -1 for c in calls if c.weights is not None}
+    return {stops[node] for node in upstream([node_of(y)], lambda node: node not in stops) if node in stops}
+
+
+def _weights(
+    recording: Recording,
+    rows: Mapping[int, Tensor],
+    again: Callable[[Sequence[Edit]], tuple[Sequence[AttentionCall], Tensor]],
+) -> dict[int, Relevance]:
+    """Norms of the gradient that reaches rows by no other attention, as weights."""
+    with torch.enable_grad():
+        calls, y = again([Leaves()])
+        grads = gradient(y, [c.output for c in calls])
+    out = {}
+    for attention, mine in rows.items():
+        squares = recording.zeros()
+        for i in recording.attentions[attention].calls:
+            dO = grads[i]
+            if dO is not None:
+                call = recording.calls[i]
+                size = call.canonical(dO).to(call.precision).pow(2).sum((1, 3)).cpu()
+                squares += recording.scatter(size, call.queries)
+        norms = squares.sqrt() * mine
+        norms[:, 0] = 0
+        if bool(norms.any()):
+            out[attention] = norms / norms.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return out
+
+
+__all__ = ["left_behind"]

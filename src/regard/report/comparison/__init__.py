@@ -1,0 +1,1 @@
+"""A comparison of maps as a figure and as a page."""

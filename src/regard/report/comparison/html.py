@@ -1,0 +1,239 @@
+"""A `Comparison` as one self-contained page, and its table in plain text.
+
+The page is still: no script, all maps drawn in, the same words for keyboard and mouse. As in `html`, it asks the network for
+nothing, and Jinja2 escapes every text, label and file name.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from regard.errors import Misuse
+from regard.evaluation.compare import Comparison, formula
+from regard.explanation.boxes import Box
+from regard.explanation.explanation import Explanation, Picture, write_atomically
+from regard.report import need
+from regard.report.colour import LIGHT, OPACITY, Array, Scale, number, veil
+from regard.report.explanation.html import COLOURS, piece, templates
+from regard.report.explanation.png import blend, listed
+from regard.report.explanation.receipt import at, lines, percent
+from regard.report.explanation.view import ChartView, Panel, PictureView, Piece, TextView, View, view_of
+
+SIDE = 320  # pixels, the longest side of a map on the page
+COLOURED = {"colours": COLOURS, "opacity": OPACITY}
+HEAD = ("method", "a", "baseline it implies", "quadrature", "site", "baseline", "Σa", "T", "ε", "ε/|T|", "passes")
+
+
+def write_page(comparison: Comparison, path: str | os.PathLike[str], title: str | None = None) -> Path:
+    """Write the page: a section for each sample. Raises Misuse where a package of `regard[viz]` is missing."""
+    return write_atomically(path, page(comparison, title).encode("utf-8", "replace"))
+
+
+def page(comparison: Comparison, title: str | None = None) -> str:
+    """The page as text; see `write_page`."""
+    need("viz")
+    shown = [_section(comparison, i) for i in range(comparison.batch)]
+    title = title or f"Methods compared: {shown[0]['name'] if len(shown) == 1 else f'{len(shown)} inputs'}"
+    template = templates().get_template("comparison.html.j2")
+    return str(template.render(title=title, sections=shown, sites=comparison.sites, head=HEAD, **COLOURED))
+
+
+# -- what there is to show --------------------------------------------------------------------------------------------
+
+
+def accounts(exp: Explanation, sample: int) -> str:
+    """ε/|T| in per cent, or `undefined`; float32 leaves nothing to say below a hundredth of a per cent."""
+    value = at(exp.receipt.relative_error, sample)
+    return "< 0.01 %" if value is not None and value < 1e-4 else percent(value)
+
+
+def maps(c: Comparison) -> list[tuple[str, list[tuple[str, Explanation | None]]]]:
+    """The grid, row by row: a method, and its explanation at each site of the columns (None: the method does not take it)."""
+    inside = [m for m in c.methods if any((m, s) in c.grid for s in c.sites)]
+    return [(m, [(s, c.grid.get((m, s))) for s in c.sites]) for m in inside]
+
+
+def panels_of(exp: Explanation, sample: int) -> tuple[list[Panel], list[str]]:
+    """What to draw of a map, and what to list beside it: short streams, special tokens of a text shown by its words.
+
+    Where all of a map is rounding (below 1e-6 of max(1, |y|)), its scale is empty: colours would make something of nothing.
+    """
+    view = view_of(exp, sample)
+    y = abs(at(exp.receipt.target_value, sample) or 0.0)
+    beside = [listed(p) for p in view.listed]
+    beside += [f"{t.text} {number(t.score)}" for p in view.panels if isinstance(p, TextView) for t in _special(p)]
+    return [_settled(p, 1e-6 * max(1.0, y)) for p in view.panels], beside
+
+
+def _special(panel: TextView) -> list[Piece]:
+    """Special tokens that have a share, the first few of them; of a text that is shown by its words."""
+    return [t for t in panel.tokens if t.special and t.score][:4] if panel.words else []
+
+
+def _settled(panel: Panel, least: float) -> Panel:
+    scale = panel.best[1] if isinstance(panel, TextView) else panel.scale
+    if scale.limit == 0 or scale.top >= least:
+        return panel
+    empty = dataclasses.replace(scale, limit=0.0, note=f"all scores are rounding, below {number(scale.top)}")
+    if isinstance(panel, TextView):
+        return dataclasses.replace(panel, word_scale=empty, token_scale=empty)
+    return dataclasses.replace(panel, scale=empty)
+
+
+def name_of(exp: Explanation, sample: int) -> str:
+    """The raw input's name."""
+    names = [raw[sample].name for raw in exp.inputs.values() if sample < len(raw)]
+    return " + ".join(names) if names else f"sample {sample}"
+
+
+def numbers(exp: Explanation, sample: int) -> list[str]:
+    """The last columns of the table: site, baseline, Σa, T, ε, ε/|T|, passes."""
+    r = exp.receipt
+    values = (r.attribution_sum, r.attribution_target, r.attribution_error)
+    return [r.site, r.baseline, *(number(at(v, sample)) for v in values), accounts(exp, sample), str(r.passes)]
+
+
+def table(c: Comparison, sample: int = 0) -> list[list[str]]:
+    """The unification table with this input's numbers, one row a map; see `HEAD`."""
+    if not 0 <= sample < c.batch:
+        raise Misuse(f"sample {sample} does not exist; the comparison holds {c.batch}, counted from 0")
+    return [[e.method, *formula(e), *numbers(e, sample)] for e in c.explanations]
+
+
+def plain_table(c: Comparison, sample: int = 0) -> str:
+    """The table without formulas, as text."""
+    every = [[row[0], *row[4:]] for row in [list(HEAD), *table(c, sample)]]
+    widths = [max(len(row[i]) for row in every) for i in range(len(every[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in every)
+
+
+def small(panel: PictureView) -> Array:
+    """The map over its picture, uint8 (height, width, 3), about `SIDE` large: small pictures become whole multiples."""
+    if panel.picture is None:
+        times = max(1, SIDE // max(panel.cells.shape))
+        return np.kron(panel.scale.over(panel.cells, LIGHT), np.ones((times, times, 1), dtype=np.uint8))
+    picture = _resized(panel.picture)
+    return veil(blend(dataclasses.replace(panel, picture=picture)), picture.box)
+
+
+def _resized(picture: Picture) -> Picture:
+    from PIL import Image
+
+    pixels = picture.pixels.cpu().numpy()
+    longest = max(pixels.shape[:2])
+    if longest > SIDE:
+        image = Image.fromarray(pixels)
+        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        pixels = np.array(image)
+    elif (times := SIDE // longest) > 1:
+        pixels = pixels.repeat(times, 0).repeat(times, 1)
+    high, wide = (a / b for a, b in zip(pixels.shape, picture.pixels.shape[:2]))
+    box, *regions = (
+        Box(left * wide, top * high, right * wide, bottom * high)
+        for left, top, right, bottom in (picture.box, *picture.regions)
+    )
+    return Picture(torch.from_numpy(pixels), box, picture.name, tuple(regions))
+
+
+def ends(scale: Scale) -> tuple[str, str]:
+    """The numbers at both ends of a scale."""
+    ticks = scale.ticks()
+    return ticks[0][1], ticks[-1][1]
+
+
+# -- for the template -------------------------------------------------------------------------------------------------
+
+
+def _section(c: Comparison, sample: int) -> dict[str, Any]:
+    key, first = f"s{sample}", c.explanations[0]
+    cells = iter([_cell(e, sample, f"{key}m{i}") for i, e in enumerate(c.explanations)])
+    rows = [
+        {
+            "method": method,
+            "formula": formula(next(e for _, e in found if e is not None)),
+            "cells": [(site, None if e is None else next(cells)) for site, e in found],
+        }
+        for method, found in maps(c)
+    ]
+    return {
+        "id": key,
+        "name": name_of(first, sample),
+        "original": _original(view_of(first, sample)),
+        "target": lines(first, sample)[0],
+        "rows": rows,
+        "own": [{"method": e.method, "cell": next(cells)} for e in c.own.values()],
+        "table": _grouped(c, sample, key),
+        "notes": _notes(c),
+    }
+
+
+def _notes(c: Comparison) -> list[str]:
+    """Each note once: of which maps it speaks, or of all."""
+    of: dict[str, list[str]] = {}
+    for e in c.explanations:
+        for note in dict.fromkeys(e.receipt.notes):
+            of.setdefault(note, []).append(f"{e.method} at {e.receipt.site}")
+    return [n if len(maps) == len(c.explanations) else f"{', '.join(maps)}: {n}" for n, maps in of.items()]
+
+
+def _grouped(c: Comparison, sample: int, key: str) -> list[dict[str, Any]]:
+    """The table's rows, those of one method together."""
+    groups: list[dict[str, Any]] = []
+    for i, exp in enumerate(c.explanations):
+        if not groups or groups[-1]["method"] != exp.method:
+            groups.append({"method": exp.method, "formula": formula(exp), "rows": []})
+        groups[-1]["rows"].append((f"{key}m{i}", numbers(exp, sample)))
+    return groups
+
+
+def _cell(exp: Explanation, sample: int, key: str) -> dict[str, Any]:
+    panels, beside = panels_of(exp, sample)
+    error = at(exp.receipt.relative_error, sample)
+    return {
+        "id": key,
+        "site": exp.receipt.site,
+        "about": f"{exp.method} at {exp.receipt.site}",
+        "panels": [_panel(p, len(panels) > 1) for p in panels],
+        "listed": beside,
+        "ratio": accounts(exp, sample),
+        "known": error is not None and not math.isnan(error),
+    }
+
+
+def _panel(panel: Panel, several: bool) -> dict[str, Any]:
+    scale = panel.best[1] if isinstance(panel, TextView) else panel.scale
+    shown: dict[str, Any] = {"stream": panel.stream if several else "", "uri": "", "pieces": [], "tokens": False}
+    shown["scale"] = {"ends": ends(scale), "signed": scale.signed, "empty": scale.limit == 0, "note": scale.note}
+    if isinstance(panel, PictureView):
+        return shown | {"uri": _jpeg(small(panel))}
+    if isinstance(panel, ChartView):
+        return shown | {"pieces": [piece(str(i), s, scale) for i, s in enumerate(panel.scores)], "tokens": True}
+    pieces = [piece(p.text, p.score, scale, p.special, p.note) for p in panel.best[0]]
+    return shown | {"pieces": pieces, "tokens": not panel.words}
+
+
+def _original(view: View) -> str:
+    """The first picture as it is, where there is one."""
+    found = [p.picture for p in view.panels if isinstance(p, PictureView) and p.picture is not None]
+    return _jpeg(veil(_resized(found[0]).pixels.numpy(), _resized(found[0]).box)) if found else ""
+
+
+def _jpeg(pixels: Array) -> str:
+    """A picture as a data: address; colours as sharp as the rest."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="jpeg", quality=88, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+__all__ = ["HEAD", "accounts", "maps", "numbers", "page", "plain_table", "table", "write_page"]

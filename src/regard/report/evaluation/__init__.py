@@ -1,0 +1,1 @@
+"""Results of protocols as figures and as a page."""

@@ -1,0 +1,175 @@
+"""Rows of protocols as one self-contained page: what was asked, numbers with intervals, who is not surely worse, figures.
+
+The page is still: no script, the same words for keyboard and mouse. As in `html`, it asks the network for nothing, and Jinja2
+escapes every name. Figures are drawn twice, for light and for dark paper.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from regard.errors import Misuse
+from regard.evaluation.ranking import direction, standings
+from regard.evaluation.rows import Row
+from regard.evaluation.summaries import Summary, grouped, side, summaries
+from regard.explanation.explanation import write_atomically
+from regard.report import need
+from regard.report.evaluation import charts
+from regard.report.explanation.html import COLOURS, templates
+
+HEADLINES = ("auc_probability", "iou", "auprc", "mean", "similarity", "relative")
+"""The metric whose paired differences are drawn: the first of these that a protocol has."""
+BEHIND = {"kept": "accuracy", "change": "similarity"}
+"""Curves that are not drawn where the other one is."""
+SMALL = 5.5  # inches
+KEYS = {1: "higher is better", -1: "lower is better", 0: ""}
+
+
+def write_page(
+    rows: Sequence[Row],
+    path: str | os.PathLike[str],
+    title: str | None = None,
+    *,
+    against: str = "random",
+    seed: int = 0,
+) -> Path:
+    """Write the page: a section for each protocol among the rows; paired differences are from the method `against`.
+
+    Raises Misuse where there are no rows, or a package of `regard[viz]` is missing.
+    """
+    return write_atomically(path, page(rows, title, against=against, seed=seed).encode("utf-8", "replace"))
+
+
+def page(rows: Sequence[Row], title: str | None = None, *, against: str = "random", seed: int = 0) -> str:
+    """The page as text; see `write_page`."""
+    need("viz")
+    if not rows:
+        raise Misuse("there are no rows to show")
+    groups = grouped(rows, lambda r: r.protocol)
+    shown = [_section(name, own, f"p{i}", against, seed) for i, (name, own) in enumerate(groups.items())]
+    kinds = list(dict.fromkeys(name.partition("/")[0] for name in groups))
+    template = templates().get_template("evaluation.html.j2")
+    return str(
+        template.render(title=title or f"Protocols: {', '.join(kinds)}", sections=shown, colours=COLOURS, opacity=1)
+    )
+
+
+def _section(name: str, rows: Sequence[Row], key: str, against: str, seed: int) -> dict[str, Any]:
+    """What the template needs of one protocol."""
+    found = summaries(rows, seed, split=True)
+    metrics = list(dict.fromkeys(s.metric for s in found if s.metric))
+    sides = Counter({r.example: side(r) for r in rows if not r.error}.values())
+    errors = Counter((r.method, r.error) for r in rows if r.error)
+    every = list(dict.fromkeys(r.method for r in rows))
+    examples = len({r.example for r in rows})
+    split = bool(sides["right"] and sides["wrong"])
+    return {
+        "id": key,
+        "name": name,
+        "counts": _counts(examples, len(every), sides, sum(errors.values())),
+        "metrics": [{"name": m, "better": KEYS[direction(name, m)]} for m in metrics],
+        "rows": _table(found, rows, every, metrics, seed),
+        "split": [_sides(found, method, metrics) for method in every] if split else [],
+        "errors": [{"method": m, "error": e, "count": n} for (m, e), n in errors.most_common()],
+        "figures": _figures(name, rows, metrics, split, against, seed),
+    }
+
+
+def _counts(examples: int, methods: int, sides: Counter[str], errors: int) -> list[str]:
+    """What the numbers are of, in words."""
+    known = [f"{n} {word}" for word, n in (("right", sides["right"]), ("wrong", sides["wrong"])) if n]
+    model = [f"the model has {', '.join(known)}" + (f", {sides['unknown']} not known" if sides["unknown"] else "")]
+    return [
+        f"{examples} example{'' if examples == 1 else 's'}",
+        f"{methods} method{'' if methods == 1 else 's'}",
+        *(model if known else []),
+        f"{errors} row{'' if errors == 1 else 's'} with an error" if errors else "no errors",
+    ]
+
+
+def _table(
+    found: Sequence[Summary], rows: Sequence[Row], every: Sequence[str], metrics: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
+    """A line a method: a cell a metric, how many examples had numbers, and how many ended in an error."""
+    marks = {m: standings(rows, m, seed) for m in metrics}
+    at = {(s.method, s.metric): s for s in found if s.split == "all"}
+    return [
+        {
+            "method": method,
+            "cells": [cell(at.get((method, m)), marks[m].get(method, "")) for m in metrics],
+            "examples": sum(not r.error for r in rows if r.method == method),
+            "errors": sum(bool(r.error) for r in rows if r.method == method),
+        }
+        for method in every
+    ]
+
+
+def _sides(found: Sequence[Summary], method: str, metrics: Sequence[str]) -> dict[str, Any]:
+    """A method's cells where the model is right, and where it is wrong."""
+    at = {(s.split, s.metric): s for s in found if s.method == method}
+    parts = [{"split": s, "cells": [cell(at.get((s, m))) for m in metrics]} for s in charts.SPLIT]
+    return {"method": method, "parts": parts}
+
+
+def cell(summary: Summary | None, mark: str = "") -> dict[str, str]:
+    """A number, its interval, how many examples had none, and where it stands. "–" where there is no number."""
+    if summary is None or math.isnan(summary.value.value):
+        return {"value": "–", "interval": "", "undefined": "", "mark": ""}
+    value, interval = str(summary.value).split(" ", 1)
+    undefined = f"{summary.undefined} undefined" if summary.undefined else ""
+    return {"value": value, "interval": interval, "undefined": undefined, "mark": mark}
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def _figures(
+    name: str, rows: Sequence[Row], metrics: Sequence[str], split: bool, against: str, seed: int
+) -> list[dict[str, Any]]:
+    """Curves, and paired differences of the headline metric; for light and for dark paper."""
+    there = list(dict.fromkeys(c for r in rows for c in r.curves if charts.drawable(r, c)))
+    out = [_curves(rows, c, seed) for c in there if BEHIND.get(c) not in there]
+    methods = {r.method for r in rows if not r.error}
+    metric = next((m for m in HEADLINES if m in metrics), next(iter(metrics), None))
+    if metric is not None and against in methods and len(methods) > 1:
+        out.append(_forest(name, rows, metric, split, against, seed))
+    return out
+
+
+def _curves(rows: Sequence[Row], curve: str, seed: int) -> dict[str, Any]:
+    ranked = [line.method for line in charts.lines(rows, curve, seed)]
+    alt = f"Curves of {curve}, one line a method, from the largest on the whole to the smallest: {', '.join(ranked)}."
+    known = "area" if any(f"auc_{curve}" in r.values for r in rows) else "mean"
+    caption = (
+        f"{curve}: means over examples with 95 % bootstrap bands; legends give each line's {known}, largest first."
+    )
+    return _drawn(lambda dark: charts.curves(rows, curve, dark=dark, seed=seed), alt, caption)
+
+
+def _forest(name: str, rows: Sequence[Row], metric: str, split: bool, against: str, seed: int) -> dict[str, Any]:
+    better = KEYS[direction(name, metric)]
+    alt = f"{metric} of every method less that of {against}, example by example; the numbers are in the tables."
+    caption = (
+        f"{metric}, paired differences from {against} with 95 % bootstrap intervals; filled where zero is left out"
+        + (f"; {better}." if better else ".")
+    )
+    return _drawn(
+        lambda dark: charts.forest(rows, metric, against=against, split=split, dark=dark, seed=seed), alt, caption
+    )
+
+
+def _drawn(draw: Callable[[bool], Any], alt: str, caption: str) -> dict[str, Any]:
+    """A figure for both papers; a small one may shrink to a phone's width, others are scrolled there."""
+    light, dark = draw(False), draw(True)
+    uris = {name: f"data:image/png;base64,{base64.b64encode(charts.png(f)).decode()}" for name, f in
+            (("light", light), ("dark", dark))}  # fmt: skip
+    return {**uris, "alt": alt, "caption": caption, "small": light.get_size_inches()[0] <= SMALL}
+
+
+__all__ = ["cell", "page", "write_page"]

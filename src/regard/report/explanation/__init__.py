@@ -1,0 +1,1 @@
+"""An explanation as a figure, a page, and in the terminal."""

@@ -1,0 +1,435 @@
+"""An explanation as a matplotlib figure and as a PNG file: bands from top to bottom, laid out in inches.
+
+Object interface only: no pyplot, no global state, and the same bytes for the same explanation.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from regard.errors import Misuse
+from regard.explanation.boxes import Box
+from regard.explanation.explanation import Explanation, Picture, place, write_atomically
+from regard.report import need
+from regard.report.colour import LIGHT, OPACITY, Array, Scale, grey, ink, number
+from regard.report.explanation.receipt import brief
+from regard.report.explanation.view import (
+    ChartView,
+    Panel,
+    PictureView,
+    Piece,
+    SoundView,
+    TextView,
+    View,
+    plain,
+    view_of,
+)
+
+WIDTH = 9.0  # inches, of the whole figure
+EDGE = 0.3
+DPI = 120
+INK, FAINT = "#1b1d22", "#5c616b"
+TAG = {"facecolor": "black", "alpha": 0.75, "pad": 1.0, "linewidth": 0.0}  # behind the number of a region
+SIZE = 12.0  # points, of running text
+ROWS = 100  # of running text at most; the page shows all of it
+
+
+@dataclass(frozen=True)
+class Band:
+    """A strip of the figure: its height in inches, and what draws it given the figure and the height of its top."""
+
+    height: float
+    draw: Callable[[Any, float], None]
+
+
+def plot(explanation: Explanation, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
+    """Draw one sample; return the matplotlib Figure, and write it as PNG if `path`.
+
+    Raises Misuse where matplotlib or Pillow is missing, or the sample is not there.
+    """
+    need("viz")
+    figure = _figure(view_of(explanation, sample))
+    return figure if path is None else save(figure, path)
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> Any:
+    """Write a figure as PNG, the same bytes for the same figure; return it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
+    return figure
+
+
+def overlay(exp: Explanation, sample: int = 0) -> Array:
+    """The map alone at its original picture's size, uint8 RGBA (height, width, 4): clear where the score is 0.
+
+    Clear, too, where the model did not look. Laid over the picture it gives `composite`.
+    """
+    panel = _pictured(exp, sample)
+    return panel.scale.rgba(_placed(panel), OPACITY)
+
+
+def composite(exp: Explanation, sample: int = 0) -> Array:
+    """The map over its original picture in grey, uint8 (height, width, 3)."""
+    return blend(_pictured(exp, sample))
+
+
+def blend(panel: PictureView) -> Array:
+    """`composite` of a panel whose picture is known."""
+    assert panel.picture is not None
+    return panel.scale.over(_placed(panel), grey(panel.picture.pixels.cpu().numpy()), OPACITY)
+
+
+def _pictured(exp: Explanation, sample: int) -> PictureView:
+    for panel in view_of(exp, sample).panels:
+        if isinstance(panel, PictureView) and panel.picture is not None:
+            return panel
+    raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
+
+
+def _placed(panel: PictureView) -> Array:
+    import torch
+
+    assert panel.picture is not None
+    cells = torch.from_numpy(np.ascontiguousarray(panel.cells))
+    placed: Array = place(cells, panel.picture, panel.raster).numpy()
+    return placed
+
+
+def _figure(view: View) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bands = [_heading(view), *(_band(p) for p in view.panels)]
+    if view.listed:
+        bands.append(_paragraph("Beside it:  " + "  ·  ".join(listed(p) for p in view.listed), 9.5, INK))
+    foot = [part.replace(" ", "\u00a0") for part in brief(view.exp, view.sample)]  # lines end between items only
+    bands.append(_paragraph("\u00a0 · ".join(foot), 8.5, FAINT))
+    figure = Figure(figsize=(WIDTH, sum(b.height for b in bands) + 2 * EDGE), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    top = figure.get_figheight() - EDGE
+    for band in bands:
+        band.draw(figure, top)
+        top -= band.height
+    return figure
+
+
+def _band(panel: Panel) -> Band:
+    if isinstance(panel, TextView):
+        return _text(panel)
+    if isinstance(panel, ChartView):
+        return _chart(panel)
+    if isinstance(panel, SoundView):
+        return _sound(panel)
+    return _picture(panel) if panel.picture is not None else _grid(panel)
+
+
+def listed(panel: ChartView) -> str:
+    """A short stream in one line: its name and its scores."""
+    return f"{panel.stream} {', '.join(number(s) for s in panel.scores)}"
+
+
+def _heading(view: View) -> Band:
+    method, target = safe(view.method), safe(view.target)
+    rows = textwrap.wrap(target, 86)[:3] or [""]
+
+    def draw(figure: Any, top: float) -> None:
+        write(figure, EDGE, top - 0.05, textwrap.shorten(method, 70, placeholder=" …"), 15, INK, weight="bold")
+        for i, row in enumerate(rows):
+            write(figure, EDGE, top - 0.38 - 0.21 * i, row, 11, FAINT)
+
+    return Band(0.55 + 0.21 * len(rows), draw)
+
+
+def _paragraph(text: str, size: float, colour: str) -> Band:
+    runs, count = flow([Piece(safe(text))], (WIDTH - 2 * EDGE) * SIZE / size)
+    rows = ["".join(r.text for r in runs if r.row == i) for i in range(count)]
+    step = size * 1.5 / 72
+
+    def draw(figure: Any, top: float) -> None:
+        for i, row in enumerate(rows):
+            write(figure, EDGE, top - 0.1 - step * i, row, size, colour)
+
+    return Band(0.15 + step * len(rows), draw)
+
+
+def _picture(panel: PictureView) -> Band:
+    picture = panel.picture
+    assert picture is not None
+    pixels = picture.pixels.cpu().numpy()
+    wide, high = _fit(pixels.shape[1], pixels.shape[0], (WIDTH - 2 * EDGE - 1.1) / 2, 5.0)
+    left = (WIDTH - 2 * wide - 1.1) / 2
+
+    def draw(figure: Any, top: float) -> None:
+        for x, shown, name in ((left, pixels, safe(picture.name)), (left + wide + 0.15, blend(panel), "the map")):
+            axes = axes_at(figure, x, top - 0.25, wide, high)
+            axes.imshow(shown, interpolation="none" if max(shown.shape) < 400 else "antialiased")
+            write(figure, x, top - 0.03, textwrap.shorten(name, 45, placeholder=" …"), 9, FAINT)
+            _outside(axes, picture)
+            for i, box in enumerate(panel.regions):
+                frame(axes, box, 0.8)
+                axes.text(max(box.left, 0), max(box.top, 0), str(i + 1), va="top", fontsize=7, color="white", bbox=TAG)
+            if panel.found is not None:
+                frame(axes, panel.found.box, 1.6)
+        _bar(figure, left + 2 * wide + 0.3, top - 0.25, high, panel.scale)
+
+    return Band(high + 0.45, draw)
+
+
+def _sound(panel: SoundView) -> Band:
+    """A sound is wide: its map takes the figure's whole width."""
+    assert panel.picture is not None
+    height, width = panel.picture.pixels.shape[:2]
+    wide = WIDTH - 2 * EDGE
+    high = wide * height / width
+
+    def draw(figure: Any, top: float) -> None:
+        axes = axes_at(figure, EDGE, top - 0.25, wide, high)
+        axes.imshow(blend(panel), interpolation="antialiased", aspect="auto")
+        write(figure, EDGE, top - 0.03, textwrap.shorten(safe(panel.picture.name), 90, placeholder=" …"), 9, FAINT)  # type: ignore[union-attr]
+        _flat_bar(figure, EDGE, top - 0.4 - high, panel.scale)
+
+    return Band(high + 1.0, draw)
+
+
+def _outside(axes: Any, picture: Picture) -> None:
+    """Grey and hatch what the model did not see, and frame what it saw."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    height, width = picture.pixels.shape[:2]
+    a, b, c, d = (
+        max(picture.box[0], 0),
+        max(picture.box[1], 0),
+        min(picture.box[2], width),
+        min(picture.box[3], height),
+    )
+    if (a, b, c, d) == (0, 0, width, height):
+        return
+    shift = np.array([-0.5, -0.5])  # imshow puts the first pixel's centre at 0
+    outer = np.array([(0, 0), (width, 0), (width, height), (0, height), (0, 0)]) + shift
+    inner = np.array([(a, b), (a, d), (c, d), (c, b), (a, b)]) + shift
+    codes = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY] * 2
+    ring = Path(np.concatenate([outer, inner]), codes)
+    axes.add_patch(PathPatch(ring, facecolor=(0.5, 0.5, 0.5, 0.6), edgecolor=(1, 1, 1, 0.5), hatch="////", linewidth=0))
+    frame(axes, Box(a, b, c, d), 0.7)
+
+
+def frame(axes: Any, box: Box, width: float) -> None:
+    """A box on a picture, white on dark, so that it stands out everywhere."""
+    from matplotlib.patches import Rectangle
+
+    corner, across, down = (box.left - 0.5, box.top - 0.5), box.right - box.left, box.bottom - box.top
+    for colour, line in ((INK, width + 0.9), ("white", width)):
+        axes.add_patch(Rectangle(corner, across, down, fill=False, edgecolor=colour, linewidth=line))
+
+
+def _grid(panel: PictureView) -> Band:
+    rows, columns = panel.cells.shape
+    wide, high = _fit(columns, rows, 5.0, 5.0)
+
+    def draw(figure: Any, top: float) -> None:
+        axes = axes_at(figure, EDGE, top - 0.25, wide, high)
+        axes.imshow(panel.scale.over(panel.cells, LIGHT), interpolation="none")
+        write(figure, EDGE, top - 0.03, f"{safe(panel.stream)}: {rows} x {columns} tokens", 9, FAINT)
+        _bar(figure, EDGE + wide + 0.2, top - 0.25, high, panel.scale)
+
+    return Band(high + 0.45, draw)
+
+
+def _chart(panel: ChartView) -> Band:
+    def draw(figure: Any, top: float) -> None:
+        axes = figure.add_axes(place_at(figure, EDGE + 0.7, top - 0.3, WIDTH - 2 * EDGE - 0.8, 2.2))
+        axes.bar(
+            range(len(panel.scores)), np.nan_to_num(panel.scores), color=panel.scale.over(panel.scores, LIGHT) / 255
+        )
+        axes.axhline(0, color=INK, linewidth=0.8)
+        axes.set_xlabel("token", color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.locator_params(axis="x", integer=True)
+        note = f"  ({panel.scale.note})" if panel.scale.note else ""
+        write(figure, EDGE, top - 0.03, safe(panel.stream) + note, 9, FAINT)
+
+    return Band(3.1, draw)
+
+
+def _text(panel: TextView) -> Band:
+    pieces, scale = panel.best
+    runs, rows = flow([spelt(p) for p in pieces], WIDTH - 2 * EDGE, gap=0.0 if panel.words else 0.06)
+    left_out, rows = max(0, rows - ROWS), min(rows, ROWS)
+    step = SIZE * 1.75 / 72
+
+    def draw(figure: Any, top: float) -> None:
+        if left_out:
+            write(figure, EDGE + 3.4, top - 0.45 - step * rows, f"{left_out} more lines: see the page", 8.5, FAINT)
+        for run in (r for r in runs if r.row < rows):
+            _run(figure, run, top - 0.15 - step * run.row, scale)
+        _flat_bar(figure, EDGE, top - 0.3 - step * rows, scale)
+
+    return Band(0.95 + step * rows, draw)
+
+
+def spelt(piece: Piece) -> Piece:
+    """A piece as it can be drawn."""
+    return Piece(safe(piece.text, keep="\n").replace("\t", "    "), piece.score, piece.special)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A piece of text placed in a line: its left end and width in inches, its row."""
+
+    text: str
+    score: float | None
+    left: float
+    width: float
+    row: int
+
+
+def flow(pieces: list[Piece], width: float, gap: float = 0.0) -> tuple[list[Run], int]:
+    """Break pieces into lines of `width` inches, a word cut where it alone is too long; runs and row count."""
+    runs: list[Run] = []
+    x, row = 0.0, 0
+    for piece in pieces:
+        for part in _parts(piece.text, width):
+            if part == "\n":
+                x, row = 0.0, row + 1
+                continue
+            long = _measure(part)
+            if x + long > width and x > 0:
+                x, row = 0.0, row + 1
+            if part.isspace() and x == 0:
+                continue
+            runs.append(Run(part, piece.score, x, long, row))
+            x += long + gap
+    return runs, row + 1
+
+
+def _parts(text: str, width: float) -> list[str]:
+    """Words, spaces and line ends apart; what is wider than a line is cut."""
+    import re
+
+    parts: list[str] = []
+    for part in re.findall(r"\n|[ \t]+|[^ \t\n]+", text):
+        while part != "\n" and _measure(part) > width:
+            cut = max(1, int(len(part) * width / _measure(part)) - 1)
+            parts.append(part[:cut])
+            part = part[cut:]
+        parts.append(part)
+    return parts
+
+
+def _run(figure: Any, run: Run, top: float, scale: Scale) -> None:
+    from matplotlib.patches import Rectangle
+
+    colour: Any = INK
+    if run.score is not None:
+        paper = scale.over(run.score, LIGHT)
+        box = place_at(figure, EDGE + run.left, top + 0.03, run.width, SIZE * 1.45 / 72)
+        figure.add_artist(
+            Rectangle(box[:2], box[2], box[3], facecolor=paper / 255, linewidth=0, transform=figure.transFigure)
+        )
+        colour = ink(paper)
+    write(figure, EDGE + run.left, top, run.text, SIZE, colour)
+
+
+def _bar(figure: Any, left: float, top: float, height: float, scale: Scale) -> None:
+    """The colour scale, upright, with its numbers."""
+    low = -scale.limit if scale.signed else 0.0
+    high = min(height, 3.0)
+    axes = figure.add_axes(place_at(figure, left, top, 0.16, high))
+    values = np.linspace(low, scale.limit, 256)[:, None]
+    extent = (0.0, 1.0, low, scale.limit or 1.0)
+    axes.imshow(scale.over(values, LIGHT), origin="lower", aspect="auto", extent=extent)
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    axes.set_yticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=INK)
+    for i, row in enumerate(textwrap.wrap(scale.note, 16)):
+        write(figure, left, top - high - 0.08 - 0.13 * i, row, 7.5, FAINT)
+
+
+def _flat_bar(figure: Any, left: float, top: float, scale: Scale) -> None:
+    """The colour scale, lying, with its numbers."""
+    low = -scale.limit if scale.signed else 0.0
+    axes = figure.add_axes(place_at(figure, left + 0.1, top, 3.0, 0.14))
+    values = np.linspace(low, scale.limit, 256)[None, :]
+    axes.imshow(
+        scale.over(values, LIGHT), aspect="auto", extent=(low, scale.limit or 1.0, 0.0, 1.0), interpolation="none"
+    )
+    axes.set_yticks([])
+    axes.set_xticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=INK)
+    write(figure, left + 3.4, top + 0.03, scale.note, 8.5, FAINT)
+
+
+def _fit(width: int, height: int, most_wide: float, most_high: float) -> tuple[float, float]:
+    """The largest size in inches with these proportions (very long pictures are squeezed to 1:8)."""
+    ratio = min(max(height / width, 1 / 8), 8.0)
+    wide = min(most_wide, most_high / ratio)
+    return wide, wide * ratio
+
+
+def axes_at(figure: Any, left: float, top: float, width: float, height: float) -> Any:
+    """Bare axes at a place in inches."""
+    axes = figure.add_axes(place_at(figure, left, top, width, height))
+    axes.set_axis_off()
+    return axes
+
+
+def place_at(figure: Any, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """A rectangle given in inches, from the left and from the bottom to its top, in fractions of the figure."""
+    w, h = figure.get_size_inches()
+    return left / w, (top - height) / h, width / w, height / h
+
+
+def write(figure: Any, left: float, top: float, text: str, size: float, colour: str, weight: str = "normal") -> None:
+    """Text whose upper left corner stands at a place in inches, `top` from the figure's lower edge; as it is, no formulas."""
+    w, h = figure.get_size_inches()
+    figure.text(
+        left / w,
+        top / h,
+        text,
+        va="top",
+        fontsize=size,
+        color=colour,
+        weight=weight,
+        parse_math=False,
+        family="DejaVu Sans",
+    )
+
+
+@lru_cache(maxsize=1)
+def _font() -> Any:
+    from matplotlib.font_manager import FontProperties, findfont
+    from matplotlib.ft2font import FT2Font
+
+    font = FT2Font(findfont(FontProperties(family="DejaVu Sans")))
+    font.set_size(SIZE, 72)
+    return font
+
+
+@lru_cache(maxsize=1)
+def _glyphs() -> frozenset[int]:
+    return frozenset(_font().get_charmap())
+
+
+def safe(text: str, keep: str = "") -> str:
+    """Text that can be drawn: control characters, and characters that the font has not, become �."""
+    known = _glyphs()
+    return "".join(c if ord(c) in known or c in keep else "�" for c in plain(text, keep))
+
+
+@lru_cache(maxsize=4096)
+def _advance(character: str) -> float:
+    """Width of a character in inches at the size of running text."""
+    return float(_font().load_char(ord(character)).linearHoriAdvance) / 65536 / 72
+
+
+def _measure(text: str) -> float:
+    return sum(_advance(c) for c in text)

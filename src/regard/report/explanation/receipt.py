@@ -1,0 +1,117 @@
+"""The receipt in plain language: one line an item, the same words in pictures, pages and the terminal."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from regard.explanation.explanation import Explanation, Receipt
+from regard.report.colour import number
+from regard.report.explanation.view import class_of, fits_texts, target_of
+
+
+class Line(NamedTuple):
+    """An item of the receipt: its `name`, its `value`, and what that says in plain words (may be empty)."""
+
+    name: str
+    value: str
+    meaning: str = ""
+
+
+def lines(exp: Explanation, sample: int = 0) -> list[Line]:
+    """The whole receipt of one sample. Runs what is still to be measured."""
+    r = exp.receipt
+    return [
+        _target(exp, sample),
+        _baseline(r, sample),
+        Line("site", r.site, "" if r.site == "none" else "where in the model the scores live"),
+        Line("read-out", r.readout, "the tokens that the target reads"),
+        Line("sum of the map", number(at(r.attribution_sum, sample)), "over all streams, prefix tokens included"),
+        *_error(r, sample),
+        _faithful(r),
+        Line(
+            "cost", f"{r.passes} passes, {r.seconds:.2g} s", "forward and gradient passes, those of the checks included"
+        ),
+        Line("seed", str(r.seed)),
+        Line("versions", ", ".join(f"{k} {v}" for k, v in r.versions.items()) or "not recorded"),
+        *(Line("note", note) for note in r.notes),
+    ]
+
+
+def _target(exp: Explanation, sample: int) -> Line:
+    r = exp.receipt
+    explained, predicted = class_of(exp, r.explained, sample), class_of(exp, r.predicted, sample)
+    if explained is None or predicted is None:
+        meaning = ""
+    elif fits_texts(exp):
+        meaning = "no text given fits better" if explained == predicted else f"{predicted} fits better"
+    elif explained == predicted:
+        meaning = "this is what the model predicts"
+    else:
+        meaning = f"the model predicts {predicted}, not this"
+    return Line("target", f"{target_of(exp, sample)} = {number(at(r.target_value, sample))}", meaning)
+
+
+def _baseline(r: Receipt, sample: int) -> Line:
+    value = at(r.baseline_value, sample)
+    said = "" if value is None else f"the target is {number(value)} there"
+    return Line("baseline", r.baseline, said)
+
+
+def _error(r: Receipt, sample: int) -> list[Line]:
+    """T, ε and what they say; `undefined` where the method has no unit of the target."""
+    change, error = at(r.attribution_target, sample), at(r.attribution_error, sample)
+    if change is None:
+        return [Line("attribution error", "undefined", "this method's scores have no unit of the target")]
+    claim = "" if r.decomposes else "; the method does not claim to account for all of it"
+    frontier = "" if r.complete else "; one stream of several, the others are left out"
+    ratio = percent(at(r.relative_error, sample))
+    return [
+        Line("change to explain", number(change), "how far the target moves when the site is set to the baseline"),
+        Line("attribution error", number(error), accounts(r, sample) + claim + frontier),
+        Line("relative error", ratio, "the target hardly moves" if ratio == "undefined" else ""),
+    ]
+
+
+def accounts(r: Receipt, sample: int = 0) -> str:
+    """`the map accounts for x of y`, or why that cannot be said."""
+    change = at(r.attribution_target, sample)
+    if change is None:
+        return "undefined"
+    return f"the map accounts for {number(at(r.attribution_sum, sample))} of {number(change)}"
+
+
+def _faithful(r: Receipt) -> Line:
+    value = r.faithful
+    if value is None:
+        return Line("faithful", "undefined", "the watched run was not compared with the model's own run")
+    if value == 0:
+        return Line("faithful", "0", "the watched run gave exactly the model's own output")
+    return Line("faithful", number(value), "largest difference between the watched run and the model's own output")
+
+
+def brief(exp: Explanation, sample: int = 0) -> list[str]:
+    """The receipt as a few short items, for the foot of a picture."""
+    r = exp.receipt
+    error = at(r.relative_error, sample)
+    return [
+        f"{target_of(exp, sample)} = {number(at(r.target_value, sample))}",
+        f"site {r.site}",
+        f"baseline {r.baseline}",
+        f"Σa {number(at(r.attribution_sum, sample))}",
+        f"T {number(at(r.attribution_target, sample))}",
+        f"ε {number(at(r.attribution_error, sample))}" + ("" if error is None else f" ({percent(error)})"),
+        f"faithful {number(r.faithful)}",
+    ]
+
+
+def at(values: Any, sample: int) -> float | None:
+    """A sample's value of a receipt tensor; a single value stands for all samples."""
+    if values is None:
+        return None
+    flat = values.detach().cpu().reshape(-1)
+    return float(flat[min(sample, len(flat) - 1)]) if len(flat) else None
+
+
+def percent(value: float | None) -> str:
+    """A ratio as percents."""
+    return "undefined" if value is None or value != value else f"{100 * value:.3g} %"

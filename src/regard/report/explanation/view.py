@@ -1,0 +1,340 @@
+"""What there is to draw of one sample of an explanation, without saying how: pictures, texts, charts, short streams."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from regard.errors import Misuse
+from regard.explanation.boxes import Box, Found
+from regard.explanation.explanation import PLAINLY, Explanation, Picture, Raster, Raw, Sound, Text, joined, words_of
+from regard.report.colour import Array, Scale, scale_of
+
+LISTED = 8  # a stream of at most so many tokens that is neither picture nor text is listed beside the others
+
+
+@dataclass(frozen=True)
+class PictureView:
+    """A stream that is a grid of scores, and the original picture where it is known.
+
+    Scores of a picture's regions are one row of cells. `found`: the object that is explained, where one was found.
+    """
+
+    stream: str
+    cells: Array
+    scale: Scale
+    picture: Picture | None
+    found: Found | None = None
+    raster: Raster = PLAINLY
+
+    @property
+    def regions(self) -> Sequence[Box]:
+        """The boxes that the cells stand for, where they are no grid."""
+        return () if self.picture is None else self.picture.regions
+
+
+@dataclass(frozen=True)
+class SoundView(PictureView):
+    """A stream that is a sound: its scores over a picture of it, and from when to when each token stands, in seconds."""
+
+    times: Sequence[tuple[float, float]] = ()
+    scores: Sequence[float] = ()
+
+    @property
+    def moments(self) -> list[Piece]:
+        """Every token by the time that it stands for."""
+        return [Piece(f"{a:.2f}–{b:.2f} s", s) for (a, b), s in zip(self.times, self.scores, strict=True)]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of a text. `score` is None for what lies between words; `note` is the model's own spelling of a token.
+
+    `tokens`: the numbers of the tokens that it is made of.
+    """
+
+    text: str
+    score: float | None = None
+    special: bool = False
+    note: str = ""
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextView:
+    """A stream that is a text: its words with what lies between them (none where no words are known), its tokens."""
+
+    stream: str
+    text: Text
+    words: list[Piece]
+    tokens: list[Piece]
+    word_scale: Scale
+    token_scale: Scale
+
+    @property
+    def best(self) -> tuple[list[Piece], Scale]:
+        """Words where they are known, else tokens."""
+        return (self.words, self.word_scale) if self.words else (self.tokens, self.token_scale)
+
+
+@dataclass(frozen=True)
+class ChartView:
+    """A stream of tokens of which nothing but the scores is known."""
+
+    stream: str
+    scores: list[float]
+    scale: Scale
+
+
+Panel = PictureView | TextView | ChartView
+
+
+@dataclass(frozen=True)
+class View:
+    """One sample of one explanation: its panels, and the short streams (`cls_token`, ...) that are listed by number."""
+
+    exp: Explanation
+    sample: int
+    panels: list[Panel]
+    listed: list[ChartView]
+    method: str
+    target: str
+
+
+@dataclass
+class Section:
+    """One raw input with all its views: methods x targets."""
+
+    name: str
+    key: str
+    views: list[View] = field(default_factory=list)
+
+
+def view_of(exp: Explanation, sample: int = 0) -> View:
+    """Sort the streams of one sample into panels and listed ones. Raises Misuse for a sample that is not there."""
+    if not 0 <= sample < exp.batch:
+        raise Misuse(f"sample {sample} does not exist; the explanation holds {exp.batch}, counted from 0")
+    panels: list[Panel] = []
+    bare: list[ChartView] = []
+    for stream, batch in exp.scores.items():
+        if sample < len(batch):
+            scores = batch[sample].detach().cpu().float().numpy()
+            for panel in _panels(exp, stream, scores, _raw(exp, stream, sample)):
+                (bare if isinstance(panel, ChartView) else panels).append(panel)  # type: ignore[arg-type]
+    long = [p for p in bare if len(p.scores) > LISTED or not panels]
+    panels += long
+    listed = [p for p in bare if not any(p is q for q in long)]
+    return View(exp, sample, panels, listed, _method(exp), target_of(exp, sample))
+
+
+def pictures_of(exp: Explanation, sample: int = 0) -> list[PictureView]:
+    """The panels of one sample that are pictures, without the work that its texts would be."""
+    found: list[PictureView] = []
+    for stream, batch in exp.scores.items():
+        raw = _raw(exp, stream, sample)
+        a_picture = stream in exp.grid or isinstance(raw, Sound) or (isinstance(raw, Picture) and bool(raw.regions))
+        if sample < len(batch) and a_picture:
+            panels = _panels(exp, stream, batch[sample].detach().cpu().float().numpy(), raw)
+            found += [p for p in panels if isinstance(p, PictureView)]
+    return found
+
+
+def _raw(exp: Explanation, stream: str, sample: int) -> Raw | None:
+    raws = exp.inputs.get(stream, ())
+    return raws[sample] if sample < len(raws) else None
+
+
+def _panels(exp: Explanation, stream: str, scores: Array, raw: Raw | None) -> list[Panel]:
+    scale = scale_of(scores, exp.signed)
+    if stream in exp.grid and not isinstance(raw, Sound):
+        return [
+            panel
+            for name, cells, picture in _pictures_in(exp, stream, scores, raw if isinstance(raw, Picture) else None)
+            for panel in _frames(exp, stream, name, cells, scale, picture)
+        ]
+    if isinstance(raw, Picture) and raw.regions:
+        return [PictureView(stream, scores[None], scale, raw)]
+    if isinstance(raw, Sound):
+        return [_sound_panel(stream, scores, scale, raw)]
+    if isinstance(raw, Text):
+        return [_text_panel(exp, stream, scores, raw)]
+    return [ChartView(stream, [float(s) for s in scores], scale)]
+
+
+def _pictures_in(
+    exp: Explanation, stream: str, scores: Array, raw: Picture | None
+) -> list[tuple[str, Array, Picture | None]]:
+    """The pictures of one row of tokens: the sample's, or those of several in one row that say something of it."""
+    grid, order = exp.grid[stream], exp.raster(stream).order
+    if order is None:
+        assert isinstance(grid, tuple)
+        return [(stream, scores.reshape(grid), raw)]
+    every, raws, first = grid if isinstance(grid, list) else [grid], exp.inputs.get(stream, ()), 0
+    found = []
+    for i, one in enumerate(every):
+        cells = scores[list(order[first : first + math.prod(one)])].reshape(one)
+        picture = raws[i] if i < len(raws) else None
+        if exp.batch == 1 or cells.any():
+            name = stream if len(every) == 1 else f"{stream}[{i}]"
+            found.append((name, cells, picture if isinstance(picture, Picture) else None))
+        first += math.prod(one)
+    return found
+
+
+def _frames(
+    exp: Explanation, stream: str, name: str, cells: Array, scale: Scale, picture: Picture | None
+) -> list[PictureView]:
+    """A picture, or each of its frames, views, tiles or slices."""
+    if cells.ndim == 2:
+        return [PictureView(name, cells, scale, picture, exp.found, exp.raster(stream))]
+    if picture is not None and cells.ndim == 3 and len(picture.tiles) == len(cells):
+        import torch
+
+        height, width = picture.pixels.shape[:2]
+        whole = joined(torch.from_numpy(np.ascontiguousarray(cells)), picture).numpy()
+        seen = replace(picture, box=(0.0, 0.0, float(width), float(height)))
+        return [PictureView(name, whole, scale_of(whole, exp.signed), seen, exp.found)]
+    named = [(f"{name}[{', '.join(map(str, i))}]", cells[i]) for i in np.ndindex(cells.shape[:-2])]
+    return [PictureView(frame, part, scale, None, None, exp.raster(stream)) for frame, part in named]
+
+
+def _sound_panel(stream: str, scores: Array, scale: Scale, sound: Sound) -> SoundView:
+    """All that the tokens cover, where some of the map lies in the silence after the sound; else the sound alone."""
+    from regard.report.explanation.sound import drawn
+
+    bands = sound.bands if len(scores) % sound.bands == 0 else 1
+    cells, times = scores.reshape(-1, bands).T[::-1].copy(), sound.times(len(scores))
+    covered = cells.shape[1] * sound.step(len(scores))
+    after = np.array([a >= sound.seconds for a, _ in times])
+    silent = float(np.abs(scores[after]).sum()) > 0.01 * float(np.abs(scores).sum())
+    shown = covered if silent or abs(covered - sound.seconds) < 2 * sound.step(len(scores)) else sound.seconds
+    pixels = drawn(sound, shown, bands > 1)
+    box = (0.0, 0.0, pixels.shape[1] * covered / shown, float(pixels.shape[0]))
+    picture = Picture(pixels, box, sound.name)
+    return SoundView(stream, cells, scale, picture, times=times, scores=scores.tolist())
+
+
+def _text_panel(exp: Explanation, stream: str, scores: Array, text: Text) -> TextView:
+    words = word_pieces(text, scores.tolist()) if text.words else []
+    tokens = token_pieces(text, scores.tolist())
+    known = [p.score for p in words if p.score is not None]
+    plain = [p.score for p in tokens if p.score is not None and not p.special]
+    every = [p.score for p in tokens if p.score is not None]
+    return TextView(
+        stream, text, words, tokens, scale_of(known, exp.signed), scale_of(plain if any(plain) else every, exp.signed)
+    )
+
+
+def word_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
+    """The whole text in order: words with their scores, and what lies between them without."""
+    pieces: list[Piece] = []
+    tokens: dict[int, list[int]] = {}
+    for i, w in enumerate(text.word_of):
+        if w is not None:
+            tokens.setdefault(w, []).append(i)
+    at = 0
+    for w, word in sorted(enumerate(words_of(text, scores)), key=lambda found: found[1].start):
+        if word.start < at:
+            continue
+        if word.start > at:
+            pieces.append(Piece(text.text[at : word.start]))
+        pieces.append(Piece(word.text, word.score, tokens=tuple(tokens.get(w, ()))))
+        at = word.end
+    return [*pieces, Piece(text.text[at:])] if at < len(text.text) else pieces
+
+
+def token_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
+    """The model's tokens: as the text spells them, or by the tokenizer's name where they stand for no characters."""
+    pieces = []
+    for i, (token, score) in enumerate(zip(text.tokens, scores, strict=False)):
+        start, end = text.offsets[i] if i < len(text.offsets) else (0, 0)
+        special = i < len(text.special) and text.special[i]
+        pieces.append(Piece(text.text[start:end].strip() or token, float(score), special, token, (i,)))
+    return pieces
+
+
+def target_of(exp: Explanation, sample: int) -> str:
+    """The target in words, with the name of the explained class where the target does not say it."""
+    name = class_of(exp, exp.receipt.explained, sample)
+    spelt = "" if name is None else rf"{re.escape(name)}|{re.escape(name.replace('class ', 'token '))}"
+    said = name is None or re.search(rf"(?<!\w)({spelt})(?!\w)", exp.target)
+    return exp.target if said else f"{exp.target} ({name})"
+
+
+def class_of(exp: Explanation, indices: object, sample: int) -> str | None:
+    """The name (or number) of a sample's class on the receipt; None where the target is no class."""
+    if indices is None:
+        return None
+    values = np.atleast_1d(np.asarray(indices))
+    index = int(values[min(sample, len(values) - 1)])
+    if fits_texts(exp):
+        return f"text {index}"
+    if index in exp.names:
+        return exp.names[index]
+    labels = exp.labels
+    return labels[index] if labels is not None and 0 <= index < len(labels) else f"class {index}"
+
+
+def fits_texts(exp: Explanation) -> bool:
+    """Whether the target is how well a picture and a text fit, so that its "classes" are texts."""
+    return exp.target.startswith("similarity")
+
+
+def _method(exp: Explanation) -> str:
+    options = ", ".join(f"{k}={v}" for k, v in exp.options.items())
+    return f"{exp.method} ({options})" if options else exp.method
+
+
+def sections(explanations: Sequence[Explanation]) -> list[Section]:
+    """Group samples by their raw input; the same method and target twice on one input starts a section anew."""
+    found: list[Section] = []
+    for exp in explanations:
+        for sample in range(exp.batch):
+            view = view_of(exp, sample)
+            key = _key(exp, sample)
+            home = next((s for s in found if s.key == key and not _holds(s, view)), None)
+            if home is None:
+                home = Section(_name(exp, sample), key)
+                found.append(home)
+            home.views.append(view)
+    return found
+
+
+def _holds(section: Section, view: View) -> bool:
+    return any((v.method, v.target) == (view.method, view.target) for v in section.views)
+
+
+def _name(exp: Explanation, sample: int) -> str:
+    names = [r.name for r in (_raw(exp, s, sample) for s in exp.inputs) if r is not None]
+    return " + ".join(names) if names else f"sample {sample}"
+
+
+def _key(exp: Explanation, sample: int) -> str:
+    """What tells raw inputs apart: their content; without any, the sample's number and the streams' lengths."""
+    digest = hashlib.sha256()
+    for stream in exp.scores:
+        raw = _raw(exp, stream, sample)
+        if isinstance(raw, Picture):
+            digest.update(repr((stream, raw.name, raw.box, raw.regions, tuple(raw.pixels.shape))).encode())
+            digest.update(raw.pixels.cpu().contiguous().numpy().tobytes())
+        elif isinstance(raw, Sound):
+            digest.update(repr((stream, raw.name, raw.rate, raw.window)).encode())
+            digest.update(raw.samples.cpu().contiguous().numpy().tobytes())
+        elif isinstance(raw, Text):
+            digest.update(repr((stream, raw.name, raw.text)).encode("utf-8", "surrogatepass"))
+    if not exp.inputs:
+        digest.update(repr((sample, exp.grid, {k: v.shape[1] for k, v in exp.scores.items()})).encode())
+    return digest.hexdigest()
+
+
+def plain(text: str, keep: str = "") -> str:
+    """Untrusted text for a terminal or a drawing: control and direction characters become �, but those in `keep`."""
+    bad = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    joiners = keep + "\u200d\ufe0f\u200c"
+    return "".join(c if c in joiners or unicodedata.category(c) not in bad else "�" for c in text)

@@ -1,0 +1,1 @@
+"""A generation as a figure and as a page."""

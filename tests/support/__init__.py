@@ -1,0 +1,1 @@
+"""Models, twins and checks that tests share; no test is here."""
