@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import regard
 from regard import zoo
-from regard.explanation.explanation import write_atomically
+from regard.explanation.files import write_atomically
 from regard.report.explanation.png import composite
 
 

@@ -10,8 +10,9 @@ from regard.attribution.table import methods, register
 from regard.baseline import Baseline
 from regard.errors import RegardError
 from regard.evaluation.compare import Comparison, compare
-from regard.explanation.explanation import Explanation, Receipt
+from regard.explanation.explanation import Explanation
 from regard.explanation.generation import Generation
+from regard.explanation.receipt import Receipt
 from regard.recording import record
 from regard.recording.proof.verify import Verification, verify
 from regard.site import Site

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from regard import spelling
 from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName, nearest
 from regard.explanation.boxes import Found
-from regard.explanation.explanation import Picture, Raw, Reading, Text
+from regard.explanation.raw_inputs import Picture, Raw, Reading, Text
 from regard.models import default_targets as answers
 from regard.models import detectors as detection
 from regard.models import embeddings, pairs, sounds

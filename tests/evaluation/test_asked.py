@@ -14,9 +14,9 @@ import regard
 from regard import Target
 from regard.cli import commands as cli
 from regard.errors import InputError, Misuse, TargetError, UnknownName
-from regard.explanation.explanation import Reading, Text
+from regard.explanation.raw_inputs import Reading, Text
 from regard.models.token_targets import Asking
-from regard.report.explanation.view import target_of
+from regard.report.view import target_of
 from support.tiny import strong
 from support.writers import save, tokenizer
 

@@ -24,7 +24,7 @@ from regard.evaluation import (
     summaries,
 )
 from regard.evaluation.statistics import bootstrap
-from regard.explanation.explanation import Reading
+from regard.explanation.raw_inputs import Reading
 
 SHORT = Perturbation("token", "drop", steps=(0.5,), auc=(0, 0.5))
 

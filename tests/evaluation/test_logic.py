@@ -33,7 +33,7 @@ from regard.evaluation import (
 from regard.evaluation.protocols.box_matching import Boxes, overlaps
 from regard.evaluation.protocols.region_logic import asked_now, orders
 from regard.evaluation.protocols.region_questions import entropy, probabilities
-from regard.explanation.explanation import Reading
+from regard.explanation.raw_inputs import Reading
 from regard.report.evaluation import html as protocols
 from support import families
 

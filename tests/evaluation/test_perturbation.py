@@ -23,7 +23,7 @@ from regard.evaluation import (
     sufficiency,
 )
 from regard.evaluation.protocols.perturbation import auc, counted, ranking, tie_seed
-from regard.explanation.explanation import Reading
+from regard.explanation.raw_inputs import Reading
 from support.tiny import noise, strong
 
 

@@ -27,7 +27,7 @@ from regard.evaluation.protocols.rationale import (
     runs,
 )
 from regard.evaluation.protocols.windows import windows_of, word_scores
-from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 from support.tiny import noise
 
 SHARED = Path(os.environ.get("REGARD_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))

@@ -23,7 +23,7 @@ from regard.evaluation.protocols.segmentation import (
 )
 from regard.evaluation.statistics import ratios_of_sums
 from regard.evaluation.summaries import ACCUMULATED, summaries
-from regard.explanation.explanation import Picture
+from regard.explanation.raw_inputs import Picture
 from support.tiny import noise
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 import regard
 from regard import Generation, Target
 from regard.errors import InputError, Misuse, ModelError, RegardError
-from regard.explanation.explanation import Picture, Text, words_of
+from regard.explanation.raw_inputs import Picture, Text, words_of
 from regard.models.generate import _spans, write
 from regard.report.generation.html import fragment, page
 from regard.report.generation.view import view

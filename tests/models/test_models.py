@@ -20,7 +20,7 @@ from torch import nn
 
 import regard
 from regard.errors import InputError, ModelError, RegardError, TargetError, UnknownName
-from regard.explanation.explanation import Picture, Text, words_of
+from regard.explanation.raw_inputs import Picture, Text, words_of
 from regard.models.geometry import probe
 from regard.models.loading import load
 from regard.models.pictures import read_picture, to_rgb

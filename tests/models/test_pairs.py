@@ -25,7 +25,7 @@ from regard.models.detectors import found_in
 from regard.report.explanation import objects_png as objects
 from regard.report.explanation.html import page, write_page
 from regard.report.explanation.token_links import MOST, looks
-from regard.report.explanation.view import view_of
+from regard.report.view import view_of
 from support.pairs import FOLDERS, save
 
 torch.set_num_threads(1)
@@ -436,7 +436,7 @@ def test_a_found_object_is_saved(detected, tmp_path):
 
 def test_nothing_found_names_the_picture():
     output = {"logits": torch.tensor([[[0.0, 0.0, 5.0]]]), "pred_boxes": torch.tensor([[[0.5, 0.5, 1.0, 1.0]]])}
-    from regard.explanation.explanation import Picture
+    from regard.explanation.raw_inputs import Picture
 
     shown = Picture(torch.zeros(4, 8, 3, dtype=torch.uint8), (0.0, 0.0, 8.0, 4.0), "a.png")
     with pytest.raises(InputError, match=r"in a\.png above 0\.5 \(the likeliest has 0\.0066"):

@@ -20,12 +20,12 @@ import regard
 from regard import Explanation, Generation, Target
 from regard.cli import commands as cli
 from regard.errors import InputError, Misuse, ModelError
-from regard.explanation.explanation import Sound
+from regard.explanation.raw_inputs import Sound
 from regard.models.sounds import longest, read_sound
 from regard.reader import Reader
 from regard.report.explanation.html import page
-from regard.report.explanation.sound import spectrogram, ticks, waveform
-from regard.report.explanation.view import SoundView, view_of
+from regard.report.sound import spectrogram, ticks, waveform
+from regard.report.view import SoundView, view_of
 from support.tiny import strong
 from support.writers import tokenizer
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import regard
 from regard.errors import InputError, ModelError
-from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 from regard.models.alignment import Piece, joined
 from regard.models.texts import read_texts, words
 from support.tiny import strong

@@ -17,14 +17,18 @@ import torch
 from rich.console import Console
 
 from regard.errors import Misuse, RegardError
-from regard.explanation.explanation import Explanation, Measured, Picture, Receipt, Text
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Picture, Text
+from regard.explanation.receipt import Measured, Receipt
 from regard.report import need
 from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, ink, luminance, number, scale_of
-from regard.report.explanation.html import fragment, page, safe_json, write_page
-from regard.report.explanation.png import composite, flow, overlay, plot
-from regard.report.explanation.receipt import accounts, brief, lines
+from regard.report.explanation.html import fragment, page, write_page
+from regard.report.explanation.png import composite, overlay, plot
 from regard.report.explanation.terminal import digits, show, shrink
-from regard.report.explanation.view import Piece, plain, sections, token_pieces, view_of, word_pieces
+from regard.report.figure import flow
+from regard.report.page import safe_json
+from regard.report.receipt import accounts, brief, lines
+from regard.report.view import Piece, plain, sections, token_pieces, view_of, word_pieces
 
 NASTY = '</script><script>alert(1)</script>"><img src=x onerror=alert(2)><!-- \u2028 {{ 7*7 }} [bold] \x1b[31m'
 

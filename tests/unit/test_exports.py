@@ -18,12 +18,12 @@ pytest.importorskip("transformers")
 import regard
 from regard import Explanation, Generation
 from regard.errors import InputError, Misuse, UnknownName
-from regard.explanation.explanation import Text, words_of
+from regard.explanation.raw_inputs import Text, words_of
 from regard.explanation.spans import Group, grouped, split
 from regard.report.explanation.html import page
-from regard.report.explanation.view import word_pieces
 from regard.report.generation import html as writing
 from regard.report.generation.view import view
+from regard.report.view import word_pieces
 from support.writers import save
 
 torch.set_num_threads(1)

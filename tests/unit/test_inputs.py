@@ -1003,7 +1003,7 @@ def tiled(image) -> Tensor:
 def test_tiles_of_a_picture_lie_on_the_original(tmp_path) -> None:
     """Each tile's map lies where the tile was cut, the small whole over all; a page shows one picture."""
     pytest.importorskip("PIL")
-    from regard.report.explanation.view import view_of
+    from regard.report.view import view_of
 
     torch.manual_seed(0)
     reader = regard.load(Frames(4).eval(), processor=tiled)

@@ -23,7 +23,10 @@ from regard.attribution.table import method as method_row
 from regard.baseline import Baseline
 from regard.errors import Misuse, ModelError, NoAttention, NonFinite, TargetError, TrailLost, Unmoved, nearest
 from regard.explanation.boxes import Found
-from regard.explanation.explanation import WHOLE, Explanation, Grid, Measured, Raster, Reading, Receipt
+from regard.explanation.explanation import Explanation
+from regard.explanation.places import WHOLE, Grid, Raster
+from regard.explanation.raw_inputs import Reading
+from regard.explanation.receipt import Measured, Receipt
 from regard.explanation.token_rows import Between
 from regard.recording import AttentionCall, Gradients, Recording, Stream, record, record_inputs
 from regard.recording.calls.rebuild import budget_of

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.attribution.rerun import Rerun
-from regard.explanation.explanation import Reading
+from regard.explanation.raw_inputs import Reading
 from regard.recording import Gradients, Recording, Stream
 from regard.site import Site
 

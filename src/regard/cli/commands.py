@@ -48,7 +48,8 @@ except ModuleNotFoundError as missing:
 
 if TYPE_CHECKING:
     from regard.evaluation.compare import Comparison
-    from regard.explanation.explanation import Explanation, Raw
+    from regard.explanation.explanation import Explanation
+    from regard.explanation.raw_inputs import Raw
 
 app = typer.Typer(
     name="regard",

@@ -113,7 +113,7 @@ def render_generations(found: Sequence[tuple[str, Generation]], work: Path) -> l
 
 def file_stem(exp: Explanation, sample: int) -> str:
     """Input, method and target as a file name: letters, digits, dots, dashes and underscores, at most 150 bytes."""
-    from regard.report.explanation.view import target_of
+    from regard.report.view import target_of
 
     return "-".join(slug(part) for part in (_stem(_source(exp, sample)), exp.method, target_of(exp, sample)))
 

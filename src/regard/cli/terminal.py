@@ -101,7 +101,7 @@ def steps() -> Iterator[Callable[[str, int, int], None] | None]:
 def show_generations(found: Sequence[tuple[str, Generation]], files: Sequence[Path], quiet: bool) -> None:
     """Print what was written on and what each token rests on, and where the files are."""
     from regard.report.explanation.terminal import show, written
-    from regard.report.explanation.view import view_of
+    from regard.report.view import view_of
 
     console = stdout()
     for stem, g in found if not quiet else ():
@@ -115,7 +115,7 @@ def show_generations(found: Sequence[tuple[str, Generation]], files: Sequence[Pa
 def show_explanations(found: Sequence[Explanation], files: Sequence[Path], quiet: bool) -> None:
     """Print the explanations, and where the files are."""
     from regard.report.explanation.terminal import show
-    from regard.report.explanation.view import sections
+    from regard.report.view import sections
 
     console = stdout()
     for section in sections(found) if not quiet else ():

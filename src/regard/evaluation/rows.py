@@ -12,7 +12,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from regard.errors import Misuse
-from regard.explanation.explanation import Explanation, Raw, Reading, Text
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Raw, Reading, Text
 
 Curve = tuple[float, ...]
 

@@ -22,7 +22,8 @@ from regard.evaluation.protocols.rationale import Rationale, rationale
 from regard.evaluation.protocols.sanity import Sanity, sanity
 from regard.evaluation.protocols.segmentation import Segmentation, segmentation
 from regard.evaluation.rows import Example, Row, sample_of
-from regard.explanation.explanation import Explanation, Reading
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Reading
 from regard.recording.refusals import refuse
 from regard.target import scores
 

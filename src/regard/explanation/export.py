@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from regard.errors import Misuse
-from regard.explanation.explanation import (
-    Explanation,
-    Measured,
-    Raw,
-    Receipt,
-    Sound,
-    Text,
-    as_json,
-    words_of,
-    write_atomically,
-)
+from regard.explanation.explanation import Explanation
+from regard.explanation.files import as_json, write_atomically
+from regard.explanation.raw_inputs import Raw, Sound, Text, words_of
+from regard.explanation.receipt import Measured, Receipt
 
 if TYPE_CHECKING:
     from regard.explanation.generation import Generation

@@ -23,22 +23,11 @@ from torch import Tensor, nn
 from regard.api.explain import explain, rng_kept
 from regard.attribution.table import method as method_row
 from regard.errors import InputError, Misuse, nearest
-from regard.explanation.explanation import (
-    Explanation,
-    Measured,
-    Reading,
-    Receipt,
-    Text,
-    Word,
-    as_json,
-    grid_of,
-    packed,
-    raster_of,
-    raws_of,
-    unpacked,
-    words_of,
-    write_atomically,
-)
+from regard.explanation.explanation import Explanation
+from regard.explanation.files import as_json, packed, raws_of, unpacked, write_atomically
+from regard.explanation.places import grid_of, raster_of
+from regard.explanation.raw_inputs import Reading, Text, Word, words_of
+from regard.explanation.receipt import Measured, Receipt
 from regard.explanation.spans import Groups
 from regard.explanation.token_rows import Between
 from regard.models.alignment import names_of

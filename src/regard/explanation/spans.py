@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from regard.errors import InputError, Misuse, nearest
-
-if TYPE_CHECKING:
-    from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 
 Span = tuple[int, int]
 # A mark that ends a sentence, what closes after it, and white space; in scripts without spaces the mark alone; a blank line.

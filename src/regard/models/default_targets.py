@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from regard.api.explain import rng_kept
 from regard.errors import InputError, TargetError
-from regard.explanation.explanation import Reading, Text
+from regard.explanation.raw_inputs import Reading, Text
 from regard.models.alignment import names_of
 from regard.models.chats import can_write
 from regard.models.texts import plain_words, trim

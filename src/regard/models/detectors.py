@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, TargetError
 from regard.explanation.boxes import Box, Found, corners, probabilities
-from regard.explanation.explanation import Explanation, Picture
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Picture
 from regard.target import field
 
 THRESHOLD = 0.5

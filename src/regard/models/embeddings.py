@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.errors import InputError, ModelError, TargetError, nearest
-from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 from regard.models.checkpoint import read_json
 from regard.models.generate import can_write
 from regard.models.texts import read_texts

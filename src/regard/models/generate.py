@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError, Misuse, ModelError
-from regard.explanation.explanation import Reading, Text
+from regard.explanation.raw_inputs import Reading, Text
 from regard.models.alignment import names_of, spans_of, special_ids
 from regard.models.chats import can_write as can_write
 from regard.models.texts import longest, pad_id, plain_words, spaced, trim

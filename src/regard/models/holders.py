@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from regard.errors import InputError
-from regard.explanation.explanation import article
+from regard.explanation.files import article
 
 JOINED = ("processor", "processing_class")
 SINGLE = ("tokenizer", "image_processor", "feature_extractor")

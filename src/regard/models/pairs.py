@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from regard.errors import InputError
-from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 from regard.models.alignment import laid, names_of, spans_of, special_ids
 from regard.models.chats import Chat, can_write, is_chat, messages_of, render, with_messages
 from regard.models.generate import silent

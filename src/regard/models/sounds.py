@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regard.errors import InputError, ModelError
-from regard.explanation.explanation import Sound
+from regard.explanation.raw_inputs import Sound
 
 Samples = Float[Tensor, " time"]
 GIVE = "a path of a WAV file, an array, or (array, rate)"

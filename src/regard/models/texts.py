@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from regard.errors import InputError, ModelError
-from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 from regard.models.alignment import begun, names_of, spans_of, special_ids
 from regard.models.chats import Chat, can_write, is_chat, render
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError, Misuse, TargetError, UnknownName
-from regard.explanation.explanation import Reading, Text
+from regard.explanation.raw_inputs import Reading, Text
 from regard.models.chats import can_write
 from regard.models.texts import alone
 from regard.target import Target, Value, field, scores

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError
-from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 from regard.models import pairs
 from regard.models.chats import is_chat
 from regard.models.default_targets import compares

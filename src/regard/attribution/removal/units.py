@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from regard.attribution.integral.baseline_values import blurred, special_tokens
 from regard.errors import Misuse
 from regard.evaluation.rows import Example
-from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 from regard.recording import Recording, record
 from regard.recording.edits import LeaveOut
 from regard.recording.recorder import run

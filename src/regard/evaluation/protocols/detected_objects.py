@@ -17,7 +17,8 @@ from regard.errors import Misuse
 from regard.evaluation.protocols.box_matching import Boxes, overlaps
 from regard.evaluation.protocols.segmentation import Segmentation, segmentation
 from regard.evaluation.rows import Example, Row, sample_of
-from regard.explanation.explanation import Explanation, Reading
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Reading
 from regard.target import Target
 
 

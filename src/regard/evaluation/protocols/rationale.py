@@ -24,7 +24,7 @@ from regard.evaluation.protocols.perturbation import SHARES, counted, ranking, t
 from regard.evaluation.protocols.segmentation import average_precision, f1, recall_and_precision
 from regard.evaluation.protocols.windows import Window, windows_of, word_scores
 from regard.evaluation.rows import Row, checked
-from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 from regard.target import scores as class_scores
 
 if TYPE_CHECKING:

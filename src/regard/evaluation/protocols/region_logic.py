@@ -25,7 +25,8 @@ from regard.evaluation.protocols.perturbation import Perturbation, counted, rank
 from regard.evaluation.protocols.region_questions import Asked, checked_away, entropy, probabilities
 from regard.evaluation.protocols.segmentation import average_precision, pointing
 from regard.evaluation.rows import Example, Row, checked
-from regard.explanation.explanation import Explanation, Reading
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Reading
 
 SIGNS = ("signed", "absolute")
 EVIDENCE = "evidence"

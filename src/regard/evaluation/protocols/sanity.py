@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from regard.api.explain import explain
 from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
-from regard.explanation.explanation import Explanation, Reading
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Reading
 from regard.recording.frames import list_elements
 
 Scores = Float[Tensor, " token"]

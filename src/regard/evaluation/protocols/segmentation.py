@@ -15,7 +15,8 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
-from regard.explanation.explanation import Explanation, Picture
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Picture
 
 Values = Float[Tensor, " pixel"]
 Mask = Bool[Tensor, " pixel"]

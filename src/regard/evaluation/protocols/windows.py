@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regard.errors import InputError
 from regard.evaluation.data.eraser import Document, Span
-from regard.explanation.explanation import Text
+from regard.explanation.raw_inputs import Text
 from regard.models.texts import longest, trim
 
 if TYPE_CHECKING:

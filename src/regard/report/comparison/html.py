@@ -20,13 +20,15 @@ import torch
 from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
 from regard.explanation.boxes import Box
-from regard.explanation.explanation import Explanation, Picture, write_atomically
+from regard.explanation.explanation import Explanation
+from regard.explanation.files import write_atomically
+from regard.explanation.raw_inputs import Picture
 from regard.report import need
 from regard.report.colour import LIGHT, OPACITY, Array, Scale, number, veil
-from regard.report.explanation.html import COLOURS, piece, templates
-from regard.report.explanation.png import blend, listed
-from regard.report.explanation.receipt import at, lines, percent
-from regard.report.explanation.view import ChartView, Panel, PictureView, Piece, TextView, View, view_of
+from regard.report.figure import blend
+from regard.report.page import COLOURS, piece, templates
+from regard.report.receipt import at, lines, percent
+from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, View, listed, view_of
 
 SIDE = 320  # pixels, the longest side of a map on the page
 COLOURED = {"colours": COLOURS, "opacity": OPACITY}

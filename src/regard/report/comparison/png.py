@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import textwrap
 from collections.abc import Sequence
@@ -12,13 +11,13 @@ import numpy as np
 
 from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
-from regard.explanation.explanation import Explanation, write_atomically
+from regard.explanation.explanation import Explanation
 from regard.report import need
 from regard.report.colour import LIGHT, Scale, ink
 from regard.report.comparison.html import accounts, ends, maps, name_of, panels_of, small
-from regard.report.explanation.png import DPI, EDGE, FAINT, INK, SIZE, Run, axes_at, flow, place_at, safe, spelt, write
-from regard.report.explanation.receipt import lines
-from regard.report.explanation.view import ChartView, Panel, PictureView, Piece, TextView, view_of
+from regard.report.figure import EDGE, FAINT, INK, SIZE, Run, axes_at, flow, place_at, safe, save, sheet, spelt, write
+from regard.report.receipt import lines
+from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, view_of
 
 GAP = 0.15  # inches, between maps
 PICTURE, TEXT = 1.35, 2.3  # inches, the width of a cell
@@ -37,17 +36,10 @@ def plot(c: Comparison, path: str | os.PathLike[str] | None = None, sample: int 
     if not 0 <= sample < c.batch:
         raise Misuse(f"sample {sample} does not exist; the comparison holds {c.batch}, counted from 0")
     figure = _figure(c, sample)
-    if path is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        write_atomically(path, buffer.getvalue())
-    return figure
+    return figure if path is None else save(figure, path)
 
 
 def _figure(c: Comparison, sample: int) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     first = view_of(c.explanations[0], sample)
     cell = PICTURE if any(isinstance(p, PictureView) for p in first.panels) else TEXT
     columns = max(len(c.sites) if c.grid else 1, 3)
@@ -56,8 +48,7 @@ def _figure(c: Comparison, sample: int) -> Any:
     target = textwrap.wrap(safe(lines(c.explanations[0], sample)[0].value), int(columns * cell * 11))[:2]
     top = EDGE + 0.4 + 0.2 * len(target)
     width = 2 * EDGE + columns * (cell + GAP) - GAP
-    figure = Figure(figsize=(width, top + sum(heights) + EDGE), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = sheet(width, top + sum(heights) + EDGE)
     at = figure.get_figheight() - EDGE
     title = f"Methods compared: {name_of(c.explanations[0], sample)}"
     write(figure, EDGE, at, _shortened(title, columns * cell, 8), 13, INK, weight="bold")

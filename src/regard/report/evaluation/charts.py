@@ -23,7 +23,7 @@ from regard.evaluation.ranking import direction
 from regard.evaluation.rows import Row
 from regard.evaluation.statistics import Interval, mean_with_interval
 from regard.evaluation.summaries import Difference, curve, differences, grouped, side
-from regard.explanation.explanation import write_atomically
+from regard.explanation.files import write_atomically
 from regard.report import need
 
 

@@ -18,10 +18,10 @@ from regard.errors import Misuse
 from regard.evaluation.ranking import direction, standings
 from regard.evaluation.rows import Row
 from regard.evaluation.summaries import Summary, grouped, side, summaries
-from regard.explanation.explanation import write_atomically
+from regard.explanation.files import write_atomically
 from regard.report import need
 from regard.report.evaluation import charts
-from regard.report.explanation.html import COLOURS, templates
+from regard.report.page import COLOURS, templates
 
 HEADLINES = ("auc_probability", "iou", "auprc", "mean", "similarity", "relative")
 """The metric whose paired differences are drawn: the first of these that a protocol has."""

@@ -1,36 +1,35 @@
 """Explanations as one self-contained page, and as a static fragment for notebooks.
 
-The page asks the network for nothing and runs from file://. Texts, labels and file names are untrusted: Jinja2 escapes
-all of them, and the numbers that the page's script reads are JSON with every character escaped that HTML could read.
+The page asks the network for nothing and runs from file://.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import math
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from regard.errors import Misuse
-from regard.explanation.explanation import Explanation, Picture, write_atomically
+from regard.explanation.explanation import Explanation
+from regard.explanation.files import write_atomically
 from regard.report import need
-from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, Array, Scale, inks, number, veil
-from regard.report.explanation.png import blend
-from regard.report.explanation.receipt import accounts, lines
+from regard.report.colour import DARK, LIGHT, OPACITY
 from regard.report.explanation.token_links import looks
-from regard.report.explanation.view import ChartView, PictureView, Section, TextView, View, sections, view_of
-
-LONGEST = 1200  # pixels, the longest side of an embedded picture
-COLOURS = {"for": FOR, "against": AGAINST}
-Run = tuple[str, float | None, bool, str, Sequence[int]]  # text, score, whether special, note, its tokens
-STAGE = ("id", "stream", "width", "height", "box", "cells", "regions")  # what the script needs of a stage
+from regard.report.page import (
+    COLOURS,
+    STAGE,
+    cells_of,
+    corner,
+    pieces,
+    safe_json,
+    scale,
+    stage,
+    still,
+    templates,
+)
+from regard.report.receipt import accounts, lines
+from regard.report.view import ChartView, PictureView, Section, TextView, View, sections, view_of
 
 
 def write_page(explanations: Sequence[Explanation], path: str | os.PathLike[str], title: str | None = None) -> Path:
@@ -71,22 +70,6 @@ def fragment(exp: Explanation) -> str:
     return str(templates().get_template("fragment.html.j2").render(samples=samples, colours=COLOURS))
 
 
-@lru_cache(maxsize=1)
-def templates() -> Any:
-    """The environment of all templates here: everything is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("regard", "report/templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    return environment
-
-
 def _section(section: Section, key: str) -> dict[str, Any]:
     """What the template and the script need of one raw input."""
     rows = [looks(v) for v in section.views]  # first: what it costs stands on the receipts
@@ -98,7 +81,7 @@ def _section(section: Section, key: str) -> dict[str, Any]:
         "name": section.name,
         "views": views,
         "stages": stages,
-        "objects": [o | {"place": _percent(o["box"], stages[0])} for o in objects],
+        "objects": [o | {"place": corner(o["box"], stages[0])} for o in objects],
         "clicks": any(rows),
         "methods": list(dict.fromkeys(v.method for v in section.views)),
         "targets": list(dict.fromkeys(v.target for v in section.views)),
@@ -122,11 +105,6 @@ def _objects(section: Section) -> list[dict[str, Any]]:
     ]
 
 
-def _percent(box: Sequence[float], stage: dict[str, Any]) -> dict[str, float]:
-    """Where the upper left corner of a box is on its stage, in percent."""
-    return {"left": 100 * max(box[0], 0) / stage["width"], "top": 100 * max(box[1], 0) / stage["height"]}
-
-
 def _view(view: View, key: str) -> dict[str, Any]:
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
     return {
@@ -139,7 +117,7 @@ def _view(view: View, key: str) -> dict[str, Any]:
         "texts": [_text(p) for p in view.panels if isinstance(p, TextView)],
         "charts": [_chart(p) for p in view.panels if isinstance(p, ChartView)],
         "listed": [_chart(p) for p in view.listed],
-        "maps": {p.stream: _map(p) for p in pictures},
+        "maps": {p.stream: cells_of(p) for p in pictures},
     }
 
 
@@ -147,16 +125,6 @@ def _fragment(view: View) -> dict[str, Any]:
     shown = _view(view, "")
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
     return shown | {"pictures": [still(p) for p in pictures]}
-
-
-def still(panel: PictureView) -> dict[str, Any]:
-    """A picture with its map drawn in, for where no script runs."""
-    if panel.picture is None:
-        enlarged = np.kron(panel.scale.over(panel.cells, LIGHT), np.ones((16, 16, 1), dtype=np.uint8))
-        return {"stream": panel.stream, "name": panel.stream, "uri": _uri(enlarged), "original": None}
-    original = panel.picture.pixels.cpu().numpy()
-    map_ = _uri(veil(blend(panel), panel.picture.box))
-    return {"stream": panel.stream, "name": panel.picture.name, "uri": map_, "original": _uri(original)}
 
 
 def _stages(section: Section, key: str) -> list[dict[str, Any]]:
@@ -167,50 +135,6 @@ def _stages(section: Section, key: str) -> list[dict[str, Any]]:
             if isinstance(panel, PictureView):
                 first.setdefault(panel.stream, panel)
     return [stage(p, f"{key}p{i}") for i, p in enumerate(first.values())]
-
-
-def stage(panel: PictureView, key: str) -> dict[str, Any]:
-    """A picture as the page lays it under its maps."""
-    rows, columns = panel.cells.shape
-    if panel.picture is None:
-        size = {
-            "width": columns,
-            "height": rows,
-            "box": [0.0, 0.0, float(columns), float(rows)],
-            "cells": [0.0, 0.0, float(columns), float(rows)],
-            "regions": [],
-            "tags": [],
-        }
-        return {"id": key, "stream": panel.stream, "name": panel.stream, "uri": "", "whole": True} | size
-    height, width = panel.picture.pixels.shape[:2]
-    regions = [[*map(float, b)] for b in panel.regions]
-    return {
-        "id": key,
-        "stream": panel.stream,
-        "name": panel.picture.name,
-        "uri": _uri(panel.picture.pixels.cpu().numpy()),
-        "width": width,
-        "height": height,
-        "box": [float(v) for v in panel.picture.box],
-        "cells": [float(v) for v in panel.raster.box(panel.picture.box)],
-        "regions": regions,
-        "tags": [_percent(b, {"width": width, "height": height}) for b in regions],
-        "whole": _whole(panel.picture),
-        "small": max(width, height) < 200,
-    }
-
-
-def _whole(picture: Picture) -> bool:
-    """Whether the model saw all of the picture."""
-    height, width = picture.pixels.shape[:2]
-    left, top, right, bottom = picture.box
-    return left <= 0 and top <= 0 and right >= width and bottom >= height
-
-
-def _map(panel: PictureView) -> dict[str, Any]:
-    rows, columns = panel.cells.shape
-    cells = [_rounded(v) for v in panel.cells.ravel().tolist()]
-    return {"rows": rows, "columns": columns, "cells": cells, "limit": panel.scale.limit, "signed": panel.scale.signed}
 
 
 def _text(panel: TextView) -> dict[str, Any]:
@@ -227,71 +151,3 @@ def _text(panel: TextView) -> dict[str, Any]:
 def _chart(panel: ChartView) -> dict[str, Any]:
     tokens = pieces([(str(i), s, False, "", ()) for i, s in enumerate(panel.scores)], panel.scale)
     return {"stream": panel.stream, "tokens": tokens, "scale": scale(panel.scale)}
-
-
-def piece(
-    text: str, score: float | None, scale: Scale, special: bool = False, note: str = "", at: Sequence[int] = ()
-) -> dict[str, Any]:
-    """A coloured run of text: which hue, how opaque, and the readable ink on light and on dark paper; `at`: its tokens."""
-    return pieces([(text, score, special, note, at)], scale)[0]
-
-
-def pieces(runs: Sequence[Run], scale: Scale) -> list[dict[str, Any]]:
-    """Many runs of text as `piece` has them, coloured at once: a long prompt has thousands."""
-    known = [score for _, score, *_ in runs if score is not None]
-    units = scale.unit(known).tolist()
-    looks = zip(known, units, inks(scale.over(known, LIGHT)), inks(scale.over(known, DARK)), strict=True)
-    return [
-        {"text": text, "score": None} if score is None else _coloured(text, special, note, at, *next(looks))
-        for text, score, special, note, at in runs
-    ]
-
-
-def _coloured(
-    text: str, special: bool, note: str, at: Sequence[int], score: float, unit: float, light: str, dark: str
-) -> dict[str, Any]:
-    return {
-        "text": text,
-        "score": number(score),
-        "hue": "against" if unit < 0 else "for",
-        "alpha": f"{abs(unit):.3f}",
-        "ink": light,
-        "dark": dark,
-        "special": special,
-        "note": note if note != text else "",
-        "at": " ".join(map(str, at)),
-    }
-
-
-def scale(shown: Scale) -> dict[str, Any]:
-    """The drawn scale: its numbers with their places in percent."""
-    low = -shown.limit if shown.signed else 0.0
-    span = shown.limit - low
-    ticks = [(100 * (v - low) / span if span else 0.0, label) for v, label in shown.ticks()]
-    return {"ticks": ticks, "signed": shown.signed, "note": shown.note, "empty": shown.limit == 0}
-
-
-def _uri(pixels: Array) -> str:
-    """A picture as a data: address, no larger than `LONGEST`: PNG where small, JPEG where that is much shorter."""
-    from PIL import Image
-
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    kind = "png" if image.width * image.height <= 300_000 else "jpeg"
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **({"quality": 90} if kind == "jpeg" else {}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def safe_json(value: object) -> Any:
-    """JSON that can stand inside a script element: no `<`, `>`, `&`, no line separators, nothing beyond ASCII."""
-    from markupsafe import Markup
-
-    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    for character in "<>&'":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)

@@ -10,8 +10,8 @@ from typing import Any
 from regard.errors import Misuse
 from regard.explanation.explanation import Explanation
 from regard.report import need
-from regard.report.explanation.png import DPI, EDGE, FAINT, INK, WIDTH, axes_at, blend, frame, safe, save, write
-from regard.report.explanation.view import PictureView, view_of
+from regard.report.figure import EDGE, FAINT, INK, WIDTH, axes_at, blend, frame, safe, save, sheet, write
+from regard.report.view import PictureView, view_of
 
 ACROSS = 4  # pictures in a row
 MOST = 24  # objects; the page shows all of them
@@ -38,16 +38,12 @@ def _panel(exp: Explanation) -> PictureView:
 
 
 def _figure(explanations: Sequence[Explanation], panels: Sequence[PictureView]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     assert panels[0].picture is not None
     high, wide = panels[0].picture.pixels.shape[:2]
     side = (WIDTH - 2 * EDGE - 0.15 * (ACROSS - 1)) / ACROSS
     tall = min(side * high / wide, 2 * side)
     rows = -(-(len(panels) + 1) // ACROSS)
-    figure = Figure(figsize=(WIDTH, 2 * EDGE + 0.45 + rows * (tall + 0.4)), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = sheet(WIDTH, 2 * EDGE + 0.45 + rows * (tall + 0.4))
     top = figure.get_figheight() - EDGE
     title = textwrap.shorten(f"{safe(panels[0].picture.name)}: {_count(len(explanations))}", 80, placeholder=" …")
     write(figure, EDGE, top, title, 13, INK, weight="bold")

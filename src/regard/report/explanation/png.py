@@ -1,27 +1,42 @@
-"""An explanation as a matplotlib figure and as a PNG file: bands from top to bottom, laid out in inches.
-
-Object interface only: no pyplot, no global state, and the same bytes for the same explanation.
-"""
+"""An explanation as a matplotlib figure and as a PNG file: bands from top to bottom, laid out in inches."""
 
 from __future__ import annotations
 
-import io
 import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from regard.errors import Misuse
 from regard.explanation.boxes import Box
-from regard.explanation.explanation import Explanation, Picture, place, write_atomically
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Picture
 from regard.report import need
-from regard.report.colour import LIGHT, OPACITY, Array, Scale, grey, ink, number
-from regard.report.explanation.receipt import brief
-from regard.report.explanation.view import (
+from regard.report.colour import LIGHT, OPACITY, Array, Scale, ink
+from regard.report.figure import (
+    EDGE,
+    FAINT,
+    INK,
+    SIZE,
+    WIDTH,
+    Run,
+    axes_at,
+    blend,
+    flow,
+    frame,
+    over_picture,
+    place_at,
+    safe,
+    save,
+    sheet,
+    spelt,
+    write,
+)
+from regard.report.receipt import brief
+from regard.report.view import (
     ChartView,
     Panel,
     PictureView,
@@ -29,16 +44,11 @@ from regard.report.explanation.view import (
     SoundView,
     TextView,
     View,
-    plain,
+    listed,
     view_of,
 )
 
-WIDTH = 9.0  # inches, of the whole figure
-EDGE = 0.3
-DPI = 120
-INK, FAINT = "#1b1d22", "#5c616b"
 TAG = {"facecolor": "black", "alpha": 0.75, "pad": 1.0, "linewidth": 0.0}  # behind the number of a region
-SIZE = 12.0  # points, of running text
 ROWS = 100  # of running text at most; the page shows all of it
 
 
@@ -60,32 +70,18 @@ def plot(explanation: Explanation, path: str | os.PathLike[str] | None = None, s
     return figure if path is None else save(figure, path)
 
 
-def save(figure: Any, path: str | os.PathLike[str]) -> Any:
-    """Write a figure as PNG, the same bytes for the same figure; return it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomically(path, buffer.getvalue())
-    return figure
-
-
 def overlay(exp: Explanation, sample: int = 0) -> Array:
     """The map alone at its original picture's size, uint8 RGBA (height, width, 4): clear where the score is 0.
 
     Clear, too, where the model did not look. Laid over the picture it gives `composite`.
     """
     panel = _pictured(exp, sample)
-    return panel.scale.rgba(_placed(panel), OPACITY)
+    return panel.scale.rgba(over_picture(panel), OPACITY)
 
 
 def composite(exp: Explanation, sample: int = 0) -> Array:
     """The map over its original picture in grey, uint8 (height, width, 3)."""
     return blend(_pictured(exp, sample))
-
-
-def blend(panel: PictureView) -> Array:
-    """`composite` of a panel whose picture is known."""
-    assert panel.picture is not None
-    return panel.scale.over(_placed(panel), grey(panel.picture.pixels.cpu().numpy()), OPACITY)
 
 
 def _pictured(exp: Explanation, sample: int) -> PictureView:
@@ -95,26 +91,13 @@ def _pictured(exp: Explanation, sample: int) -> PictureView:
     raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
 
 
-def _placed(panel: PictureView) -> Array:
-    import torch
-
-    assert panel.picture is not None
-    cells = torch.from_numpy(np.ascontiguousarray(panel.cells))
-    placed: Array = place(cells, panel.picture, panel.raster).numpy()
-    return placed
-
-
 def _figure(view: View) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     bands = [_heading(view), *(_band(p) for p in view.panels)]
     if view.listed:
         bands.append(_paragraph("Beside it:  " + "  ·  ".join(listed(p) for p in view.listed), 9.5, INK))
     foot = [part.replace(" ", "\u00a0") for part in brief(view.exp, view.sample)]  # lines end between items only
     bands.append(_paragraph("\u00a0 · ".join(foot), 8.5, FAINT))
-    figure = Figure(figsize=(WIDTH, sum(b.height for b in bands) + 2 * EDGE), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = sheet(WIDTH, sum(b.height for b in bands) + 2 * EDGE)
     top = figure.get_figheight() - EDGE
     for band in bands:
         band.draw(figure, top)
@@ -130,11 +113,6 @@ def _band(panel: Panel) -> Band:
     if isinstance(panel, SoundView):
         return _sound(panel)
     return _picture(panel) if panel.picture is not None else _grid(panel)
-
-
-def listed(panel: ChartView) -> str:
-    """A short stream in one line: its name and its scores."""
-    return f"{panel.stream} {', '.join(number(s) for s in panel.scores)}"
 
 
 def _heading(view: View) -> Band:
@@ -223,15 +201,6 @@ def _outside(axes: Any, picture: Picture) -> None:
     frame(axes, Box(a, b, c, d), 0.7)
 
 
-def frame(axes: Any, box: Box, width: float) -> None:
-    """A box on a picture, white on dark, so that it stands out everywhere."""
-    from matplotlib.patches import Rectangle
-
-    corner, across, down = (box.left - 0.5, box.top - 0.5), box.right - box.left, box.bottom - box.top
-    for colour, line in ((INK, width + 0.9), ("white", width)):
-        axes.add_patch(Rectangle(corner, across, down, fill=False, edgecolor=colour, linewidth=line))
-
-
 def _grid(panel: PictureView) -> Band:
     rows, columns = panel.cells.shape
     wide, high = _fit(columns, rows, 5.0, 5.0)
@@ -275,55 +244,6 @@ def _text(panel: TextView) -> Band:
         _flat_bar(figure, EDGE, top - 0.3 - step * rows, scale)
 
     return Band(0.95 + step * rows, draw)
-
-
-def spelt(piece: Piece) -> Piece:
-    """A piece as it can be drawn."""
-    return Piece(safe(piece.text, keep="\n").replace("\t", "    "), piece.score, piece.special)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A piece of text placed in a line: its left end and width in inches, its row."""
-
-    text: str
-    score: float | None
-    left: float
-    width: float
-    row: int
-
-
-def flow(pieces: list[Piece], width: float, gap: float = 0.0) -> tuple[list[Run], int]:
-    """Break pieces into lines of `width` inches, a word cut where it alone is too long; runs and row count."""
-    runs: list[Run] = []
-    x, row = 0.0, 0
-    for piece in pieces:
-        for part in _parts(piece.text, width):
-            if part == "\n":
-                x, row = 0.0, row + 1
-                continue
-            long = _measure(part)
-            if x + long > width and x > 0:
-                x, row = 0.0, row + 1
-            if part.isspace() and x == 0:
-                continue
-            runs.append(Run(part, piece.score, x, long, row))
-            x += long + gap
-    return runs, row + 1
-
-
-def _parts(text: str, width: float) -> list[str]:
-    """Words, spaces and line ends apart; what is wider than a line is cut."""
-    import re
-
-    parts: list[str] = []
-    for part in re.findall(r"\n|[ \t]+|[^ \t\n]+", text):
-        while part != "\n" and _measure(part) > width:
-            cut = max(1, int(len(part) * width / _measure(part)) - 1)
-            parts.append(part[:cut])
-            part = part[cut:]
-        parts.append(part)
-    return parts
 
 
 def _run(figure: Any, run: Run, top: float, scale: Scale) -> None:
@@ -373,63 +293,3 @@ def _fit(width: int, height: int, most_wide: float, most_high: float) -> tuple[f
     ratio = min(max(height / width, 1 / 8), 8.0)
     wide = min(most_wide, most_high / ratio)
     return wide, wide * ratio
-
-
-def axes_at(figure: Any, left: float, top: float, width: float, height: float) -> Any:
-    """Bare axes at a place in inches."""
-    axes = figure.add_axes(place_at(figure, left, top, width, height))
-    axes.set_axis_off()
-    return axes
-
-
-def place_at(figure: Any, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
-    """A rectangle given in inches, from the left and from the bottom to its top, in fractions of the figure."""
-    w, h = figure.get_size_inches()
-    return left / w, (top - height) / h, width / w, height / h
-
-
-def write(figure: Any, left: float, top: float, text: str, size: float, colour: str, weight: str = "normal") -> None:
-    """Text whose upper left corner stands at a place in inches, `top` from the figure's lower edge; as it is, no formulas."""
-    w, h = figure.get_size_inches()
-    figure.text(
-        left / w,
-        top / h,
-        text,
-        va="top",
-        fontsize=size,
-        color=colour,
-        weight=weight,
-        parse_math=False,
-        family="DejaVu Sans",
-    )
-
-
-@lru_cache(maxsize=1)
-def _font() -> Any:
-    from matplotlib.font_manager import FontProperties, findfont
-    from matplotlib.ft2font import FT2Font
-
-    font = FT2Font(findfont(FontProperties(family="DejaVu Sans")))
-    font.set_size(SIZE, 72)
-    return font
-
-
-@lru_cache(maxsize=1)
-def _glyphs() -> frozenset[int]:
-    return frozenset(_font().get_charmap())
-
-
-def safe(text: str, keep: str = "") -> str:
-    """Text that can be drawn: control characters, and characters that the font has not, become �."""
-    known = _glyphs()
-    return "".join(c if ord(c) in known or c in keep else "�" for c in plain(text, keep))
-
-
-@lru_cache(maxsize=4096)
-def _advance(character: str) -> float:
-    """Width of a character in inches at the size of running text."""
-    return float(_font().load_char(ord(character)).linearHoriAdvance) / 65536 / 72
-
-
-def _measure(text: str) -> float:
-    return sum(_advance(c) for c in text)

@@ -19,11 +19,11 @@ from rich.text import Text as Line
 from regard.explanation.boxes import Box
 from regard.explanation.generation import Generation
 from regard.report.colour import DARK, Array, Scale, ink, number
-from regard.report.explanation.png import blend, listed
-from regard.report.explanation.receipt import lines
-from regard.report.explanation.view import ChartView, Panel, PictureView, Piece, SoundView, TextView, View, plain
+from regard.report.figure import blend
 from regard.report.generation.view import Row
 from regard.report.generation.view import view as written_view
+from regard.report.receipt import lines
+from regard.report.view import ChartView, Panel, PictureView, Piece, SoundView, TextView, View, listed, plain
 
 STRONGEST = 8
 COLUMNS = 48

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from regard.errors import Misuse
-from regard.report.explanation.view import PictureView, TextView, View
+from regard.report.view import PictureView, TextView, View
 
 MOST = 600  # tokens of a stream: beyond it a page would be large, and its rows take long
 Rows = list[list[float | None]]

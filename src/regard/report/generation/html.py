@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from regard.errors import Misuse
-from regard.explanation.explanation import write_atomically
+from regard.explanation.files import write_atomically
 from regard.explanation.generation import Generation
 from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY, Array
-from regard.report.explanation.html import COLOURS, STAGE, pieces, safe_json, scale, stage, still, templates
-from regard.report.explanation.receipt import Line, lines, percent
-from regard.report.explanation.view import PictureView
 from regard.report.generation.view import Row, Unit, WrittenView, view
+from regard.report.page import COLOURS, STAGE, pieces, safe_json, scale, stage, still, templates
+from regard.report.receipt import Line, lines, percent
+from regard.report.view import PictureView
 
 FINE = 1000  # steps from 0 to the largest score of a row
 SPANS = 20_000  # of a fragment at most; the page shows all

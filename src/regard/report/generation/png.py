@@ -6,41 +6,31 @@ above the matrix, one for each token written.
 
 from __future__ import annotations
 
-import io
 import os
 from typing import Any
 
 import numpy as np
 
-from regard.explanation.explanation import write_atomically
 from regard.explanation.generation import Generation
 from regard.report import need
 from regard.report.colour import LIGHT, Array
-from regard.report.explanation.png import blend
-from regard.report.explanation.view import PictureView, plain
+from regard.report.figure import blend, save, sheet
 from regard.report.generation.view import Unit, WrittenView, view
+from regard.report.view import PictureView, plain
 
 CELL = 0.24  # inches
 LETTER = 0.075  # inches, about
 COLUMNS, ROWS, MAPS = 90, 60, 12  # drawn at most; the page shows all
-DPI = 120
 
 
 def plot(g: Generation, path: str | os.PathLike[str] | None = None) -> Any:
     """Draw the map; return the matplotlib Figure, and write it as PNG if `path`. Raises Misuse without matplotlib."""
     need("viz")
     figure = _figure(g, view(g))
-    if path is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        write_atomically(path, buffer.getvalue())
-    return figure
+    return figure if path is None else save(figure, path)
 
 
 def _figure(g: Generation, v: WrittenView) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     units = [u for u in v.coloured("words") if len(u.tokens) == 1 or any(r.scores[u.tokens].any() for r in v.rows)]
     written = [u for u in units if u.tokens[0] >= v.first]
     ahead = units[: len(units) - len(written)]
@@ -51,8 +41,7 @@ def _figure(g: Generation, v: WrittenView) -> Any:
     names = 0.2 + LETTER * max(len(_name(u)) for u in columns)
     width = max(1.6 + CELL * len(columns) + 0.3, 1.6 + 1.15 * min(len(maps), 6) + 0.3, 6.0)
     height = 0.5 + above + names + CELL * rows + 0.3
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = sheet(width, height)
     title = f"{g.method}: what each written token rests on ({g.target.replace('_', '-')})"
     figure.text(0.15 / width, 1 - 0.15 / height, title, va="top", fontsize=11, fontweight="bold", parse_math=False)
     _maps(figure, maps, [_name(u) for u in written], width, height)

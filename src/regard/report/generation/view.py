@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from regard.explanation.explanation import Explanation, Text
+from regard.explanation.explanation import Explanation
 from regard.explanation.generation import Generation
+from regard.explanation.raw_inputs import Text
 from regard.report.colour import Array, Scale, number, scale_of
-from regard.report.explanation.view import PictureView, SoundView, pictures_of
+from regard.report.view import PictureView, SoundView, pictures_of
 
 MOST = 3  # of the strongest units that are named
 

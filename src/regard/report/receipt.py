@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from regard.explanation.explanation import Explanation, Receipt
+from regard.explanation.explanation import Explanation
+from regard.explanation.receipt import Receipt
 from regard.report.colour import number
-from regard.report.explanation.view import class_of, fits_texts, target_of
+from regard.report.view import class_of, fits_texts, target_of
 
 
 class Line(NamedTuple):

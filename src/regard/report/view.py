@@ -13,8 +13,10 @@ import numpy as np
 
 from regard.errors import Misuse
 from regard.explanation.boxes import Box, Found
-from regard.explanation.explanation import PLAINLY, Explanation, Picture, Raster, Raw, Sound, Text, joined, words_of
-from regard.report.colour import Array, Scale, scale_of
+from regard.explanation.explanation import Explanation
+from regard.explanation.places import PLAINLY, Raster, joined
+from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, words_of
+from regard.report.colour import Array, Scale, number, scale_of
 
 LISTED = 8  # a stream of at most so many tokens that is neither picture nor text is listed beside the others
 
@@ -206,7 +208,7 @@ def _frames(
 
 def _sound_panel(stream: str, scores: Array, scale: Scale, sound: Sound) -> SoundView:
     """All that the tokens cover, where some of the map lies in the silence after the sound; else the sound alone."""
-    from regard.report.explanation.sound import drawn
+    from regard.report.sound import drawn
 
     bands = sound.bands if len(scores) % sound.bands == 0 else 1
     cells, times = scores.reshape(-1, bands).T[::-1].copy(), sound.times(len(scores))
@@ -331,6 +333,11 @@ def _key(exp: Explanation, sample: int) -> str:
     if not exp.inputs:
         digest.update(repr((sample, exp.grid, {k: v.shape[1] for k, v in exp.scores.items()})).encode())
     return digest.hexdigest()
+
+
+def listed(panel: ChartView) -> str:
+    """A short stream in one line: its name and its scores."""
+    return f"{panel.stream} {', '.join(number(s) for s in panel.scores)}"
 
 
 def plain(text: str, keep: str = "") -> str:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from regard.explanation.explanation import Sound
+from regard.explanation.raw_inputs import Sound
 from regard.report.colour import Array
 
 WIDTH, HEIGHT, TEXT = 1200, 240, 22  # pixels

@@ -1,0 +1,126 @@
+"""Where the tokens of a picture lie: their grid, and how a grid of scores is drawn over the picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.errors import Misuse
+from regard.explanation.boxes import painted
+from regard.explanation.raw_inputs import Picture
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+Grid = tuple[int, ...] | list[tuple[int, ...]]
+"""Rows and columns of a picture's tokens, after frames, views or slices where there are such; or those of each of several
+pictures in one row of tokens."""
+
+
+@dataclass(frozen=True)
+class Raster:
+    """How the tokens of a picture's stream lie on its grid, where that is not cell by cell over the whole of it.
+
+    `window` (left, top, right, bottom; shares of the picture that the model reads) is what the cells cover: of a picture that
+    is no multiple of its patch, not all; the rest counts with the last cells. `order`: the token at each place of the grid,
+    of one picture after the other, where all stand in one row; None: in order.
+    """
+
+    window: tuple[float, float, float, float] = WHOLE
+    order: tuple[int, ...] | None = None
+
+    def box(self, of: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """The box that the cells cover, of a box that the model reads."""
+        (left, top, right, bottom), (a, b, c, d) = of, self.window
+        wide, high = right - left, bottom - top
+        return left + a * wide, top + b * high, left + c * wide, top + d * high
+
+
+PLAINLY = Raster()
+
+
+def resized(
+    cells: Float[Tensor, "map rows columns"], size: tuple[int, int], raster: Raster
+) -> Float[Tensor, "map height width"]:
+    """Cells drawn bilinearly at a size of the whole picture that the model reads."""
+    if raster.window == WHOLE:
+        return F.interpolate(cells[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    box = raster.box((0.0, 0.0, float(size[1]), float(size[0])))
+    return torch.stack([_drawn(c, box, *size) for c in cells])
+
+
+def _drawn(
+    cells: Float[Tensor, "rows columns"], box: tuple[float, float, float, float], height: int, width: int
+) -> Float[Tensor, "height width"]:
+    """A grid of scores over a box of a picture, read bilinearly at each pixel's centre; its border goes on outside."""
+    left, top, right, bottom = box
+    x = (torch.arange(width) + 0.5 - left) / (right - left)
+    y = (torch.arange(height) + 0.5 - top) / (bottom - top)
+    where = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1) * 2 - 1
+    values, where = cells.detach()[None, None], where[None].to(cells)
+    return F.grid_sample(values, where, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+
+
+def placed(cells: Tensor, picture: Picture, raster: Raster = PLAINLY) -> Float[Tensor, "height width"]:
+    """`place` of a grid, or of the grids of a picture's tiles, added. Raises Misuse for frames, which no one picture holds."""
+    if cells.ndim == 2:
+        return place(cells, picture, raster)
+    if len(picture.tiles) != len(cells) or cells.ndim != 3:
+        raise Misuse(f"a grid of {tuple(cells.shape)} is not of one picture; use image_map, which has every frame")
+    each = [dataclasses.replace(picture, box=box) for box in picture.tiles]
+    return torch.stack([place(c, p, raster) for c, p in zip(cells, each, strict=True)]).sum(0)
+
+
+def joined(cells: Float[Tensor, "tile rows columns"], picture: Picture) -> Float[Tensor, "high wide"]:
+    """The grids of a picture's tiles as one over the whole picture, as fine as the finest of them."""
+    height, width = picture.pixels.shape[:2]
+    rows, columns = cells.shape[-2:]
+    high = round(height / min((bottom - top) / rows for _, top, _, bottom in picture.tiles))
+    wide = round(width / min((right - left) / columns for left, _, right, _ in picture.tiles))
+    x, y = wide / width, high / height
+    small = [(left * x, top * y, right * x, bottom * y) for left, top, right, bottom in picture.tiles]
+    blank = torch.zeros(high, wide, 3, dtype=torch.uint8)
+    return placed(cells, dataclasses.replace(picture, pixels=blank, tiles=tuple(small)))
+
+
+def place(
+    cells: Float[Tensor, "rows columns"], picture: Picture, raster: Raster = PLAINLY
+) -> Float[Tensor, "height width"]:
+    """Draw a grid of scores over the box of the picture that the model saw; 0 outside of it.
+
+    Each pixel centre of the original is mapped into the box and the grid is read there bilinearly, so that boxes
+    that end between pixels stay exact. Where the picture has regions the cells are theirs (see `found.painted`).
+    """
+    height, width = picture.pixels.shape[:2]
+    if picture.regions:
+        return painted(cells.detach().cpu().float().flatten(), picture.regions, height, width)
+    left, top, right, bottom = picture.box
+    x, y = (torch.arange(n) + 0.5 for n in (width, height))
+    inside = ((x >= left) & (x <= right))[None, :] & ((y >= top) & (y <= bottom))[:, None]
+    return _drawn(cells.cpu().float(), raster.box(picture.box), height, width) * inside
+
+
+def grid_of(values: Sequence[Any]) -> Grid:
+    """A grid from what a file holds, or one for each picture. Raises ValueError for one of no rows and columns."""
+    if len(values) and isinstance(values[0], list | tuple):
+        return [_grid_of(v) for v in values]
+    return _grid_of(values)
+
+
+def _grid_of(values: Sequence[int]) -> tuple[int, ...]:
+    grid = tuple(int(v) for v in values)
+    if len(grid) < 2 or min(grid) < 1:
+        raise ValueError(f"a grid of {grid}")
+    return grid
+
+
+def raster_of(values: dict[str, Any]) -> Raster:
+    """A `Raster` from what a file holds."""
+    left, top, right, bottom = (float(v) for v in values["window"])
+    order = values.get("order")
+    return Raster((left, top, right, bottom), None if order is None else tuple(int(i) for i in order))

@@ -1,0 +1,141 @@
+"""The receipt of an explanation: what was explained, against what, where, and how much of it the map accounts for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.explanation.files import as_json
+
+
+@dataclass
+class Measured:
+    """What costs extra passes: run when first read (`measure="lazy"`) or at once (`"full"`)."""
+
+    faithful: float | None = None
+    baseline_value: Tensor | None = None
+    attribution_target: Tensor | None = None
+    passes: int = 0
+
+
+@dataclass
+class Receipt:
+    """What was explained, against what, where, and how much of it the map accounts for. Tensors are (batch,).
+
+    `faithful`, `baseline_value`, `attribution_target`, `attribution_error` and `relative_error` need extra passes. Under
+    `measure="lazy"` these are run when one of them is first read, and are then counted in `passes`.
+
+    Attributes:
+        target, target_value: what was explained, and its value y.
+        baseline, baseline_value: what it was compared with, and the value of y there (None where no unit of y is claimed).
+        site: where the map lives. readout: the rows that the target reads, and how that was found.
+        attribution_sum: the sum of the map over all streams, prefix tokens included.
+        attribution_target: T = y - y(baseline), by really running the model with the baseline at the site.
+        attribution_error: |sum - T|; relative_error: the same over |T|, NaN (undefined) where |T| < 1e-6 max(1, |y|).
+        decomposes: whether the method claims that the sum is T. complete: whether the site is a whole frontier.
+        faithful: max |output difference| between the watched run and the plain forward under no_grad.
+        predicted, explained: class indices where the target is a class, else None.
+        passes: forward and gradient passes spent, shared ones counted for every method that used them.
+        seconds: wall-clock time of those passes and of the method.
+    """
+
+    method: str
+    target: str
+    target_value: Tensor
+    baseline: str
+    site: str
+    readout: str
+    attribution_sum: Tensor
+    decomposes: bool
+    complete: bool
+    predicted: Tensor | None
+    explained: Tensor | None
+    passes: int
+    seconds: float
+    versions: dict[str, str]
+    seed: int
+    notes: list[str] = field(default_factory=list)
+    _measured: Measured | None = field(default=None, repr=False)
+    _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
+
+    def measure(self) -> Measured:
+        """Run what is still to be measured (once), and count its passes."""
+        if self._measured is None:
+            self._measured = self._measure() if self._measure is not None else Measured()
+            self._measure = None
+            self.passes += self._measured.passes
+        return self._measured
+
+    @property
+    def faithful(self) -> float | None:
+        """max |output difference| between the watched run and the plain forward."""
+        return self.measure().faithful
+
+    @property
+    def baseline_value(self) -> Tensor | None:
+        """y at the baseline, (batch,)."""
+        return self.measure().baseline_value
+
+    @property
+    def attribution_target(self) -> Tensor | None:
+        """T = y - y(baseline), (batch,)."""
+        return self.measure().attribution_target
+
+    @property
+    def attribution_error(self) -> Tensor | None:
+        """|sum - T|, (batch,)."""
+        target = self.attribution_target
+        return None if target is None else (self.attribution_sum - target).abs()
+
+    @property
+    def relative_error(self) -> Tensor | None:
+        """|sum - T| / |T|, NaN where T is nothing, (batch,)."""
+        target, error = self.attribution_target, self.attribution_error
+        if target is None or error is None:
+            return None
+        undefined = target.abs() < 1e-6 * self.target_value.abs().clamp(min=1)
+        return torch.where(undefined, torch.full_like(error, math.nan), error / target.abs())
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, measured ones included, as plain Python values (tensors become lists)."""
+        measured = self.measure()
+        names = [f.name for f in dataclasses.fields(self) if not f.name.startswith("_")]
+        values = {name: getattr(self, name) for name in names}
+        values |= {
+            "faithful": measured.faithful,
+            "baseline_value": self.baseline_value,
+            "attribution_target": self.attribution_target,
+            "attribution_error": self.attribution_error,
+            "relative_error": self.relative_error,
+        }
+        return {k: as_json(v) for k, v in values.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickle is measured, as a file is: it cannot run the model later."""
+        self.measure()
+        return self.__dict__ | {"_measure": None}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Receipt:
+        """The inverse of `as_dict`."""
+        values = dict(values)
+        measured = Measured(
+            values.pop("faithful"), _tensor(values.pop("baseline_value")), _tensor(values.pop("attribution_target"))
+        )
+        for derived in ("attribution_error", "relative_error"):
+            values.pop(derived)
+        for name in ("target_value", "attribution_sum"):
+            values[name] = _tensor(values[name])
+        for name in ("predicted", "explained"):
+            values[name] = None if values[name] is None else torch.tensor(values[name])
+        return cls(**values, _measured=measured)
+
+
+def _tensor(values: list[Any] | None) -> Tensor | None:
+    return None if values is None else torch.tensor(values, dtype=torch.float32)
