@@ -10,7 +10,7 @@ TESTING := beartype pytest pytest-timeout scikit-learn
 # What the oldest supported versions must pass; the families of tests/support/sweep.py are those of the newest.
 CORE := $(addprefix tests/,methods/test_twins.py methods/test_properties.py unit/test_provenance.py unit/test_targets.py models/test_models.py models/test_zoo.py)
 
-.PHONY: demo test test-all test-oldest test-timm lint format bench docs clean
+.PHONY: demo test test-all test-oldest test-timm lint format bench docs site clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,7 @@ test-timm: .venv-timm/.ready
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 format: $(READY)
@@ -68,5 +69,14 @@ bench: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pytest tests/docs/test_docs.py
 
+.venv-site/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["site"], sep="\n")' > .venv-site/requirements.txt
+	.venv-site/bin/python -m pip install --quiet --requirement .venv-site/requirements.txt
+	touch $@
+
+site: .venv-site/.ready
+	.venv-site/bin/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-timm build dist regard-demo *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-timm .venv-site site build dist regard-demo *.egg-info

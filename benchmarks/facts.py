@@ -14,7 +14,7 @@ like any other token; scores are taken as they are, with their sign. Three more 
 Intervals are 95 % bootstrap over prompts.
 
     python benchmarks/facts.py             # print the table
-    python benchmarks/facts.py --write     # and put it into README.md
+    python benchmarks/facts.py --write     # and put it into docs/known-answers.md
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import measure
 import torch
 from torch import Tensor
 
@@ -37,8 +37,7 @@ from regard.errors import Misuse
 from regard.evaluation.statistics import mean_with_interval
 from regard.zoo import Fact
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- facts: begin -->", "<!-- facts: end -->"
+PAGE = measure.ROOT / "docs" / "known-answers.md"
 CHOICES = {"sign": ("positive", "negative", "absolute", "signed"), "reduce": ("mean", "l1", "l2")}
 SAME = {"alpha_avg": "raw_attention", "corrected_attention, positive": "gae"}
 """Rows left out, for they are another row by another name."""
@@ -142,7 +141,7 @@ def cell(hits: Tensor) -> str:
 
 
 def main() -> None:
-    """Print the table, and write it into the README if asked."""
+    """Print the table, and write it into docs/known-answers.md if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
@@ -170,9 +169,7 @@ def main() -> None:
         note += f" Not applicable: {', '.join(left_out)}."
     print(f"{table}\n\n{note}")
     if write:
-        head, rest = README.read_text(encoding="utf-8").split(BEGIN)
-        tail = rest.split(END)[1]
-        README.write_text(f"{head}{BEGIN}\n{table}\n\n{note}\n{END}{tail}", encoding="utf-8")
+        measure.write("facts", f"{table}\n\n{note}", PAGE)
 
 
 if __name__ == "__main__":

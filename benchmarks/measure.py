@@ -23,7 +23,7 @@ import torch
 
 Ways = Mapping[str, Callable[[], object]]
 ROOT = Path(__file__).parents[1]
-PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 class Peak(NamedTuple):

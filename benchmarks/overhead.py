@@ -5,7 +5,7 @@ way is what reference code does: eager attention whose maps are kept, a backward
 picture at a time.
 
     python benchmarks/overhead.py            # ViT-B/16, batch 4
-    python benchmarks/overhead.py --write    # the same, into docs/benchmarks.md and README.md
+    python benchmarks/overhead.py --write    # the same, into docs/benchmarks.md
     python benchmarks/overhead.py --tiny     # a quick check that it runs
 """
 
@@ -98,8 +98,7 @@ def main() -> None:
     )
     print(text)
     if args.write:
-        for page in (measure.PAGE, measure.README):
-            measure.write("overhead", text, page)
+        measure.write("overhead", text)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,18 @@ the item's exact mask; the mean over examples. In a two-item scene each item is 
 other one. Intervals are 95 % bootstrap over scenes: the two questions on a scene are drawn together.
 
     python benchmarks/scenes.py             # print the table
-    python benchmarks/scenes.py --write     # and put it into README.md
+    python benchmarks/scenes.py --write     # and put it into docs/known-answers.md
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import measure
 import torch
 
 import regard
@@ -25,8 +25,7 @@ from regard import Baseline, zoo
 from regard.evaluation import Row, Segmentation, evaluate_rows, examples_of
 from regard.evaluation.statistics import mean_with_interval
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- scenes: begin -->", "<!-- scenes: end -->"
+PAGE = measure.ROOT / "docs" / "known-answers.md"
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("random", "random", {}),
     ("raw_attention", "raw_attention", {}),
@@ -62,7 +61,7 @@ def cell(rows: list[Row], metric: str) -> str:
 
 
 def main() -> None:
-    """Print the table, and write it into the README if asked."""
+    """Print the table, and write it into docs/known-answers.md if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
@@ -94,9 +93,7 @@ def main() -> None:
             "of two; per cent, with 95 % bootstrap intervals; the explained class is the true one.")  # fmt: skip
     print(f"{table}\n\n{note}")
     if write:
-        head, rest = README.read_text(encoding="utf-8").split(BEGIN)
-        tail = rest.split(END)[1]
-        README.write_text(f"{head}{BEGIN}\n{table}\n\n{note}\n{END}{tail}", encoding="utf-8")
+        measure.write("scenes", f"{table}\n\n{note}", PAGE)
 
 
 if __name__ == "__main__":

@@ -117,15 +117,17 @@ def explain(
         target: None (the predicted class), an int or (batch,) tensor, a `Target`, a callable output -> (batch,), or a list
             of these: several targets share one forward pass and take one gradient each.
         method: a name or a list of names from `regard.methods()`; they share one recording.
-        baseline, site: for methods that take one; the others have their own (see `regard.methods()`). A baseline is also a
-            tensor of the input's shape, 0, or words such as "blur:5".
+        baseline: for methods that take one; the others have their own (see `regard.methods()`). A `Baseline`, a tensor of the
+            input's shape, 0, or words such as "blur:5".
+        site: for methods that take one, likewise.
         readout: the rows that the target reads: None (found from the gradient), "cls", "last", "mean", a position, or
             weights (batch, tokens) over the query tokens of the last attention call.
         streams: whose tokens calls read, where the trail is lost or you know better: a dict from a stream's name to an
             attention call (its number, or the path of a module), to `{"call": ..., "side": ..., "at": ..., "grid": ...}`, or to
             `{"axis": ...}`, the token axis of that input.
         measure: "lazy" runs `faithful` and the attribution error when first read; "full" at once.
-        seed: for methods that draw. training: explain a model in train mode nevertheless.
+        seed: for methods that draw.
+        training: explain a model in train mode nevertheless.
         memory_budget: bytes (or "512MB") that rebuilt attention rows, and runs side by side (nodes of a path), may take at a
             time, beside the model's own pass; None: 1 GB. A smaller budget costs time, never exactness.
         verify: prove first that rows are the tokens that the map says they are (`regard.verify`); what was found is noted on
@@ -138,8 +140,9 @@ def explain(
         One Explanation; or, where `method` or `target` is a list, a flat list, methods outer, targets inner.
 
     Raises:
-        Misuse and its kinds (errors.py) for what the caller can mend, NonFinite for NaN or infinite values, Contradicted where
-        `verify` finds that a map would be wrong.
+        Misuse: what the caller can mend; its kinds are in `regard.errors`.
+        NonFinite: NaN or infinite values.
+        Contradicted: `verify` finds that a map would be wrong.
     """
     names = [method] if isinstance(method, str) else _names(method)
     targets = target if isinstance(target, list) else [target]

@@ -149,15 +149,21 @@ def compare(
     """Explain one target by every method at every site that the method takes.
 
     Args:
-        model, inputs, target, baseline: as in `regard.explain`; one target. At attention sites the baseline is A0 = 0.
+        model: as in `regard.explain`.
+        inputs: as in `regard.explain`.
+        target: as in `regard.explain`, but one.
         methods: names; None: those of `METHODS` that the model has a site for.
             Those that take none of the sites have a map at their own.
         sites: what the columns are. None: the input, the embeddings, and all blocks up to 6, else 6 of them, the last but one
             always; "all": all blocks.
-        told: called before each step. options: as in `regard.explain`; each goes to the methods that take it.
-        explained, inspected: what is called instead of `regard.explain` and `regard.inspect` (a reader's).
+        baseline: as in `regard.explain`. At attention sites it is A0 = 0.
+        told: called before each step.
+        explained: what is called instead of `regard.explain` (a reader's).
+        inspected: what is called instead of `regard.inspect` (a reader's).
+        options: as in `regard.explain`; each goes to the methods that take it.
 
-    Raises what `regard.explain` raises; Misuse where there is nothing to compare.
+    Raises:
+        Misuse: there is nothing to compare; and what `regard.explain` raises.
     """
     baseline = Baseline.make(baseline)
     if isinstance(target, list):

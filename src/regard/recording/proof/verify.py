@@ -44,7 +44,11 @@ def verify(
     """Prove that rows of attention calls rest on the tokens that maps say they do: a table of what contradicts it.
 
     Args:
-        model, inputs, streams, training, batch_axis: as for `regard.explain`. The model is left as found.
+        model: as for `regard.explain`; it is left as found.
+        inputs: as for `regard.explain`.
+        streams: as for `regard.explain`.
+        training: as for `regard.explain`.
+        batch_axis: as for `regard.explain`.
 
     Returns:
         A `Verification`; it is false where something is contradicted. It prints as a table.
@@ -54,7 +58,7 @@ def verify(
     log2(tokens) + 2 + (calls) / 2 gradients.
 
     Raises:
-        ModelError for a model that cannot be watched, or whose backward pass fails.
+        ModelError: the model cannot be watched, or its backward pass fails.
     """
     refuse(model, training)
     devices = list({p.device for p in model.parameters() if p.device.type == "cuda"})
