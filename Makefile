@@ -76,7 +76,7 @@ docs: $(READY)
 	touch $@
 
 site: .venv-site/.ready
-	.venv-site/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-timm .venv-site site build dist regard-demo *.egg-info
