@@ -1,6 +1,7 @@
 """The in-memory runner and the summaries: deterministic, batch = single, errors as rows, right and wrong apart, pairs."""
 
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -153,6 +154,27 @@ def test_undefined_values_are_counted_and_left_out():
 def test_bootstrap_of_pairs_keeps_them_together():
     found = bootstrap([[1.0, 2.0], [2.0, 4.0], [5.0, 10.0]], lambda x: x[..., 0].sum(-1) / x[..., 1].sum(-1))
     assert found == (0.5, 0.5, 0.5)
+
+
+def test_an_interval_is_the_percentiles_of_means_drawn_again():
+    """Numbers of the documents rest on these very draws: 2000 of them from numpy's generator, groups as one."""
+    values, groups = [0.0, 1.0, 3.0, 2.0, 7.0, 4.0], ["a", "a", "b", "c", "c", "c"]
+    drawn = np.random.default_rng(3).integers(0, 6, (2000, 6))
+    low, high = np.quantile(np.array(values)[drawn].mean(-1), [0.025, 0.975])
+    assert bootstrap(values, lambda x: x.mean(-1), 3) == pytest.approx((17 / 6, low, high), abs=1e-12)
+    members = {0: values[:2], 1: values[2:3], 2: values[3:]}
+    means = [
+        np.mean([v for g in some for v in members[g]]) for some in np.random.default_rng(3).integers(0, 3, (2000, 3))
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert bootstrap(values, lambda x: x.mean(-1), 3, groups) == pytest.approx((17 / 6, low, high), abs=1e-12)
+    assert bootstrap([2.0, 4.0], lambda x: x.mean(-1), groups=["a", "a"]) == (3.0, 3.0, 3.0)
+
+
+def test_a_missing_extra_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(Misuse, match=r"needs scipy, .*pip install 'regard\[eval\]'"):
+        bootstrap([1.0, 2.0], lambda x: x.mean(-1))
 
 
 def test_samples_of_one_group_are_drawn_together():

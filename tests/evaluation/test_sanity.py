@@ -2,9 +2,9 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 import regard
 from regard import zoo
@@ -148,10 +148,11 @@ def test_padding_changes_nothing():
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_rank_correlation_is_scipys(ties):
+def test_rank_correlation_is_that_of_the_mean_ranks(ties):
     a, b = noise(30, seed=1), noise(30, seed=2)
     if ties:
         a, b = (a * 2).round(), (b * 2).round()
-    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    ranks = [[sum(w < v for w in x) + (sum(w == v for w in x) - 1) / 2 for v in x] for x in (a.tolist(), b.tolist())]
+    assert spearman(a, b) == pytest.approx(float(np.corrcoef(ranks)[0, 1]))
     assert spearman(torch.zeros(4), torch.zeros(4)) == 1.0
     assert spearman(torch.zeros(4), noise(4)) == 0.0

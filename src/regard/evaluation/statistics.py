@@ -1,4 +1,4 @@
-"""Bootstrap intervals of means, medians and ratios of sums; paired differences."""
+"""Bootstrap intervals (percentile, 95 %) of means, medians and ratios of sums, and of paired differences."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from regard.extras import brought_by
 
 Numbers = NDArray[np.float64]
 RESAMPLES = 2000
@@ -42,14 +44,20 @@ def bootstrap(
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         return Interval(math.nan, math.nan, math.nan)
-    members = _members(groups, len(x))
-    drawn = np.random.default_rng(seed).integers(0, len(members), (RESAMPLES, len(members)))
-    if len(members) == len(x):
-        found = statistic(x[drawn])
-    else:  # groups may be of different sizes
-        found = np.array([statistic(x[np.concatenate([members[g] for g in some])]) for some in drawn])
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Interval(float(statistic(x)), float(low), float(high))
+    value, members = float(statistic(x)), _members(groups, len(x))
+    if len(members) == 1:  # drawn again, it is itself
+        return Interval(value, value, value)
+    alone = len(members) == len(x)
+
+    def of(drawn: NDArray[np.int64], axis: int = -1) -> Numbers:
+        """The statistic of the samples whose groups were drawn; groups of different sizes come one draw at a time."""
+        return statistic(x[drawn] if alone else x[np.concatenate([members[g] for g in drawn])])
+
+    found = brought_by("eval", "scipy.stats").bootstrap(
+        (np.arange(len(members)),), of, vectorized=alone, n_resamples=RESAMPLES, confidence_level=0.95,
+        method="percentile", rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return Interval(value, float(found.low), float(found.high))
 
 
 def _members(groups: Sequence[Hashable] | None, count: int) -> list[list[int]]:
@@ -67,9 +75,9 @@ def mean_with_interval(values: Sequence[float], seed: int = 0, groups: Sequence[
     return bootstrap(values, lambda x: x.mean(-1), seed, groups)
 
 
-def median_with_interval(values: Sequence[float], seed: int = 0) -> Interval:
+def median_with_interval(values: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
     """The median."""
-    return bootstrap(values, lambda x: np.median(x, -1), seed)
+    return bootstrap(values, lambda x: np.median(x, -1), seed, groups)
 
 
 def paired(a: Sequence[float], b: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:

@@ -6,17 +6,6 @@
 
 from __future__ import annotations
 
-import importlib
+from regard.extras import need
 
-from regard.errors import Misuse
-
-MODULES = {"viz": ("matplotlib", "PIL", "jinja2"), "cli": ("typer", "rich")}
-
-
-def need(extra: str = "viz") -> None:
-    """Raise one clear error, with the line that mends it, when a package of the extra is not installed."""
-    for module in MODULES[extra]:
-        try:
-            importlib.import_module(module)
-        except ImportError as e:
-            raise Misuse(f"this needs {module}, which cannot be imported ({e}): pip install 'regard[{extra}]'") from e
+__all__ = ["need"]

@@ -27,6 +27,7 @@ from regard.attribution.removal.units import Removal, Words, remover
 from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
 from regard.explanation.explanation import Explanation
+from regard.extras import brought_by
 from regard.recording.refusals import our_own, refuse
 
 TENTHS = tuple(i / 10 for i in range(1, 10))
@@ -194,7 +195,7 @@ def auc(setting: Perturbation, curve: Float[Tensor, " step"]) -> float:
     if setting.variant:
         x, y = torch.cat([x, x.new_ones(1)]), torch.cat([y, y.new_zeros(1)])
     inside = (x >= setting.auc[0] - 1e-9) & (x <= setting.auc[1] + 1e-9)
-    return float(torch.trapezoid(y[inside], x[inside]))
+    return float(brought_by("eval", "sklearn.metrics").auc(x[inside].numpy(), y[inside].numpy()))
 
 
 def unit_scores(

@@ -21,10 +21,11 @@ from regard.api.explain import rng_kept
 from regard.errors import Misuse, nearest
 from regard.evaluation.data.eraser import Document, Span, word_spans
 from regard.evaluation.protocols.perturbation import SHARES, counted, ranking, tie_seed
-from regard.evaluation.protocols.segmentation import average_precision, f1, recall_and_precision
+from regard.evaluation.protocols.segmentation import average_precision
 from regard.evaluation.protocols.windows import Window, windows_of, word_scores
 from regard.evaluation.rows import Row, checked
 from regard.explanation.raw_inputs import Text
+from regard.extras import brought_by
 from regard.target import scores as class_scores
 
 if TYPE_CHECKING:
@@ -197,11 +198,12 @@ def agreement(
     count = int(truth.sum()) if setting.top == "evidence" else max(1, counted(share, len(scores)))
     found = torch.zeros_like(truth)
     found[order[:count]] = True
-    hits = float((found & truth).sum())
+    judged = brought_by("eval", "sklearn.metrics").precision_recall_fscore_support
+    precision, recall, token_f1, _ = judged(truth.numpy(), found.numpy(), average="binary", zero_division=0)
     return {
-        "precision": hits / float(found.sum()),
-        "recall": hits / float(truth.sum()),
-        "token_f1": f1(found, truth),
+        "precision": float(precision),
+        "recall": float(recall),
+        "token_f1": float(token_f1),
         "iou_f1": iou_f1(runs(found), document.evidence, setting.match),
         "auprc": auprc(scores, truth),
         "ap": average_precision(scores, truth),
@@ -210,9 +212,9 @@ def agreement(
 
 def auprc(scores: Float[Tensor, " word"], truth: Marked) -> float:
     """The area under precision over recall by trapezoids, beginning at recall 0 with precision 1, as ERASER takes it."""
-    recall, precision = recall_and_precision(scores, truth)
-    x, y = (torch.cat([v.new_full((1,), start), v]) for v, start in ((recall, 0.0), (precision, 1.0)))
-    return float(torch.trapezoid(y, x))
+    metrics = brought_by("eval", "sklearn.metrics")
+    precision, recall, _ = metrics.precision_recall_curve(truth.numpy(), scores.numpy())
+    return float(metrics.auc(recall, precision))
 
 
 def runs(found: Marked) -> list[Span]:

@@ -22,6 +22,7 @@ from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
+from regard.extras import brought_by
 from regard.recording.frames import list_elements
 
 Scores = Float[Tensor, " token"]
@@ -230,18 +231,9 @@ def distance(a: Scores, b: Scores) -> float:
 
 def spearman(a: Scores, b: Scores) -> float:
     """Rank correlation; equal scores share their mean rank. A flat map has no order: 1 with itself, 0 with any other."""
-    ra, rb = ranks(a), ranks(b)
-    ra, rb = ra - ra.mean(), rb - rb.mean()
-    size = float(ra.norm() * rb.norm())
-    return float(ra @ rb) / size if size else float(torch.equal(a, b))
-
-
-def ranks(x: Scores) -> Float[Tensor, " token"]:
-    """Ranks from 0; equal values share the mean of theirs."""
-    _, at, counts = torch.unique(x, return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0)
-    middle: Tensor = (ends - (counts + 1) / 2).double()
-    return middle[at]
+    if any(bool((x == x[0]).all()) for x in (a, b)):
+        return float(torch.equal(a, b))
+    return float(brought_by("eval", "scipy.stats").spearmanr(a.numpy(), b.numpy()).statistic)
 
 
 __all__ = [
@@ -252,7 +244,6 @@ __all__ = [
     "padding_invariance",
     "parameter_groups",
     "randomise",
-    "ranks",
     "repeatability",
     "restored",
     "sanity",

@@ -3,10 +3,15 @@
 The map is compared on the original picture, resize and crop undone, and only where the model looked (`seen`): a map of a
 centre crop never meets a mask of the whole picture. Metrics that need no threshold (AP, pointing) stand beside those
 that do (mean of the map, Otsu, a sweep): single thresholds are noisy, so all are reported.
+
+Average precision, F1 and Jaccard's index (IoU) are scikit-learn's, Otsu's threshold is scikit-image's: `regard[eval]`. F1 and
+IoU of nothing found where nothing is are 0; equal scores share one threshold of the average precision.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +22,7 @@ from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Picture
+from regard.extras import brought_by
 
 Values = Float[Tensor, " pixel"]
 Mask = Bool[Tensor, " pixel"]
@@ -65,13 +71,12 @@ def segmentation(explanation: Explanation, example: Example, setting: Segmentati
         raise Misuse(f"example {example.name} has no pixel that counts: the model saw none, or all are to be ignored")
     if not bool(truth.any()):
         raise Misuse(f"the mask of example {example.name} is empty where it counts; there is no object to be found")
-    values = metrics(flat, truth, setting.sweep)
+    values, swept = metrics(flat, truth, setting.sweep)
     if setting.variant == "f1-over-rows":
         values["f1"] = f1_over_rows(scores, example.mask)
     if setting.variant == "ap-over-channels":
         values["ap"] = ap_over_channels(flat, truth)
-    swept = iou_sweep(flat, truth, setting.sweep)
-    return Row(setting.name, method, example.name, values, {"iou_sweep": tuple(swept.tolist())})
+    return Row(setting.name, method, example.name, values, {"iou_sweep": swept})
 
 
 def on_picture(
@@ -94,25 +99,27 @@ def on_picture(
     return checked(explanation.on_original(name)[0], "map"), seen
 
 
-def metrics(scores: Values, truth: Mask, sweep: tuple[float, ...] = SWEEP) -> dict[str, float]:
-    """All metrics of one map; names with "_" are counts that are summed over the data set."""
-    found = above_mean(scores)
-    counts = overlap(found, truth)
-    swept = iou_sweep(scores, truth, sweep)
-    ground = _ratio(counts["_ground_intersection"], counts["_ground_union"])
-    iou_at_mean = iou(found, truth)
-    return {
+def metrics(
+    scores: Values, truth: Mask, sweep: tuple[float, ...] = SWEEP
+) -> tuple[dict[str, float], tuple[float, ...]]:
+    """All metrics of one map, and its IoU over the sweep; names with "_" are counts that are summed over the data set."""
+    found, low, high = above_mean(scores), scores.min(), scores.max()
+    above = [scores > low + t * (high - low) for t in sweep]
+    at_mean, ground, at_otsu, *swept = jaccard(
+        [found, ~found, scores > otsu(scores), *above], [truth, ~truth, *[truth] * (1 + len(sweep))]
+    )
+    values = {
         "pixel_accuracy": float((found == truth).double().mean()),
-        "iou": iou_at_mean,
-        "mean_iou": (iou_at_mean + ground) / 2,
+        "iou": at_mean,
+        "mean_iou": (at_mean + ground) / 2,
         "ap": average_precision(scores, truth),
         "f1": f1(found, truth),
-        "iou_otsu": iou(scores > otsu(scores), truth),
-        "iou_best": float(swept.max()),
-        "iou_sweep_mean": float(swept.mean()),
+        "iou_otsu": at_otsu,
+        "iou_best": max(swept),
+        "iou_sweep_mean": sum(swept) / len(swept),
         "pointing": pointing(scores, truth),
-        **counts,
     }
+    return values | counts(found, truth), tuple(swept)
 
 
 def above_mean(scores: Tensor) -> Tensor:
@@ -120,7 +127,7 @@ def above_mean(scores: Tensor) -> Tensor:
     return scores.double() > scores.double().mean()
 
 
-def overlap(found: Mask, truth: Mask) -> dict[str, float]:
+def counts(found: Mask, truth: Mask) -> dict[str, float]:
     """Intersections and unions of the object and of the ground."""
     return {
         "_intersection": float((found & truth).sum()),
@@ -130,49 +137,35 @@ def overlap(found: Mask, truth: Mask) -> dict[str, float]:
     }
 
 
-def iou(found: Mask, truth: Mask) -> float:
-    """|found ∩ truth| / |found ∪ truth|; 0 where both are empty."""
-    return _ratio(float((found & truth).sum()), float((found | truth).sum()))
+def jaccard(found: Sequence[Mask], truth: Sequence[Mask]) -> list[float]:
+    """|found ∩ truth| / |found ∪ truth| of two pairs or more; 0 where both are empty."""
+    score = brought_by("eval", "sklearn.metrics").jaccard_score
+    a, b = (torch.stack(list(masks), 1).numpy() for masks in (truth, found))
+    return [float(v) for v in score(a, b, average=None, zero_division=0)]
 
 
 def f1(found: Mask, truth: Mask) -> float:
     """2 TP / (|found| + |truth|) of the whole picture; 0 where both are empty."""
-    return _ratio(2 * float((found & truth).sum()), float(found.sum() + truth.sum()))
+    return float(brought_by("eval", "sklearn.metrics").f1_score(truth.numpy(), found.numpy(), zero_division=0))
 
 
 def average_precision(scores: Values, truth: Mask) -> float:
     """Σ (R_n − R_{n−1}) P_n over falling thresholds; equal scores share one. NaN where the mask is empty."""
-    recall, precision = recall_and_precision(scores, truth)
-    return float((recall.diff(prepend=recall.new_zeros(1)) * precision).sum())
-
-
-def recall_and_precision(scores: Values, truth: Mask) -> tuple[Values, Values]:
-    """Recall and precision at every distinct score, from the largest down, in float64."""
-    order = scores.argsort(descending=True, stable=True)
-    ranked, hits = scores[order], truth[order].double().cumsum(0)
-    last = torch.cat([ranked[1:] != ranked[:-1], torch.ones(1, dtype=torch.bool)])
-    places = torch.arange(1, len(ranked) + 1, dtype=torch.float64)
-    return (hits / hits[-1])[last], (hits / places)[last]
-
-
-def iou_sweep(scores: Values, truth: Mask, sweep: tuple[float, ...] = SWEEP) -> Float[Tensor, " threshold"]:
-    """IoU at thresholds between the map's smallest and largest value."""
-    low, high = scores.min(), scores.max()
-    return torch.tensor([iou(scores > low + t * (high - low), truth) for t in sweep], dtype=torch.float64)
+    if not bool(truth.any()):
+        return math.nan
+    return float(brought_by("eval", "sklearn.metrics").average_precision_score(truth.numpy(), scores.numpy()))
 
 
 def otsu(scores: Values) -> float:
-    """Otsu's threshold (1979): the cut between 256 bins that leaves the largest variance between the two sides."""
+    """Otsu's threshold (1979): the cut between 256 bins that leaves the largest variance between the two sides.
+
+    scikit-image names the bin below the cut by its middle, so that half of the bin would lie above; the cut is its upper end.
+    """
     low, high = float(scores.min()), float(scores.max())
     if low == high:
         return low
-    histogram = torch.histc(scores.double(), OTSU_BINS, low, high)
-    edges = torch.linspace(low, high, OTSU_BINS + 1, dtype=torch.float64)
-    weight = histogram.cumsum(0)
-    moment = (histogram * (edges[1:] + edges[:-1]) / 2).cumsum(0)
-    below, above = weight[:-1], weight[-1] - weight[:-1]
-    gap = moment[:-1] / below.clamp(min=1) - (moment[-1] - moment[:-1]) / above.clamp(min=1)
-    return float(edges[1:-1][(below * above * gap**2).argmax()])
+    middle = brought_by("eval", "skimage.filters").threshold_otsu(scores.double().numpy(), nbins=OTSU_BINS)
+    return float(middle) + (high - low) / OTSU_BINS / 2
 
 
 def pointing(scores: Values, truth: Mask) -> float:
@@ -182,8 +175,8 @@ def pointing(scores: Values, truth: Mask) -> float:
 
 def f1_over_rows(scores: Float[Tensor, "height width"], mask: Bool[Tensor, "height width"]) -> float:
     """Variant: the mean of one F1 for each *row* of the picture, as one public "mF1" has it. No row of the object: 0."""
-    found = above_mean(scores)
-    return sum(f1(a, b) for a, b in zip(found, mask, strict=True)) / len(mask)
+    score = brought_by("eval", "sklearn.metrics").f1_score
+    return float(score(mask.T.numpy(), above_mean(scores).T.numpy(), average="macro", zero_division=0))
 
 
 def ap_over_channels(scores: Values, truth: Mask) -> float:
@@ -192,23 +185,18 @@ def ap_over_channels(scores: Values, truth: Mask) -> float:
     return average_precision(torch.cat([1 - scaled, scaled]), torch.cat([~truth, truth]))
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
 __all__ = [
     "SWEEP",
     "Segmentation",
     "ap_over_channels",
     "average_precision",
+    "counts",
     "f1",
     "f1_over_rows",
-    "iou",
-    "iou_sweep",
+    "jaccard",
     "metrics",
     "on_picture",
     "otsu",
-    "overlap",
     "pointing",
     "segmentation",
 ]
