@@ -21,7 +21,7 @@ from regard.target import Target
 if TYPE_CHECKING:
     from regard.reader import Reader
 
-__version__ = "0.1.0"
+from regard.version import __version__ as __version__
 
 
 def load(name_or_model: Any, processor: Any = None, **options: Any) -> Reader:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from regard import spelling
+from regard.api.explain import explain_found, explain_reading
 from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName, nearest
 from regard.explanation.boxes import Found
 from regard.explanation.raw_inputs import Picture, Raw, Reading, Text
@@ -145,7 +146,7 @@ class Reader:
         asking = self._asking(raw, reading)
         more, said = self._asked(raw, target, threshold, reading, against, token, asking)
         options |= more
-        found = _face().explain(self.model, options["_reading"].inputs, **options)
+        found = explain_found(self.model, **options) if "find" in options else explain_reading(self.model, **options)
         every = found if isinstance(found, list) else [found]
         for explanation in every:
             explanation.receipt.notes.extend([*said, *notes])
@@ -168,7 +169,7 @@ class Reader:
         if self.detects and several and all(detection.explains_objects(t) for t in several):
             if against is not None or token is not None:
                 raise Misuse("against= and token= are not for objects that a detector finds")
-            return {"_reading": reading, "_found": self._objects(raw, several, threshold, reading)}, []
+            return {"reading": reading, "find": self._objects(raw, several, threshold, reading)}, []
         if threshold is not None:
             raise Misuse(
                 f"a threshold is for objects that a detector finds; {type(self.model).__name__} is asked for none"
@@ -178,7 +179,7 @@ class Reader:
                 name = type(self.model).__name__
                 raise TargetError(f"{name} answers in words: give one answer as the target, or none for its own")
             full, of_answer = answers.answered(self.model, self.processor.tokenizer, reading, target)
-            return {"_reading": full, "target": of_answer}, []
+            return {"reading": full, "target": of_answer}, []
         if asking is not None:
             return asked.of_words(asking, reading, target, against, token)
         if token is not None:
@@ -186,7 +187,7 @@ class Reader:
                 f"token= is for models that say something of every token; {type(self.model).__name__} does not"
             )
         return {
-            "_reading": reading,
+            "reading": reading,
             "target": self._target(target, reading) if against is None else self._less(target, against, reading),
         }, []
 
@@ -298,7 +299,7 @@ class Reader:
         Raises InputError for a prompt that cannot be read or is too long, Misuse for options that do not fit, ModelError
         for a model that does not write.
         """
-        from regard.explanation.generation import explain_generation
+        from regard.api.explain_generation import explain_generation
 
         if isinstance(prompt, list) and not is_chat(prompt):
             more = {"baseline": baseline, "site": site, **options}
@@ -342,7 +343,7 @@ class Reader:
 
         Yin and Neubig (2022), "Interpreting Language Models with Contrastive Explanations".
         """
-        from regard.explanation.generation import explain_writing
+        from regard.api.explain_generation import explain_writing
 
         if isinstance(prompt, list) and not is_chat(prompt):
             raise Misuse("an answer goes with one prompt, and a list was given; give them one by one")

@@ -19,6 +19,7 @@ from regard.evaluation import (
     repeatability,
 )
 from regard.evaluation.protocols.sanity import parameter_groups, restored, spearman
+from regard.explanation.raw_inputs import Reading
 from support.tiny import noise
 
 
@@ -142,7 +143,7 @@ def test_padding_changes_nothing():
         row = padding_invariance(bert.model, example, 1, method)
         assert row.values["relative"] < 1e-4
         assert row.values["padded_scores"] == 0.0
-    no_mask = Example("x", regard.explanation.explanation.Reading({"input_ids": example.reading.inputs["input_ids"]}))
+    no_mask = Example("x", Reading({"input_ids": example.reading.inputs["input_ids"]}))
     with pytest.raises(Misuse, match="attention_mask"):
         padding_invariance(bert.model, no_mask, 1)
 

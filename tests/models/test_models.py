@@ -971,17 +971,17 @@ def test_a_model_that_names_no_classes_takes_numbers():
 def test_explain_passes_on_what_the_reader_knows(text_folder, monkeypatch):
     calls = []
 
-    def explain(model, inputs, **options):
-        calls.append((model, inputs, options))
+    def explain(model, reading, **options):
+        calls.append((model, reading, options))
         return [SimpleNamespace(receipt=SimpleNamespace(notes=[])) for _ in range(2)]
 
-    monkeypatch.setattr(regard, "explain", explain, raising=False)
+    monkeypatch.setattr("regard.reader.explain_reading", explain)
     reader = load(text_folder("bert"))
     marker = object()
     found = reader.explain("a " * 40, target=["POSITIVE", 0, marker], method=["gae", "rollout"], truncate=True, seed=3)
-    model, inputs, options = calls[0]
+    model, reading, options = calls[0]
     assert model is reader.model
-    assert inputs is options["_reading"].inputs
+    assert list(reading.raw) == ["input_ids"]
     assert options["target"] == [1, 0, marker]
     assert (options["method"], options["seed"]) == (["gae", "rollout"], 3)
     assert all("only its first 20 tokens were read" in e.receipt.notes[0] for e in found)

@@ -227,9 +227,7 @@ def test_a_picture_leaves_without_its_pixels():
 
 
 def _rows(exp):
-    from regard.explanation import export
-
-    return list(export.rows(exp))
+    return exp.to_rows()
 
 
 def test_a_table_has_a_row_for_every_token(both):
@@ -370,9 +368,7 @@ def test_a_generation_leaves_in_the_same_forms():
     back = pickle.loads(pickle.dumps(g))
     assert isinstance(back, Generation)
     assert back.to_dict() == g.to_dict()
-    from regard.explanation import export
-
-    rows = list(export.generation_rows(g))
+    rows = g.to_rows()
     assert len(rows) == g.scores.numel()
     assert {r["written_token"] for r in rows} == set(g.tokens[g.start :])
 

@@ -100,7 +100,7 @@ def inspect(
     Lost trails are shown, not raised. `streams` and `batch_axis` as in `regard.explain`. Where a target (or `readout`) is
     given, the rows that it reads are told as well, at the cost of a gradient.
     """
-    from regard.api.explain import rng_kept
+    from regard.recording.random_state import rng_kept
 
     asked = target is not None or readout is not None
     refuse(model, training)

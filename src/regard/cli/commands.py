@@ -379,7 +379,7 @@ def _check_writing(
     words: dict[str, str],
 ) -> None:
     """Refuse what does not go with a text that is written on from INPUT, or with an answer to it."""
-    from regard.explanation.generation import TARGETS
+    from regard.api.explain_generation import TARGETS
 
     asked = "--generate" if answer is None else "--answer"
     if generate is not None and answer is not None:

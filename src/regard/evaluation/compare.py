@@ -20,6 +20,7 @@ from regard.attribution.table import method as method_row
 from regard.baseline import Baseline
 from regard.errors import Misuse
 from regard.evaluation.protocols.attribution_error import asked, rows_of
+from regard.explanation import display
 from regard.explanation.explanation import Explanation
 from regard.site import Site
 
@@ -116,21 +117,15 @@ class Comparison:
         return [(formula(e), rows_of(e, {})[sample]) for e in self.explanations]
 
     def __str__(self) -> str:
-        from regard.report.comparison.html import plain_table
-
-        return plain_table(self)
+        return display.comparison_table(self)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained page: the grid of maps, and the table (needs `regard[viz]`)."""
-        from regard.report.comparison.html import write_page
-
-        return write_page(self, path)
+        return display.write_comparison(self, path)
 
     def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
         """Draw one sample's grid with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
-        from regard.report.comparison.png import plot
-
-        return plot(self, path, sample)
+        return display.plot_comparison(self, path, sample)
 
 
 def compare(

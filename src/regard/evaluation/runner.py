@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from regard.api.explain import explain, rng_kept
+from regard.api.explain import explain_reading
 from regard.attribution.table import method as method_row
 from regard.errors import Misuse, RegardError
 from regard.evaluation.data.eraser import Document
@@ -24,6 +24,7 @@ from regard.evaluation.protocols.segmentation import Segmentation, segmentation
 from regard.evaluation.rows import Example, Row, sample_of
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
+from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 from regard.target import scores
 
@@ -189,7 +190,7 @@ class _Maps:
     def _explained(self, batch: Batch, classes: Sequence[int]) -> Explanation:
         reading = batch.reading
         target = torch.tensor(classes)
-        found = explain(self.model, reading.inputs, target, self.name, seed=self.seed, _reading=reading, **self.options)
+        found = explain_reading(self.model, reading, target, self.name, seed=self.seed, **self.options)
         assert isinstance(found, Explanation)
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import InputError, Misuse, nearest
+from regard.explanation import display
 from regard.explanation.boxes import Box, Found
+from regard.explanation.export import as_json_file, defined, frame, raws_as_dicts, rows
 from regard.explanation.files import as_json, packed, unpacked, write_atomically
 from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, placed, raster_of, resized
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words_of
@@ -214,33 +217,56 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the pixels of pictures as plain Python values, the receipt measured; what is undefined is None."""
-        from regard.explanation import export
-
-        return export.as_dict(self)
+        made = {
+            "method": self.method,
+            "target": self.target,
+            "scores": self.scores,
+            "grid": self.grid,
+            "inputs": raws_as_dicts(self.inputs, self.scores),
+            "labels": self.labels,
+            "names": self.names,
+            "signed": self.signed,
+            "options": self.options,
+            "found": None if self.found is None else dataclasses.asdict(self.found),
+            "receipt": self.receipt.as_dict(),
+        }
+        plain: dict[str, Any] = defined(as_json(made))
+        return plain
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str | Path:
         """`to_dict` as JSON: a string, or a file, written atomically, whose path is returned."""
-        from regard.explanation import export
+        return as_json_file(self.to_dict(), path)
 
-        return export.as_json_file(export.as_dict(self), path)
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row a token: sample, stream, number, token, start, end, special, row, column, score."""
+        return list(rows(self.scores, self.inputs, self._on_grid))
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame, one row a token: sample, stream, number, token, start, end, special, row, column, score.
+        """`to_rows` as a pandas DataFrame. Raises Misuse where pandas is not installed."""
+        return frame(self.to_rows())
 
-        Raises Misuse where pandas is not installed.
-        """
-        from regard.explanation import export
-
-        return export.frame(export.rows(self))
+    def _on_grid(self, stream: str, token: int) -> dict[str, int]:
+        return self.place_of(stream, token) if stream in self.grid else {}
 
     def __len__(self) -> int:
         return self.batch
 
     def __getitem__(self, i: Any) -> Explanation:
-        """One sample as an explanation of its own, its receipt with it."""
-        from regard.explanation import export
-
-        return export.sample(self, i)
+        """One sample as an explanation of its own, its receipt with it. Raises IndexError for one that there is not."""
+        try:
+            i = operator.index(i)
+        except TypeError:
+            raise Misuse(f"an explanation is read one sample at a time: give its number, not {i!r}") from None
+        if not -self.batch <= i < self.batch:
+            raise IndexError(f"there is no sample {i}; the explanation holds {self.batch}, counted from 0")
+        i %= self.batch
+        return dataclasses.replace(
+            self,
+            scores={s: t[i : i + 1] for s, t in self.scores.items() if i < len(t)},
+            inputs={s: raws[i : i + 1] for s, raws in self.inputs.items() if i < len(raws)},
+            receipt=self.receipt.of_sample(i, self.batch),
+            _looks=self._looks.of_sample(i),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""
@@ -276,20 +302,14 @@ class Explanation:
 
     def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
         """Draw one sample with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
-        from regard.report.explanation.png import plot
-
-        return plot(self, path, sample)
+        return display.plot_explanation(self, path, sample)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained page (needs `regard[viz]`)."""
-        from regard.report.explanation.html import write_page
-
-        return write_page([self], path)
+        return display.write_explanation(self, path)
 
     def _repr_html_(self) -> str:
-        from regard.report.explanation.html import fragment
-
-        return fragment(self)
+        return display.explanation_fragment(self)
 
 
 def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:

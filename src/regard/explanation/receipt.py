@@ -116,6 +116,21 @@ class Receipt:
         }
         return {k: as_json(v) for k, v in values.items()}
 
+    def of_sample(self, i: int, batch: int) -> Receipt:
+        """The receipt of one of `batch` samples: what is to be measured is measured for all, once."""
+
+        def part(value: Any) -> Any:
+            return value[i : i + 1] if isinstance(value, Tensor) and value.ndim and len(value) == batch else value
+
+        def measure() -> Measured:
+            found = self.measure()
+            return Measured(found.faithful, part(found.baseline_value), part(found.attribution_target), found.passes)
+
+        fields = {f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.name.startswith("_")}
+        made = Receipt(**(fields | {"notes": list(self.notes)}))
+        made._measured, made._measure = (measure(), None) if self._measured is not None else (None, measure)
+        return made
+
     def __getstate__(self) -> dict[str, Any]:
         """A pickle is measured, as a file is: it cannot run the model later."""
         self.measure()

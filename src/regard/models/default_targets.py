@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.api.explain import rng_kept
 from regard.errors import InputError, TargetError
 from regard.explanation.raw_inputs import Reading, Text
 from regard.models.alignment import names_of
 from regard.models.chats import can_write
 from regard.models.texts import plain_words, trim
+from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 from regard.target import Target, field
 

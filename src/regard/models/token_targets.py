@@ -378,10 +378,10 @@ def of_words(
     searches = [one.found for one in made if one.found is not None]
     if not searches:
         targets = [one.target for one in made]
-        return {"_reading": reading, "target": targets if isinstance(target, list) else targets[0]}, notes
+        return {"reading": reading, "target": targets if isinstance(target, list) else targets[0]}, notes
     if len(searches) < len(made):
         raise Misuse("tags that are to be found cannot be asked for beside other targets; say which token with token=")
-    return {"_reading": reading, "_targets": lambda output: [t for search in searches for t in search(output)]}, notes
+    return {"reading": reading, "find": lambda output: [t for search in searches for t in search(output)]}, notes
 
 
 def single(asking: Asking, target: Any) -> Any:

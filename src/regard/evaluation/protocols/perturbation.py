@@ -22,12 +22,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.api.explain import rng_kept
 from regard.attribution.removal.units import Removal, Words, remover
 from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
 from regard.explanation.explanation import Explanation
 from regard.extras import brought_by
+from regard.recording.random_state import rng_kept
 from regard.recording.refusals import our_own, refuse
 
 TENTHS = tuple(i / 10 for i in range(1, 10))

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from regard.api.explain import rng_kept
 from regard.errors import Misuse, nearest
 from regard.evaluation.data.eraser import Document, Span, word_spans
 from regard.evaluation.protocols.perturbation import SHARES, counted, ranking, tie_seed
@@ -26,6 +25,7 @@ from regard.evaluation.protocols.windows import Window, windows_of, word_scores
 from regard.evaluation.rows import Row, checked
 from regard.explanation.raw_inputs import Text
 from regard.extras import brought_by
+from regard.recording.random_state import rng_kept
 from regard.target import scores as class_scores
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from regard.api.explain import rng_kept
 from regard.attribution.removal.units import cut
 from regard.errors import Misuse, nearest
+from regard.recording.random_state import rng_kept
 from regard.recording.refusals import as_the_user, our_own, refuse
 from regard.target import scores
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.api.explain import explain
+from regard.api.explain import explain_reading
 from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
 from regard.explanation.explanation import Explanation
@@ -215,7 +215,7 @@ def _explained(
     known = example.reading
     special = {k: F.pad(v, (0, more), value=True).expand(batch, -1) for k, v in known.special.items()}
     reading = Reading(dict(inputs), {}, special if batch == 1 else {}, known.labels, known.mean, known.std)
-    found = explain(model, dict(inputs), target, method, seed=seed, _reading=reading, **(options or {}))
+    found = explain_reading(model, reading, target, method, seed=seed, **(options or {}))
     assert isinstance(found, Explanation)
     return found
 

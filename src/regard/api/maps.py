@@ -1,0 +1,155 @@
+"""From one gradient to the maps of all methods: one walk for those of the attention family; the others run by themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.api.samples import has_samples
+from regard.api.shared_run import Watched
+from regard.api.target_rows import read_rows
+from regard.attribution.attention.path_rules import Fusion, Preset, relevance
+from regard.attribution.context import Context, LateReadout
+from regard.attribution.rerun import Rerun
+from regard.attribution.table import Method
+from regard.errors import Misuse, ModelError, NonFinite
+from regard.recording import Gradients, Recording
+from regard.recording.independence import TINY
+from regard.recording.inputs import first
+from regard.recording.recording import cut_off
+from regard.recording.relevance.propagation import Relevance
+from regard.recording.tokens.rereads import reread
+from regard.site import Site
+
+
+def row_options(row: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the given options that a method takes."""
+    return {k: v for k, v in options.items() if k in row.options}
+
+
+@dataclass
+class Maps:
+    """The relevance (batch, row) that each method gives for one y, padding at zero, and how it was come by."""
+
+    context: Context
+    readout: LateReadout
+    contexts: dict[str, Context] = field(default_factory=dict)
+    relevance: dict[str, Relevance] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    read_by: dict[str, bool] = field(default_factory=dict)
+
+    def shown(self, sample: int) -> dict[str, int]:
+        """The sample of each stream that is shown for one sample's y: its own, or (a picture and any text) another."""
+        weights: dict[str, Tensor] = {}
+        read = self.context.r if self.context.recording.whole else self.moved()
+        for stream in self.context.recording.streams:
+            weights[stream.name] = weights.get(stream.name, 0) + read[:, stream.rows].sum(1)
+        return {n: sample if bool(w[sample]) or not bool(w.any()) else int(w.argmax()) for n, w in weights.items()}
+
+    def moved(self) -> Tensor:
+        """Where any of the maps has relevance, for a run whose read-out is not followed: (batch, row), its size."""
+        return sum((r.abs() for r in self.relevance.values()), self.context.recording.zeros())
+
+    def of_samples(self, name: str, shown: Mapping[str, int]) -> Tensor:
+        """(row,) of the samples that are shown."""
+        relevance = self.relevance[name]
+        out = torch.zeros(relevance.shape[1], dtype=torch.float32)
+        recording = self.context.recording
+        for stream in recording.streams:
+            one = has_samples(recording, stream) and recording.given.batch(stream.name) == 1
+            rows = relevance[:, stream.rows]
+            out[stream.rows] = rows.sum(0) if one else rows[shown[stream.name]]
+        return out
+
+    def reads_more(self, shown: Mapping[str, int]) -> bool:
+        """Whether y has a gradient at samples that are not shown."""
+        for leaf, g in self.context.gradients.inputs.items():
+            at = shown.get(leaf.partition("#")[0])
+            g = first(g, self.context.recording.axis(leaf))
+            if at is not None and len(g) == self.context.recording.batch:
+                size = g.flatten(1).double().norm(dim=1)
+                size[at] = 0
+                if bool((size > TINY * g.double().norm()).any()):
+                    return True
+        return False
+
+
+def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: dict[str, Any], keep: bool) -> Maps:
+    """One gradient, one walk for all methods of the attention family, and the other methods."""
+    started = time.perf_counter()
+    recording = w.recording
+    more = not recording.whole or bool(recording.rereads)  # the read-out takes a gradient of its own
+    beyond = again.shared is not None or not all(row.preset for row in rows)  # who reads the gradients at the inputs
+    gradients = recording.gradients_later(y, keep=keep or more, inputs=beyond)
+    readout = LateReadout(lambda: read_rows(recording, y, gradients, w.how.readout, again))
+    context = Context(recording, gradients, readout, w.how.seed, w.how.site, w.how.baseline, again, w.reading)
+    context.asked = w.how.readout is not None
+    maps = Maps(context, readout)
+    made, notes = _made(recording, rows, options)
+    walked = _walked(w, rows, made, gradients, readout)
+    earlier = reread(recording, y) if w.how.readout is None and any(r.follows_maps(w.how.site) for r in rows) else []
+    shared = time.perf_counter() - started
+    for row in rows:
+        since = time.perf_counter()
+        told = [*(earlier if row.follows_maps(w.how.site) else []), *notes.get(row.name, [])]
+        context = maps.contexts[row.name] = replace(maps.context, notes=told)
+        readout.asked = False
+        found = walked[row.name] if row.name in walked else made[row.name](context)
+        maps.read_by[row.name] = readout.asked
+        maps.relevance[row.name] = _checked(recording, row.name, found)
+        maps.seconds[row.name] = shared + time.perf_counter() - since
+    return maps
+
+
+def _made(
+    recording: Recording, rows: Sequence[Method], options: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Each method with its options: the rules of a walk, or a function of the context; and what to say of that choice."""
+    made: dict[str, Any] = {}
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        own = row_options(row, options)
+        found = row.function(**own) if row.preset else partial(row.function, **own)
+        if isinstance(found, Preset):
+            found, note = found.chosen(recording)
+            notes[row.name] = [note] if note else []
+        made[row.name] = found
+    return made, notes
+
+
+def _walked(
+    w: Watched, rows: Sequence[Method], made: dict[str, Any], gradients: Gradients, readout: LateReadout
+) -> dict[str, Relevance]:
+    """The maps of all methods that follow attention by rules, in one walk."""
+    presets = {name: p for name, p in made.items() if isinstance(p, Preset | Fusion)}
+    _refuse_cut(w.recording, rows, presets, w.how.site)
+    walks = relevance(w.recording, gradients, dict(readout.items()), [*presets.values()]) if presets else []
+    return dict(zip(presets, walks, strict=True))
+
+
+def _checked(recording: Recording, name: str, found: Any) -> Relevance:
+    """A method's map, rows settled and padding at zero. Raises Misuse and NonFinite for what is no map."""
+    wanted = (recording.batch, recording.rows)
+    if not isinstance(found, Tensor) or found.shape != wanted:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise Misuse(f"method {name!r} must return (batch, row) = {wanted}, not {shape}")
+    settled: Tensor = recording.settled(found).masked_fill(recording.hidden(), 0.0)
+    if not bool(torch.isfinite(settled).all()):
+        raise NonFinite(f"method {name!r} gave a map that is not finite; are the model's gradients finite?")
+    return settled
+
+
+def _refuse_cut(
+    recording: Recording, rows: Sequence[Method], presets: Mapping[str, Preset | Fusion], site: Site | None
+) -> None:
+    """A method that needs the gradients of attention calls gives no map of zeros where all are cut out of the graph."""
+    plain = {name for name, p in presets.items() if not any(q.gradient for q in p.presets)}
+    gradients = any(row.follows_maps(site) and row.name not in plain for row in rows)
+    if gradients and recording.calls and all(c.detached for c in recording.calls):
+        raise ModelError(cut_off(recording.calls))

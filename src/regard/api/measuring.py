@@ -1,0 +1,121 @@
+"""What costs extra passes, and is run when it is asked for: the checks of the receipt, and rows from token to token."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regard.api.shared_run import Watched
+from regard.attribution.attention.path_rules import Fusion, Preset, rows_between
+from regard.attribution.integral.baseline_values import zero_of
+from regard.attribution.integral.path import Path
+from regard.attribution.table import Method
+from regard.explanation.receipt import Measured, Receipt
+from regard.explanation.token_rows import Between
+from regard.recording import Recording, record
+from regard.recording.edits import Edit, Replace, Scale
+from regard.recording.inputs import Inputs
+from regard.recording.random_state import rng_kept
+from regard.recording.recorder import run
+from regard.recording.refusals import as_the_user, floats_in, our_own, refuse
+from regard.target import Target, Value
+from regard.version import __version__
+
+
+def measurement(
+    w: Watched, target: Target, row: Method, value: Value, finals: tuple[int, ...], paths: Sequence[Path]
+) -> Callable[[], Measured]:
+    """A closure for the receipt that does not hold the recording: only the model, its inputs, and the output."""
+    model, inputs, named, rng = w.recording.model, w.recording.given, w.recording.inputs, w.rng
+    returned, y = _detached(w.recording.returned), value.y.detach()
+    edits = None if paths else _baseline_edits(row, finals, w.recording)
+    y0 = torch.cat([p.y0 for p in paths]) if paths else None  # known already: the method ran it
+    shared, training, around = w.plain, w.how.training, w.around
+    key = f"{row.site}, {row.baseline}, {finals if row.site == 'attention[last]' else ''}"
+
+    def measure() -> Measured:
+        with torch.no_grad(), rng_kept(model, rng), around.again(), our_own():
+            if "faithful" not in shared:
+                shared["faithful"] = difference(returned, _plain(model, inputs))
+            if y0 is not None:
+                return Measured(shared["faithful"], y0, y.float().cpu() - y0, passes=1)
+            if edits is None:
+                return Measured(shared["faithful"], None, None, passes=1)
+            refuse(model, training)
+            if key not in shared:  # targets that share a baseline share its run
+                shared[key] = run(model, inputs, edits).output
+            base = target.value(shared[key], named).y.detach().float().cpu()
+        return Measured(shared["faithful"], base, y.float().cpu() - base, passes=2)
+
+    return measure
+
+
+def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) -> list[Edit] | None:
+    """The change that puts a method's natural baseline in place; None where it claims no unit of y."""
+    if row.site == "attention":
+        return [Scale(0.0)]
+    if row.site == "attention[last]":
+        return [Scale(0.0, finals)]
+    if row.site == "input":
+        step: Callable[[Tensor], Tensor] = zero_of if "zero" in row.baseline else lambda x: x - 1
+        named = {s.name for s in recording.streams} | {
+            a for a in recording.aliases if isinstance(t := recording.inputs.get(a), Tensor) and t.is_floating_point()
+        }
+        return [Replace({name: step for name in {k.partition("#")[0] for k in recording.leaves} if name in named})]
+    return None
+
+
+def token_rows(
+    w: Watched, target: Target, value: Value, row: Method, options: dict[str, Any], receipt: Receipt
+) -> Between:
+    """How rows of one stream that look at another are found when they are asked for: in a run of their own, as `measure` is."""
+    method = row.function(**options) if row.preset else None
+    if not isinstance(method, Preset | Fusion):
+        return Between(refused=f"method {row.name!r} as it was called follows no paths from token to token; use 'gae'")
+    if value.shared or len(value.y) < w.recording.batch:
+        return Between(
+            refused="samples read tokens of one another here: explain one pair at a time to see who looks at whom"
+        )
+    model, inputs, rng, around, training = w.recording.model, w.recording.given, w.rng, w.around, w.how.training
+    streams, budget, device = w.how.streams, w.recording.budget, value.y.device
+
+    def compute(stream: str, tokens: list[int]) -> dict[str, Tensor]:
+        refuse(model, training)
+        with rng_kept(model, rng), around.again(), our_own():
+            again = record(model, inputs, streams=streams, training=training, memory_budget=budget)
+            with torch.enable_grad(), as_the_user():
+                y = target.value(again.output, again.inputs).y
+            rows = rows_between(again, again.gradients(y), method, stream, tokens)
+        receipt.passes += 2
+        hidden = again.hidden()
+        maps = [again.settled(rows[:, i]).masked_fill(hidden, 0.0) for i in range(len(tokens))]
+        whole = torch.stack(maps, 1).float().to(device)
+        return {s.name: whole[..., s.rows] for s in again.streams if s.shown}
+
+    return Between(compute)
+
+
+def _plain(model: nn.Module, inputs: Inputs) -> Any:
+    """The model's own run, unwatched."""
+    args, kwargs = inputs.arguments()
+    with as_the_user():
+        return model(*args, **kwargs)
+
+
+def _detached(output: Any) -> list[Tensor]:
+    return [t.detach() for t in floats_in(output)]
+
+
+def difference(watched: Sequence[Tensor], plain: Any) -> float:
+    """max |output difference| over all floating tensors of two outputs."""
+    pairs = list(zip(watched, floats_in(plain), strict=False))
+    return max((float((a.float() - b.float()).abs().max()) for a, b in pairs if a.numel()), default=float("nan"))
+
+
+def versions() -> dict[str, str]:
+    """Of Regard, PyTorch and Python."""
+    return {"regard": __version__, "torch": torch.__version__, "python": platform.python_version()}

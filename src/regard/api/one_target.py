@@ -1,0 +1,216 @@
+"""One target: from its value to an Explanation by each method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.api.maps import Maps, maps_of, row_options
+from regard.api.measuring import measurement, token_rows, versions
+from regard.api.notes import blind_notes, run_notes
+from regard.api.samples import CROSSED, MIXED, by_sample, samples_of
+from regard.api.shared_run import Watched
+from regard.attribution.context import Context, summed
+from regard.attribution.integral.path import Path
+from regard.attribution.rerun import Rerun
+from regard.attribution.table import Method
+from regard.errors import NonFinite
+from regard.explanation.explanation import Explanation
+from regard.explanation.places import WHOLE, Grid, Raster
+from regard.explanation.raw_inputs import Raw
+from regard.explanation.receipt import Receipt
+from regard.recording import Recording, Stream
+from regard.recording.independence import crossing
+from regard.recording.refusals import as_the_user
+from regard.recording.relevance.propagation import Relevance
+from regard.recording.tokens import rasters as layouts
+from regard.target import Target, Value
+
+
+def one_target(
+    w: Watched, target: Target, rows: Sequence[Method], options: dict[str, Any], keep: bool
+) -> list[Explanation]:
+    """Explanations of one target by each method. `keep`: the graph is needed once more."""
+    recording = w.recording
+    target, value = _value(recording, target)
+    crossed, told = (False, 0) if value.shared else crossing(recording, value.y)
+    value = replace(value, shared=True) if crossed else value
+    maps = _maps(w, target, value, rows, options, keep)
+    shown = [m.shown(i) for i, m in enumerate(maps)] if value.shared else []
+    mixed = crossed and any(m.reads_more(s) for m, s in zip(maps, shown, strict=True))
+    out = []
+    for row in rows:
+        exp = OneMap(w, target, value, row, row_options(row, options), maps, shown).explanation()
+        exp.receipt.passes += told
+        exp.receipt.complete &= not mixed
+        exp.receipt.notes += [MIXED if mixed else CROSSED] if crossed else []
+        out.append(exp)
+    return out
+
+
+def _value(recording: Recording, target: Target) -> tuple[Target, Value]:
+    """The target, knowing the model's head, and y. Raises NonFinite where y is no number."""
+    with torch.enable_grad(), as_the_user():
+        target = target.on(recording.model, recording.output)
+        value = target.value(recording.output, recording.inputs)
+    if not bool(torch.isfinite(value.y).all()):
+        values = value.y.detach().tolist()
+        raise NonFinite(
+            f"the target ({target.label}) is not a finite number: {values}; the model's output holds NaN or infinity"
+        )
+    return target, by_sample(recording, value)
+
+
+def _maps(
+    w: Watched, target: Target, value: Value, rows: Sequence[Method], options: dict[str, Any], keep: bool
+) -> list[Maps]:
+    """The maps of all methods: once for all samples, or once for each where they read one another."""
+    recording = w.recording
+    with torch.enable_grad():
+        parts = value.y.split(1) if value.shared else (value.y,)
+    again = Rerun(
+        recording.model, recording.given, target, recording.batch, value.explained, value.rival, w.how.streams, w.rng[0],
+        in_place=not recording.whole,
+    )  # fmt: skip
+    return [
+        maps_of(w, y, replace(again, shared=i if value.shared else None), rows, options, keep or i < len(parts) - 1)
+        for i, y in enumerate(parts)
+    ]
+
+
+@dataclass(frozen=True)
+class OneMap:
+    """What the explanation of one target by one method is made of.
+
+    maps: of all samples, or of each by itself; then `shown` has the sample of each stream that is shown for it.
+    """
+
+    w: Watched
+    target: Target
+    value: Value
+    row: Method
+    options: dict[str, Any]
+    maps: Sequence[Maps]
+    shown: Sequence[dict[str, int]]
+
+    def explanation(self) -> Explanation:
+        """Scores by stream, with their receipt."""
+        w, value, fixed = self.w, self.value, self._fixed
+        streams, relevance = self._streams, self._relevance
+        scores = self._scores(relevance, streams)
+        receipt = self._receipt(relevance, blind_notes(streams, scores))
+        if w.how.measure == "full":
+            receipt.measure()
+        grid, rasters = _grids(w.recording, streams)
+        return Explanation(
+            method=self.row.name,
+            target=self.target.label,
+            scores=scores,
+            receipt=receipt,
+            grid=grid,
+            inputs={k: self._shown(k, v) for k, v in w.reading.raw.items() if k in scores},
+            labels=w.reading.labels,
+            signed=self.row.is_signed(self.options),
+            options=self.options,
+            rasters=rasters,
+            _looks=token_rows(w, fixed, value, self.row, self.options, receipt),
+        )
+
+    @property
+    def _context(self) -> Context:
+        return self.maps[0].contexts[self.row.name]
+
+    @property
+    def _paths(self) -> list[Path]:
+        return [p for m in self.maps if (p := m.contexts[self.row.name].reference) is not None]
+
+    @property
+    def _fixed(self) -> Target:
+        """The target with its classes fixed, for runs in which others may be predicted."""
+        value = self.value
+        return self.target if value.explained is None else self.target.at(value.explained, value.rival)
+
+    @property
+    def _relevance(self) -> Relevance:
+        name = self.row.name
+        if not self.value.shared:
+            return self.maps[0].relevance[name]
+        return torch.stack([m.of_samples(name, s) for m, s in zip(self.maps, self.shown, strict=True)])
+
+    @property
+    def _streams(self) -> list[Stream]:
+        return [s for s in self._context.cells or self.w.recording.streams if s.shown]
+
+    def _scores(self, relevance: Relevance, streams: Sequence[Stream]) -> dict[str, Tensor]:
+        y, recording = self.value.y, self.w.recording
+        several = len(relevance) > len(y)  # one y that rests on several samples of some input
+        counts = {s.name: samples_of(recording, s) if several else len(relevance) for s in streams}
+        return {s.name: relevance[: counts[s.name], s.rows].float().to(y.device) for s in streams}
+
+    def _shown(self, stream: str, raw: Sequence[Raw]) -> Sequence[Raw]:
+        """The raw inputs that the rows of a map show."""
+        samples = [s[stream] for s in self.shown]
+        return [raw[i] for i in samples] if samples and max(samples) < len(raw) else raw
+
+    def _receipt(self, relevance: Relevance, blind: list[str]) -> Receipt:
+        w, row, value, paths = self.w, self.row, self.value, self._paths
+        along = paths[0] if paths else None
+        return Receipt(
+            method=row.name,
+            target=self.target.label,
+            target_value=value.y.detach().float().cpu(),
+            baseline=row.baseline if along is None else along.baseline,
+            site=row.site if along is None else along.site.label,
+            readout=self._context.read or self._how_read(),
+            attribution_sum=summed(relevance, len(value.y)),
+            decomposes=row.decomposes,
+            complete=along.complete if along is not None else not row.site.startswith("attention"),
+            predicted=None if value.predicted is None else value.predicted.cpu(),
+            explained=None if value.explained is None else value.explained.cpu(),
+            passes=self._passes(),
+            seconds=w.seconds + sum(m.seconds[row.name] for m in self.maps),
+            versions=versions(),
+            seed=w.how.seed,
+            notes=self._notes(along) + blind,
+            _measure=measurement(w, self._fixed, row, value, self._finals(), paths),
+        )
+
+    def _notes(self, along: Path | None) -> list[str]:
+        w, follows = self.w, self.row.follows_maps(self.w.how.site)
+        notes = [*self.target.notes, *run_notes(w.recording, follows, along), *(w.proof.notes if w.proof else [])]
+        return notes + [n for m in self.maps for n in m.contexts[self.row.name].notes]
+
+    def _passes(self) -> int:
+        """Forward and gradient passes: of the run, of the paths, of points that a method runs on its own (two each)."""
+        nodes = sum(2 * m.contexts[self.row.name].nodes for m in self.maps)
+        shared = 1 + (len(self.value.y) if self.value.shared else 1) + (self.w.proof.passes if self.w.proof else 0)
+        return shared + sum(p.passes for p in self._paths) + nodes
+
+    def _how_read(self) -> str:
+        """Which rows the target was found to read; not asked where the method's formula has no read-out."""
+        asked = self.row.follows_maps(self.w.how.site) or self.maps[0].read_by[self.row.name]
+        return self.maps[0].readout.how if asked else "not used by this method"
+
+    def _finals(self) -> tuple[int, ...]:
+        """The calls of the attentions that the target reads, where they are what the method is measured against."""
+        context = self.maps[0].context
+        if self.row.site != "attention[last]":
+            return ()
+        return tuple(c for a in context.readout for c in context.recording.attentions[a].calls)
+
+
+def _grids(recording: Recording, streams: Sequence[Stream]) -> tuple[dict[str, Grid], dict[str, Raster]]:
+    """The grids of streams that are pictures, and how tokens lie on them."""
+    grid: dict[str, Grid] = {s.name: s.grid for s in streams if s.grid is not None}
+    rasters = {s.name: Raster(s.window) for s in streams if s.window is not None and s.window != WHOLE}
+    merge = layouts.merge_size(getattr(recording.model, "config", None))
+    for stream in streams:
+        every = layouts.grids(stream.name, stream.count, recording.inputs, merge) if stream.packed else None
+        if every is not None:
+            grid[stream.name] = every[0] if len(every) == 1 else every
+            rasters[stream.name] = Raster(order=tuple(layouts.order(every, merge).tolist()))
+    return grid, rasters

@@ -1,0 +1,72 @@
+"""The one door from results to the report, opened when a result is to be shown: nothing else here knows of drawing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+AnyPath = str | os.PathLike[str]
+
+
+def plot_explanation(explanation: Any, path: AnyPath | None, sample: int) -> Any:
+    """One sample as a matplotlib figure; as PNG if `path`."""
+    from regard.report.explanation.png import plot
+
+    return plot(explanation, path, sample)
+
+
+def write_explanation(explanation: Any, path: AnyPath) -> Path:
+    """An explanation as a page."""
+    from regard.report.explanation.html import write_page
+
+    return write_page([explanation], path)
+
+
+def explanation_fragment(explanation: Any) -> str:
+    """An explanation as HTML for a notebook."""
+    from regard.report.explanation.html import fragment
+
+    return fragment(explanation)
+
+
+def plot_generation(generation: Any, path: AnyPath | None) -> Any:
+    """A generation as a matplotlib figure; as PNG if `path`."""
+    from regard.report.generation.png import plot
+
+    return plot(generation, path)
+
+
+def write_generation(generation: Any, path: AnyPath) -> Path:
+    """A generation as a page."""
+    from regard.report.generation.html import write_page
+
+    return write_page([generation], path)
+
+
+def generation_fragment(generation: Any) -> str:
+    """A generation as HTML for a notebook."""
+    from regard.report.generation.html import fragment
+
+    return fragment(generation)
+
+
+def plot_comparison(comparison: Any, path: AnyPath | None, sample: int) -> Any:
+    """One sample of a comparison as a matplotlib figure; as PNG if `path`."""
+    from regard.report.comparison.png import plot
+
+    return plot(comparison, path, sample)
+
+
+def write_comparison(comparison: Any, path: AnyPath) -> Path:
+    """A comparison as a page."""
+    from regard.report.comparison.html import write_page
+
+    return write_page(comparison, path)
+
+
+def comparison_table(comparison: Any) -> str:
+    """A comparison's table as text."""
+    from regard.report.comparison.html import plain_table
+
+    return plain_table(comparison)
