@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
 TESTING := beartype pytest pytest-timeout
-# What the oldest supported versions must pass; the families of tests/support/sweep.py are those of the newest.
+# What the oldest supported versions must pass; the families of tests/support/sweep are those of the newest.
 CORE := $(addprefix tests/,methods/test_twins.py methods/test_properties.py unit/test_provenance.py unit/test_targets.py models/test_models.py models/test_zoo.py)
 
 .PHONY: demo test test-all test-oldest test-timm lint format bench docs site clean

@@ -1,4 +1,4 @@
-"""Write families.md from tests/support/sweep.py, families-timm.md from timm_sweep.py there: `python docs/families.py`.
+"""Write families.md from tests/support/sweep, families-timm.md from timm_sweep.py there: `python docs/families.py`.
 
 Each needs its own environment (transformers, or timm with torchvision); the page whose libraries are missing is left as it is.
 """
@@ -92,7 +92,7 @@ def page() -> str:
             *CHECKED,
             "Models of timm and torchvision have [a page of their own](families-timm.md).",
             "Written by `python docs/families.py` from",
-            f"`tests/support/sweep.py`, with transformers {version('transformers')} and torch {version('torch')};",
+            f"`tests/support/sweep`, with transformers {version('transformers')} and torch {version('torch')};",
             "the tests: `python -m pytest tests/families/test_sweep.py`.",
             *tables(GROUPS, FAMILIES, REFUSED, OPEN),
         ]

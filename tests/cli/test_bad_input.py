@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from test_models import image_parts, picture, text_parts
 from torch import Tensor, nn
 
 import regard
@@ -23,6 +22,7 @@ from regard.cli import commands as cli
 from regard.errors import Failure, InputError, Misuse, ModelError, NonFinite, RegardError, TargetError, UnknownName
 from regard.explanation.explanation import FORMAT
 from regard.reader import Reader
+from support.folders import image_parts, picture, text_parts
 
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)

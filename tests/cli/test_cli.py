@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_report import NASTY, picture, sentence
 from typer.testing import CliRunner
 
 import regard
 from regard.cli import commands as cli
 from regard.cli import files as cli_files
 from regard.errors import Failure, InputError, TargetError, nearest
+from support.drawn import NASTY, picture, sentence
 
 runner = CliRunner()
 

@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from test_report import NASTY, bare, picture, sentence
 from torch import nn
 
 import regard
@@ -19,6 +18,7 @@ from regard.errors import Misuse, TargetError
 from regard.evaluation.compare import FORMULAS, METHODS, Comparison, chosen_blocks, formula
 from regard.report.colour import number
 from regard.report.comparison.html import HEAD, page, panels_of, plain_table, small, table
+from support.drawn import NASTY, bare, picture, sentence
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import regard
-from support import styles
+from support import styles, styles_of_sets
 from support import styles_twin as twins
 from support.tiny import ids, noise, strong
 
@@ -42,12 +42,12 @@ STYLES = {
     "a course's GPT": Style(styles.CourseGPT, twins.course, lambda: {"idx": ids(2, 5, high=12)}),
     "annotated": Style(styles.EncoderDecoder, twins.annotated, lambda: {"src": PADDED, "tgt": ids(2, 4, high=12)}),
     "Llama's reference": Style(styles.LlamaReference, twins.llama, lambda: {"tokens": ids(3, 5, high=12)}),
-    "Perceiver IO": Style(styles.PerceiverIO, twins.perceiver, lambda: {"data": floats(3, 6, 5)}),
-    "Set Transformer": Style(styles.SetTransformer, twins.set_transformer, lambda: {"X": floats(2, 6, 5)}),
-    "Graphormer": Style(styles.Graphormer, twins.graphormer, lambda: {
+    "Perceiver IO": Style(styles_of_sets.PerceiverIO, twins.perceiver, lambda: {"data": floats(3, 6, 5)}),
+    "Set Transformer": Style(styles_of_sets.SetTransformer, twins.set_transformer, lambda: {"X": floats(2, 6, 5)}),
+    "Graphormer": Style(styles_of_sets.Graphormer, twins.graphormer, lambda: {
         "x": floats(2, 5, 5), "distance": torch.tensor([4, 1, 3, 5, 0, 1, 2] * 8)[:50].view(2, 5, 5)}),
-    "TimeSformer": Style(styles.TimeSformer, twins.timesformer, lambda: {"x": floats(2, 3, 2, 4, 4)}),
-    "MAE": Style(styles.MAE, twins.mae, lambda: {"imgs": floats(2, 3, 6, 6)}, lambda out: out[:, 4, 2]),
+    "TimeSformer": Style(styles_of_sets.TimeSformer, twins.timesformer, lambda: {"x": floats(2, 3, 2, 4, 4)}),
+    "MAE": Style(styles_of_sets.MAE, twins.mae, lambda: {"imgs": floats(2, 3, 6, 6)}, lambda out: out[:, 4, 2]),
 }  # fmt: skip
 
 

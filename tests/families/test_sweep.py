@@ -1,4 +1,4 @@
-"""Every family of the table (sweep.py), by what must hold of any Transformer (checks.py)."""
+"""Every family of the table (support/sweep), by what must hold of any Transformer (checks.py)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_page_of_families_is_up_to_date() -> None:
 def test_the_page_of_timm_names_every_row_of_its_table() -> None:
     """timm itself is in another environment, where test_timm.py compares the whole page."""
     table = re.findall(
-        r'^row\(\s*"([^"]+)"', (ROOT / "tests" / "timm_sweep.py").read_text(encoding="utf-8"), re.MULTILINE
+        r'^row\(\s*"([^"]+)"', (ROOT / "tests" / "support" / "timm_sweep.py").read_text(encoding="utf-8"), re.MULTILINE
     )
     page = re.findall(
         r"^\| (\S+) \| (?:timm|torchvision) \|", (ROOT / "docs" / "families-timm.md").read_text("utf-8"), re.MULTILINE

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from support.grammar import CLASSES, MERGED, SHIFT, SIDES, WINDOW, Attention, Layer, Model, Net, kv_heads, moved_length
+from support.grammar import CLASSES, MERGED, SHIFT, SIDES, WINDOW, Attention, Layer, Net, moved_length
+from support.grammar_models import Model, kv_heads
 
 ROUNDING = 1e-12
 RULES = ("rollout", "positive", "negative", "absolute", "signed")

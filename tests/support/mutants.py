@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from regard.recording import recorder, recording
 from regard.recording.calls import attention as attention_module
@@ -24,219 +22,12 @@ from regard.recording.calls import rebuild as rebuilding
 from regard.recording.relevance import propagation as walk
 from regard.recording.tokens import operations
 from regard.recording.tokens.tracker import Tag, Trail
-from support.tiny import noise, strong
-
-BATCH, TOKENS, WIDTH, HEADS = 2, 6, 8, 2
-ORDER = [3, 0, 5, 1, 4, 2]
-
-# -- tiny models ------------------------------------------------------------------------------------------------------
-
-
-class Moved(nn.Module):
-    """Two layers of attention; tokens are moved before the first and after it."""
-
-    def __init__(self, move: Callable[[Moved, Tensor], Tensor], residual: bool = True) -> None:
-        super().__init__()
-        self.move, self.residual = move, residual
-        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(2))
-        self.token = nn.Parameter(torch.zeros(1, 1, WIDTH))
-        self.merge = nn.Linear(2 * WIDTH, WIDTH)
-        self.head = nn.Linear(WIDTH, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer, qkv in enumerate(self.qkv):
-            self.layer = layer
-            x = self.move(self, x)
-            q, k, v = (heads(t) for t in qkv(x).chunk(3, -1))
-            y = self.attend(q, k, v).transpose(1, 2).flatten(2)
-            x = x + y if self.residual else y
-        return self.head(x.mean(1))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v)
-
-
-class Written(Moved):
-    """The same, written out."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
-
-
-class Causal(Moved):
-    """With the kernel's own causal mask, and a scale."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.7)
-
-
-class Masked(Moved):
-    """With a mask: no token looks at itself."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=~torch.eye(q.shape[2], dtype=torch.bool))
-
-
-class InParts(nn.Module):
-    """Two layers of four heads, some at a time; the last row is read. uneven: the last part looks for the last rows only."""
-
-    def __init__(self, *parts: int, uneven: bool = False) -> None:
-        super().__init__()
-        self.parts, self.uneven = parts, uneven
-        self.qkv, self.head = (
-            nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(1 if uneven else 2)),
-            nn.Linear(WIDTH, 3),
-        )
-
-    def forward(self, x: Tensor, maps: list[Tensor] | None = None) -> Tensor:
-        for qkv in self.qkv:
-            q, k, v = (t.unflatten(-1, (4, -1)).transpose(1, 2) for t in qkv(x).chunk(3, -1))
-            if maps is not None:
-                looks = torch.ones(4, TOKENS, 1)
-                if self.uneven:
-                    looks[self.parts[0] :, : TOKENS // 2] = 0
-                maps.append(((q @ k.mT / 2).softmax(-1) * looks).sum(1) / looks.sum(0))
-            out, first = torch.zeros_like(q), 0
-            for last in self.parts:
-                rows, heads = slice(TOKENS // 2 if self.uneven and first else 0, None), slice(first, last)
-                out[:, heads, rows] = F.scaled_dot_product_attention(
-                    q[:, heads, rows], k[:, heads], v[:, heads], scale=0.5
-                )
-                first = last
-            x = x + out.transpose(1, 2).flatten(2)
-        return self.head(x[:, -1])
-
-    def rollout(self, x: Tensor) -> Tensor:
-        """The literal one, of the maps of all heads that look at once."""
-        maps: list[Tensor] = []
-        self(x, maps)
-        R = torch.eye(TOKENS).expand(len(x), -1, -1)
-        for A in maps:
-            R = (torch.eye(TOKENS) + A) / 2 @ R
-        return R[:, -1].detach()
-
-
-class Grouped(nn.Module):
-    """Four heads of queries, two of keys and values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q, self.kv = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(WIDTH, 4 * WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q = self.q(x).unflatten(-1, (4, -1)).transpose(1, 2)
-        k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in self.kv(x).chunk(2, -1))
-        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True).mean((1, 2))
-
-
-class Cross(nn.Module):
-    """One input looks at another; `written` out or by the kernel."""
-
-    def __init__(self, written: bool) -> None:
-        super().__init__()
-        self.written = written
-        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        q, k, v = heads(self.q(a)), heads(self.k(b)), heads(self.v(b))
-        if self.written:
-            return (torch.einsum("bhmd,bhnd->bhmn", k, q).softmax(2).transpose(2, 3) @ v).mean((1, 2))
-        return F.scaled_dot_product_attention(q, k, v).mean((1, 2))
-
-
-class Patches(nn.Module):
-    """A picture cut into patches by a convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cut, self.then = nn.Conv2d(3, WIDTH, 4, 4), Moved(lambda m, x: x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.then(self.cut(x).flatten(2).transpose(1, 2))
-
-
-def heads(t: Tensor) -> Tensor:
-    return t.unflatten(-1, (HEADS, -1)).transpose(1, 2)
-
-
-def setting(m: Moved, x: Tensor) -> Tensor:
-    y = torch.zeros_like(x)
-    y[:, ORDER] = x
-    return y
-
-
-def places(x: Tensor) -> Tensor:
-    return torch.tensor(ORDER)[None, :, None].expand(x.shape)
-
-
-def windows(m: Moved, x: Tensor) -> Tensor:
-    """Two windows of 2 x 2 in a grid of 2 x 4, where there are so many tokens."""
-    return x.view(len(x), 2, 3, WIDTH).permute(0, 2, 1, 3).reshape(len(x), TOKENS, WIDTH)
-
-
-def merging(m: Moved, x: Tensor) -> Tensor:
-    """Pairs of tokens side by side become one after the first layer, as in Swin."""
-    return m.merge(x.reshape(len(x), -1, 2 * WIDTH)) if m.layer else x
-
-
-LATER = torch.tensor([False, True, True, False, True, False])
-
-MOVES: dict[str, Callable[[Moved, Tensor], Tensor]] = {
-    "flip": lambda m, x: x.flip(1),
-    "roll": lambda m, x: x.roll(2, 1),
-    "index": lambda m, x: x[:, ORDER],
-    "index_select": lambda m, x: x.index_select(1, torch.tensor(ORDER)),
-    "gather": lambda m, x: x.gather(1, places(x)),
-    "take_along_dim": lambda m, x: torch.take_along_dim(x, places(x), 1),
-    "cat": lambda m, x: torch.cat([x[:, 2:], x[:, :2]], 1),
-    "stack": lambda m, x: torch.stack([x[:, ::2], x[:, 1::2]], 1).flatten(1, 2),
-    "split": lambda m, x: torch.cat(x.split(2, 1)[::-1], 1),
-    "chunk": lambda m, x: torch.cat(x.chunk(3, 1)[::-1], 1),
-    "unbind": lambda m, x: torch.stack(x.unbind(1)[::-1], 1),
-    "transpose": lambda m, x: x.view(len(x), 2, 3, WIDTH).transpose(1, 2).flatten(1, 2),
-    "permute": windows,
-    "movedim": lambda m, x: x.view(len(x), 2, 3, WIDTH).movedim(1, 2).flatten(1, 2),
-    "setitem": setting,
-    "index_copy": lambda m, x: torch.zeros_like(x).index_copy(1, torch.tensor(ORDER), x),
-    "scatter": lambda m, x: torch.zeros_like(x).scatter(1, places(x), x),
-    "masked_scatter": lambda m, x: x.masked_scatter(
-        LATER[None, :, None].expand(x.shape), x[:, :3].flip(1).contiguous()
-    ),
-    "where": lambda m, x: torch.where(LATER[:, None], x, x.flip(1)),
-    "pad": lambda m, x: F.pad(x[:, 1:], (0, 0, 0, 1)),
-    "repeat_interleave": lambda m, x: x[:, :3].repeat_interleave(2, 1),
-    "repeat": lambda m, x: x[:, :3].repeat(1, 2, 1),
-    "class token": lambda m, x: torch.cat([m.token.expand(len(x), 1, -1), x[:, 1:]], 1),
-    "merging": merging,
-}
-
-
-PARTS = {"heads one by one": (1, 2, 3, 4), "three heads and one": (3, 4), "uneven": (2, 4)}
-
-
-@cache
-def model(name: str) -> tuple[nn.Module, dict[str, Tensor] | Tensor]:
-    """A model by its name, and its input."""
-    kinds = {"written": Written, "causal": Causal, "masked": Masked}
-    torch.manual_seed(0)
-    if name in ("cross", "cross written"):
-        return strong(Cross(name != "cross")), {
-            "a": noise(BATCH, TOKENS, WIDTH),
-            "b": noise(BATCH, TOKENS, WIDTH, seed=5),
-        }
-    if name in PARTS:
-        return strong(InParts(*PARTS[name], uneven=name == "uneven")), noise(BATCH, TOKENS, WIDTH)
-    if name == "grouped":
-        return strong(Grouped()), noise(BATCH, TOKENS, WIDTH)
-    if name == "patches":
-        return strong(Patches()), noise(BATCH, 3, 8, 12)
-    made = kinds[name](lambda m, x: x) if name in kinds else Moved(MOVES[name])
-    return strong(made), noise(BATCH, TOKENS, WIDTH)
-
+from support.mutant_models import PARTS
 
 # -- mutants ----------------------------------------------------------------------------------------------------------
 
 Rule = Callable[..., Any]
+
 Swap = tuple[Any, Any, Any]
 """An object or dict, the name of what is exchanged in it, and what takes its place."""
 
@@ -350,33 +141,41 @@ for name in ("flip", "roll", "index_select", "gather", "take_along_dim"):
     mutant(f"{name} ignored", f"the rows of `{name}` stay where they were", name)(
         lambda name=name: [rule(name, unmoved)]
     )
+
 for name, on in {"roll": "roll", "gather": "gather", "__getitem__": "index", "masked_scatter": "masked_scatter",
                  "scatter": "scatter", "index_copy": "index_copy", "pad": "pad", "linear": "index", "where": "where",
                  "chunk": "index"}.items():  # fmt: skip
     mutant(f"{name} off by one", f"each row of `{name}` is its neighbour", on)(
         lambda name=name: [rule(name, off_by_one())]
     )
+
 for name in ("cat", "stack", "split", "chunk", "unbind"):
     mutant(f"{name} backwards", f"the parts of `{name}` in the wrong order", name)(
         lambda name=name: [rule(name, backwards)]
     )
+
 for name in ("transpose", "permute", "movedim"):
     mutant(f"{name} as reshape", f"`{name}` numbers its rows anew (grids, windows, heads)", name)(
         lambda name=name: [rule(name, as_reshape)]
     )
+
 mutant("masked_scatter ignored", "pictures' features put among words stay the words", "masked_scatter")(
     lambda: [rule("masked_scatter", base_alone)]
 )
+
 mutant("where takes one side", "`where` is its first operand", "where")(
     lambda: [rule("where", lambda old: lambda t, n, args, k, out: [t.tag(args[1])])]
 )
+
 mutant("setitem ignored", "`x[i] = y` is not followed", "setitem")(
     lambda: [(recorder, "set_item", lambda trail, args: trail.put(args[0], trail.tag(args[2])))]
 )
+
 mutant("repeat_interleave as repeat", "each row's copies stand in the wrong places", "repeat_interleave")(
     lambda: [rule("repeat_interleave", lambda old: lambda t, n, args, k, out: operations.RULES["repeat"](
         t, "repeat", (args[0], 1, 2, 1), {}, out))]
 )  # fmt: skip
+
 mutant("repeat as repeat_interleave", "the same, the other way round", "repeat")(
     lambda: [rule("repeat", lambda old: lambda t, n, args, k, out: operations.RULES["repeat_interleave"](
         t, "repeat_interleave", (args[0], 2, 1), {}, out))]
@@ -394,6 +193,7 @@ def _wrong_sources(old: Rule) -> Rule:
 mutant("merge off", "a merged row is the first of its tokens alone", "merging")(
     lambda: [(Trail, "merged", _no_merge(Trail.merged))]
 )
+
 mutant("merge off by one", "a merged row is said to be made of its neighbour's tokens", "merging")(
     lambda: [(Trail, "merged", _wrong_sources(Trail.merged))]
 )
@@ -482,12 +282,15 @@ def _tiled(self: Any, t: Tensor) -> Tensor:
 mutant("grouped heads wrong", "grouped heads share the values of the wrong group", "grouped")(
     lambda: [(call_module.AttentionCall, "repeated", _tiled)]
 )
+
 mutant("scale off", "scores are rebuilt without the call's scale", "causal")(
     lambda: [(recorder, "AttentionCall", lambda **f: call_module.AttentionCall(**(f | {"scale": 1.0})))]
 )
+
 mutant("causal mask off", "rows are rebuilt as if they saw what comes later", "causal")(
     lambda: [(recorder, "AttentionCall", lambda **f: call_module.AttentionCall(**(f | {"causal": False})))]
 )
+
 mutant("mask off", "rows are rebuilt as if nothing were masked", "masked")(
     lambda: [(rebuilding, "add_mask", lambda scores, mask: None)]
 )
@@ -547,6 +350,7 @@ def _listed(change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Callable[[]
 mutant("the last call of a loop is left out", "an attention is said to be of one call fewer", "heads one by one")(
     _listed(lambda calls: calls[:-1])
 )
+
 mutant("the last call of a loop counts twice", "an attention is said to be of one call more", "heads one by one")(
     _listed(lambda calls: calls + calls[-1:])
 )
@@ -579,12 +383,15 @@ def _every_other(old: Rule) -> Rule:
 mutant("every other call of a loop is missed", "its output is taken for its queries", "heads one by one")(
     lambda: [(recorder.Recorder, "_called", _every_other(recorder.Recorder._called))]
 )
+
 mutant("heads joined are attentions of their own", "nothing is noted of outputs that are joined", "heads one by one")(
     lambda: [(Trail, "joined", lambda self, how, tags: None)]
 )
+
 mutant(
     "shares of heads off", "each call of an attention counts as if all heads were its own", "heads one by one", "uneven"
 )(lambda: [(attention_module, "_shares", lambda calls, groups, sums: [])])
+
 mutant("shares of rows off", "rows of which some heads look count as if all heads did", "uneven")(
     lambda: [(call_module, "_share_of_rows", lambda pull, tile, share: None)]
 )
@@ -619,6 +426,7 @@ def _unseen(old: Rule) -> Rule:
 twin("seen off in sums", "a residual connection forgets what its branch has absorbed", "bert", "t5")(
     lambda: [rule(n, _unseen) for n in ("add", "__add__", "__radd__")]
 )
+
 twin("seen off in linear layers", "rows forget what they have absorbed as they go through a linear layer", "bert")(
     lambda: [rule("linear", lambda old: lambda *a: [t and Tag(**(t.__dict__ | {"seen": 0})) for t in old(*a)])]
 )
@@ -695,5 +503,3 @@ twin("heads side by side as if added", "an attention's E is the sum of its heads
 
 KINDS = (*PARTS, "cross", "cross written", "grouped", "patches", "written", "causal", "masked")
 """Models that are no moves."""
-
-__all__ = ["KINDS", "MOVES", "MUTANTS", "PARTS", "InParts", "Mutant", "NotReached", "model", "mutated"]

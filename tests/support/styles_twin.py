@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from support.grammar_twin import by_rule
-from support.styles import FRAMES, HEAD, HEADS, KV_HEADS, PATCHES, WIDTH
+from support.styles import HEAD, HEADS, KV_HEADS, WIDTH
+from support.styles_of_sets import FRAMES, PATCHES
 
 SIGNS = ("positive", "negative", "absolute", "signed")
 Rows = Callable[[str], Tensor]

@@ -12,6 +12,7 @@ from torch import nn
 import regard
 from regard import Target
 from regard.errors import Misuse, ModelError, TargetError
+from support.heads import Encoder, Keyed
 from support.tiny import ids, noise, strong
 
 transformers = pytest.importorskip("transformers")
@@ -27,35 +28,6 @@ def bert(**config):
 def vit(**config):
     made = transformers.ViTConfig(**SMALL, image_size=16, patch_size=8, **config)
     return strong(transformers.ViTForImageClassification(made)), {"pixel_values": noise(2, 3, 16, 16)}
-
-
-class Encoder(nn.Module):
-    """An encoder as courses write it: mean over tokens, a linear head, and what is made of it."""
-
-    def __init__(self, outputs: int, last=lambda y: y):
-        super().__init__()
-        self.body = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 24, batch_first=True), 2)
-        self.fc = nn.Linear(16, outputs)
-        self.last = last
-
-    def forward(self, x):
-        return self.last(self.fc(self.body(x).mean(dim=1)))
-
-
-class Keyed(nn.Module):
-    """A decoder in the style of JAX ports: heads by einsum, a dict for an output, no config."""
-
-    def __init__(self, outputs: int):
-        super().__init__()
-        self.w = nn.ParameterDict({k: nn.Parameter(torch.zeros(16, 2, 8)) for k in "qkv"})
-        self.o = nn.Parameter(torch.zeros(2, 8, 16))
-        self.head = nn.Parameter(torch.zeros(16, outputs))
-
-    def forward(self, x):
-        q, k, v = (torch.einsum("btd,dhk->bthk", x, self.w[n]) for n in "qkv")
-        a = F.softmax(torch.einsum("bqhk,bshk->bhqs", q, k) / 8**0.5, dim=-1)
-        x = x + torch.einsum("bhqk,hkd->bqd", torch.einsum("bhqs,bshk->bhqk", a, v), self.o)
-        return {"logits": x[:, -1] @ self.head}
 
 
 def same_map(model, inputs, target, function, method="gae"):
@@ -243,6 +215,7 @@ def test_one_a_sample(several):
 
 BAD = [1.5, True, "x", 2**70, -(2**70), [1], object(), b"1", np.array([1.5]), torch.tensor(1.0), torch.zeros(2, 2).long(),
        torch.tensor([True]), torch.zeros(2, dtype=torch.int64, device="meta"), np.bool_(True), 1j]  # fmt: skip
+
 TAKES = {
     "logit": Target.logit,
     "probability": Target.probability,

@@ -13,7 +13,8 @@ import torch
 pytest.importorskip("transformers")
 import regard
 from support import checks
-from support.mutants import KINDS, MOVES, MUTANTS, PARTS, InParts, NotReached, model, mutated
+from support.mutant_models import MOVES, PARTS, InParts, model
+from support.mutants import KINDS, MUTANTS, NotReached, mutated
 from support.sweep import FAMILIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "verify.md"

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from test_rules import TOKENS, WIDTH, Step, built, held
 from torch import Tensor
 
 import regard
 from regard.errors import ModelError, RegardError, TrailLost
+from support.row_rules import TOKENS, WIDTH, Step, built, held
 from support.tiny import noise
 
 
