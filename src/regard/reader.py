@@ -248,12 +248,12 @@ class Reader:
         """
         from regard.evaluation.compare import compare
 
-        def explained(model: Any, given: Any, *args: Any, **how: Any) -> Any:
+        def explained(_model: Any, given: Any, *args: Any, **how: Any) -> Any:
             how |= {"truncate": truncate, "regions": regions, "against": against, "token": token}
             found = self.explain(given, *args, **how)
             return detection.likeliest(found) if self.detects else asked.first(found)
 
-        def inspected(model: Any, given: Any) -> Any:
+        def inspected(_model: Any, given: Any) -> Any:
             return self.inspect(given, truncate=truncate, regions=regions)
 
         return compare(

@@ -131,7 +131,7 @@ class Target:
         """Cosine of each picture with text number `text`; else with its paired text (equal counts) or the best text."""
         text = _whole(text, "text")
 
-        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+        def read(out: Any, _inputs: Mapping[str, Any]) -> Value:
             image, words = field(out, "image_embeds"), field(out, "text_embeds")
             cosines = torch.nn.functional.normalize(image, dim=-1) @ torch.nn.functional.normalize(words, dim=-1).T
             best = cosines.detach().argmax(-1)
@@ -169,7 +169,7 @@ class Target:
         """start_logits[start] + end_logits[end] of a question-answering head; each an int or one a sample."""
         start, end = (_whole(v, "token", needed=True) for v in (start, end))
 
-        def read(out: Any, inputs: Mapping[str, Any]) -> Value:
+        def read(out: Any, _inputs: Mapping[str, Any]) -> Value:
             first, last = field(out, "start_logits"), field(out, "end_logits")
             at, to = (_classes(v, first, "token") for v in (start, end))
             _in_range(torch.stack([at, to]), first.shape[-1], "token")
@@ -203,7 +203,7 @@ class Target:
         """Any function: output -> (batch,)."""
         if not callable(function):
             raise TargetError(f"Target.of takes a function of the model's output, not {_said(function)}")
-        return cls(str(label), lambda out, inputs: Value(one_a_sample(function(out), label)))
+        return cls(str(label), lambda out, _inputs: Value(one_a_sample(function(out), label)))
 
     @classmethod
     def make(cls, what: Any) -> Target:

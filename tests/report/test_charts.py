@@ -184,11 +184,11 @@ def test_forest_shows_the_differences_filled_where_sure():
 
 
 def test_axes_are_what_the_protocol_says():
-    x, label = charts.axis(Segmentation().name, "iou_sweep", 19)
+    x, label = charts.axis(Segmentation().name, 19)
     assert x == pytest.approx(Segmentation().sweep)
     assert "threshold" in label
-    assert charts.axis(Rationale().name, "sufficiency", 5)[0] == [0.01, 0.05, 0.1, 0.2, 0.5]
-    assert charts.axis(Sanity("cascade").name, "similarity", 3)[0] == [0, 1, 2]
+    assert charts.axis(Rationale().name, 5)[0] == [0.01, 0.05, 0.1, 0.2, 0.5]
+    assert charts.axis(Sanity("cascade").name, 3)[0] == [0, 1, 2]
 
 
 def test_figures_leave_no_pyplot_and_are_the_same_twice(tmp_path):

@@ -49,7 +49,7 @@ def bootstrap(
         return Interval(value, value, value)
     alone = len(members) == len(x)
 
-    def of(drawn: NDArray[np.int64], axis: int = -1) -> Numbers:
+    def of(drawn: NDArray[np.int64], **_axis: int) -> Numbers:
         """The statistic of the samples whose groups were drawn; groups of different sizes come one draw at a time."""
         return statistic(x[drawn] if alone else x[np.concatenate([members[g] for g in drawn])])
 

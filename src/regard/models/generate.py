@@ -346,7 +346,7 @@ def _stop_at_strings(tokenizer: Any, config: Any, rest: dict[str, Any], length: 
         return
     wanted = [strings] if isinstance(strings, str) else list(strings)
 
-    def ended(ids: Tensor, scores: Any, **more: Any) -> Tensor:
+    def ended(ids: Tensor, _scores: Any, **_more: Any) -> Tensor:
         said = [_decoded(tokenizer, row[length:].tolist()) for row in ids]
         return torch.tensor([any(s in text for s in wanted) for text in said], device=ids.device)
 

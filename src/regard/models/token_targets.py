@@ -240,7 +240,7 @@ class Asking:
             None if t is None else [self._places(t, n) for n in range(len(self.texts))] for t in (target, against)
         )
 
-        def on(model: nn.Module, output: Any) -> Target:
+        def on(_model: nn.Module, output: Any) -> Target:
             made = self._answer(output, wanted)
             return made if rival is None else _less(made, self._answer(output, rival))
 

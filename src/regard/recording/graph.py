@@ -14,7 +14,7 @@ def node_of(t: Tensor) -> Any:
     return torch.autograd.graph.get_gradient_edge(t).node if t.requires_grad else None
 
 
-def upstream(nodes: Sequence[Any], through: Callable[[Any], bool] = lambda node: True) -> Iterator[Any]:
+def upstream(nodes: Sequence[Any], through: Callable[[Any], bool] = lambda _node: True) -> Iterator[Any]:
     """Some nodes and all that they were made of, each once; `through` says past which of them the way goes on."""
     ahead = [n for n in nodes if n is not None]
     seen = set(ahead)

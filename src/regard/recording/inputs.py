@@ -81,7 +81,7 @@ class Inputs:
             return given
         forward = _signature(model)
         args, kwargs = _arguments(given, forward)
-        slots = tuple(Slot.of(_name(forward, i, a, len(args), given), a) for i, a in enumerate(args))
+        slots = tuple(Slot.of(_name(forward, i, a, given), a) for i, a in enumerate(args))
         named = {k: Slot.of(k, v) for k, v in kwargs.items()}
         values: dict[str, Any] = {}
         for slot in [*slots, *named.values()]:
@@ -232,7 +232,7 @@ def _check_call(
         raise InputError(f"{type(unwrapped(model)).__name__}'s forward takes ({named}): {error}") from None
 
 
-def _name(forward: inspect.Signature | None, i: int, value: Any, count: int, given: Any) -> str:
+def _name(forward: inspect.Signature | None, i: int, value: Any, given: Any) -> str:
     """The name of a positional argument: of a container, that which the forward has for it."""
     named = [*forward.parameters] if forward is not None else []
     if not isinstance(value, Tensor) and _parts(value) and i < len(named):

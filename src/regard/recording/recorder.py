@@ -237,11 +237,11 @@ class Recorder(TorchFunctionMode):
             self.placed[name] = tag.ids
         else:
             self.embedded[name] = tag.ids[..., 0]
-        entered = self._leaf(name, out, tag).clone()  # the model may add positions to it in place, and BLIP does
+        entered = self.leaf(name, out, tag).clone()  # the model may add positions to it in place, and BLIP does
         self.trail.put(entered, tag)
         return entered
 
-    def _leaf(self, name: str, value: Tensor, tag: Tag) -> Tensor:
+    def leaf(self, name: str, value: Tensor, tag: Tag) -> Tensor:
         """A place where gradients are read and edits act; `name#1`, ... where a stream enters more than once."""
         for edit in self.edits:
             new = edit.entered(name, value)
@@ -659,7 +659,7 @@ def _run(
         source = Source(name, order[name], shape, ids, **more)
         trail.enter(t_in := t.detach().clone(), source, inputs.axis(name))
         if t.is_floating_point():
-            t_in = recorder._leaf(name, t_in, trail.entered[name]).clone()
+            t_in = recorder.leaf(name, t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
     watch = Watch(trail, in_place) if states else None

@@ -159,7 +159,7 @@ class Graph:
         """v R̄ at a state: v itself, and u (R − I)."""
         u = _over(v, self.ones.at(seen)[1])
         walkers = [
-            Walker(lambda call: None, [Part(seen, v)]),
+            Walker(lambda _call: None, [Part(seen, v)]),
             Walker(lambda call: None if self.crosses(call) else Step(POSITIVE), [Part(seen, u)]),
         ]
         alone, spread = walk(self.recording, self.calls, walkers)

@@ -49,7 +49,7 @@ class Preset:
         if self.hops not in HOPS:
             raise nearest(str(self.hops), HOPS, "hops")
 
-    def chosen(self, recording: Recording) -> tuple[Preset | Callable[[Any], Tensor], str]:
+    def chosen(self, _recording: Recording) -> tuple[Preset | Callable[[Any], Tensor], str]:
         """What the method is for a run: itself, unless it depends on what was recorded; and a note for the receipt."""
         return self, ""
 
@@ -58,7 +58,7 @@ class Preset:
         """The maps that are made: this one."""
         return (self,)
 
-    def joined(self, recording: Recording, maps: Sequence[Tensor]) -> Tensor:
+    def joined(self, _recording: Recording, maps: Sequence[Tensor]) -> Tensor:
         """The one map."""
         return maps[0]
 

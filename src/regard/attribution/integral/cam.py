@@ -46,11 +46,11 @@ def _grad_cam(F: Tensor, g: Tensor, visible: Tensor, signed: bool) -> Tensor:
     return scores if signed else scores.clamp(min=0)
 
 
-def _layer_cam(F: Tensor, g: Tensor, visible: Tensor, signed: bool) -> Tensor:
+def _layer_cam(F: Tensor, g: Tensor, _visible: Tensor, signed: bool) -> Tensor:
     return ((g if signed else g.clamp(min=0)) * F).sum(-1)
 
 
-def _odam(F: Tensor, g: Tensor, visible: Tensor, signed: bool) -> Tensor:
+def _odam(F: Tensor, g: Tensor, _visible: Tensor, signed: bool) -> Tensor:
     scores = (g * F).sum(-1)
     return scores if signed else scores.clamp(min=0)
 

@@ -31,13 +31,13 @@ class Reduction(NamedTuple):
     """How a token's elements become one number: `each` of them, given x and ∂y/∂x; their sum, given how many there are."""
 
     each: Callable[[Tensor, Tensor], Tensor]
-    whole: Callable[[Tensor, int], Tensor] = lambda total, size: total
+    whole: Callable[[Tensor, int], Tensor] = lambda total, _size: total
 
 
 REDUCTIONS = {
-    "mean": Reduction(lambda x, g: g, lambda total, size: total / size),
-    "l1": Reduction(lambda x, g: g.abs()),
-    "l2": Reduction(lambda x, g: g.pow(2), lambda total, size: total.sqrt()),
+    "mean": Reduction(lambda _x, g: g, lambda total, size: total / size),
+    "l1": Reduction(lambda _x, g: g.abs()),
+    "l2": Reduction(lambda _x, g: g.pow(2), lambda total, _size: total.sqrt()),
 }
 PRODUCT = Reduction(lambda x, g: x * g)
 

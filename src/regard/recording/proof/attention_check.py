@@ -29,7 +29,7 @@ class _Mean:
 
     name, gradient, over_heads = "mean", False, "mean"
 
-    def each(self, A: Tensor, AG: Tensor | None) -> Tensor:
+    def each(self, A: Tensor, _AG: Tensor | None) -> Tensor:
         return A
 
 

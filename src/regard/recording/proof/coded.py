@@ -168,7 +168,7 @@ def named(test: Test, spot: Spot) -> tuple[Contradiction, Term | Weights]:
     while len(rows) > 1:
         half_of = rows[: len(rows) // 2]
         rows = half_of if _mass(test, spot, part.value(_only(part, half_of))) > 0 else rows[len(half_of) :]
-    return _of_row(test, spot, part, rows), part
+    return _of_row(test, part, rows), part
 
 
 def _only(term: Term, rows: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def _at(test: Test, spot: Spot, parts: Sequence[Term | Weights]) -> float:
     return 0.0 if y is None else _mass(test, spot, y)
 
 
-def _of_row(test: Test, spot: Spot, term: Term, rows: Tensor) -> Contradiction:
+def _of_row(test: Test, term: Term, rows: Tensor) -> Contradiction:
     """One row, and what it rests on."""
     claims = test.claims
     masses = test.gradients(term.value(_only(term, rows)))

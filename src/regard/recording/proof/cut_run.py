@@ -27,11 +27,11 @@ class _Carried(torch.autograd.Function):
     """O as it is; its gradient goes to s."""
 
     @staticmethod
-    def forward(ctx: Any, O: Tensor, s: Tensor) -> Tensor:
+    def forward(_ctx: Any, O: Tensor, _s: Tensor) -> Tensor:
         return O.detach().clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+    def backward(_ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         return None, gradient
 
 
@@ -52,7 +52,7 @@ class Cut(Edit):
         self.shown: list[Shown] = []
         self.names: set[str] = set()
 
-    def entered(self, name: str, value: Tensor) -> None:
+    def entered(self, name: str, _value: Tensor) -> None:
         """A name that enters once more is that of a run that begins anew (an input whose axis 0 is not samples)."""
         if name in self.names:
             self.__init__()  # type: ignore[misc]

@@ -198,7 +198,7 @@ def _by_maximum(
     return {i: [a for a in mine if a.key not in largest] for i, mine in asked.items()}
 
 
-def _largest(rule: Rule, call: AttentionCall, rows: Rows) -> Tensor:
+def _largest(rule: Rule, _call: AttentionCall, rows: Rows) -> Tensor:
     """max_h of a rule's matrices, (group, row, key)."""
     return rule.each(rows.A, None if rows.G is None else rows.A * rows.G).amax(1)
 

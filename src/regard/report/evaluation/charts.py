@@ -112,7 +112,7 @@ def curves(
     sides = [[r for r in rows if side(r) == s] for s in SPLIT] if split else [list(rows)]
     everyone = lines(rows, name, seed)
     found = [{line.method: line for line in lines(part, name, seed)} if part else {} for part in sides]
-    x, label = axis(rows[0].protocol, name, len(everyone[0].band))
+    x, label = axis(rows[0].protocol, len(everyone[0].band))
     groups = panels([line.method for line in everyone])
     columns = 2 if split or len(groups) > 1 else 1
     cells = [(group, s) for group in groups for s in range(len(sides))]
@@ -159,7 +159,7 @@ def panels(methods: Sequence[str]) -> list[list[str]]:
     return [[m for m in methods if m in own] for own in kept]
 
 
-def axis(protocol: str, name: str, length: int) -> tuple[list[float], str]:
+def axis(protocol: str, length: int) -> tuple[list[float], str]:
     """Where the points of a curve lie, and what that axis is; from the protocol's full name."""
     if protocol.startswith("perturbation/") and len(steps := steps_of(protocol)) == length - 1:
         return [0.0, *steps], "share taken away"
