@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,11 @@ OPTIONS: dict[str, tuple[str | list[str], dict[str, Any]]] = {
     "together": (["gae", "rollout", "gradient", "grad_cam", "bti_head", "taylor"], {}),
 }
 """What is asked beside each method by its defaults: its name here -> method, options."""
+FEW = (
+    "corrected_attention, signed", "heterogenous, absolute, one", "heterogenous, crossed, from 1",
+    "input_x_gradient, block 0", "ig, all attention", "revised_ig, input", "odam, signed", "bti_token, released",
+    "together")  # fmt: skip
+"""Those of them that every model is asked; a model that has further targets is asked all of them."""
 BASELINES: dict[str, Baseline] = {
     "black": Baseline.black(0.5, 0.25),
     "white": Baseline.white(0.5, 0.25),
@@ -126,10 +131,11 @@ def asked(case: Case) -> Iterator[tuple[str, Thunk]]:
     explain = partial(regard.explain, case.model, case.inputs)
     for method in regard.methods():
         yield method.name, partial(explain, case.target, method.name)
-    if not case.targets:  # a sibling of a model that is asked all of it
-        return
     for name, (method, options) in OPTIONS.items():
-        yield name, partial(explain, case.target, method, **options)
+        if case.targets or name in FEW:
+            yield name, partial(explain, case.target, method, **options)
+    if not case.targets:
+        return
     for name, baseline in {**BASELINES, **given(case.inputs)}.items():
         yield f"ig, {name}", partial(explain, case.target, IG, baseline=baseline, steps=3)
     yield "bti_head, mean", partial(explain, case.target, "bti_head", baseline=Baseline.mean(), steps=3)
@@ -194,12 +200,12 @@ def explained(case: Case) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return maps, receipts
 
 
-def write(folder: Path, quick: bool) -> None:
-    """Explain all models, and keep what they give."""
+def write(folder: Path, names: Sequence[str]) -> None:
+    """Explain these models, and keep what they give."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise SystemExit(f"{folder} is not empty; name a new folder")
-    names, started = QUICK if quick else tuple(CASES), time.perf_counter()
+    started = time.perf_counter()
     for i, name in enumerate(names, 1):
         torch.manual_seed(0)
         maps, receipts = explained(CASES[name]())
@@ -229,10 +235,10 @@ class Folder:
     receipts: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: Path, quick: bool) -> Folder:
-        """Read a folder. Raises SystemExit where nothing, or a half of a pair, is there."""
+    def read(cls, folder: Path, names: Sequence[str]) -> Folder:
+        """Read what a folder has of these models. Raises SystemExit where that is nothing, or a half of a pair."""
         stems = {p.stem for p in folder.glob("*.safetensors")} | {p.stem for p in folder.glob("*.json")}
-        stems &= set(QUICK) if quick else stems
+        stems &= set(names)
         if not stems or not all((folder / f"{s}{end}").exists() for s in stems for end in (".safetensors", ".json")):
             raise SystemExit(f"{folder} holds nothing that `write` has finished")
         maps, receipts = {}, {}
@@ -242,10 +248,9 @@ class Folder:
             receipts |= {f"{stem} | {k}": r for k, r in read.items()}
         return cls(maps, receipts)
 
-    @property
-    def values(self) -> dict[str, Any]:
-        """Each field of each receipt, and each refusal."""
-        return {f"{k} | {name}": v for k, receipt in self.receipts.items() for name, v in receipt.items()}
+    def values(self, questions: Iterable[str]) -> dict[str, Any]:
+        """Each field of the receipts, or refusals, of some questions."""
+        return {f"{q} | {name}": v for q in questions for name, v in self.receipts[q].items()}
 
 
 def distance(a: Any, b: Any) -> float:
@@ -271,12 +276,14 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float]:
     return {name: gap for name, gap in gaps.items() if gap != 0}
 
 
-def compare(first: Path, second: Path, quick: bool) -> int:
-    """Tell where two folders differ; the number of such places."""
-    a, b = Folder.read(first, quick), Folder.read(second, quick)
-    found = differences(a.maps, b.maps) | differences(a.values, b.values)
+def compare(first: Path, second: Path, names: Sequence[str]) -> int:
+    """Tell where two folders differ on these models; the number of such places."""
+    a, b = Folder.read(first, names), Folder.read(second, names)
+    both, alone = a.receipts.keys() & b.receipts.keys(), a.receipts.keys() ^ b.receipts.keys()
+    values = a.values(both), b.values(both)
+    found = differences(a.maps, b.maps) | differences(*values) | dict.fromkeys(alone, math.nan)
     for name, gap in sorted(found.items()):
-        side = first if name in a.maps or name in a.values else second
+        side = first if name in a.maps or name in a.receipts or name in values[0] else second
         print(f"{name}: {f'only in {side}' if math.isnan(gap) else f'differs by {gap:g}'}")
     receipts = [sum("refused" not in r for r in x.receipts.values()) for x in (a, b)]
     refused = [len(x.receipts) - n for x, n in zip((a, b), receipts, strict=True)]
@@ -294,14 +301,19 @@ def main() -> None:
     two.add_argument("first", type=Path)
     two.add_argument("second", type=Path)
     for command in (one, two):
-        command.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
+        some = command.add_mutually_exclusive_group()
+        some.add_argument("--quick", action="store_const", dest="only", const=QUICK, help=f"only {', '.join(QUICK)}")
+        some.add_argument(
+            "--only", action="append", choices=list(CASES), metavar="MODEL", help="this one, and others so"
+        )
     given = parser.parse_args()
+    names = given.only or list(CASES)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     if given.command == "write":
-        write(given.folder, given.quick)
+        write(given.folder, names)
     else:
-        sys.exit(1 if compare(given.first, given.second, given.quick) else 0)
+        sys.exit(1 if compare(given.first, given.second, names) else 0)
 
 
 if __name__ == "__main__":

@@ -263,13 +263,14 @@ class WrittenOut(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(16, 48) for _ in range(2))
+        self.outs = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
         self.head = nn.Linear(16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, 3)."""
-        for layer in self.layers:
+        for layer, out in zip(self.layers, self.outs, strict=True):
             q, k, v = (t.unflatten(-1, (2, 8)).transpose(1, 2) for t in layer(x).chunk(3, -1))
-            x = F.layer_norm(x + self.attention(q, k, v).transpose(1, 2).flatten(2), (16,))
+            x = F.layer_norm(x + out(self.attention(q, k, v).transpose(1, 2).flatten(2)), (16,))
         return self.head(x[:, 0])
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
