@@ -18,9 +18,9 @@ LINK = re.compile(r"\[([^\]\n]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Put the pages of docs/developing before those from the root, in alphabetical order."""
+    """Put the pages of docs/developing before those from the root: what there is first, then how to add to it."""
     (developing,) = (entry["Developing"] for entry in config.nav if "Developing" in entry)
-    pages = sorted(Path(config.docs_dir, "developing").glob("*.md"))
+    pages = sorted(Path(config.docs_dir, "developing").glob("*.md"), key=lambda p: (p.name.startswith("add-"), p.name))
     developing[:0] = [page.relative_to(config.docs_dir).as_posix() for page in pages]
     return config
 
