@@ -202,7 +202,7 @@ def test_the_output_projection_gives_what_the_model_adds(name: str) -> None:
     case = families.CASES[name]()
     recording, _ = recorded(case)
     for call, found in zip(recording.calls, projected(case), strict=True):
-        W = output_projection(recording, call)
+        W = output_projection(recording.branches, call)
         made = torch.einsum("ghnd,hdo->gno", call.canonical(call.output).detach(), W)
         assert made.shape[-1] == found.shape[-1]
         sizes = [t.flatten(0, -2).norm(dim=1).sort().values for t in (made, found)]
@@ -239,10 +239,12 @@ def test_states_of_another_stream_are_what_its_values_are_made_of() -> None:
     cross = [c for c in recording.calls if c.shape[2] == 3 and c.shape[3] == 5]
     assert len(cross) == 2
     for call in cross:
-        torch.testing.assert_close(state_norms(recording, call), encoder.last_hidden_state.detach().norm(dim=-1))
+        torch.testing.assert_close(
+            state_norms(recording.branches, call, recording.zeros()), encoder.last_hidden_state.detach().norm(dim=-1)
+        )
     words = case.model.decoder.embed_tokens(case.inputs["decoder_input_ids"]).detach()
     own = next(c for c in recording.calls if c.shape[2:] == (3, 3))
-    torch.testing.assert_close(state_norms(recording, own), words.norm(dim=-1))
+    torch.testing.assert_close(state_norms(recording.branches, own, recording.zeros()), words.norm(dim=-1))
 
 
 class Block(nn.Module):
@@ -309,7 +311,7 @@ def test_residual_stream_and_projection_however_they_are_written(kind: str, dtyp
     recording = record(model, x, branches=True)
     state = model.embed(x).detach()
     for block, call in zip(model.blocks, recording.calls, strict=True):
-        torch.testing.assert_close(state_norms(recording, call), state.norm(dim=-1))
+        torch.testing.assert_close(state_norms(recording.branches, call, recording.zeros()), state.norm(dim=-1))
         v = block.qkv(block.norm(state)).chunk(3, -1)[2].unflatten(-1, (2, -1))
         if kind == "einsum":
             zW = torch.einsum("bnhd,hdo->bno", v, block.W)
@@ -322,7 +324,9 @@ def test_residual_stream_and_projection_however_they_are_written(kind: str, dtyp
 def test_a_residual_stream_that_is_written_over_is_read_before() -> None:
     model, x = by_hand("in place")
     recording = record(model, x, branches=True)
-    torch.testing.assert_close(state_norms(recording, recording.calls[1]), model.embed(x).detach().norm(dim=-1))
+    torch.testing.assert_close(
+        state_norms(recording.branches, recording.calls[1], recording.zeros()), model.embed(x).detach().norm(dim=-1)
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import regard
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 from support import families, twins
 
 torch.set_num_threads(1)

@@ -8,11 +8,13 @@ were; functions inside functions, and what a decorator has made of a function, a
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.abc
 import importlib.machinery
 import re
 import sys
 import types
+import typing
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +89,8 @@ def wrapped(function: Callable[..., Any], away: set[str]) -> Callable[..., Any]:
 
 def check_methods(cls: type, away: set[str]) -> None:
     """The same for the functions of a class."""
+    if dataclasses.is_dataclass(cls) and any(dataclasses.is_dataclass(base) for base in cls.__bases__):
+        with_types_of_its_bases(cls)
     for name, found in vars(cls).copy().items():
         if isinstance(found, types.FunctionType) and found.__module__ == cls.__module__:
             setattr(cls, name, wrapped(found, away))
@@ -98,3 +102,10 @@ def check_methods(cls: type, away: set[str]) -> None:
             again = cached_property(wrapped(found.func, away))
             again.__set_name__(cls, name)
             setattr(cls, name, again)
+
+
+def with_types_of_its_bases(cls: type) -> None:
+    """A dataclass's `__init__` has the types of inherited fields as text, whose names only the base's module knows."""
+    known = typing.get_type_hints(cls)
+    made = cls.__init__
+    made.__annotations__ = {name: known.get(name, said) for name, said in made.__annotations__.items()}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import regard
 from regard.recording import AttentionCall, Gradients, Recording, record
 from regard.recording.edits import Edit
-from regard.recording.tokens.tracker import STRIDE, Stream
+from regard.recording.tokens.tags import STRIDE, Stream
 from support import joint
 from support.capture import captured
 from support.family import Family

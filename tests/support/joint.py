@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from regard.recording import AttentionCall, Gradients, Recording, record
 from regard.recording.edits import Edit
-from regard.recording.tokens.tracker import STRIDE, Merge
+from regard.recording.tokens.tags import STRIDE, Merge
 
 END = 1 << 62
 

@@ -21,7 +21,8 @@ from regard.recording.calls import call as call_module
 from regard.recording.calls import rebuild as rebuilding
 from regard.recording.relevance import propagation as walk
 from regard.recording.tokens import operations
-from regard.recording.tokens.tracker import Tag, Trail
+from regard.recording.tokens.tags import Tag
+from regard.recording.tokens.tracker import Trail
 from support.mutant_models import PARTS
 
 # -- mutants ----------------------------------------------------------------------------------------------------------

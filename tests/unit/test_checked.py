@@ -6,7 +6,7 @@ from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError
 
 from regard.recording.tokens.cells import Cells, lattice, owners
-from regard.recording.tokens.tracker import constant
+from regard.recording.tokens.tags import constant
 
 
 def test_a_wrong_type_is_refused():

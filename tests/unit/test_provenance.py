@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import regard
 from regard.errors import TrailLost
 from regard.recording import record
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 from support import families
 from support.followed import FOLLOWED, WIDTH, Joined, Model, Pictures, inputs, outlook
 

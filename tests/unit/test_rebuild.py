@@ -12,7 +12,8 @@ from regard.attribution.attention.edge_rules import EDGES
 from regard.errors import Misuse
 from regard.recording import record
 from regard.recording.calls import AttentionCall, Layout, Pull
-from regard.recording.calls.rebuild import MEMORY_BUDGET, budget_of, tiles
+from regard.recording.calls.rebuild import tiles
+from regard.recording.memory import MEMORY_BUDGET, budget_of
 from regard.target import Target
 from support import families
 
@@ -39,7 +40,10 @@ def call_of(groups: int, heads: int, n: int, m: int, kv: int | None = None, widt
     ids = [torch.arange(1, t + 1)[None] + (torch.arange(1, groups + 1) << 32)[:, None] for t in (n, m)]
     q, k, v, dO = draw(heads, n), draw(kv or heads, m), draw(kv or heads, m), draw(heads, n)
     layout = Layout((groups, heads), (0, 1), groups, heads)
-    return AttentionCall(0, 0, "", "sdpa", layout, *ids, 0, dO, v, q=q, k=k, dO=dO, scale=0.5, **more)
+    return AttentionCall(
+        index=0, event=0, module="", kernel="sdpa", seen=0, layout=layout, queries=ids[0], keys=ids[1], output=dO, v=v, q=q,
+        k=k, dO=dO, scale=0.5, **more
+    )  # fmt: skip
 
 
 def literal(call: AttentionCall) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import regard
 from regard.errors import TrailLost
 from regard.recording import record
 from regard.recording.tokens.elementwise import ELEMENT_WISE
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 from support.row_rules import (
     EACH,
     LAST,

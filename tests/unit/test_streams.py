@@ -288,8 +288,8 @@ def test_too_many_tokens_for_a_name() -> None:
 
 def sure(model: nn.Module, x: Any, **options: Any) -> list[str]:
     seen = regard.inspect(model, x, **options)
-    assert all(c.sure in str(seen) for c in seen.calls)
-    return [c.sure for c in seen.calls]
+    assert all(str(c.certainty) in str(seen) for c in seen.calls)
+    return [str(c.certainty) for c in seen.calls]
 
 
 def test_inspect_tells_how_sure() -> None:
@@ -364,7 +364,7 @@ def test_a_reader_passes_it_through() -> None:
     torch.testing.assert_close(found.scores["input_ids"], expected.scores["input_ids"])
     assert found.receipt.notes[0].startswith("said by the caller: tokens of input_ids are the keys and queries")
     seen = reader.inspect(text, target="positive", streams=said)
-    assert {c.sure for c in seen.calls} == {"said by the caller"}
+    assert {str(c.certainty) for c in seen.calls} == {"said by the caller"}
     assert seen.readout == "input_ids[0], found from the gradient"
 
 
@@ -432,7 +432,7 @@ def test_attention_between_channels_is_named(how: str, mixed: bool) -> None:
     assert "attention call 0 (the model: 4 rows, 4 keys, leading axes 2 x 2) weighs channels, not tokens (" in sentence
     assert "there is no map of tokens; methods that need none: " in sentence
     only_other_methods_can(model, x, sentence)
-    assert "weighs channels" in regard.inspect(model, x).calls[0].sure
+    assert "weighs channels" in regard.inspect(model, x).calls[0].certainty.lost
 
 
 class Sorted(Layers):

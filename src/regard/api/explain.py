@@ -17,10 +17,12 @@ from regard.explanation.boxes import Found
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
 from regard.recording import Recording, record, record_inputs
-from regard.recording.inputs import Inputs
+from regard.recording.ambient import Surroundings, our_own
+from regard.recording.inputs import Inputs, is_mask
 from regard.recording.proof.verify import verify as proof_of
 from regard.recording.random_state import rng_kept
-from regard.recording.refusals import Readout, Surroundings, check_readout, is_mask, our_own, refuse
+from regard.recording.refusals import refuse
+from regard.recording.relevance.readout import Readout, check_readout
 from regard.site import Site
 from regard.target import Target
 

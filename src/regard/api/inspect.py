@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from regard.recording import AttentionCall, Recording, record
+from regard.recording.ambient import our_own
+from regard.recording.calls.certainty import Certainty
 from regard.recording.frames import Block
-from regard.recording.refusals import Readout, our_own, refuse
-from regard.recording.relevance.readout import read_out
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.refusals import refuse
+from regard.recording.relevance.readout import Readout, read_out
+from regard.recording.tokens.tags import STRIDE
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class SeenStream:
 class SeenCall:
     """An attention call: who looks at whom. `query` and `key` name segments, as in `cls_token | pixel_values@14x14`.
 
-    `key` are the tokens of the values. `sure` says how sure that is: `followed`, `said by the caller`, either with a doubt, or
-    `lost: ` and why. `attention` is the number of the attention that the call is a part of: several calls may make one layer.
+    `key` are the tokens of the values. `certainty` says how sure that is: followed, or said by the caller, either with doubts,
+    or lost, and why. `attention` is the number of the attention that the call is a part of: several calls may make one layer.
     """
 
     index: int
@@ -42,7 +44,7 @@ class SeenCall:
     shape: tuple[int, int]
     kind: str
     implementation: str
-    sure: str = "followed"
+    certainty: Certainty
     lost: str = ""
     attention: int = 0
 
@@ -57,7 +59,7 @@ class Seen:
     readout: str = ""
 
     def __str__(self) -> str:
-        head = ("call", "module", "queries", "keys", "heads", "shape", "kind", "implementation", "sure")
+        head = ("call", "module", "queries", "keys", "heads", "shape", "kind", "implementation", "certainty")
         several = len({c.attention for c in self.calls}) < len(self.calls)
         lines = [head] + [
             (
@@ -69,7 +71,7 @@ class Seen:
                 f"{c.shape[0]}x{c.shape[1]}",
                 c.kind,
                 c.implementation,
-                c.sure,
+                str(c.certainty),
             )
             for c in self.calls
         ]
@@ -113,7 +115,8 @@ def inspect(
             return seen
         if any(c.lost for c in recording.calls):
             return replace(seen, readout="not known, for the tokens of some calls are lost")
-        return replace(seen, readout=read_out(recording, recording.gradients(), readout)[1])
+        how = read_out(recording, recording.gradients(), readout, recording.inputs, recording.output)[1]
+        return replace(seen, readout=how)
 
 
 def summary(recording: Recording) -> Seen:
@@ -123,17 +126,19 @@ def summary(recording: Recording) -> Seen:
 
 
 def _call(recording: Recording, call: AttentionCall) -> SeenCall:
-    sure = recording.sure[call.index]
+    certainty = recording.certainty[call.index]
     if call.lost:
         place = recording.said.places[call.index]
         shape = (place.rows, place.keys)
         lost, number = call.lost, call.attention
-        return SeenCall(call.index, call.module, "?", "?", 0, shape, "?", call.kernel, sure, lost, number)
+        return SeenCall(call.index, call.module, "?", "?", 0, shape, "?", call.kernel, certainty, lost, number)
     query, key = segments(recording, call.queries), segments(recording, call.keys)
     same = bool(torch.isin(call.queries, call.keys).all())
     _, heads, n, m = call.shape
     kind = "self" if same else "cross"
-    return SeenCall(call.index, call.module, query, key, heads, (n, m), kind, call.kernel, sure, "", call.attention)
+    return SeenCall(
+        call.index, call.module, query, key, heads, (n, m), kind, call.kernel, certainty, "", call.attention
+    )
 
 
 def _by(grid: tuple[int, ...]) -> str:

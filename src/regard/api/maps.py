@@ -20,11 +20,11 @@ from regard.attribution.rerun import Rerun
 from regard.attribution.table import Method
 from regard.errors import Misuse, ModelError, NonFinite
 from regard.recording import Gradients, Recording
+from regard.recording.gradient import cut_off
 from regard.recording.independence import TINY
 from regard.recording.inputs import first
-from regard.recording.recording import cut_off
-from regard.recording.relevance.propagation import Relevance
-from regard.recording.tokens.rereads import reread
+from regard.recording.relevance.rereads import reread
+from regard.recording.relevance.rows import Relevance
 from regard.site import Site
 
 
@@ -93,7 +93,11 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     maps = Maps(context, readout)
     made, notes = _made(recording, rows, options)
     walked = _walked(w, rows, made, gradients, readout)
-    earlier = reread(recording, y) if w.how.readout is None and any(r.follows_maps(w.how.site) for r in rows) else []
+    earlier = (
+        reread(recording.calls, recording.rereads, y)
+        if w.how.readout is None and any(r.follows_maps(w.how.site) for r in rows)
+        else []
+    )
     shared = time.perf_counter() - started
     for row in rows:
         since = time.perf_counter()

@@ -17,11 +17,12 @@ from regard.attribution.table import Method
 from regard.explanation.receipt import Measured, Receipt
 from regard.explanation.token_rows import Between
 from regard.recording import Recording, record
+from regard.recording.ambient import as_the_user, our_own
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.inputs import Inputs
 from regard.recording.random_state import rng_kept
-from regard.recording.recorder import run
-from regard.recording.refusals import as_the_user, floats_in, our_own, refuse
+from regard.recording.refusals import floats_in, refuse
+from regard.recording.run import run
 from regard.target import Target, Value
 from regard.version import __version__
 

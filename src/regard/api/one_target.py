@@ -24,9 +24,9 @@ from regard.explanation.places import WHOLE, Grid, Raster
 from regard.explanation.raw_inputs import Raw
 from regard.explanation.receipt import Receipt
 from regard.recording import Recording, Stream
+from regard.recording.ambient import as_the_user
 from regard.recording.independence import crossing
-from regard.recording.refusals import as_the_user
-from regard.recording.relevance.propagation import Relevance
+from regard.recording.relevance.rows import Relevance
 from regard.recording.tokens import rasters as layouts
 from regard.target import Target, Value
 

@@ -8,7 +8,7 @@ import torch
 
 from regard.errors import TargetError
 from regard.recording import Recording, Stream
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 from regard.target import Value
 
 CROSSED = (

@@ -12,9 +12,10 @@ from regard.baseline import Baseline
 from regard.errors import Misuse, nearest
 from regard.explanation.raw_inputs import Reading
 from regard.recording import Recording
-from regard.recording.calls.rebuild import budget_of
+from regard.recording.ambient import Surroundings
+from regard.recording.memory import budget_of
 from regard.recording.proof.verify import Verification
-from regard.recording.refusals import Readout, Surroundings
+from regard.recording.relevance.readout import Readout
 
 MEASURES = ("lazy", "full")
 

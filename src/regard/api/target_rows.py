@@ -13,9 +13,8 @@ from regard.errors import Unmoved
 from regard.recording import AttentionCall, Gradients, Recording
 from regard.recording.edits import Edit
 from regard.recording.gradient import gradient
-from regard.recording.refusals import Readout
 from regard.recording.relevance.left_behind import left_behind
-from regard.recording.relevance.readout import found_from_the_gradient, read_after_blocks, read_out
+from regard.recording.relevance.readout import Readout, found_from_the_gradient, read_after_blocks, read_out, unmoved
 
 
 def read_rows(
@@ -24,25 +23,26 @@ def read_rows(
     """Which rows the target reads: in its last attentions, and as earlier ones left them; or, where no attention is followed,
     after the last block."""
     if readout is None and not recording.whole:
-        return read_after_blocks(recording, y)
+        last = recording.frontier(-1) if recording.blocks else []
+        return read_after_blocks(recording, last, recording.stages, y)
     try:
-        found, how = read_out(recording, gradients, readout)
-    except Unmoved as unmoved:
-        raise _as_at_the_inputs(unmoved, recording, gradients, again) from None
+        found, how = read_out(recording, gradients, readout, recording.inputs, recording.output)
+    except Unmoved as error:
+        raise _as_at_the_inputs(error, recording, gradients, again) from None
     more = {} if readout is not None else left_behind(recording, gradients, y, found, partial(_cut_run, again))
     return ({**found, **more}, found_from_the_gradient(recording.streams, {**found, **more})) if more else (found, how)
 
 
-def _as_at_the_inputs(unmoved: Unmoved, recording: Recording, gradients: Gradients, again: Rerun) -> Unmoved:
+def _as_at_the_inputs(error: Unmoved, recording: Recording, gradients: Gradients, again: Rerun) -> Unmoved:
     """What to say where no attention call moves y: it may be constant, which the gradients at the inputs tell."""
     if gradients.inputs or not recording.leaves:
-        return unmoved
+        return error
     with torch.enable_grad():
         leaves = {k: x.detach().clone().requires_grad_() for k, x in recording.leaves.items()}
         y = again.y(again.output(leaves))
         found = gradient(y, [*leaves.values()]) if y.requires_grad else [None for _ in leaves]
     inputs = {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(leaves.items(), found, strict=True)}
-    return Unmoved(recording.unmoved(Gradients(gradients.calls, inputs, gradients.value)))
+    return Unmoved(unmoved(recording, Gradients(gradients.calls, inputs, gradients.value)))
 
 
 def _cut_run(again: Rerun, edits: Sequence[Edit]) -> tuple[Sequence[AttentionCall], Tensor]:

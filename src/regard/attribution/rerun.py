@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from regard.errors import Misuse, RegardError
 from regard.recording.edits import Edit, Replace
-from regard.recording.inputs import Inputs
-from regard.recording.recorder import Run, Until, entered, run, unwatched
-from regard.recording.refusals import is_mask
+from regard.recording.inputs import Inputs, is_mask
+from regard.recording.recorder import Until, entered
+from regard.recording.run import Run, run, unwatched
 from regard.recording.states import ReplaceStates
 from regard.target import Target
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from regard.errors import ModelError
 from regard.recording.recording import Recording
 from regard.recording.tokens.cells import lattice
-from regard.recording.tokens.tracker import Merge, Stream
+from regard.recording.tokens.tags import Merge, Stream
 
 Own = Int[Tensor, " element"]
 

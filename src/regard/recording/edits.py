@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regard.errors import ModelError
 from regard.recording.calls import AttentionCall
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 
 
 class Edit:

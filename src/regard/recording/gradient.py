@@ -1,13 +1,19 @@
-"""Where the model's own forward cuts the graph: a gradient that does not come through is said, and is no map of zeros."""
+"""Gradients of one target, and where the model's own forward cuts the graph: a gradient that does not come through is said, and
+is no map of zeros."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import ModelError
+from regard.recording.calls import AttentionCall
+from regard.recording.states import Key
 
 CUT = (
     "no gradient comes from the target to the inputs: the model's own forward cuts it off (torch.no_grad(), "
@@ -41,3 +47,40 @@ def gradients_at(leaves: Sequence[Tensor], y: Tensor) -> Sequence[Tensor | None]
     if all(g is None for g in grads):
         raise ModelError(CUT)
     return grads
+
+
+@dataclass
+class Gradients:
+    """One target's gradients: calls bound to dO, the gradient at each input (word embeddings for ids), and at states.
+
+    cut: none reaches any input, for the model's forward keeps no graph from them to the target.
+    """
+
+    calls: list[AttentionCall]
+    inputs: dict[str, Tensor]
+    value: Float[Tensor, " batch"]
+    states: dict[Key, Tensor] = field(default_factory=dict)
+    cut: bool = field(default_factory=bool)
+
+
+class LateGradients(Gradients):
+    """Gradients that are taken when one is first asked for."""
+
+    def __init__(self, take: Callable[[], Gradients], value: Tensor) -> None:
+        self._take, self.value = take, value
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("calls", "inputs", "states", "cut"):
+            raise AttributeError(name)
+        self.__dict__ |= self._take().__dict__
+        return self.__dict__[name]
+
+
+def cut_off(calls: Sequence[AttentionCall]) -> str:
+    """The model's own forward keeps no graph around some calls, and the target rests on no other."""
+    modules = ", ".join(dict.fromkeys(c.module or "the model" for c in calls))
+    return (
+        f"the model's own forward cuts its attention out of the graph ({modules}): it runs under torch.no_grad() or "
+        "torch.inference_mode(), or is detached, as a frozen backbone may be; take that away for the run. Methods that need no "
+        "gradient (raw_attention, rollout, alpha_avg, alpha_max) run as it is where readout= names the row that is read"
+    )

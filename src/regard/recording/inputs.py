@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError, Misuse, ModelError, nearest
-from regard.recording.refusals import is_mask, unwrapped
-from regard.recording.tokens.tracker import STRIDE, Trail, constant
+from regard.recording.refusals import unwrapped
+from regard.recording.tokens.tags import STRIDE, constant
+from regard.recording.tokens.tracker import Trail
 
 Axis = int | None
 Axes = int | None | Mapping[str, Axis]
@@ -343,6 +344,20 @@ def _copied(name: str, value: Any) -> Any:
             f"{name} cannot be copied for each run, so that the model would change the caller's ({error}); make it under "
             "torch.no_grad(), or give all tokens instead of a cache"
         ) from error
+
+
+def ranks(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """Which input's name wins where two meet: the order of the forward signature, then the order given."""
+    order = [*inspect.signature(model.forward).parameters]
+    first = [n.partition(".")[0] for n in names]
+    return {
+        n: order.index(f) if f in order else len(order) + i for i, (n, f) in enumerate(zip(names, first, strict=True))
+    }
+
+
+def is_mask(name: str, t: Tensor) -> bool:
+    """Masks say where tokens are; they are not tokens."""
+    return name.endswith("mask") or t.dtype == torch.bool
 
 
 __all__ = ["CACHES", "Axes", "Inputs", "samples_first"]

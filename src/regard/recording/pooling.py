@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from regard.recording.edits import Edit
-from regard.recording.tokens.tracker import Trail, constant
+from regard.recording.tokens.tags import constant
+from regard.recording.tokens.tracker import Trail
 
 POOLS = {"adaptive_avg_pool1d": 1, "adaptive_avg_pool2d": 2}
 

@@ -7,50 +7,37 @@ for the run and taken off after it (also after an error), tell which module is a
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from regard.errors import ModelError
+from regard.recording.ambient import Surroundings, as_the_user, our_own
 from regard.recording.calls import AttentionCall, Layout
-from regard.recording.calls.call import Weights
 from regard.recording.calls.explicit_weights import attention_product, sampled, unreadable, weights_and_values
-from regard.recording.calls.residual import Branch, Branches
+from regard.recording.calls.kernel import Weights
+from regard.recording.calls.residual import Branches
 from regard.recording.edits import Edit
-from regard.recording.frames import Block, Frames, list_elements, watched
+from regard.recording.frames import Frames
 from regard.recording.graph import descends, node_of
-from regard.recording.inputs import Inputs, samples_first
 from regard.recording.patch_gradient import operation
 from regard.recording.pooling import pooled
-from regard.recording.refusals import (
-    Surroundings,
-    as_the_user,
-    our_own,
-    ranks,
-    refuse_reentrant,
-    uncompiled,
-    unwrapped,
-)
-from regard.recording.states import State, Watch
 from regard.recording.tokens import storage
 from regard.recording.tokens.contractions import PRODUCTS, Product, read_product
 from regard.recording.tokens.elementwise import nowhere
 from regard.recording.tokens.memories import heads_together
-from regard.recording.tokens.numbers import entering, numbers_in
+from regard.recording.tokens.numbers import entering
 from regard.recording.tokens.operations import SHAPES, follow, name_of
-from regard.recording.tokens.overrides import Place, Said, sayings
-from regard.recording.tokens.parameter_names import Names
-from regard.recording.tokens.samples import Packed, of_their_samples, samples_meet
-from regard.recording.tokens.tracker import CHANNELS, PARAMETERS, Source, Tag, Trail, constant, thin
+from regard.recording.tokens.overrides import Place, Said
+from regard.recording.tokens.samples import of_their_samples
+from regard.recording.tokens.tags import CHANNELS, PARAMETERS, Tag, constant, thin
+from regard.recording.tokens.tracker import Trail
 from regard.recording.tokens.writes import set_item
 
 # F.multi_head_attention_forward hands itself to the mode as a whole. This is torch's own code of that function, running with
@@ -511,29 +498,6 @@ def entered(names: Collection[str]) -> Until:
     return lambda recorder: recorder.leaves.keys() >= {*names}
 
 
-class Frozen(TorchFunctionMode):
-    """Hands parameters to operations as constants: the graph then keeps nothing for gradients that nobody asks for. The model
-    is not touched, so that other threads do not see it.
-
-    While it is there, torch's own encoder keeps off its fast path, which may cut padding off.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__name__", "") != "__get__" and any(type(a) is nn.Parameter for a in args):
-            args = tuple(a.detach() if type(a) is nn.Parameter else a for a in args)
-        return operation(func, args, kwargs or {})
-
-
-def unwatched(model: nn.Module, inputs: Inputs, values: Mapping[str, Tensor]) -> Any:
-    """The model's output on other values of some float inputs: its own run, without a look at it."""
-    args, kwargs = inputs.arguments({k: v.clone() for k, v in values.items()})  # the model may write into them
-    model = unwrapped(model)
-    with as_the_user(), uncompiled(), Frozen():
-        return model(*args, **kwargs)
-
-
 def _of_channels(q: Tag | None, k: Tag | None) -> str:
     """What shows that a call's rows and keys are features, each summed over the tokens; "" where they are not."""
     if q is None or k is None:
@@ -561,161 +525,3 @@ def differentiable(t: Tensor) -> Tensor:
     if torch.is_grad_enabled() and t.is_floating_point() and not t.requires_grad:
         return t.requires_grad_() if t.is_leaf and not t.is_inference() else t.detach().requires_grad_()
     return t
-
-
-@dataclass
-class Run:
-    """What one watched run left: its output, calls, trail and the tensors at which gradients can be read.
-
-    `output` has the samples first, where the model itself (`returned`) has them elsewhere.
-    """
-
-    output: Any
-    calls: list[AttentionCall]
-    trail: Trail
-    leaves: dict[str, Tensor]
-    embedded: dict[str, Tensor]
-    placed: dict[str, Tensor]
-    inputs: Inputs
-    blocks: list[Block]
-    said: Said
-    states: list[State]
-    made: int
-    branches: dict[int, Branch]
-    returned: Any
-    guessed: list[str]
-
-
-def run(
-    model: nn.Module,
-    inputs: Any,
-    edits: Sequence[Edit] = (),
-    streams: Any = None,
-    packed: frozenset[str] = frozenset(),
-    *,
-    states: bool = False,
-    branches: bool = False,
-    until: Until | None = None,
-    in_place: bool = False,
-) -> Run:
-    """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
-
-    `streams` is what the user says of the tokens (said.py). `packed`: inputs whose axis 0 is not samples. Where that
-    shows on the way, or that whole numbers are no ids (numbers.py), the run begins anew. `states`: keep what goes
-    into and comes out of blocks. `branches`: find what stands around each call (branches.py). `until`: when the watch
-    may end; the modules then have no hooks, and no state or module is known. `in_place`: what a block gives back where its
-    rows are not followed stands for what it was given, if the shape is the same.
-    """
-    random, inputs = torch.get_rng_state(), Inputs.of(model, inputs)
-    how: dict[str, Any] = {"states": states, "branches": branches, "until": until, "in_place": in_place}
-    if not inputs.followed:
-        inputs = dataclasses.replace(inputs, numbers=inputs.switches)
-    try:
-        made = _run(model, inputs, edits, streams, packed, **how)
-        more = numbers_in(made.calls, made.trail, inputs)
-        shared = inputs.single - packed if samples_meet(made.calls) else inputs.shared
-        if not more and shared == inputs.shared:
-            return made
-        inputs = dataclasses.replace(inputs, numbers=inputs.numbers | more, shared=shared)
-    except Packed as found:
-        packed = packed | {found.name}
-    torch.set_rng_state(random)
-    return run(model, inputs, edits, streams, packed, **how)
-
-
-def _run(
-    model: nn.Module,
-    inputs: Inputs,
-    edits: Sequence[Edit],
-    streams: Any,
-    packed: frozenset[str],
-    *,
-    states: bool,
-    branches: bool,
-    until: Until | None,
-    in_place: bool,
-) -> Run:
-    given, tensors = inputs.values, inputs.tensors
-    if not inputs.followed:
-        raise ModelError(
-            f"no tensor among the inputs ({', '.join(given) or 'none given'}) but masks: there is nothing to explain"
-        )
-    if any(not t.numel() for t in tensors.values()):
-        raise ModelError("an input is empty: there is nothing to explain")
-    model = unwrapped(model)
-    order = ranks(model, list(given))
-    batches = {inputs.batch(k) for k in inputs.followed if k not in packed}
-    trail = Trail(Names(model), batches)
-    names = {id(m): n for n, m in model.named_modules()}
-    frames = Frames(names, list_elements(model))
-    said = Said(sayings(streams))
-    with as_the_user():
-        recorder = Recorder(trail, frames, edits, said, Branches(trail) if branches else None, until)
-    passed = {}
-    for name, t in inputs.followed.items():
-        shape = tuple(t.shape if name in packed else inputs.first(name).shape[1:])
-        ids = not t.is_floating_point() and name not in inputs.numbers
-        more = {"packed": name in packed, "shared": name in inputs.shared, "floats": t.is_floating_point()}
-        source = Source(name, order[name], shape, ids, **more)
-        trail.enter(t_in := t.detach().clone(), source, inputs.axis(name))
-        if t.is_floating_point():
-            t_in = recorder.leaf(name, t_in, trail.entered[name]).clone()
-        trail.put(t_in, said.entered(trail, name, trail.entered[name]))
-        passed[name] = t_in
-    watch = Watch(trail, in_place) if states else None
-    hooks = nullcontext() if until else watched(model, frames, edits, trail, watch)
-    args, kwargs = inputs.arguments(passed)
-    with as_the_user(), hooks, uncompiled(), recorder:
-        returned = model(*args, **kwargs)
-    storage.check_lent(trail)
-    output = samples_first(returned, inputs, trail)
-    said.check(trail)
-    recorder.calls = [_joined_after_all(c) for c in recorder.calls]
-    if cut := [str(c.index) for c in recorder.calls if c.detached]:
-        refuse_reentrant(output, ", ".join(cut))
-    seen = watch.states if watch else []
-    blocks = _blocks(recorder.calls) or _blocks_of(seen)
-    around = recorder.branches.of if recorder.branches else {}
-    leaves, embedded = recorder.leaves, recorder.embedded
-    made, placed, guessed = recorder.made, recorder.placed, [*watch.placed] if watch else []
-    return Run(
-        output,
-        recorder.calls,
-        trail,
-        leaves,
-        embedded,
-        placed,
-        inputs,
-        blocks,
-        said,
-        seen,
-        made,
-        around,
-        returned,
-        guessed,
-    )
-
-
-def _joined_after_all(call: AttentionCall) -> AttentionCall:
-    """Grad mode is off inside a `torch.autograd.Function`, whose output joins the graph when it is done."""
-    return replace(call, detached=False) if call.detached and call.output.grad_fn is not None else call
-
-
-def _blocks_of(states: Sequence[State]) -> list[Block]:
-    """Where there is no attention: the outermost elements of lists that give back a state."""
-    visits = dict.fromkeys((s.key.module, s.key.visit) for s in states if s.key.side == "out" and s.value.ndim > 2)
-    names = {module for module, _ in visits}
-    return [Block(m, v, []) for m, v in visits if not any(m.startswith(f"{n}.") for n in names)]
-
-
-def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:
-    blocks: list[Block] = []
-    for call in calls:
-        if not call.block:
-            continue
-        module, visit = call.block.rsplit(":", 1)
-        if blocks and (blocks[-1].module, blocks[-1].visit) == (module, int(visit)):
-            blocks[-1].calls.append(call.index)
-        else:
-            blocks.append(Block(module, int(visit), [call.index]))
-    return blocks

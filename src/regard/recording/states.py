@@ -15,7 +15,8 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.recording.edits import Edit
-from regard.recording.tokens.tracker import PARAMETERS, Tag, Trail, constant
+from regard.recording.tokens.tags import PARAMETERS, Tag, constant
+from regard.recording.tokens.tracker import Trail
 
 
 class Key(NamedTuple):

@@ -27,7 +27,7 @@ from regard.errors import Misuse, ModelError, RegardError, nearest
 from regard.recording import AttentionCall
 from regard.recording.edits import GraphFrom
 from regard.recording.gradient import gradients_at
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 from regard.site import Site
 
 Matrix = Float[Tensor, "read batch row"]

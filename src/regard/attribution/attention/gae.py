@@ -27,7 +27,7 @@ from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, nearest
 from regard.recording import AttentionCall, Recording, Step
 from regard.recording.relevance.propagation import Part, Walker, walk
-from regard.recording.tokens.tracker import STRIDE, Merge
+from regard.recording.tokens.tags import STRIDE, Merge
 
 FORMS = ("walk", "bimodal")
 POSITIVE = EDGES["positive"]

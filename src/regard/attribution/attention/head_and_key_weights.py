@@ -75,7 +75,7 @@ def value_norms(recording: Recording, call: AttentionCall) -> Keys:
 
     Raises Misuse where the output projection or the residual stream cannot be found.
     """
-    W, z = output_projection(recording, call), state_norms(recording, call)
+    W, z = output_projection(recording.branches, call), state_norms(recording.branches, call, recording.zeros())
     v = call.repeated(call.v).detach().to(call.precision).transpose(1, 2).flatten(2)  # (group, key, head · width)
     zW = (v @ W.flatten(0, 1).to(v)).norm(dim=-1)
     return torch.where(z > 0, zW / z.to(zW), 0.0)

@@ -22,7 +22,7 @@ from regard.attribution.attention.edge_rules import EDGES
 from regard.errors import Misuse, nearest
 from regard.recording import AttentionCall, Gradients, Recording, Step, Stream
 from regard.recording.relevance.propagation import HOPS, Walked
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 
 PATHS = ("residual_sum", "rollout", "last")
 FUSIONS = ("sum", "mean", "max_normalised")

@@ -15,7 +15,7 @@ from regard.baseline import Baseline
 from regard.errors import Misuse, nearest
 from regard.recording.inputs import back, first
 from regard.recording.tokens.cells import lattice
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 
 if TYPE_CHECKING:
     from regard.attribution.context import Context
@@ -304,7 +304,7 @@ def _embedding(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
 
 def _looked_up(context: Context, name: str, ids: Tensor) -> Tensor:
     """The model's own word embeddings of other ids, read off a run on them."""
-    from regard.recording.recorder import run
+    from regard.recording.run import run
 
     stream, given = name.partition("#")[0], context.recording.given
     old = given.first(stream)

@@ -16,7 +16,7 @@ from regard.recording import Recording
 from regard.recording.gradient import CUT, gradients_at
 from regard.recording.inputs import back, first
 from regard.recording.tokens.cells import Cells
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 
 
 def gradient(context: Context, *, reduce: str = "l2") -> Relevance:

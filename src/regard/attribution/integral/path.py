@@ -25,7 +25,7 @@ from regard.recording.calls import Pull
 from regard.recording.edits import Replace, Scale
 from regard.recording.gradient import gradient, gradients_at
 from regard.recording.states import Key, State
-from regard.recording.tokens.tracker import STRIDE, constant, thin
+from regard.recording.tokens.tags import STRIDE, constant, thin
 from regard.site import Site
 
 Values = dict[str | Key, Tensor]

@@ -16,9 +16,9 @@ from regard.errors import Misuse
 from regard.evaluation.rows import Example
 from regard.explanation.raw_inputs import Text
 from regard.recording import Recording, record
+from regard.recording.ambient import as_the_user
 from regard.recording.edits import LeaveOut
-from regard.recording.recorder import run
-from regard.recording.refusals import as_the_user
+from regard.recording.run import run
 from regard.target import scores
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from regard.errors import Misuse, nearest
 from regard.evaluation.rows import Example, Row, checked, stream_of
 from regard.explanation.explanation import Explanation
 from regard.extras import brought_by
+from regard.recording.ambient import our_own
 from regard.recording.random_state import rng_kept
-from regard.recording.refusals import our_own, refuse
+from regard.recording.refusals import refuse
 
 TENTHS = tuple(i / 10 for i in range(1, 10))
 PICTURE_FILLS = ("black", "mean", "blur", "zero")

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from regard.attribution.removal.units import cut
 from regard.errors import Misuse, nearest
+from regard.recording.ambient import as_the_user, our_own
 from regard.recording.random_state import rng_kept
-from regard.recording.refusals import as_the_user, our_own, refuse
+from regard.recording.refusals import refuse
 from regard.target import scores
 
 AWAY = {"region": ("mask", "empty"), "token": ("drop", "mask")}

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -24,11 +23,8 @@ from torch import Tensor
 
 from regard.recording.calls.call import AttentionCall, Rows
 from regard.recording.tokens.parts import ADDED, FEATURES, UNTOLD
-from regard.recording.tokens.tracker import STRIDE, occurrence
-
-if TYPE_CHECKING:
-    from regard.recording.recording import Recording
-    from regard.recording.tokens.tracker import Trail
+from regard.recording.tokens.tags import STRIDE, occurrence
+from regard.recording.tokens.tracker import Trail
 
 WIDTH, ROWS = "width", "rows"
 
@@ -206,7 +202,6 @@ def _shares(
 
 
 def rows_of_heads(
-    recording: Recording,
     calls: Sequence[AttentionCall],
     r: Float[Tensor, "batch row"],
     each: Callable[[AttentionCall, Rows], Float[Tensor, "group some key"]],
@@ -225,7 +220,7 @@ def rows_of_heads(
     number = torch.full(r.shape, -1).scatter_(1, at, torch.where(size > 0, torch.arange(count), -1))
     nth = [occurrence(c.keys % STRIDE) for c in calls]
     times = 1 + max(int(n.masked_fill(c.keys % STRIDE == 0, 0).max()) for n, c in zip(nth, calls, strict=True))
-    fit = max(1, recording.budget // max(1, 4 * times * r.numel() * r.element_size()))
+    fit = max(1, calls[0].budget // max(1, 4 * times * r.numel() * r.element_size()))
     for some in torch.arange(count).split(fit):
         rows = torch.zeros(len(some) * times * r.numel(), dtype=r.dtype)
         for call, n in zip(calls, nth, strict=True):

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from regard.recording.calls.rebuild import MEMORY_BUDGET, Tile, row_blocks, tiles, visible
-from regard.recording.tokens.tracker import STRIDE, constant
+from regard.recording.calls.kernel import Kernel
+from regard.recording.calls.rebuild import Tile, row_blocks, tiles
+from regard.recording.tokens.tags import STRIDE
 
 T = TypeVar("T")
 
@@ -60,108 +61,12 @@ class Pulled(NamedTuple):
     keep: Float[Tensor, "group row"]
 
 
-class Weights(NamedTuple):
-    """A tensor that A is a view of (or A itself), with A's size, stride and offset in it."""
-
-    root: Tensor
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-
-    @classmethod
-    def of(cls, tensor: Tensor, A: Tensor | None) -> Weights | None:
-        """From a tensor of the graph, and A, a view of it; None where no gradient can be read there."""
-        root = tensor if tensor._base is None else tensor._base
-        if A is None or not root.requires_grad or A.untyped_storage().data_ptr() != root.untyped_storage().data_ptr():
-            return None
-        return cls(root, tuple(A.shape), A.stride(), int(A.storage_offset() - root.storage_offset()))
-
-    def part(self, gradient: Tensor | None) -> Tensor:
-        """What of a gradient at the root is A's, in A's shape."""
-        laid = torch.zeros_like(self.root) if gradient is None else torch.empty_like(self.root).copy_(gradient)
-        return laid.detach().as_strided(self.size, self.stride, laid.storage_offset() + self.offset)
-
-
 class Rows(NamedTuple):
     """Some query rows of a call: which ones (`at`), A there, and G there (None without a target)."""
 
     at: Int[Tensor, " row"]
     A: Float[Tensor, "group head row key"]
     G: Float[Tensor, "group head row key"] | None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """From a call's own axes (lead..., token, width) to (group, head, token, width).
-
-    A lead axis along which the ids do not change is a head axis; the others are groups (samples, windows). Groups whose
-    ids repeat (batch × heads flattened into one axis, sample by sample or head by head) are heads too; where they do not
-    stand side by side, `places` says where each (group, head) does.
-    """
-
-    lead: tuple[int, ...]
-    order: tuple[int, ...]
-    groups: int
-    heads: int
-    places: Int[Tensor, " pair"] | None = field(default=None, compare=False, repr=False)
-
-    @classmethod
-    def of(cls, queries: Tensor, keys: Tensor) -> Layout:
-        """From ids (lead..., query) and (lead..., key)."""
-        lead = queries.shape[:-1]
-        head = [d for d in range(len(lead)) if constant(queries, d) and constant(keys, d)]
-        order = [d for d in range(len(lead)) if d not in head] + head
-        heads = int(torch.tensor([lead[d] for d in head]).prod()) if head else 1
-        groups = int(torch.tensor(lead).prod()) // heads if lead else 1
-        flat = [t.permute(*order, -1).reshape(groups, heads, -1)[:, 0] for t in (queries, keys)]
-        ids = torch.cat(flat, 1)
-        repeats, places = _run_length(ids), None
-        if repeats == 1 and (alike := _scattered(ids)) is not None:
-            repeats = alike.shape[1]
-            places = (alike[..., None] * heads + torch.arange(heads)).flatten()
-        return cls(tuple(lead), tuple(order), groups // repeats, heads * repeats, places)
-
-    def __call__(self, t: Tensor) -> Tensor:
-        """(lead..., token, width) -> (group, head, token, width); lead axes of length 1 are broadcast."""
-        t = t.expand(*self.lead, *t.shape[-2:])
-        n = len(self.lead)
-        t = t.permute(*self.order, n, n + 1)
-        if self.places is not None:
-            t = t.reshape(-1, *t.shape[-2:])[self.places.to(t.device)]
-        return t.reshape(self.groups, self.heads, *t.shape[-2:])
-
-    def of_groups(self, ids: Tensor) -> Int[Tensor, "group token"]:
-        """Ids (lead..., token), one row for each group."""
-        return self(ids[..., None])[:, 0, :, 0].contiguous()
-
-    def pairs(self, t: Tensor, part: slice) -> Tensor:
-        """(lead..., token, width) -> (some of group · head, token, width); a copy of that part only, and only where needed.
-
-        A lead axis of `t` may be shorter than the call's: keys and values of grouped heads serve the queries of their group.
-        """
-        shape = (1,) * (len(self.lead) - t.ndim + 2) + tuple(t.shape[:-2])
-        t = t.reshape(*shape, *t.shape[-2:])
-        if all(n == 1 for n in shape):
-            return t.reshape(1, *t.shape[-2:]).expand(part.stop - part.start, -1, -1)
-        if shape == self.lead and len(shape) == 1 and self.places is None:
-            return t[part]
-        if self.places is None and shape == self.lead == (self.groups, self.heads) and self.order == (0, 1):
-            first, last = part.start // self.heads, -(-part.stop // self.heads)
-            return t[first:last, part.start - first * self.heads :][:, : part.stop - part.start].flatten(0, 1)
-        numbers = torch.arange(part.start, part.stop, device=t.device)
-        numbers = numbers if self.places is None else self.places.to(t.device)[part]
-        at = torch.unravel_index(numbers, [self.lead[d] for d in self.order])
-        index = {d: at[i] * shape[d] // self.lead[d] for i, d in enumerate(self.order)}
-        return t[tuple(index[d] for d in range(len(self.lead)))]
-
-    def back(self, t: Tensor) -> Tensor:
-        """(group, head, token, width) -> (lead..., token, width)."""
-        n = len(self.lead)
-        if self.places is not None:
-            t = t.reshape(-1, *t.shape[-2:])[self.places.argsort().to(t.device)]
-        t = t.reshape(*[self.lead[d] for d in self.order], *t.shape[-2:])
-        inverse = sorted(range(n), key=lambda d: self.order[d])
-        return t.permute(*inverse, n, n + 1)
 
 
 def by_rows(f: Callable[[AttentionCall], T]) -> Callable[[AttentionCall], T]:
@@ -177,84 +82,41 @@ def by_rows(f: Callable[[AttentionCall], T]) -> Callable[[AttentionCall], T]:
     return asked
 
 
-def _run_length(ids: Tensor) -> int:
-    """How often each row of ids is repeated in place, where every row is repeated equally often; else 1."""
-    if len(ids) < 2:
-        return 1
-    changes = (ids[1:] != ids[:-1]).any(1).nonzero()[:, 0] + 1
-    run = int(changes[0]) if len(changes) else len(ids)
-    regular = len(ids) % run == 0 and torch.equal(changes, torch.arange(run, len(ids), run))
-    return run if regular else 1
-
-
-def _scattered(ids: Tensor) -> Int[Tensor, "group repeat"] | None:
-    """Where the rows of ids that are alike stand, group by group, where each stands equally often and more than once."""
-    if len(ids) < 2 or int((ids == ids[0]).all(1).sum()) < 2:
-        return None
-    _, which, counts = torch.unique(ids, dim=0, return_inverse=True, return_counts=True)
-    if not bool((counts == counts[0]).all()):
-        return None
-    first = torch.full_like(counts, len(ids)).scatter_reduce(0, which, torch.arange(len(ids)), "amin")
-    return first[which].argsort(stable=True).view(len(counts), -1)
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """One attention call of a run.
+@dataclass(frozen=True, kw_only=True)
+class AttentionCall(Kernel):
+    """One attention call of a run: a `Kernel`, and what it means.
 
     Attributes:
         index: place in execution order. event: its bit in `seen` (token maps are events too).
         module: dotted path of the module that made it. kernel: "sdpa" (fused) or "softmax" (A made by the model).
-        queries, keys: ids (group, token) of the rows and columns (see tokens.py). samples: (group,) the sample of each.
         seen: events that the values had absorbed; rows_seen, keys_seen: those that the queries, and the keys, had.
-        output: O, in the model's own axes; `axes` permutes it to (lead..., row, width). layout: see `Layout`.
+        lost: why the trail of its tokens is lost, or "". block: the block that it stands in, or None.
         detached: the model cut it out of the graph (`no_grad`, `detach`), so that no gradient comes through.
         looks: the stream of the keys, where these are other tokens than the values (whose rows `keys` are, as G is about them).
         biased: of weights that the model made, other inputs that were added to the scores.
-        single: each query row is a group of its own, since its values are too (v_ij); the output has no axis of rows then.
         attention: the number of the attention (attention.py) that the call is a part of; share: the part of the attention's
             heads that are its own, one number or one a query row (group, row).
-        weights: where G of all products with A is read, if A multiplies several values. G: that gradient, when bound.
         beside: the other calls of the attention, when bound and where it has several.
-        dO: ∂y/∂O in the output's own axes, when bound to a target. lost: why the trail of its tokens is lost, or "".
-        budget: the most bytes that its rebuilt rows may take at a time.
     """
 
     index: int
     event: int
     module: str
     kernel: str
-    layout: Layout
-    queries: Int[Tensor, "group row"]
-    keys: Int[Tensor, "group key"]
     seen: int
-    output: Tensor = field(repr=False)
-    v: Tensor = field(repr=False)
-    q: Tensor | None = field(default=None, repr=False)
-    k: Tensor | None = field(default=None, repr=False)
-    mask: Tensor | None = field(default=None, repr=False)
-    causal: bool = False
-    scale: float = 1.0
-    A: Tensor | None = field(default=None, repr=False)
-    axes: tuple[int, ...] | None = field(default=None, repr=False)
-    dO: Tensor | None = field(default=None, repr=False)
     lost: str = ""
     block: str = ""
     rows_seen: int = 0
     keys_seen: int = 0
     detached: bool = False
-    budget: int = MEMORY_BUDGET
     looks: str = ""
-    single: bool = False
     biased: frozenset[str] = frozenset()
     attention: int = 0
     share: float | Float[Tensor, "group row"] = 1.0
-    weights: Weights | None = field(default=None, repr=False)
-    G: Tensor | None = field(default=None, repr=False)
     beside: tuple[AttentionCall, ...] = field(default=(), repr=False)
 
     def bind(self, dO: Tensor | None, at_weights: Tensor | None = None) -> AttentionCall:
-        """The same call with the gradient of a target at its output (None: the target does not depend on it).
+        """The same with the gradient of a target at its output (None: the target does not depend on it).
 
         at_weights: the gradient at `weights`, of a call that has them.
         """
@@ -267,63 +129,6 @@ class AttentionCall:
     def samples(self) -> Int[Tensor, " group"]:
         """The sample that each group belongs to."""
         return (torch.cat([self.queries, self.keys], 1) // STRIDE).amax(1) - 1
-
-    @property
-    def precision(self) -> torch.dtype:
-        """What A, G and relevance are counted in: float32, whatever the model's dtype; float64 for a model in float64."""
-        return torch.float64 if self.output.dtype == torch.float64 else torch.float32
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(groups, heads, query rows, keys)."""
-        return self.layout.groups, self.layout.heads, self.queries.shape[1], self.keys.shape[1]
-
-    def repeated(self, t: Tensor) -> Tensor:
-        """Keys or values (lead..., token, width) to (group, head, token, width), grouped heads repeated."""
-        if len(self.layout.lead) and t.ndim > 2 and t.shape[-3] not in (1, self.layout.lead[-1]):
-            t = t.repeat_interleave(self.layout.lead[-1] // t.shape[-3], -3)
-        return self.layout(t)
-
-    def by_rows(self, output: Tensor) -> Tensor:
-        """An output, or its gradient, from the model's own axes to (lead..., row, width)."""
-        output = output if self.axes is None else output.permute(self.axes)
-        return output.unsqueeze(-2) if self.single else output
-
-    def canonical(self, output: Tensor) -> Tensor:
-        """An output, or its gradient, from the model's own axes to (group, head, row, width)."""
-        return self.layout(self.by_rows(output))
-
-    def in_place(self, O: Tensor) -> Tensor:
-        """(group, head, row, width) back to the axes in which the model expects the output."""
-        out = self.layout.back(O)
-        out = out.squeeze(-2) if self.single else out
-        if self.axes is None:
-            return out
-        return out.permute([self.axes.index(d) for d in range(out.ndim)])
-
-    def dead_keys(self) -> Bool[Tensor, "group key"]:
-        """Keys that the mask hides from every query row."""
-        groups, _, _, m = self.shape
-        if self.A is not None:
-            return (self.layout(self.A.detach().amax(-2, keepdim=True)).amax((1, 2)) == 0).cpu()
-        if self.mask is None:
-            return torch.zeros(groups, m, dtype=torch.bool)
-        open_ = visible(self.mask)
-        if open_.ndim > 1 and open_.shape[-2] > 1:
-            open_ = open_.any(-2, keepdim=True)
-        open_ = open_.expand(*open_.shape[:-2], 1, m) if open_.ndim > 1 else open_.expand(1, m)
-        return ~self.layout(open_).any(1)[:, 0].cpu()
-
-    def visible(self) -> Bool[Tensor, "group row key"]:
-        """Which keys each row may look at, by the mask of any head."""
-        groups, _, n, m = self.shape
-        if self.A is not None:
-            return (self.layout(self.A.detach()) > 0).any(1)
-        if self.mask is None:
-            return torch.ones(groups, n, m, dtype=torch.bool)
-        mask = visible(self.mask)
-        mask = mask if mask.ndim > 1 else mask[None]
-        return self.layout(mask.expand(*mask.shape[:-2], n, m)).any(1)
 
     def rows(self, index: Int[Tensor, " row"], *, gradient: bool | None = None) -> Rows:
         """A at some query rows, and G there when bound to a target: their whole size, in `precision`."""

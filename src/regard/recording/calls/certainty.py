@@ -8,7 +8,7 @@ Rows whose samples contradict each other are a lost trail, not a guess.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.call import by_rows
 from regard.recording.tokens.overrides import AXIS, Said
-from regard.recording.tokens.tracker import COPIES, PLACES, STRIDE, Trail
+from regard.recording.tokens.tags import COPIES, PLACES, STRIDE
+from regard.recording.tokens.tracker import Trail
 
 
 def contradicted(calls: Sequence[AttentionCall], trail: Trail) -> list[AttentionCall]:
@@ -70,21 +71,42 @@ def _rows(call: AttentionCall, trail: Trail) -> tuple[Tensor, Bool[Tensor, "grou
     return ids, born[ids % STRIDE]
 
 
-def certainty(calls: Sequence[AttentionCall], trail: Trail, said: Said) -> dict[int, str]:
-    """How sure each call's tokens are, in words: `followed`, `said by the caller`, `lost: ...`; and doubts."""
+@dataclass(frozen=True)
+class Certainty:
+    """How sure it is whose tokens a call reads.
+
+    lost: why they are not known, or "". said: the caller says it. unnamed: how many of the call's `keys` are of no stream
+    (constants, padding of windows). doubts: why it may be otherwise.
+    """
+
+    lost: str = ""
+    said: bool = False
+    unnamed: int = 0
+    keys: int = 0
+    doubts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.lost:
+            return f"lost: {self.lost}"
+        how = "said by the caller" if self.said else "followed"
+        if self.unnamed:
+            how += f" ({self.unnamed} of {self.keys} keys are no token's)"
+        return f"{how}, but {'; '.join(self.doubts)}" if self.doubts else how
+
+
+def certainty(calls: Sequence[AttentionCall], trail: Trail, said: Said) -> dict[int, Certainty]:
+    """How sure each call's tokens are."""
     confirmed, names = _confirmed(calls, trail), by_rows(partial(_names, trail=trail))
-    return {c.index: f"lost: {c.lost}" if c.lost else _words(c, trail, said, confirmed, names(c)) for c in calls}
+    return {c.index: Certainty(c.lost) if c.lost else _of(c, trail, said, confirmed, names(c)) for c in calls}
 
 
-def _words(call: AttentionCall, trail: Trail, said: Said, confirmed: set[str], names: set[str]) -> str:
+def _of(call: AttentionCall, trail: Trail, said: Said, confirmed: set[str], names: set[str]) -> Certainty:
     doubts = list(dict.fromkeys(d for event, name, d in trail.doubts if event <= call.event and name in names))
     unsure = sorted(names - confirmed)
     if unsure and len(trail.batches) and max(trail.batches) > 1:
         doubts.append(f"rows of {', '.join(unsure)} are given to samples by the length of an axis")
-    how = "said by the caller" if call.index in said.notes else "followed"
-    if nobody := int((call.keys[0] == 0).sum()):  # constants, padding of windows
-        how += f" ({nobody} of {call.keys.shape[1]} keys nobody's)"
-    return f"{how}, but {'; '.join(doubts)}" if doubts else how
+    unnamed, keys = int((call.keys[0] == 0).sum()), call.keys.shape[1]
+    return Certainty("", call.index in said.notes, unnamed, keys, tuple(doubts))
 
 
 def _names(call: AttentionCall, trail: Trail) -> set[str]:

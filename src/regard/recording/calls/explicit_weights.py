@@ -11,7 +11,8 @@ from torch import Tensor
 
 from regard.recording.tokens.contractions import Product, read_product
 from regard.recording.tokens.elementwise import tensors_in
-from regard.recording.tokens.tracker import PARAMETERS, STRIDE, Tag, Trail, constant, thin
+from regard.recording.tokens.tags import PARAMETERS, STRIDE, Tag, constant, thin
+from regard.recording.tokens.tracker import Trail
 
 
 def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:

@@ -6,22 +6,14 @@ into order once and serve all its tiles. A is softmax(q kᵀ · scale + mask) of
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from regard.errors import Misuse
-
-if TYPE_CHECKING:
-    from regard.recording.calls import AttentionCall
-
-MEMORY_BUDGET = 1 << 30
-"""The most that may be held at a time, in bytes, where the user does not say: runs side by side, rebuilt rows."""
+from regard.recording.calls.kernel import Kernel, visible
 
 TILE_BYTES = 256 << 20
 """The most that the tiles of rebuilt rows take of it: A, A⊙G and what is made of them."""
@@ -34,34 +26,6 @@ CACHED_BYTES = 8 << 20
 
 CACHED_ROWS = 128
 """How many rows a tile has at the least, where the budget allows: products of fewer rows are slow."""
-
-
-UNITS = {"": 1, "B": 1, "K": 1 << 10, "KB": 1 << 10, "M": 1 << 20, "MB": 1 << 20, "G": 1 << 30, "GB": 1 << 30}
-
-
-MOST = 2.0**60
-"""More bytes than any memory has."""
-
-
-def budget_of(said: int | float | str | None) -> int:
-    """Bytes of a memory budget: a number of bytes, "512MB" or "2 GB", None for the usual one. Raises Misuse otherwise.
-
-    >>> budget_of("1.5GB")
-    1610612736
-    """
-    if said is None:
-        return MEMORY_BUDGET
-    number, unit = (said, "") if isinstance(said, int | float) else _number_and_unit(said)
-    if isinstance(said, bool) or unit not in UNITS or not 0 < number < MOST:
-        raise Misuse(
-            f'memory_budget must be a positive number of bytes, or like "512MB" or "2GB"; not {repr(said)[:40]}'
-        )
-    return int(number * UNITS[unit])
-
-
-def _number_and_unit(said: str) -> tuple[float, str]:
-    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kmg]?i?b?)", said.strip().lower())
-    return (float(found[1]), found[2].replace("i", "").upper()) if found else (0.0, "")
 
 
 @dataclass(frozen=True)
@@ -89,7 +53,7 @@ class Tile:
         return by_group
 
 
-def tile_size(call: AttentionCall, pairs: int) -> int:
+def tile_size(call: Kernel, pairs: int) -> int:
     """Elements of a tile of at least so many (group, head) pairs: what fits the budget, and on a CPU the caches too."""
     each = call.precision.itemsize
     most = max(1, min(call.budget, TILE_BYTES) // COPIES // each)
@@ -98,13 +62,13 @@ def tile_size(call: AttentionCall, pairs: int) -> int:
     return min(most, max(CACHED_BYTES // each, CACHED_ROWS * pairs * call.shape[3]))
 
 
-def row_blocks(call: AttentionCall, rows: Int[Tensor, " row"], pairs: int) -> tuple[Tensor, ...]:
+def row_blocks(call: Kernel, rows: Int[Tensor, " row"], pairs: int) -> tuple[Tensor, ...]:
     """Rows in blocks, such that a block of so many (group, head) pairs is no larger than a tile (a row at the least)."""
     return rows.split(max(1, tile_size(call, pairs) // max(1, pairs * call.shape[3]))) if len(rows) else ()
 
 
 def tiles(
-    call: AttentionCall, rows: Int[Tensor, " row"], *, whole: bool = False, unseen: bool = False
+    call: Kernel, rows: Int[Tensor, " row"], *, whole: bool = False, unseen: bool = False
 ) -> Iterator[tuple[Tile, Tensor, Tensor | None]]:
     """(tile, A, G) of some rows; G is None for an unbound call.
 
@@ -133,7 +97,7 @@ def tiles(
 class _Part:
     """Some (group, head) pairs of a call: queries, keys, values and dO in the call's precision, (pair, token, width)."""
 
-    def __init__(self, call: AttentionCall, pairs: slice, buffers: dict[str, Tensor]) -> None:
+    def __init__(self, call: Kernel, pairs: slice, buffers: dict[str, Tensor]) -> None:
         self.call, self.pairs, self.buffers = call, pairs, buffers
         self.size = pairs.stop - pairs.start
         if call.A is None:
@@ -208,12 +172,6 @@ def rows_of(t: Tensor, index: Int[Tensor, " row"]) -> Tensor:
 def _spelled(mask: Tensor, keys: int) -> Tensor:
     """A mask with its last axis spelled out, without a copy."""
     return mask.detach().expand(*mask.shape[:-1], keys)
-
-
-def visible(mask: Tensor) -> Tensor:
-    """Where a boolean or additive mask lets attention through."""
-    mask = mask.detach()
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def add_mask(scores: Tensor, mask: Tensor) -> None:

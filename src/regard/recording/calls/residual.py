@@ -11,25 +11,23 @@ Both are found from the operations of a run, never from names of modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import Misuse
+from regard.recording.calls import AttentionCall
 from regard.recording.graph import descends, node_of
 from regard.recording.tokens.by_tensor import ByTensor
 from regard.recording.tokens.contractions import PRODUCTS, is_weight, read_product
 from regard.recording.tokens.elementwise import tensors_in
 from regard.recording.tokens.movements import CATS, EXPANSIONS, MOVEMENTS, RESHAPES
-from regard.recording.tokens.tracker import STRIDE, Tag, Trail, constant
-
-if TYPE_CHECKING:
-    from regard.recording.calls import AttentionCall
-    from regard.recording.recording import Recording
+from regard.recording.tokens.tags import STRIDE, Tag, constant
+from regard.recording.tokens.tracker import Trail
 
 Move = Callable[[Tensor], Tensor]
 MOVES = RESHAPES | (MOVEMENTS - EXPANSIONS - {"as_strided"})
@@ -194,19 +192,19 @@ def norms(t: Tensor, tag: Tag) -> Norms:
 # -- afterwards -------------------------------------------------------------------------------------------------------
 
 
-def branch_of(recording: Recording, call: AttentionCall) -> Branch:
+def branch_of(branches: Mapping[int, Branch], call: AttentionCall) -> Branch:
     """What was seen around a call. Raises Misuse where the run was not watched for it."""
-    if call.event not in recording.branches:
+    if call.event not in branches:
         raise Misuse(
             f"what stands around attention call {call.index} was not watched; record with branches=True, or "
             "register the method with keeps=('branches',)"
         )
-    return recording.branches[call.event]
+    return branches[call.event]
 
 
-def output_projection(recording: Recording, call: AttentionCall) -> Float[Tensor, "head width out"]:
+def output_projection(branches: Mapping[int, Branch], call: AttentionCall) -> Float[Tensor, "head width out"]:
     """W_O of a call, by heads, so that the projected output is Σ_h O_h W_h (+ bias). Raises Misuse where it is not found."""
-    branch = branch_of(recording, call)
+    branch = branch_of(branches, call)
     where = f"the output projection of attention call {call.index} ({call.module or 'the model itself'}) cannot be told"
     if branch.other:
         raise Misuse(f"{where}: `{branch.other[0]}` reads the call's output; choose a method that needs none")
@@ -240,10 +238,12 @@ def columns(call: AttentionCall, reader: Reader) -> Float[Tensor, "head width ou
     return reader.weight.to(call.precision)[order[place]]
 
 
-def state_norms(recording: Recording, call: AttentionCall) -> Float[Tensor, "group key"]:
-    """‖z_j‖ of each key of a call. Raises Misuse where the residual stream is not found."""
-    branch = branch_of(recording, call)
-    table = torch.full_like(recording.zeros(), torch.nan)
+def state_norms(
+    branches: Mapping[int, Branch], call: AttentionCall, like: Float[Tensor, "batch row"]
+) -> Float[Tensor, "group key"]:
+    """‖z_j‖ of each key of a call. Raises Misuse where the residual stream is not found. like: a tensor over all rows."""
+    branch = branch_of(branches, call)
+    table = torch.full_like(like, torch.nan)
     for found in (branch.source if _is_cross(call) else None, branch.residual):
         if found is not None:
             samples, rows = found.ids // STRIDE - 1, found.ids % STRIDE

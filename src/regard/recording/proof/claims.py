@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from regard.recording.recording import Recording
-from regard.recording.tokens.tracker import STRIDE, Stream, thin
+from regard.recording.tokens.tags import STRIDE, Stream, thin
 
 ROUNDS = 24
 """Sets that overlap are coded in rounds, apart; beyond so many rounds they share their tokens, and the test is weaker."""

@@ -12,7 +12,7 @@ from regard.errors import ModelError
 from regard.recording.proof.claims import Claim, Claims, Place, Round
 from regard.recording.proof.cut_run import Term, Unit, Weights
 from regard.recording.proof.findings import Contradiction
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 
 TOLERANCE = 1e-6
 """The share of a token's gradient that may come from rows that are not said to rest on it. Where no path leads, the gradient is

@@ -17,7 +17,7 @@ from regard.recording.calls import AttentionCall
 from regard.recording.edits import Edit
 from regard.recording.proof.claims import Claim, Claims
 from regard.recording.recording import Recording
-from regard.recording.tokens.tracker import constant
+from regard.recording.tokens.tags import constant
 
 END = 1 << 62
 """An event after all others."""

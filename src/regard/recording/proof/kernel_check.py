@@ -15,7 +15,7 @@ from regard.recording.calls.rebuild import tiles
 from regard.recording.proof.cut_run import Cut, fits, noise, separable
 from regard.recording.proof.findings import APART, WHOLE, Contradiction
 from regard.recording.recording import Recording
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.tokens.tags import STRIDE
 
 WITHIN = 1e-4
 """How far two numbers that are equal may be apart, relatively, in float32; in half precision 16 units of rounding, since the

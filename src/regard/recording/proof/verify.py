@@ -19,15 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.recording.ambient import our_own
 from regard.recording.proof.attention_check import together
 from regard.recording.proof.claims import Claims, places, rounds
 from regard.recording.proof.coded import TOLERANCE, Gradients, Test, named, worst
 from regard.recording.proof.cut_run import Cut, Term, Unit, units
 from regard.recording.proof.findings import Contradiction, Mixed, Verification
 from regard.recording.proof.kernel_check import kernels
-from regard.recording.recording import Recording, record
-from regard.recording.refusals import our_own, refuse
-from regard.recording.tokens.tracker import STRIDE
+from regard.recording.record import record
+from regard.recording.recording import Recording
+from regard.recording.refusals import refuse
+from regard.recording.tokens.tags import STRIDE
 
 MOST = 3
 """Contradictions that are looked for by name; each costs some twenty gradients."""

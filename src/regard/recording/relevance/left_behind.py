@@ -16,15 +16,16 @@ from torch import Tensor
 
 from regard.recording.calls import AttentionCall
 from regard.recording.edits import Edit, Leaves
-from regard.recording.gradient import gradient
+from regard.recording.gradient import Gradients, gradient
 from regard.recording.graph import node_of, upstream
-from regard.recording.recording import Gradients, Recording
-from regard.recording.relevance.propagation import Relevance, in_turn
-from regard.recording.tokens.tracker import STRIDE, Merge
+from regard.recording.relevance.call_graph import CallGraph
+from regard.recording.relevance.propagation import in_turn
+from regard.recording.relevance.rows import Relevance
+from regard.recording.tokens.tags import STRIDE, Merge
 
 
 def left_behind(
-    recording: Recording,
+    graph: CallGraph,
     gradients: Gradients,
     y: Tensor,
     found: Mapping[int, Relevance],
@@ -35,20 +36,20 @@ def left_behind(
     `found`: the read-out at the final ones. `again` runs the model with edits, and gives its calls and y, in the graph. Costs
     nothing where there can be none, which the graph of y tells.
     """
-    rows = {a: mine for a, mine in _last_of_all(recording).items() if a not in found and bool(mine.any())}
-    rows = {a: mine for a, mine in rows.items() if _alive(recording, gradients, a, mine)}
+    rows = {a: mine for a, mine in _last_of_all(graph).items() if a not in found and bool(mine.any())}
+    rows = {a: mine for a, mine in rows.items() if _alive(graph, gradients, a, mine)}
     if not rows:
         return {}
-    direct = _reached(y, recording.calls)
-    rows = {a: mine for a, mine in rows.items() if direct & {*recording.attentions[a].calls}}
-    return _weights(recording, rows, again) if rows else {}
+    direct = _reached(y, graph.calls)
+    rows = {a: mine for a, mine in rows.items() if direct & {*graph.attentions[a].calls}}
+    return _weights(graph, rows, again) if rows else {}
 
 
-def _last_of_all(recording: Recording) -> dict[int, Tensor]:
+def _last_of_all(graph: CallGraph) -> dict[int, Tensor]:
     """Attention -> bool (batch, row): its query rows that no later attention has among its own."""
-    taken = torch.zeros(recording.batch, recording.rows, dtype=torch.bool)
+    taken = torch.zeros(graph.batch, graph.rows, dtype=torch.bool)
     out: dict[int, Tensor] = {}
-    for event in in_turn(recording.calls, recording.merges):
+    for event in in_turn(graph.calls, graph.merges):
         if isinstance(
             event, Merge
         ):  # rows that go on under another name (merged, copies, later stages) are taken along
@@ -63,12 +64,12 @@ def _last_of_all(recording: Recording) -> dict[int, Tensor]:
     return out
 
 
-def _alive(recording: Recording, gradients: Gradients, attention: int, rows: Tensor) -> bool:
+def _alive(graph: CallGraph, gradients: Gradients, attention: int, rows: Tensor) -> bool:
     """Whether y has a gradient at any of some rows."""
-    for call in recording.calls_of(attention, gradients):
+    for call in graph.calls_of(attention, gradients):
         assert call.dO is not None
         size = call.canonical(call.dO).abs().amax((1, 3)).cpu()
-        if bool((recording.gather(rows.to(size), call.queries) * size).any()):
+        if bool((graph.gather(rows.to(size), call.queries) * size).any()):
             return True
     return False
 
@@ -81,7 +82,7 @@ def _reached(y: Tensor, calls: Sequence[AttentionCall]) -> set[int]:
 
 
 def _weights(
-    recording: Recording,
+    graph: CallGraph,
     rows: Mapping[int, Tensor],
     again: Callable[[Sequence[Edit]], tuple[Sequence[AttentionCall], Tensor]],
 ) -> dict[int, Relevance]:
@@ -91,13 +92,13 @@ def _weights(
         grads = gradient(y, [c.output for c in calls])
     out = {}
     for attention, mine in rows.items():
-        squares = recording.zeros()
-        for i in recording.attentions[attention].calls:
+        squares = graph.zeros()
+        for i in graph.attentions[attention].calls:
             dO = grads[i]
             if dO is not None:
-                call = recording.calls[i]
+                call = graph.calls[i]
                 size = call.canonical(dO).to(call.precision).pow(2).sum((1, 3)).cpu()
-                squares += recording.scatter(size, call.queries)
+                squares += graph.scatter(size, call.queries)
         norms = squares.sqrt() * mine
         norms[:, 0] = 0
         if bool(norms.any()):

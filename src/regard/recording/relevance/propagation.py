@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -23,14 +23,9 @@ from torch import Tensor
 
 from regard.recording.calls import AttentionCall, Pull, Rows, Rule
 from regard.recording.calls.attention import rows_of_heads
-from regard.recording.tokens.tracker import STRIDE, Merge
-
-if TYPE_CHECKING:
-    from regard.recording.recording import Recording
-
-Relevance = Float[Tensor, "batch row"]
-Relevances = Float[Tensor, "*read batch row"]
-"""One row of relevance for each sample, or several: a matrix."""
+from regard.recording.relevance.call_graph import CallGraph
+from regard.recording.relevance.rows import Relevance, Relevances
+from regard.recording.tokens.tags import STRIDE, Merge
 
 HOPS = ("all", "one", "crossed")
 RETURNED = -1
@@ -122,19 +117,19 @@ class Asked(NamedTuple):
         return id(self.walker), self.visited
 
 
-def walk(recording: Recording, calls: Sequence[AttentionCall], walkers: Sequence[Walker]) -> list[Walked]:
+def walk(graph: CallGraph, calls: Sequence[AttentionCall], walkers: Sequence[Walker]) -> list[Walked]:
     """w_c = [c ∈ seen(read-out)] r + Σ_{c′: c ∈ seen(values of c′)} w_c′ E_c′, for several walkers at once.
 
     The calls of one attention are taken together, since its rows are brought to sum 1 as a whole. Each call's A and G are
     rebuilt once and serve all walkers. A call that a walker has no step for is passed by.
     """
-    for event in in_turn(calls, recording.merges):
+    for event in in_turn(calls, graph.merges):
         if isinstance(event, Merge):
             for walker in walkers:
                 walker.parts = [part for p in walker.parts for part in unmerged(event, p)]
         else:
-            _through(recording, event, walkers)
-    return [w.walked(recording.zeros()) for w in walkers]
+            _through(graph, event, walkers)
+    return [w.walked(graph.zeros()) for w in walkers]
 
 
 def in_turn(calls: Sequence[AttentionCall], merges: Sequence[Merge]) -> list[list[AttentionCall] | Merge]:
@@ -146,45 +141,26 @@ def in_turn(calls: Sequence[AttentionCall], merges: Sequence[Merge]) -> list[lis
     return [e for _, e in sorted([*placed, *[(m.event, m) for m in merges]], key=lambda p: p[0], reverse=True)]
 
 
-def sources(recording: Recording) -> Int[Tensor, " row"]:
-    """The number of each row's source; 0 for rows of no stream in use."""
-    of = torch.zeros(recording.rows, dtype=torch.int64)
-    for number, stream in enumerate(recording.streams, start=1):
-        of[stream.rows] = number
-    sides = [ids % STRIDE for c in recording.calls for ids in (c.queries, c.keys)]
-    for rows in [*sides, *[torch.cat([m.rows, m.sources.flatten()]) for m in recording.merges]]:
-        joined = of[rows.unique()].unique()
-        joined = joined[joined > 0]
-        if len(joined) > 1:
-            of[torch.isin(of, joined)] = joined[0]
-    return of
-
-
-def source_of(ids: Int[Tensor, "group token"], of: Int[Tensor, " row"]) -> int:
-    """The source of one side of a call; 0 where it is nobody's."""
-    return int(of[ids % STRIDE].max()) if ids.numel() else 0
-
-
-def _through(recording: Recording, calls: Sequence[AttentionCall], walkers: Sequence[Walker]) -> None:
+def _through(graph: CallGraph, calls: Sequence[AttentionCall], walkers: Sequence[Walker]) -> None:
     """All that arrives at an attention goes on to the rows of its values; its own rows keep the rest."""
-    asked = {call.index: _asked(recording, call, walkers) for call in calls}
+    asked = {call.index: _asked(graph, call, walkers) for call in calls}
     if len(calls) > 1:
-        asked = _by_maximum(recording, calls, asked)
-    keeps = _whole_rows(recording, calls, asked)
+        asked = _by_maximum(graph, calls, asked)
+    keeps = _whole_rows(graph, calls, asked)
     for call in (c for c in calls if asked[c.index]):
         mine = asked[call.index]
-        pulled = call.pull_all([_pull(recording, call, a, keeps.get(a.key)) for a in mine])
+        pulled = call.pull_all([_pull(graph, call, a, keeps.get(a.key)) for a in mine])
         for a, (moved, keep) in zip(mine, pulled, strict=True):
             if a.step.normalised and a.key not in keeps:
-                keeps[a.key] = factor(recording, call, keep)
-            a.walker.parts.append(Part(call.seen, recording.scatter(moved, call.keys), a.after))
+                keeps[a.key] = factor(graph, call, keep)
+            a.walker.parts.append(Part(call.seen, graph.scatter(moved, call.keys), a.after))
     events = sum(1 << c.event for c in calls)
     for a in {a.key: a for mine in asked.values() for a in mine if a.key in keeps}.values():
         _shrink(events, a, keeps[a.key])
 
 
 def _by_maximum(
-    recording: Recording, calls: Sequence[AttentionCall], asked: Mapping[int, Sequence[Asked]]
+    graph: CallGraph, calls: Sequence[AttentionCall], asked: Mapping[int, Sequence[Asked]]
 ) -> dict[int, list[Asked]]:
     """Relevance that goes by the maximum over heads of several calls has gone, as one; what is left to be asked of each."""
     largest = {a.key: a for mine in asked.values() for a in mine if a.step.rule.over_heads == "max"}
@@ -192,8 +168,8 @@ def _by_maximum(
     for call in calls:
         seen |= call.seen
     for a in largest.values():
-        E = rows_of_heads(recording, calls, a.r, partial(_largest, a.step.rule), "amax")
-        moved = sum(((w[..., None] * rows.sum(2)).sum(0) for w, rows in E), recording.zeros())
+        E = rows_of_heads(calls, a.r, partial(_largest, a.step.rule), "amax")
+        moved = sum(((w[..., None] * rows.sum(2)).sum(0) for w, rows in E), graph.zeros())
         a.walker.parts.append(Part(seen, moved, a.after))
     return {i: [a for a in mine if a.key not in largest] for i, mine in asked.items()}
 
@@ -203,24 +179,24 @@ def _largest(rule: Rule, _call: AttentionCall, rows: Rows) -> Tensor:
     return rule.each(rows.A, None if rows.G is None else rows.A * rows.G).amax(1)
 
 
-def _pull(recording: Recording, call: AttentionCall, asked: Asked, keep: Relevance | None) -> Pull:
+def _pull(graph: CallGraph, call: AttentionCall, asked: Asked, keep: Relevance | None) -> Pull:
     """What is asked of a call; where what its rows keep is known already, their relevance is that much less."""
     pull = asked.step.pull(asked.w)
     if keep is None:
         return pull
-    return pull._replace(r=asked.w * recording.gather(keep, call.queries).to(asked.w), normalised=False)
+    return pull._replace(r=asked.w * graph.gather(keep, call.queries).to(asked.w), normalised=False)
 
 
-def _asked(recording: Recording, call: AttentionCall, walkers: Sequence[Walker]) -> list[Asked]:
+def _asked(graph: CallGraph, call: AttentionCall, walkers: Sequence[Walker]) -> list[Asked]:
     """What arrives at one call, by walker and by the sources visited."""
     asked: list[Asked] = []
     for walker in walkers:
         step = walker.step(call)
         if step is None:
             continue
-        here, there = (0, 0) if step.hops == "all" else (1 << s for s in recording.ends(call))
+        here, there = (0, 0) if step.hops == "all" else (1 << s for s in graph.ends(call))
         for visited, r in walker.arriving(call, here).items():
-            after, w = _after(visited, here, there, step.hops), recording.gather(r, call.queries)
+            after, w = _after(visited, here, there, step.hops), graph.gather(r, call.queries)
             if after is not None and bool(w.any()):
                 asked.append(Asked(walker, step, here, visited, after, r, w))
     return asked
@@ -236,7 +212,7 @@ def _after(visited: int, here: int, there: int, hops: str) -> int | None:
 
 
 def _whole_rows(
-    recording: Recording, calls: Sequence[AttentionCall], asked: Mapping[int, Sequence[Asked]]
+    graph: CallGraph, calls: Sequence[AttentionCall], asked: Mapping[int, Sequence[Asked]]
 ) -> dict[tuple[int, int], Relevance]:
     """What rows keep, 1/(1 + Σ_j E_ij), where E_i is put together of several calls, or of several places of one (a class
     token in every frame): its rows are brought to sum 1 as a whole. Empty where one call says it all."""
@@ -248,7 +224,7 @@ def _whole_rows(
     for call in calls:
         mine = [a for a in asked[call.index] if a.step.normalised]
         for a, pulled in zip(mine, call.pull_all([a.step.pull(a.w) for a in mine]) if mine else (), strict=True):
-            more = recording.scatter(1 / pulled.keep.cpu() - 1, call.queries)
+            more = graph.scatter(1 / pulled.keep.cpu() - 1, call.queries)
             sums[a.key] = sums[a.key] + more if a.key in sums else more
     return {key: 1 / (1 + total) for key, total in sums.items()}
 
@@ -259,10 +235,10 @@ def _repeats(ids: Int[Tensor, "group row"]) -> bool:
     return len(ids) > len(ids.unique())
 
 
-def factor(recording: Recording, call: AttentionCall, keep: Tensor) -> Relevance:
+def factor(graph: CallGraph, call: AttentionCall, keep: Tensor) -> Relevance:
     """What each row keeps, 1/(1 + Σ_j E_ij) for a call's own rows, 1 for all others."""
     samples, rows = call.queries // STRIDE - 1, call.queries % STRIDE
-    out = torch.ones(recording.batch, recording.rows, dtype=recording.precision)
+    out = torch.ones(graph.batch, graph.rows, dtype=graph.precision)
     out[samples.clamp(min=0), rows] = keep.to(out)
     out[:, 0] = 1
     return out
@@ -289,16 +265,4 @@ def unmerged(merge: Merge, part: Part) -> list[Part]:
     return [part._replace(r=rest), part._replace(seen=part.seen & ~merge.without, r=back)]
 
 
-__all__ = [
-    "HOPS",
-    "Part",
-    "Relevance",
-    "Relevances",
-    "Step",
-    "Walked",
-    "Walker",
-    "source_of",
-    "sources",
-    "unmerged",
-    "walk",
-]
+__all__ = ["HOPS", "Part", "Step", "Walked", "Walker", "unmerged", "walk"]

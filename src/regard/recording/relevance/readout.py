@@ -2,67 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from regard.errors import Misuse
+from regard.errors import Misuse, TrailLost, Unmoved, nearest
 from regard.recording.calls import AttentionCall
-from regard.recording.gradient import gradient
-from regard.recording.recording import Gradients, Recording
-from regard.recording.refusals import Readout, check_readout
-from regard.recording.states import per_row
-from regard.recording.tokens.tracker import STRIDE, Stream
+from regard.recording.gradient import Gradients, cut_off, gradient
+from regard.recording.relevance.call_graph import CallGraph
+from regard.recording.relevance.rows import Relevance
+from regard.recording.states import State, per_row
+from regard.recording.tokens.tags import STRIDE, Stream
 from regard.target import row_at
 
+Readout = str | int | Tensor | None
+NAMES = ("cls", "last", "mean")
 
-def read_out(recording: Recording, gradients: Gradients, readout: Readout) -> tuple[dict[int, Tensor], str]:
-    """Read-out weights of each final attention, and a sentence for the receipt."""
+
+def read_out(
+    graph: CallGraph, gradients: Gradients, readout: Readout, inputs: Mapping[str, Any], output: Any
+) -> tuple[dict[int, Tensor], str]:
+    """Read-out weights of each final attention, found or as the user says, and a sentence for the receipt."""
     if readout is None:
-        found = recording.readout(gradients)
-        return found, found_from_the_gradient(recording.streams, found)
+        weights = found(graph, gradients)
+        return weights, found_from_the_gradient(graph.streams, weights)
     how = "given weights" if isinstance(readout, Tensor) else readout
-    return given(recording, gradients, readout), f"{how}, as asked"
+    return given(graph, gradients, readout, inputs, output), f"{how}, as asked"
 
 
-def read_after_blocks(recording: Recording, y: Tensor) -> tuple[dict[int, Tensor], str]:
-    """The rows of the states after the last block at which y has a gradient, where no attention is followed (`read_out`).
+def found(graph: CallGraph, gradients: Gradients) -> dict[int, Relevance]:
+    """Which final rows the target reads, found from the gradient: final attention -> weights r (batch, row).
 
-    Keyed by -1; nothing where no state is known.
+    Our reading: a row weighs as much as the norm of ∂y/∂O there in its final attention (of all its heads together); the
+    weights of each final attention sum to 1 per sample (CLIP's similarity reads two, one in each tower).
     """
-    last = recording.frontier(-1) if recording.blocks else []
+    weights = {}
+    for a, norms in read_attentions(graph, gradients).items():
+        if bool(norms[:, 0].any()):
+            index = graph.attentions[a].calls[0]
+            raise TrailLost(
+                f"the target reads rows of attention call {index} ({graph.calls[index].module}) that come from no input "
+                "or parameter that was followed; name the rows to read from with readout="
+            )
+        weights[a] = norms / norms.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return weights
+
+
+def read_attentions(graph: CallGraph, gradients: Gradients) -> dict[int, Relevance]:
+    """Final attentions that the target depends on, with the norms of their rows (`CallGraph.norms_read`). Raises Unmoved."""
+    norms = graph.norms_read(gradients)
+    if not norms:
+        raise Unmoved(unmoved(graph, gradients))
+    return norms
+
+
+def unmoved(graph: CallGraph, gradients: Gradients) -> str:
+    """Why no attention call has a gradient."""
+    cut = any(c.detached for c in graph.calls)
+    if not cut and graph.leaves and not any(bool(g.any()) for g in gradients.inputs.values()):
+        return (
+            f"the target is constant here: it is {float(gradients.value[0]):.4g}, with a gradient of zero at all inputs "
+            "and attention calls. A softmax over one class is constant, and so is a probability that is 1 or 0 to the last "
+            "digit (explain the logit); and layers that round, as quantised ones may, pass no gradient"
+        )
+    if cut:
+        return cut_off([c for c in graph.calls if c.detached])
+    return (
+        "the target does not depend on any attention call: its gradient is zero at all of them (layers that round "
+        "their inputs, as quantised ones may, pass none)"
+    )
+
+
+def read_after_blocks(
+    graph: CallGraph, last: Sequence[State], stages: Sequence[Stream], y: Tensor
+) -> tuple[dict[int, Tensor], str]:
+    """The rows of the last states (after all blocks) at which y has a gradient, where no attention is followed.
+
+    Keyed by -1; nothing where no state is known. stages: all streams of the run.
+    """
     last = [s for s in last if s.value.requires_grad]
     if not last or not y.requires_grad:
         return {}, "not known: no block was seen that gives back the rows of tokens"
     grads = gradient(y, [s.value for s in last], keep=True)
-    norms = [recording.zeros() if g is None else per_row(g.float().pow(2), s.ids, recording.scatter)
+    norms = [graph.zeros() if g is None else per_row(g.float().pow(2), s.ids, graph.scatter)
              for s, g in zip(last, grads, strict=True)]  # fmt: skip
     r = torch.stack(norms).sum(0).sqrt()
     weights = {-1: r / r.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)}
-    return weights, found_from_the_gradient(recording.stages, weights)
+    return weights, found_from_the_gradient(stages, weights)
 
 
-def given(recording: Recording, gradients: Gradients, readout: str | int | Tensor) -> dict[int, Tensor]:
-    """The rows that the user names, in each final attention that the target depends on; weights (batch, row)."""
+def given(
+    graph: CallGraph, gradients: Gradients, readout: str | int | Tensor, inputs: Mapping[str, Any], output: Any
+) -> dict[int, Tensor]:
+    """The rows that the user names, in each final attention that the target depends on; weights (batch, row).
+
+    inputs, output: of the run, where "last" looks which tokens are padding.
+    """
     check_readout(readout)
     weights = {}
-    for attention in _named(recording, gradients):
-        rows = query_rows(recording.calls_of(attention))
-        w = _weights(recording, rows, readout)
+    for attention in _named(graph, gradients):
+        rows = query_rows(graph.calls_of(attention))
+        w = _weights(graph, rows, readout, partial(_last, rows, inputs, output))
         if not bool((w >= 0).all()) or not bool((w.sum(1) > 0).all()):
             raise Misuse("readout weights must be non-negative, and positive somewhere in every sample")
         w = w / w.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        weights[attention] = recording.scatter(w, rows)
+        weights[attention] = graph.scatter(w, rows)
     return weights
 
 
-def _named(recording: Recording, gradients: Gradients) -> Iterable[int]:
+def _named(graph: CallGraph, gradients: Gradients) -> Iterable[int]:
     """The final attentions that the target depends on; where all are cut out of the graph, those that no later one reads."""
-    if recording.calls and all(c.detached for c in recording.calls):
-        return recording.final_attentions()
-    return recording.read_attentions(gradients)
+    if graph.calls and all(c.detached for c in graph.calls):
+        return graph.final_attentions()
+    return read_attentions(graph, gradients)
 
 
 def query_rows(calls: Sequence[AttentionCall]) -> Int[Tensor, "group row"]:
@@ -83,7 +139,7 @@ def query_rows(calls: Sequence[AttentionCall]) -> Int[Tensor, "group row"]:
     return torch.stack(each)
 
 
-def _weights(recording: Recording, rows: Tensor, readout: str | int | Tensor) -> Tensor:
+def _weights(graph: CallGraph, rows: Tensor, readout: str | int | Tensor, last: Callable[[], Tensor]) -> Tensor:
     """Weights (group, row) over the query rows of a final attention."""
     groups, n = rows.shape
     if isinstance(readout, Tensor):
@@ -92,9 +148,9 @@ def _weights(recording: Recording, rows: Tensor, readout: str | int | Tensor) ->
         return readout.float().cpu().expand(groups, n)
     w = torch.zeros(groups, n, dtype=torch.float32)
     if readout == "mean":
-        return recording.gather(_visible_tokens(recording), rows)
+        return graph.gather(_visible_tokens(graph), rows)
     if readout == "last":
-        at = row_at(-1, torch.empty(groups, n, 1), recording.inputs, recording.output)
+        at = last()
     else:
         at = torch.full((groups,), 0 if readout == "cls" else int(readout))
         if not -n <= int(at[0]) < n:
@@ -103,13 +159,18 @@ def _weights(recording: Recording, rows: Tensor, readout: str | int | Tensor) ->
     return w
 
 
-def _visible_tokens(recording: Recording) -> Tensor:
+def _last(rows: Tensor, inputs: Mapping[str, Any], output: Any) -> Tensor:
+    """The place of each sample's last token that is not padding."""
+    return row_at(-1, torch.empty(*rows.shape, 1), inputs, output)
+
+
+def _visible_tokens(graph: CallGraph) -> Tensor:
     """1 at every input token that is not padding."""
-    out = recording.zeros()
-    for stream in recording.streams:
+    out = graph.zeros()
+    for stream in graph.streams:
         if stream.of_input:
             out[:, stream.rows] = 1
-            out[: len(recording.padded[stream.name]), stream.rows] *= ~recording.padded[stream.name]
+            out[: len(graph.padded[stream.name]), stream.rows] *= ~graph.padded[stream.name]
     return out
 
 
@@ -132,3 +193,9 @@ def found_from_the_gradient(streams: Sequence[Stream], weights: Mapping[int, Ten
             elif bool(read.any()):
                 parts.append(f"{_how_many(read)} of {stream.name}, weighted by gradient norm")
     return f"{' and '.join(parts)}, found from the gradient"
+
+
+def check_readout(readout: Readout) -> None:
+    """UnknownName for a word that names no rows."""
+    if isinstance(readout, str) and readout not in NAMES:
+        raise nearest(readout, NAMES, "readout")

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from regard.recording.tokens.elementwise import Tags, element_wise, reduction, tensors_in
-from regard.recording.tokens.tracker import PARAMETERS, STRIDE, Mixing, Tag, Trail, constant, thin
+from regard.recording.tokens.tags import PARAMETERS, STRIDE, Mixing, Tag, constant, thin
+from regard.recording.tokens.tracker import Trail
 
 MULTIPLIES = ("mul", "multiply", "__mul__", "__rmul__")
 

@@ -14,7 +14,8 @@ from regard.recording.tokens.broadcast import as_scores
 from regard.recording.tokens.elementwise import Tags, element_wise, mixing, nowhere, rows_in
 from regard.recording.tokens.meetings import meet_along
 from regard.recording.tokens.memories import of_each_head
-from regard.recording.tokens.tracker import PARAMETERS, STRIDE, Tag, Trail, constant, first_along, thin
+from regard.recording.tokens.tags import PARAMETERS, STRIDE, Tag, constant, first_along, thin
+from regard.recording.tokens.tracker import Trail
 
 PRODUCTS = {
     "matmul",

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from regard.recording.tokens.elementwise import rows_in
-from regard.recording.tokens.tracker import PARAMETERS, STRIDE, Tag, Trail, constant, thin
+from regard.recording.tokens.tags import PARAMETERS, STRIDE, Tag, constant, thin
+from regard.recording.tokens.tracker import Trail
 
 REPEATS = {"repeat", "tile", "repeat_interleave"}
 

@@ -13,18 +13,18 @@ from torch import Tensor
 from regard.recording.tokens.joining import added, averaged
 from regard.recording.tokens.meetings import meet, meet_along, meet_itself
 from regard.recording.tokens.rereads import earlier_states
-from regard.recording.tokens.tracker import (
+from regard.recording.tokens.tags import (
     PARAMETERS,
     STRIDE,
     Mixing,
     Tag,
-    Trail,
     constant,
     first_along,
     lost,
     same_numbers,
     thin,
 )
+from regard.recording.tokens.tracker import Trail
 
 Tags = Sequence[Tag | None]
 MAKERS = {

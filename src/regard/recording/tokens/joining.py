@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from regard.recording.tokens.tracker import STRIDE, Tag, Trail, constant, first_along, occurrence, thin
+from regard.recording.tokens.tags import STRIDE, Tag, constant, first_along, occurrence, thin
+from regard.recording.tokens.tracker import Trail
 
 ADDS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 MEANS = {"mean", "sum"}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from regard.recording.tokens.elementwise import nowhere
-from regard.recording.tokens.tracker import PARAMETERS, Tag, Trail, first_along
+from regard.recording.tokens.tags import PARAMETERS, Tag, first_along
+from regard.recording.tokens.tracker import Trail
 
 PICKS = ("__getitem__", "index_select", "gather", "take_along_dim", "take")
 

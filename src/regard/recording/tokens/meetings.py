@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from regard.recording.calls import AttentionCall
-from regard.recording.tokens.tracker import PARAMETERS, STRIDE, Mixing, Tag, Trail, constant, first_along
+from regard.recording.tokens.tags import PARAMETERS, STRIDE, Mixing, Tag, constant, first_along
+from regard.recording.tokens.tracker import Trail
 
 
 def meet(trail: Trail, operation: str, tag: Tag, best: Tag, out: Tensor) -> None:
@@ -86,20 +86,6 @@ def _with_met(owned: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     return owned
 
 
-def renamed(trail: Trail, calls: Sequence[AttentionCall]) -> list[str]:
-    """Sentences on rows that went on under the name of another input's, where a later call reads them."""
-    told = []
-    for (own, name, operation), event in trail.renamed.items():
-        rows = torch.zeros(trail.rows, dtype=torch.bool)
-        for stream in trail.streams:
-            rows[stream.rows] |= stream.name == name
-        if any(c.event >= event and bool(rows[torch.cat([c.queries, c.keys], 1) % STRIDE].any()) for c in calls):
-            told.append(
-                f"tokens of {own} were joined ({operation}) to those of {name}: what they bring there is shown on {name}"
-            )
-    return told
-
-
 def in_step(trail: Trail, a: Tag, b: Tag) -> bool:
     """Whether each row of one input meets the row of the other that has its number.
 
@@ -139,4 +125,4 @@ def _numbers(trail: Trail, ids: Tensor) -> Int[Tensor, "place 2"]:
     return found
 
 
-__all__ = ["in_step", "meet", "meet_itself", "of_other_tokens", "renamed"]
+__all__ = ["in_step", "meet", "meet_itself", "of_other_tokens"]

@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from regard.recording.tokens.tracker import STRIDE, Tag, Trail
+from regard.recording.tokens.tags import STRIDE, Tag
+from regard.recording.tokens.tracker import Trail
 
 
 def heads_together(trail: Trail, tag: Tag, queries: Tensor, keys: Tensor) -> tuple[Tag, Tensor]:

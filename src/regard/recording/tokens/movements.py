@@ -16,7 +16,8 @@ from regard.recording.tokens.elementwise import Tags, broadcasts, element_wise, 
 from regard.recording.tokens.lookups import PICKS, looked_up
 from regard.recording.tokens.rereads import earlier_states
 from regard.recording.tokens.samples import in_one_sample
-from regard.recording.tokens.tracker import PARAMETERS, Tag, Trail, constant, first_along, reshaped
+from regard.recording.tokens.tags import PARAMETERS, Tag, constant, first_along, reshaped
+from regard.recording.tokens.tracker import Trail
 
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "_unsafe_view"}
 RESHAPES |= {"squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d", "atleast_3d", "view_copy", "_reshape_alias"}

@@ -9,28 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from regard.recording.calls import AttentionCall
-from regard.recording.inputs import Inputs
 from regard.recording.tokens.elementwise import tensors_in
 from regard.recording.tokens.lookups import is_lookup
-from regard.recording.tokens.tracker import STRIDE, Tag, Trail
-
-
-def numbers_in(calls: Sequence[AttentionCall], trail: Trail, inputs: Inputs) -> frozenset[str]:
-    """Inputs taken for ids, or for masks, that were numbers: their tokens are read, and no table was asked for them."""
-    if inputs.switches and any("come from no input" in c.lost for c in calls):
-        return inputs.switches
-    whole = {n for n, t in inputs.followed.items() if not t.is_floating_point() and n not in inputs.numbers}
-    whole -= trail.looked_up
-    streams = [s for s in trail.streams if s.name in whole and s.kind != "parameter"]
-    if not streams or not calls:
-        return frozenset()
-    rows = torch.cat([ids.flatten() for c in calls for ids in (c.queries, c.keys)]).unique() % STRIDE
-    rows = torch.cat([rows, *(m.sources.flatten() for m in trail.merges)])
-    return frozenset(s.name for s in streams if bool(((rows >= s.first) & (rows < s.first + s.count)).any()))
+from regard.recording.tokens.tags import Tag
+from regard.recording.tokens.tracker import Trail
 
 
 def entering(trail: Trail, name: str, args: Sequence[Any], out: Any) -> Tag | None:

@@ -58,7 +58,8 @@ from regard.recording.tokens.movements import (
 from regard.recording.tokens.parts_rules import follow_parts
 from regard.recording.tokens.recurrent import CELLS, cell
 from regard.recording.tokens.storage import name_of_kernel
-from regard.recording.tokens.tracker import Trail, is_parameter
+from regard.recording.tokens.tags import is_parameter
+from regard.recording.tokens.tracker import Trail
 from regard.recording.tokens.writes import SUMS_INTO, WRITES, added, scatter, spellings
 
 FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros"}

@@ -16,8 +16,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regard.errors import Misuse, TrailLost, nearest
-from regard.recording.tokens.samples import MEET
-from regard.recording.tokens.tracker import (
+from regard.recording.calls.sample_of_rows import MEET
+from regard.recording.tokens.tags import (
     CHANNELS,
     COPIES,
     PARAMETERS,
@@ -27,9 +27,9 @@ from regard.recording.tokens.tracker import (
     Source,
     Stream,
     Tag,
-    Trail,
     first_along,
 )
+from regard.recording.tokens.tracker import Trail
 
 AXIS = "along an axis that only has the length of the batch"
 FIELDS = ("call", "side", "at", "grid", "axis")

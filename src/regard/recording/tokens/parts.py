@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regard.recording.tokens.tracker import Tag, Trail, constant, thin
+from regard.recording.tokens.tags import Tag, constant, thin
+from regard.recording.tokens.tracker import Trail
 
 FEATURES, ADDED, UNTOLD = "features", "added", "untold"
 """How parts meet: along their features, each by itself, or in a way that is not followed."""

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from regard.recording.tokens.elementwise import Tags, element_wise, mixing
-from regard.recording.tokens.tracker import Trail, constant, first_along
+from regard.recording.tokens.tags import constant, first_along
+from regard.recording.tokens.tracker import Trail
 
 CELLS = ("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell")
 

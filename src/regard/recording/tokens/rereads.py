@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from regard.recording.gradient import gradient
 from regard.recording.graph import node_of, upstream
-from regard.recording.tokens.tracker import STRIDE, Tag, Trail
+from regard.recording.tokens.tags import STRIDE, Tag
+from regard.recording.tokens.tracker import Trail
 
 if TYPE_CHECKING:
-    from regard.recording.calls import AttentionCall
-    from regard.recording.recording import Recording
+    pass
 
 CONTRACTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "ScaledDotProduct", "UnsafeView_Mm")
 
@@ -94,26 +93,4 @@ def _is_plain(node: Any) -> bool:
     return not node.name().startswith(CONTRACTS)
 
 
-def reread(recording: Recording, y: Tensor) -> list[str]:
-    """Sentences on earlier states that y rests on."""
-    open_ = [r for r in recording.rereads if not any(_reads(c, r) for c in recording.calls)]
-    if not open_ or not y.requires_grad:
-        return []
-    found: dict[str, set[int]] = {}
-    for r, g in zip(open_, gradient(y, [r.out for r in open_], keep=True), strict=True):
-        if r.reached(g):
-            last = next(c.attention for c in recording.calls if c.event == r.before.bit_length() - 1)
-            found.setdefault(r.stream, set()).add(last)
-    return [
-        f"the target also reads tokens of {name} as attention {', '.join(map(str, sorted(at)))} left them, before later ones "
-        "changed them; maps begin at the last states alone"
-        for name, at in found.items()
-    ]
-
-
-def _reads(call: AttentionCall, r: Reread) -> bool:
-    """Whether a call reads what earlier and later states have made together."""
-    return call.event >= r.time and (call.seen | call.rows_seen | call.keys_seen) & r.after == r.after
-
-
-__all__ = ["Reread", "earlier_states", "reread"]
+__all__ = ["Reread", "earlier_states"]

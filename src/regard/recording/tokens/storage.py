@@ -19,7 +19,8 @@ from torch.utils.weak import TensorWeakRef
 from regard.errors import ModelError
 from regard.recording.tokens.elementwise import nowhere
 from regard.recording.tokens.parts import beside, full, put
-from regard.recording.tokens.tracker import Tag, Trail, is_parameter
+from regard.recording.tokens.tags import Tag, is_parameter
+from regard.recording.tokens.tracker import Trail
 from regard.recording.tokens.writes import beside_itself
 
 HANDS_OUT = {"numpy", "__array__", "__dlpack__", "storage", "untyped_storage"}

@@ -18,7 +18,8 @@ from regard.recording.tokens import parts as parts_of
 from regard.recording.tokens.elementwise import Tags, mixing, nowhere
 from regard.recording.tokens.movements import on_cpu
 from regard.recording.tokens.samples import in_one_sample
-from regard.recording.tokens.tracker import Tag, Trail, constant, first_along
+from regard.recording.tokens.tags import Tag, constant, first_along
+from regard.recording.tokens.tracker import Trail
 
 WRITES = {
     "__setitem__": ("index", "source"),

@@ -15,7 +15,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from regard.recording.inputs import first
-from regard.recording.tokens.tracker import STRIDE, Stream, Tag, Trail, first_along
+from regard.recording.tokens.tags import STRIDE, Stream, Tag, first_along
+from regard.recording.tokens.tracker import Trail
 
 
 def own_tokens(trail: Trail, used: Tensor, axes: Mapping[str, int | None]) -> Bool[Tensor, " row"]:
