@@ -1,55 +1,80 @@
-"""Regard tells what a Transformer's prediction rests on, and how far to believe the answer."""
+"""Regard tells what a Transformer's prediction rests on, and how far to believe the answer.
+
+    import regard
+
+    reader = regard.load("google/vit-base-patch16-224")     # a hub name, a folder, a zoo name
+    explanation = reader.explain("cat.jpg", target="tabby cat")
+
+    explanation = regard.explain(model, inputs)             # any nn.Module, with its own tensors
+    explanation.scores, explanation.receipt                 # a score for each token, and what they account for
+
+`inspect` shows what is seen of a model, `methods` lists the methods, `compare` puts their maps side by side, `verify` proves
+whose tokens a map is about. Every error is a `RegardError`. Nothing heavy is imported before one of these names is used.
+"""
 
 from __future__ import annotations
 
+import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-
-from regard.api.explain import explain
-from regard.api.inspect import inspect
-from regard.attribution.table import methods, register
-from regard.baseline import Baseline
-from regard.errors import RegardError
-from regard.evaluation.compare import Comparison, compare
-from regard.explanation.explanation import Explanation
-from regard.explanation.generation import Generation
-from regard.explanation.receipt import Receipt
-from regard.recording import record
-from regard.recording.proof.verify import Verification, verify
-from regard.site import Site
-from regard.target import Target
-
-if TYPE_CHECKING:
-    from regard.reader import Reader
 
 from regard.version import __version__ as __version__
 
+if TYPE_CHECKING:
+    from regard.api.explain import explain as explain
+    from regard.api.inspect import inspect as inspect
+    from regard.attribution.table import methods as methods
+    from regard.attribution.table import register as register
+    from regard.baseline import Baseline as Baseline
+    from regard.errors import RegardError as RegardError
+    from regard.evaluation.compare import Comparison as Comparison
+    from regard.evaluation.compare import compare as compare
+    from regard.explanation.explanation import Explanation as Explanation
+    from regard.explanation.generation import Generation as Generation
+    from regard.explanation.receipt import Receipt as Receipt
+    from regard.models.loading import load as load
+    from regard.recording import record as record
+    from regard.recording.proof.verify import Verification as Verification
+    from regard.recording.proof.verify import verify as verify
+    from regard.site import Site as Site
+    from regard.target import Target as Target
 
-def load(name_or_model: Any, processor: Any = None, **options: Any) -> Reader:
-    """A reader for raw pictures, texts or sound: from a hub name, a folder, a zoo name, (model, processor=...), a pipeline.
+HOMES = {
+    "Baseline": "baseline",
+    "Comparison": "evaluation.compare",
+    "Explanation": "explanation.explanation",
+    "Generation": "explanation.generation",
+    "Receipt": "explanation.receipt",
+    "RegardError": "errors",
+    "Site": "site",
+    "Target": "target",
+    "Verification": "recording.proof.verify",
+    "compare": "evaluation.compare",
+    "explain": "api.explain",
+    "inspect": "api.inspect",
+    "load": "models.loading",
+    "methods": "attribution.table",
+    "record": "recording",
+    "register": "attribution.table",
+    "verify": "recording.proof.verify",
+}
+"""The public names, each with the module that it is imported from when it is first used."""
 
-    See `regard.models.loading.load` for all options. Needs `regard[hf]`.
-    """
-    from regard.models.loading import load as load_reader
-
-    return load_reader(name_or_model, processor, **options)
+__all__ = [*HOMES]
 
 
-__all__ = [
-    "Baseline",
-    "Comparison",
-    "Explanation",
-    "Generation",
-    "Receipt",
-    "RegardError",
-    "Site",
-    "Target",
-    "Verification",
-    "compare",
-    "explain",
-    "inspect",
-    "load",
-    "methods",
-    "record",
-    "register",
-    "verify",
-]
+def __getattr__(name: str) -> Any:
+    """A public name, or a module of the package, imported when it is first asked for (PEP 562)."""
+    if name in HOMES:
+        found = getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
+    elif not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+        found = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted([*HOMES, "__version__"])

@@ -8,9 +8,10 @@ import torch
 
 from regard import zoo
 from regard.evaluation.protocols.box_matching import Boxes, mean_average_precision
-from regard.zoo import crowd_maker, question_maker
 from regard.zoo.fact_data import Draw
-from regard.zoo.scene_maker import Items, load_items
+from training.makers import crowds
+from training.makers import questions as asking
+from training.makers.scenes import Items, load_items
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fashion_mnist" / "test.npz"
 
@@ -64,7 +65,7 @@ def fake_items(classes=8, each=3):
 
 
 def crowd_of(count, seed):
-    return crowd_maker.make_crowd(fake_items(), count, torch.Generator().manual_seed(seed))
+    return crowds.make_crowd(fake_items(), count, torch.Generator().manual_seed(seed))
 
 
 def test_the_same_seed_makes_the_same_crowd():
@@ -90,14 +91,14 @@ def test_a_crowd_has_two_to_four_whole_items_each_in_its_quarter():
 def test_tight_boxes_by_hand():
     mask = torch.zeros(2, 6, 8, dtype=torch.bool)
     mask[0, 2, 3] = mask[0, 4, 7] = True
-    assert crowd_maker.tight_boxes(mask).tolist() == [[3, 2, 8, 5], [0, 0, 0, 0]]
+    assert crowds.tight_boxes(mask).tolist() == [[3, 2, 8, 5], [0, 0, 0, 0]]
 
 
 def test_pixels_in_boxes_are_counted():
     taken = torch.rand(3, 9, 7, generator=torch.Generator().manual_seed(0)) < 0.5
     boxes = torch.tensor([[[0, 0, 7, 9], [2, 3, 5, 8]]]).expand(3, 2, 4)
     counted = [[int(t[y0:y1, x0:x1].sum()) for x0, y0, x1, y1 in b.tolist()] for t, b in zip(taken, boxes, strict=True)]
-    assert crowd_maker.covered(taken, boxes).tolist() == counted
+    assert crowds.covered(taken, boxes).tolist() == counted
 
 
 def test_fragments_are_of_classes_that_the_scene_does_not_show():
@@ -108,7 +109,7 @@ def test_fragments_are_of_classes_that_the_scene_does_not_show():
 
 def test_regions_hold_every_item_once_and_six_to_four_clutter_boxes():
     crowd = crowd_of(100, 2)
-    regions = crowd_maker.regions(crowd, torch.Generator().manual_seed(0))
+    regions = crowds.regions(crowd, torch.Generator().manual_seed(0))
     assert regions.boxes.shape == (100, 8, 4)
     for scene in range(100):
         cells = [c for c in regions.cells[scene].tolist() if c >= 0]
@@ -121,10 +122,10 @@ def test_regions_hold_every_item_once_and_six_to_four_clutter_boxes():
 
 # --- the language ---------------------------------------------------------------------------------------------------
 
-CLASS = {word: k for k, word in enumerate(question_maker.ITEMS)}
-CLASSES = {word: k for k, word in enumerate(question_maker.MANY)}
-TINT = {word: k for k, word in enumerate(crowd_maker.TINTS)}
-NUMBER = ("none", *question_maker.NUMBERS)
+CLASS = {word: k for k, word in enumerate(asking.ITEMS)}
+CLASSES = {word: k for k, word in enumerate(asking.MANY)}
+TINT = {word: k for k, word in enumerate(crowds.TINTS)}
+NUMBER = ("none", *asking.NUMBERS)
 
 
 def read_question(text, things):
@@ -139,7 +140,7 @@ def read_question(text, things):
         return found
 
     def name(i):
-        return question_maker.ITEMS[things[i][0]]
+        return asking.ITEMS[things[i][0]]
 
     match words:
         case ["what", "is", "the", tint, "item", "?"]:
@@ -150,7 +151,7 @@ def read_question(text, things):
             return name(i), {i}, {i}
         case ["what", "colour", "is", "the", item, "?"]:
             i = named(item)
-            return crowd_maker.TINTS[things[i][1]], {i}, {i}
+            return crowds.TINTS[things[i][1]], {i}, {i}
         case ["on", "which", "side", "is", "the", item, "?"]:
             i = named(item)
             return ("right" if things[i][2] else "left"), {i}, {i}
@@ -224,17 +225,17 @@ def test_every_question_that_can_be_asked_is_right():
         classes = tuple(draw.below(8) if c in full else -1 for c in range(4))
         tints = tuple(draw.below(6) if c in full else -1 for c in range(4))
         things = {c: (classes[c], tints[c], c % 2 == 1, c >= 2) for c in full}
-        for kind, make in question_maker.ASK.items():
-            for q in make(question_maker.Sight(classes, tints)):
+        for kind, make in asking.ASK.items():
+            for q in make(asking.Sight(classes, tints)):
                 expected = read_question(" ".join(q.words), things)
                 assert (q.answer, set(q.evidence), set(q.source)) == expected, q
                 assert q.kind == kind
-                assert set(q.words) <= set(question_maker.VOCABULARY)
-                assert q.answer in question_maker.ANSWERS
+                assert set(q.words) <= set(asking.VOCABULARY)
+                assert q.answer in asking.ANSWERS
                 assert len(q.words) <= 7
                 kinds[kind] += 1
     assert min(kinds.values()) > 80
-    assert len(set(question_maker.VOCABULARY)) == len(question_maker.VOCABULARY)
+    assert len(set(asking.VOCABULARY)) == len(asking.VOCABULARY)
 
 
 # --- zoo/lxmert-scenes ----------------------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ def test_the_bundled_questions_are_of_all_kinds(questions):
     assert questions.boxes.shape == (60, 8, 4)
     assert bool(((questions.boxes >= 0) & (questions.boxes <= 1)).all())
     assert questions.features.shape == (60, 8, 64)
-    counted = {kind: int(questions.of_kind(kind).sum()) for kind in question_maker.KINDS}
+    counted = {kind: int(questions.of_kind(kind).sum()) for kind in asking.KINDS}
     assert min(counted.values()) >= 25, counted
     assert sum(counted.values()) == 180
     assert int(questions.absent.sum()) == 60
@@ -393,7 +394,7 @@ def test_lxmert_answers_what_stands_at_the_source(lxmert, questions):
 
 def test_features_are_those_of_the_pixels_of_their_boxes(questions):
     """Paint over everything outside a box, and its features stay; a crop reads no pixel but its own and its border."""
-    from regard.zoo.question_data import region_encoder
+    from regard.zoo.region_encoder import region_encoder
 
     encoder = region_encoder(zoo.folder("zoo/lxmert-scenes"))
     for scene, region in ((0, 0), (5, 3), (9, 7)):
@@ -411,8 +412,8 @@ def test_features_are_those_of_the_pixels_of_their_boxes(questions):
 def test_lxmert_on_fresh_scenes_of_unseen_items(lxmert):
     if not SHARED.is_file():
         pytest.skip(f"needs {SHARED}: Fashion-MNIST is not part of the repository")
-    train = pytest.importorskip("regard.zoo.train_lxmert_scenes")
-    from regard.zoo.question_data import region_encoder
+    train = pytest.importorskip("training.lxmert_scenes")
+    from regard.zoo.region_encoder import region_encoder
 
     encoder = region_encoder(zoo.folder("zoo/lxmert-scenes"))
     scores = train.measure(lxmert[0], encoder, load_items(SHARED), torch.Generator().manual_seed(99), Draw(99))
@@ -431,7 +432,7 @@ def test_bundled_detections_have_tight_boxes_and_disjoint_masks():
     assert bool((here[:, :-1] | ~here[:, 1:]).all())  # items first
     assert torch.equal(here, scenes.masks.flatten(2).any(2))
     assert scenes.masks.sum(1).max() == 1
-    torch.testing.assert_close(crowd_maker.tight_boxes(scenes.masks) / 80, scenes.boxes)
+    torch.testing.assert_close(crowds.tight_boxes(scenes.masks) / 80, scenes.boxes)
     assert len(scenes.select(torch.arange(5))) == 5
 
 
@@ -463,7 +464,7 @@ def test_the_set_loss_is_that_of_a_loop():
     """Assignment by trying every order, losses one by one."""
     from itertools import permutations
 
-    train = pytest.importorskip("regard.zoo.train_detr_scenes")
+    train = pytest.importorskip("training.detr_scenes")
     gen = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 4, 4, generator=gen, dtype=torch.float64)
     found = torch.rand(2, 4, 4, generator=gen, dtype=torch.float64) * 0.5 + 0.1

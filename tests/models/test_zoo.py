@@ -15,8 +15,8 @@ import torch
 import regard
 from regard import Target, zoo
 from regard.errors import UnknownName
-from regard.zoo import fact_data as facts_maker
-from regard.zoo import scene_maker as maker
+from regard.zoo import fact_data
+from training.makers import scenes as maker
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -333,7 +333,7 @@ def test_the_tokenizer_gives_offsets_and_lower_case(bert):
 
 
 def test_treebank_text_becomes_plain_english():
-    train = pytest.importorskip("regard.zoo.train_bert_sentiment", reason="needs transformers")
+    train = pytest.importorskip("training.bert_sentiment", reason="needs transformers")
     tree_text = "-LRB- He -RRB- does n't , `` wo n't '' and can not ; it 's comedy\\/drama ."
     assert train.plain(tree_text.split(" ")) == "(He) doesn't, \" won't \" and cannot; it's comedy/drama."
     found = list(train.phrases("(3 (2 (2 not) (1 bad)) (2 .))"))
@@ -411,7 +411,7 @@ def test_the_source_is_where_the_text_says_and_the_answer_word_stands_nowhere_el
         assert f.distractor in words
         told = {words[i - 1] for i in f.evidence}
         assert all({a, b} <= told for a, b in pairs), f
-        assert all(map(facts_maker.held_out, pairs)), f
+        assert all(map(fact_data.held_out, pairs)), f
 
 
 def test_an_earlier_owner_stands_in_the_way_in_every_chain():
@@ -424,16 +424,16 @@ def test_an_earlier_owner_stands_in_the_way_in_every_chain():
 
 
 def test_no_training_row_joins_a_pair_that_prompts_ask_for():
-    draw = facts_maker.Draw(5)
-    for kind in facts_maker.KINDS:
+    draw = fact_data.Draw(5)
+    for kind in fact_data.KINDS:
         for _ in range(200):
-            row, answers = facts_maker.training_row(kind, draw, 64)
+            row, answers = fact_data.training_row(kind, draw, 64)
             assert len(row) <= 64
             assert (row[0], row[-1]) == ("<bos>", "<eos>")
             assert answers
             story = row[1:-1] if kind == "copy" else row[1 : min(row.index(w) for w in ("who", "what") if w in row)]
             assert pairs_told(story)
-            assert not any(map(facts_maker.held_out, pairs_told(story))), row
+            assert not any(map(fact_data.held_out, pairs_told(story))), row
 
 
 def test_the_tokenizer_makes_a_token_of_every_word(llama):
@@ -478,8 +478,8 @@ def test_llama_is_as_good_on_the_bundled_prompts_as_its_card_says(llama):
 
 def test_llama_answers_what_stands_at_the_source(llama):
     """Put another word there, and it is the answer; the old one is gone from the prompt."""
-    draw = facts_maker.Draw(11)
-    changed = [facts_maker.redirected(f, draw) for f in zoo.facts(200, seed=21)]
+    draw = fact_data.Draw(11)
+    changed = [fact_data.redirected(f, draw) for f in zoo.facts(200, seed=21)]
     assert all(f.answer == f.prompt.split()[f.source - 1] for f in changed)
     said = answers(llama, [f.prompt for f in changed])
     assert sum(a == f.answer for a, f in zip(said, changed, strict=True)) / 200 >= 0.95
@@ -492,7 +492,7 @@ def test_the_full_stop_carries_the_owner_where_the_thing_is_asked_for(llama, at,
     block, followed = llama.model.model.layers[0], []
     facts = [f for f in zoo.facts() if f.kind == "recall-who"][:20]
     for f in facts:
-        other, place = facts_maker.redirected(f, facts_maker.Draw(3)), f.source + at
+        other, place = fact_data.redirected(f, fact_data.Draw(3)), f.source + at
         kept = []
         with kept_hook(block, lambda state, kept=kept: kept.append(state.clone()) or state):
             answers(llama, [other.prompt])

@@ -26,6 +26,7 @@ from regard.cli.files import (
 )
 from regard.cli.inputs import Pair, read_words
 from regard.errors import Misuse, RegardError, UnknownName, nearest
+from regard.version import __version__
 
 try:
     import typer
@@ -139,9 +140,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"regard {installed('regard')}")
+        typer.echo(f"regard {__version__}")
         raise typer.Exit
 
 

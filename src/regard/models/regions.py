@@ -32,7 +32,7 @@ def encoder_in(folder: str) -> Encoder | None:
     """What turns boxes into the vectors that a model reads, where its folder brings it."""
     if not (Path(folder) / "regions.safetensors").is_file():
         return None
-    from regard.zoo.question_data import region_encoder
+    from regard.zoo.region_encoder import region_encoder
 
     return region_encoder(Path(folder))
 

@@ -6,35 +6,38 @@
 ``zoo/lxmert-scenes`` answers questions about scenes of several items; the regions that an answer must rest on are known.
 ``zoo/detr-scenes`` finds the items in such scenes; every item has its exact mask.
 
-The folders are ordinary Hugging Face folders: ``AutoModel...from_pretrained(folder(name))`` loads them offline.
-Importing this package needs torch, numpy and safetensors only; the training scripts need ``regard[hf]``.
+The folders are ordinary Hugging Face folders: ``AutoModel...from_pretrained(folder(name))`` loads them offline. Names, folders
+and cards are read without torch, data with torch, numpy and safetensors alone. How the models were trained is no part of the
+package: see the repository's folder ``training``.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from regard.errors import nearest
-from regard.zoo import fact_data as facts_maker
-from regard.zoo.detection_data import Detections, read_detections
-from regard.zoo.fact_data import Fact
-from regard.zoo.question_data import Questions, read_questions
-from regard.zoo.sentence_data import Sentence, read_sentences
+
+if TYPE_CHECKING:
+    from regard.zoo.detection_data import Detections as Detections
+    from regard.zoo.fact_data import Fact as Fact
+    from regard.zoo.question_data import Questions as Questions
+    from regard.zoo.scene_data import Scenes as Scenes
+    from regard.zoo.sentence_data import Sentence as Sentence
+
+KINDS = {
+    "Detections": "detection_data",
+    "Fact": "fact_data",
+    "Questions": "question_data",
+    "Scenes": "scene_data",
+    "Sentence": "sentence_data",
+}
+"""The kinds of bundled data, each with the module that it is imported from when it is first used."""
 
 __all__ = [
-    "Detections",
-    "Fact",
-    "Questions",
-    "Scenes",
-    "Sentence",
+    *KINDS,
     "cards",
     "demo_scene",
     "detections",
@@ -50,32 +53,16 @@ PREFIX = "zoo/"
 FOLDERS = ("bert-sentiment", "detr-scenes", "llama-facts", "lxmert-scenes", "vit-scenes")
 
 
-@dataclass(frozen=True)
-class Scenes:
-    """Bundled scenes with exact masks, single-item scenes first.
+def __getattr__(name: str) -> Any:
+    """A kind of data, imported when it is first asked for (PEP 562)."""
+    if name not in KINDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{KINDS[name]}"), name)
 
-    ``images``: uint8 (n, 64, 64, 3), RGB. ``masks``: bool (n, 2, 64, 64), the pixels of the first and of the second
-    item; the second is empty in a single-item scene. ``labels``: int64 (n, 2), the items' classes as the model numbers
-    them; the second is -1 in a single-item scene. ``names``: the classes' names in that order.
-    """
 
-    images: Tensor
-    masks: Tensor
-    labels: Tensor
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """Return the number of scenes."""
-        return len(self.images)
-
-    @property
-    def single(self) -> Tensor:
-        """bool (n,): the scenes of one item alone."""
-        return self.labels[:, 1] < 0
-
-    def select(self, rows: Tensor) -> Scenes:
-        """Return the scenes at ``rows``, indices or a bool mask (n,)."""
-        return Scenes(self.images[rows], self.masks[rows], self.labels[rows], self.names)
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
 
 
 def names() -> list[str]:
@@ -100,11 +87,9 @@ def cards() -> dict[str, dict[str, Any]]:
 
 def scenes() -> Scenes:
     """Return the bundled scenes of ``zoo/vit-scenes``: unseen items, each class equally often, and each pair twice."""
-    home = folder("zoo/vit-scenes")
-    data = load_file(home / "scenes.safetensors")
-    classes = json.loads((home / "scenes.json").read_text(encoding="utf-8"))["names"]
-    masks = torch.from_numpy(np.unpackbits(data["mask_bits"].numpy(), axis=-1)).bool()
-    return Scenes(data["images"], masks, data["labels"], tuple(classes))
+    from regard.zoo.scene_data import read_scenes
+
+    return read_scenes(folder("zoo/vit-scenes"))
 
 
 def demo_scene() -> Path:
@@ -114,6 +99,8 @@ def demo_scene() -> Path:
 
 def sentences() -> list[Sentence]:
     """Return the bundled sentences of ``zoo/bert-sentiment``, all our own, with the words that decide each of them."""
+    from regard.zoo.sentence_data import read_sentences
+
     return read_sentences(folder("zoo/bert-sentiment") / "sentences.json")
 
 
@@ -123,14 +110,20 @@ def facts(count: int = 400, seed: int = 1) -> list[Fact]:
     They are drawn from ``seed`` when asked for; the default ones are the bundled set that the card speaks of. All ask for
     pairs of words that no training story joins.
     """
-    return facts_maker.facts(count, seed)
+    from regard.zoo.fact_data import facts as drawn
+
+    return drawn(count, seed)
 
 
 def questions() -> Questions:
     """Return the bundled questions of ``zoo/lxmert-scenes``, with the regions that each answer must rest on."""
+    from regard.zoo.question_data import read_questions
+
     return read_questions(folder("zoo/lxmert-scenes"))
 
 
 def detections() -> Detections:
     """Return the bundled scenes of ``zoo/detr-scenes``: unseen items, their classes, boxes and exact masks."""
+    from regard.zoo.detection_data import read_detections
+
     return read_detections(folder("zoo/detr-scenes"))

@@ -2,7 +2,7 @@
 
 Run from the repository root, one core, about 8 minutes::
 
-    python -m regard.zoo.train_bert_sentiment --data ../shared/data/sst --out src/regard/zoo/bert-sentiment
+    python -m training.bert_sentiment --data ../shared/data/sst --out src/regard/zoo/bert-sentiment
 
 Everything is from scratch: the WordPiece vocabulary and the weights. Data: every phrase with a non-neutral label of the
 training trees of the Stanford Sentiment Treebank (Socher et al. 2013); with ``--neutral`` also neutral ones, whose
@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
-from regard.zoo._store import (
+from regard.zoo.sentence_data import Sentence, read_sentences
+from training.store import (
     Card,
     command,
     fresh,
@@ -40,7 +41,6 @@ from regard.zoo._store import (
     warm_cosine,
     write_card,
 )
-from regard.zoo.sentence_data import Sentence, read_sentences
 
 LABELS = ("negative", "positive")
 NEUTRAL = 2

@@ -66,7 +66,7 @@ def seeded(args: argparse.Namespace) -> torch.Generator:
 def command(args: argparse.Namespace, name: str, own: Sequence[str], data: str = "") -> str:
     """Return the command line that trains the model anew; ``own`` are options of this script, before the common ones."""
     folder = name.removeprefix("zoo/")
-    words = [f"python -m regard.zoo.train_{folder.replace('-', '_')}"]
+    words = [f"python -m training.{folder.replace('-', '_')}"]
     words += [f"--data ../shared/data/{data}"] if data else []
     words += [f"--out src/regard/zoo/{folder}"]
     return " ".join(words + [f"--{o} {getattr(args, o)}" for o in [*own, "seed", "threads"]])

@@ -2,7 +2,7 @@
 
 Run from the repository root, one core, about 40 minutes::
 
-    python -m regard.zoo.train_vit_scenes --data ../shared/data/fashion_mnist --out src/regard/zoo/vit-scenes
+    python -m training.vit_scenes --data ../shared/data/fashion_mnist --out src/regard/zoo/vit-scenes
 
 Scenes are made on the fly from Fashion-MNIST *training* items (Xiao et al. 2017) and never repeat. Two teachers: the
 class (for two-item scenes one half for each class), and while training also the class of every patch, from the exact
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification
 
-from regard.zoo._store import (
+from training.makers.scenes import Batch, Items, Recipe, draw_labels, load_items, make, single_item, two_item
+from training.store import (
     Card,
     command,
     fresh,
@@ -38,7 +39,6 @@ from regard.zoo._store import (
     write_notice,
     write_picture_processor,
 )
-from regard.zoo.scene_maker import Batch, Items, Recipe, draw_labels, load_items, make, single_item, two_item
 
 RECIPE = Recipe()
 PATCH = 8
@@ -224,7 +224,7 @@ def card_of(model: ViTForImageClassification, accuracy: dict[str, object], comma
         "the masks in training, so this model may sit on the item more firmly than one taught by labels alone.",
         "bundled": "scenes.safetensors: 144 single-item and 56 two-item scenes of Fashion-MNIST test items, drawn once "
         "from a seed and not selected; demo_scene.png is selected, for looks.",
-        "data": "made by regard.zoo.scene_maker from Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, Zalando SE), MIT",
+        "data": "made by training.makers.scenes from Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, Zalando SE), MIT",
         "training": "Muon for the blocks' matrices, AdamW for the rest, warm-up and cosine, label smoothing 0.05; 20 % "
         "two-item scenes with half the target on each class; patch labels from the masks for the first 85 % of the "
         "steps; size and clutter curriculum over the first 40 %",

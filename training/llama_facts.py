@@ -2,9 +2,9 @@
 
 Run from the repository root, one core, needs no data::
 
-    python -m regard.zoo.train_llama_facts --out src/regard/zoo/llama-facts
+    python -m training.llama_facts --out src/regard/zoo/llama-facts
 
-Everything is from scratch: the words (``facts_maker.VOCABULARY``), the stories, drawn afresh for every step, and the
+Everything is from scratch: the words (``fact_data.VOCABULARY``), the stories, drawn afresh for every step, and the
 weights, which start with a hint (``head_start``): heads of the first block look back by 1 to 4 words, heads further up
 look for what is like them. The loss is on the answers, and a little on all other words, so that the model also writes
 the language. Stories are asked about several times while training; test prompts are asked about once, for pairs of words
@@ -27,7 +27,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from regard.zoo import fact_data as maker
-from regard.zoo._store import (
+from regard.zoo.fact_data import Fact
+from training.store import (
     Card,
     command,
     fresh,
@@ -39,7 +40,6 @@ from regard.zoo._store import (
     word_tokenizer,
     write_card,
 )
-from regard.zoo.fact_data import Fact
 
 LENGTH = 64
 MIX = ("recall-what", "chain", "recall-who", "chain", "copy")

@@ -1,4 +1,4 @@
-"""Questions about the scenes of ``crowd_maker``, each with its answer and the regions that the answer must rest on.
+"""Questions about the scenes of ``crowds``, each with its answer and the regions that the answer must rest on.
 
 Six kinds:
 
@@ -22,12 +22,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from regard.zoo.crowd_maker import CELLS, TINTS
 from regard.zoo.fact_data import Draw, words_of
+from training.makers.crowds import CELLS, TINTS
 
 PAD, CLS, SEP, UNKNOWN = "[PAD]", "[CLS]", "[SEP]", "[UNK]"
 ITEMS = ("shirt", "trouser", "dress", "coat", "sandal", "sneaker", "bag", "boot")
-"""One word for each class of scene_maker.FASHION, in its order."""
+"""One word for each class of scenes.FASHION, in its order."""
 MANY = ("shirts", "trousers", "dresses", "coats", "sandals", "sneakers", "bags", "boots")
 NUMBERS = ("one", "two", "three", "four")
 SIDES = ("left", "right", "top", "bottom")

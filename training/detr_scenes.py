@@ -2,7 +2,7 @@
 
 Run from the repository root, one core::
 
-    python -m regard.zoo.train_detr_scenes --data ../shared/data/fashion_mnist --out src/regard/zoo/detr-scenes
+    python -m training.detr_scenes --data ../shared/data/fashion_mnist --out src/regard/zoo/detr-scenes
 
 Scenes are made on the fly from Fashion-MNIST *training* items (Xiao et al. 2017) and never repeat. First the
 convolutional backbone alone learns to say, at each cell of its 10 x 10 grid, which class is there and how far the sides of
@@ -27,7 +27,9 @@ from transformers import DetrConfig, DetrForObjectDetection, ResNetBackbone, Res
 
 from regard.evaluation.protocols.box_matching import Boxes, areas, average_precision, overlaps, predictions
 from regard.explanation.boxes import corners
-from regard.zoo._store import (
+from training.makers.crowds import Crowd, covered, make_crowd
+from training.makers.scenes import Items, load_items
+from training.store import (
     Card,
     command,
     fresh,
@@ -41,9 +43,7 @@ from regard.zoo._store import (
     write_notice,
     write_picture_processor,
 )
-from regard.zoo.crowd_maker import Crowd, covered, make_crowd
-from regard.zoo.scene_maker import Items, load_items
-from regard.zoo.train_vit_scenes import pixels
+from training.vit_scenes import pixels
 
 SIDE, STRIDE, QUERIES = 80, 8, 8
 L1, GIOU, EMPTY = 5.0, 2.0, 0.2
@@ -307,7 +307,7 @@ def card_of(model: DetrForObjectDetection, accuracy: dict[str, object], command:
         "was taught by boxes alone. Pullover and Shirt are left out, as in zoo/vit-scenes.",
         "bundled": "scenes.safetensors: 60 scenes of Fashion-MNIST test items, drawn once from a seed, not selected but "
         "for clutter that touches no item",
-        "data": "made by regard.zoo.crowd_maker from Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, Zalando SE), MIT",
+        "data": "made by training.makers.crowds from Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, Zalando SE), MIT",
         "training": "the backbone alone on dense labels; then the whole by the set loss (class, L1, generalised IoU) at "
         "every block of the decoder; AdamW, warm-up and cosine",
         "license": "weights Apache-2.0; items in the scenes MIT, copyright Zalando SE",

@@ -2,7 +2,7 @@
 
 Run from the repository root, one core::
 
-    python -m regard.zoo.train_lxmert_scenes --data ../shared/data/fashion_mnist --out src/regard/zoo/lxmert-scenes
+    python -m training.lxmert_scenes --data ../shared/data/fashion_mnist --out src/regard/zoo/lxmert-scenes
 
 Scenes are made on the fly from Fashion-MNIST *training* items (Xiao et al. 2017) and never repeat; each is asked about
 several times. The region encoder is learned together with the model: from the answers, and from two linear heads on its
@@ -27,9 +27,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LxmertConfig, LxmertForQuestionAnswering, PreTrainedTokenizerFast
 
-from regard.zoo import crowd_maker
-from regard.zoo import question_maker as maker
-from regard.zoo._store import (
+from regard.zoo.fact_data import Draw
+from regard.zoo.region_encoder import FEATURES, RegionEncoder
+from training.makers import crowds
+from training.makers import questions as maker
+from training.makers.crowds import Crowd, Regions, covered, make_crowd
+from training.makers.questions import Question, Sight
+from training.makers.scenes import Items, load_items
+from training.store import (
     Card,
     command,
     fresh,
@@ -43,11 +48,6 @@ from regard.zoo._store import (
     write_json,
     write_notice,
 )
-from regard.zoo.crowd_maker import Crowd, Regions, covered, make_crowd
-from regard.zoo.fact_data import Draw
-from regard.zoo.question_data import FEATURES, RegionEncoder
-from regard.zoo.question_maker import Question, Sight
-from regard.zoo.scene_maker import Items, load_items
 
 LENGTH = 9
 POINTED = 0.7
@@ -166,7 +166,7 @@ class Heads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.item = nn.Linear(FEATURES, len(maker.ITEMS) + 1)
-        self.colour = nn.Linear(FEATURES, len(crowd_maker.TINTS) + 1)
+        self.colour = nn.Linear(FEATURES, len(crowds.TINTS) + 1)
 
     def forward(self, features: Tensor, regions: Regions) -> Tensor:
         """Return the mean loss of both heads on ``features`` (s, 8, 64)."""
@@ -222,7 +222,7 @@ def train(
     model.train()
     for step in range(1, args.steps + 1):
         crowd = make_crowd(items, args.scenes, gen)
-        regions = crowd_maker.regions(crowd, gen)
+        regions = crowds.regions(crowd, gen)
         questions = asked(training_questions(sights(crowd), args.each, draw))
         features = encoder(crowd.images, regions.boxes)
         out = answer(model, features, regions.boxes, questions)
@@ -261,7 +261,7 @@ def measure(
     hits: dict[str, list[float]] = {kind: [] for kind in maker.KINDS}
     for _ in range(10):
         crowd = make_crowd(items, 200, gen)
-        regions = crowd_maker.regions(crowd, gen)
+        regions = crowds.regions(crowd, gen)
         rows = all_questions(sights(crowd), draw)
         questions = asked(rows)
         said = answer(model, encoder(crowd.images, regions.boxes), regions.boxes, questions).logits.argmax(1)
@@ -332,7 +332,7 @@ def bundle(folder: Path, items: Items, scenes: int, gen: torch.Generator, draw: 
     """Write ``scenes`` scenes that are worth asking about, and their questions."""
     crowd = make_crowd(items, 5 * scenes, gen)
     crowd = crowd.select(worth_asking(crowd)[:scenes])
-    regions = crowd_maker.regions(crowd, gen)
+    regions = crowds.regions(crowd, gen)
     rows, counts = [], Counter[str]()
     for scene, sight in enumerate(sights(crowd)):
         shown = {*sight.classes, *crowd.strangers[scene].tolist()}
@@ -354,7 +354,7 @@ def bundle(folder: Path, items: Items, scenes: int, gen: torch.Generator, draw: 
     }
     save_file(data, folder / "questions.safetensors")
     texts = [{"text": " ".join(q.words), "answer": q.answer, "kind": q.kind} for _, q in rows]
-    head = {"items": maker.ITEMS, "colours": crowd_maker.TINTS, "license": "MIT (Fashion-MNIST items, Zalando SE)"}
+    head = {"items": maker.ITEMS, "colours": crowds.TINTS, "license": "MIT (Fashion-MNIST items, Zalando SE)"}
     write_json(folder / "questions.json", {**head, "questions": texts})
     write_notice(folder)
 
@@ -405,7 +405,7 @@ def card_of(model: LxmertForQuestionAnswering, accuracy: dict[str, object], comm
         "holds a pixel of an item. redirections() are pairs of "
         "questions about one scene that differ in the asked word alone and rest on other regions. That the evidence is "
         "needed is a fact about the scenes; a block may have moved it between regions before the words read it.",
-        "limits": "Knows eight items, six colours and the wordings of regard.zoo.question_maker, no other. It was never "
+        "limits": "Knows eight items, six colours and the wordings of training.makers.questions, no other. It was never "
         "asked for what is not there, and gives some answer nevertheless: those questions (absent) are for looking at "
         "maps, not at answers. The box tells a part of the class (trousers are tall and narrow): to take a region away, "
         "mask it or replace its box too, not its features alone. Pullover and Shirt are left out, as in zoo/vit-scenes; "
@@ -413,7 +413,7 @@ def card_of(model: LxmertForQuestionAnswering, accuracy: dict[str, object], comm
         "bundled": "questions.safetensors, questions.json: scenes of Fashion-MNIST test items, drawn once from a seed, "
         "not selected but for clutter that touches no item, and for allowing questions of every kind; of each scene three "
         "questions, two of them a pair if there is one, and an absent one",
-        "data": "made by regard.zoo.crowd_maker and question_maker from Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, "
+        "data": "made by training.makers (crowds, questions) from Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, "
         "Zalando SE), MIT",
         "training": "Muon for the blocks' matrices, AdamW for the rest, warm-up and cosine; loss on the answers, on class "
         "and colour of each region's features, and for the first 70 % of the steps on what each region's state tells: after "

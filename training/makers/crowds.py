@@ -3,7 +3,7 @@
 The canvas is cut into four cells; an item stands anywhere in its cell, whole and unblended, so its mask and the tight
 box around it are exact. Six clutter boxes join the items': four hold a *fragment* (a small inner crop of an item of a class
 that is not in the scene, in any tint), two hold nothing but ground. Clutter is placed after the items, where none of
-their pixels is. Built from the parts of ``scene_maker``; everything is drawn from one ``torch.Generator``.
+their pixels is. Built from the parts of ``scenes``; everything is drawn from one ``torch.Generator``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regard.zoo.scene_maker import Items, Recipe, backgrounds, crops, lift, place, sizes, uniform, whole
+from training.makers.scenes import Items, Recipe, backgrounds, crops, lift, place, sizes, uniform, whole
 
 CELLS = ("top left", "top right", "bottom left", "bottom right")
 TINTS = ("red", "yellow", "green", "cyan", "blue", "pink")
