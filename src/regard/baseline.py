@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from regard.errors import Misuse
+from regard.errors import Misuse, nearest
 
 Channels = float | Sequence[float]
+TokenId = Callable[[str], int]
+"""The id of a tokenizer's "mask" or "pad" token."""
+SPELLINGS = ("zero", "black", "white", "mean", "blur", "noise", "mask", "pad")
+"""Baselines that have a name in words, as `Baseline.parse` reads them."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ class Baseline:
     @classmethod
     def of(cls, value: Any, label: str = "given") -> Baseline:
         """The user's own: a tensor of the input's shape (one sample's, or the batch's), or ids in the place of ids."""
-        made = torch.from_numpy(value) if hasattr(value, "__array_interface__") and value.ndim else value
-        if not isinstance(made, Tensor):
+        import torch
+
+        made = torch.from_numpy(value) if _is_array(value) else value
+        if not isinstance(made, torch.Tensor):
             raise Misuse(f"Baseline.of takes a tensor of the input's shape, not {_said(value)}")
         if made.is_meta:
             raise Misuse("a baseline on the meta device has no values; give one that has")
@@ -95,10 +99,10 @@ class Baseline:
         if isinstance(what, Mapping):
             return {_stream(name): cls.zero() if one is None else cls.make(one) for name, one in what.items()}
         if isinstance(what, str):
-            from regard import spelling
+            return cls.parse(what)
+        import torch
 
-            return spelling.baseline(what, _no_reader)
-        if isinstance(what, Tensor) or (hasattr(what, "__array_interface__") and what.ndim):
+        if isinstance(what, torch.Tensor) or _is_array(what):
             return cls.of(what)
         if isinstance(what, int | float) and not isinstance(what, bool) and what == 0:
             return cls.zero()
@@ -106,6 +110,58 @@ class Baseline:
             "a baseline is a Baseline, a tensor of the input's shape, words such as 'zero' or 'blur:5', or a dict from streams "
             f"to these; not {_said(what)}"
         )
+
+    @classmethod
+    def parse(cls, words: str, token_id: TokenId | None = None) -> Baseline:
+        """`zero`, `black`, `white`, `mean`, `blur` or `blur:SIGMA`, `noise` or `noise:SEED`, `mask`, `pad`; `zero:local`.
+
+        `token_id` gives the ids of `mask` and `pad`, which a reader knows. Raises UnknownName or Misuse, with what would be
+        understood.
+
+        >>> Baseline.parse("blur:5").label
+        'blur, sigma 5'
+        """
+        kind, number, local = _parts(words)
+        if kind in ("mask", "pad"):
+            of = cls.mask_token if kind == "mask" else cls.pad_token
+            return of((token_id or _no_reader)(kind))
+        made: Baseline = getattr(cls, kind)(*(() if number is None else (number,)))
+        return made.local() if local else made
+
+
+def _parts(words: str) -> tuple[str, float | None, bool]:
+    """A baseline's kind, its number if it has one, and whether it is local."""
+    kind, *rest = [part.strip().casefold() for part in words.split(":")]
+    if kind not in SPELLINGS:
+        raise nearest(kind, SPELLINGS, "baseline")
+    local = rest[-1:] == ["local"]
+    numbers = rest[:-1] if local else rest
+    if local and kind != "zero":
+        raise Misuse(f"baseline {words!r}: only zero has a local form, zero at the site itself; write zero:local")
+    if numbers and kind not in ("blur", "noise"):
+        raise Misuse(f"baseline {words!r} is not understood: {kind} takes no number")
+    if len(numbers) > 1:
+        raise Misuse(f"baseline {words!r} is not understood: {kind} takes one number")
+    return kind, _number(kind, numbers[0]) if numbers else None, local
+
+
+def _number(kind: str, words: str) -> float:
+    if kind == "noise":
+        if not re.fullmatch(r"[0-9]{1,9}", words):
+            raise Misuse(f"noise:{words} is not understood: its seed is a whole number, as in noise:1")
+        return int(words)
+    try:
+        value = float(words)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise Misuse(f"blur:{words} is not understood: its sigma is a positive number of pixels, as in blur:10")
+    return value
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of numpy, not a single number of it."""
+    return hasattr(value, "__array_interface__") and bool(value.ndim)
 
 
 def _fixed(values: Channels | None) -> float | tuple[float, ...] | None:

@@ -12,8 +12,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from regard import spelling
 from regard.api.explain import explain_found, explain_reading
+from regard.baseline import Baseline
 from regard.errors import InputError, Misuse, ModelError, TargetError, UnknownName, nearest
 from regard.explanation.boxes import Found
 from regard.explanation.raw_inputs import Picture, Raw, Reading, Text
@@ -30,6 +30,7 @@ from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import check_known, longest, pad_id, read_texts
 from regard.models.token_targets import Asking, names_in
 from regard.recording.tokens import rasters
+from regard.site import Site
 from regard.target import Target
 
 Kind = Literal["image", "text", "image-text", "regions-text", "embedding", "sound"]
@@ -125,8 +126,8 @@ class Reader:
         """Read raw inputs and explain the model's output on them: `regard.explain` with what the reader knows.
 
         A class may be given by its name (see `label`), also in a list of targets; `against` is another one to tell it from. A
-        site and a baseline may be given in words: "block[3]", "blur:5", "mask" (see `regard.spelling`). `regions` as in `read`.
-        `options` go to `regard.explain`.
+        site and a baseline may be given in words: "block[3]", "blur:5", "mask" (see `Site.parse`, `Baseline.parse`). `regions`
+        as in `read`. `options` go to `regard.explain`.
 
         A detector's objects are its targets: all that it finds in the picture with a probability of at least `threshold`
         (default 0.5), or those of the classes named; a flat list, methods outer, objects inner, the likeliest first.
@@ -455,13 +456,13 @@ class Reader:
         return answers.target_of(self.model, target, pair, texts) if a_class else target
 
     def _site(self, site: Any) -> Any:
-        return spelling.site(site) if isinstance(site, str) else site
+        return Site.parse(site) if isinstance(site, str) else site
 
     def _baseline(self, baseline: Any) -> Any:
         """Words read, with this reader's own tokens; also in a dict of streams."""
         if isinstance(baseline, Mapping):
             return {stream: self._baseline(b) for stream, b in baseline.items()}
-        return spelling.baseline(baseline, self._token_id) if isinstance(baseline, str) else baseline
+        return Baseline.parse(baseline, self._token_id) if isinstance(baseline, str) else baseline
 
     def _token_id(self, kind: str) -> int:
         """The id of the tokenizer's mask token, or of what it pads with. Raises Misuse where it has none."""

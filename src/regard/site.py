@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from regard.errors import Misuse, nearest
+
+NUMBERED = re.compile(r"([a-z]+)(?:\[([^\[\]]*)\]|:([^\[\]:]*))?", re.IGNORECASE)
+SPELLINGS = {
+    "input": "input",
+    "embeddings": "embeddings",
+    "block": "block[L]",
+    "attention": "attention[C]",
+    "attention:all": "attention:all",
+}
 
 
 @dataclass(frozen=True)
@@ -50,3 +62,36 @@ class Site:
     def attention(cls, c: int | None = None, *, joint: bool = False) -> Site:
         """A of call c, from A0 = 0 (its output zeroed); `joint=True`: all calls scaled together. Never a frontier."""
         return cls("attention", None if joint else c, None, joint)
+
+    @classmethod
+    def parse(cls, words: str) -> Site:
+        """`input`, `embeddings`, `block[3]` or `block:3`, `attention[2]`, `attention:all`; negative numbers count from the end.
+
+        Raises UnknownName or Misuse, with what would be understood.
+
+        >>> Site.parse("block:-2").label
+        'block[-2]'
+        """
+        words = words.strip()
+        read = NUMBERED.fullmatch(words)
+        name = read[1].casefold() if read else words
+        if read is None or name not in SPELLINGS:
+            raise nearest(name, SPELLINGS.values(), "site")
+        number = read[2] if read[2] is not None else read[3]
+        if name in ("input", "embeddings"):
+            if number is not None:
+                raise Misuse(f"site {name!r} takes no number, as {words!r} has; write {name}")
+            return cls(name)
+        if name == "attention" and number is not None and number.strip().casefold() == "all":
+            return cls.attention(joint=True)
+        return cls(name, _number(name, number, words))
+
+
+def _number(name: str, number: str | None, words: str) -> int:
+    """The number of a block or an attention call. Raises Misuse where it is none."""
+    if number is None or not re.fullmatch(r"\s*-?[0-9]{1,9}\s*", number):
+        thing, more = "block", "; block[-1] is the last"
+        if name == "attention":
+            thing, more = "attention call", ", or attention:all for all calls together"
+        raise Misuse(f"site {words!r} needs the number of its {thing}, as in {name}[1]{more}")
+    return int(number)

@@ -57,7 +57,7 @@ def test_other_names():
     assert regard.errors.RegardError is regard.RegardError
     assert not hasattr(regard, "nothing_of_the_kind")
     with pytest.raises(AttributeError, match="'regard' has no attribute 'explian'"):
-        regard.explian
+        getattr(regard, "explian")  # noqa: B009
 
 
 def test_help_reads_well():

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from regard.baseline import Baseline
 from regard.cli.files import (
     render_comparison,
     render_explanations,
@@ -26,6 +27,7 @@ from regard.cli.files import (
 )
 from regard.cli.inputs import Pair, read_words
 from regard.errors import Misuse, RegardError, UnknownName, nearest
+from regard.site import Site
 from regard.version import __version__
 
 try:
@@ -345,26 +347,22 @@ def zoo(debug: Debug = False) -> None:
 
 def _columns(words: str) -> str | list[str]:
     """The columns of a comparison, in words, which the reader understands; checked before time is spent."""
-    from regard import spelling
-
     asked = [w.strip() for w in words.split(",") if w.strip()]
     if asked == ["all"]:
         return "all"
     if not asked:
         raise Misuse("no site is named; give input, embeddings, block[3], attention[2] or all")
     for word in asked:
-        spelling.site(word)
+        Site.parse(word)
     return asked
 
 
 def _asked(site: str | None, baseline: str | None) -> dict[str, str]:
     """The site and the baseline that were asked for, in words, which the reader understands; checked before time is spent."""
-    from regard import spelling
-
     if site is not None:
-        spelling.site(site)
+        Site.parse(site)
     if baseline is not None:
-        spelling.parts(baseline)
+        Baseline.parse(baseline, lambda kind: 0)  # which token it is the reader will know
     return {name: words for name, words in (("site", site), ("baseline", baseline)) if words is not None}
 
 
@@ -423,7 +421,6 @@ def chosen(names: str, site: str | None = None, baseline: str | None = None) -> 
     Raises UnknownName with the nearest names for an unknown one.
     """
     import regard
-    from regard import spelling
 
     table: Any = regard.methods()
     known = [row.name for row in table.rows]
@@ -431,7 +428,7 @@ def chosen(names: str, site: str | None = None, baseline: str | None = None) -> 
     if not asked:
         raise UnknownName(f"no method is named; known: {', '.join(known)}")
     if asked == ["all"]:
-        there = site is None or spelling.site(site).kind
+        there = site is None or Site.parse(site).kind
         rows = [row for row in table.rows if there is True or there in row.sites]
         return [row.name for row in rows if baseline is None or row.explicit]
     for name in asked:
