@@ -362,7 +362,7 @@ def _asked(site: str | None, baseline: str | None) -> dict[str, str]:
     if site is not None:
         Site.parse(site)
     if baseline is not None:
-        Baseline.parse(baseline, lambda kind: 0)  # which token it is the reader will know
+        Baseline.parse(baseline, lambda _: 0)  # which token it is the reader will know
     return {name: words for name, words in (("site", site), ("baseline", baseline)) if words is not None}
 
 
