@@ -1,10 +1,11 @@
-"""What the site has that docs/ has not: pages from the repository's root, and every page of docs/developing in the navigation.
+"""What the site has that docs/ has not: pages from the repository's root, and a page of all public names.
 
 A hook of mkdocs (`make site`), which calls these functions by their names.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from pathlib import Path
@@ -14,6 +15,16 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 FROM_THE_ROOT = {"CONTRIBUTING.md": "developing/contributing.md", "CHANGELOG.md": "developing/changes.md"}
+FACE = """# regard
+
+What `import regard` gives, from its docstrings. What each is for, with examples: [Reference](../reference.md).
+"""
+ENTRY = """
+::: regard.{}
+    options:
+      show_root_heading: true
+      show_root_toc_entry: true
+"""
 LINK = re.compile(r"\[([^\]\n]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -26,10 +37,20 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages from the root."""
-    for source, page in FROM_THE_ROOT.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    """Add the pages from the root, and the page of public names."""
+    made = {page: (ROOT / source).read_text(encoding="utf-8") for source, page in FROM_THE_ROOT.items()}
+    names = sorted(public_names(), key=str.swapcase)  # functions, then classes
+    made["api/regard.md"] = "\n".join([FACE, *(ENTRY.format(name) for name in names)])
+    for page, content in made.items():
+        files.append(File.generated(config, page, content=content))
     return files
+
+
+def public_names() -> list[str]:
+    """The keys of the table in `regard/__init__.py`, read without importing it."""
+    tree = ast.parse((ROOT / "src" / "regard" / "__init__.py").read_text(encoding="utf-8"))
+    (table,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "HOMES")
+    return [*ast.literal_eval(table)]
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from regard.explanation.generation import Generation as Generation
     from regard.explanation.receipt import Receipt as Receipt
     from regard.models.loading import load as load
-    from regard.recording import record as record
     from regard.recording.proof.verify import Verification as Verification
     from regard.recording.proof.verify import verify as verify
+    from regard.recording.record import record as record
     from regard.site import Site as Site
     from regard.target import Target as Target
 
@@ -54,7 +54,7 @@ HOMES = {
     "inspect": "api.inspect",
     "load": "models.loading",
     "methods": "attribution.table",
-    "record": "recording",
+    "record": "recording.record",
     "register": "attribution.table",
     "verify": "recording.proof.verify",
 }

@@ -292,7 +292,8 @@ class Reader:
             max_new_tokens: at most so many (default: what `generation_config` says, else 20); the model may end sooner.
             method: a name from `regard.methods()`.
             target: "logit" or "log_probability" of each token written, or "contrast" with the best other token there.
-            baseline, site: as in `explain`.
+            baseline: as in `explain`.
+            site: as in `explain`.
             options: seed (of the drawing, with do_sample=True; default 0), measure, streams and memory_budget as in
                 `regard.explain`, the method's own options, and what the model's `generate` takes, such as do_sample, top_p,
                 num_beams or a generation_config.
@@ -337,7 +338,11 @@ class Reader:
                 each after its own tokens, the map of the one less that of the other. Where both have as many tokens, each
                 token is explained against the one in its place, after the same tokens of `answer`: by the difference of
                 their log-probabilities (0 where they are the same token); else by its own log-probability.
-            method, target, baseline, site, options: as in `explain_generation`; `target` is of no account with `against`.
+            method: as in `explain_generation`.
+            target: as in `explain_generation`; it is of no account with `against`.
+            baseline: as in `explain`.
+            site: as in `explain`.
+            options: as in `explain_generation`.
 
         Raises InputError for a prompt or an answer that cannot be read or is too long, Misuse and ModelError as
         `explain_generation` does.
