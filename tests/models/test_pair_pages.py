@@ -20,7 +20,7 @@ from regard.errors import Misuse
 from regard.explanation.boxes import Box, Found
 from regard.report.explanation import objects_png as objects
 from regard.report.explanation.html import page, write_page
-from regard.report.explanation.token_links import MOST, looks
+from regard.report.explanation.token_links import MOST, token_links
 from regard.report.view import view_of
 from support.pairs import FOLDERS, save
 from support.regions import QUESTION, RELATION, picture, run
@@ -55,15 +55,15 @@ def test_the_page_holds_what_between_gives(asked):
     (section,) = data_of(page([exp]))["sections"]
     (view,) = section["views"]
     for query, key in (("input_ids", "visual_feats"), ("visual_feats", "input_ids")):
-        held = torch.tensor(view["looks"][query][key])
+        held = torch.tensor(view["links"][query][key])
         torch.testing.assert_close(held, exp.between(query, key)[0], rtol=1e-5, atol=0)
     assert section["stages"][0]["regions"] == [[*b] for b in exp.inputs["visual_feats"][0].regions]
 
 
 def test_a_stream_that_never_looks_is_left_out(reader):
     exp = reader("blip-match").explain((picture(), QUESTION))
-    assert list(looks(view_of(exp))) == ["input_ids"]
-    assert not looks(view_of(reader("clip").explain((picture(), QUESTION))))
+    assert list(token_links(view_of(exp))) == ["input_ids"]
+    assert not token_links(view_of(reader("clip").explain((picture(), QUESTION))))
 
 
 def test_how_well_a_text_fits_is_no_class(reader):
@@ -73,7 +73,7 @@ def test_how_well_a_text_fits_is_no_class(reader):
     assert "no text given fits better" in said
     exp.receipt.predicted = torch.tensor([3])
     assert "text 3 fits better" in page([exp])
-    assert not looks(view_of(reader("blip-match").explain((picture(), QUESTION), method="gradient")))
+    assert not token_links(view_of(reader("blip-match").explain((picture(), QUESTION), method="gradient")))
     assert MOST >= 576  # a picture of 24 x 24 places
 
 

@@ -19,14 +19,14 @@ from rich.console import Console
 from regard.errors import Misuse, RegardError
 from regard.explanation.raw_inputs import Picture, Text
 from regard.report import need
-from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, ink, luminance, number, scale_of
+from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, luminance, number, scale_of, text_colour
 from regard.report.explanation.html import fragment, page, write_page
 from regard.report.explanation.png import composite, overlay, plot
 from regard.report.explanation.terminal import digits, show, shrink
 from regard.report.figure import flow
 from regard.report.page import safe_json
 from regard.report.receipt import accounts, brief, lines
-from regard.report.view import Piece, plain, sections, token_pieces, view_of, word_pieces
+from regard.report.view import TextPiece, plain, sections, token_pieces, view_of, word_pieces
 from support.drawn import NASTY, bare, picture, receipt, scene, sentence
 
 # colour
@@ -103,7 +103,7 @@ def test_ink_on_any_colour_is_readable():
     for paper in (LIGHT, DARK, (128, 128, 128)):
         for score in np.linspace(-1, 1, 201):
             under = scale.over(score, paper)
-            a, b = sorted((luminance(under), 1.0 if ink(under) == "#fff" else 0.0))
+            a, b = sorted((luminance(under), 1.0 if text_colour(under) == "#fff" else 0.0))
             assert (b + 0.05) / (a + 0.05) >= 4.5
 
 
@@ -169,7 +169,20 @@ def test_receipt_says_what_the_map_accounts_for():
     assert "accounts for 2.3 of 2.4" in said["attribution error"].meaning
     assert "does not claim" in said["attribution error"].meaning
     assert said["target"].meaning == "this is what the model predicts"
-    assert "exactly" in said["faithful"].meaning
+    assert said["output"] == ("output", "same output as your model ✓", "")
+
+
+def test_receipt_says_whether_the_output_is_the_models_own():
+    rounded, other, unknown = (picture(receipt=receipt(difference=d)) for d in (3e-6, 0.25, None))
+    assert by_name(rounded)["output"][1:] == ("same output as your model ✓", "up to rounding: 3e-06 at most")
+    assert by_name(other)["output"].value == "differs from your model's by up to 0.25"
+    assert "do not trust" in by_name(other)["output"].meaning
+    assert by_name(unknown)["output"].value == "not compared"
+    assert [brief(e)[-1] for e in (rounded, other)] == [
+        "same output as your model ✓",
+        "output differs from your model's by up to 0.25",
+    ]
+    assert not any("output" in part for part in brief(unknown))
 
 
 def test_receipt_says_undefined_not_nan():
@@ -254,7 +267,7 @@ def test_everything_is_drawn_everywhere(name, tmp_path):
     for console in (Console(width=30), Console(force_terminal=True, color_system="truecolor", width=80)):
         with console.capture() as shown:
             console.print(show(view_of(exp), console))
-        assert "faithful" in shown.get()
+        assert "output" in shown.get()
 
 
 @pytest.mark.parametrize(
@@ -300,7 +313,7 @@ def test_figures_leave_pyplot_alone():
 
 
 def test_flow_breaks_lines_and_keeps_every_character():
-    runs, rows = flow([Piece("one two "), Piece("three", 1.0), Piece("\nnew " + "y" * 500)], 2.0)
+    runs, rows = flow([TextPiece("one two "), TextPiece("three", 1.0), TextPiece("\nnew " + "y" * 500)], 2.0)
     assert rows > 3
     assert max(r.left + r.width for r in runs) <= 2.0 + 1e-6
     assert "".join(r.text for r in runs).replace(" ", "") == "onetwothreenew" + "y" * 500
@@ -375,11 +388,11 @@ def test_page_is_accessible():
     assert {a["name"] for a in radios} == {"s0-method", "s0-target", "s1-by"}
 
 
-def test_words_carry_values_and_readable_ink():
+def test_words_carry_values_and_readable_text():
     words = [a for t, a in Tags(page([sentence()])).found if t == "span" and a.get("class", "").startswith("w ")]
     assert words
     assert all(a["title"] and a["data-score"] for a in words)
-    assert {re.search(r"--ink:(#\w+)", a["style"])[1] for a in words} <= {"#000", "#fff"}
+    assert {re.search(r"--text:(#\w+)", a["style"])[1] for a in words} <= {"#000", "#fff"}
 
 
 def test_page_needs_something_to_show(tmp_path):

@@ -14,7 +14,7 @@ from regard.explanation.receipt import Measured, Receipt
 NASTY = '</script><script>alert(1)</script>"><img src=x onerror=alert(2)><!-- \u2028 {{ 7*7 }} [bold] \x1b[31m'
 
 
-def receipt(batch=1, change=2.4, **fields):
+def receipt(batch=1, change=2.4, difference=0.0, **fields):
     values = {
         "method": "gae",
         "target": "logit of 'Bag'",
@@ -33,7 +33,7 @@ def receipt(batch=1, change=2.4, **fields):
         "seed": 0,
     }
     there = None if change is None else torch.full((batch,), float(change))
-    measured = Measured(0.0, None if there is None else 3.2 - there, there, 2)
+    measured = Measured(difference, None if there is None else 3.2 - there, there, 2)
     return Receipt(**(values | fields), _measured=measured)
 
 

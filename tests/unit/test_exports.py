@@ -19,6 +19,7 @@ import regard
 from regard import Explanation, Generation
 from regard.errors import InputError, Misuse, UnknownName
 from regard.explanation.raw_inputs import Text, words_of
+from regard.explanation.receipt import Receipt
 from regard.explanation.spans import Group, grouped, split
 from regard.report.explanation.html import page
 from regard.report.generation import html as writing
@@ -202,7 +203,7 @@ def test_json_holds_what_the_explanation_does(both, tmp_path):
     assert made["scores"]["input_ids"] == both.scores["input_ids"].tolist()
     assert made["inputs"]["input_ids"][0]["words"][0] == both.words[0][0]._asdict()
     assert made["inputs"]["input_ids"][0]["tokens"] == both.tokens[0]
-    assert made["receipt"]["faithful"] == both.receipt.faithful
+    assert made["receipt"]["output_difference"] == both.receipt.output_difference
     assert made["receipt"]["target_value"] == both.receipt.target_value.tolist()
     path = both.to_json(tmp_path / "deep" / "a.json")
     assert strict(path.read_text(encoding="utf-8")) == made
@@ -242,6 +243,16 @@ def test_a_table_has_a_row_for_every_token(both):
     frame = both.to_dataframe()
     assert isinstance(frame, pandas.DataFrame)
     assert len(frame) == len(rows)
+
+
+def test_the_old_name_of_the_output_difference_is_read(both):
+    """`faithful`: the attribute, what `to_dict` gives, and receipts that were saved when it had no other name."""
+    made = both.receipt.as_dict()
+    assert both.receipt.faithful == made["faithful"] == made["output_difference"] == 0
+    old = {name: value for name, value in made.items() if name != "output_difference"} | {"faithful": 0.5}
+    back = Receipt.from_dict(old)
+    assert (back.output_difference, back.faithful, back.same_output) == (0.5, 0.5, False)
+    assert both.receipt.same_output
 
 
 def test_without_pandas_one_sentence(both, monkeypatch):
@@ -327,7 +338,7 @@ def test_a_sample_is_measured_with_all_the_others(reader):
     exp = reader.explain([TEXT, "a film ."])
     one = exp[0]
     assert exp.receipt._measured is None
-    assert float(one.receipt.faithful) == float(exp.receipt.faithful)
+    assert float(one.receipt.output_difference) == float(exp.receipt.output_difference)
     assert one.receipt.passes == exp.receipt.passes
 
 
@@ -337,7 +348,7 @@ def test_a_pickle_keeps_all_but_the_model(reader):
     back = pickle.loads(pickle.dumps(exp))
     assert torch.equal(back.scores["input_ids"], exp.scores["input_ids"])
     assert back.to_dict() == exp.to_dict()
-    assert back.receipt.faithful is not None
+    assert back.receipt.output_difference is not None
     assert torch.equal(back.between("input_ids", "input_ids", rows=[1]), known)
     with pytest.raises(Misuse, match="before this explanation was saved or pickled, without its model; call between"):
         back.between("input_ids", "input_ids", rows=[2])

@@ -65,7 +65,7 @@ def explain(
         streams: whose tokens calls read, where the trail is lost or you know better: a dict from a stream's name to an
             attention call (its number, or the path of a module), to `{"call": ..., "side": ..., "at": ..., "grid": ...}`, or to
             `{"axis": ...}`, the token axis of that input.
-        measure: "lazy" runs `faithful` and the attribution error when first read; "full" at once.
+        measure: "lazy" runs `output_difference` and the attribution error when first read; "full" at once.
         seed: for methods that draw.
         training: explain a model in train mode nevertheless.
         memory_budget: bytes (or "512MB") that rebuilt attention rows, and runs side by side (nodes of a path), may take at a

@@ -23,7 +23,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.generation import AGAINST, Generation, begins
 from regard.explanation.raw_inputs import Reading, Text
 from regard.explanation.receipt import Measured, Receipt
-from regard.explanation.token_rows import Between
+from regard.explanation.token_rows import TokenRows
 from regard.models.alignment import names_of
 from regard.models.generate import Written, already, write
 from regard.recording.random_state import rng_kept
@@ -208,7 +208,7 @@ def _nothing(like: Explanation, label: str) -> Explanation:
         target=label,
         scores={s: torch.zeros_like(x) for s, x in like.scores.items()},
         receipt=receipt,
-        _looks=Between(refused="nothing is explained here, so that nothing looks at anything"),
+        _token_rows=TokenRows(refused="nothing is explained here, so that nothing looks at anything"),
     )
 
 
@@ -216,7 +216,7 @@ def _unmoved(receipt: Receipt) -> Measured:
     """What is measured of a target that is 0 whatever is read, in the run of another one."""
     found = receipt.measure()
     none = None if found.attribution_target is None else torch.zeros_like(found.attribution_target)
-    return Measured(found.faithful, none, none)
+    return Measured(found.output_difference, none, none)
 
 
 def _renamed(explanation: Explanation, target: str) -> Explanation:
@@ -278,7 +278,9 @@ def less(one: Explanation, other: Explanation, stream: str, start: int) -> Expla
         receipt=receipt,
         inputs={**one.inputs, AGAINST: [answer_of(text, start)]},
         signed=True,
-        _looks=Between(refused="two answers were read in passes of their own; ask one of them who looks at whom"),
+        _token_rows=TokenRows(
+            refused="two answers were read in passes of their own; ask one of them who looks at whom"
+        ),
     )
 
 
@@ -286,12 +288,13 @@ def _both(a: Receipt, b: Receipt) -> Measured:
     """What is measured of a difference: that of the one less that of the other."""
     before = a.passes + b.passes
     first, second = a.measure(), b.measure()
+    differences = [d for d in (first.output_difference, second.output_difference) if d is not None]
 
     def lacking(x: Tensor | None, y: Tensor | None) -> Tensor | None:
         return None if x is None or y is None else x - y
 
     return Measured(
-        None if first.faithful is None or second.faithful is None else max(first.faithful, second.faithful),
+        max(differences) if len(differences) == 2 else None,
         lacking(first.baseline_value, second.baseline_value),
         lacking(first.attribution_target, second.attribution_target),
         a.passes + b.passes - before,

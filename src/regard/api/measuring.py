@@ -15,7 +15,7 @@ from regard.attribution.integral.baseline_values import zero_of
 from regard.attribution.integral.path import Path
 from regard.attribution.table import Method
 from regard.explanation.receipt import Measured, Receipt
-from regard.explanation.token_rows import Between
+from regard.explanation.token_rows import TokenRows
 from regard.recording import Recording, record
 from regard.recording.ambient import as_the_user, our_own
 from regard.recording.edits import Edit, Replace, Scale
@@ -40,17 +40,17 @@ def measurement(
 
     def measure() -> Measured:
         with torch.no_grad(), rng_kept(model, rng), around.again(), our_own():
-            if "faithful" not in shared:
-                shared["faithful"] = difference(returned, _plain(model, inputs))
+            if "output_difference" not in shared:
+                shared["output_difference"] = difference(returned, _plain(model, inputs))
             if y0 is not None:
-                return Measured(shared["faithful"], y0, y.float().cpu() - y0, passes=1)
+                return Measured(shared["output_difference"], y0, y.float().cpu() - y0, passes=1)
             if edits is None:
-                return Measured(shared["faithful"], None, None, passes=1)
+                return Measured(shared["output_difference"], None, None, passes=1)
             refuse(model, training)
             if key not in shared:  # targets that share a baseline share its run
                 shared[key] = run(model, inputs, edits).output
             base = target.value(shared[key], named).y.detach().float().cpu()
-        return Measured(shared["faithful"], base, y.float().cpu() - base, passes=2)
+        return Measured(shared["output_difference"], base, y.float().cpu() - base, passes=2)
 
     return measure
 
@@ -72,13 +72,15 @@ def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) 
 
 def token_rows(
     w: Watched, target: Target, value: Value, row: Method, options: dict[str, Any], receipt: Receipt
-) -> Between:
+) -> TokenRows:
     """How rows of one stream that look at another are found when they are asked for: in a run of their own, as `measure` is."""
     method = row.function(**options) if row.preset else None
     if not isinstance(method, Preset | Fusion):
-        return Between(refused=f"method {row.name!r} as it was called follows no paths from token to token; use 'gae'")
+        return TokenRows(
+            refused=f"method {row.name!r} as it was called follows no paths from token to token; use 'gae'"
+        )
     if value.shared or len(value.y) < w.recording.batch:
-        return Between(
+        return TokenRows(
             refused="samples read tokens of one another here: explain one pair at a time to see who looks at whom"
         )
     model, inputs, rng, around, training = w.recording.model, w.recording.given, w.rng, w.around, w.how.training
@@ -97,7 +99,7 @@ def token_rows(
         whole = torch.stack(maps, 1).float().to(device)
         return {s.name: whole[..., s.rows] for s in again.streams if s.shown}
 
-    return Between(compute)
+    return TokenRows(compute)
 
 
 def _plain(model: nn.Module, inputs: Inputs) -> Any:

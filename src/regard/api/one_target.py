@@ -117,7 +117,7 @@ class OneMap:
             signed=self.row.is_signed(self.options),
             options=self.options,
             rasters=rasters,
-            _looks=token_rows(w, fixed, value, self.row, self.options, receipt),
+            _token_rows=token_rows(w, fixed, value, self.row, self.options, receipt),
         )
 
     @property

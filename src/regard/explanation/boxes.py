@@ -22,7 +22,7 @@ class Box(NamedTuple):
     @property
     def area(self) -> float:
         """Pixels, 0 for a box without extent."""
-        return max(self.right - self.left, 0.0) * max(self.bottom - self.top, 0.0)
+        return float(max(self.right - self.left, 0.0) * max(self.bottom - self.top, 0.0))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, placed, ra
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words_of
 from regard.explanation.receipt import Receipt
 from regard.explanation.spans import Groups, grouped
-from regard.explanation.token_rows import Between, tokens_asked
+from regard.explanation.token_rows import TokenRows, tokens_asked
 
 FORMAT = "regard-explanation-1"
 
@@ -63,7 +63,7 @@ class Explanation:
     found: Found | None = None
     rasters: dict[str, Raster] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
-    _looks: Between = field(default_factory=Between, repr=False, compare=False)
+    _token_rows: TokenRows = field(default_factory=TokenRows, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -184,7 +184,7 @@ class Explanation:
             if name not in self.scores:
                 raise nearest(name, self.scores, "stream")
         wanted = tokens_asked(rows, self.scores[query_stream].shape[1], query_stream)
-        return self._looks.rows(query_stream, key_stream, wanted)
+        return self._token_rows.rows(query_stream, key_stream, wanted)
 
     def grouped(self, by: Any, stream: str | None = None) -> list[Groups]:
         """Sums of scores over parts of each text: for every sample its `Group`s (name, text, start, end, score) in order.
@@ -265,7 +265,7 @@ class Explanation:
             scores={s: t[i : i + 1] for s, t in self.scores.items() if i < len(t)},
             inputs={s: raws[i : i + 1] for s, raws in self.inputs.items() if i < len(raws)},
             receipt=self.receipt.of_sample(i, self.batch),
-            _looks=self._looks.of_sample(i),
+            _token_rows=self._token_rows.of_sample(i),
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -286,7 +286,7 @@ class Explanation:
             "options": {k: as_json(v) for k, v in self.options.items()},
             "receipt": self.receipt.as_dict(),
             "found": None if self.found is None else dataclasses.asdict(self.found),
-            "between": self._looks.packed(tensors),
+            "between": self._token_rows.packed(tensors),
         }
         return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
 
@@ -326,7 +326,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         options=header["options"],
         found=_found(header.get("found")),
         rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
-        _looks=Between.unpacked(header.get("between", {}), header["streams"], tensors),
+        _token_rows=TokenRows.unpacked(header.get("between", {}), header["streams"], tensors),
     )
 
 

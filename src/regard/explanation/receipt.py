@@ -13,12 +13,15 @@ from torch import Tensor
 
 from regard.explanation.files import as_json
 
+SAME = 1e-4
+"""The watched run gave the model's own output where they differ by at most this times max(1, |y|)."""
+
 
 @dataclass
 class Measured:
     """What costs extra passes: run when first read (`measure="lazy"`) or at once (`"full"`)."""
 
-    faithful: float | None = None
+    output_difference: float | None = None
     baseline_value: Tensor | None = None
     attribution_target: Tensor | None = None
     passes: int = 0
@@ -28,8 +31,8 @@ class Measured:
 class Receipt:
     """What was explained, against what, where, and how much of it the map accounts for. Tensors are (batch,).
 
-    `faithful`, `baseline_value`, `attribution_target`, `attribution_error` and `relative_error` need extra passes. Under
-    `measure="lazy"` these are run when one of them is first read, and are then counted in `passes`.
+    `output_difference`, `baseline_value`, `attribution_target`, `attribution_error` and `relative_error` need extra passes.
+    Under `measure="lazy"` these are run when one of them is first read, and are then counted in `passes`.
 
     Attributes:
         target, target_value: what was explained, and its value y.
@@ -39,7 +42,8 @@ class Receipt:
         attribution_target: T = y - y(baseline), by really running the model with the baseline at the site.
         attribution_error: |sum - T|; relative_error: the same over |T|, NaN (undefined) where |T| < 1e-6 max(1, |y|).
         decomposes: whether the method claims that the sum is T. complete: whether the site is a whole frontier.
-        faithful: max |output difference| between the watched run and the plain forward under no_grad.
+        output_difference: the largest difference between the output of the watched run and that of the model's own run, the
+            plain forward under no_grad. same_output: whether that is rounding. `faithful` is its old name.
         predicted, explained: class indices where the target is a class, else None.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
@@ -73,9 +77,21 @@ class Receipt:
         return self._measured
 
     @property
-    def faithful(self) -> float | None:
+    def output_difference(self) -> float | None:
         """max |output difference| between the watched run and the plain forward."""
-        return self.measure().faithful
+        return self.measure().output_difference
+
+    @property
+    def faithful(self) -> float | None:
+        """The old name of `output_difference`."""
+        return self.output_difference
+
+    @property
+    def same_output(self) -> bool | None:
+        """Whether the watched run gave the model's own output, but for rounding; None where that was not measured."""
+        if self.output_difference is None:
+            return None
+        return self.output_difference <= SAME * max(1.0, float(self.target_value.abs().max()))
 
     @property
     def baseline_value(self) -> Tensor | None:
@@ -108,7 +124,8 @@ class Receipt:
         names = [f.name for f in dataclasses.fields(self) if not f.name.startswith("_")]
         values = {name: getattr(self, name) for name in names}
         values |= {
-            "faithful": measured.faithful,
+            "output_difference": measured.output_difference,
+            "faithful": measured.output_difference,
             "baseline_value": self.baseline_value,
             "attribution_target": self.attribution_target,
             "attribution_error": self.attribution_error,
@@ -124,7 +141,8 @@ class Receipt:
 
         def measure() -> Measured:
             found = self.measure()
-            return Measured(found.faithful, part(found.baseline_value), part(found.attribution_target), found.passes)
+            T = part(found.attribution_target)
+            return Measured(found.output_difference, part(found.baseline_value), T, found.passes)
 
         fields = {f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.name.startswith("_")}
         made = Receipt(**(fields | {"notes": list(self.notes)}))
@@ -140,8 +158,11 @@ class Receipt:
     def from_dict(cls, values: dict[str, Any]) -> Receipt:
         """The inverse of `as_dict`."""
         values = dict(values)
+        old = values.pop("faithful", None)
         measured = Measured(
-            values.pop("faithful"), _tensor(values.pop("baseline_value")), _tensor(values.pop("attribution_target"))
+            values.pop("output_difference", old),
+            _tensor(values.pop("baseline_value")),
+            _tensor(values.pop("attribution_target")),
         )
         for derived in ("attribution_error", "relative_error"):
             values.pop(derived)

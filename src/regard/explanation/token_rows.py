@@ -17,7 +17,7 @@ Compute = Callable[[str, list[int]], dict[str, Tensor]]
 
 
 @dataclass
-class Between:
+class TokenRows:
     """Rows that were asked for, by query stream, and how to find others.
 
     Attributes:
@@ -55,22 +55,22 @@ class Between:
         self.tokens[query] = self.tokens.get(query, []) + missing
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Between, (None, self.refused, self.tokens, self.known)
+        return TokenRows, (None, self.refused, self.tokens, self.known)
 
-    def __deepcopy__(self, memo: Any) -> Between:
-        return Between(self.compute, self.refused, copy.deepcopy(self.tokens, memo), copy.deepcopy(self.known, memo))
+    def __deepcopy__(self, memo: Any) -> TokenRows:
+        return TokenRows(self.compute, self.refused, copy.deepcopy(self.tokens, memo), copy.deepcopy(self.known, memo))
 
-    def __copy__(self) -> Between:
-        return Between(self.compute, self.refused, dict(self.tokens), dict(self.known))
+    def __copy__(self) -> TokenRows:
+        return TokenRows(self.compute, self.refused, dict(self.tokens), dict(self.known))
 
-    def of_sample(self, i: int) -> Between:
+    def of_sample(self, i: int) -> TokenRows:
         """The rows of one sample alone."""
 
         def compute(query: str, tokens: list[int]) -> dict[str, Tensor]:
             return {key: rows[i : i + 1] for key, rows in self._rows(query, tokens).items()}
 
         known = {query: {key: t[i : i + 1] for key, t in keys.items()} for query, keys in self.known.items()}
-        return Between(compute, self.refused, {q: [*at] for q, at in self.tokens.items()}, known)
+        return TokenRows(compute, self.refused, {q: [*at] for q, at in self.tokens.items()}, known)
 
     def packed(self, tensors: dict[str, Tensor]) -> dict[str, list[int]]:
         """For a file: the tokens known; the rows go among the `tensors`."""
@@ -79,7 +79,7 @@ class Between:
         return self.tokens
 
     @classmethod
-    def unpacked(cls, tokens: dict[str, list[int]], streams: Sequence[str], tensors: dict[str, Tensor]) -> Between:
+    def unpacked(cls, tokens: dict[str, list[int]], streams: Sequence[str], tensors: dict[str, Tensor]) -> TokenRows:
         """The inverse of `packed`."""
         known = {query: {key: tensors[f"between/{query}/{key}"] for key in streams} for query in tokens}
         return cls(tokens=tokens, known=known)

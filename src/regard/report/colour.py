@@ -30,7 +30,7 @@ OPACITY = 0.8  # of the largest score over a picture, so that the picture stays 
 
 
 @dataclass(frozen=True)
-class Scale:
+class ColourScale:
     """From a score to a colour: `limit` is the magnitude that gets the full colour; 0 where all scores are 0.
 
     `top` is the largest magnitude; it exceeds `limit` where single scores would hide all others (see `scale_of`).
@@ -80,7 +80,7 @@ class Scale:
         return [(-self.limit, less + number(-self.limit)), (-self.limit / 2, number(-self.limit / 2)), *high]
 
 
-def scale_of(scores: ArrayLike, signed: bool) -> Scale:
+def scale_of(scores: ArrayLike, signed: bool) -> ColourScale:
     """The scale of a map: its limit is the largest magnitude.
 
     Where that stands alone, at more than twice the 99th percentile, it would hide all other scores: then the limit is
@@ -93,7 +93,7 @@ def scale_of(scores: ArrayLike, signed: bool) -> Scale:
     size = np.abs(finite)
     top = float(size.max()) if size.size else 0.0
     if top == 0:
-        return Scale(0.0, signed, 0.0, "all scores are 0" if finite.size else "no scores")
+        return ColourScale(0.0, signed, 0.0, "all scores are 0" if finite.size else "no scores")
     most = float(np.quantile(size, 0.99, method="higher"))
     limit = max(most, top / 4) if top > 2 * most else top
     if limit < top:
@@ -101,16 +101,16 @@ def scale_of(scores: ArrayLike, signed: bool) -> Scale:
     else:
         same = size.size > 1 and bool((finite == finite[0]).all())
         note = f"all scores are {number(finite[0])}" if same else ""
-    return Scale(limit, signed, top, note)
+    return ColourScale(limit, signed, top, note)
 
 
-def ink(paper: ArrayLike) -> str:
+def text_colour(paper: ArrayLike) -> str:
     """Black or white, whichever is more readable on `paper` (contrast at least 4.58, beyond WCAG AA)."""
     return "#000" if luminance(paper) > 0.179 else "#fff"
 
 
-def inks(papers: ArrayLike) -> list[str]:
-    """`ink` on many papers (n, 3) at once."""
+def text_colours(papers: ArrayLike) -> list[str]:
+    """`text_colour` on many papers (n, 3) at once."""
     return ["#000" if light > 0.179 else "#fff" for light in _luminances(papers)]
 
 

@@ -18,12 +18,12 @@ from regard.explanation.boxes import Box
 from regard.explanation.files import write_atomically
 from regard.explanation.places import place
 from regard.report.colour import OPACITY, Array, grey
-from regard.report.view import PictureView, Piece, plain
+from regard.report.view import PictureView, TextPiece, plain
 
 WIDTH = 9.0  # inches, of the whole figure
 EDGE = 0.3
 DPI = 120
-INK, FAINT = "#1b1d22", "#5c616b"
+BLACK, FAINT = "#1b1d22", "#5c616b"
 SIZE = 12.0  # points, of running text
 
 
@@ -66,17 +66,17 @@ def frame(axes: Any, box: Box, width: float) -> None:
     from matplotlib.patches import Rectangle
 
     corner, across, down = (box.left - 0.5, box.top - 0.5), box.right - box.left, box.bottom - box.top
-    for colour, line in ((INK, width + 0.9), ("white", width)):
+    for colour, line in ((BLACK, width + 0.9), ("white", width)):
         axes.add_patch(Rectangle(corner, across, down, fill=False, edgecolor=colour, linewidth=line))
 
 
-def spelt(piece: Piece) -> Piece:
+def spelt(piece: TextPiece) -> TextPiece:
     """A piece as it can be drawn."""
-    return Piece(safe(piece.text, keep="\n").replace("\t", "    "), piece.score, piece.special)
+    return TextPiece(safe(piece.text, keep="\n").replace("\t", "    "), piece.score, piece.special)
 
 
 @dataclass(frozen=True)
-class Run:
+class TextRun:
     """A piece of text placed in a line: its left end and width in inches, its row."""
 
     text: str
@@ -86,9 +86,9 @@ class Run:
     row: int
 
 
-def flow(pieces: list[Piece], width: float, gap: float = 0.0) -> tuple[list[Run], int]:
+def flow(pieces: list[TextPiece], width: float, gap: float = 0.0) -> tuple[list[TextRun], int]:
     """Break pieces into lines of `width` inches, a word cut where it alone is too long; runs and row count."""
-    runs: list[Run] = []
+    runs: list[TextRun] = []
     x, row = 0.0, 0
     for piece in pieces:
         for part in _parts(piece.text, width):
@@ -100,7 +100,7 @@ def flow(pieces: list[Piece], width: float, gap: float = 0.0) -> tuple[list[Run]
                 x, row = 0.0, row + 1
             if part.isspace() and x == 0:
                 continue
-            runs.append(Run(part, piece.score, x, long, row))
+            runs.append(TextRun(part, piece.score, x, long, row))
             x += long + gap
     return runs, row + 1
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from regard.explanation.raw_inputs import Picture
-from regard.report.colour import AGAINST, DARK, FOR, LIGHT, Array, Scale, inks, number, veil
+from regard.report.colour import AGAINST, DARK, FOR, LIGHT, Array, ColourScale, number, text_colours, veil
 from regard.report.figure import blend
 from regard.report.view import PictureView
 
@@ -104,19 +104,21 @@ def cells_of(panel: PictureView) -> dict[str, Any]:
 
 
 def piece(
-    text: str, score: float | None, scale: Scale, special: bool = False, note: str = "", at: Sequence[int] = ()
+    text: str, score: float | None, scale: ColourScale, special: bool = False, note: str = "", at: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """A coloured run of text: which hue, how opaque, and the readable ink on light and on dark paper; `at`: its tokens."""
+    """A coloured run of text: which hue, how opaque, its colour on light and on dark paper; `at`: its tokens."""
     return pieces([(text, score, special, note, at)], scale)[0]
 
 
-def pieces(runs: Sequence[ScoredText], scale: Scale) -> list[dict[str, Any]]:
+def pieces(runs: Sequence[ScoredText], scale: ColourScale) -> list[dict[str, Any]]:
     """Many runs of text as `piece` has them, coloured at once: a long prompt has thousands."""
     known = [score for _, score, *_ in runs if score is not None]
     units = scale.unit(known).tolist()
-    looks = zip(known, units, inks(scale.over(known, LIGHT)), inks(scale.over(known, DARK)), strict=True)
+    coloured = zip(
+        known, units, text_colours(scale.over(known, LIGHT)), text_colours(scale.over(known, DARK)), strict=True
+    )
     return [
-        {"text": text, "score": None} if score is None else _coloured(text, special, note, at, *next(looks))
+        {"text": text, "score": None} if score is None else _coloured(text, special, note, at, *next(coloured))
         for text, score, special, note, at in runs
     ]
 
@@ -129,7 +131,7 @@ def _coloured(
         "score": number(score),
         "hue": "against" if unit < 0 else "for",
         "alpha": f"{abs(unit):.3f}",
-        "ink": light,
+        "light": light,
         "dark": dark,
         "special": special,
         "note": note if note != text else "",
@@ -137,7 +139,7 @@ def _coloured(
     }
 
 
-def scale(shown: Scale) -> dict[str, Any]:
+def scale(shown: ColourScale) -> dict[str, Any]:
     """The drawn scale: its numbers with their places in percent."""
     low = -shown.limit if shown.signed else 0.0
     span = shown.limit - low

@@ -9,8 +9,10 @@ from regard.explanation.receipt import Receipt
 from regard.report.colour import number
 from regard.report.view import class_of, fits_texts, target_of
 
+SAME = "same output as your model ✓"
 
-class Line(NamedTuple):
+
+class ReceiptLine(NamedTuple):
     """An item of the receipt: its `name`, its `value`, and what that says in plain words (may be empty)."""
 
     name: str
@@ -18,27 +20,29 @@ class Line(NamedTuple):
     meaning: str = ""
 
 
-def lines(exp: Explanation, sample: int = 0) -> list[Line]:
+def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
     """The whole receipt of one sample. Runs what is still to be measured."""
     r = exp.receipt
     return [
         _target(exp, sample),
         _baseline(r, sample),
-        Line("site", r.site, "" if r.site == "none" else "where in the model the scores live"),
-        Line("read-out", r.readout, "the tokens that the target reads"),
-        Line("sum of the map", number(at(r.attribution_sum, sample)), "over all streams, prefix tokens included"),
+        ReceiptLine("site", r.site, "" if r.site == "none" else "where in the model the scores live"),
+        ReceiptLine("read-out", r.readout, "the tokens that the target reads"),
+        ReceiptLine(
+            "sum of the map", number(at(r.attribution_sum, sample)), "over all streams, prefix tokens included"
+        ),
         *_error(r, sample),
-        _faithful(r),
-        Line(
+        _output(r),
+        ReceiptLine(
             "cost", f"{r.passes} passes, {r.seconds:.2g} s", "forward and gradient passes, those of the checks included"
         ),
-        Line("seed", str(r.seed)),
-        Line("versions", ", ".join(f"{k} {v}" for k, v in r.versions.items()) or "not recorded"),
-        *(Line("note", note) for note in r.notes),
+        ReceiptLine("seed", str(r.seed)),
+        ReceiptLine("versions", ", ".join(f"{k} {v}" for k, v in r.versions.items()) or "not recorded"),
+        *(ReceiptLine("note", note) for note in r.notes),
     ]
 
 
-def _target(exp: Explanation, sample: int) -> Line:
+def _target(exp: Explanation, sample: int) -> ReceiptLine:
     r = exp.receipt
     explained, predicted = class_of(exp, r.explained, sample), class_of(exp, r.predicted, sample)
     if explained is None or predicted is None:
@@ -49,27 +53,29 @@ def _target(exp: Explanation, sample: int) -> Line:
         meaning = "this is what the model predicts"
     else:
         meaning = f"the model predicts {predicted}, not this"
-    return Line("target", f"{target_of(exp, sample)} = {number(at(r.target_value, sample))}", meaning)
+    return ReceiptLine("target", f"{target_of(exp, sample)} = {number(at(r.target_value, sample))}", meaning)
 
 
-def _baseline(r: Receipt, sample: int) -> Line:
+def _baseline(r: Receipt, sample: int) -> ReceiptLine:
     value = at(r.baseline_value, sample)
     said = "" if value is None else f"the target is {number(value)} there"
-    return Line("baseline", r.baseline, said)
+    return ReceiptLine("baseline", r.baseline, said)
 
 
-def _error(r: Receipt, sample: int) -> list[Line]:
+def _error(r: Receipt, sample: int) -> list[ReceiptLine]:
     """T, ε and what they say; `undefined` where the method has no unit of the target."""
     change, error = at(r.attribution_target, sample), at(r.attribution_error, sample)
     if change is None:
-        return [Line("attribution error", "undefined", "this method's scores have no unit of the target")]
+        return [ReceiptLine("attribution error", "undefined", "this method's scores have no unit of the target")]
     claim = "" if r.decomposes else "; the method does not claim to account for all of it"
     frontier = "" if r.complete else "; one stream of several, the others are left out"
     ratio = percent(at(r.relative_error, sample))
     return [
-        Line("change to explain", number(change), "how far the target moves when the site is set to the baseline"),
-        Line("attribution error", number(error), accounts(r, sample) + claim + frontier),
-        Line("relative error", ratio, "the target hardly moves" if ratio == "undefined" else ""),
+        ReceiptLine(
+            "change to explain", number(change), "how far the target moves when the site is set to the baseline"
+        ),
+        ReceiptLine("attribution error", number(error), accounts(r, sample) + claim + frontier),
+        ReceiptLine("relative error", ratio, "the target hardly moves" if ratio == "undefined" else ""),
     ]
 
 
@@ -81,13 +87,18 @@ def accounts(r: Receipt, sample: int = 0) -> str:
     return f"the map accounts for {number(at(r.attribution_sum, sample))} of {number(change)}"
 
 
-def _faithful(r: Receipt) -> Line:
-    value = r.faithful
+def _output(r: Receipt) -> ReceiptLine:
+    value = r.output_difference
     if value is None:
-        return Line("faithful", "undefined", "the watched run was not compared with the model's own run")
-    if value == 0:
-        return Line("faithful", "0", "the watched run gave exactly the model's own output")
-    return Line("faithful", number(value), "largest difference between the watched run and the model's own output")
+        return ReceiptLine("output", "not compared", "the watched run was not compared with your model's own run")
+    if r.same_output:
+        return ReceiptLine("output", SAME, "" if value == 0 else f"up to rounding: {number(value)} at most")
+    return ReceiptLine("output", differs(value), "what was watched is not your model's own run: do not trust this map")
+
+
+def differs(value: float) -> str:
+    """How far the watched run's output is from the model's own."""
+    return f"differs from your model's by up to {number(value)}"
 
 
 def brief(exp: Explanation, sample: int = 0) -> list[str]:
@@ -101,8 +112,14 @@ def brief(exp: Explanation, sample: int = 0) -> list[str]:
         f"Σa {number(at(r.attribution_sum, sample))}",
         f"T {number(at(r.attribution_target, sample))}",
         f"ε {number(at(r.attribution_error, sample))}" + ("" if error is None else f" ({percent(error)})"),
-        f"faithful {number(r.faithful)}",
+        *_output_in_brief(r),
     ]
+
+
+def _output_in_brief(r: Receipt) -> list[str]:
+    if r.output_difference is None:
+        return []
+    return [SAME if r.same_output else f"output {differs(r.output_difference)}"]
 
 
 def at(values: Any, sample: int) -> float | None:

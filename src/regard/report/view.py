@@ -16,7 +16,7 @@ from regard.explanation.boxes import Box, Found
 from regard.explanation.explanation import Explanation
 from regard.explanation.places import PLAINLY, Raster, joined
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, words_of
-from regard.report.colour import Array, Scale, number, scale_of
+from regard.report.colour import Array, ColourScale, number, scale_of
 
 LISTED = 8  # a stream of at most so many tokens that is neither picture nor text is listed beside the others
 
@@ -30,7 +30,7 @@ class PictureView:
 
     stream: str
     cells: Array
-    scale: Scale
+    scale: ColourScale
     picture: Picture | None
     found: Found | None = None
     raster: Raster = PLAINLY
@@ -49,13 +49,13 @@ class SoundView(PictureView):
     scores: Sequence[float] = ()
 
     @property
-    def moments(self) -> list[Piece]:
+    def moments(self) -> list[TextPiece]:
         """Every token by the time that it stands for."""
-        return [Piece(f"{a:.2f}–{b:.2f} s", s) for (a, b), s in zip(self.times, self.scores, strict=True)]
+        return [TextPiece(f"{a:.2f}–{b:.2f} s", s) for (a, b), s in zip(self.times, self.scores, strict=True)]
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """A run of a text. `score` is None for what lies between words; `note` is the model's own spelling of a token.
 
     `tokens`: the numbers of the tokens that it is made of.
@@ -74,13 +74,13 @@ class TextView:
 
     stream: str
     text: Text
-    words: list[Piece]
-    tokens: list[Piece]
-    word_scale: Scale
-    token_scale: Scale
+    words: list[TextPiece]
+    tokens: list[TextPiece]
+    word_scale: ColourScale
+    token_scale: ColourScale
 
     @property
-    def best(self) -> tuple[list[Piece], Scale]:
+    def best(self) -> tuple[list[TextPiece], ColourScale]:
         """Words where they are known, else tokens."""
         return (self.words, self.word_scale) if self.words else (self.tokens, self.token_scale)
 
@@ -91,14 +91,14 @@ class ChartView:
 
     stream: str
     scores: list[float]
-    scale: Scale
+    scale: ColourScale
 
 
 Panel = PictureView | TextView | ChartView
 
 
 @dataclass(frozen=True)
-class View:
+class SampleView:
     """One sample of one explanation: its panels, and the short streams (`cls_token`, ...) that are listed by number."""
 
     exp: Explanation
@@ -115,10 +115,10 @@ class Section:
 
     name: str
     key: str
-    views: list[View] = field(default_factory=list)
+    views: list[SampleView] = field(default_factory=list)
 
 
-def view_of(exp: Explanation, sample: int = 0) -> View:
+def view_of(exp: Explanation, sample: int = 0) -> SampleView:
     """Sort the streams of one sample into panels and listed ones. Raises Misuse for a sample that is not there."""
     if not 0 <= sample < exp.batch:
         raise Misuse(f"sample {sample} does not exist; the explanation holds {exp.batch}, counted from 0")
@@ -132,7 +132,7 @@ def view_of(exp: Explanation, sample: int = 0) -> View:
     long = [p for p in bare if len(p.scores) > LISTED or not panels]
     panels += long
     listed = [p for p in bare if not any(p is q for q in long)]
-    return View(exp, sample, panels, listed, _method(exp), target_of(exp, sample))
+    return SampleView(exp, sample, panels, listed, _method(exp), target_of(exp, sample))
 
 
 def pictures_of(exp: Explanation, sample: int = 0) -> list[PictureView]:
@@ -190,7 +190,7 @@ def _pictures_in(
 
 
 def _frames(
-    exp: Explanation, stream: str, name: str, cells: Array, scale: Scale, picture: Picture | None
+    exp: Explanation, stream: str, name: str, cells: Array, scale: ColourScale, picture: Picture | None
 ) -> list[PictureView]:
     """A picture, or each of its frames, views, tiles or slices."""
     if cells.ndim == 2:
@@ -206,7 +206,7 @@ def _frames(
     return [PictureView(frame, part, scale, None, None, exp.raster(stream)) for frame, part in named]
 
 
-def _sound_panel(stream: str, scores: Array, scale: Scale, sound: Sound) -> SoundView:
+def _sound_panel(stream: str, scores: Array, scale: ColourScale, sound: Sound) -> SoundView:
     """All that the tokens cover, where some of the map lies in the silence after the sound; else the sound alone."""
     from regard.report.sound import drawn
 
@@ -233,9 +233,9 @@ def _text_panel(exp: Explanation, stream: str, scores: Array, text: Text) -> Tex
     )
 
 
-def word_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
+def word_pieces(text: Text, scores: Sequence[float]) -> list[TextPiece]:
     """The whole text in order: words with their scores, and what lies between them without."""
-    pieces: list[Piece] = []
+    pieces: list[TextPiece] = []
     tokens: dict[int, list[int]] = {}
     for i, w in enumerate(text.word_of):
         if w is not None:
@@ -245,19 +245,19 @@ def word_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
         if word.start < at:
             continue
         if word.start > at:
-            pieces.append(Piece(text.text[at : word.start]))
-        pieces.append(Piece(word.text, word.score, tokens=tuple(tokens.get(w, ()))))
+            pieces.append(TextPiece(text.text[at : word.start]))
+        pieces.append(TextPiece(word.text, word.score, tokens=tuple(tokens.get(w, ()))))
         at = word.end
-    return [*pieces, Piece(text.text[at:])] if at < len(text.text) else pieces
+    return [*pieces, TextPiece(text.text[at:])] if at < len(text.text) else pieces
 
 
-def token_pieces(text: Text, scores: Sequence[float]) -> list[Piece]:
+def token_pieces(text: Text, scores: Sequence[float]) -> list[TextPiece]:
     """The model's tokens: as the text spells them, or by the tokenizer's name where they stand for no characters."""
     pieces = []
     for i, (token, score) in enumerate(zip(text.tokens, scores, strict=False)):
         start, end = text.offsets[i] if i < len(text.offsets) else (0, 0)
         special = i < len(text.special) and text.special[i]
-        pieces.append(Piece(text.text[start:end].strip() or token, float(score), special, token, (i,)))
+        pieces.append(TextPiece(text.text[start:end].strip() or token, float(score), special, token, (i,)))
     return pieces
 
 
@@ -308,7 +308,7 @@ def sections(explanations: Sequence[Explanation]) -> list[Section]:
     return found
 
 
-def _holds(section: Section, view: View) -> bool:
+def _holds(section: Section, view: SampleView) -> bool:
     return any((v.method, v.target) == (view.method, view.target) for v in section.views)
 
 

@@ -24,11 +24,11 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.files import write_atomically
 from regard.explanation.raw_inputs import Picture
 from regard.report import need
-from regard.report.colour import LIGHT, OPACITY, Array, Scale, number, veil
+from regard.report.colour import LIGHT, OPACITY, Array, ColourScale, number, veil
 from regard.report.figure import blend
 from regard.report.page import COLOURS, piece, templates
 from regard.report.receipt import at, lines, percent
-from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, View, listed, view_of
+from regard.report.view import ChartView, Panel, PictureView, SampleView, TextPiece, TextView, listed, view_of
 
 SIDE = 320  # pixels, the longest side of a map on the page
 COLOURED = {"colours": COLOURS, "opacity": OPACITY}
@@ -76,7 +76,7 @@ def panels_of(exp: Explanation, sample: int) -> tuple[list[Panel], list[str]]:
     return [_settled(p, 1e-6 * max(1.0, y)) for p in view.panels], beside
 
 
-def _special(panel: TextView) -> list[Piece]:
+def _special(panel: TextView) -> list[TextPiece]:
     """Special tokens that have a share, the first few of them; of a text that is shown by its words."""
     return [t for t in panel.tokens if t.special and t.score][:4] if panel.words else []
 
@@ -146,7 +146,7 @@ def _resized(picture: Picture) -> Picture:
     return Picture(torch.from_numpy(pixels), box, picture.name, tuple(regions))
 
 
-def ends(scale: Scale) -> tuple[str, str]:
+def ends(scale: ColourScale) -> tuple[str, str]:
     """The numbers at both ends of a scale."""
     ticks = scale.ticks()
     return ticks[0][1], ticks[-1][1]
@@ -223,7 +223,7 @@ def _panel(panel: Panel, several: bool) -> dict[str, Any]:
     return shown | {"pieces": pieces, "tokens": not panel.words}
 
 
-def _original(view: View) -> str:
+def _original(view: SampleView) -> str:
     """The first picture as it is, where there is one."""
     found = [p.picture for p in view.panels if isinstance(p, PictureView) and p.picture is not None]
     return _jpeg(veil(_resized(found[0]).pixels.numpy(), _resized(found[0]).box)) if found else ""

@@ -13,11 +13,25 @@ from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
 from regard.explanation.explanation import Explanation
 from regard.report import need
-from regard.report.colour import LIGHT, Scale, ink
+from regard.report.colour import LIGHT, ColourScale, text_colour
 from regard.report.comparison.html import accounts, ends, maps, name_of, panels_of, small
-from regard.report.figure import EDGE, FAINT, INK, SIZE, Run, axes_at, flow, place_at, safe, save, sheet, spelt, write
+from regard.report.figure import (
+    BLACK,
+    EDGE,
+    FAINT,
+    SIZE,
+    TextRun,
+    axes_at,
+    flow,
+    place_at,
+    safe,
+    save,
+    sheet,
+    spelt,
+    write,
+)
 from regard.report.receipt import lines
-from regard.report.view import ChartView, Panel, PictureView, Piece, TextView, view_of
+from regard.report.view import ChartView, Panel, PictureView, TextPiece, TextView, view_of
 
 GAP = 0.15  # inches, between maps
 PICTURE, TEXT = 1.35, 2.3  # inches, the width of a cell
@@ -51,12 +65,12 @@ def _figure(c: Comparison, sample: int) -> Any:
     figure = sheet(width, top + sum(heights) + EDGE)
     at = figure.get_figheight() - EDGE
     title = f"Methods compared: {name_of(c.explanations[0], sample)}"
-    write(figure, EDGE, at, _shortened(title, columns * cell, 8), 13, INK, weight="bold")
+    write(figure, EDGE, at, _shortened(title, columns * cell, 8), 13, BLACK, weight="bold")
     for i, line in enumerate(target):
         write(figure, EDGE, at - 0.3 - 0.2 * i, line, 9.5, FAINT)
     at = figure.get_figheight() - top
     for (name, more, cells), height in zip(bands, heights, strict=True):
-        write(figure, EDGE, at, name, 9.5, INK, weight="bold")
+        write(figure, EDGE, at, name, 9.5, BLACK, weight="bold")
         write(
             figure,
             EDGE + 0.15 + 0.095 * len(name),
@@ -100,9 +114,11 @@ def _high(panel: Panel, width: float) -> float:
     return STEP * (count + (left > 0)) + 0.06
 
 
-def _flowed(panel: TextView | ChartView, width: float) -> tuple[list[Run], int, int]:
+def _flowed(panel: TextView | ChartView, width: float) -> tuple[list[TextRun], int, int]:
     """A text's runs at the width of a cell, how many lines are drawn, and how many are left out."""
-    pieces = panel.best[0] if isinstance(panel, TextView) else [Piece(str(i), s) for i, s in enumerate(panel.scores)]
+    pieces = (
+        panel.best[0] if isinstance(panel, TextView) else [TextPiece(str(i), s) for i, s in enumerate(panel.scores)]
+    )
     gap = 0.0 if isinstance(panel, TextView) and panel.words else 0.06
     runs, count = flow([spelt(p) for p in pieces], width * SIZE / TYPE / 1.03, gap)
     return runs, min(count, LINES), max(0, count - LINES)
@@ -127,7 +143,7 @@ def _cell(figure: Any, left: float, top: float, width: float, what: tuple[str, E
     if beside:
         write(figure, left, top + 0.03, _shortened(" · ".join(beside), width, 18), 6.5, FAINT)
         top -= 0.13
-    write(figure, left, top + 0.03, f"ε/|T| {accounts(exp, sample)}", 8.5, INK)
+    write(figure, left, top + 0.03, f"ε/|T| {accounts(exp, sample)}", 8.5, BLACK)
 
 
 def _text(figure: Any, left: float, top: float, width: float, panel: TextView | ChartView) -> None:
@@ -144,7 +160,7 @@ def _text(figure: Any, left: float, top: float, width: float, panel: TextView | 
             a, b, w, h = place_at(figure, x, at + 0.02, run.width * size, STEP * 0.9)
             box = Rectangle((a, b), w, h, facecolor=paper / 255, linewidth=0, transform=figure.transFigure)
             figure.add_artist(box)
-        figure.text(*_fraction(figure, x, at - 0.09), run.text, fontsize=TYPE, color=ink(paper), va="baseline",
+        figure.text(*_fraction(figure, x, at - 0.09), run.text, fontsize=TYPE, color=text_colour(paper), va="baseline",
                     parse_math=False, family="DejaVu Sans")  # fmt: skip
     if more:
         write(figure, left, top - STEP * count, f"{more} more lines: see the page", 6.5, FAINT)
@@ -159,7 +175,7 @@ def _shortened(text: str, width: float, letters: float) -> str:
     return textwrap.shorten(safe(text), int(width * letters), placeholder=" …")
 
 
-def _legend(figure: Any, left: float, top: float, width: float, scale: Scale) -> None:
+def _legend(figure: Any, left: float, top: float, width: float, scale: ColourScale) -> None:
     """The colour scale, small, between the numbers at its ends."""
     if scale.limit == 0:
         write(figure, left, top, scale.note, 6.5, FAINT)

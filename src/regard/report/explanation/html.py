@@ -15,7 +15,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.files import write_atomically
 from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY
-from regard.report.explanation.token_links import looks
+from regard.report.explanation.token_links import token_links
 from regard.report.page import (
     COLOURS,
     STAGE,
@@ -29,7 +29,7 @@ from regard.report.page import (
     templates,
 )
 from regard.report.receipt import accounts, lines
-from regard.report.view import ChartView, PictureView, Section, TextView, View, sections, view_of
+from regard.report.view import ChartView, PictureView, SampleView, Section, TextView, sections, view_of
 
 
 def write_page(explanations: Sequence[Explanation], path: str | os.PathLike[str], title: str | None = None) -> Path:
@@ -72,7 +72,7 @@ def fragment(exp: Explanation) -> str:
 
 def _section(section: Section, key: str) -> dict[str, Any]:
     """What the template and the script need of one raw input."""
-    rows = [looks(v) for v in section.views]  # first: what it costs stands on the receipts
+    rows = [token_links(v) for v in section.views]  # first: what it costs stands on the receipts
     views = [_view(v, f"{key}v{i}") for i, v in enumerate(section.views)]
     stages = _stages(section, key)
     objects = _objects(section)
@@ -88,7 +88,7 @@ def _section(section: Section, key: str) -> dict[str, Any]:
         "data": {
             "id": key,
             "views": [
-                {k: v[k] for k in ("id", "method", "target", "maps")} | {"looks": found}
+                {k: v[k] for k in ("id", "method", "target", "maps")} | {"links": found}
                 for v, found in zip(views, rows, strict=True)
             ],
             "stages": [{k: s[k] for k in STAGE} for s in stages],
@@ -105,7 +105,7 @@ def _objects(section: Section) -> list[dict[str, Any]]:
     ]
 
 
-def _view(view: View, key: str) -> dict[str, Any]:
+def _view(view: SampleView, key: str) -> dict[str, Any]:
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
     return {
         "id": key,
@@ -121,7 +121,7 @@ def _view(view: View, key: str) -> dict[str, Any]:
     }
 
 
-def _fragment(view: View) -> dict[str, Any]:
+def _fragment(view: SampleView) -> dict[str, Any]:
     shown = _view(view, "")
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
     return shown | {"pictures": [still(p) for p in pictures]}

@@ -10,7 +10,7 @@ from typing import Any
 from regard.errors import Misuse
 from regard.explanation.explanation import Explanation
 from regard.report import need
-from regard.report.figure import EDGE, FAINT, INK, WIDTH, axes_at, blend, frame, safe, save, sheet, write
+from regard.report.figure import BLACK, EDGE, FAINT, WIDTH, axes_at, blend, frame, safe, save, sheet, write
 from regard.report.view import PictureView, view_of
 
 ACROSS = 4  # pictures in a row
@@ -46,7 +46,7 @@ def _figure(explanations: Sequence[Explanation], panels: Sequence[PictureView]) 
     figure = sheet(WIDTH, 2 * EDGE + 0.45 + rows * (tall + 0.4))
     top = figure.get_figheight() - EDGE
     title = textwrap.shorten(f"{safe(panels[0].picture.name)}: {_count(len(explanations))}", 80, placeholder=" …")
-    write(figure, EDGE, top, title, 13, INK, weight="bold")
+    write(figure, EDGE, top, title, 13, BLACK, weight="bold")
     for i in range(len(panels) + 1):
         left, here = EDGE + i % ACROSS * (side + 0.15), top - 0.45 - i // ACROSS * (tall + 0.4)
         axes = axes_at(figure, left, here - 0.2, side, tall)
@@ -55,7 +55,7 @@ def _figure(explanations: Sequence[Explanation], panels: Sequence[PictureView]) 
             write(figure, left, here, "the picture", 9, FAINT)
         else:
             axes.imshow(blend(panels[i - 1]), interpolation="none")
-            write(figure, left, here, _named(panels[i - 1]), 9, INK)
+            write(figure, left, here, _named(panels[i - 1]), 9, BLACK)
         for panel in panels if i == 0 else [panels[i - 1]]:
             assert panel.found is not None
             frame(axes, panel.found.box, 1.2)

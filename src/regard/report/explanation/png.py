@@ -15,14 +15,14 @@ from regard.explanation.boxes import Box
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Picture
 from regard.report import need
-from regard.report.colour import LIGHT, OPACITY, Array, Scale, ink
+from regard.report.colour import LIGHT, OPACITY, Array, ColourScale, text_colour
 from regard.report.figure import (
+    BLACK,
     EDGE,
     FAINT,
-    INK,
     SIZE,
     WIDTH,
-    Run,
+    TextRun,
     axes_at,
     blend,
     flow,
@@ -40,10 +40,10 @@ from regard.report.view import (
     ChartView,
     Panel,
     PictureView,
-    Piece,
+    SampleView,
     SoundView,
+    TextPiece,
     TextView,
-    View,
     listed,
     view_of,
 )
@@ -91,10 +91,10 @@ def _pictured(exp: Explanation, sample: int) -> PictureView:
     raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
 
 
-def _figure(view: View) -> Any:
+def _figure(view: SampleView) -> Any:
     bands = [_heading(view), *(_band(p) for p in view.panels)]
     if view.listed:
-        bands.append(_paragraph("Beside it:  " + "  ·  ".join(listed(p) for p in view.listed), 9.5, INK))
+        bands.append(_paragraph("Beside it:  " + "  ·  ".join(listed(p) for p in view.listed), 9.5, BLACK))
     foot = [part.replace(" ", "\u00a0") for part in brief(view.exp, view.sample)]  # lines end between items only
     bands.append(_paragraph("\u00a0 · ".join(foot), 8.5, FAINT))
     figure = sheet(WIDTH, sum(b.height for b in bands) + 2 * EDGE)
@@ -115,12 +115,12 @@ def _band(panel: Panel) -> Band:
     return _picture(panel) if panel.picture is not None else _grid(panel)
 
 
-def _heading(view: View) -> Band:
+def _heading(view: SampleView) -> Band:
     method, target = safe(view.method), safe(view.target)
     rows = textwrap.wrap(target, 86)[:3] or [""]
 
     def draw(figure: Any, top: float) -> None:
-        write(figure, EDGE, top - 0.05, textwrap.shorten(method, 70, placeholder=" …"), 15, INK, weight="bold")
+        write(figure, EDGE, top - 0.05, textwrap.shorten(method, 70, placeholder=" …"), 15, BLACK, weight="bold")
         for i, row in enumerate(rows):
             write(figure, EDGE, top - 0.38 - 0.21 * i, row, 11, FAINT)
 
@@ -128,7 +128,7 @@ def _heading(view: View) -> Band:
 
 
 def _paragraph(text: str, size: float, colour: str) -> Band:
-    runs, count = flow([Piece(safe(text))], (WIDTH - 2 * EDGE) * SIZE / size)
+    runs, count = flow([TextPiece(safe(text))], (WIDTH - 2 * EDGE) * SIZE / size)
     rows = ["".join(r.text for r in runs if r.row == i) for i in range(count)]
     step = size * 1.5 / 72
 
@@ -220,8 +220,8 @@ def _chart(panel: ChartView) -> Band:
         axes.bar(
             range(len(panel.scores)), np.nan_to_num(panel.scores), color=panel.scale.over(panel.scores, LIGHT) / 255
         )
-        axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_xlabel("token", color=INK)
+        axes.axhline(0, color=BLACK, linewidth=0.8)
+        axes.set_xlabel("token", color=BLACK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.locator_params(axis="x", integer=True)
         note = f"  ({panel.scale.note})" if panel.scale.note else ""
@@ -246,21 +246,21 @@ def _text(panel: TextView) -> Band:
     return Band(0.95 + step * rows, draw)
 
 
-def _run(figure: Any, run: Run, top: float, scale: Scale) -> None:
+def _run(figure: Any, run: TextRun, top: float, scale: ColourScale) -> None:
     from matplotlib.patches import Rectangle
 
-    colour: Any = INK
+    colour: Any = BLACK
     if run.score is not None:
         paper = scale.over(run.score, LIGHT)
         box = place_at(figure, EDGE + run.left, top + 0.03, run.width, SIZE * 1.45 / 72)
         figure.add_artist(
             Rectangle(box[:2], box[2], box[3], facecolor=paper / 255, linewidth=0, transform=figure.transFigure)
         )
-        colour = ink(paper)
+        colour = text_colour(paper)
     write(figure, EDGE + run.left, top, run.text, SIZE, colour)
 
 
-def _bar(figure: Any, left: float, top: float, height: float, scale: Scale) -> None:
+def _bar(figure: Any, left: float, top: float, height: float, scale: ColourScale) -> None:
     """The colour scale, upright, with its numbers."""
     low = -scale.limit if scale.signed else 0.0
     high = min(height, 3.0)
@@ -270,12 +270,12 @@ def _bar(figure: Any, left: float, top: float, height: float, scale: Scale) -> N
     axes.imshow(scale.over(values, LIGHT), origin="lower", aspect="auto", extent=extent)
     axes.set_xticks([])
     axes.yaxis.tick_right()
-    axes.set_yticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=INK)
+    axes.set_yticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=BLACK)
     for i, row in enumerate(textwrap.wrap(scale.note, 16)):
         write(figure, left, top - high - 0.08 - 0.13 * i, row, 7.5, FAINT)
 
 
-def _flat_bar(figure: Any, left: float, top: float, scale: Scale) -> None:
+def _flat_bar(figure: Any, left: float, top: float, scale: ColourScale) -> None:
     """The colour scale, lying, with its numbers."""
     low = -scale.limit if scale.signed else 0.0
     axes = figure.add_axes(place_at(figure, left + 0.1, top, 3.0, 0.14))
@@ -284,7 +284,7 @@ def _flat_bar(figure: Any, left: float, top: float, scale: Scale) -> None:
         scale.over(values, LIGHT), aspect="auto", extent=(low, scale.limit or 1.0, 0.0, 1.0), interpolation="none"
     )
     axes.set_yticks([])
-    axes.set_xticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=INK)
+    axes.set_xticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=BLACK)
     write(figure, left + 3.4, top + 0.03, scale.note, 8.5, FAINT)
 
 

@@ -18,18 +18,18 @@ from rich.text import Text as Line
 
 from regard.explanation.boxes import Box
 from regard.explanation.generation import Generation
-from regard.report.colour import DARK, Array, Scale, ink, number
+from regard.report.colour import DARK, Array, ColourScale, number, text_colour
 from regard.report.figure import blend
-from regard.report.generation.view import Row
+from regard.report.generation.view import WrittenRow
 from regard.report.generation.view import view as written_view
 from regard.report.receipt import lines
-from regard.report.view import ChartView, Panel, PictureView, Piece, SoundView, TextView, View, listed, plain
+from regard.report.view import ChartView, Panel, PictureView, SampleView, SoundView, TextPiece, TextView, listed, plain
 
 STRONGEST = 8
 COLUMNS = 48
 
 
-def show(view: View, console: Console) -> RenderableType:
+def show(view: SampleView, console: Console) -> RenderableType:
     """All of one sample's view, to be printed on `console`, whose width and colours it heeds."""
     coloured = console.color_system is not None and not console.no_color
     width = max(8, console.width)
@@ -44,7 +44,7 @@ def show(view: View, console: Console) -> RenderableType:
 
 def _panel(panel: Panel, width: int, coloured: bool) -> list[RenderableType]:
     if isinstance(panel, PictureView) and panel.regions and not coloured:
-        pieces = [Piece(f"region {i + 1} {_span(b)}", float(v)) for i, (b, v) in enumerate(_regions(panel))]
+        pieces = [TextPiece(f"region {i + 1} {_span(b)}", float(v)) for i, (b, v) in enumerate(_regions(panel))]
         return [strongest(pieces, "region"), Line(legend(panel.scale), style="dim")]
     if isinstance(panel, SoundView):
         shown = [blocks(panel, width)] if coloured else []
@@ -53,7 +53,7 @@ def _panel(panel: Panel, width: int, coloured: bool) -> list[RenderableType]:
         drawing = blocks(panel, width) if coloured else digits(panel, width)
         return [drawing, Line(legend(panel.scale, "" if coloured else "digits are tenths of it"), style="dim")]
     if isinstance(panel, ChartView):
-        pieces = [Piece(f"token {i}", s) for i, s in enumerate(panel.scores)]
+        pieces = [TextPiece(f"token {i}", s) for i, s in enumerate(panel.scores)]
         return [
             Line(plain(panel.stream), style="dim"),
             strongest(pieces, "token"),
@@ -79,7 +79,7 @@ def _text(panel: TextView, coloured: bool) -> list[RenderableType]:
     return [*running, table, Line(legend(scale), style="dim")]
 
 
-def legend(scale: Scale, more: str = "") -> str:
+def legend(scale: ColourScale, more: str = "") -> str:
     """The scale in words."""
     if scale.limit == 0:
         return scale.note
@@ -118,7 +118,7 @@ def _digit(unit: float) -> str:
     return " ." if tenth == 0 else f"{'-' if unit < 0 else ' '}{tenth}"
 
 
-def words(pieces: list[Piece], scale: Scale, gap: str = "") -> Line:
+def words(pieces: list[TextPiece], scale: ColourScale, gap: str = "") -> Line:
     """Running text with coloured words; below a tenth of the scale a word keeps the terminal's own colours."""
     drawn = Line()
     for piece in pieces:
@@ -127,12 +127,14 @@ def words(pieces: list[Piece], scale: Scale, gap: str = "") -> Line:
             drawn.append(text)
         else:
             paper = scale.over(piece.score, DARK)
-            drawn.append(text, Style(color={"#000": "#000000", "#fff": "#ffffff"}[ink(paper)], bgcolor=_hex(paper)))
+            drawn.append(
+                text, Style(color={"#000": "#000000", "#fff": "#ffffff"}[text_colour(paper)], bgcolor=_hex(paper))
+            )
         drawn.append(gap)
     return drawn
 
 
-def strongest(pieces: list[Piece], what: str) -> Table:
+def strongest(pieces: list[TextPiece], what: str) -> Table:
     """The scored pieces of largest magnitude, in order of magnitude."""
     scored = [(p.score, p.text) for p in pieces if p.score is not None]
     first = sorted(scored, key=lambda p: -abs(np.nan_to_num(p[0])))[:STRONGEST]
@@ -144,7 +146,7 @@ def strongest(pieces: list[Piece], what: str) -> Table:
     return table
 
 
-def _receipt(view: View) -> Table:
+def _receipt(view: SampleView) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("name", style="dim", max_width=18)
     table.add_column("value", overflow="fold")
@@ -174,7 +176,7 @@ def _hex(rgb: Array) -> str:
     return f"#{r:02x}{g:02x}{b:02x}"
 
 
-def _on_picture(row: Row) -> list[str]:
+def _on_picture(row: WrittenRow) -> list[str]:
     """The share of a picture or a sound in a written token's map, where it has one; its places are too many to name."""
     return [f"the {name} ({share:.1%} of the map)" for name, share in row.shares if name in ("picture", "sound")]
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from regard.errors import Misuse
-from regard.report.view import PictureView, TextView, View
+from regard.report.view import PictureView, SampleView, TextView
 
 MOST = 600  # tokens of a stream: beyond it a page would be large, and its rows take long
 Rows = list[list[float | None]]
 
 
-def looks(view: View) -> dict[str, dict[str, Rows]]:
+def token_links(view: SampleView) -> dict[str, dict[str, Rows]]:
     """Query stream -> key stream -> rows of `Explanation.between`, one a query token, between texts and pictures.
 
     Directions that nothing is seen in (a picture that reads no text) are left out, and so are methods that follow no paths.
@@ -31,7 +31,7 @@ def looks(view: View) -> dict[str, dict[str, Rows]]:
     return out
 
 
-def _rows(view: View, query: str, key: str) -> Tensor | None:
+def _rows(view: SampleView, query: str, key: str) -> Tensor | None:
     if max(view.exp.scores[s].shape[1] for s in (query, key)) > MOST:
         return None
     try:

@@ -19,9 +19,9 @@ from regard.explanation.files import write_atomically
 from regard.explanation.generation import Generation
 from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY, Array
-from regard.report.generation.view import Row, Unit, WrittenView, view
+from regard.report.generation.view import GenerationView, TextUnit, WrittenRow, view
 from regard.report.page import COLOURS, STAGE, pieces, safe_json, scale, stage, still, templates
-from regard.report.receipt import Line, lines, percent
+from regard.report.receipt import ReceiptLine, lines, percent
 from regard.report.view import PictureView
 
 FINE = 1000  # steps from 0 to the largest score of a row
@@ -87,7 +87,9 @@ def _section(g: Generation, key: str) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, number: int, name: str, receipt: Sequence[Line], shared: Sequence[Line]) -> dict[str, Any]:
+def _row(
+    row: WrittenRow, number: int, name: str, receipt: Sequence[ReceiptLine], shared: Sequence[ReceiptLine]
+) -> dict[str, Any]:
     return {
         "number": number,
         "name": name,
@@ -97,7 +99,7 @@ def _row(row: Row, number: int, name: str, receipt: Sequence[Line], shared: Sequ
     }
 
 
-def _numbers(row: Row) -> dict[str, Any]:
+def _numbers(row: WrittenRow) -> dict[str, Any]:
     """A row's scores for the script."""
     q, top = _steps(row.scores)
     return {
@@ -123,7 +125,7 @@ def _map(panel: PictureView) -> dict[str, Any]:
     return {"rows": rows, "columns": columns, "cells": q, "limit": limit, "signed": panel.scale.signed}
 
 
-def _units(units: Sequence[Unit], v: WrittenView, i: int, by: str) -> list[dict[str, Any]]:
+def _units(units: Sequence[TextUnit], v: GenerationView, i: int, by: str) -> list[dict[str, Any]]:
     """Units as they are drawn for the i-th token written."""
     shown = [_shown(u) for u in units]
     sums = [float(v.rows[i].scores[u.tokens].sum()) if u.tokens else None for u in units]
@@ -137,7 +139,7 @@ def _units(units: Sequence[Unit], v: WrittenView, i: int, by: str) -> list[dict[
     return made
 
 
-def _tokens(v: WrittenView, i: int = 0) -> list[dict[str, Any]]:
+def _tokens(v: GenerationView, i: int = 0) -> list[dict[str, Any]]:
     """The text that was written; each token written has its number."""
     units = v.written.units["tokens"]
     out = _units(units, v, i, "words")
@@ -147,14 +149,14 @@ def _tokens(v: WrittenView, i: int = 0) -> list[dict[str, Any]]:
     return out
 
 
-def _shown(unit: Unit) -> tuple[str, str]:
+def _shown(unit: TextUnit) -> tuple[str, str]:
     """A unit's text as it is drawn, and the line ends that follow it: white space is shown by a sign."""
     if unit.text.strip():
         return unit.text, ""
     return ("↵", "\n" * unit.text.count("\n")) if "\n" in unit.text else ("␣", "")
 
 
-def _fold(g: Generation, v: WrittenView, i: int) -> dict[str, Any]:
+def _fold(g: Generation, v: GenerationView, i: int) -> dict[str, Any]:
     """One token written with all that was before it, as drawn in a notebook."""
     before = [u for u in v.written.units["tokens"] if not u.tokens or u.tokens[0] < v.first + i]
     last = max((n for n, u in enumerate(before) if u.tokens), default=-1)

@@ -15,7 +15,7 @@ from regard.explanation.generation import Generation
 from regard.report import need
 from regard.report.colour import LIGHT, Array
 from regard.report.figure import blend, save, sheet
-from regard.report.generation.view import Unit, WrittenView, view
+from regard.report.generation.view import GenerationView, TextUnit, view
 from regard.report.view import PictureView, plain
 
 CELL = 0.24  # inches
@@ -30,7 +30,7 @@ def plot(g: Generation, path: str | os.PathLike[str] | None = None) -> Any:
     return figure if path is None else save(figure, path)
 
 
-def _figure(g: Generation, v: WrittenView) -> Any:
+def _figure(g: Generation, v: GenerationView) -> Any:
     units = [u for u in v.coloured("words") if len(u.tokens) == 1 or any(r.scores[u.tokens].any() for r in v.rows)]
     written = [u for u in units if u.tokens[0] >= v.first]
     ahead = units[: len(units) - len(written)]
@@ -49,7 +49,9 @@ def _figure(g: Generation, v: WrittenView) -> Any:
     return figure
 
 
-def _matrix(figure: Any, v: WrittenView, columns: list[Unit], written: list[Unit], room: tuple[float, ...]) -> None:
+def _matrix(
+    figure: Any, v: GenerationView, columns: list[TextUnit], written: list[TextUnit], room: tuple[float, ...]
+) -> None:
     width, height, top = room
     size = (CELL * len(columns) / width, CELL * len(written) / height)
     axes = figure.add_axes((1.6 / width, 1 - top / height - size[1], *size))
@@ -69,7 +71,7 @@ def _matrix(figure: Any, v: WrittenView, columns: list[Unit], written: list[Unit
         side.set_color("#9aa0aa")
 
 
-def _cells(v: WrittenView, columns: list[Unit], rows: int) -> Array:
+def _cells(v: GenerationView, columns: list[TextUnit], rows: int) -> Array:
     """uint8 (row, column, 3); what a token cannot look at is grey."""
     out = np.empty((rows, len(columns), 3), dtype=np.uint8)
     for i, row in enumerate(v.rows[:rows]):
@@ -88,6 +90,6 @@ def _maps(figure: Any, maps: list[PictureView], names: list[str], width: float, 
         axes.set_title(names[i], fontsize=7.5, pad=2, parse_math=False)
 
 
-def _name(unit: Unit) -> str:
+def _name(unit: TextUnit) -> str:
     text = plain(unit.text.strip() or ("↵" if "\n" in unit.text else "␣"))
     return text if len(text) <= 14 else text[:13] + "…"

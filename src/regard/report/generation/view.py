@@ -14,14 +14,14 @@ import numpy as np
 from regard.explanation.explanation import Explanation
 from regard.explanation.generation import Generation
 from regard.explanation.raw_inputs import Text
-from regard.report.colour import Array, Scale, number, scale_of
+from regard.report.colour import Array, ColourScale, number, scale_of
 from regard.report.view import PictureView, SoundView, pictures_of
 
 MOST = 3  # of the strongest units that are named
 
 
 @dataclass
-class Unit:
+class TextUnit:
     """A run of text; `tokens` are columns of `Generation.scores`, none for what lies between units."""
 
     text: str
@@ -31,43 +31,43 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Part:
+class TextPart:
     """A text: one that was read (its units by word and by token), or the one that was written (by token)."""
 
     name: str
     stream: str
-    units: dict[str, list[Unit]]
+    units: dict[str, list[TextUnit]]
 
 
 @dataclass(frozen=True)
-class Row:
+class WrittenRow:
     """What one token written rests on: a score for each column, its scale by words and by tokens, its pictures."""
 
     scores: Array
-    scales: dict[str, Scale]
+    scales: dict[str, ColourScale]
     pictures: list[PictureView]
     shares: list[tuple[str, float]]
     most: dict[str, list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
-class WrittenView:
+class GenerationView:
     """All parts and rows. `first`: the column of the first token written."""
 
-    read: list[Part]
-    written: Part
+    read: list[TextPart]
+    written: TextPart
     first: int
-    rows: list[Row]
+    rows: list[WrittenRow]
 
-    def coloured(self, by: str) -> list[Unit]:
+    def coloured(self, by: str) -> list[TextUnit]:
         """All units that have a score, prompt and writing."""
         units = [u for p in self.read for u in p.units[by]] + self.written.units["tokens"]
         return [u for u in units if u.tokens]
 
 
-def view(g: Generation) -> WrittenView:
+def view(g: Generation) -> GenerationView:
     """Cut the texts into units and each row into what the page shows."""
-    read: list[Part] = []
+    read: list[TextPart] = []
     column = 0
     for stream, text in g.texts.items():
         if stream != g.stream:
@@ -80,20 +80,20 @@ def view(g: Generation) -> WrittenView:
         begin = 0
     else:
         begin = g.start
-    ahead = [Unit(t, [column + i], True) for i, t in enumerate(text.tokens[:begin])]
+    ahead = [TextUnit(t, [column + i], True) for i, t in enumerate(text.tokens[:begin])]
     first = column + g.start
-    written = Part(
+    written = TextPart(
         "Written", g.stream, {"tokens": ahead + _token_units(text, g.start, len(text.tokens), first, apart=True)}
     )
-    shell = WrittenView(read, written, first, [])
+    shell = GenerationView(read, written, first, [])
     scores = g.scores.detach().cpu().float().numpy()
     sums = {by: _sums(shell.coloured(by), scores) for by in ("words", "tokens")}
     kinds = _kinds(shell, scores.shape[1])
     rows = [_row(e, shell, i, scores[i], {by: s[i] for by, s in sums.items()}, kinds) for i, e in enumerate(g)]
-    return WrittenView(read, written, first, rows)
+    return GenerationView(read, written, first, rows)
 
 
-def _sums(units: Sequence[Unit], scores: Array) -> Array:
+def _sums(units: Sequence[TextUnit], scores: Array) -> Array:
     """Scores of units for every row (rows, units), of those of columns (rows, columns)."""
     owner = np.full(scores.shape[1], len(units))
     for n, unit in enumerate(units):
@@ -103,7 +103,7 @@ def _sums(units: Sequence[Unit], scores: Array) -> Array:
     return sums[:-1].T
 
 
-def _kinds(shell: WrittenView, columns: int) -> Array:
+def _kinds(shell: GenerationView, columns: int) -> Array:
     """What each column is of: -1 a special token, 0, 1, ... a text that was read, the number of these one that was written."""
     kinds = np.full(columns, len(shell.read))
     for n, part in enumerate(shell.read):
@@ -112,13 +112,13 @@ def _kinds(shell: WrittenView, columns: int) -> Array:
     return kinds
 
 
-def _read(stream: str, name: str, text: Text, count: int, column: int) -> Part:
-    return Part(
+def _read(stream: str, name: str, text: Text, count: int, column: int) -> TextPart:
+    return TextPart(
         name, stream, {"words": _word_units(text, count, column), "tokens": _token_units(text, 0, count, column)}
     )
 
 
-def _token_units(text: Text, start: int, stop: int, column: int, apart: bool = False) -> list[Unit]:
+def _token_units(text: Text, start: int, stop: int, column: int, apart: bool = False) -> list[TextUnit]:
     """One unit a token, with what lies between; a run of one special token (the places of a picture) is one unit.
 
     apart: not in a text that was written, where each is explained by itself.
@@ -126,15 +126,15 @@ def _token_units(text: Text, start: int, stop: int, column: int, apart: bool = F
     return _units(text, range(start, stop), column, [None] * stop, apart)
 
 
-def _word_units(text: Text, count: int, column: int) -> list[Unit]:
+def _word_units(text: Text, count: int, column: int) -> list[TextUnit]:
     """One unit a word; tokens of no word (special ones, line ends) have units of their own."""
     return _units(text, range(count), column, text.word_of[:count])
 
 
 def _units(
     text: Text, tokens: Sequence[int], column: int, words: Sequence[int | None], apart: bool = False
-) -> list[Unit]:
-    units: list[Unit] = []
+) -> list[TextUnit]:
+    units: list[TextUnit] = []
     at = max((b for a, b in text.offsets[: tokens[0]] if b > a), default=0) if tokens else 0
     last: int | None = None
     for n, i in enumerate(tokens):
@@ -151,15 +151,17 @@ def _units(
             at = max(at, end)
             continue
         if end > at and start > at:
-            units.append(Unit(text.text[at:start]))
+            units.append(TextUnit(text.text[at:start]))
         spelt = text.text[max(start, at) : end] if end > at else ""
-        units.append(Unit(spelt or (text.text[start:end] if end > start else name), [column + n], special, name))
+        units.append(TextUnit(spelt or (text.text[start:end] if end > start else name), [column + n], special, name))
         at = max(at, end)
     rest = text.text[at:] if tokens and tokens[-1] == len(text.tokens) - 1 else ""
-    return [*units, Unit(rest)] if rest else units
+    return [*units, TextUnit(rest)] if rest else units
 
 
-def _row(exp: Explanation, shell: WrittenView, i: int, scores: Array, sums: dict[str, Array], kinds: Array) -> Row:
+def _row(
+    exp: Explanation, shell: GenerationView, i: int, scores: Array, sums: dict[str, Array], kinds: Array
+) -> WrittenRow:
     here = shell.first + i
     scales, most = {}, {}
     for by, of_units in sums.items():
@@ -170,11 +172,11 @@ def _row(exp: Explanation, shell: WrittenView, i: int, scores: Array, sums: dict
         best = plain[np.argsort(-of_units[plain], kind="stable")[:MOST]]
         most[by] = [(units[u].text.strip() or "line end", number(of_units[u])) for u in best if of_units[u] > 0]
     pictures = pictures_of(exp)
-    return Row(scores, scales, pictures, _shares(shell, here, scores, kinds, pictures), most)
+    return WrittenRow(scores, scales, pictures, _shares(shell, here, scores, kinds, pictures), most)
 
 
 def _shares(
-    shell: WrittenView, here: int, scores: Array, kinds: Array, pictures: Sequence[PictureView]
+    shell: GenerationView, here: int, scores: Array, kinds: Array, pictures: Sequence[PictureView]
 ) -> list[tuple[str, float]]:
     """How much of the map's magnitude lies on the pictures, on each text, on what was written before, on special tokens."""
     size = np.abs(scores)
