@@ -307,7 +307,7 @@ def test_pictures_are_reproducible_and_leave_nothing_beside_them(tmp_path):
 
 
 def test_figures_leave_pyplot_alone():
-    code = "import sys; sys.path[:0] = ['tests', 'tests/report']; import test_report as t; t.plot(t.picture())"
+    code = "import sys; sys.path[:0] = ['tests']; from support.drawn import picture; picture().plot()"
     code += "; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -42,8 +42,12 @@ def row(
     says, why, is_open = more.pop("refused", ""), more.pop("why", ""), more.pop("open", "")
     prefix = more.pop("prefix", None) or model.rsplit("For", 1)[0].removesuffix("Model")
     configured = config if callable(config) else (lambda: getattr(T, prefix + "Config")(**config))
-    made = getattr(handmade, model, None) or getattr(T, model)
-    family = Family(name, group, model, lambda: made(configured()), inputs, target, **more)
+
+    def make() -> Any:  # a class of transformers is imported by its first test: all of them take seconds
+        made = getattr(handmade, model, None) or getattr(T, model)
+        return made(configured())
+
+    family = Family(name, group, model, make, inputs, target, **more)
     assert name not in {**FAMILIES, **REFUSED, **OPEN}, name
     if says:
         REFUSED[name] = Refusal(family, says, why)
