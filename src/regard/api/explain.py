@@ -10,7 +10,8 @@ from torch import nn
 
 from regard.api.one_target import one_target
 from regard.api.shared_run import Settings, Watched
-from regard.attribution.table import METHODS, Method
+from regard.attribution.method import Method, OwnSite
+from regard.attribution.table import METHODS
 from regard.attribution.table import method as method_row
 from regard.errors import Misuse, NoAttention, TrailLost, nearest
 from regard.explanation.boxes import Found
@@ -164,7 +165,7 @@ def _recorded(model: nn.Module, inputs: Inputs, rows: Sequence[Method], how: Set
     except (NoAttention, TrailLost) as e:
         if not followers:
             raise
-        none = ", ".join(row.name for row in METHODS.values() if not row.follows_maps(None) and row.name != "random")
+        none = ", ".join(row.name for row in METHODS.values() if not row.follows_maps(None) and not row.floor)
         raise type(e)(f"method {followers[0]!r} needs attention maps: {e}; methods that need none: {none}") from None
 
 
@@ -173,7 +174,9 @@ def _inputs_suffice(inputs: Inputs, rows: Sequence[Method], site: Site | None) -
 
     Ids may be embedded once more at any time, and a baseline of ids leaves the position that the run's last attention reads.
     """
-    if any(row.site not in ("input", "none") for row in rows) or (site is not None and site.kind != "input"):
+    if any(row.site not in (OwnSite.INPUT, OwnSite.NONE) for row in rows) or (
+        site is not None and site.kind != "input"
+    ):
         return False
     read = {name: t for name, t in inputs.tensors.items() if not is_mask(name, t)}
     alike = {inputs.axis(name) for name in inputs.tensors} == {0} and len({len(t) for t in read.values()}) == 1

@@ -16,8 +16,8 @@ from regard.api.shared_run import Watched
 from regard.api.target_rows import read_rows
 from regard.attribution.attention.path_rules import Fusion, Preset, relevance
 from regard.attribution.context import Context, LateReadout
+from regard.attribution.method import Method
 from regard.attribution.rerun import Rerun
-from regard.attribution.table import Method
 from regard.errors import Misuse, ModelError, NonFinite
 from regard.recording import Gradients, Recording
 from regard.recording.gradient import cut_off

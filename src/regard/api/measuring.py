@@ -13,7 +13,7 @@ from regard.api.shared_run import Watched
 from regard.attribution.attention.path_rules import Fusion, Preset, rows_between
 from regard.attribution.integral.baseline_values import zero_of
 from regard.attribution.integral.path import Path
-from regard.attribution.table import Method
+from regard.attribution.method import Method, OwnSite
 from regard.explanation.receipt import Measured, Receipt
 from regard.explanation.token_rows import TokenRows
 from regard.recording import Recording, record
@@ -36,7 +36,7 @@ def measurement(
     edits = None if paths else _baseline_edits(row, finals, w.recording)
     y0 = torch.cat([p.y0 for p in paths]) if paths else None  # known already: the method ran it
     shared, training, around = w.plain, w.how.training, w.around
-    key = f"{row.site}, {row.baseline}, {finals if row.site == 'attention[last]' else ''}"
+    key = row.site, row.unit_step, finals if row.site is OwnSite.LAST_ATTENTION else ()
 
     def measure() -> Measured:
         with torch.no_grad(), rng_kept(model, rng), around.again(), our_own():
@@ -57,12 +57,12 @@ def measurement(
 
 def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) -> list[Edit] | None:
     """The change that puts a method's natural baseline in place; None where it claims no unit of y."""
-    if row.site == "attention":
+    if row.site is OwnSite.ATTENTION:
         return [Scale(0.0)]
-    if row.site == "attention[last]":
+    if row.site is OwnSite.LAST_ATTENTION:
         return [Scale(0.0, finals)]
-    if row.site == "input":
-        step: Callable[[Tensor], Tensor] = zero_of if "zero" in row.baseline else lambda x: x - 1
+    if row.site is OwnSite.INPUT:
+        step: Callable[[Tensor], Tensor] = (lambda x: x - 1) if row.unit_step else zero_of
         named = {s.name for s in recording.streams} | {
             a for a in recording.aliases if isinstance(t := recording.inputs.get(a), Tensor) and t.is_floating_point()
         }

@@ -16,8 +16,8 @@ from regard.api.samples import CROSSED, MIXED, by_sample, samples_of
 from regard.api.shared_run import Watched
 from regard.attribution.context import Context, summed
 from regard.attribution.integral.path import Path
+from regard.attribution.method import Method, OwnSite
 from regard.attribution.rerun import Rerun
-from regard.attribution.table import Method
 from regard.errors import NonFinite
 from regard.explanation.explanation import Explanation
 from regard.explanation.places import WHOLE, Grid, Raster
@@ -164,11 +164,11 @@ class OneMap:
             target=self.target.label,
             target_value=value.y.detach().float().cpu(),
             baseline=row.baseline if along is None else along.baseline,
-            site=row.site if along is None else along.site.label,
+            site=str(row.site) if along is None else along.site.label,
             readout=self._context.read or self._how_read(),
             attribution_sum=summed(relevance, len(value.y)),
             decomposes=row.decomposes,
-            complete=along.complete if along is not None else not row.site.startswith("attention"),
+            complete=along.complete if along is not None else not row.site.of_attention,
             predicted=None if value.predicted is None else value.predicted.cpu(),
             explained=None if value.explained is None else value.explained.cpu(),
             passes=self._passes(),
@@ -198,7 +198,7 @@ class OneMap:
     def _finals(self) -> tuple[int, ...]:
         """The calls of the attentions that the target reads, where they are what the method is measured against."""
         context = self.maps[0].context
-        if self.row.site != "attention[last]":
+        if self.row.site is not OwnSite.LAST_ATTENTION:
             return ()
         return tuple(c for a in context.readout for c in context.recording.attentions[a].calls)
 

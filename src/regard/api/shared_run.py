@@ -75,4 +75,4 @@ class Watched:
     around: Surroundings
     proof: Verification | None = None
     seconds: float = 0.0
-    plain: dict[str, Any] = field(default_factory=dict)
+    plain: dict[Any, Any] = field(default_factory=dict)

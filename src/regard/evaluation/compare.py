@@ -10,12 +10,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from regard.api.explain import explain
 from regard.api.inspect import inspect
+from regard.attribution.formulas import OF_TARGETS, Formula
+from regard.attribution.table import METHODS
 from regard.attribution.table import method as method_row
 from regard.baseline import Baseline
 from regard.errors import Misuse
@@ -26,64 +28,19 @@ from regard.site import Site
 
 BLOCKS = 6
 """Columns for blocks at most, unless all are asked for."""
-METHODS = (
-    "input_x_gradient",
-    "taylor",
-    "integrated_gradients",
-    "revised_ig",
-    "grad_cam",
-    "layer_cam",
-    "odam",
-    "gradient",
-    "gae",
-)
-
 Told = Callable[[str, int, int], None]
 """What is being explained, how many steps are done, and of how many."""
 
 
-class Formula(NamedTuple):
-    """A row of METHODS.md section 1: what a method's scores are, the baseline that it implies, and its quadrature."""
-
-    a: str
-    baseline: str
-    quadrature: str
-
-
-ONE = "one node at t = 1"
-FORMULAS = {
-    "gradient": Formula("g", "F − 1", "one node at t = 1, step 1"),
-    "smoothgrad": Formula("g, mean over noise", "F − 1", "one node at t = 1, step 1, blurred"),
-    "input_x_gradient": Formula("g ⊙ F", "0 at that site", ONE),
-    "taylor": Formula("g ⊙ (F − F0)", "explicit F0", ONE),
-    "integrated_gradients": Formula("(F − F0) ⊙ mean of g", "explicit F0", "{nodes}"),
-    "revised_ig": Formula("(F − F0) ⊙ mean of g, signed", "F0 = F(x0)", "{nodes}"),
-    "grad_cam": Formula("(Σ w F)₊, w the mean of g over tokens", "0 at that site", ONE),
-    "layer_cam": Formula("Σ (g)₊ F", "0 at that site", ONE),
-    "odam": Formula("(Σ g F)₊", "0 at that site", ONE),
-    "difference_map": Formula("map(x) − map(x0)", "x0 (but it is no part of y(x) − y(x0))", ONE),
-}
-
-
 def formula(exp: Explanation) -> Formula:
-    """A method's row of the unification table; of methods that are no such quadrature, what their receipt is measured by."""
-    row = method_row(exp.method)
-    options = row.options | dict(exp.options)
-    if exp.method not in FORMULAS:
-        return Formula(row.summary, row.baseline, "not of this integral")
-    found = FORMULAS[exp.method]
-    if exp.method == "difference_map" and exp.receipt.baseline == "zero, local":
-        found = Formula("map(y₁) − map(y₂)", "0 at that site", ONE)
-    if options.get("signed"):
-        found = found._replace(a=found.a.replace("₊", "") + ", signed")
-    return found._replace(quadrature=found.quadrature.format(nodes=_nodes(options)))
+    """A map's row of the unification table."""
+    of_targets = exp.method == "difference_map" and exp.receipt.baseline == Baseline.zero().local().label
+    return OF_TARGETS.with_options(exp.options) if of_targets else method_row(exp.method).unified(exp.options)
 
 
-def _nodes(options: dict[str, Any]) -> str:
-    if options.get("tolerance") is not None:
-        return f"Gauss-Kronrod, to {100 * options['tolerance']:g} %"
-    grid = {"gauss": "Gauss-Legendre"}.get(options.get("grid", ""), options.get("grid", ""))
-    return f"{options.get('steps', '')} {grid} nodes"
+def usual() -> list[str]:
+    """The methods that are compared where none are named."""
+    return [row.name for row in sorted(METHODS.values(), key=lambda row: row.compared) if row.compared]
 
 
 @dataclass(frozen=True)
@@ -147,7 +104,7 @@ def compare(
         model: as in `regard.explain`.
         inputs: as in `regard.explain`.
         target: as in `regard.explain`, but one.
-        methods: names; None: those of `METHODS` that the model has a site for.
+        methods: names; None: those of the table that are `compared`, and that the model has a site for.
             Those that take none of the sites have a map at their own.
         sites: what the columns are. None: the input, the embeddings, and all blocks up to 6, else 6 of them, the last but one
             always; "all": all blocks.
@@ -184,10 +141,10 @@ def compare(
 
 
 def _usual(columns: Sequence[Site], blocks: bool) -> list[str]:
-    """`METHODS`; of a model without blocks, those that have a site nevertheless."""
+    """The usual ones; of a model without blocks, those that have a site nevertheless."""
     kinds = {site.kind for site in columns}
-    rows = [method_row(name) for name in METHODS]
-    return [row.name for row in rows if blocks or kinds & set(row.sites) or not row.site.startswith("block")]
+    rows = [method_row(name) for name in usual()]
+    return [row.name for row in rows if blocks or kinds & set(row.sites) or not row.site.of_block]
 
 
 def _is_of_a_method(option: str, names: Sequence[str]) -> bool:
@@ -235,4 +192,4 @@ def chosen_blocks(count: int, most: int = BLOCKS) -> list[int]:
     return [*spaced, count - 1]
 
 
-__all__ = ["BLOCKS", "FORMULAS", "METHODS", "Comparison", "Formula", "chosen_blocks", "compare", "formula"]
+__all__ = ["BLOCKS", "Comparison", "Formula", "chosen_blocks", "compare", "formula", "usual"]

@@ -1,0 +1,119 @@
+"""What is known of a method, as data: a row of the table (table.py). Reading it imports neither torch nor the method."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from regard.attribution.formulas import Formula
+from regard.errors import nearest
+from regard.site import Site
+
+
+class OwnSite(StrEnum):
+    """Where a method's map lives, and where its baseline is put, when no site is asked for."""
+
+    INPUT = "input"
+    LAST_BUT_ONE = "block[-2]"
+    LAST_BUT_TWO = "block[-3]"
+    ATTENTION = "attention"
+    """A of all calls."""
+    LAST_ATTENTION = "attention[last]"
+    """A of the calls that the target reads."""
+    NONE = "none"
+    """The map claims no unit of y."""
+
+    @property
+    def of_attention(self) -> bool:
+        """Whether it is A of calls, which is never a whole frontier."""
+        return self in (OwnSite.ATTENTION, OwnSite.LAST_ATTENTION)
+
+    @property
+    def of_block(self) -> bool:
+        """Whether it is the states after a block."""
+        return self in (OwnSite.LAST_BUT_ONE, OwnSite.LAST_BUT_TWO)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        home: the function, or the module below `regard.attribution` in which it has the method's name. It is called as
+            (context, **options) -> relevance (batch, row); of the attention family (`preset`), as (**options) -> a `Preset` or
+            `Fusion`, which share one walk, or a function of the context.
+        paper: where it comes from. passes: its cost. summary: what it is. formula: its row of the unification table.
+        site: its own site; `OwnSite`. baseline: what it is measured against, in words. unit_step: at its own site, F − 1 rather
+            than zero stands for the baseline (a plain gradient's).
+        decomposes: whether it claims that its scores add up to T.
+        signed: whether a negative score has a meaning. signed_by: an option, and the value with which it has one.
+        sites: kinds of sites that can be asked for. explicit: whether a baseline can be.
+        keeps: what the recording must hold beside the calls: "states" between blocks, "branches" around calls (see `record`).
+        needs: "maps", the attention maps of the run; "gradient", the gradient of the watched run itself. Without "maps" the
+            method runs on any differentiable model.
+        compared: its place in `regard.compare` where no methods are named; 0: it has none.
+        floor: it knows nothing of the model.
+    """
+
+    name: str
+    home: str | Callable[..., Any]
+    paper: str
+    passes: str = "1 forward + 1 gradient"
+    site: OwnSite = OwnSite.ATTENTION
+    baseline: str = "A = 0 at all calls"
+    decomposes: bool = False
+    signed: bool = False
+    preset: bool = False
+    summary: str = ""
+    sites: tuple[str, ...] = ()
+    explicit: bool = False
+    keeps: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ("maps", "gradient")
+    unit_step: bool = False
+    signed_by: tuple[str, Any] = ("signed", True)
+    formula: Formula | None = None
+    compared: int = 0
+    floor: bool = False
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The method itself, imported when it is first asked for."""
+        if not isinstance(self.home, str):
+            return self.home
+        found: Callable[..., Any] = getattr(importlib.import_module(f"regard.attribution.{self.home}"), self.name)
+        return found
+
+    def follows_maps(self, site: Site | None) -> bool:
+        """Whether attention maps are needed, at this site."""
+        return "maps" in self.needs or (site is not None and site.kind == "attention")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option names with their defaults."""
+        parameters = list(inspect.signature(self.function).parameters.values())[0 if self.preset else 1 :]
+        return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise UnknownName for an option that the method does not take."""
+        for name in options:
+            if name not in self.options:
+                raise nearest(name, self.options, f"option of method {self.name!r}")
+
+    def is_signed(self, options: Mapping[str, Any]) -> bool:
+        """Whether negative scores mean something, under these options (several maps may be fused: any of them)."""
+        option, value = self.signed_by
+        said = options.get(option)
+        return self.signed or value in (said if isinstance(said, list | tuple) else (said,))
+
+    def unified(self, options: Mapping[str, Any]) -> Formula:
+        """Its row of the unification table; of methods that are no such quadrature, what their receipt is measured by."""
+        if self.formula is None:
+            return Formula(self.summary, self.baseline, "not of this integral")
+        return self.formula.with_options(self.options | dict(options))
+
+
+__all__ = ["Method", "OwnSite"]
