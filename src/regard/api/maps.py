@@ -25,6 +25,7 @@ from regard.recording.independence import TINY
 from regard.recording.inputs import first
 from regard.recording.relevance.rereads import reread
 from regard.recording.relevance.rows import Relevance
+from regard.recording.tokens.tags import stream_of
 from regard.site import Site
 
 
@@ -70,7 +71,7 @@ class Maps:
     def reads_more(self, shown: Mapping[str, int]) -> bool:
         """Whether y has a gradient at samples that are not shown."""
         for leaf, g in self.context.gradients.inputs.items():
-            at = shown.get(leaf.partition("#")[0])
+            at = shown.get(stream_of(leaf))
             g = first(g, self.context.recording.axis(leaf))
             if at is not None and len(g) == self.context.recording.batch:
                 size = g.flatten(1).double().norm(dim=1)

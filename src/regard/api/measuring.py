@@ -23,6 +23,7 @@ from regard.recording.inputs import Inputs
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import floats_in, refuse
 from regard.recording.run import run
+from regard.recording.tokens.tags import stream_of
 from regard.target import Target, Value
 from regard.version import __version__
 
@@ -66,7 +67,7 @@ def _baseline_edits(row: Method, finals: tuple[int, ...], recording: Recording) 
         named = {s.name for s in recording.streams} | {
             a for a in recording.aliases if isinstance(t := recording.inputs.get(a), Tensor) and t.is_floating_point()
         }
-        return [Replace({name: step for name in {k.partition("#")[0] for k in recording.leaves} if name in named})]
+        return [Replace({name: step for name in {stream_of(k) for k in recording.leaves} if name in named})]
     return None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regard.errors import ModelError
 from regard.recording.calls import AttentionCall
-from regard.recording.tokens.tags import STRIDE
+from regard.recording.tokens.tags import STRIDE, stream_of
 
 
 class Edit:
@@ -61,7 +61,7 @@ class Replace(Edit):
 
     def entered(self, name: str, value: Tensor) -> Tensor | None:
         """The given value, or the function's."""
-        stream = name.partition("#")[0]
+        stream = stream_of(name)
         new = self.values.get(name, self.values.get(stream))
         if new is None:
             return None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.recording.calls.call import Visit
 from regard.recording.edits import Edit
 from regard.recording.states import Watch, parts
 from regard.recording.tokens.contractions import through_linear
@@ -45,10 +46,10 @@ class Frames:
         """Whether the hook was called by the recorded thread (another thread may run the same model)."""
         return threading.get_ident() == self.owner
 
-    def block(self) -> str:
-        """The innermost ModuleList element at work, with its visit, or ""."""
+    def block(self) -> Visit | None:
+        """The innermost ModuleList element at work."""
         name = next((n for n in reversed(self.stack) if n in self.listed), "")
-        return f"{name}:{self.visits[name] - 1}" if name else ""
+        return Visit(name, self.visits[name] - 1) if name else None
 
 
 @contextmanager

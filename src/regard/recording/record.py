@@ -28,7 +28,7 @@ from regard.recording.relevance.readout import Readout, check_readout
 from regard.recording.relevance.rows import precision_of
 from regard.recording.run import Run, run
 from regard.recording.tokens.meetings import of_other_tokens
-from regard.recording.tokens.tags import STRIDE, Mixing, Stream
+from regard.recording.tokens.tags import STRIDE, Mixing, Stream, stream_of
 from regard.recording.tokens.tracker import Trail
 from regard.target import Target
 
@@ -120,7 +120,7 @@ def _recorded(
         used[call.queries.flatten() % STRIDE] = True
         used[call.keys.flatten() % STRIDE] = True
     if not (maps and run.said.sayings):
-        names = dict.fromkeys(k.partition("#")[0] for k in run.leaves)
+        names = dict.fromkeys(stream_of(k) for k in run.leaves)
         used = own_tokens(trail, used, {n: run.inputs.axis(n) for n in names})
     trail.later_stages(used)
     of_other_tokens(trail)

@@ -36,7 +36,7 @@ from regard.recording.tokens.numbers import entering
 from regard.recording.tokens.operations import SHAPES, follow, name_of
 from regard.recording.tokens.overrides import Place, Said
 from regard.recording.tokens.samples import of_their_samples
-from regard.recording.tokens.tags import CHANNELS, PARAMETERS, Tag, constant, thin
+from regard.recording.tokens.tags import PARAMETERS, Entry, Lost, Tag, Why, constant, kind_of, stream_of, thin
 from regard.recording.tokens.tracker import Trail
 from regard.recording.tokens.writes import set_item
 
@@ -218,8 +218,7 @@ class Recorder(TorchFunctionMode):
         """What whole numbers have become: word embeddings of ids, or the numbers themselves, no longer whole (pixels)."""
         tag = self.trail.tag(out)
         assert tag is not None
-        visits = sum(k.partition("#")[0] == tag.source.name for k in self.leaves)
-        name = f"{tag.source.name}#{visits}" if visits else tag.source.name  # BART's decoder embeds the same ids again
+        name = Entry(tag.source.name, sum(stream_of(k) == tag.source.name for k in self.leaves))
         if tag.raw:
             self.placed[name] = tag.ids
         else:
@@ -228,8 +227,8 @@ class Recorder(TorchFunctionMode):
         self.trail.put(entered, tag)
         return entered
 
-    def leaf(self, name: str, value: Tensor, tag: Tag) -> Tensor:
-        """A place where gradients are read and edits act; `name#1`, ... where a stream enters more than once."""
+    def leaf(self, name: Entry, value: Tensor, tag: Tag) -> Tensor:
+        """A place where gradients are read and edits act."""
         for edit in self.edits:
             new = edit.entered(name, value)
             value = value if new is None else new.to(value.dtype)
@@ -449,16 +448,16 @@ class Recorder(TorchFunctionMode):
     def _names_lost(self, **tags: Tag | None) -> str:
         """Why the tokens of queries, keys or values are not known; "" where they are. G = dO Vᵀ is about the values' tokens."""
         if op := _of_channels(tags["queries"], tags["keys"]):
-            return f"{CHANNELS} ({op})"
+            return Lost(f"weighs channels, not tokens ({op})", Why.CHANNELS)
         for side in ("keys", "values", "queries"):
             tag = tags[side]
             if tag is None or tag.lost or not constant(tag.ids, -1):
                 told = "keys" if side == "values" else side
                 self.said.lost[len(self.calls)] = (told, tag.source.name if tag is not None else "")
             if tag is None:
-                return f"the {side} come from no input or parameter that was followed"
+                return Lost(f"the {side} come from no input or parameter that was followed", Why.UNFOLLOWED)
             if tag.lost:
-                return f"the trail of the {side} is lost at `{tag.lost}`"
+                return Lost(f"the trail of the {side} is lost at `{tag.lost}`", kind_of(tag.lost))
             if not constant(tag.ids, -1):
                 return f"the {side} mix several tokens along their width"
         return ""

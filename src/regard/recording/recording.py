@@ -26,7 +26,7 @@ from regard.recording.relevance.rows import Relevance, Relevances
 from regard.recording.states import State, embeddings, frontier
 from regard.recording.tokens.overrides import Said
 from regard.recording.tokens.rereads import Reread
-from regard.recording.tokens.tags import STRIDE, Mixing, Stream, constant
+from regard.recording.tokens.tags import STRIDE, Mixing, Stream, constant, stream_of
 from regard.target import Target
 
 
@@ -84,7 +84,7 @@ class Recording(CallGraph):
 
     def axis(self, name: str) -> int | None:
         """Which axis is the samples' of what enters under a name: of an input, or of its word embeddings."""
-        entry = name.partition("#")[0]
+        entry = stream_of(name)
         ids = self.embedded.get(name, self.placed.get(name))
         if ids is None:
             return self.given.axis(entry)

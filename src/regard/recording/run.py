@@ -28,7 +28,7 @@ from regard.recording.tokens import storage
 from regard.recording.tokens.overrides import Said, sayings
 from regard.recording.tokens.parameter_names import Names
 from regard.recording.tokens.samples import Packed
-from regard.recording.tokens.tags import STRIDE, Source
+from regard.recording.tokens.tags import STRIDE, Entry, Source, Why, kind_of
 from regard.recording.tokens.tracker import Trail
 
 
@@ -151,7 +151,7 @@ def _run(
         source = Source(name, order[name], shape, ids, **more)
         trail.enter(t_in := t.detach().clone(), source, inputs.axis(name))
         if t.is_floating_point():
-            t_in = recorder.leaf(name, t_in, trail.entered[name]).clone()
+            t_in = recorder.leaf(Entry(name), t_in, trail.entered[name]).clone()
         trail.put(t_in, said.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
     watch = Watch(trail, in_place) if states else None
@@ -203,19 +203,18 @@ def _blocks_of(states: Sequence[State]) -> list[Block]:
 def _blocks(calls: Sequence[AttentionCall]) -> list[Block]:
     blocks: list[Block] = []
     for call in calls:
-        if not call.block:
+        if call.block is None:
             continue
-        module, visit = call.block.rsplit(":", 1)
-        if blocks and (blocks[-1].module, blocks[-1].visit) == (module, int(visit)):
+        if blocks and (blocks[-1].module, blocks[-1].visit) == call.block:
             blocks[-1].calls.append(call.index)
         else:
-            blocks.append(Block(module, int(visit), [call.index]))
+            blocks.append(Block(*call.block, [call.index]))
     return blocks
 
 
 def numbers_in(calls: Sequence[AttentionCall], trail: Trail, inputs: Inputs) -> frozenset[str]:
     """Inputs taken for ids, or for masks, that were numbers: their tokens are read, and no table was asked for them."""
-    if inputs.switches and any("come from no input" in c.lost for c in calls):
+    if inputs.switches and any(kind_of(c.lost) is Why.UNFOLLOWED for c in calls):
         return inputs.switches
     whole = {n for n, t in inputs.followed.items() if not t.is_floating_point() and n not in inputs.numbers}
     whole -= trail.looked_up

@@ -15,7 +15,7 @@ from regard.baseline import Baseline
 from regard.errors import Misuse, nearest
 from regard.recording.inputs import back, first
 from regard.recording.tokens.cells import lattice
-from regard.recording.tokens.tags import STRIDE
+from regard.recording.tokens.tags import STRIDE, stream_of
 
 if TYPE_CHECKING:
     from regard.attribution.context import Context
@@ -64,7 +64,7 @@ def reference(context: Context, baseline: Baselines) -> dict[str, Tensor]:
     _known(context, chosen)
     out = {}
     for name in recording.leaves:
-        entry = name.partition("#")[0]
+        entry = stream_of(name)
         wanted = chosen.get(entry)
         if wanted is not None:
             of = _of_ids if name in recording.embedded else _of_floats
@@ -84,7 +84,7 @@ def _known(context: Context, names: Iterable[str]) -> None:
     recording = context.recording
     inputs = [s.name for s in recording.streams if s.kind == "input"]
     for name in names:
-        if name not in {k.partition("#")[0] for k in recording.leaves}:
+        if name not in {stream_of(k) for k in recording.leaves}:
             raise nearest(name, [*inputs, *recording.aliases], "stream of the baseline")
 
 
@@ -180,7 +180,7 @@ def _picture_axes(context: Context, name: str, x: Tensor) -> tuple[int, ...]:
 
     All after the channels, unless its patches tell; of a stack only they can. Raises Misuse where they do not.
     """
-    recording, entry = context.recording, name.partition("#")[0]
+    recording, entry = context.recording, stream_of(name)
     stream = recording.stream(recording.aliases.get(entry, entry))
     found = None
     if stream.elements is not None and stream.name == entry and not stream.packed:
@@ -211,7 +211,7 @@ def _of_shown(context: Context, name: str, x: Tensor, of: Callable[[Tensor], Ten
 def padding_of(context: Context, entry: str) -> Bool[Tensor, "batch token"] | None:
     """Padding of an input of tokens, of a sample that is all padding none; None for an input of no padding, or no tokens."""
     recording = context.recording
-    name = entry.partition("#")[0]
+    name = stream_of(entry)
     hidden, x = recording.padded.get(recording.aliases.get(name, name)), samples_first(context, entry)
     if hidden is None or hidden.shape != x.shape[:2]:
         return None
@@ -272,12 +272,12 @@ def _painted(context: Context, x: Tensor, b: Baseline, channel: int | None) -> T
 def _of_ids(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
     """Word embeddings with those of content tokens exchanged."""
     new = _embedding(context, name, x, b)
-    if context.reading.special.get(name.partition("#")[0]) is None:
+    if context.reading.special.get(stream_of(name)) is None:
         context.notes.append(
             f"special tokens of {name!r}, which the baseline leaves, are known from the model's config alone; a reader "
             "(regard.load) knows them all"
         )
-    content = content_tokens(context, name.partition("#")[0]).to(x.device)
+    content = content_tokens(context, stream_of(name)).to(x.device)
     if content.shape != x.shape[:2]:
         raise Misuse(f"the tokens of {name!r} cannot be told apart here; give a baseline for another stream")
     return torch.where(content[..., None], new, x)
@@ -306,7 +306,7 @@ def _looked_up(context: Context, name: str, ids: Tensor) -> Tensor:
     """The model's own word embeddings of other ids, read off a run on them."""
     from regard.recording.run import run
 
-    stream, given = name.partition("#")[0], context.recording.given
+    stream, given = stream_of(name), context.recording.given
     old = given.first(stream)
     new = torch.where(content_tokens(context, stream).to(old.device), ids.to(old), old)
     with torch.no_grad():

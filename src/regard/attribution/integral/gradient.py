@@ -16,7 +16,7 @@ from regard.recording import Recording
 from regard.recording.gradient import CUT, gradients_at
 from regard.recording.inputs import back, first
 from regard.recording.tokens.cells import Cells
-from regard.recording.tokens.tags import STRIDE
+from regard.recording.tokens.tags import STRIDE, stream_of
 
 
 def gradient(context: Context, *, reduce: str = "l2") -> Relevance:
@@ -114,7 +114,7 @@ def _per_stream(context: Context, of: Reduction, grads: dict[str, Tensor] | None
     out = recording.zeros()
     for stream in recording.streams:
         for name in recording.leaves if stream.kind == "input" else ():
-            if name.partition("#")[0] != stream.name:
+            if stream_of(name) != stream.name:
                 continue
             each = of.each(recording.leaves[name].detach().float(), grads[name].float())
             if name in recording.embedded:
@@ -158,7 +158,7 @@ def shared_out(recording: Recording, name: str, t: Tensor) -> Shares:
 
     Elements in no token's cell count with the last token's before them. Raises Misuse for an input that has neither.
     """
-    entry = name.partition("#")[0]
+    entry = stream_of(name)
     stream = recording.stream(recording.aliases.get(entry, entry))
     t = t.float()
     t = t[None] if stream.packed else first(t, recording.axis(name))

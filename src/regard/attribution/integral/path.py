@@ -25,7 +25,7 @@ from regard.recording.calls import Pull
 from regard.recording.edits import Replace, Scale
 from regard.recording.gradient import gradient, gradients_at
 from regard.recording.states import Key, State
-from regard.recording.tokens.tags import STRIDE, constant, thin
+from regard.recording.tokens.tags import STRIDE, constant, stream_of, thin
 from regard.site import Site
 
 Values = dict[str | Key, Tensor]
@@ -51,7 +51,7 @@ class Place:
     @classmethod
     def of_input(cls, recording: Recording, name: str) -> Place:
         """An input, or the word embeddings of ids."""
-        x, entry = recording.leaves[name].detach(), name.partition("#")[0]
+        x, entry = recording.leaves[name].detach(), stream_of(name)
         axis = recording.axis(name) or 0
         if name in recording.embedded:
             return cls(name, x, recording.embedded[name][..., None], (2,), axis)
@@ -80,9 +80,8 @@ class Place:
     def rows(self, a: Tensor, recording: Recording) -> Relevance:
         """Elements (batch, ...) summed over each row, on the rows of all streams."""
         if self.stream is not None:
-            return recording.scatter(
-                shared_out(recording, str(self.key), a).sums.reshape(1, -1), self.ids.reshape(1, -1)
-            )
+            assert isinstance(self.key, str)
+            return recording.scatter(shared_out(recording, self.key, a).sums.reshape(1, -1), self.ids.reshape(1, -1))
         summed = a.float().sum(self.features, keepdim=True) if self.features else a.float()
         return recording.scatter(summed.reshape(1, -1), self.ids.reshape(1, -1))
 
@@ -94,7 +93,7 @@ def places(recording: Recording, site: Site) -> list[Place]:
     if site.kind == "input":
         streams |= {k for k in recording.aliases if k in recording.leaves and k not in recording.embedded}
     late = streams - held(recording, states) if site.stream is None else set()  # no block has been given these yet
-    entries = [k for k in recording.leaves if k.partition("#")[0] in late]
+    entries = [k for k in recording.leaves if stream_of(k) in late]
     return [*(Place.of_state(s) for s in states), *(Place.of_input(recording, k) for k in entries)]
 
 
@@ -171,7 +170,7 @@ def zeroed(recording: Recording, place: Place, names: set[str] | None) -> Tensor
     if names is None:
         return torch.zeros_like(place.F)
     if isinstance(place.key, str):
-        return torch.zeros_like(place.F) if place.key.partition("#")[0] in names else place.F
+        return torch.zeros_like(place.F) if stream_of(place.key) in names else place.F
     own = [torch.arange(s.first, s.first + s.count) for s in recording.streams if s.name in names]
     there = torch.isin(place.ids % STRIDE, torch.cat(own)) if own else torch.zeros_like(place.ids, dtype=torch.bool)
     return place.F.masked_fill(there.to(place.F.device), 0.0)

@@ -61,6 +61,13 @@ class Pulled(NamedTuple):
     keep: Float[Tensor, "group row"]
 
 
+class Visit(NamedTuple):
+    """One run through an element of a list of modules, counted from 0."""
+
+    module: str
+    visit: int
+
+
 class Rows(NamedTuple):
     """Some query rows of a call: which ones (`at`), A there, and G there (None without a target)."""
 
@@ -105,7 +112,7 @@ class AttentionCall(Kernel):
     kernel: str
     seen: int
     lost: str = ""
-    block: str = ""
+    block: Visit | None = None
     rows_seen: int = 0
     keys_seen: int = 0
     detached: bool = False

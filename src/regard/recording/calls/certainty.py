@@ -17,8 +17,8 @@ from torch import Tensor
 
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.call import by_rows
-from regard.recording.tokens.overrides import AXIS, Said
-from regard.recording.tokens.tags import COPIES, PLACES, STRIDE
+from regard.recording.tokens.overrides import Said
+from regard.recording.tokens.tags import STRIDE, Lost, Why
 from regard.recording.tokens.tracker import Trail
 
 
@@ -33,7 +33,8 @@ def contradicted(calls: Sequence[AttentionCall], trail: Trail) -> list[Attention
 def _confused(call: AttentionCall, trail: Trail) -> str:
     """Why it is not known which copy of a token a query row is, where several calls told them apart."""
     confused = trail.confused >> call.event & 1
-    return f"{COPIES}, and cannot be told from one another" if confused else ""
+    told = "copies of one token are attended in several calls, and cannot be told from one another"
+    return Lost(told, Why.COPIES) if confused else ""
 
 
 def _copies(call: AttentionCall, trail: Trail) -> str:
@@ -43,7 +44,8 @@ def _copies(call: AttentionCall, trail: Trail) -> str:
         of_input[stream.rows] = stream.of_input
     each = [ids[of_input[ids % STRIDE]].unique() for ids in call.queries] if len(call.queries) > 1 else []
     if each and len(found := torch.cat(each)) > len(found.unique()):
-        return f"{PLACES} (copies, overlapping windows, heads of different orders)"
+        told = "a token stands at several places of it (copies, overlapping windows, heads of different orders)"
+        return Lost(told, Why.COPIES)
     return ""
 
 
@@ -58,7 +60,8 @@ def _contradiction(call: AttentionCall, trail: Trail) -> str:
     if not bool(wrong.any()):
         return ""
     name = trail.stream_of(int(ids[wrong][0] % STRIDE)).name
-    return f"rows of {name} were given to samples {AXIS}"
+    told = f"rows of {name} were given to samples along an axis that only has the length of the batch"
+    return Lost(told, Why.AXIS)
 
 
 def _rows(call: AttentionCall, trail: Trail) -> tuple[Tensor, Bool[Tensor, "group row"]]:

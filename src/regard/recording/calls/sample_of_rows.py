@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from regard.recording.calls import AttentionCall
-from regard.recording.tokens.tags import STRIDE, Merge
+from regard.recording.tokens.tags import STRIDE, Lost, Merge, Why
 from regard.recording.tokens.tracker import Trail
 
-MEET = "rows of several samples meet in it"
+MEET = Lost("rows of several samples meet in it", Why.SAMPLES)
 
 
 def samples_meet(calls: Sequence[AttentionCall]) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from regard.recording.recording import Recording
-from regard.recording.tokens.tags import STRIDE, Stream, thin
+from regard.recording.tokens.tags import STRIDE, Stream, stream_of, thin
 
 ROUNDS = 24
 """Sets that overlap are coded in rounds, apart; beyond so many rounds they share their tokens, and the test is weaker."""
@@ -223,7 +223,7 @@ def places(recording: Recording) -> tuple[list[Place], list[str]]:
     """
     found, beside = [], []
     for name, leaf in recording.leaves.items():
-        stream = name.partition("#")[0]
+        stream = stream_of(name)
         own = [s for s in recording.streams if s.name == stream and s.kind == "input"]
         known = own or [s for s in recording.stages if s.name == stream and s.kind == "input"]
         met = [] if own else _met(recording, stream)
@@ -281,7 +281,7 @@ def owners(recording: Recording, name: str, shape: torch.Size, stream: Stream) -
     """Ids of the token that each element of an input belongs to, in the axes of what enters (see `_owners`)."""
     raw = recording.placed.get(name)
     if raw is not None:
-        whole = recording.given.first(name.partition("#")[0]).shape
+        whole = recording.given.first(stream_of(name)).shape
         ids = _owners(tuple(whole) if stream.packed else (1, *whole[1:]), stream)
         return None if ids is None else _of_elements(raw, ids.expand(whole if stream.packed else (1, *whole[1:])))
     axis = recording.axis(name)

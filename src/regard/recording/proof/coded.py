@@ -12,7 +12,7 @@ from regard.errors import ModelError
 from regard.recording.proof.claims import Claim, Claims, Place, Round
 from regard.recording.proof.cut_run import Term, Unit, Weights
 from regard.recording.proof.findings import Contradiction
-from regard.recording.tokens.tags import STRIDE
+from regard.recording.tokens.tags import STRIDE, stream_of
 
 TOLERANCE = 1e-6
 """The share of a token's gradient that may come from rows that are not said to rest on it. Where no path leads, the gradient is
@@ -29,7 +29,7 @@ class Gradients:
 
     def without(self, names: frozenset[str]) -> Gradients:
         """The same, but for some inputs."""
-        return Gradients([p for p in self.places if p.name.partition("#")[0] not in names])
+        return Gradients([p for p in self.places if stream_of(p.name) not in names])
 
     def __call__(self, y: Tensor) -> list[Tensor]:
         """|∂y/∂x| at each place, in the shape of its ids."""

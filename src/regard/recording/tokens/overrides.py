@@ -16,22 +16,18 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regard.errors import Misuse, TrailLost, nearest
-from regard.recording.calls.sample_of_rows import MEET
 from regard.recording.tokens.tags import (
-    CHANNELS,
-    COPIES,
     PARAMETERS,
-    PLACES,
-    SEVERAL,
     STRIDE,
     Source,
     Stream,
     Tag,
+    Why,
     first_along,
+    kind_of,
 )
 from regard.recording.tokens.tracker import Trail
 
-AXIS = "along an axis that only has the length of the batch"
 FIELDS = ("call", "side", "at", "grid", "axis")
 SIDES = {"": ("keys", "queries"), "both": ("keys", "queries"), "keys": ("keys",), "queries": ("queries",)}
 SAMPLES = (
@@ -263,13 +259,13 @@ class Said:
     def refuse_lost(self, trail: Trail, reasons: Mapping[int, str]) -> None:
         """An error that names the first call whose tokens are not known, and what to say. `reasons`: call -> why."""
         for index, why in reasons.items():
-            if MEET in why or SEVERAL in why:
+            if kind_of(why) is Why.SAMPLES:
                 raise TrailLost(f"in {self.places[index]} rows of several samples meet: {SAMPLES}")
             if not self.places[index].keys:
                 raise TrailLost(
                     f"attention call {index} ({self.places[index].module or 'the model'}) has no map: {why}"
                 )
-            if why.startswith(CHANNELS):
+            if kind_of(why) is Why.CHANNELS:
                 raise TrailLost(f"{self.places[index]} {why}: there is no map of tokens")
             raise TrailLost(
                 f"whose tokens {self.places[index]} reads is not known: {why}; {self._remedy(trail, index, why)}"
@@ -277,9 +273,9 @@ class Said:
 
     def _remedy(self, trail: Trail, index: int, why: str) -> str:
         """What helps. Rows that are known, but of which one token has several, no statement of the caller tells apart."""
-        if why.startswith((PLACES, COPIES)):
+        if kind_of(why) is Why.COPIES:
             return "streams= cannot tell these apart, and there is no map of such attention"
-        if why.endswith(AXIS):
+        if kind_of(why) is Why.AXIS:
             return "explain another number of samples at a time"
         side, name = self.lost.get(index, ("keys", ""))
         name, n = name or next(iter(trail.entered), "tokens"), self.places[index].count(side)

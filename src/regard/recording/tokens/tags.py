@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,16 +21,62 @@ PARAMETERS = 10_000
 """Sources of this rank and above are parameters."""
 
 
-SEVERAL = "a sum over several samples"
+class Why(enum.Enum):
+    """Kinds of reasons why it is not known whose tokens something is."""
+
+    UNFOLLOWED = enum.auto()
+    """It comes from no input or parameter that was followed."""
+    SAMPLES = enum.auto()
+    """Rows of several samples meet."""
+    AXIS = enum.auto()
+    """Rows were given to samples by the length of an axis alone."""
+    COPIES = enum.auto()
+    """Copies of one token, or several places of it, cannot be told apart."""
+    CHANNELS = enum.auto()
+    """Channels are weighed, not tokens."""
+    OTHER = enum.auto()
 
 
-CHANNELS = "weighs channels, not tokens"
+class Lost(str):
+    """A reason in words, of a kind."""
+
+    kind: Why
+
+    def __new__(cls, words: str, kind: Why) -> Lost:
+        """The words, and what they are about."""
+        made = super().__new__(cls, words)
+        made.kind = kind
+        return made
 
 
-PLACES = "a token stands at several places of it"
+def kind_of(reason: str) -> Why:
+    """The kind of a reason, which may be words alone."""
+    return reason.kind if isinstance(reason, Lost) else Why.OTHER
 
 
-COPIES = "copies of one token are attended in several calls"
+SEVERAL = Lost("a sum over several samples", Why.SAMPLES)
+"""What ends the trail of rows that were summed over an axis of samples."""
+
+
+class Entry(str):
+    """Where a stream enters a run: its name, and how often it has entered before (BART's decoder embeds the same ids again).
+
+    It is a name itself: `input_ids`, `input_ids#1`.
+    """
+
+    stream: str
+    visit: int
+
+    def __new__(cls, stream: str, visit: int = 0) -> Entry:
+        """The entry of a stream, counted from 0."""
+        made = super().__new__(cls, f"{stream}#{visit}" if visit else stream)
+        made.stream, made.visit = stream, visit
+        return made
+
+
+def stream_of(name: str) -> str:
+    """The stream that enters under a name, which may be a stream's own."""
+    return name.stream if isinstance(name, Entry) else name
 
 
 @dataclass
