@@ -73,7 +73,7 @@ class Batch:
         return self.real & ~stop & (torch.arange(stop.shape[1]) < stop.shape[1] - 1)
 
 
-def batch_of(reader: regard.models.Reader, facts: Sequence[Fact]) -> Batch:
+def batch_of(reader: regard.reader.Reader, facts: Sequence[Fact]) -> Batch:
     reading = reader.read([f.prompt for f in facts])
     inputs, ids = reading.inputs, reader.processor.convert_tokens_to_ids
     with torch.no_grad():
@@ -105,7 +105,7 @@ def variants() -> Iterator[tuple[str, str, dict[str, str]]]:
                 yield shown, method.name, {choice: value} if choice else {}
 
 
-def scores(reader: regard.models.Reader, batch: Batch, target: Target, method: str, options: dict[str, str]) -> Tensor:
+def scores(reader: regard.reader.Reader, batch: Batch, target: Target, method: str, options: dict[str, str]) -> Tensor:
     """The map (b, n) of each prompt of a batch."""
     exp: Any = regard.explain(reader.model, batch.inputs, target, method=method, **options)
     return exp.scores["input_ids"].cpu()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from regard.explanation.explanation import Explanation as Explanation
     from regard.explanation.generation import Generation as Generation
     from regard.explanation.receipt import Receipt as Receipt
-    from regard.models.loading import load as load
+    from regard.reader import load as load
     from regard.recording.proof.verify import Verification as Verification
     from regard.recording.proof.verify import verify as verify
     from regard.recording.record import record as record
@@ -52,7 +52,7 @@ HOMES = {
     "compare": "evaluation.compare",
     "explain": "api.explain",
     "inspect": "api.inspect",
-    "load": "models.loading",
+    "load": "reader",
     "methods": "attribution.table",
     "record": "recording.record",
     "register": "attribution.table",

@@ -15,7 +15,7 @@ from regard import Target
 from regard.cli import commands as cli
 from regard.errors import InputError, Misuse, TargetError, UnknownName
 from regard.explanation.raw_inputs import Reading, Text
-from regard.models.token_targets import Asking
+from regard.models.token_targets import TokenTargets
 from regard.report.view import target_of
 from support.tiny import strong
 from support.writers import save, tokenizer
@@ -150,7 +150,7 @@ def asking(left: str, **more):
     made = tokenizer(**more)
     text = Text(left, [], [], [], [])
     model = SimpleNamespace()
-    return Asking("next", model, made, Reading({}, {"input_ids": [text]}), "input_ids", [], int), made
+    return TokenTargets("next", model, made, Reading({}, {"input_ids": [text]}), "input_ids", [], int), made
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,9 @@ def tagged(*tags: str, wanted=None):
         at = SENTENCE.index(piece.removeprefix("##"), at)
         spans.append((at, at + len(piece.removeprefix("##"))))
     text = Text(SENTENCE, cut, [*spans, (0, 0)], [], [True, *[False] * 7, True])
-    ask = Asking("tags", torch.nn.Module(), None, Reading({}, {"input_ids": [text]}), "input_ids", TAGS, TAGS.index)
+    ask = TokenTargets(
+        "tags", torch.nn.Module(), None, Reading({}, {"input_ids": [text]}), "input_ids", TAGS, TAGS.index
+    )
     logits = torch.zeros(1, 9, len(TAGS))
     logits[0, torch.arange(9), torch.tensor([TAGS.index(t) for t in tags])] = 1
     return [t.label for t in ask.of(wanted).found(SimpleNamespace(logits=logits))]

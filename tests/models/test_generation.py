@@ -36,7 +36,7 @@ every = pytest.mark.parametrize("name", WRITERS)
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory):
-    made: dict[str, regard.models.Reader] = {}
+    made: dict[str, regard.reader.Reader] = {}
 
     def load(name: str):
         if name not in made:

@@ -15,8 +15,7 @@ from torch import nn
 import regard
 from regard.errors import InputError, ModelError, RegardError, TargetError, UnknownName
 from regard.explanation.raw_inputs import Picture
-from regard.models.loading import load
-from regard.reader import Reader
+from regard.reader import Reader, load
 from support.folders import NAMES, image_processor, picture, wordpiece
 
 transformers = pytest.importorskip("transformers")
@@ -261,8 +260,8 @@ def test_a_model_that_names_no_classes_takes_numbers():
 def test_explain_passes_on_what_the_reader_knows(text_folder, monkeypatch):
     calls = []
 
-    def explain(model, reading, **options):
-        calls.append((model, reading, options))
+    def explain(model, reading, target, **options):
+        calls.append((model, reading, {"target": target, **options}))
         return [SimpleNamespace(receipt=SimpleNamespace(notes=[])) for _ in range(2)]
 
     monkeypatch.setattr("regard.reader.explain_reading", explain)
@@ -285,8 +284,8 @@ def test_explain_passes_on_what_the_reader_knows(text_folder, monkeypatch):
 
 
 def test_inspect_and_record_read_raw_inputs(image_folder, monkeypatch, cat):
-    monkeypatch.setattr(regard, "inspect", lambda model, inputs: ("seen", list(inputs)), raising=False)
-    monkeypatch.setattr(regard, "record", lambda model, inputs, target: (target, list(inputs)), raising=False)
+    monkeypatch.setattr("regard.reader.inspect", lambda model, inputs: ("seen", list(inputs)))
+    monkeypatch.setattr("regard.reader.record", lambda model, inputs, target: (target, list(inputs)))
     reader = load(image_folder("vit"))
     assert reader.inspect(cat) == ("seen", ["pixel_values"])
     assert reader.record(cat, target="dog") == (1, ["pixel_values"])

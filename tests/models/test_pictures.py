@@ -15,8 +15,8 @@ from torch import nn
 
 from regard.errors import InputError
 from regard.models.geometry import probe
-from regard.models.loading import load
 from regard.models.pictures import read_picture, to_rgb
+from regard.reader import load
 from support.folders import image_processor, picture
 
 transformers = pytest.importorskip("transformers")

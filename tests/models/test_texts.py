@@ -12,8 +12,8 @@ import torch
 import regard
 from regard.errors import InputError
 from regard.explanation.raw_inputs import Text, words_of
-from regard.models.loading import load
 from regard.models.texts import words
+from regard.reader import load
 from support.folders import byte_level, text_parts, wordpiece
 
 transformers = pytest.importorskip("transformers")

@@ -8,7 +8,8 @@ explained.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +30,16 @@ COMPARED = "logits_per_image"  # (picture, text)
 WRITES = ("BlipForQuestionAnswering",)
 MOST = 20  # tokens of an answer
 ANSWER = "answer"  # what its text is called
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be explained of a reading: a target, a list of them, or what finds them in the model's output (`find`)."""
+
+    reading: Reading
+    target: Any = None
+    find: Callable[[Any], list[Any]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _known(model: nn.Module, table: Any) -> str | None:
@@ -68,7 +79,7 @@ def contrast_of(model: nn.Module, c: int | None, d: int | None, texts: Sequence[
     return Target.contrast(c, d, output=COMPARED if texts is not None else None if name is None else SCORES[name])
 
 
-def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | None) -> tuple[Reading, Target]:
+def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | None) -> Wanted:
     """The reading with an answer, the model's own where none is given, and minus its loss as the target.
 
     y = -loss is the mean log-likelihood of the answer's tokens, but for the smoothing of labels that the model's loss has.
@@ -101,7 +112,7 @@ def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | N
         raw={**reading.raw, "decoder_input_ids": [text]},
         special=reading.special | special,
     )
-    return full, target
+    return Wanted(full, target)
 
 
 def _text(tokenizer: Any, ids: list[int]) -> Text:

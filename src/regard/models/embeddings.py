@@ -22,6 +22,7 @@ from regard.errors import InputError, ModelError, TargetError, nearest
 from regard.explanation.raw_inputs import Text
 from regard.models.checkpoint import read_json
 from regard.models.generate import can_write
+from regard.models.places import WITH_SENTENCE_TRANSFORMER
 from regard.models.texts import read_texts
 from regard.target import Target
 
@@ -328,7 +329,9 @@ def of_folder(model: nn.Module, modules: list[dict[str, Any]], find: Callable[[s
         elif kind == "Dense" and pool is not None:
             after += _dense(_json(find(f"{path}/config.json")), find(f"{path}/model.safetensors"))
         elif kind != "Dropout":
-            raise ModelError(f"it has a part {kind!r} that only sentence-transformers knows; {WITH}")
+            raise ModelError(
+                f"it has a part {kind!r} that only sentence-transformers knows; {WITH_SENTENCE_TRANSFORMER}"
+            )
     said = _json(find("config_sentence_transformers.json"))
     own = _json(find("sentence_bert_config.json"))
     name = said.get("default_prompt_name")
@@ -341,9 +344,6 @@ def of_folder(model: nn.Module, modules: list[dict[str, Any]], find: Callable[[s
         str((said.get("prompts") or {}).get(name, "")) if name else "",
         bool(own.get("do_lower_case", False)),
     )
-
-
-WITH = "load it with SentenceTransformer(folder) and give that to regard.load"
 
 
 def _kind(part: Any) -> str:
@@ -362,7 +362,9 @@ def _pooling(config: dict[str, Any]) -> Callable[[States, Mask], Tensor]:
     modes = modes or [key for key in config if key.startswith("pooling_mode_") and config[key] is True]
     names = [known(str(mode)) for mode in modes or ["mean"]]
     if not config.get("include_prompt", True):
-        raise ModelError(f"its pooling leaves the prompt out, which only sentence-transformers does; {WITH}")
+        raise ModelError(
+            f"its pooling leaves the prompt out, which only sentence-transformers does; {WITH_SENTENCE_TRANSFORMER}"
+        )
     pools = [POOLINGS[name] for name in names]
     return pools[0] if len(pools) == 1 else lambda states, mask: torch.cat([p(states, mask) for p in pools], -1)
 
@@ -374,7 +376,7 @@ def _dense(config: dict[str, Any], weights: Path | None) -> list[nn.Module]:
     name = str(config.get("activation_function", "torch.nn.modules.linear.Identity")).rpartition(".")[2]
     if weights is None or name not in _ACTIVATIONS:
         what = "has no safetensors" if weights is None else f"has an activation {name!r} that Regard does not know"
-        raise ModelError(f"its layer after the pooling {what}; {WITH}")
+        raise ModelError(f"its layer after the pooling {what}; {WITH_SENTENCE_TRANSFORMER}")
     tensors = load_file(weights)
     weight = tensors["linear.weight"]
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias="linear.bias" in tensors)

@@ -19,12 +19,14 @@ from torch import nn
 
 from regard.errors import InputError, Misuse, ModelError, RegardError, nearest
 from regard.models import embeddings, sounds
-from regard.models import holders as held
 from regard.models.adapters import Adapter, adapter_in
 from regard.models.checkpoint import ADAPTER, CONVERT, Checkpoint
 from regard.models.generate import can_write
-from regard.models.regions import encoder_in, takes_regions
-from regard.reader import Kind, Reader
+from regard.models.holders import Parts, embeds_sentences, take_apart
+from regard.models.places import is_name, place
+from regard.models.reading import Kind
+from regard.models.regions import takes_regions
+from regard.models.texts import pad_id
 
 
 @dataclass(frozen=True)
@@ -72,55 +74,40 @@ TASKS = {
     "speech-recognition": Task("AutoModelForCTC", (), "sound", "MODEL_FOR_CTC_MAPPING"),
 }
 SHARED = ("cache_dir", "force_download", "local_files_only", "proxies", "subfolder", "token")
-_HUB_NAME = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")
 LIBRARIES = {"Torchvision": "torchvision", "SentencePiece": "sentencepiece", "protobuf": "protobuf", "scipy": "scipy"}
 
 
-def load(
-    name_or_model: Any,
-    processor: Any = None,
-    *,
-    task: str | None = None,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-    allow_missing: bool = False,
-    pooling: str | None = None,
-    **from_pretrained: Any,
-) -> Reader:
-    """Load a model with what reads raw inputs for it.
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what reads raw inputs for it; the folder (or the name on the hub) that it came from, if it did; and notes."""
 
-    Args:
-        name_or_model: a zoo name ("zoo/vit-scenes"), a folder made by `save_pretrained` (an adapter's too, where its base
-            is a folder here), a name on the Hugging Face hub; a module, which is used as it is and needs `processor`; or
-            what holds both, such as a pipeline, a SentenceTransformer, a CrossEncoder or a Trainer.
-        processor: an image processor, a tokenizer, a processor that holds one of them, a callable from a PIL image to
-            a tensor (channels, rows, columns), or a name or folder to load one from. Default: the model's own.
-        task: one of TASKS; default: what the checkpoint's architecture says.
-        trust_remote_code: run Python code that comes with the checkpoint.
-        revision: branch, tag or commit on the hub.
-        allow_missing: accept weights that the checkpoint lacks, and so are random.
-        pooling: how an embedding model makes one vector of its tokens' (a name of `embeddings.POOLINGS`), where neither its
-            folder nor its object says so. Two texts are given to such a model as a tuple, and their likeness is explained.
-        from_pretrained: further options of Transformers' `from_pretrained`, such as `dtype` or `local_files_only`.
+    model: nn.Module
+    processor: Any
+    kind: Kind
+    folder: str | None = None
+    notes: tuple[str, ...] = ()
 
-    Raises InputError for a model or processor that cannot be found or read, UnknownName for a task or zoo name,
-    ModelError for one that cannot be loaded as it is.
-    """
-    if task is not None and task not in TASKS:
-        raise nearest(task, TASKS, "task")
-    options = {"trust_remote_code": trust_remote_code, "revision": revision}
+
+def by_name(
+    name: str | os.PathLike[str],
+    processor: Any,
+    task: str | None,
+    options: dict[str, Any],
+    from_pretrained: dict[str, Any],
+    allow_missing: bool,
+    pooling: str | None,
+) -> Loaded:
+    """Load a model from a folder or from the hub. `options`: trust_remote_code and revision. Raises as `regard.load` does."""
+    _check_task(task)
     shared = options | {key: from_pretrained[key] for key in SHARED if key in from_pretrained}
-    if not _is_name(name_or_model):
-        model, processor = held.take_apart(name_or_model, processor)
-        return _reader_of(model, processor, task, shared, pooling)
     transformers = _transformers()
     with _quiet(transformers):
-        adapter = adapter_in(name_or_model)
-        name = _place(name_or_model if adapter is None else adapter.base)
+        adapter = adapter_in(name)
+        name = place(name if adapter is None else adapter.base)
         files = Checkpoint(name, shared)
         config = _config(transformers, name, shared)
         chain = files.json("modules.json")
-        found = _asked(transformers, config, name, task or (adapter.task if adapter else None), chain)
+        found = _task_of(transformers, config, name, task or (adapter.task if adapter else None), chain)
         given = options | from_pretrained | (adapter.classes if adapter else {})
         model = _model(transformers, files, found, config, given, allow_missing, adapter)
         source = processor if processor is not None else name if adapter is None else adapter.reads
@@ -133,48 +120,40 @@ def load(
         raise Misuse(f"pooling= is for models that make vectors of texts; {type(model).__name__} has a head")
     if found.kind == "text":
         _give_padding(model, loaded)
-    labels = [] if found.kind == "embedding" else labels_of(model)
-    return Reader(model.eval(), loaded, found.kind, labels, encoder_in(name), notes)
+    return Loaded(model.eval(), loaded, found.kind, name, tuple(notes))
 
 
-def labels_of(model: nn.Module) -> list[str]:
-    """Return the class names of a model's config in index order; [] where it has none, or only the default ones of a
-    model that does not classify.
-    """
-    names = getattr(getattr(model, "config", None), "id2label", None)
-    if not names:
-        return []
-    by_index = {int(index): str(name) for index, name in names.items()}
-    labels = [by_index.get(i, f"LABEL_{i}") for i in range(max(by_index) + 1)]
-    default = all(label == f"LABEL_{i}" for i, label in enumerate(labels))
-    return [] if default and "Classif" not in type(model).__name__ else labels
-
-
-def _reader_of(
-    model: nn.Module, processor: Any, task: str | None, shared: dict[str, Any], pooling: str | None
-) -> Reader:
-    """Make a reader for a module that the user built: it is not changed, not even its mode."""
+def around(given: Any, processor: Any, task: str | None, options: dict[str, Any], pooling: str | None) -> Loaded:
+    """A module that the user built, or what holds one, with its processor: it is not changed, not even its mode."""
+    _check_task(task)
+    shared = {key: options[key] for key in ("trust_remote_code", "revision", *SHARED) if key in options}
+    model, processor = take_apart(given, processor)
     if processor is None:
         raise InputError(f"{type(model).__name__} was given without a processor; pass processor= (or its folder) too")
     kind = _kind_of(model, processor, task, pooling)
-    if _is_name(processor):
+    if is_name(processor):
         transformers = _transformers()
         with _quiet(transformers):
             processor = _processor(transformers, processor, kind, shared)
-    elif kind == "image-text" and isinstance(processor, held.Parts):
+    elif kind == "image-text" and isinstance(processor, Parts):
         processor = _joined(model, processor)
-    labels = [] if kind == "embedding" else labels_of(model)
     notes: list[str] = []
-    if isinstance(model, nn.Sequential) and held.embeds_sentences(model):
+    if isinstance(model, nn.Sequential) and embeds_sentences(model):
         model = embeddings.of_sentence_transformer(model)
     elif kind == "embedding":
         model, notes = embeddings.of_module(model, pooling)
-    return Reader(model, _part(processor, kind), kind, labels, notes=notes)
+    return Loaded(model, _part(processor, kind), kind, notes=tuple(notes))
+
+
+def _check_task(task: str | None) -> None:
+    """Raise UnknownName for a task that there is not."""
+    if task is not None and task not in TASKS:
+        raise nearest(task, TASKS, "task")
 
 
 def _kind_of(model: nn.Module, processor: Any, task: str | None, pooling: str | None) -> Kind:
     """What a module reads, by the task where it is said, else by the module and its processor."""
-    if held.embeds_sentences(model):
+    if embeds_sentences(model):
         return "embedding"
     if task is not None:
         return TASKS[task].kind
@@ -186,7 +165,7 @@ def _kind_of(model: nn.Module, processor: Any, task: str | None, pooling: str | 
         return "sound"
     if pooling is not None or (embeddings.is_headless(model) and not _part_of(processor, "image_processor")):
         return "embedding"
-    if _is_name(processor) or _part_of(processor, "image_processor"):
+    if is_name(processor) or _part_of(processor, "image_processor"):
         return "image" if getattr(model, "main_input_name", "") == "pixel_values" else "text"
     return "text" if _is_tokenizer(processor) else "image"
 
@@ -195,7 +174,7 @@ def _part_of(processor: Any, name: str) -> bool:
     return getattr(processor, name, None) is not None
 
 
-def _joined(model: nn.Module, parts: held.Parts) -> Any:
+def _joined(model: nn.Module, parts: Parts) -> Any:
     """The processor that Transformers has for a model of pictures and texts, made of its parts."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
@@ -228,36 +207,6 @@ def _shortened(files: Checkpoint, tokenizer: Any) -> Any:
 def _reads_both(model: nn.Module) -> bool:
     """Whether a model reads pictures and texts, or writes a text."""
     return can_write(model) or {"pixel_values", "input_ids"} <= set(inspect.signature(model.forward).parameters)
-
-
-def _place(name: str | os.PathLike[str]) -> str:
-    """Turn a zoo name or a folder into a folder that exists; let names on the hub through."""
-    said = os.fspath(name)
-    if said == "zoo" or said.startswith("zoo/"):
-        return _zoo(said)
-    path = Path(said).expanduser()
-    if said.strip() and (path / "0_Transformer" / "config.json").is_file():  # as sentence-transformers saved it once
-        raise InputError(f"{said} keeps its model in a folder of its own: {embeddings.WITH}")
-    if said.strip() and path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"{said} is not a model folder: it has no config.json; give one made by save_pretrained")
-        return str(path)
-    if path.is_file():
-        raise InputError(f"{said} is a file; give the folder that holds the model's config.json")
-    if not isinstance(name, str) or not _HUB_NAME.fullmatch(said):
-        raise InputError(f"no such model folder: {said!r}")
-    return said
-
-
-def _zoo(name: str) -> str:
-    from regard import zoo
-
-    if name not in zoo.names():
-        raise nearest(name, zoo.names(), "zoo model")
-    folder = Path(zoo.folder(name))
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{name} is not installed: {folder} holds no model; install Regard anew")
-    return str(folder)
 
 
 def _transformers() -> Any:
@@ -336,7 +285,7 @@ def _config(transformers: Any, name: str, shared: dict[str, Any]) -> Any:
         return transformers.AutoConfig.from_pretrained(name, **shared)
 
 
-def _asked(transformers: Any, config: Any, name: str, task: str | None, chain: Any) -> Task:
+def _task_of(transformers: Any, config: Any, name: str, task: str | None, chain: Any) -> Task:
     """The task that is asked for, else what the checkpoint says of itself."""
     if task is not None:
         return TASKS[task]
@@ -437,9 +386,9 @@ def _no_safetensors(name: str) -> str:
 
 def _processor(transformers: Any, source: Any, kind: Kind, shared: dict[str, Any]) -> Any:
     """Load, or take out of what was given, the image processor or tokenizer."""
-    if not _is_name(source):
+    if not is_name(source):
         return _part(source, kind)
-    name = _place(source) if not Path(source).is_dir() else os.fspath(source)
+    name = place(source) if not Path(source).is_dir() else os.fspath(source)
     if kind == "sound":
         return _hearing(transformers, name, shared)
     what, auto = {
@@ -456,7 +405,7 @@ def _processor(transformers: Any, source: Any, kind: Kind, shared: dict[str, Any
     return _part(loaded, kind)
 
 
-def _hearing(transformers: Any, name: str, shared: dict[str, Any]) -> held.Parts:
+def _hearing(transformers: Any, name: str, shared: dict[str, Any]) -> Parts:
     """The feature extractor of a model of sound, and the tokenizer of one that writes, if there is one."""
     with _failing_as(
         InputError, f"the feature extractor of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"
@@ -468,7 +417,7 @@ def _hearing(transformers: Any, name: str, shared: dict[str, Any]) -> held.Parts
             InputError, f"the tokenizer of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"
         ):
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **shared)
-    return held.Parts(tokenizer=tokenizer, feature_extractor=extractor)
+    return Parts(tokenizer=tokenizer, feature_extractor=extractor)
 
 
 def _part(processor: Any, kind: Kind) -> Any:
@@ -484,7 +433,7 @@ def _part(processor: Any, kind: Kind) -> Any:
         if sounds.extractor_of(processor) is None:
             raise InputError(f"{type(processor).__name__} holds no feature extractor, which a model of sound needs")
         whole = getattr(processor, "feature_extractor", None) is not None
-        return processor if whole else held.Parts(feature_extractor=processor)
+        return processor if whole else Parts(feature_extractor=processor)
     part = getattr(processor, "image_processor" if kind == "image" else "tokenizer", None)
     part = processor if part is None else part
     if (kind != "image") != _is_tokenizer(part) or not callable(part):
@@ -496,15 +445,9 @@ def _part(processor: Any, kind: Kind) -> Any:
 
 def _give_padding(model: nn.Module, tokenizer: Any) -> None:
     """Let a decoder's classifier that we loaded know the padding, which it finds the last token by in a batch."""
-    from regard.models.texts import pad_id
-
     config: Any = getattr(model, "config", None)
     if hasattr(config, "pad_token_id") and config.pad_token_id is None:
         config.pad_token_id = pad_id(tokenizer)
-
-
-def _is_name(processor: Any) -> bool:
-    return isinstance(processor, str | os.PathLike)
 
 
 def _is_tokenizer(processor: Any) -> bool:

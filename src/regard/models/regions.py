@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,15 +25,6 @@ SAY = "give regions=boxes, one (left, top, right, bottom) each, as fractions of 
 def takes_regions(model: nn.Module) -> bool:
     """Whether a model's forward takes region features with their boxes."""
     return {FEATURES, BOXES} <= set(inspect.signature(model.forward).parameters)
-
-
-def encoder_in(folder: str) -> Encoder | None:
-    """What turns boxes into the vectors that a model reads, where its folder brings it."""
-    if not (Path(folder) / "regions.safetensors").is_file():
-        return None
-    from regard.zoo.region_encoder import region_encoder
-
-    return region_encoder(Path(folder))
 
 
 def split(raw: Any, name: str) -> tuple[Any, str]:

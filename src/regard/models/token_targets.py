@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from regard.errors import InputError, Misuse, TargetError, UnknownName
 from regard.explanation.raw_inputs import Reading, Text
 from regard.models.chats import can_write
+from regard.models.default_targets import Wanted
 from regard.models.texts import alone
 from regard.target import Target, Value, field, scores
 
@@ -40,7 +41,7 @@ def kind_of(model: nn.Module, kind: str) -> Kind:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TokenTarget:
     """A target, or what makes targets of the model's output; and what to say of the words that were asked for."""
 
     target: Any = None
@@ -49,7 +50,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Asking:
+class TokenTargets:
     """A text (or a batch of them) that was read, and who reads it.
 
     Attributes:
@@ -71,21 +72,21 @@ class Asking:
         """The texts, one a sample."""
         return [t for t in self.reading.raw.get(self.stream, ()) if isinstance(t, Text)]
 
-    def of(self, target: Any, against: Any = None, token: Any = None) -> Asked:
+    def of(self, target: Any, against: Any = None, token: Any = None) -> TokenTarget:
         """A target of what was asked for: a word or a number, another one to tell it from, and a token that says where."""
         if not isinstance(target, str | None) and (isinstance(target, bool) or not hasattr(target, "__index__")):
             if against is not None or token is not None:
                 raise Misuse(
                     "against= and token= go with a word or a number as the target; say it in the Target itself"
                 )
-            return Asked(target)
+            return TokenTarget(target)
         return {"next": self._next, "mask": self._mask, "tags": self._tag, "span": self._span}[self.kind](
             target, against, token
         )
 
     # -- words ----------------------------------------------------------------------------------------------------------
 
-    def _next(self, target: Any, against: Any, token: Any) -> Asked:
+    def _next(self, target: Any, against: Any, token: Any) -> TokenTarget:
         if token is None:
             return self._word("next token", "", -1, target, against, [t.text for t in self.texts] or [""])
         at, where = self._place(token)
@@ -94,7 +95,7 @@ class Asking:
             at -= len(self.texts[0].tokens)  # rows of a picture may stand before those of the text
         return self._word("next token", f" after {where}", at, target, against, lefts)
 
-    def _mask(self, target: Any, against: Any, token: Any) -> Asked:
+    def _mask(self, target: Any, against: Any, token: Any) -> TokenTarget:
         at, where = self._place(token) if token is not None else (self._masks(), self.tokenizer.mask_token)
         lefts = [
             t.text[: max([b for _, b in t.offsets[:p]], default=0)]
@@ -114,20 +115,20 @@ class Asking:
             found += at
         return _joined(found)
 
-    def _word(self, what: str, where: str, at: Any, target: Any, against: Any, lefts: Sequence[str]) -> Asked:
+    def _word(self, what: str, where: str, at: Any, target: Any, against: Any, lefts: Sequence[str]) -> TokenTarget:
         """The logit of a word at a place, or how much more it is than that of another one."""
         if target is None and against is None:
-            return Asked(Target.next_token(None, at).named(f"{what}{where}: the predicted one"))
+            return TokenTarget(Target.next_token(None, at).named(f"{what}{where}: the predicted one"))
         first, name, notes = self._spelt(target, lefts)
         if against is None:
-            return Asked(Target.next_token(first, at).named(f"{what}{where}: {name}"), notes=notes)
+            return TokenTarget(Target.next_token(first, at).named(f"{what}{where}: {name}"), notes=notes)
         second, rival, more = self._spelt(against, lefts)
         if first is not None and torch.equal(torch.as_tensor(first), torch.as_tensor(second)):
             raise Misuse(
                 f"{target!r} and {against!r} begin with the same token, so nothing here tells one from the other"
             )
         made = Target.contrast(first, second, at)
-        return Asked(made.named(f"{what}{where}: {name} rather than {rival}"), notes=notes + more)
+        return TokenTarget(made.named(f"{what}{where}: {name} rather than {rival}"), notes=notes + more)
 
     def _spelt(self, word: Any, lefts: Sequence[str]) -> tuple[Any, str, tuple[str, ...]]:
         """The id of a word's first token (one a sample, after its own text), its name, and a note where it has several."""
@@ -182,11 +183,11 @@ class Asking:
 
     # -- tags -----------------------------------------------------------------------------------------------------------
 
-    def _tag(self, target: Any, against: Any, token: Any) -> Asked:
+    def _tag(self, target: Any, against: Any, token: Any) -> TokenTarget:
         wanted, rival = (self.label(t) if isinstance(t, str) else t for t in (target, against))
         if token is not None:
             at, where = self._place(token)
-            return Asked(self._tagged(wanted, rival, at, where))
+            return TokenTarget(self._tagged(wanted, rival, at, where))
         if len(self.texts) > 1:
             raise InputError(
                 f"{type(self.model).__name__} finds other words in every text: give them one by one, or say which with token="
@@ -194,7 +195,7 @@ class Asking:
         if target is None and OUTSIDE not in self.labels:
             name = type(self.model).__name__
             raise Misuse(f"{name} gives every token a class: say which token with token=, a word or a number")
-        return Asked(found=lambda output: self._entities(output, wanted, rival))
+        return TokenTarget(found=lambda output: self._entities(output, wanted, rival))
 
     def _tagged(self, c: Any, d: Any, at: Any, where: str) -> Target:
         names = ["the predicted class" if i is None else repr(self._called(int(i))) for i in (c, d)]
@@ -233,7 +234,7 @@ class Asking:
 
     # -- answers --------------------------------------------------------------------------------------------------------
 
-    def _span(self, target: Any, against: Any, token: Any) -> Asked:
+    def _span(self, target: Any, against: Any, token: Any) -> TokenTarget:
         if token is not None or not isinstance(target, str | None) or not isinstance(against, str | None):
             raise Misuse("an answer is asked for in its own words, as they stand in the text, or left to the model")
         wanted, rival = (
@@ -241,20 +242,23 @@ class Asking:
         )
 
         def on(_model: nn.Module, output: Any) -> Target:
-            made = self._answer(output, wanted)
-            return made if rival is None else _less(made, self._answer(output, rival))
+            words, made = self._answer(output, wanted)
+            label = f"start and end of the answer{'s' * (len(words) > 1)} {', '.join(words)}"
+            if rival is None:
+                return made.named(label)
+            others, less = self._answer(output, rival)
+            return _less(made, less, f"{label} rather than {', '.join(others)}")
 
-        return Asked(Target("the answer", lambda out, inputs: on(self.model, out).value(out, inputs), headed=on))
+        return TokenTarget(Target("the answer", lambda out, inputs: on(self.model, out).value(out, inputs), headed=on))
 
-    def _answer(self, output: Any, among: Sequence[Sequence[tuple[int, int]]] | None) -> Target:
-        """The start and the end of the best answer: of the places given for each text, or of all in the passage."""
+    def _answer(self, output: Any, among: Sequence[Sequence[tuple[int, int]]] | None) -> tuple[list[str], Target]:
+        """The best answer of the places given for each text, or of all in the passage: in words, and its start and end."""
         first, last = field(output, "start_logits").detach(), field(output, "end_logits").detach()
         pairs = [self._best(first[n], last[n], n, None if among is None else among[n]) for n in range(len(self.texts))]
         at, to = torch.tensor(pairs, device=first.device).unbind(1)
         spelt = [repr(self._characters(t, a, b + 1)) for t, (a, b) in zip(self.texts, pairs, strict=True)]
-        name = f"the answer {spelt[0]}" if len(set(spelt)) == 1 else f"the answers {', '.join(spelt[:4])}"
         notes = _no_answer(first[0], last[0], *pairs[0]) if among is None and len(pairs) == 1 else ()
-        return replace(Target.span(at, to), label=f"start and end of {name}", notes=notes)
+        return spelt[:1] if len(set(spelt)) == 1 else spelt[:4], replace(Target.span(at, to), notes=notes)
 
     def _best(self, first: Tensor, last: Tensor, n: int, among: Sequence[tuple[int, int]] | None) -> tuple[int, int]:
         """The span with the greatest sum: of those given, or of all in the passage."""
@@ -340,14 +344,13 @@ def _no_answer(first: Tensor, last: Tensor, start: int, end: int) -> tuple[str, 
     return ("the first token has greater scores than this answer: a model that was taught to say so finds no answer",)
 
 
-def _less(a: Target, b: Target) -> Target:
+def _less(a: Target, b: Target, label: str) -> Target:
     """One answer's target less another's."""
 
     def read(out: Any, inputs: Mapping[str, Any]) -> Value:
         return Value(a.value(out, inputs).y - b.value(out, inputs).y)
 
-    rival = b.label.removeprefix("start and end of the answer ")
-    return Target(f"{a.label} rather than {rival}", read, halves=(a, b), notes=a.notes)
+    return Target(label, read, halves=(a, b), notes=a.notes)
 
 
 def _each(at: Any, texts: Sequence[Text]) -> list[int]:
@@ -360,7 +363,7 @@ def _joined(found: Sequence[int]) -> Any:
     return found[0] if len(set(found)) == 1 else torch.tensor(found)
 
 
-def names_in(explanations: Sequence[Any], asking: Asking) -> None:
+def names_in(explanations: Sequence[Any], asking: TokenTargets) -> None:
     """Give explanations the names of the tokens that they are about."""
     for exp in explanations:
         ids: set[int] = set()
@@ -369,22 +372,20 @@ def names_in(explanations: Sequence[Any], asking: Asking) -> None:
         exp.names = {i: repr(asking.name(i)) for i in sorted(ids)}
 
 
-def of_words(
-    asking: Asking, reading: Reading, target: Any, against: Any, token: Any
-) -> tuple[dict[str, Any], list[str]]:
-    """What `regard.explain` is told of one or several targets that are named in words, and what to say of these."""
+def of_words(asking: TokenTargets, reading: Reading, target: Any, against: Any, token: Any) -> Wanted:
+    """What is to be explained, of one or several targets that are named in words."""
     made = [asking.of(t, against, token) for t in (target if isinstance(target, list) else [target])]
-    notes = list(dict.fromkeys(note for one in made for note in one.notes))
+    notes = tuple(dict.fromkeys(note for one in made for note in one.notes))
     searches = [one.found for one in made if one.found is not None]
     if not searches:
         targets = [one.target for one in made]
-        return {"reading": reading, "target": targets if isinstance(target, list) else targets[0]}, notes
+        return Wanted(reading, targets if isinstance(target, list) else targets[0], notes=notes)
     if len(searches) < len(made):
         raise Misuse("tags that are to be found cannot be asked for beside other targets; say which token with token=")
-    return {"reading": reading, "find": lambda output: [t for search in searches for t in search(output)]}, notes
+    return Wanted(reading, find=lambda output: [t for search in searches for t in search(output)], notes=notes)
 
 
-def single(asking: Asking, target: Any) -> Any:
+def single(asking: TokenTargets, target: Any) -> Any:
     """One target. Raises Misuse where the model's output would say what the targets are."""
     made = asking.of(target)
     if made.found is not None:
@@ -406,4 +407,4 @@ def passages(model: nn.Module, raw: Any) -> list[int]:
     return [len(question) + 1 for question, _ in raws]
 
 
-__all__ = ["Asked", "Asking", "first", "kind_of", "names_in", "of_words", "passages", "single"]
+__all__ = ["TokenTarget", "TokenTargets", "first", "kind_of", "names_in", "of_words", "passages", "single"]

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regard.errors import nearest
+from regard.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from regard.zoo.detection_data import Detections as Detections
@@ -43,6 +44,7 @@ __all__ = [
     "detections",
     "facts",
     "folder",
+    "in_zoo",
     "names",
     "questions",
     "scenes",
@@ -78,6 +80,20 @@ def folder(name: str) -> Path:
     if name not in names():
         raise nearest(name, names(), "zoo model")
     return Path(__file__).parent / name.removeprefix(PREFIX)
+
+
+def in_zoo(name: Any) -> Any:
+    """The folder of a zoo model as text, where a name is one's; anything else as it is.
+
+    Raises UnknownName for a zoo name that there is not, InputError for a model that is not installed.
+    """
+    said = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
+    if said != "zoo" and not said.startswith(PREFIX):
+        return name
+    found = folder(said)
+    if not (found / "config.json").is_file():
+        raise InputError(f"{said} is not installed: {found} holds no model; install Regard anew")
+    return str(found)
 
 
 def cards() -> dict[str, dict[str, Any]]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CROP, FEATURES = 24, 64
+REGIONS = "regions.safetensors"
+"""The file of a model's folder that holds its weights."""
 
 
 class RegionEncoder(nn.Module):
@@ -53,5 +55,5 @@ def crops(
 def region_encoder(folder: Path) -> RegionEncoder:
     """Return the encoder that turns boxes into the model's region features."""
     encoder = RegionEncoder()
-    encoder.load_state_dict(load_file(folder / "regions.safetensors"))
+    encoder.load_state_dict(load_file(folder / REGIONS))
     return encoder.eval()
