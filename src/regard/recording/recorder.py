@@ -130,6 +130,10 @@ class Recorder(TorchFunctionMode):
             return fused
         if name in ("__setitem__", "__set__"):
             return self._set(func, args, kwargs)
+        return self._followed(func, name, args, kwargs)
+
+    def _followed(self, func: Callable[..., Any], name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """An operation that is no kernel: run, and either the end of an attention or followed."""
         if name in storage.HANDS_OUT:
             storage.hand_out(self.trail, name, args[0])
         writes = name.endswith("_") or "out" in kwargs
@@ -139,17 +143,8 @@ class Recorder(TorchFunctionMode):
         out = self._counted(self._run(func, args, kwargs))
         if self.edits:
             out = pooled(self.edits, self.trail, name, args, kwargs, out)
-        if name in PRODUCTS or (name == "sum" and args and args[0] in self.trail.weighed):
-            p = attention_product(self.trail, name, args, kwargs)
-            if p is not None and self._multiplied_before(p.a, self.trail.tag(p.b)) is not None:
-                return self._explicit(p, out)
-            if why := unreadable(self.trail, p, args):
-                self.calls.append(self._lost_call(why, out))
-            elif p is not None:
-                self.trail.retract(self.trail.told.get(args[0]) or () if name == "sum" else ())
-                made = self._explicit(p, out)
-                self.may_rest()
-                return made
+        if (attended := self._weighed(name, args, kwargs, out)) is not None:
+            return attended
         if why := sampled(self.trail, name, args):
             self.calls.append(self._lost_call(why, out))
         follow(self.trail, func, args, kwargs, out)
@@ -165,6 +160,23 @@ class Recorder(TorchFunctionMode):
             return self._embedded(out, args, kwargs)
         enters = self.trail.whole_numbers and entering(self.trail, name, args, out) is not None
         return self._entered(out) if enters else out
+
+    def _weighed(self, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tensor | None:
+        """The output of an attention that the model writes out, where this product is the one with V; else None."""
+        if name not in PRODUCTS and not (name == "sum" and args and args[0] in self.trail.weighed):
+            return None
+        p = attention_product(self.trail, name, args, kwargs)
+        if p is not None and self._multiplied_before(p.a, self.trail.tag(p.b)) is not None:
+            return self._explicit(p, out)
+        if why := unreadable(self.trail, p, args):
+            self.calls.append(self._lost_call(why, out))
+            return None
+        if p is None:
+            return None
+        self.trail.retract(self.trail.told.get(args[0]) or () if name == "sum" else ())
+        made = self._explicit(p, out)
+        self.may_rest()
+        return made
 
     def _set(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """`x[index] = value`, and `x.data = value`."""

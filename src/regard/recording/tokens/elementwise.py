@@ -129,25 +129,20 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     biased = frozenset(tag.source.name for _, tag in tags if tag.source.rank < PARAMETERS and tag.keys is None)
     whole = [(t, tag) for t, tag in tags if tag.source.rank < PARAMETERS and t.shape == out.shape]
     spread = [tag for t, tag in tags if whole and tag.source.rank < PARAMETERS and t.shape != out.shape]
-    tags = whole or tags
-    if all(tag.source.rank >= PARAMETERS for _, tag in tags):
-        tags = [(t, tag) for t in operands if (tag := trail.parameter_tag(t)) is not None]
-        tags = _but_scales(tags) if name.strip("_") in SCALES else tags
+    tags = _or_parameters(trail, name, operands, whole or tags)
     fits = [(t, tag) for t, tag in tags if broadcasts(t.shape, out.shape)]
     if not fits:
         strong = [tag for _, tag in tags if tag.source.rank < PARAMETERS and out.is_floating_point()]
         return [nowhere(min(strong, key=lambda t: t.order), name, out)] if strong else [None]
     if any(tag.seen != fits[0][1].seen for _, tag in fits):
         fits = [(t, tag) for t, tag in fits if not _nobodys(tag)] or fits
-    found = [tag for _, tag in fits]
     if (pairs := _pairs(fits, out)) is not None:
         return [pairs]
     if not any(t in trail.parts for t in operands):  # else: parts_rules.py
-        trail.joined("added", found)
+        trail.joined("added", [tag for _, tag in fits])
     earlier_states(trail, fits, out)
-    if any(not t.raw for t in found) and any(t.raw for t in found) and out.is_floating_point():
-        fits = [(t, trail.settled(tag) if tag.raw else tag) for t, tag in fits]
-        found = [tag for _, tag in fits]
+    fits = _settled(trail, fits, out)
+    found = [tag for _, tag in fits]
     fits = _unblended(trail, fits, out)
     _, best = min(fits, key=lambda p: (bool(p[1].lost), p[1].keys is None, p[0].shape != out.shape, *p[1].order))
     if best.source.rank >= PARAMETERS:
@@ -157,14 +152,8 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     if len(full) > 1 and best.keys is None:
         newest = _newest(trail, full)
         if newest is None:
-            if (
-                len(full) == len(fits) == 2
-                and "alpha" not in kwargs
-                and (sums := added(trail, name, full[0], full[1], out))
-            ):
-                return [sums]
-            trail.confuse([t for t in full if trail.alike(t.ids, full[0].ids)])
-            return [nowhere(replace(best, seen=united(found)), f"{name} of different tokens", out)]
+            plain = len(full) == len(fits) == 2 and "alpha" not in kwargs
+            return [_different(trail, name, replace(best, seen=united(found)), full, plain, out)]
         best = replace(best, ids=newest.expand(out.shape))
     if gone := _not_healed(fits, best, out):
         if not trail.attended(best):
@@ -175,31 +164,60 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         meet_itself(trail, f"{name} of different tokens", best, tag, out)
     alone = [t.ids[..., 0] for t in same if t.ids.shape == out.shape and out.ndim == 2]
     mixed = name if any(not trail.alike(alone[0], ids) for ids in alone[1:]) else ""
-    seen = united(found)
+    mixed = _met(trail, name, best, found, mixed, out)
+    if best.keys is not None:
+        return [_scored(name, best, best.keys, biased, out)]
+    computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
+    return [best.at(trail.for_samples(best.ids, out.shape), seen=united(found), computed=computed, mixed=mixed)]
+
+
+def _or_parameters(
+    trail: Trail, name: str, operands: Sequence[Tensor], tags: list[tuple[Tensor, Tag]]
+) -> list[tuple[Tensor, Tag]]:
+    """Operands with their tags; where none is an input's, those that are parameters'."""
+    if any(tag.source.rank < PARAMETERS for _, tag in tags):
+        return tags
+    tags = [(t, tag) for t in operands if (tag := trail.parameter_tag(t)) is not None]
+    return _but_scales(tags) if name.strip("_") in SCALES else tags
+
+
+def _settled(trail: Trail, fits: list[tuple[Tensor, Tag]], out: Tensor) -> list[tuple[Tensor, Tag]]:
+    """Raw inputs that meet what are tokens by now are tokens, too."""
+    raw = [tag.raw for _, tag in fits]
+    if all(raw) or not any(raw) or not out.is_floating_point():
+        return fits
+    return [(t, trail.settled(tag) if tag.raw else tag) for t, tag in fits]
+
+
+def _different(trail: Trail, name: str, best: Tag, full: Sequence[Tag], plain: bool, out: Tensor) -> Tag:
+    """Rows of different tokens, each of which fills the result: their sum, if it is a plain one of two; else they are lost."""
+    if plain and (sums := added(trail, name, full[0], full[1], out)):
+        return sums
+    trail.confuse([t for t in full if trail.alike(t.ids, full[0].ids)])
+    return nowhere(best, f"{name} of different tokens", out)
+
+
+def _met(trail: Trail, name: str, best: Tag, found: Sequence[Tag], mixed: str, out: Tensor) -> str:
+    """Tell what other tokens came into the rows of `best`; what mixed them, where a head reads them."""
+    followed = not best.lost and best.keys is None and out.is_floating_point()
     for tag in found:
         mixed = mixed or tag.mixed
-        if (
-            tag.lost
-            and not best.lost
-            and best.keys is None
-            and tag.source.rank < PARAMETERS
-            and not tag.computed
-            and out.is_floating_point()
-        ):
+        if followed and tag.lost and tag.source.rank < PARAMETERS and not tag.computed:
             if out.ndim < 3 and trail.attended(best) and trail.attended(tag):
                 mixed = mixed or tag.lost  # a head reads it: told should a call look at it
             else:
                 trail.mixes(tag.lost, best, tag)
         if tag.source.rank != best.source.rank and max(tag.source.rank, best.source.rank) < PARAMETERS:
             meet(trail, name, tag, best, out)
-    keys = best.keys
-    if keys is not None:
-        keys = replace(keys, ids=keys.ids.expand(out.shape))
-        made = name.rstrip("_") if name.rstrip("_") in MAKERS else best.made
-        biased = best.biased | biased - {best.source.name, keys.source.name}
-        return [replace(best, ids=best.ids.expand(out.shape), keys=keys, made=made, biased=biased)]
-    computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
-    return [best.at(trail.for_samples(best.ids, out.shape), seen=seen, computed=computed, mixed=mixed)]
+    return mixed
+
+
+def _scored(name: str, best: Tag, keys: Tag, biased: frozenset[str], out: Tensor) -> Tag:
+    """Scores of rows and columns, after an operation; `biased`: the inputs that were added to them."""
+    made = name.rstrip("_") if name.rstrip("_") in MAKERS else best.made
+    biased = best.biased | biased - {best.source.name, keys.source.name}
+    ids, columns = best.ids.expand(out.shape), keys.ids.expand(out.shape)
+    return replace(best, ids=ids, keys=replace(keys, ids=columns), made=made, biased=biased)
 
 
 def _but_scales(tags: list[tuple[Tensor, Tag]]) -> list[tuple[Tensor, Tag]]:
