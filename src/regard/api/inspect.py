@@ -128,7 +128,7 @@ def summary(recording: Recording) -> Seen:
 def _call(recording: Recording, call: AttentionCall) -> SeenCall:
     certainty = recording.certainty[call.index]
     if call.lost:
-        place = recording.said.places[call.index]
+        place = recording.overrides.places[call.index]
         shape = (place.rows, place.keys)
         lost, number = call.lost, call.attention
         return SeenCall(call.index, call.module, "?", "?", 0, shape, "?", call.kernel, certainty, lost, number)

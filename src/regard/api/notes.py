@@ -13,7 +13,7 @@ from regard.recording.inputs import CACHES
 
 def run_notes(recording: Recording, follows: bool, along: Path | None) -> list[str]:
     """What to know of the run; of its attention only where the method follows it."""
-    notes = recording.said.sentences() + (_of_attention(recording) if follows else []) + _of_packed(recording)
+    notes = recording.overrides.sentences() + (_of_attention(recording) if follows else []) + _of_packed(recording)
     notes += _of_caches(recording, follows)
     if recording.unseen:
         notes.append(

@@ -114,12 +114,12 @@ def _recorded(
     run.calls = settled(contradicted(run.calls, trail), trail)
     run.calls, layers = attentions(run.calls, trail)
     if strict:
-        run.said.refuse_lost(trail, {c.index: c.lost for c in run.calls if c.lost})
+        run.overrides.refuse_lost(trail, {c.index: c.lost for c in run.calls if c.lost})
     used = torch.zeros(trail.rows, dtype=torch.bool)
     for call in run.calls:
         used[call.queries.flatten() % STRIDE] = True
         used[call.keys.flatten() % STRIDE] = True
-    if not (maps and run.said.sayings):
+    if not (maps and run.overrides.stated):
         names = dict.fromkeys(stream_of(k) for k in run.leaves)
         used = own_tokens(trail, used, {n: run.inputs.axis(n) for n in names})
     trail.later_stages(used)
@@ -143,8 +143,8 @@ def _recorded(
         meets=trail.meets,
         target=target,
         batches=batches,
-        said=run.said,
-        certainty=certainty(run.calls, trail, run.said),
+        overrides=run.overrides,
+        certainty=certainty(run.calls, trail, run.overrides),
         asked=readout,
         states=run.states,
         made=run.made,

@@ -34,7 +34,7 @@ from regard.recording.tokens.elementwise import nowhere
 from regard.recording.tokens.memories import heads_together
 from regard.recording.tokens.numbers import entering
 from regard.recording.tokens.operations import SHAPES, follow, name_of
-from regard.recording.tokens.overrides import Place, Said
+from regard.recording.tokens.overrides import Overrides, Place
 from regard.recording.tokens.samples import of_their_samples
 from regard.recording.tokens.tags import PARAMETERS, Entry, Lost, Tag, Why, constant, kind_of, stream_of, thin
 from regard.recording.tokens.tracker import Trail
@@ -67,13 +67,13 @@ class Recorder(TorchFunctionMode):
         trail: Trail,
         frames: Frames,
         edits: Sequence[Edit] = (),
-        said: Said | None = None,
+        overrides: Overrides | None = None,
         branches: Branches | None = None,
         until: Until | None = None,
     ) -> None:
         super().__init__()
         self.branches = branches
-        self.said = said or Said([])
+        self.overrides = overrides or Overrides([])
         self.elsewhere = not Surroundings.now().plain
         self.trail = trail
         self.frames = frames
@@ -283,7 +283,7 @@ class Recorder(TorchFunctionMode):
 
     def _lost_call(self, why: str, out: Tensor) -> AttentionCall:
         nobody, module = torch.zeros(1, 0, dtype=torch.int64), self._module()
-        self.said.places[len(self.calls)] = Place(len(self.calls), module, tuple(out.shape[:-2]), out.shape[-2], 0)
+        self.overrides.places[len(self.calls)] = Place(len(self.calls), module, tuple(out.shape[:-2]), out.shape[-2], 0)
         return AttentionCall(
             index=len(self.calls),
             event=self.trail.next_event(call=True),
@@ -441,11 +441,11 @@ class Recorder(TorchFunctionMode):
 
     def _said(self, place: Place, q: Tag | None, k: Tag | None, v: Tag | None) -> list[Tag | None]:
         """Queries, keys and values as the user says that they are: what is said of keys is said of their values."""
-        if not self.said.sayings:
-            self.said.places[place.index] = place
+        if not self.overrides.stated:
+            self.overrides.places[place.index] = place
             return [q, k, v]
         clear = [None if t is None or not constant(t.ids, -1) else t for t in (q, k, v)]
-        queries, keys = self.said.corrected(self.trail, place, (q, k), [self._ids(t, place.lead) for t in clear])
+        queries, keys = self.overrides.corrected(self.trail, place, (q, k), [self._ids(t, place.lead) for t in clear])
         return [queries, keys, v if keys is k else keys]
 
     def _looks_elsewhere(self, k: Tag | None, v: Tag | None, lead: tuple[int, ...]) -> str:
@@ -465,7 +465,7 @@ class Recorder(TorchFunctionMode):
             tag = tags[side]
             if tag is None or tag.lost or not constant(tag.ids, -1):
                 told = "keys" if side == "values" else side
-                self.said.lost[len(self.calls)] = (told, tag.source.name if tag is not None else "")
+                self.overrides.lost[len(self.calls)] = (told, tag.source.name if tag is not None else "")
             if tag is None:
                 return Lost(f"the {side} come from no input or parameter that was followed", Why.UNFOLLOWED)
             if tag.lost:

@@ -24,7 +24,7 @@ from regard.recording.relevance.propagation import Part, Step, Walked, Walker, u
 from regard.recording.relevance.readout import Readout, found, given
 from regard.recording.relevance.rows import Relevance, Relevances
 from regard.recording.states import State, embeddings, frontier
-from regard.recording.tokens.overrides import Said
+from regard.recording.tokens.overrides import Overrides
 from regard.recording.tokens.rereads import Reread
 from regard.recording.tokens.tags import STRIDE, Mixing, Stream, constant, stream_of
 from regard.target import Target
@@ -40,7 +40,7 @@ class Recording(CallGraph):
             no ids -> where its elements stand in what enters.
         states: what went into and came out of blocks, where that was asked for. made: bytes that all operations made.
         branches: event of a call -> what stands around it, where that was asked for (calls/residual.py).
-        said: what the user said of the tokens. certainty: call -> how sure its tokens are. asked: the read-out asked for.
+        overrides: what the user says of the tokens. certainty: call -> how sure its tokens are. asked: the read-out asked for.
         aliases: an input -> the stream that it first met element by element; meets: all of them.
         mixers: operations outside attention that mix rows in a way that is not followed; mixings: where, and from when on.
         whole: the tokens of every attention call are known, and there is one: maps can be followed.
@@ -59,7 +59,7 @@ class Recording(CallGraph):
     meets: dict[str, dict[str, None]] = field(default_factory=dict)
     target: Target | None = field(default=None, repr=False)
     batches: set[int] = field(default_factory=set, repr=False)
-    said: Said = field(default_factory=lambda: Said([]), repr=False)
+    overrides: Overrides = field(default_factory=lambda: Overrides([]), repr=False)
     certainty: dict[int, Certainty] = field(default_factory=dict, repr=False)
     asked: Readout = field(default=None, repr=False)
     states: list[State] = field(default_factory=list, repr=False)

@@ -25,7 +25,7 @@ from regard.recording.recorder import Recorder, Until
 from regard.recording.refusals import refuse_reentrant, unwrapped
 from regard.recording.states import State, Watch
 from regard.recording.tokens import storage
-from regard.recording.tokens.overrides import Said, sayings
+from regard.recording.tokens.overrides import Overrides, stated_in
 from regard.recording.tokens.parameter_names import Names
 from regard.recording.tokens.samples import Packed
 from regard.recording.tokens.tags import STRIDE, Entry, Source, Why, kind_of
@@ -70,7 +70,7 @@ class Run:
     placed: dict[str, Tensor]
     inputs: Inputs
     blocks: list[Block]
-    said: Said
+    overrides: Overrides
     states: list[State]
     made: int
     branches: dict[int, Branch]
@@ -92,9 +92,9 @@ def run(
 ) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
 
-    `streams` is what the user says of the tokens (said.py). `packed`: inputs whose axis 0 is not samples. Where that
-    shows on the way, or that whole numbers are no ids (numbers.py), the run begins anew. `states`: keep what goes
-    into and comes out of blocks. `branches`: find what stands around each call (branches.py). `until`: when the watch
+    `streams` is what the user says of the tokens (tokens/overrides.py). `packed`: inputs whose axis 0 is not samples. Where
+    that shows on the way, or that whole numbers are no ids (`numbers_in`), the run begins anew. `states`: keep what goes
+    into and comes out of blocks. `branches`: find what stands around each call (calls/residual.py). `until`: when the watch
     may end; the modules then have no hooks, and no state or module is known. `in_place`: what a block gives back where its
     rows are not followed stands for what it was given, if the shape is the same.
     """
@@ -140,9 +140,9 @@ def _run(
     trail = Trail(Names(model), batches)
     names = {id(m): n for n, m in model.named_modules()}
     frames = Frames(names, list_elements(model))
-    said = Said(sayings(streams))
+    overrides = Overrides(stated_in(streams))
     with as_the_user():
-        recorder = Recorder(trail, frames, edits, said, Branches(trail) if branches else None, until)
+        recorder = Recorder(trail, frames, edits, overrides, Branches(trail) if branches else None, until)
     passed = {}
     for name, t in inputs.followed.items():
         shape = tuple(t.shape if name in packed else inputs.first(name).shape[1:])
@@ -152,7 +152,7 @@ def _run(
         trail.enter(t_in := t.detach().clone(), source, inputs.axis(name))
         if t.is_floating_point():
             t_in = recorder.leaf(Entry(name), t_in, trail.entered[name]).clone()
-        trail.put(t_in, said.entered(trail, name, trail.entered[name]))
+        trail.put(t_in, overrides.entered(trail, name, trail.entered[name]))
         passed[name] = t_in
     watch = Watch(trail, in_place) if states else None
     hooks = nullcontext() if until else watched(model, frames, edits, trail, watch)
@@ -161,7 +161,7 @@ def _run(
         returned = model(*args, **kwargs)
     storage.check_lent(trail)
     output = samples_first(returned, inputs, trail)
-    said.check(trail)
+    overrides.check(trail)
     recorder.calls = [_joined_after_all(c) for c in recorder.calls]
     if cut := [str(c.index) for c in recorder.calls if c.detached]:
         refuse_reentrant(output, ", ".join(cut))
@@ -179,7 +179,7 @@ def _run(
         placed,
         inputs,
         blocks,
-        said,
+        overrides,
         seen,
         made,
         around,

@@ -5,7 +5,7 @@
 - `last`: only the last attention of the stream that the target reads.
 
 `residual_sum` may keep to paths that never re-enter a source that they have left (hops="one"), or to those that do
-("crossed"): see recording/walk.py. A `Fusion` joins several such maps to one.
+("crossed"): see recording/relevance/propagation.py. A `Fusion` joins several such maps to one.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.call import by_rows
-from regard.recording.tokens.overrides import Said
+from regard.recording.tokens.overrides import Overrides
 from regard.recording.tokens.tags import STRIDE, Lost, Why
 from regard.recording.tokens.tracker import Trail
 
@@ -97,19 +97,19 @@ class Certainty:
         return f"{how}, but {'; '.join(self.doubts)}" if self.doubts else how
 
 
-def certainty(calls: Sequence[AttentionCall], trail: Trail, said: Said) -> dict[int, Certainty]:
+def certainty(calls: Sequence[AttentionCall], trail: Trail, overrides: Overrides) -> dict[int, Certainty]:
     """How sure each call's tokens are."""
     confirmed, names = _confirmed(calls, trail), by_rows(partial(_names, trail=trail))
-    return {c.index: Certainty(c.lost) if c.lost else _of(c, trail, said, confirmed, names(c)) for c in calls}
+    return {c.index: Certainty(c.lost) if c.lost else _of(c, trail, overrides, confirmed, names(c)) for c in calls}
 
 
-def _of(call: AttentionCall, trail: Trail, said: Said, confirmed: set[str], names: set[str]) -> Certainty:
+def _of(call: AttentionCall, trail: Trail, overrides: Overrides, confirmed: set[str], names: set[str]) -> Certainty:
     doubts = list(dict.fromkeys(d for event, name, d in trail.doubts if event <= call.event and name in names))
     unsure = sorted(names - confirmed)
     if unsure and len(trail.batches) and max(trail.batches) > 1:
         doubts.append(f"rows of {', '.join(unsure)} are given to samples by the length of an axis")
     unnamed, keys = int((call.keys[0] == 0).sum()), call.keys.shape[1]
-    return Certainty("", call.index in said.notes, unnamed, keys, tuple(doubts))
+    return Certainty("", call.index in overrides.notes, unnamed, keys, tuple(doubts))
 
 
 def _names(call: AttentionCall, trail: Trail) -> set[str]:

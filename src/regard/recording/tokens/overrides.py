@@ -39,7 +39,7 @@ SAID = 1_000
 
 
 @dataclass(frozen=True, eq=False)
-class Saying:
+class Override:
     """`side` of `call` (a number, or a module's path) is stream `name`; or `axes` of input `name` are its tokens'.
 
     `at` are the positions at which the stream's tokens stand there; None: all, in order.
@@ -78,7 +78,7 @@ class Place:
         return self.rows if side == "queries" else self.keys
 
 
-def sayings(streams: Any) -> list[Saying]:
+def stated_in(streams: Any) -> list[Override]:
     """The user's `streams`, one statement each; Misuse and UnknownName for what is no statement."""
     if streams is None:
         return []
@@ -86,15 +86,15 @@ def sayings(streams: Any) -> list[Saying]:
         raise Misuse(f"streams must be a dict from a stream's name to a call or an axis, not {type(streams).__name__}")
     if wrong := [name for name in streams if not isinstance(name, str)]:
         raise Misuse(f"streams must be a dict from a stream's name, which {wrong[0]!r} is not, to a call or an axis")
-    return [s for name, what in streams.items() for s in _sayings(name, what)]
+    return [s for name, what in streams.items() for s in _stated(name, what)]
 
 
-def _sayings(name: str, what: Any) -> Iterator[Saying]:
+def _stated(name: str, what: Any) -> Iterator[Override]:
     if isinstance(what, list | tuple) and what:
         for one in what:
-            yield from _sayings(name, one)
+            yield from _stated(name, one)
     elif isinstance(what, str) or (isinstance(what, int) and not isinstance(what, bool)):
-        yield Saying(name, call=what)
+        yield Override(name, call=what)
     elif isinstance(what, Mapping):
         yield from _fields(name, what)
     else:
@@ -104,7 +104,7 @@ def _sayings(name: str, what: Any) -> Iterator[Saying]:
         )
 
 
-def _fields(name: str, what: Mapping[str, Any]) -> Iterator[Saying]:
+def _fields(name: str, what: Mapping[str, Any]) -> Iterator[Override]:
     for key in what:
         if key not in FIELDS:
             raise nearest(str(key), FIELDS, f"field of streams[{name!r}]")
@@ -117,23 +117,23 @@ def _fields(name: str, what: Mapping[str, Any]) -> Iterator[Saying]:
         axes = what["axis"] if isinstance(what["axis"], list | tuple) else (what["axis"],)
         if len(what) > 1 or not axes or not all(isinstance(a, int) for a in axes):
             raise Misuse(f"streams[{name!r}]: an axis is a number (or several), and stands alone")
-        yield Saying(name, axes=tuple(axes))
+        yield Override(name, axes=tuple(axes))
         return
-    for one in _sayings(name, what["call"]):
+    for one in _stated(name, what["call"]):
         if one.call is None:
             raise Misuse(f"streams[{name!r}]: a call is a number or a module's path, not {what['call']!r}")
-        yield Saying(name, one.call, side, what.get("at"), None if grid is None else (int(grid[0]), int(grid[1])))
+        yield Override(name, one.call, side, what.get("at"), None if grid is None else (int(grid[0]), int(grid[1])))
 
 
 @dataclass
-class Said:
+class Overrides:
     """The user's statements during one run: what was used, and the calls that are lost nevertheless.
 
     notes: call -> stream -> the sides said to hold its tokens. places: every call. lost: call -> the lost side, and its source.
     """
 
-    sayings: list[Saying]
-    used: set[Saying] = field(default_factory=set)
+    stated: list[Override]
+    used: set[Override] = field(default_factory=set)
     notes: dict[int, dict[str, list[str]]] = field(default_factory=dict)
     places: dict[int, Place] = field(default_factory=dict)
     lost: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -143,10 +143,10 @@ class Said:
 
     def entered(self, trail: Trail, name: str, tag: Tag) -> Tag:
         """The tag of an input, its tokens born at once where the user names their axis."""
-        axes = sorted({_axis(s, a, tag.ids.ndim) for s in self.sayings if s.name == name for a in s.axes})
+        axes = sorted({_axis(s, a, tag.ids.ndim) for s in self.stated if s.name == name for a in s.axes})
         if not axes:
             return tag
-        self.used |= {s for s in self.sayings if s.name == name and s.axes}
+        self.used |= {s for s in self.stated if s.name == name and s.axes}
         ids = tag.ids
         for dim in range(1, ids.ndim):
             ids = ids if dim in axes else first_along(ids, dim)
@@ -161,7 +161,7 @@ class Said:
     ) -> list[Tag | None]:
         """Tags of a call's queries and keys, as the user says. `found`: ids (lead..., token) of queries, keys, values."""
         self.places[place.index] = place
-        mine = [s for s in self.sayings if s.of(place.index, place.module)]
+        mine = [s for s in self.stated if s.of(place.index, place.module)]
         if not mine:
             return list(tags)
         itself = place.rows == place.keys and (found[0] is None or _same(found[0], found[1]))
@@ -178,7 +178,7 @@ class Said:
         trail: Trail,
         place: Place,
         side: str,
-        told: Sequence[Saying],
+        told: Sequence[Override],
         tag: Tag | None,
         found: Sequence[Tensor | None],
     ) -> Tag:
@@ -202,7 +202,7 @@ class Said:
         )  # nothing is known: all that went before may be in it
         return Tag(ids[..., None], min(sources, key=lambda s: s.rank), seen)
 
-    def _stream(self, trail: Trail, s: Saying, place: Place, side: str, n: int) -> Stream:
+    def _stream(self, trail: Trail, s: Override, place: Place, side: str, n: int) -> Stream:
         """The stream of a name and a size: one that is known, or born now."""
         if s.name in trail.entered and not any(t.name == s.name for t in trail.streams):
             _born(trail, trail.entered[s.name])
@@ -229,7 +229,7 @@ class Said:
 
     def check(self, trail: Trail) -> None:
         """Every statement was about something; else one sentence."""
-        for s in self.sayings:
+        for s in self.stated:
             if s in self.used or (isinstance(s.call, int) and s.call in self.places and not self.places[s.call].keys):
                 continue
             if s.axes:
@@ -253,7 +253,7 @@ class Said:
                 what = f"tokens of {name} are the {' and '.join(dict.fromkeys(sides))}"
                 calls.setdefault(what, []).append(str(index))
         said = [f"said by the caller: {what} of attention call {', '.join(c)}" for what, c in calls.items()]
-        axes = {s.name: ", ".join(map(str, s.axes)) for s in self.sayings if s.axes}
+        axes = {s.name: ", ".join(map(str, s.axes)) for s in self.stated if s.axes}
         return said + [f"said by the caller: tokens of {name} are along axis {a}" for name, a in axes.items()]
 
     def refuse_lost(self, trail: Trail, reasons: Mapping[int, str]) -> None:
@@ -291,7 +291,7 @@ class Said:
         return f"tokens of call {index}" if taken else "tokens"
 
 
-def _axis(s: Saying, axis: int, ndim: int) -> int:
+def _axis(s: Override, axis: int, ndim: int) -> int:
     if not -ndim <= axis < ndim or axis % ndim == 0:
         raise Misuse(
             f"streams[{s.name!r}]: axis {axis} is no token axis; the input has axes 1 to {ndim - 1} beside its samples"
@@ -299,7 +299,7 @@ def _axis(s: Saying, axis: int, ndim: int) -> int:
     return axis % ndim
 
 
-def _places(s: Saying, place: Place, side: str) -> Int[Tensor, "*place"]:
+def _places(s: Override, place: Place, side: str) -> Int[Tensor, "*place"]:
     """Where the stream's tokens stand among the rows or keys: (token,), or (sample, token)."""
     n = place.count(side)
     if s.at is None or isinstance(s.at, slice):
