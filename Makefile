@@ -10,7 +10,7 @@ TESTING := beartype pytest pytest-timeout
 # What the oldest supported versions must pass; the families of tests/support/sweep are those of the newest.
 CORE := $(addprefix tests/,methods/test_twins.py methods/test_properties.py unit/test_provenance.py unit/test_targets.py models/test_models.py models/test_zoo.py)
 
-.PHONY: demo test test-all test-oldest test-timm lint format bench docs site clean
+.PHONY: demo test coverage test-all test-oldest test-timm mutation lint format bench docs site clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +21,11 @@ demo: $(READY)
 	$(BIN)/python demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" $(COVERAGE)
+
+# The same tests, and which branches they leave out: fails below the floor of pyproject.toml.
+coverage: COVERAGE = --cov --cov-report=term:skip-covered
+coverage: test
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -41,6 +45,17 @@ test-oldest: .venv-oldest/.ready
 
 test-timm: .venv-timm/.ready
 	.venv-timm/bin/python -m pytest tests/families/test_timm.py
+
+# Which mutants of recording/ and attribution/ no test finds: MINUTES of them, drawn by SEED.
+.venv-mutation/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-mutation
+	.venv-mutation/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" "cosmic-ray>=8.4,<9"
+	touch $@
+
+MINUTES ?= 30
+SEED ?= 0
+mutation: .venv-mutation/.ready
+	.venv-mutation/bin/python tests/mutation.py --minutes $(MINUTES) --seed $(SEED)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -79,4 +94,4 @@ site: .venv-site/.ready
 	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-timm .venv-site site build dist regard-demo *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-timm .venv-mutation .venv-site site build dist regard-demo *.egg-info

@@ -282,7 +282,7 @@ def draw_and_check(count: int) -> None:
 
 
 def test_random_models_agree_with_their_twins() -> None:
-    draw_and_check(100)
+    draw_and_check(50)
 
 
 @pytest.mark.long

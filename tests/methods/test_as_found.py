@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("name", quick(families.CASES))
-@pytest.mark.parametrize("measure", ["lazy", "full"])
+@pytest.mark.parametrize("measure", ["full", pytest.param("lazy", marks=pytest.mark.long)])
 def test_model_is_left_as_found(name: str, measure: str) -> None:
     case = prepared(name) if name != "vilt" else families.vilt()
     before = state(case.model, case.inputs)

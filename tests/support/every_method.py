@@ -37,6 +37,7 @@ QUICK = {
     "bert",
     "llama",
     "torch_encoder_sequence_first",
+    "fours_bmm",
 }
 """What `make test` runs of the long lists; `make test-all` runs all."""
 
@@ -45,7 +46,7 @@ PADDED = ["bert", "roberta", "distilbert", "gpt2", "gpt2_left", "llama", "t5", "
 
 def quick(names: Iterable[str]) -> list[Any]:
     """All names, those that are not QUICK marked long."""
-    return [n if n in QUICK or n.startswith("fours") else pytest.param(n, marks=pytest.mark.long) for n in names]
+    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in names]
 
 
 @functools.cache

@@ -7,6 +7,7 @@ test_mutants.py runs them; `python docs/mutants.py` writes the table of docs/ver
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,10 +21,13 @@ from regard.recording.calls import attention as attention_module
 from regard.recording.calls import call as call_module
 from regard.recording.calls import rebuild as rebuilding
 from regard.recording.relevance import propagation as walk
+from regard.recording.relevance.call_graph import CallGraph
 from regard.recording.tokens import operations
 from regard.recording.tokens.tags import Tag
 from regard.recording.tokens.tracker import Trail
 from support.mutant_models import PARTS
+
+MAKER = importlib.import_module("regard.recording.record")  # whose name in the package is its function
 
 # -- mutants ----------------------------------------------------------------------------------------------------------
 
@@ -341,11 +345,11 @@ mutant("A transposed", "an A that the model made is kept with rows and columns e
 def _listed(change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Callable[[], list[Swap]]:
     """Other calls are listed as those of an attention."""
 
-    def new(calls: Any, trail: Any, old: Any = recording.attentions) -> Any:
+    def new(calls: Any, trail: Any, old: Any = attention_module.attentions) -> Any:
         calls, found = old(calls, trail)
         return calls, [replace(a, calls=change(a.calls)) for a in found]
 
-    return lambda: [(recording, "attentions", new)]
+    return lambda: [(MAKER, "attentions", new)]
 
 
 mutant("the last call of a loop is left out", "an attention is said to be of one call fewer", "heads one by one")(
@@ -462,12 +466,12 @@ twin("read-out even", "all rows that the target reads count alike", "swin")(
 )
 
 
-def _all_final(self: Any, of: Any = None, old: Any = recording.Recording.final_attentions) -> Any:
+def _all_final(self: Any, of: Any = None, old: Any = CallGraph.final_attentions) -> Any:
     return [a.index for a in self.attentions] if of is None else [*of]
 
 
 twin("every attention is final", "rows of earlier attentions are read out as well", "bert")(
-    lambda: [(recording.Recording, "final_attentions", _all_final)]
+    lambda: [(CallGraph, "final_attentions", _all_final)]
 )
 
 

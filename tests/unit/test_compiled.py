@@ -103,7 +103,11 @@ def forgotten() -> Iterator[None]:
 @pytest.mark.usefixtures("forgotten")
 @pytest.mark.parametrize(
     ("name", "how"),
-    [*((n, whole) for n in FAMILIES), *((n, h) for n in ("vit", "bert") for h in (in_place, a_part, a_part_in_place))],
+    [
+        *((n, whole) for n in ("vit", "bert")),
+        *((n, h) for n in ("vit", "bert") for h in (in_place, a_part, a_part_in_place)),
+        *(pytest.param(n, whole, marks=pytest.mark.long) for n in FAMILIES if n not in ("vit", "bert")),
+    ],
 )
 def test_compiled_models_run_uncompiled_and_are_compared_as_compiled(name: str, how: Callable[..., nn.Module]) -> None:
     case = FAMILIES[name]()
