@@ -40,7 +40,7 @@ class Target:
 
     Where `c` is None the predicted class is explained, and the receipt says so. `output` names the field of the model's
     output that holds the scores (default: `logits`, or the output itself where it is a tensor). A class may be an int
-    or a (batch,) tensor, one class a sample.
+    or a (batch,) tensor, one class a sample. `classes`: what its class numbers count: "class", "token" or "text".
     """
 
     label: str
@@ -49,6 +49,7 @@ class Target:
     halves: tuple[Target, Target] | None = dataclasses.field(default=None, repr=False)
     headed: Callable[[nn.Module, Any], Target] | None = dataclasses.field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    classes: str = "class"
 
     def at(self, classes: Tensor, rival: Tensor | None = None) -> Target:
         """The same target with its classes fixed (one a sample), for runs in which others may be predicted."""
@@ -142,7 +143,8 @@ class Target:
             shared = cosines.numel() > 1 and not (len(image) == len(words) and torch.equal(which, paired))
             return Value(cosines.gather(1, which[:, None])[:, 0], which, best, shared)
 
-        return cls("similarity" if text is None else f"similarity with text {text}", read, cls.similarity)
+        label = "similarity" if text is None else f"similarity with text {text}"
+        return cls(label, read, cls.similarity, classes="text")
 
     @classmethod
     def next_token(cls, id: Classes = None, position: Classes = -1) -> Target:
@@ -154,7 +156,7 @@ class Target:
 
         where = "" if isinstance(position, int) and position == -1 else f" after {_tokens(position)}"
         token = "the predicted one" if id is None else _name(id).replace("class", "token")
-        return cls(f"next token: {token}{where}", read, lambda k: cls.next_token(k, position))
+        return cls(f"next token: {token}{where}", read, lambda k: cls.next_token(k, position), classes="token")
 
     @classmethod
     def detection(cls, query: Classes, c: Classes = None) -> Target:

@@ -89,9 +89,9 @@ def test_nothing_in_a_page_is_more_than_text(asked, detected):
     assert all(found.startswith("data:") for found in re.findall(r'(?:src|href)="([^"]+)"', source))
 
 
-@pytest.mark.parametrize(("probability", "said"), [(0.9958, "> 99%"), (1.0, "> 99%"), (0.994, "99%"), (0.5, "50%")])
+@pytest.mark.parametrize(("probability", "said"), [(0.9958, "> 99 %"), (1.0, "> 99 %"), (0.994, "99 %"), (0.5, "50 %")])
 def test_no_object_is_said_to_be_certain(probability, said):
-    assert Found(0, 1, "Bag", probability, Box(0, 0, 1, 1)).sure == said
+    assert Found(0, 1, "Bag", probability, Box(0, 0, 1, 1)).percent == said
 
 
 def test_all_objects_are_drawn(detected, asked, tmp_path):
@@ -120,9 +120,9 @@ def test_a_question_on_the_command_line(files):
 
 def test_objects_on_the_command_line(files):
     said = run("explain", "scene.png", "--model", "zoo/detr-scenes").stdout
-    assert re.search(r"found: Bag 9\d\.\d% in \(\d+, \d+\)-\(\d+, \d+\)", said)
+    assert re.search(r"found: Bag, (> )?9\d %, in \(\d+, \d+\)-\(\d+, \d+\)", said)
     names = sorted(p.name for p in Path("regard-out").iterdir())
-    assert names[:2] == ["report.html", "scene-gae-objects.png"]
+    assert {"report.html", "scene-gae-objects.png"} < set(names)
     assert len(names) == 4  # and a picture of each
 
 
@@ -189,7 +189,7 @@ def test_a_map_that_leaves_an_input_out_says_so(files):
     given = (files.images[scene], files.texts[RELATION])
     of = regard.load("zoo/lxmert-scenes")
     kept, left = of.explain(given, method=["gae", "raw_attention"], regions=files.boxes[scene])
-    note = "what this method follows does not reach visual_feats, which score 0"
+    note = "this method does not reach the picture: all scores there are 0"
     assert note in left.receipt.notes
     assert note not in kept.receipt.notes
     assert not bool(left.scores["visual_feats"].any())
@@ -239,7 +239,7 @@ def test_clicks_in_a_browser(asked, detected, tmp_path):
     assert seen["place"][1] == "#s0-place-8"
     np.testing.assert_allclose([float(v) for v in seen["place"][2]], row[1:-1], rtol=6e-3)
     assert seen["released"]
-    assert seen["object"] == next(e.target for e in found if e.found.label == "Bag")
+    assert seen["object"].startswith("Bag, ")
 
 
 def test_every_folder_is_used():

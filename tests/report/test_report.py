@@ -198,7 +198,7 @@ def test_receipt_says_undefined_not_nan():
 
 def test_receipt_says_what_the_model_predicts_instead():
     exp = picture(receipt=receipt(explained=torch.tensor([1])), target="logit")
-    assert by_name(exp)["target"].meaning == "the model predicts Bag, not this"
+    assert by_name(exp)["target"].meaning == "the model predicts Bag instead"
     assert by_name(exp)["target"].value.startswith("logit (Shirt)")
 
 
@@ -451,7 +451,7 @@ def test_page_in_a_browser(tmp_path):
     width, height = seen["size"]
     drawn = shrink(np.array(seen["alpha"], dtype=float).reshape(height, width, 1), 60)[..., 0]
     assert np.abs(drawn - overlay(picture(scores))[..., 3] / OPACITY).max() < 13  # the same map, drawn finer
-    assert seen["cell"] == "pixel_values, row 2, column 3: 1"
+    assert seen["cell"] == "picture, patch (2, 3): 1"
     assert seen["heading"] == ["rolloutlogit of 'Bag'"]
     assert seen["word"].startswith("isn't: ")
     assert seen["special"] == 2

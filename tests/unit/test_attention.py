@@ -135,7 +135,7 @@ def test_values_of_another_input() -> None:
     found = regard.explain(model, given, 1, "raw_attention")
     assert torch.allclose(found.scores["y"], model.a[:, 0], atol=1e-6)
     assert not found.scores["x"].any()
-    assert any("look at tokens of x" in n for n in found.receipt.notes)
+    assert any("compare with tokens of x" in n for n in found.receipt.notes)
 
 
 def test_values_that_mix_tokens_are_refused() -> None:

@@ -61,13 +61,16 @@ def test_rows_written_past_autograd_are_refused_by_name(name: str) -> None:
     with pytest.raises(TrailLost, match=f"lost at `{says}, which autograd does not see`"):
         regard.explain(model, x, 1, "rollout")
     notes = regard.explain(model, x, 1, "input_x_gradient").receipt.notes
-    assert any(f"written past autograd ({says})" in n for n in notes)
+    assert any(f"overwritten where autograd does not see it ({says})" in n for n in notes)
 
 
 @pytest.mark.parametrize("method", ["gae", "input_x_gradient"])
 def test_values_that_are_changed_past_autograd_are_told(method: str) -> None:
     model, x = built(after(lambda y, x: _first(y, y.data.mul_(0.5)))), noise(2, TOKENS, WIDTH).double()
-    assert any("written past autograd (mul_)" in n for n in regard.explain(model, x, 1, method).receipt.notes)
+    assert any(
+        "overwritten where autograd does not see it (mul_)" in n
+        for n in regard.explain(model, x, 1, method).receipt.notes
+    )
 
 
 @pytest.mark.parametrize("method", ["gae", "input_x_gradient"])

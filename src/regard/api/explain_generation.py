@@ -149,7 +149,7 @@ def _target(kind: str, text: Text, start: int, i: int, ids: Sequence[int]) -> Ta
     what = "logit" if kind == "contrast" else kind.replace("_", "-")
     name = _name(text, start + i)
     label = f"{what} of {name} (token {id}, number {i + 1} written){rival}"
-    return dataclasses.replace(made, label=label, headed=None)  # scores of tokens are those of an ordinary head
+    return dataclasses.replace(made, label=label, headed=None, classes="token")  # the head is an ordinary one
 
 
 def _name(text: Text, at: int) -> str:
@@ -169,7 +169,9 @@ def _rivals(written: Written, other: Written) -> list[Target]:
     """
     count = len(written.ids)
     return [
-        dataclasses.replace(Target.contrast(a, b, i - count - 1), label=_against(written, other, i), headed=None)
+        dataclasses.replace(
+            Target.contrast(a, b, i - count - 1), label=_against(written, other, i), headed=None, classes="token"
+        )
         for i, (a, b) in enumerate(zip(written.ids, other.ids, strict=True))
         if a != b
     ]

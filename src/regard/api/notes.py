@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from regard.attribution.integral.path import Path
+from regard.explanation.names import input_name
+from regard.explanation.raw_inputs import Raw
 from regard.recording import Recording, Stream
 from regard.recording.inputs import CACHES
 
@@ -17,7 +19,8 @@ def run_notes(recording: Recording, follows: bool, along: Path | None) -> list[s
     notes += _of_caches(recording, follows)
     if recording.unseen:
         notes.append(
-            f"values were written past autograd ({', '.join(recording.unseen)}): gradients are those of what stood there before"
+            f"values were overwritten where autograd does not see it ({', '.join(recording.unseen)}): gradients are those of "
+            "the values before"
         )
     if recording.guessed and along is not None and along.site.kind != "input":
         where = ", ".join(recording.guessed)
@@ -34,7 +37,7 @@ def _of_attention(recording: Recording) -> list[str]:
     for name in dict.fromkeys(c.looks for c in recording.calls if c.looks):
         at = ", ".join(str(c.index) for c in recording.calls if c.looks == name)
         notes.append(
-            f"attention calls {at} look at tokens of {name} and take the values of others, which alone get a score"
+            f"attention calls {at} compare with tokens of {name} and take the values of others: only these others get a score"
         )
     notes += recording.renamed + [n for a in recording.attentions for n in a.notes]
     if recording.mixers:
@@ -82,10 +85,11 @@ def _of_caches(recording: Recording, follows: bool) -> list[str]:
     ]
 
 
-def blind_notes(streams: Sequence[Stream], scores: Mapping[str, Tensor]) -> list[str]:
+def blind_notes(streams: Sequence[Stream], scores: Mapping[str, Tensor], raw: Mapping[str, Sequence[Raw]]) -> list[str]:
     """A note on inputs that a map leaves out as a whole; of one input alone it says nothing that the map does not."""
     inputs = [s.name for s in streams if s.of_input]
     none = [name for name in inputs if not bool(scores[name].any())]
     if not none or len(inputs) == 1:
         return []
-    return [f"what this method follows does not reach {', '.join(none)}, which score 0"]
+    named = [f"the {input_name(name, raw)}" if name in raw else name for name in none]
+    return [f"this method does not reach {' and '.join(named)}: all scores there are 0"]

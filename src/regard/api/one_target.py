@@ -14,6 +14,7 @@ from regard.api.measuring import measurement, token_rows, versions
 from regard.api.notes import blind_notes, run_notes
 from regard.api.samples import CROSSED, MIXED, by_sample, samples_of
 from regard.api.shared_run import Watched
+from regard.api.target_rows import tokens_read
 from regard.attribution.context import Context, summed
 from regard.attribution.integral.path import Path
 from regard.attribution.method import Method, OwnSite
@@ -22,7 +23,7 @@ from regard.errors import NonFinite
 from regard.explanation.explanation import Explanation
 from regard.explanation.places import WHOLE, Grid, Raster
 from regard.explanation.raw_inputs import Raw
-from regard.explanation.receipt import Receipt
+from regard.explanation.receipt import ReadTokens, Receipt
 from regard.recording import Recording, Stream
 from regard.recording.ambient import as_the_user
 from regard.recording.independence import crossing
@@ -102,7 +103,7 @@ class OneMap:
         w, value, fixed = self.w, self.value, self._fixed
         streams, relevance = self._streams, self._relevance
         scores = self._scores(relevance, streams)
-        receipt = self._receipt(relevance, blind_notes(streams, scores))
+        receipt = self._receipt(relevance, blind_notes(streams, scores, w.reading.raw))
         if w.how.measure == "full":
             receipt.measure()
         grid, rasters = _grids(w.recording, streams)
@@ -166,6 +167,9 @@ class OneMap:
             baseline=row.baseline if along is None else along.baseline,
             site=str(row.site) if along is None else along.site.label,
             readout=self._context.read or self._how_read(),
+            reads=self._reads(),
+            asked=w.how.readout is not None,
+            classes=self.target.classes,
             attribution_sum=summed(relevance, len(value.y)),
             decomposes=row.decomposes,
             complete=along.complete if along is not None else not row.site.of_attention,
@@ -190,10 +194,21 @@ class OneMap:
         shared = 1 + (len(self.value.y) if self.value.shared else 1) + (self.w.proof.passes if self.w.proof else 0)
         return shared + sum(p.passes for p in self._paths) + nodes
 
+    @property
+    def _reads_rows(self) -> bool:
+        """Whether the method's formula has a read-out."""
+        return self.row.follows_maps(self.w.how.site) or self.maps[0].read_by[self.row.name]
+
     def _how_read(self) -> str:
-        """Which rows the target was found to read; not asked where the method's formula has no read-out."""
-        asked = self.row.follows_maps(self.w.how.site) or self.maps[0].read_by[self.row.name]
-        return self.maps[0].readout.how if asked else "not used by this method"
+        """Which rows the target was found to read."""
+        return self.maps[0].readout.how if self._reads_rows else "not used by this method"
+
+    def _reads(self) -> list[ReadTokens]:
+        """The same as values; none where the method weighs them in its own way, or samples were explained alone."""
+        if not self._reads_rows or self._context.read or len(self.maps) > 1:
+            return []
+        recording = self.w.recording
+        return tokens_read(recording.streams if recording.whole else recording.stages, self.maps[0].readout.values())
 
     def _finals(self) -> tuple[int, ...]:
         """The calls of the attentions that the target reads, where they are what the method is measured against."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from regard.attribution.rerun import Rerun
 from regard.errors import Unmoved
-from regard.recording import AttentionCall, Gradients, Recording
+from regard.explanation.receipt import ReadTokens
+from regard.recording import AttentionCall, Gradients, Recording, Stream
 from regard.recording.edits import Edit
 from regard.recording.gradient import gradient
 from regard.recording.relevance.left_behind import left_behind
@@ -31,6 +32,22 @@ def read_rows(
         raise _as_at_the_inputs(error, recording, gradients, again) from None
     more = {} if readout is not None else left_behind(recording, gradients, y, found, partial(_cut_run, again))
     return ({**found, **more}, found_from_the_gradient(recording.streams, {**found, **more})) if more else (found, how)
+
+
+def tokens_read(streams: Sequence[Stream], weights: Iterable[Tensor]) -> list[ReadTokens]:
+    """The tokens of each stream that weights (batch, row) of a read-out stand on, each attention's by themselves.
+
+    None where merged rows or other stages are read: these are no tokens of a map.
+    """
+    out = []
+    for r in weights:
+        for stream in streams:
+            read = r[:, stream.rows] > 0
+            if bool(read.any()):
+                if not stream.shown:
+                    return []
+                out.append(ReadTokens(stream.name, read.sum(1).tolist(), read.int().argmax(1).tolist()))
+    return out
 
 
 def _as_at_the_inputs(error: Unmoved, recording: Recording, gradients: Gradients, again: Rerun) -> Unmoved:

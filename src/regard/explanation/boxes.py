@@ -36,9 +36,9 @@ class Found:
     box: Box
 
     @property
-    def sure(self) -> str:
-        """The probability in per cent; "> 99%" for what would be rounded to certainty."""
-        return "> 99%" if self.probability >= 0.995 else f"{self.probability:.0%}"
+    def percent(self) -> str:
+        """The probability in per cent; "> 99 %" for what would be rounded to certainty."""
+        return "> 99 %" if self.probability >= 0.995 else f"{100 * self.probability:.0f} %"
 
 
 def corners(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:

@@ -27,6 +27,19 @@ class Measured:
     passes: int = 0
 
 
+@dataclass(frozen=True)
+class ReadTokens:
+    """Tokens of one stream that a target reads: of each sample how many, and the first of them."""
+
+    stream: str
+    counts: list[int]
+    first: list[int]
+
+    def of_sample(self, i: int) -> ReadTokens:
+        """Those of one sample."""
+        return ReadTokens(self.stream, self.counts[i : i + 1], self.first[i : i + 1])
+
+
 @dataclass
 class Receipt:
     """What was explained, against what, where, and how much of it the map accounts for. Tensors are (batch,).
@@ -44,7 +57,8 @@ class Receipt:
         decomposes: whether the method claims that the sum is T. complete: whether the site is a whole frontier.
         output_difference: the largest difference between the output of the watched run and that of the model's own run, the
             plain forward under no_grad. same_output: whether that is rounding. `faithful` is its old name.
-        predicted, explained: class indices where the target is a class, else None.
+        predicted, explained: class indices where the target is a class, else None. classes: what they count: "class", "token"
+            or "text". reads: the tokens that the target reads, stream by stream; asked: whether the user named them.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
     """
@@ -65,6 +79,9 @@ class Receipt:
     versions: dict[str, str]
     seed: int
     notes: list[str] = field(default_factory=list)
+    classes: str = "class"
+    reads: list[ReadTokens] = field(default_factory=list)
+    asked: bool = False
     _measured: Measured | None = field(default=None, repr=False)
     _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
 
@@ -123,6 +140,7 @@ class Receipt:
         measured = self.measure()
         names = [f.name for f in dataclasses.fields(self) if not f.name.startswith("_")]
         values = {name: getattr(self, name) for name in names}
+        values["reads"] = [dataclasses.asdict(r) for r in self.reads]
         values |= {
             "output_difference": measured.output_difference,
             "faithful": measured.output_difference,
@@ -145,7 +163,8 @@ class Receipt:
             return Measured(found.output_difference, part(found.baseline_value), T, found.passes)
 
         fields = {f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.name.startswith("_")}
-        made = Receipt(**(fields | {"notes": list(self.notes)}))
+        reads = [r.of_sample(i) if len(r.counts) == batch else r for r in self.reads]
+        made = Receipt(**(fields | {"notes": list(self.notes), "reads": reads}))
         made._measured, made._measure = (measure(), None) if self._measured is not None else (None, measure)
         return made
 
@@ -170,6 +189,9 @@ class Receipt:
             values[name] = _tensor(values[name])
         for name in ("predicted", "explained"):
             values[name] = None if values[name] is None else torch.tensor(values[name])
+        values["reads"] = [ReadTokens(**r) for r in values.get("reads", ())]
+        if "classes" not in values:  # saved before receipts said it
+            values["classes"] = "text" if values["target"].startswith("similarity") else "class"
         return cls(**values, _measured=measured)
 
 

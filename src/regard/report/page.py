@@ -24,7 +24,7 @@ from regard.report.view import PictureView
 LONGEST = 1200  # pixels, the longest side of an embedded picture
 COLOURS = {"for": FOR, "against": AGAINST}
 ScoredText = tuple[str, float | None, bool, str, Sequence[int]]  # text, score, whether special, note, its tokens
-STAGE = ("id", "stream", "width", "height", "box", "cells", "regions")  # what the script needs of a stage
+STAGE = ("id", "stream", "called", "width", "height", "box", "cells", "regions")  # what the script needs of a stage
 
 
 @lru_cache(maxsize=1)
@@ -52,10 +52,10 @@ def still(panel: PictureView) -> dict[str, Any]:
     """A picture with its map drawn in, for where no script runs."""
     if panel.picture is None:
         enlarged = np.kron(panel.scale.over(panel.cells, LIGHT), np.ones((16, 16, 1), dtype=np.uint8))
-        return {"stream": panel.stream, "name": panel.stream, "uri": _uri(enlarged), "original": None}
+        return {"name": panel.name, "uri": _uri(enlarged), "original": None}
     original = panel.picture.pixels.cpu().numpy()
     map_ = _uri(veil(blend(panel), panel.picture.box))
-    return {"stream": panel.stream, "name": panel.picture.name, "uri": map_, "original": _uri(original)}
+    return {"name": panel.picture.name, "uri": map_, "original": _uri(original)}
 
 
 def stage(panel: PictureView, key: str) -> dict[str, Any]:
@@ -70,12 +70,14 @@ def stage(panel: PictureView, key: str) -> dict[str, Any]:
             "regions": [],
             "tags": [],
         }
-        return {"id": key, "stream": panel.stream, "name": panel.stream, "uri": "", "whole": True} | size
+        about = {"id": key, "stream": panel.stream, "called": panel.name, "name": panel.name}
+        return about | {"uri": "", "whole": True} | size
     height, width = panel.picture.pixels.shape[:2]
     regions = [[*map(float, b)] for b in panel.regions]
     return {
         "id": key,
         "stream": panel.stream,
+        "called": panel.name,
         "name": panel.picture.name,
         "uri": _uri(panel.picture.pixels.cpu().numpy()),
         "width": width,

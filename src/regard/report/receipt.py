@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from regard.explanation.explanation import Explanation
-from regard.explanation.receipt import Receipt
+from regard.explanation.names import stream_name, token_name
+from regard.explanation.receipt import ReadTokens, Receipt
 from regard.report.colour import number
 from regard.report.view import class_of, fits_texts, target_of
 
@@ -27,10 +28,8 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
         _target(exp, sample),
         _baseline(r, sample),
         ReceiptLine("site", r.site, "" if r.site == "none" else "where in the model the scores live"),
-        ReceiptLine("read-out", r.readout, "the tokens that the target reads"),
-        ReceiptLine(
-            "sum of the map", number(at(r.attribution_sum, sample)), "over all streams, prefix tokens included"
-        ),
+        ReceiptLine("read-out", read_out(exp, sample), "the tokens that the target reads"),
+        ReceiptLine("sum of the map", number(at(r.attribution_sum, sample)), "over all tokens, special ones included"),
         *_error(r, sample),
         _output(r),
         ReceiptLine(
@@ -52,8 +51,28 @@ def _target(exp: Explanation, sample: int) -> ReceiptLine:
     elif explained == predicted:
         meaning = "this is what the model predicts"
     else:
-        meaning = f"the model predicts {predicted}, not this"
-    return ReceiptLine("target", f"{target_of(exp, sample)} = {number(at(r.target_value, sample))}", meaning)
+        meaning = f"the model predicts {predicted} instead"
+    said = target_of(exp, sample) if exp.found is None else f"logit of {exp.found.label!r}"
+    return ReceiptLine("target", f"{said} = {number(at(r.target_value, sample))}", meaning)
+
+
+def read_out(exp: Explanation, sample: int) -> str:
+    """The tokens that one sample's target reads, by their names, and who found them."""
+    r = exp.receipt
+    found = [(x, min(sample, len(x.counts) - 1)) for x in r.reads]
+    parts = [_tokens(exp, x, i, sample) for x, i in found if x.counts[i]]
+    if not parts:
+        return r.readout
+    several = any(x.counts[i] > 1 for x, i in found)
+    who = "as you asked" if r.asked else "as the gradient shows" + ", each by how much it counts" * several
+    return f"{' and '.join(dict.fromkeys(parts))}, {who}"
+
+
+def _tokens(exp: Explanation, read: ReadTokens, i: int, sample: int) -> str:
+    count = read.counts[i]
+    if count == 1:
+        return token_name(exp, read.stream, read.first[i], sample)
+    return f"{count} tokens of the {stream_name(exp, read.stream)}"
 
 
 def _baseline(r: Receipt, sample: int) -> ReceiptLine:
@@ -68,7 +87,7 @@ def _error(r: Receipt, sample: int) -> list[ReceiptLine]:
     if change is None:
         return [ReceiptLine("attribution error", "undefined", "this method's scores have no unit of the target")]
     claim = "" if r.decomposes else "; the method does not claim to account for all of it"
-    frontier = "" if r.complete else "; one stream of several, the others are left out"
+    frontier = "" if r.complete else "; what passes this site by is left out"
     ratio = percent(at(r.relative_error, sample))
     return [
         ReceiptLine(

@@ -14,6 +14,7 @@ import numpy as np
 from regard.errors import Misuse
 from regard.explanation.boxes import Box, Found
 from regard.explanation.explanation import Explanation
+from regard.explanation.names import moment_name, object_name, stream_name
 from regard.explanation.places import PLAINLY, Raster, joined
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, words_of
 from regard.report.colour import Array, ColourScale, number, scale_of
@@ -23,7 +24,7 @@ LISTED = 8  # a stream of at most so many tokens that is neither picture nor tex
 
 @dataclass(frozen=True)
 class PictureView:
-    """A stream that is a grid of scores, and the original picture where it is known.
+    """A stream that is a grid of scores, and the original picture where it is known. `name`: what the stream is called.
 
     Scores of a picture's regions are one row of cells. `found`: the object that is explained, where one was found.
     """
@@ -34,6 +35,7 @@ class PictureView:
     picture: Picture | None
     found: Found | None = None
     raster: Raster = PLAINLY
+    name: str = ""
 
     @property
     def regions(self) -> Sequence[Box]:
@@ -51,7 +53,7 @@ class SoundView(PictureView):
     @property
     def moments(self) -> list[TextPiece]:
         """Every token by the time that it stands for."""
-        return [TextPiece(f"{a:.2f}–{b:.2f} s", s) for (a, b), s in zip(self.times, self.scores, strict=True)]
+        return [TextPiece(moment_name(a, b), s) for (a, b), s in zip(self.times, self.scores, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class TextView:
     tokens: list[TextPiece]
     word_scale: ColourScale
     token_scale: ColourScale
+    name: str = ""
 
     @property
     def best(self) -> tuple[list[TextPiece], ColourScale]:
@@ -92,6 +95,7 @@ class ChartView:
     stream: str
     scores: list[float]
     scale: ColourScale
+    name: str = ""
 
 
 Panel = PictureView | TextView | ChartView
@@ -157,53 +161,65 @@ def _panels(exp: Explanation, stream: str, scores: Array, raw: Raw | None) -> li
     if stream in exp.grid and not isinstance(raw, Sound):
         return [
             panel
-            for name, cells, picture in _pictures_in(exp, stream, scores, raw if isinstance(raw, Picture) else None)
-            for panel in _frames(exp, stream, name, cells, scale, picture)
+            for one in _pictures_in(exp, stream, scores, raw if isinstance(raw, Picture) else None)
+            for panel in _frames(exp, stream, one, scale)
         ]
     if isinstance(raw, Picture) and raw.regions:
-        return [PictureView(stream, scores[None], scale, raw)]
+        return [PictureView(stream, scores[None], scale, raw, name=stream_name(exp, stream))]
     if isinstance(raw, Sound):
-        return [_sound_panel(stream, scores, scale, raw)]
+        return [replace(_sound_panel(stream, scores, scale, raw), name=stream_name(exp, stream))]
     if isinstance(raw, Text):
         return [_text_panel(exp, stream, scores, raw)]
-    return [ChartView(stream, [float(s) for s in scores], scale)]
+    return [ChartView(stream, [float(s) for s in scores], scale, stream_name(exp, stream))]
 
 
 def _pictures_in(
     exp: Explanation, stream: str, scores: Array, raw: Picture | None
-) -> list[tuple[str, Array, Picture | None]]:
-    """The pictures of one row of tokens: the sample's, or those of several in one row that say something of it."""
+) -> list[tuple[list[int], Array, Picture | None]]:
+    """The pictures of one row of tokens, with their numbers where there are several: those that say something of the sample."""
     grid, order = exp.grid[stream], exp.raster(stream).order
     if order is None:
         assert isinstance(grid, tuple)
-        return [(stream, scores.reshape(grid), raw)]
+        return [([], scores.reshape(grid), raw)]
     every, raws, first = grid if isinstance(grid, list) else [grid], exp.inputs.get(stream, ()), 0
     found = []
     for i, one in enumerate(every):
         cells = scores[list(order[first : first + math.prod(one)])].reshape(one)
         picture = raws[i] if i < len(raws) else None
         if exp.batch == 1 or cells.any():
-            name = stream if len(every) == 1 else f"{stream}[{i}]"
-            found.append((name, cells, picture if isinstance(picture, Picture) else None))
+            at = [] if len(every) == 1 else [i]
+            found.append((at, cells, picture if isinstance(picture, Picture) else None))
         first += math.prod(one)
     return found
 
 
 def _frames(
-    exp: Explanation, stream: str, name: str, cells: Array, scale: ColourScale, picture: Picture | None
+    exp: Explanation, stream: str, one: tuple[list[int], Array, Picture | None], scale: ColourScale
 ) -> list[PictureView]:
     """A picture, or each of its frames, views, tiles or slices."""
+    number, cells, picture = one
+    key = stream + "".join(f"[{i}]" for i in number)
+    name = " ".join([stream_name(exp, stream), *(str(i + 1) for i in number)])
     if cells.ndim == 2:
-        return [PictureView(name, cells, scale, picture, exp.found, exp.raster(stream))]
+        return [PictureView(key, cells, scale, picture, exp.found, exp.raster(stream), name)]
     if picture is not None and cells.ndim == 3 and len(picture.tiles) == len(cells):
         import torch
 
         height, width = picture.pixels.shape[:2]
         whole = joined(torch.from_numpy(np.ascontiguousarray(cells)), picture).numpy()
         seen = replace(picture, box=(0.0, 0.0, float(width), float(height)))
-        return [PictureView(name, whole, scale_of(whole, exp.signed), seen, exp.found)]
-    named = [(f"{name}[{', '.join(map(str, i))}]", cells[i]) for i in np.ndindex(cells.shape[:-2])]
-    return [PictureView(frame, part, scale, None, None, exp.raster(stream)) for frame, part in named]
+        return [PictureView(key, whole, scale_of(whole, exp.signed), seen, exp.found, name=name)]
+    return [
+        PictureView(
+            f"{key}[{', '.join(map(str, i))}]", cells[i], scale, None, None, exp.raster(stream), f"{name}, {_frame(i)}"
+        )
+        for i in np.ndindex(cells.shape[:-2])
+    ]
+
+
+def _frame(at: tuple[int, ...]) -> str:
+    """A frame, view or slice, counted from 1."""
+    return f"frame {', '.join(str(i + 1) for i in at)}"
 
 
 def _sound_panel(stream: str, scores: Array, scale: ColourScale, sound: Sound) -> SoundView:
@@ -229,7 +245,13 @@ def _text_panel(exp: Explanation, stream: str, scores: Array, text: Text) -> Tex
     plain = [p.score for p in tokens if p.score is not None and not p.special]
     every = [p.score for p in tokens if p.score is not None]
     return TextView(
-        stream, text, words, tokens, scale_of(known, exp.signed), scale_of(plain if any(plain) else every, exp.signed)
+        stream,
+        text,
+        words,
+        tokens,
+        scale_of(known, exp.signed),
+        scale_of(plain if any(plain) else every, exp.signed),
+        stream_name(exp, stream),
     )
 
 
@@ -262,7 +284,9 @@ def token_pieces(text: Text, scores: Sequence[float]) -> list[TextPiece]:
 
 
 def target_of(exp: Explanation, sample: int) -> str:
-    """The target in words, with the name of the explained class where the target does not say it."""
+    """The target in words: the found object, or with the name of the explained class where the target does not say it."""
+    if exp.found is not None:
+        return object_name(exp.found)
     name = class_of(exp, exp.receipt.explained, sample)
     spelt = "" if name is None else rf"{re.escape(name)}|{re.escape(name.replace('class ', 'token '))}"
     said = name is None or re.search(rf"(?<!\w)({spelt})(?!\w)", exp.target)
@@ -280,12 +304,14 @@ def class_of(exp: Explanation, indices: object, sample: int) -> str | None:
     if index in exp.names:
         return exp.names[index]
     labels = exp.labels
-    return labels[index] if labels is not None and 0 <= index < len(labels) else f"class {index}"
+    if labels is not None and index == len(labels) and exp.found is not None:
+        return "no object"
+    return labels[index] if labels is not None and 0 <= index < len(labels) else f"{exp.receipt.classes} {index}"
 
 
 def fits_texts(exp: Explanation) -> bool:
     """Whether the target is how well a picture and a text fit, so that its "classes" are texts."""
-    return exp.target.startswith("similarity")
+    return exp.receipt.classes == "text"
 
 
 def _method(exp: Explanation) -> str:
@@ -304,12 +330,21 @@ def sections(explanations: Sequence[Explanation]) -> list[Section]:
             if home is None:
                 home = Section(_name(exp, sample), key)
                 found.append(home)
-            home.views.append(view)
+            home.views.append(_told_apart(home, view))
     return found
 
 
 def _holds(section: Section, view: SampleView) -> bool:
-    return any((v.method, v.target) == (view.method, view.target) for v in section.views)
+    return any((v.method, v.exp.target) == (view.method, view.exp.target) for v in section.views)
+
+
+def _told_apart(section: Section, view: SampleView) -> SampleView:
+    """A view whose target is called as no other target of its section is: of two objects the second has its number."""
+    called = {v.exp.target: v.target for v in section.views}
+    if view.exp.target in called:
+        return replace(view, target=called[view.exp.target])
+    same = sum(name.startswith(view.target) for name in called.values())
+    return replace(view, target=f"{view.target} ({same + 1})") if view.target in called.values() else view
 
 
 def _name(exp: Explanation, sample: int) -> str:
@@ -337,7 +372,7 @@ def _key(exp: Explanation, sample: int) -> str:
 
 def listed(panel: ChartView) -> str:
     """A short stream in one line: its name and its scores."""
-    return f"{panel.stream} {', '.join(number(s) for s in panel.scores)}"
+    return f"{panel.name} {', '.join(number(s) for s in panel.scores)}"
 
 
 def plain(text: str, keep: str = "") -> str:

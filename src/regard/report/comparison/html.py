@@ -213,7 +213,7 @@ def _cell(exp: Explanation, sample: int, key: str) -> dict[str, Any]:
 
 def _panel(panel: Panel, several: bool) -> dict[str, Any]:
     scale = panel.best[1] if isinstance(panel, TextView) else panel.scale
-    shown: dict[str, Any] = {"stream": panel.stream if several else "", "uri": "", "pieces": [], "tokens": False}
+    shown: dict[str, Any] = {"stream": panel.name if several else "", "uri": "", "pieces": [], "tokens": False}
     shown["scale"] = {"ends": ends(scale), "signed": scale.signed, "empty": scale.limit == 0, "note": scale.note}
     if isinstance(panel, PictureView):
         return shown | {"uri": _jpeg(small(panel))}

@@ -13,6 +13,7 @@ from typing import Any
 from regard.errors import Misuse
 from regard.explanation.explanation import Explanation
 from regard.explanation.files import write_atomically
+from regard.explanation.names import object_name
 from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY
 from regard.report.explanation.token_links import token_links
@@ -100,9 +101,7 @@ def _section(section: Section, key: str) -> dict[str, Any]:
 def _objects(section: Section) -> list[dict[str, Any]]:
     """The found objects that the targets of a section are, each once."""
     found = {v.target: v.exp.found for v in section.views if v.exp.found is not None}
-    return [
-        {"target": target, "name": f"{f.label} {f.sure}", "box": [*map(float, f.box)]} for target, f in found.items()
-    ]
+    return [{"target": target, "name": object_name(f), "box": [*map(float, f.box)]} for target, f in found.items()]
 
 
 def _view(view: SampleView, key: str) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def _view(view: SampleView, key: str) -> dict[str, Any]:
         "target": view.target,
         "receipt": lines(view.exp, view.sample),
         "accounts": accounts(view.exp.receipt, view.sample),
-        "scales": [(p.stream, scale(p.scale)) for p in pictures],
+        "scales": [(p, scale(p.scale)) for p in pictures],
         "texts": [_text(p) for p in view.panels if isinstance(p, TextView)],
         "charts": [_chart(p) for p in view.panels if isinstance(p, ChartView)],
         "listed": [_chart(p) for p in view.listed],
@@ -140,6 +139,7 @@ def _stages(section: Section, key: str) -> list[dict[str, Any]]:
 def _text(panel: TextView) -> dict[str, Any]:
     return {
         "stream": panel.stream,
+        "called": panel.name,
         "name": panel.text.name,
         "words": pieces([(p.text, p.score, False, "", p.tokens) for p in panel.words], panel.word_scale),
         "tokens": pieces([(p.text, p.score, p.special, p.note, p.tokens) for p in panel.tokens], panel.token_scale),
@@ -150,4 +150,4 @@ def _text(panel: TextView) -> dict[str, Any]:
 
 def _chart(panel: ChartView) -> dict[str, Any]:
     tokens = pieces([(str(i), s, False, "", ()) for i, s in enumerate(panel.scores)], panel.scale)
-    return {"stream": panel.stream, "tokens": tokens, "scale": scale(panel.scale)}
+    return {"name": panel.name, "tokens": tokens, "scale": scale(panel.scale)}

@@ -72,7 +72,7 @@ def _figure(explanations: Sequence[Explanation], panels: Sequence[PictureView]) 
 
 def _named(panel: PictureView) -> str:
     assert panel.found is not None
-    return f"{textwrap.shorten(safe(panel.found.label), 26, placeholder=' …')} {panel.found.sure}"
+    return f"{textwrap.shorten(safe(panel.found.label), 26, placeholder=' …')}, {panel.found.percent}"
 
 
 def _count(objects: int) -> str:

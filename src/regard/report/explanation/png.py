@@ -208,7 +208,7 @@ def _grid(panel: PictureView) -> Band:
     def draw(figure: Any, top: float) -> None:
         axes = axes_at(figure, EDGE, top - 0.25, wide, high)
         axes.imshow(panel.scale.over(panel.cells, LIGHT), interpolation="none")
-        write(figure, EDGE, top - 0.03, f"{safe(panel.stream)}: {rows} x {columns} tokens", 9, FAINT)
+        write(figure, EDGE, top - 0.03, f"{safe(panel.name)}: {rows} x {columns} tokens", 9, FAINT)
         _bar(figure, EDGE + wide + 0.2, top - 0.25, high, panel.scale)
 
     return Band(high + 0.45, draw)
@@ -225,7 +225,7 @@ def _chart(panel: ChartView) -> Band:
         axes.spines[["top", "right"]].set_visible(False)
         axes.locator_params(axis="x", integer=True)
         note = f"  ({panel.scale.note})" if panel.scale.note else ""
-        write(figure, EDGE, top - 0.03, safe(panel.stream) + note, 9, FAINT)
+        write(figure, EDGE, top - 0.03, safe(panel.name) + note, 9, FAINT)
 
     return Band(3.1, draw)
 

@@ -18,6 +18,7 @@ from rich.text import Text as Line
 
 from regard.explanation.boxes import Box
 from regard.explanation.generation import Generation
+from regard.explanation.names import object_name
 from regard.report.colour import DARK, Array, ColourScale, number, text_colour
 from regard.report.figure import blend
 from regard.report.generation.view import WrittenRow
@@ -35,7 +36,7 @@ def show(view: SampleView, console: Console) -> RenderableType:
     width = max(8, console.width)
     parts: list[RenderableType] = [Rule(Line(plain(f"{view.method} · {view.target}")), align="left", style="dim")]
     if (found := view.exp.found) is not None:
-        parts.append(Line(f"found: {plain(found.label)} {found.probability:.1%} in {_span(found.box)}"))
+        parts.append(Line(f"found: {plain(object_name(found))}, in {_span(found.box)}"))
     for panel in view.panels:
         parts += _panel(panel, width, coloured)
     parts += [Line("beside it: " + plain(listed(p)), style="dim") for p in view.listed]
@@ -55,7 +56,7 @@ def _panel(panel: Panel, width: int, coloured: bool) -> list[RenderableType]:
     if isinstance(panel, ChartView):
         pieces = [TextPiece(f"token {i}", s) for i, s in enumerate(panel.scores)]
         return [
-            Line(plain(panel.stream), style="dim"),
+            Line(plain(panel.name), style="dim"),
             strongest(pieces, "token"),
             Line(legend(panel.scale), style="dim"),
         ]
