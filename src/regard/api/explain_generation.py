@@ -201,7 +201,7 @@ def _nothing(like: Explanation, label: str) -> Explanation:
         attribution_sum=torch.zeros_like(receipt.attribution_sum),
         explained=None,
         predicted=None,
-        notes=["both answers have this token here, so that nothing tells them apart"],
+        notes=["both answers have this token here: it does not tell them apart"],
         _measured=None,
         _measure=lambda: _unmoved(like.receipt),
     )
@@ -210,7 +210,9 @@ def _nothing(like: Explanation, label: str) -> Explanation:
         target=label,
         scores={s: torch.zeros_like(x) for s, x in like.scores.items()},
         receipt=receipt,
-        _token_rows=TokenRows(refused="nothing is explained here, so that nothing looks at anything"),
+        _token_rows=TokenRows(
+            refused="both answers have this token, so nothing is explained here and no token looks at another"
+        ),
     )
 
 
@@ -281,7 +283,7 @@ def less(one: Explanation, other: Explanation, stream: str, start: int) -> Expla
         inputs={**one.inputs, AGAINST: [answer_of(text, start)]},
         signed=True,
         _token_rows=TokenRows(
-            refused="two answers were read in passes of their own; ask one of them who looks at whom"
+            refused="each answer was read in a pass of its own; ask one of them which tokens look at which"
         ),
     )
 

@@ -13,6 +13,7 @@ from regard.recording import AttentionCall, Recording, record
 from regard.recording.ambient import our_own
 from regard.recording.calls.certainty import Certainty
 from regard.recording.frames import Block
+from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 from regard.recording.relevance.readout import Readout, read_out
 from regard.recording.tokens.tags import STRIDE
@@ -20,7 +21,7 @@ from regard.recording.tokens.tags import STRIDE
 
 @dataclass(frozen=True)
 class SeenStream:
-    """A token stream: its name, its tokens, its grid where it is a picture, and whether a parameter gave birth to it."""
+    """A token stream: its name, its tokens, its grid where it is a picture, and whether it is an input or learned."""
 
     name: str
     tokens: int
@@ -30,7 +31,7 @@ class SeenStream:
 
 @dataclass(frozen=True)
 class SeenCall:
-    """An attention call: who looks at whom. `query` and `key` name segments, as in `cls_token | pixel_values@14x14`.
+    """An attention call: which tokens look at which. `query` and `key` name segments, as in `cls_token | pixel_values@14x14`.
 
     `key` are the tokens of the values. `certainty` says how sure that is: followed, or said by the caller, either with doubts,
     or lost, and why. `attention` is the number of the attention that the call is a part of: several calls may make one layer.
@@ -102,8 +103,6 @@ def inspect(
     Lost trails are shown, not raised. `streams` and `batch_axis` as in `regard.explain`. Where a target (or `readout`) is
     given, the rows that it reads are told as well, at the cost of a gradient.
     """
-    from regard.recording.random_state import rng_kept
-
     asked = target is not None or readout is not None
     refuse(model, training)
     with rng_kept(model), our_own():

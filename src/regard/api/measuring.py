@@ -82,7 +82,7 @@ def token_rows(
         )
     if value.shared or len(value.y) < w.recording.batch:
         return TokenRows(
-            refused="samples read tokens of one another here: explain one pair at a time to see who looks at whom"
+            refused="samples read tokens of one another here: explain one pair at a time to see which tokens look at which"
         )
     model, inputs, rng, around, training = w.recording.model, w.recording.given, w.rng, w.around, w.how.training
     streams, budget, device = w.how.streams, w.recording.budget, value.y.device

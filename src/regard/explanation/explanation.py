@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.errors import InputError, Misuse, nearest
+from regard.errors import Misuse, nearest
 from regard.explanation import display
 from regard.explanation.boxes import Box, Found
 from regard.explanation.export import as_json_file, defined, frame, raws_as_dicts, rows
-from regard.explanation.files import as_json, packed, unpacked, write_atomically
+from regard.explanation.files import as_json, checked, packed, unpacked, write_atomically
 from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, placed, raster_of, resized
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words_of
 from regard.explanation.receipt import Receipt
@@ -177,7 +177,7 @@ class Explanation:
         `rows`: token numbers, None for all. Padding is 0 on both sides. Rows that were not asked for before
         take one more forward and gradient, and a walk that grows with their number; they are kept, and saved.
 
-        Raises UnknownName for a stream that there is none of, Misuse where a method follows no paths, where no call looks
+        Raises UnknownName for a stream that the map does not have, Misuse where a method follows no paths, where no call looks
         from `query_stream`, and after `load` for rows that were not asked for before `save`.
         """
         for name in (query_stream, key_stream):
@@ -199,7 +199,7 @@ class Explanation:
                 sample by sample, in a list.
             stream: which text, where there are several; default: the first.
 
-        Raises UnknownName, Misuse or InputError for a part or a span that there is not, or where no text is known.
+        Raises UnknownName, Misuse or InputError for a part or a span that the text does not have, or where no text is known.
         """
         name = stream or self._text_stream()
         raws = self.inputs.get(name or "", ())
@@ -294,11 +294,8 @@ class Explanation:
     def load(cls, path: str | os.PathLike[str]) -> Explanation:
         """Read what `save` wrote. Raises InputError for a file that is missing or is not one of ours."""
         header, tensors = unpacked(path, FORMAT, "explanation")
-        try:
+        with checked(path):
             return _from_file(header, tensors)
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
-            reason = (str(e).splitlines() or [""])[0]
-            raise InputError(f"{path} is damaged: a field is missing or wrong ({type(e).__name__}: {reason})") from e
 
     def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
         """Draw one sample with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,19 @@ def unpacked(path: str | os.PathLike[str], format: str, what: str) -> tuple[dict
         raise InputError(f"no such file: {path}") from None
     except (SafetensorError, OSError, json.JSONDecodeError) as e:
         raise InputError(f"{path} cannot be read as a saved {what}: {e}") from e
-    try:
+    with checked(path, "its inputs cannot be read"):
         header["inputs"] = {name: raws_of(name, entries, tensors) for name, entries in header["inputs"].items()}
+    return header, tensors
+
+
+@contextmanager
+def checked(path: str | os.PathLike[str], what: str = "a field is missing or wrong") -> Iterator[None]:
+    """Raise InputError for what is not in a file's header as it should be."""
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
         reason = (str(e).splitlines() or [""])[0]
-        raise InputError(f"{path} is damaged: its inputs cannot be read ({type(e).__name__}: {reason})") from e
-    return header, tensors
+        raise InputError(f"{path} is damaged: {what} ({type(e).__name__}: {reason})") from e
 
 
 def article(noun: str) -> str:

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.errors import InputError, nearest
+from regard.errors import nearest
 from regard.explanation import display
 from regard.explanation.explanation import Explanation
 from regard.explanation.export import as_json_file, defined, frame
-from regard.explanation.files import as_json, packed, raws_of, unpacked, write_atomically
+from regard.explanation.files import as_json, checked, packed, raws_of, unpacked, write_atomically
 from regard.explanation.places import grid_of, raster_of
 from regard.explanation.raw_inputs import Text, Word, words_of
 from regard.explanation.receipt import Receipt
@@ -180,32 +180,8 @@ class Generation(Sequence[Explanation]):
     def load(cls, path: str | os.PathLike[str]) -> Generation:
         """Read what `save` wrote. Raises InputError for a file that is missing or is not one of ours."""
         header, tensors = unpacked(path, FORMAT, "generation")
-        try:
-            shared = {
-                "method": header["method"],
-                "grid": {k: grid_of(v) for k, v in header["grid"].items()},
-                "rasters": {k: raster_of(r) for k, r in header.get("rasters", {}).items()},
-                "inputs": header["inputs"],
-                "labels": header["labels"],
-                "signed": header["signed"],
-                "options": header["options"],
-            }
-            scores = {s: tensors[f"scores/{s}"] for s in header["streams"]}
-            made = [
-                Explanation(
-                    target=target,
-                    scores={s: t[i : i + 1].clone() for s, t in scores.items()},
-                    receipt=Receipt.from_dict(receipt),
-                    **shared,
-                )
-                for i, (target, receipt) in enumerate(zip(header["targets"], header["receipts"], strict=True))
-            ]
-            own = {name: header[name] for name in ("ids", "stream", "start", "method", "target")}
-            whole = header.get("whole")
-            return cls(made, **own, whole=None if whole is None else _unpacked(whole, tensors, shared))
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
-            reason = (str(e).splitlines() or [""])[0]
-            raise InputError(f"{path} is damaged: a field is missing or wrong ({type(e).__name__}: {reason})") from e
+        with checked(path):
+            return _from_file(header, tensors)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw the map with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
@@ -217,6 +193,31 @@ class Generation(Sequence[Explanation]):
 
     def _repr_html_(self) -> str:
         return display.generation_fragment(self)
+
+
+def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Generation:
+    shared = {
+        "method": header["method"],
+        "grid": {k: grid_of(v) for k, v in header["grid"].items()},
+        "rasters": {k: raster_of(r) for k, r in header.get("rasters", {}).items()},
+        "inputs": header["inputs"],
+        "labels": header["labels"],
+        "signed": header["signed"],
+        "options": header["options"],
+    }
+    scores = {s: tensors[f"scores/{s}"] for s in header["streams"]}
+    made = [
+        Explanation(
+            target=target,
+            scores={s: t[i : i + 1].clone() for s, t in scores.items()},
+            receipt=Receipt.from_dict(receipt),
+            **shared,
+        )
+        for i, (target, receipt) in enumerate(zip(header["targets"], header["receipts"], strict=True))
+    ]
+    own = {name: header[name] for name in ("ids", "stream", "start", "method", "target")}
+    whole = header.get("whole")
+    return Generation(made, **own, whole=None if whole is None else _unpacked(whole, tensors, shared))
 
 
 def begins(text: Text, start: int) -> int:

@@ -51,7 +51,7 @@ class Receipt:
         target, target_value: what was explained, and its value y.
         baseline, baseline_value: what it was compared with, and the value of y there (None where no unit of y is claimed).
         site: where the map lives. readout: the rows that the target reads, and how that was found.
-        attribution_sum: the sum of the map over all streams, prefix tokens included.
+        attribution_sum: the sum of the map over all tokens, special ones included.
         attribution_target: T = y - y(baseline), by really running the model with the baseline at the site.
         attribution_error: |sum - T|; relative_error: the same over |T|, NaN (undefined) where |T| < 1e-6 max(1, |y|).
         decomposes: whether the method claims that the sum is T. complete: whether the site is a whole frontier.

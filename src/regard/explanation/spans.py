@@ -51,7 +51,7 @@ def grouped(text: Text, scores: Sequence[float], by: Any) -> Groups:
     """Sums of token scores over the parts of a text. Spans that overlap each count what they hold.
 
     by: a name of KINDS, a dict from names to spans (start, end) of characters (or lists of spans), or a list of spans.
-    Raises UnknownName for a kind that there is not, Misuse for what is no span of this text.
+    Raises UnknownName for an unknown kind, Misuse for what is no span of this text.
     """
     named = spans_of(text, by)
     begins = sorted((a, s) for (a, b), s in zip(text.offsets, scores, strict=False) if b > a)

@@ -86,7 +86,7 @@ class TokenRows:
 
 
 def tokens_asked(rows: int | Sequence[int] | None, count: int, stream: str) -> list[int]:
-    """Token numbers from 0 on; negative ones count from the end. Raises Misuse for one that there is not."""
+    """Token numbers from 0 on; negative ones count from the end. Raises Misuse for one that is out of range."""
     if rows is None:
         return [*range(count)]
     wanted = [int(i) for i in ([rows] if isinstance(rows, int) else rows)]
