@@ -171,7 +171,7 @@ class Bad:
     loads: bool = True
 
     def __str__(self) -> str:
-        return f"{self.model}-{self.overrides[:24]}"
+        return f"{self.model}-{self.said[:24]}"
 
 
 LONG = "the movie " * 30
