@@ -10,6 +10,7 @@ baselines; and how many nodes a quadrature needs, beside Captum's default rule.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 
 import regard
 from regard import Baseline, Site
-from regard.evaluation.protocols.attribution_error import Row, Summary, attribution_error, summaries
+from regard.evaluation import Row, Summary, attribution_error, summaries
 from regard.report.evaluation import charts
 from support import trained
 
@@ -39,6 +40,8 @@ BASELINES = {
 }
 NODES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96)
 OWN = ["gae", "attention_grad_cam"]
+SIGNED = "odam, signed=True"
+"""Left out of the figure, which shows the map that is clamped."""
 
 
 def sites(of: trained.Trained) -> list[Site]:
@@ -54,7 +57,12 @@ def protocol(of: trained.Trained, **asked: Any) -> list[Row]:
         some = slice(first, first + 20)
         explained = lambda _, raw, *a, **o: of.reader.explain(raw, *a, **o)  # noqa: E731
         rows += attribution_error(of.model, of.raw[some], of.labels[some], first=first, explained=explained, **asked)
-    return rows
+    return [dataclasses.replace(r, title=shown(r)) for r in rows]
+
+
+def shown(row: Row) -> str:
+    """The method with the options that make it another one; how many nodes it takes is said elsewhere."""
+    return row.method + "".join(f", {k}={v}" for k, v in row.options.items() if k != "steps")
 
 
 def by_layer(name: str, of: trained.Trained) -> list[Summary]:
@@ -64,15 +72,15 @@ def by_layer(name: str, of: trained.Trained) -> list[Summary]:
     rows += protocol(of, methods=AT_SITES, sites=where)
     rows += protocol(of, methods=[("integrated_gradients", {"steps": 16})], baselines=BASELINES[name])
     rows += protocol(of, methods=OWN)
-    return summaries(rows)
+    return [s for s in summaries(rows) if s.metric == "relative_error"]
 
 
 def table(found: Sequence[Summary]) -> str:
     """Methods × sites: the median of ε/|T| in per cent."""
     columns = list(dict.fromkeys(s.site for s in found))
     lines = ["| method | baseline | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
-    for method, baseline in dict.fromkeys((s.method, s.baseline) for s in found):
-        cells = {s.site: per_cent(s.relative_error) for s in found if (s.method, s.baseline) == (method, baseline)}
+    for method, baseline in dict.fromkeys((s.title, s.baseline) for s in found):
+        cells = {s.site: per_cent(s.value) for s in found if (s.title, s.baseline) == (method, baseline)}
         lines.append(f"| {method} | {baseline} | " + " | ".join(cells.get(c, "") for c in columns) + " |")
     return "\n".join(lines)
 
@@ -151,7 +159,7 @@ def main() -> None:
         if asked.write:
             stem = name.removeprefix("zoo/")
             measure.write(stem, text, PAGE)
-            shown = [s for s in found if "signed" not in s.method]
+            shown = [s for s in found if s.title != SIGNED]
             charts.attribution_error(
                 shown, PAGE.parent / f"attribution-error-{stem}.png", f"{name}: what maps leave out"
             )

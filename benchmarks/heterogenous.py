@@ -30,12 +30,12 @@ from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse
 from regard.evaluation import (
     Absence,
-    Asked,
     Necessity,
     Objects,
-    Perturbation,
     Pointing,
+    QuestionPerturbation,
     Redirection,
+    RegionQuestions,
     Row,
     Segmentation,
     Sufficiency,
@@ -131,19 +131,19 @@ class Scenes:
             return logic(self.model, explanation, self.data, setting, label)
         except Misuse:
             error = "it follows no paths that begin at a word"
-            return [Row(setting.name, label, name, error=error) for name in self.data.names]
+            return [Row(setting, name, error=error, title=label) for name in self.data.names]
 
 
 def asked(
     questions: zoo.Questions, redirections: Tensor, absences: Tensor, home: Any, classes: Mapping[str, int]
-) -> Asked:
+) -> RegionQuestions:
     """The zoo's questions as the protocols take them; an empty region is the mean of all boxes of clutter."""
     words = AutoTokenizer.from_pretrained(home)(
         list(questions.texts), padding=True, return_tensors="pt", return_token_type_ids=False,
         return_special_tokens_mask=True,
     )  # fmt: skip
     special, clutter = words.pop("special_tokens_mask").bool(), questions.items < 0
-    return Asked(
+    return RegionQuestions(
         dict(words) | questions.inputs(),
         tuple(f"q{i}" for i in range(len(questions))),
         torch.tensor([classes.get(answer, -1) for answer in questions.answers]),
@@ -168,7 +168,7 @@ MASKED, EMPTIED, WORD = (Necessity(k="evidence"), Necessity(k="evidence", away="
 LOOKS = Pointing(of="asked")
 ENOUGH, ENOUGH_EMPTIED = Sufficiency(k="evidence"), Sufficiency(k="evidence", away="empty")
 AREAS = {
-    f"{head}, {order} {arrow}": Perturbation("token", "drop", order, stream=stream)
+    f"{head}, {order} {arrow}": QuestionPerturbation(order=order, stream=stream)
     for head, stream in (("regions", REGIONS), ("words", WORDS))
     for order, arrow in (("positive", "↓"), ("negative", "↑"))
 }
@@ -176,8 +176,8 @@ AREAS = {
 
 def section(columns: Sequence[Column]) -> str:
     """A table in which the map that knows has its own last line, out of the contest."""
-    own = [Column(c.head, [r for r in c.rows if r.method != KNOWN], c.metric) for c in columns]
-    known = [[s for s in summaries([r for r in c.rows if r.method == KNOWN]) if s.metric == c.metric] for c in columns]
+    own = [Column(c.head, [r for r in c.rows if r.title != KNOWN], c.metric) for c in columns]
+    known = [[s for s in summaries([r for r in c.rows if r.title == KNOWN]) if s.metric == c.metric] for c in columns]
     last = [cell(found[0].value if found else None, "") for found in known]
     lines = [table(own)] + ([f"| {KNOWN} | {' | '.join(last)} |"] if any(known) else [])
     return "\n".join(lines) + "\n\n" + names(own)
@@ -241,7 +241,7 @@ def hops() -> str:
     for sign in SIGNS:
         one, every = (f"heterogenous, {sign}, {h}" for h in ("one", "all"))
         found = [
-            differences([r for r in rows_of(p) if r.method in (one, every)], m, against=every) for _, p, m in metrics
+            differences([r for r in rows_of(p) if r.title in (one, every)], m, against=every) for _, p, m in metrics
         ]
         apart = [f"{apart_by(scenes().maps[one], scenes().maps[every], s):.2g}" for s in (REGIONS, WORDS)]
         lines.append([sign, *apart, *(cell(d[0].value, "") for d in found)])

@@ -32,9 +32,8 @@ from torch import Tensor, nn
 
 import regard
 from regard import zoo
-from regard.attribution.removal.units import remover
 from regard.evaluation import Example, Perturbation, examples_of
-from regard.evaluation.protocols.perturbation import counted, probabilities_of, ranking, tie_seed
+from regard.evaluation.protocols.perturbation import counted, order_of, probabilities_of, remover, tie_seed
 from regard.evaluation.protocols.segmentation import pointing
 
 STEPS = 16
@@ -64,7 +63,7 @@ def without_ties(maps: Tensor) -> Tensor:
 def ours(model: nn.Module, example: Example, scores: Tensor, c: int) -> list[float]:
     """Our probability of class c after each step."""
     removal = remover(model, example, SETTING, "pixel_values")
-    order = ranking(scores.flatten(), "positive", tie_seed(0, example.name))
+    order = order_of(scores.flatten(), "positive", tie_seed(0, example.name))
     counts = [counted(s, len(order)) for s in SETTING.steps]
     return probabilities_of(model, removal, order, counts)[:, c].tolist()
 

@@ -35,18 +35,18 @@ def main() -> None:
         : asked.documents
     ]  # both classes: the file is sorted
     rows = evaluate_documents(regard.load("zoo/bert-sentiment"), documents, asked.methods, [Rationale(top="evidence")])
-    right = sum(bool(r.right) for r in rows if r.method == asked.methods[0])
-    print(f"{rows[0].protocol}\n{len(documents)} documents of the test split, {right} classified right, "
+    right = len({r.example for r in rows if r.title == asked.methods[0] and r.right})
+    print(f"{rows[0].protocol.name}\n{len(documents)} documents of the test split, {right} classified right, "
           f"{sum(bool(r.error) for r in rows)} errors\n")  # fmt: skip
     print(f"| method | split | {' | '.join(SHOWN)} |\n|---|---|{'---|' * len(SHOWN)}")
-    found = {(s.method, s.split, s.metric): s.value for s in summaries(rows, split=True)}
+    found = {(s.title, s.split, s.metric): s.value for s in summaries(rows, split=True)}
     for method in asked.methods:
         for split in ("all", "right", "wrong"):
             cells = [str(found.get((method, split, metric), "")) for metric in SHOWN]
             print(f"| {method} | {split} | {' | '.join(cells)} |")
     if "random" in asked.methods:
         for metric in SHOWN:
-            above = [f"{d.method} {d.value}{'' if d.sure else ' (not sure)'}" for d in differences(rows, metric)]
+            above = [f"{d.title} {d.value}{'' if d.sure else ' (not sure)'}" for d in differences(rows, metric)]
             print(f"\n{metric} − random: {'; '.join(above)}")
 
 

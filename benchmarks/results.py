@@ -40,16 +40,15 @@ from regard.evaluation import (
     evaluate_documents,
     evaluate_rows,
     examples_of,
+    ranking,
     read_eraser,
-    standings,
     summaries,
 )
 from regard.evaluation.data.eraser import word_spans
-from regard.evaluation.protocols.attribution_error import Row as Account
 from regard.evaluation.protocols.attribution_error import attribution_error as accounts
+from regard.evaluation.protocols.protocol import MethodChoice, Protocol
 from regard.evaluation.protocols.rationale import runs
 from regard.evaluation.ranking import BEST, NEAR
-from regard.evaluation.runner import called
 from regard.evaluation.statistics import Interval, bootstrap, median_with_interval
 from regard.report.evaluation import charts
 from regard.report.evaluation import html as protocols
@@ -151,8 +150,8 @@ def evaluated(model: Any, examples: Sequence[Example], asked: Sequence[Any], som
 
 def labelled(rows: Sequence[Row], some: Sequence[Variant]) -> list[Row]:
     """Rows under the names of the tables."""
-    names = {called(v.method, v.options): v.label for v in some}
-    return [dataclasses.replace(r, method=names[r.method]) for r in rows]
+    names = {MethodChoice(v.method, v.options).title: v.label for v in some}
+    return [dataclasses.replace(r, title=names[r.title]) for r in rows]
 
 
 def every(items: Sequence[Any], count: int) -> list[Any]:
@@ -173,11 +172,11 @@ class Column(NamedTuple):
 
 def table(columns: Sequence[Column]) -> str:
     """Methods × columns: means with intervals, the best in bold, ≈ for what is not surely different from it."""
-    methods = list(dict.fromkeys(r.method for c in columns for r in c.rows))
+    methods = list(dict.fromkeys(r.title for c in columns for r in c.rows))
     cells: list[Mapping[str, str]] = []
     for c in columns:
-        marks = standings(c.rows, c.metric)
-        found = {s.method: s.value for s in summaries(c.rows) if s.metric == c.metric}
+        marks = ranking(c.rows, c.metric)
+        found = {s.title: s.value for s in summaries(c.rows) if s.metric == c.metric}
         cells.append({m: cell(found.get(m), marks.get(m, "")) for m in methods})
     head = ["method", *(c.head for c in columns)]
     body = [[m, *(own[m] for own in cells)] for m in methods]
@@ -198,11 +197,11 @@ def names(columns: Sequence[Column]) -> str:
     for protocol in dict.fromkeys(c.rows[0].protocol for c in columns):
         own = [c for c in columns if c.rows[0].protocol == protocol]
         asked = "; ".join(f"{c.head}: `{c.metric}`, {len({r.example for r in c.rows})} examples" for c in own)
-        lines.append(f"- `{protocol}`: {asked}")
+        lines.append(f"- `{protocol.name}`: {asked}")
     errors: dict[str, set[str]] = {}
     for c in columns:
         for r in (r for r in c.rows if r.error):
-            errors.setdefault(r.error, set()).add(r.method)
+            errors.setdefault(r.error, set()).add(r.title)
     lines += [f"- no number for {', '.join(sorted(who))}: {what}" for what, who in errors.items()]
     return "\n".join(lines)
 
@@ -247,22 +246,19 @@ def attribution_error(given: argparse.Namespace) -> Found:
     """Medians of ε/|T| at each method's own site."""
     columns, where = [], {}
     for name, of, some, raw, labels in _accounted():
-        rows: list[Account] = []
+        rows: list[Row] = []
         for v in some:
             options = {k: o for k, o in v.options.items() if k != "baseline"}
             made = accounts(
                 of.reader.model, raw, torch.tensor(labels), methods=[(v.method, options)],
                 baselines=[v.options.get("baseline")], explained=lambda _, *a, **o: of.reader.explain(*a, **o),  # noqa: B023
             )  # fmt: skip
-            rows += [dataclasses.replace(r, method=v.label) for r in made]
-        defined = {r.method for r in rows if not math.isnan(r.relative_error)}
-        sites = {v.label: method_row(v.method).site for v in some}
-        where |= {
-            r.method: (sites[r.method], r.baseline, "yes" if r.decomposes else "no")
-            for r in rows
-            if r.method in defined
-        }
-        columns.append((f"{name} ({len(raw)})", medians([r for r in rows if r.method in defined])))
+            rows += [dataclasses.replace(r, title=v.label) for r in made if r.metric == "relative_error"]
+        rows = [r for r in rows if r.title in {q.title for q in rows if not math.isnan(q.value)}]
+        for r in rows:
+            row = method_row(r.method)
+            where[r.title] = (row.site, r.baseline, "yes" if row.decomposes else "no")
+        columns.append((f"{name} ({len(raw)})", medians(rows)))
     head = ["method", "claims to add up", "site", "baseline", *(name for name, _ in columns)]
     body = [[m, claims, site, base, *(c.get(m, "–") for _, c in columns)] for m, (site, base, claims) in where.items()]
     lines = "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body])
@@ -281,11 +277,11 @@ def _accounted() -> list[tuple[str, Any, list[Variant], list[Any], list[int]]]:
     ]
 
 
-def medians(rows: Sequence[Account]) -> dict[str, str]:
+def medians(rows: Sequence[Row]) -> dict[str, str]:
     """Method -> its cell. Marked by the bootstrap interval of the difference of two medians, examples paired."""
-    of: dict[str, dict[int, float]] = {}
+    of: dict[str, dict[str, float]] = {}
     for r in rows:
-        of.setdefault(r.method, {})[r.sample] = r.relative_error
+        of.setdefault(r.title, {})[r.example] = r.value
     values = {m: [v for v in own.values() if not math.isnan(v)] for m, own in of.items()}
     best = min(values, key=lambda m: float(np.median(values[m])))
 
@@ -303,13 +299,13 @@ def perturbation(given: argparse.Namespace) -> Found:
     """Pixels and patches of scenes."""
     rows = dropped()
     columns = [
-        Column(f"{unit}, {order} {arrow}", [r for r in rows if f"/{kind}/{order}/" in r.protocol], "auc_probability")
-        for unit, kind in (("patches", "token-drop"), ("pixels", "pixel-black"))
+        Column(f"{unit}, {order} {arrow}", under(rows, dataclasses.replace(of, order=order)), "auc_probability")
+        for unit, of in (("patches", DROP), ("pixels", Perturbation()))
         for order, arrow in (("positive", "↓"), ("negative", "↑"))
     ]
     first = columns[0].rows
-    ranked = [line.method for line in charts.lines(first, "probability") if line.method not in TWINS]
-    few = [r for r in first if r.method in {*ranked[-6:], *charts.FLOORS}]
+    ranked = [line.title for line in charts.lines(first, "probability") if line.title not in TWINS]
+    few = [r for r in first if r.title in {*ranked[-6:], *charts.FLOORS}]
     title = "Patches dropped, the most relevant first: the floors and the six lowest areas"
     return Found(section(columns), rows, {
         "results-perturbation.png": lambda p: charts.curves(few, "probability", p, title),
@@ -325,7 +321,7 @@ def words(given: argparse.Namespace) -> Found:
     asked = [Perturbation("word", "drop", order) for order in ("positive", "negative")]
     rows = of.rows(of.examples, asked)
     heads = ("words, positive ↓", "words, negative ↑")
-    return Found(section([Column(h, under(rows, p.name), "auc_probability") for h, p in zip(heads, asked)]), rows)
+    return Found(section([Column(h, under(rows, p), "auc_probability") for h, p in zip(heads, asked)]), rows)
 
 
 def segmentation(given: argparse.Namespace) -> Found:
@@ -356,7 +352,7 @@ def eraser(given: argparse.Namespace) -> Found:
 def _rationale(rows: list[Row]) -> Found:
     shown = {"auprc": "AUPRC ↑", "token_f1": "token F1 ↑", "comprehensiveness": "comprehensiveness ↑",
              "sufficiency": "sufficiency ↓"}  # fmt: skip
-    right = sum(bool(r.right) for r in rows if r.method == "random")
+    right = len({r.example for r in rows if r.title == "random" and r.right})
     text = section([Column(head, rows, metric) for metric, head in shown.items()])
     return Found(f"{text}\n- the model has {right} of {len({r.example for r in rows})} right", rows)
 
@@ -367,7 +363,7 @@ def sanity(given: argparse.Namespace) -> Found:
     scenes = of.rows(every(of.single, 8), asked := [Sanity("cascade"), Sanity("repeat")])
     classes = of.rows(every(of.double[: len(of.double) // 2], 28), [Sanity("classes")])
     texts = sentences.rows(every(sentences.examples, 8), [*asked, Sanity("padding")])
-    cascade, repeat, padding = (Sanity(c).name for c in ("cascade", "repeat", "padding"))
+    cascade, repeat, padding = (Sanity(c) for c in ("cascade", "repeat", "padding"))
     columns = [
         Column("scenes, cascade", under(scenes, cascade), "mean"),
         Column("sentences, cascade", under(texts, cascade), "mean"),
@@ -383,19 +379,19 @@ def consistency(given: argparse.Namespace) -> Found:
     """Right and wrong apart."""
     of, found = pictures(), segmented()
     wrong = {e.name for e in of.wrong}
-    first = under(dropped(), DROP.name)
+    first = under(dropped(), DROP)
     missed = of.rows(of.wrong, asked := [DROP, dataclasses.replace(DROP, explained="true")])
     columns = [
         Column("IoU, right ↑", [r for r in found if r.example not in wrong], "iou"),
         Column("IoU, wrong ↑", [r for r in found if r.example in wrong], "iou"),
         Column("patches, right ↓", [r for r in first if r.example not in wrong], "auc_probability"),
-        Column("patches, wrong ↓", under(missed, asked[0].name), "auc_probability"),
-        Column("patches, wrong, true class ↓", under(missed, asked[1].name), "auc_probability"),
+        Column("patches, wrong ↓", under(missed, asked[0]), "auc_probability"),
+        Column("patches, wrong, true class ↓", under(missed, asked[1]), "auc_probability"),
     ]
     return Found(section(columns), [*found, *[r for r in first if r.example not in wrong], *missed])
 
 
-def under(rows: Sequence[Row], protocol: str) -> list[Row]:
+def under(rows: Sequence[Row], protocol: Protocol) -> list[Row]:
     return [r for r in rows if r.protocol == protocol]
 
 

@@ -55,8 +55,8 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
 
 def cell(rows: list[Row], metric: str) -> str:
     """Mean and 95 % bootstrap interval of a metric, in per cent."""
-    values, scenes = [r.values[metric] for r in rows], [r.drawn_with for r in rows]
-    value, low, high = (100 * v for v in mean_with_interval(values, groups=scenes))
+    own = [r for r in rows if r.x is None and r.metric == metric]
+    value, low, high = (100 * v for v in mean_with_interval([r.value for r in own], groups=[r.drawn_with for r in own]))
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 

@@ -1,5 +1,6 @@
 """The in-memory runner and the summaries: deterministic, batch = single, errors as rows, right and wrong apart, pairs."""
 
+import json
 import math
 import sys
 from dataclasses import replace
@@ -12,11 +13,14 @@ import regard
 from regard import zoo
 from regard.errors import Misuse, UnknownName
 from regard.evaluation import (
+    PROTOCOLS,
+    AttributionError,
     Example,
     Perturbation,
     Row,
     Sanity,
     Segmentation,
+    attribution_error,
     consistency,
     curve,
     differences,
@@ -26,6 +30,7 @@ from regard.evaluation import (
 )
 from regard.evaluation.statistics import bootstrap
 from regard.explanation.raw_inputs import Reading
+from support.records import Made, records
 
 SHORT = Perturbation("token", "drop", steps=(0.5,), auc=(0, 0.5))
 
@@ -48,11 +53,13 @@ def test_rows_do_not_depend_on_the_batch(vit, examples):
     many = evaluate_rows(vit.model, examples[:2], methods, protocols, batch=16)
     single = evaluate_rows(vit.model, examples[:2], methods, protocols, batch=1)
     assert many == evaluate_rows(vit.model, examples[:2], methods, protocols, batch=16)
-    assert [r.method for r in many[::4]] == ["random", "corrected_attention, sign=signed"]
-    assert len(many) == 2 * 2 * 2
-    for a, b in zip(many, single):
-        assert (a.protocol, a.method, a.example, a.error) == (b.protocol, b.method, b.example, "")
-        for name in (n for n in a.values if not n.startswith("_")):
+    together, alone = records(many), records(single)
+    assert [r.title for r in together[::4]] == ["random", "corrected_attention, sign=signed"]
+    assert len(together) == 2 * 2 * 2
+    counted = {name for pairs in Segmentation.sums.values() for pair in pairs for name in pair}
+    for a, b in zip(together, alone):
+        assert (a.protocol, a.title, a.example, a.error) == (b.protocol, b.title, b.example, "")
+        for name in set(a.values) - counted:
             # maps are equal to 1e-6; a pixel at a threshold may fall on its other side, one in 4096
             assert a.values[name] == pytest.approx(b.values[name], abs=1e-3), name
 
@@ -65,7 +72,7 @@ def test_texts_of_different_lengths_need_no_padding():
         len(bert.read([t]).inputs["input_ids"][0]) for t in texts
     ]
     assert [e.raw("input_ids").tokens for e in together] == [bert.read([t]).raw["input_ids"][0].tokens for t in texts]
-    rows = evaluate_rows(bert.model, together, ["gae"], [Perturbation("word", "drop"), Sanity("padding")])
+    rows = records(evaluate_rows(bert.model, together, ["gae"], [Perturbation("word", "drop"), Sanity("padding")]))
     assert not any(r.error for r in rows)
     assert all(r.values["padded_scores"] == 0 for r in rows[4:])
 
@@ -79,13 +86,13 @@ def test_a_bad_example_is_a_row_with_its_error_and_spoils_no_other(vit, examples
     protocol = Perturbation("token", "drop", explained="true", steps=(0.5,), auc=(0, 0.5))
     rows = evaluate_rows(vit.model, mixed, ["gae"], [protocol])
     good = evaluate_rows(vit.model, examples[:3], ["gae"], [protocol])
-    by = {r.example: r for r in rows}
-    assert [r.example for r in rows] == [e.name for e in mixed]
+    by = {r.example: r for r in records(rows)}
+    assert [r.example for r in records(rows)] == [e.name for e in mixed]
     assert "NonFinite" in by["nan"].error
     assert by["unread"].error == "InputError: no such file"
     assert by["wide"].error
     assert "no label" in by["nobody"].error
-    for row in good:
+    for row in records(good):
         assert by[row.example].values["aopc"] == pytest.approx(row.values["aopc"], abs=1e-4)
     found = summaries(rows)
     assert {s.errors for s in found} == {4}
@@ -95,8 +102,14 @@ def test_a_bad_example_is_a_row_with_its_error_and_spoils_no_other(vit, examples
 def test_a_baseline_and_a_site_are_options_too(vit, examples):
     blur, site = regard.Baseline.blur(8.0), regard.Site.block(1)
     methods = ["revised_ig", ("revised_ig", {"baseline": blur}), ("revised_ig", {"site": site})]
-    plain, blurred, there = evaluate_rows(vit.model, examples[:1], methods, [Segmentation()])
-    assert (blurred.method, there.method) == ("revised_ig, baseline=blur, sigma 8", "revised_ig, site=block[1]")
+    rows = evaluate_rows(vit.model, examples[:1], methods, [Segmentation()])
+    plain, blurred, there = records(rows)
+    assert (blurred.title, there.title) == ("revised_ig, baseline=blur, sigma 8", "revised_ig, site=block[1]")
+    assert [(r.row.method, r.row.site, r.row.baseline) for r in (plain, blurred, there)] == [
+        ("revised_ig", "block[-2]", "zero, or as given"),
+        ("revised_ig", "block[-2]", "blur, sigma 8"),
+        ("revised_ig", "block[1]", "zero, or as given"),
+    ]
     assert not any(r.error for r in (plain, blurred, there))
     assert len({r.values["ap"] for r in (plain, blurred, there)}) == 3
     with pytest.raises(UnknownName):
@@ -114,11 +127,12 @@ def test_misuse_is_raised_before_anything_runs(vit, examples):
         Sanity("cascades")
 
 
-def made(method, values, label=0, predicted=0, metric="m", protocol="p"):
+def made(title, values, label=0, predicted=0, metric="m", protocol="p"):
     return [
-        Row(protocol, method, str(i), {metric: v}, {}, label, predicted if isinstance(predicted, int) else predicted[i])
+        Row(Made(protocol), str(i), metric, v, title=title, label=label,
+            predicted=predicted if isinstance(predicted, int) else predicted[i])
         for i, v in enumerate(values)
-    ]
+    ]  # fmt: skip
 
 
 def test_right_and_wrong_are_apart():
@@ -126,7 +140,7 @@ def test_right_and_wrong_are_apart():
     found = {(s.split, s.metric): s.value.value for s in summaries(rows, split=True)}
     assert found == {("all", "m"): 3.75, ("right", "m"): 1.5, ("wrong", "m"): 6.0}
     assert {s.split for s in consistency(rows)} == {"right", "wrong"}
-    nobody = [Row("p", "a", "x", {"m": 1.0})]
+    nobody = [Row(Made(), "x", "m", 1.0, title="a")]
     assert [s.split for s in consistency(nobody)] == ["unknown"]
 
 
@@ -147,7 +161,7 @@ def test_differences_are_example_by_example():
 def test_undefined_values_are_counted_and_left_out():
     (s,) = summaries(made("a", [1.0, math.nan, 3.0]))
     assert (s.value.value, s.examples, s.undefined) == (2.0, 2, 1)
-    (none,) = summaries([Row("p", "a", "x", error="no")])
+    (none,) = summaries([Row(Made(), "x", title="a", error="no")])
     assert (none.errors, none.examples) == (1, 0)
 
 
@@ -195,7 +209,7 @@ def test_groups_of_different_sizes_weigh_by_their_samples():
 def test_rows_of_one_group_make_one_sample_of_a_summary_and_of_a_difference():
     values = [0.0, 1.0, 3.0, 2.0]
     loose = [
-        Row("p", m, f"{i}-{k}", {"m": v * s})
+        Row(Made(), f"{i}-{k}", "m", v * s, title=m)
         for m, s in (("a", 1), ("b", 2))
         for k in (0, 1)
         for i, v in enumerate(values)
@@ -214,4 +228,55 @@ def test_curves_have_bands(vit, examples):
     band = curve(rows, "probability")
     assert len(band) == 2
     assert all(b.low <= b.value <= b.high for b in band)
-    assert band[0].value == pytest.approx(sum(r.values["start_probability"] for r in rows) / 3)
+    assert band[0].value == pytest.approx(sum(r.value for r in rows if r.metric == "start_probability") / 3)
+
+
+def test_a_row_is_flat_and_its_protocol_can_be_made_again(vit, examples):
+    """A table's columns: the same for every protocol, of one type each, and nothing of the row is lost."""
+    methods = ["gae", ("revised_ig", {"site": regard.Site.block(1), "steps": 2}), ("gae", {"start_layer": 1})]
+    protocols = [SHORT, Segmentation(sweep=(0.5, 0.7)), Sanity("repeat"), Sanity("batch"), AttributionError()]
+    blind = replace(examples[1], name="blind", label=None)
+    rows = evaluate_rows(vit.model, [examples[0], blind], methods, protocols)
+    assert {r.protocol for r in rows} == set(protocols)
+    assert any(r.error for r in rows)
+    types = {"value": {float}, "x": {float, type(None)}}
+    types |= {name: {int, type(None)} for name in ("label", "predicted", "explained")}
+    for row in rows:
+        record = row.record()
+        assert list(record) == list(rows[0].record())
+        assert all(type(v) in types.get(k, {str}) for k, v in record.items()), record
+        choices = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(record["choices"]).items()}
+        assert PROTOCOLS[record["kind"]](**choices) == row.protocol
+        assert record["protocol"] == row.protocol.name
+    site = {r.record()["options"]: r.site for r in rows}
+    assert site == {"{}": "attention", '{"steps": 2}': "block[1]", '{"start_layer": 1}': "attention"}
+
+
+def test_what_a_map_accounts_for_is_what_its_receipt_says(vit, examples):
+    """Of each sample of a batch; its summary is the median, and an undefined one is counted."""
+    rows = evaluate_rows(vit.model, examples[:3], ["taylor", "raw_attention"], [AttributionError("true")])
+    labels = torch.tensor([e.label for e in examples[:3]])
+    pixels = torch.cat([e.reading.inputs["pixel_values"] for e in examples[:3]])
+    receipt = regard.explain(vit.model, {"pixel_values": pixels}, labels, "taylor").receipt
+    taylor, blind = ([r for r in records(rows) if r.title == t] for t in ("taylor", "raw_attention"))
+    for i, one in enumerate(taylor):
+        for name in ("attribution_sum", "attribution_target", "attribution_error", "relative_error"):
+            assert one.values[name] == pytest.approx(float(getattr(receipt, name)[i]), rel=1e-4, abs=1e-6)
+    assert all(math.isnan(r.values["relative_error"]) for r in blind)
+    found = {(s.title, s.metric): s for s in summaries(rows)}
+    middle = sorted(r.values["relative_error"] for r in taylor)[1]
+    assert found["taylor", "relative_error"].value.value == middle
+    assert (found["raw_attention", "relative_error"].examples, found["raw_attention", "relative_error"].undefined) == (
+        0,
+        3,
+    )
+    asked = attribution_error(
+        vit.model,
+        {"pixel_values": pixels},
+        labels,
+        methods=["taylor", "gae"],
+        sites=[regard.Site.input(), regard.Site.block(1)],
+    )
+    assert {(r.title, r.site) for r in asked} == {("taylor", "input"), ("taylor", "block[1]"), ("gae", "attention")}
+    at_input = [r for r in asked if (r.title, r.site, r.metric) == ("taylor", "input", "relative_error")]
+    assert [r.value for r in at_input] == pytest.approx(receipt.relative_error.tolist(), rel=1e-4)

@@ -12,17 +12,16 @@ from regard import Explanation, Target, zoo
 from regard.errors import Misuse, UnknownName
 from regard.evaluation import (
     Absence,
-    Asked,
     Example,
     Necessity,
     Objects,
-    Perturbation,
     Pointing,
+    QuestionPerturbation,
     Redirection,
+    RegionQuestions,
     Segmentation,
     Sufficiency,
     differences,
-    direction,
     found_by,
     logic,
     perturbation,
@@ -31,11 +30,13 @@ from regard.evaluation import (
     summaries,
 )
 from regard.evaluation.protocols.box_matching import Boxes, overlaps
+from regard.evaluation.protocols.perturbation import Perturbation
 from regard.evaluation.protocols.region_logic import asked_now, orders
 from regard.evaluation.protocols.region_questions import entropy, probabilities
 from regard.explanation.raw_inputs import Reading
 from regard.report.evaluation import html as protocols
 from support import families
+from support.records import record, records
 
 ANSWERS = "question_answering_score"
 
@@ -49,12 +50,17 @@ def tiny():
     special[:, 0] = special[0, 4] = special[1, 2] = True
     evidence = torch.tensor([[True, True, False, False], [False, False, True, False]])
     source = evidence & torch.tensor([True, False, True, True])
-    data = Asked(
+    data = RegionQuestions(
         inputs, ("a", "b"), torch.tensor([1, 2]), evidence, source, torch.tensor([2, 1]), special | (inputs["input_ids"] == 0),
         redirections=torch.tensor([[0, 1]]), absences=torch.tensor([[1, 0]]),
         empty={"visual_feats": torch.full((8,), 0.5), "visual_pos": torch.full((4,), 0.25)}, output=ANSWERS,
     )  # fmt: skip
     return model, data
+
+
+def judged(*asked):
+    """`logic`, one record a question or pair."""
+    return records(logic(*asked))
 
 
 def explained(model, data, method="random", target=None, **options):
@@ -93,7 +99,7 @@ def alone(model, data, i, unit, away, gone):
 def test_taking_away_agrees_with_a_loop_over_single_questions(tiny, test, unit, away):
     model, data = tiny
     exp = explained(model, data, "heterogenous", sign="signed")
-    rows = logic(model, exp, data, test(k=1, unit=unit, away=away), "m")
+    rows = judged(model, exp, data, test(k=1, unit=unit, away=away), "m")
     for i, row in enumerate(rows):
         scores = exp.scores["visual_feats" if unit == "region" else "input_ids"][i].tolist()
         real = range(4) if unit == "region" else [t for t in range(5) if not data.special[i, t]]
@@ -105,7 +111,7 @@ def test_taking_away_agrees_with_a_loop_over_single_questions(tiny, test, unit, 
         first, second = ("changed", "fall") if test is Necessity else ("stays", "loss")
         assert row.values[first] == (changed if test is Necessity else 1 - changed)
         assert row.values[second] == pytest.approx(fall, abs=1e-5)
-        assert (row.method, row.example, row.predicted, row.label) == ("m", "ab"[i], c, i + 1)
+        assert (row.title, row.example, row.predicted, row.row.label) == ("m", "ab"[i], c, i + 1)
     assert any(abs(r.values[second]) > 1e-4 for r in rows)
 
 
@@ -142,17 +148,18 @@ def test_areas_are_those_of_the_protocol_for_one_stream(tiny, stream, order):
     model, data = tiny
     plain, setting = (
         Scores(model).eval(),
-        Perturbation("token", "drop", order, steps=(0.25, 0.5, 0.75), auc=(0, 0.75), stream=stream),
+        QuestionPerturbation(order=order, steps=(0.25, 0.5, 0.75), auc=(0, 0.75), stream=stream),
     )
     exp = explained(model, data, "heterogenous", sign="signed")
-    for i, row in enumerate(logic(model, exp, data, setting)):
+    for i, row in enumerate(judged(model, exp, data, setting)):
         real = int(data.inputs["attention_mask"][i].sum())
         inputs = {k: v[i : i + 1] if "visual" in k else v[i : i + 1, :real] for k, v in data.inputs.items()}
         one = sample_of(exp, i)
         one = with_scores(one, input_ids=one.scores["input_ids"][:, :real])
         example = Example(data.names[i], Reading(inputs, special={"input_ids": data.special[i : i + 1, :real]}), i + 1)
-        expected = perturbation(plain, one, example, setting)
-        assert row.protocol == expected.protocol
+        alone = Perturbation("token", "drop", order, steps=setting.steps, auc=setting.auc, stream=stream)
+        expected = record(perturbation(plain, one, example, alone))
+        assert row.protocol.name == expected.protocol.name
         assert row.values == pytest.approx(expected.values, abs=1e-5)
         assert row.curves["probability"] == pytest.approx(expected.curves["probability"], abs=1e-5)
 
@@ -168,7 +175,7 @@ def test_words_are_cut_out_and_nothing_else_is():
         "visual_attention_mask": torch.tensor([[1, 1, 1, 1, 0], [1, 0, 1, 1, 1]]),
     }
     known = torch.zeros(2, 5, dtype=torch.bool)
-    data = Asked(
+    data = RegionQuestions(
         inputs, ("a", "b"), torch.tensor([0, 0]), known, known, torch.tensor([-1, -1]), (ids == 0) | (ids == 3), pad=99
     )
     assert data.real("token").tolist() == [[False, True, True, True, False], [True, True, True, True, False]]
@@ -200,10 +207,10 @@ def test_rows_do_not_depend_on_batch_mates(tiny):
         Necessity(k="evidence"),
         Sufficiency(unit="token"),
         Pointing(),
-        Perturbation("token", "drop", stream="input_ids"),
+        QuestionPerturbation(stream="input_ids"),
     ):
-        both = logic(model, exp, data, setting)[1]
-        (one,) = logic(model, sample_of_batch(exp, 1), some, setting)
+        both = judged(model, exp, data, setting)[1]
+        (one,) = judged(model, sample_of_batch(exp, 1), some, setting)
         assert one.values == pytest.approx(both.values, abs=1e-5)
 
 
@@ -219,22 +226,22 @@ def test_redirection_and_absence_by_hand(tiny):
     regions = torch.tensor([[4.0, 1.0, 2.0, -1.0], [1.0, 0.0, 3.0, 0.0]])
     words = torch.tensor([[9.0, 1.0, 2.0, 0.0, 9.0], [9.0, 1.0, 9.0, 0.0, 0.0]])
     exp = with_scores(explained(model, data), visual_feats=regions, input_ids=words)
-    (row,) = logic(model, exp, data, Redirection())
+    (row,) = judged(model, exp, data, Redirection())
     # sources {0} and {2}: shares 4/7 and 1/4 on region 0, 3/4 and 2/7 on region 2; negative scores have no share
     assert row.values == {"redirected": 1.0, "shift": pytest.approx((4 / 7 - 1 / 4 + 3 / 4 - 2 / 7) / 2), "marked": 1.0}
     assert row.example == "a > b"
-    (row,) = logic(model, exp, data, Absence())
+    (row,) = judged(model, exp, data, Absence())
     h = [-sum(p * math.log(p) for p in ps) / math.log(4) for ps in ((1 / 4, 3 / 4), (4 / 7, 1 / 7, 2 / 7))]
     assert row.values["entropy_absent"] == pytest.approx(h[0])
     assert row.values["entropy_present"] == pytest.approx(h[1])
     assert row.values["difference"] == pytest.approx(h[0] - h[1])
     assert row.values["largest_absent"] == pytest.approx(3 / 4)
     turned = with_scores(exp, visual_feats=regions.flip(0), input_ids=words.flip(0))
-    assert logic(model, turned, data, Redirection())[0].values["redirected"] == 0
-    assert logic(model, turned, data, Redirection())[0].values["shift"] < 0
+    assert judged(model, turned, data, Redirection())[0].values["redirected"] == 0
+    assert judged(model, turned, data, Redirection())[0].values["shift"] < 0
     big = with_scores(exp, visual_feats=torch.tensor([[4.0, 1.0, 2.0, -9.0]] * 2))
-    assert logic(model, big, data, Pointing())[0].values["pointing"] == 1
-    assert logic(model, big, data, Pointing(sign="absolute"))[0].values["pointing"] == 0
+    assert judged(model, big, data, Pointing())[0].values["pointing"] == 1
+    assert judged(model, big, data, Pointing(sign="absolute"))[0].values["pointing"] == 0
 
 
 def test_what_both_questions_are_about_does_not_tell_them_apart():
@@ -254,8 +261,8 @@ def test_entropy():
 def test_a_flat_map_gets_what_chance_gives_and_a_zero_map_has_no_shares(tiny):
     model, data = tiny
     exp = with_scores(explained(model, data), visual_feats=torch.zeros(2, 4), input_ids=torch.zeros(2, 5))
-    assert [r.values["pointing"] for r in logic(model, exp, data, Pointing())] == [1 / 4, 1 / 4]
-    (row,) = logic(model, exp, data, Redirection())
+    assert [r.values["pointing"] for r in judged(model, exp, data, Pointing())] == [1 / 4, 1 / 4]
+    (row,) = judged(model, exp, data, Redirection())
     assert row.values["redirected"] == pytest.approx(1 / 16)
     assert row.values["marked"] == pytest.approx(1 / 3)  # of three words and of one: CLS, SEP and padding take no part
     assert math.isnan(row.values["shift"])
@@ -280,16 +287,16 @@ def test_fewer_than_k_regions(tiny):
     few = dataclasses.replace(data, inputs=dict(data.inputs) | {"visual_attention_mask": mask})
     exp = explained(model, few, "random")
     assert [sorted(o.tolist()) for o in orders(exp, few, Necessity(), 0)] == [[0, 1, 2, 3], [2, 3]]
-    good, bad = logic(model, exp, few, Necessity(k=2))
+    good, bad = judged(model, exp, few, Necessity(k=2))
     assert (good.error, bad.values) == ("", {})
     assert "smaller k" in bad.error
-    assert all(r.values == {"stays": 1.0, "loss": 0.0} for r in logic(model, exp, few, Sufficiency(k=9)))
-    emptied = logic(model, exp, few, Necessity(k=9, away="empty"))
+    assert all(r.values == {"stays": 1.0, "loss": 0.0} for r in judged(model, exp, few, Sufficiency(k=9)))
+    emptied = judged(model, exp, few, Necessity(k=9, away="empty"))
     assert not any(r.error for r in emptied)
     unknown = dataclasses.replace(few, evidence=few.evidence & torch.tensor([[True], [False]]))
-    assert [bool(r.error) for r in logic(model, exp, unknown, Necessity(k="evidence"))] == [False, True]
+    assert [bool(r.error) for r in judged(model, exp, unknown, Necessity(k="evidence"))] == [False, True]
     with pytest.raises(Misuse, match="empty="):
-        logic(model, exp, dataclasses.replace(few, empty={}), Necessity(away="empty"))
+        judged(model, exp, dataclasses.replace(few, empty={}), Necessity(away="empty"))
 
 
 def test_a_curve_ends_before_all_regions_are_masked(tiny):
@@ -299,9 +306,7 @@ def test_a_curve_ends_before_all_regions_are_masked(tiny):
     few = dataclasses.replace(data, inputs=dict(data.inputs) | {"visual_attention_mask": mask})
     exp = explained(model, few)
     made = {
-        last: logic(
-            model, exp, few, Perturbation("token", "drop", steps=(0.5, last), auc=(0, last), stream="visual_feats")
-        )
+        last: judged(model, exp, few, QuestionPerturbation(steps=(0.5, last), auc=(0, last), stream="visual_feats"))
         for last in (0.75, 1.0)
     }
     assert [r.error for r in made[0.75]] == ["", ""]
@@ -320,23 +325,23 @@ def test_misuse_is_said(tiny):
             Necessity(**wrong)
     wrong = 1 - exp.receipt.predicted.clamp(max=1)
     with pytest.raises(Misuse, match="is for another one"):
-        logic(model, explained(model, data, target=wrong), data, Pointing())
+        judged(model, explained(model, data, target=wrong), data, Pointing())
     labelled = explained(model, data, target=data.labels)
-    assert [r.explained for r in logic(model, labelled, data, Necessity(explained="true"))] == [1, 2]
+    assert [r.row.explained for r in judged(model, labelled, data, Necessity(explained="true"))] == [1, 2]
     custom = regard.explain(model, dict(data.inputs), lambda out: out.question_answering_score[:, 0], "random")
     with pytest.raises(Misuse, match="must be a class"):
-        logic(model, custom, data, Pointing())
-    with pytest.raises(Misuse, match='"token", "drop"'):
-        logic(model, exp, data, Perturbation("token", "drop", stream="pixel_values"))
+        judged(model, custom, data, Pointing())
+    with pytest.raises(Misuse, match="QuestionPerturbation"):
+        judged(model, exp, data, QuestionPerturbation(stream="pixel_values"))
     wider = dict(data.inputs) | {"visual_feats": torch.zeros(2, 5, 8)}
     with pytest.raises(Misuse, match="not of these"):
-        logic(model, exp, dataclasses.replace(data, inputs=wider), Pointing())
+        judged(model, exp, dataclasses.replace(data, inputs=wider), Pointing())
     with pytest.raises(UnknownName):
         dataclasses.replace(data, regions="visual_feat")
     with pytest.raises(Misuse, match="a name of their own"):
         dataclasses.replace(data, names=("a", "a"))
     with pytest.raises(Misuse, match="follows no paths"):
-        logic(model, exp, data, Pointing(of="asked"))
+        judged(model, exp, data, Pointing(of="asked"))
 
 
 def test_names_hold_every_choice_and_directions_are_known():
@@ -347,8 +352,11 @@ def test_names_hold_every_choice_and_directions_are_known():
     )
     assert Redirection(explained="true").name == "logic/redirection/signed/true"
     assert Pointing(of="asked").name == "logic/pointing/asked/signed/predicted"
-    better = {m: direction(Absence().name, m) for m in ("changed", "stays", "loss", "difference", "entropy_absent")}
-    assert better == {"changed": 1, "stays": 1, "loss": -1, "difference": 1, "entropy_absent": 0}
+    better = {p.test: {m: p.direction(m) for m in ("changed", "loss", "difference", "entropy_absent")} for p in
+              (Necessity(), Sufficiency(), Absence())}  # fmt: skip
+    assert better["necessity"] == {"changed": 1, "loss": 0, "difference": 0, "entropy_absent": 0}
+    assert better["sufficiency"] == {"changed": 0, "loss": -1, "difference": 0, "entropy_absent": 0}
+    assert better["absence"] == {"changed": 0, "loss": 0, "difference": 1, "entropy_absent": 0}
 
 
 # -- the zoo -----------------------------------------------------------------------------------------------------------
@@ -367,7 +375,7 @@ def asked():
         return_special_tokens_mask=True,
     )  # fmt: skip
     special, clutter = words.pop("special_tokens_mask").bool(), questions.items < 0
-    data = Asked(
+    data = RegionQuestions(
         dict(words) | questions.inputs(), tuple(map(str, range(len(questions)))),
         torch.tensor([model.config.label2id.get(a, -1) for a in questions.answers]),
         questions.evidence, questions.source, questions.asked, special, bundled.redirections(), absences,
@@ -377,8 +385,8 @@ def asked():
     return model, data
 
 
-def mean(rows, metric):
-    found = [r.values[metric] for r in rows if not r.error]
+def mean(found, metric):
+    found = [r.values[metric] for r in found if not r.error]
     return sum(found) / len(found)
 
 
@@ -403,10 +411,10 @@ def test_an_oracle_passes_where_a_random_map_fails(asked):
         (Necessity(unit="token"), "changed", 0.5, 0.4),
     ]
     for setting, metric, least, most in bounds:
-        right, wrong = (mean(logic(model, e, data, setting), metric) for e in (known, blind))
+        right, wrong = (mean(judged(model, e, data, setting), metric) for e in (known, blind))
         assert right >= least, setting.name
         assert wrong <= most, setting.name
-    positive = Perturbation("token", "drop", stream="visual_feats")
+    positive = QuestionPerturbation(stream="visual_feats")
     rows = [r for e, m in ((known, "known"), (blind, "random")) for r in logic(model, e, data, positive, m)]
     (difference,) = differences(rows, "auc_probability")
     assert difference.sure
@@ -418,7 +426,7 @@ def test_the_asked_word_looks_at_its_regions(asked):
     model, data = asked
     some = data.select(torch.arange(0, 240, 12))
     exp = explained(model, some, "rollout")
-    rows = logic(model, exp, some, Pointing(of="asked"))
+    rows = judged(model, exp, some, Pointing(of="asked"))
     whole = exp.between("input_ids", "visual_feats")
     for i, row in enumerate(rows):
         if some.asked[i] < 0 or not some.source[i].any():
@@ -467,7 +475,7 @@ def test_one_forward_serves_all_objects():
     maps = regard.explain(model, {"pixel_values": x}, objects.targets(), "heterogenous")
     handle.remove()
     assert len(runs) == 1
-    rows = {r.example: r for r in objects.rows(maps, setting, "m")}
+    rows = {r.example: r for r in records(objects.rows(maps, setting, "m"))}
     assert len(rows) == int((scenes.labels >= 0).sum())
     for i, j in (scenes.labels >= 0).nonzero().tolist():
         target = Target.detection(int(queries[i, j]), int(scenes.labels[i, j]))
@@ -476,7 +484,7 @@ def test_one_forward_serves_all_objects():
         torch.testing.assert_close(
             maps[j].scores["pixel_values"][i], alone.scores["pixel_values"][0], atol=1e-5, rtol=1e-3
         )
-        expected = segmentation(alone, Example("x", Reading({}), mask=scenes.masks[i, j]), setting)
+        expected = record(segmentation(alone, Example("x", Reading({}), mask=scenes.masks[i, j]), setting))
         row = rows[f"{i}-{j}"]
         assert row.values["pointing"] == expected.values["pointing"]
         assert row.values["ap"] == pytest.approx(expected.values["ap"], abs=1e-3)

@@ -22,8 +22,9 @@ from regard.evaluation import (
     sample_of,
     sufficiency,
 )
-from regard.evaluation.protocols.perturbation import auc, counted, ranking, tie_seed
+from regard.evaluation.protocols.perturbation import auc, counted, order_of, tie_seed
 from regard.explanation.raw_inputs import Reading
+from support.records import record
 from support.tiny import noise, strong
 
 
@@ -57,7 +58,7 @@ def probability(model, inputs, c):
 def test_pixels_agree_with_a_loop_over_single_images(vit, scenes, order, fill):
     examples, maps = scenes
     for example, exp in zip(examples[:1], maps):
-        row = perturbation(vit.model, exp, example, Perturbation("pixel", fill, order))
+        row = record(perturbation(vit.model, exp, example, Perturbation("pixel", fill, order)))
         x = example.reading.inputs["pixel_values"]
         relevance = exp.image_map((64, 64)).flatten().tolist()
         drawn = torch.randperm(4096, generator=torch.Generator().manual_seed(tie_seed(0, example.name)))
@@ -100,7 +101,7 @@ def test_dropped_patches_are_as_if_cut_out_of_the_sequence_cls(vit, scenes):
     examples, maps = scenes
     first = next(m for n, m in vit.model.named_modules() if n.endswith(".0") and type(m).__name__ == "ViTLayer")
     for example, exp in zip(examples[:2], maps):
-        row = perturbation(vit.model, exp, example, Perturbation("token", "drop", "positive"))
+        row = record(perturbation(vit.model, exp, example, Perturbation("token", "drop", "positive")))
         order = exp.scores["pixel_values"][0].argsort(descending=True, stable=True)
         counts = [64 * i // 10 for i in range(10)]
         expected = literal_drop(vit.model, first, example.reading.inputs, order, counts, 1)[:, row.predicted]
@@ -114,7 +115,7 @@ def test_dropped_patches_are_left_out_of_a_mean_over_tokens():
     inputs = {"pixel_values": noise(1, 3, 16, 16)}
     exp = regard.explain(model, inputs)
     setting = Perturbation("token", "drop", steps=(0.25, 0.5, 0.75), auc=(0, 0.75))
-    row = perturbation(model, exp, Example("x", Reading(inputs)), setting)
+    row = record(perturbation(model, exp, Example("x", Reading(inputs)), setting))
     order = exp.scores["pixel_values"][0].argsort(descending=True, stable=True)
     first = next(m for n, m in model.named_modules() if n.endswith("layer.0"))
     expected = literal_drop(model, first, inputs, order, [0, 4, 8, 12], 1)[:, row.predicted]
@@ -124,7 +125,9 @@ def test_dropped_patches_are_left_out_of_a_mean_over_tokens():
 
 def test_filled_patches_agree_with_a_loop(vit, scenes):
     examples, maps = scenes
-    row = perturbation(vit.model, maps[0], examples[0], Perturbation("token", "mean", steps=(0.25, 0.5), auc=(0, 0.5)))
+    row = record(
+        perturbation(vit.model, maps[0], examples[0], Perturbation("token", "mean", steps=(0.25, 0.5), auc=(0, 0.5)))
+    )
     x = examples[0].reading.inputs["pixel_values"]
     by = maps[0].scores["pixel_values"][0].argsort(descending=True).tolist()
     for count, p in zip((0, 16, 32), row.curves["probability"]):
@@ -159,7 +162,7 @@ def test_both_ways_to_take_a_mean(pool):
     x = noise(1, 3, 16, 16)
     exp = regard.explain(model, {"pixel_values": x}, method="gradient")
     setting = Perturbation("token", "drop", steps=(0.5,), auc=(0, 0.5))
-    row = perturbation(model, exp, Example("x", Reading({"pixel_values": x})), setting)
+    row = record(perturbation(model, exp, Example("x", Reading({"pixel_values": x})), setting))
     order = exp.scores["pixel_values"][0].argsort(descending=True)
     with torch.no_grad():
         tokens = model.patch(x).flatten(2).transpose(1, 2)[:, sorted(order[8:].tolist())]
@@ -189,7 +192,7 @@ def test_words_agree_with_a_loop_over_single_texts(bert, fill, order):
         example = examples_of(bert.read([sentence.text]), names=[str(number)])[0]
         exp = bert.explain(sentence.text)
         setting = Perturbation("word", fill, order, token=4 if fill == "mask" else None)
-        row = perturbation(bert.model, exp, example, setting, seed=3)
+        row = record(perturbation(bert.model, exp, example, setting, seed=3))
         text = example.raw("input_ids")
         groups = groups_of(text)
         words = [w.score for w in exp.words[0]]
@@ -199,7 +202,7 @@ def test_words_agree_with_a_loop_over_single_texts(bert, fill, order):
         for step, p in zip(range(10), row.curves["probability"]):
             # every word outside may not be less relevant than one inside
             count = len(words) * step // 10
-            by = ranking(torch.tensor(words), order, tie_seed(3, str(number)))[:count].tolist()
+            by = order_of(torch.tensor(words), order, tie_seed(3, str(number)))[:count].tolist()
             away = {t for w in by for t in groups[w]}
             assert taken_before <= away
             taken_before = away
@@ -251,8 +254,8 @@ def test_special_tokens_are_known_from_the_config_without_a_reader():
     model = strong(BertForSequenceClassification(config))
     inputs = {"input_ids": torch.tensor([[2, 9, 8, 7, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
     exp = regard.explain(model, inputs)
-    row = perturbation(
-        model, exp, Example("x", Reading(inputs)), Perturbation("token", "drop", steps=(1.0,), auc=(0, 1))
+    row = record(
+        perturbation(model, exp, Example("x", Reading(inputs)), Perturbation("token", "drop", steps=(1.0,), auc=(0, 1)))
     )
     assert row.curves["probability"][1] == pytest.approx(
         probability(model, {"input_ids": torch.tensor([[2, 3]])}, row.predicted), abs=1e-6
@@ -302,7 +305,7 @@ def test_comprehensiveness_and_sufficiency_are_settings(bert):
     by, ids = words.argsort(descending=True).tolist(), example.reading.inputs["input_ids"][0].tolist()
     full = None
     for setting, keep_top in ((comprehensiveness(shares=shares), False), (sufficiency(shares=shares), True)):
-        row = perturbation(bert.model, exp, example, setting)
+        row = record(perturbation(bert.model, exp, example, setting))
         full = probability(bert.model, example.reading.inputs, row.predicted)
         drops = []
         for share in shares:
@@ -316,13 +319,13 @@ def test_comprehensiveness_and_sufficiency_are_settings(bert):
 
 def test_equal_scores_are_in_a_drawn_order_that_is_the_same_for_every_method():
     flat = torch.zeros(50)
-    a = ranking(flat, "positive", 7)
-    assert a.tolist() == ranking(flat, "positive", 7).tolist() != list(range(50))
-    assert a.tolist() != ranking(flat, "positive", 8).tolist()
+    a = order_of(flat, "positive", 7)
+    assert a.tolist() == order_of(flat, "positive", 7).tolist() != list(range(50))
+    assert a.tolist() != order_of(flat, "positive", 8).tolist()
     assert sorted(a.tolist()) == list(range(50))
     two = torch.tensor([0.0, 1.0] * 25)
-    assert all(i % 2 for i in ranking(two, "positive", 7)[:25].tolist())
-    assert not any(i % 2 for i in ranking(two, "negative", 7)[:25].tolist())
+    assert all(i % 2 for i in order_of(two, "positive", 7)[:25].tolist())
+    assert not any(i % 2 for i in order_of(two, "negative", 7)[:25].tolist())
 
 
 def test_steps_run_as_batches_without_gradients_within_the_budget(vit, scenes):
@@ -336,10 +339,10 @@ def test_steps_run_as_batches_without_gradients_within_the_budget(vit, scenes):
     handle = vit.model.register_forward_hook(see, with_kwargs=True)
     state = torch.get_rng_state()
     try:
-        whole = perturbation(vit.model, maps[0], examples[0], Perturbation())
+        whole = record(perturbation(vit.model, maps[0], examples[0], Perturbation()))
         assert sizes == [1, 10]  # one to know what a copy takes
         assert not any(graphs)
-        one_by_one = perturbation(vit.model, maps[0], examples[0], Perturbation(), memory_budget=1)
+        one_by_one = record(perturbation(vit.model, maps[0], examples[0], Perturbation(), memory_budget=1))
         assert sizes[2:] == [1] * 11
     finally:
         handle.remove()
@@ -349,11 +352,11 @@ def test_steps_run_as_batches_without_gradients_within_the_budget(vit, scenes):
 
 def test_right_and_wrong_from_the_start_stay_apart(vit, scenes):
     examples, maps = scenes
-    row = perturbation(vit.model, maps[0], examples[0], Perturbation())
-    assert row.right is (row.label == row.predicted)
+    row = record(perturbation(vit.model, maps[0], examples[0], Perturbation()))
+    assert row.row.right is (row.row.label == row.predicted)
     wrong = Example("x", examples[0].reading, label=(row.predicted + 1) % 8)
-    row = perturbation(vit.model, maps[0], wrong, Perturbation())
-    assert row.right is False
+    row = record(perturbation(vit.model, maps[0], wrong, Perturbation()))
+    assert row.row.right is False
     assert row.curves["kept"][0] == 1.0
     assert row.curves["accuracy"][0] == 0.0
 

@@ -20,6 +20,7 @@ from regard.evaluation import (
 )
 from regard.evaluation.protocols.sanity import parameter_groups, restored, spearman
 from regard.explanation.raw_inputs import Reading
+from support.records import record, records
 from support.tiny import noise
 
 
@@ -44,7 +45,7 @@ def fingerprint(model):
 
 def test_cascade_goes_from_last_to_first_and_brings_the_model_back(vit, pairs):
     before, grads = fingerprint(vit.model), [p.requires_grad for p in vit.model.parameters()]
-    row = cascade(vit.model, pairs[0], pairs[0].label)
+    row = record(cascade(vit.model, pairs[0], pairs[0].label))
     groups = list(parameter_groups(vit.model))
     assert "classifier" in groups[-1]
     assert len(row.curves["similarity"]) == len(groups) + 1
@@ -58,7 +59,7 @@ def test_cascade_goes_from_last_to_first_and_brings_the_model_back(vit, pairs):
 
 
 def test_a_map_that_is_not_of_the_model_is_found_out(vit, pairs):
-    row = cascade(vit.model, pairs[0], pairs[0].label, "random")
+    row = record(cascade(vit.model, pairs[0], pairs[0].label, "random"))
     assert row.values["unchanged"] == 1.0
     assert row.values["final"] == pytest.approx(1.0)
 
@@ -100,17 +101,17 @@ def test_every_parameter_is_in_one_group(vit):
 
 def test_classes_that_are_both_there_have_maps_of_their_own(vit, pairs):
     for example in pairs[:2]:
-        row = class_sensitivity(vit.model, example, example.label, example.other)
+        row = record(class_sensitivity(vit.model, example, example.label, example.other))
         assert row.values["unchanged"] == 0.0
         assert row.values["change"] > 0.01
-        same = class_sensitivity(vit.model, example, example.label, example.other, "raw_attention")
+        same = record(class_sensitivity(vit.model, example, example.label, example.other, "raw_attention"))
         assert same.values["unchanged"] == 1.0  # attention alone knows of no class
 
 
 @pytest.mark.parametrize("method", ["gae", "random", "gradient"])
 def test_repeated_and_in_a_batch(vit, pairs, method):
-    assert repeatability(vit.model, pairs[0], 0, method).values["difference"] == 0.0
-    for row in batch_invariance(vit.model, pairs, [e.label for e in pairs], method):
+    assert record(repeatability(vit.model, pairs[0], 0, method)).values["difference"] == 0.0
+    for row in records(batch_invariance(vit.model, pairs, [e.label for e in pairs], method)):
         assert row.values["relative"] < 1e-4
 
 
@@ -128,7 +129,7 @@ def test_a_map_that_depends_on_its_batch_mates_is_found_out(vit, pairs):
 
     regard.register("batch_wide", scaled)
     try:
-        rows = batch_invariance(vit.model, pairs, [0, 0, 0], "batch_wide")
+        rows = records(batch_invariance(vit.model, pairs, [0, 0, 0], "batch_wide"))
         assert max(r.values["relative"] for r in rows) > 1e-3
     finally:
         from regard.attribution.table import METHODS
@@ -140,7 +141,7 @@ def test_padding_changes_nothing():
     bert = regard.load("zoo/bert-sentiment")
     example = examples_of(bert.read(["a truly wonderful film"]), labels=[1])[0]
     for method in ("gae", "rollout", "input_x_gradient"):
-        row = padding_invariance(bert.model, example, 1, method)
+        row = record(padding_invariance(bert.model, example, 1, method))
         assert row.values["relative"] < 1e-4
         assert row.values["padded_scores"] == 0.0
     no_mask = Example("x", Reading({"input_ids": example.reading.inputs["input_ids"]}))

@@ -11,6 +11,7 @@ from regard import zoo
 from regard.errors import Misuse
 from regard.evaluation import Example, Segmentation, evaluate_rows, examples_of, sample_of, segmentation
 from regard.evaluation.protocols.segmentation import (
+    ACCUMULATED,
     ap_over_channels,
     average_precision,
     f1,
@@ -21,8 +22,9 @@ from regard.evaluation.protocols.segmentation import (
     pointing,
 )
 from regard.evaluation.statistics import ratios_of_sums
-from regard.evaluation.summaries import ACCUMULATED, summaries
+from regard.evaluation.summaries import summaries
 from regard.explanation.raw_inputs import Picture
+from support.records import record
 from support.tiny import noise
 
 
@@ -167,8 +169,8 @@ def test_a_cropped_picture_is_compared_where_the_model_looked(vit):
     exp.inputs = {"pixel_values": [Picture(wide, (32.0, 0.0, 96.0, 64.0))]}
     whole = dataclasses.replace(exp, inputs={"pixel_values": [Picture(inner, (0.0, 0.0, 64.0, 64.0))]})
     reading = vit.read([inner])
-    a = segmentation(exp, Example("wide", reading, mask=around), Segmentation())
-    b = segmentation(whole, Example("inner", reading, mask=mask), Segmentation())
+    a = record(segmentation(exp, Example("wide", reading, mask=around), Segmentation()))
+    b = record(segmentation(whole, Example("inner", reading, mask=mask), Segmentation()))
     assert dict(a.values) == pytest.approx(dict(b.values), abs=1e-6)
     with pytest.raises(Misuse, match="whole picture"):
         segmentation(exp, Example("wide", reading, mask=mask), Segmentation())
@@ -180,7 +182,7 @@ def test_pixels_to_be_ignored_do_not_count(vit):
     reading, mask = vit.read([scenes.images[0]]), scenes.masks[0, 0]
     ignore = torch.zeros_like(mask)
     ignore[:, 40:] = True
-    row = segmentation(exp, Example("x", reading, mask=mask, ignore=ignore), Segmentation())
+    row = record(segmentation(exp, Example("x", reading, mask=mask, ignore=ignore), Segmentation()))
     scores = exp.image_map((64, 64))[0][:, :40].flatten()
     assert row.values["ap"] == pytest.approx(average_precision(scores, mask[:, :40].flatten()), abs=1e-6)
     with pytest.raises(Misuse, match="no pixel that counts"):
@@ -207,6 +209,6 @@ def test_iou_over_the_data_set_and_over_pictures(vit):
     )
     by_name = {s.metric: s.value.value for s in summaries(rows)}
     assert by_name[ACCUMULATED] == pytest.approx((object_ + ground) / 2, abs=1e-6)
-    assert by_name["mean_iou"] == pytest.approx(sum(r.values["mean_iou"] for r in rows) / 6)
+    assert by_name["mean_iou"] == pytest.approx(sum(r.value for r in rows if r.metric == "mean_iou") / 6)
     assert by_name["mean_iou"] != pytest.approx(by_name[ACCUMULATED], abs=1e-4)
     assert ratios_of_sums([[1.0, 0.0]], [[2.0, 0.0]]).value == 0.25

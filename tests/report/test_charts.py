@@ -19,14 +19,17 @@ from regard.evaluation import (
     Row,
     Sanity,
     Segmentation,
+    deletion,
     differences,
-    direction,
-    standings,
+    insertion,
+    ranking,
+    sufficiency,
     summaries,
 )
-from regard.evaluation.protocols.perturbation import comprehensiveness, deletion, steps_of, sufficiency
+from regard.evaluation.rows import curves_of
 from regard.report.evaluation import charts
 from regard.report.evaluation.html import page, write_page
+from support.records import Made
 
 SETTING = Perturbation("token", "drop")
 NASTY = '<script>alert("x")</script> & $\\alpha$'
@@ -40,7 +43,8 @@ def made(methods, count=12, setting=SETTING, wrong=4, noise=0.05):
             y = np.clip(0.9 * np.exp(-x * (0.5 + k)) + rng.normal(0, noise, len(x)), 0, 1)
             values = {"auc_probability": float(np.trapezoid(y, x)), "aopc": float((y[0] - y[1:]).mean())}
             predicted = int(i >= count - wrong)
-            rows.append(Row(setting.name, method, str(i), values, {"probability": tuple(y)}, 0, predicted, predicted))
+            known = {"title": method, "label": 0, "predicted": predicted, "explained": predicted}
+            rows += setting.rows(str(i), values, {"probability": zip(x.tolist(), y.tolist())}, **known)
     return rows
 
 
@@ -52,12 +56,6 @@ def text_of(source):
 
 
 # -- which way is better, and who is ------------------------------------------------------------------------------------
-
-
-def test_steps_are_read_from_the_full_name():
-    for setting in (SETTING, deletion(), comprehensiveness(), sufficiency(), Perturbation(steps=(0.5,), auc=(0, 0.5))):
-        assert steps_of(setting.name) == pytest.approx(setting.steps)
-    assert steps_of(Segmentation().name) == ()
 
 
 @pytest.mark.parametrize(
@@ -76,29 +74,31 @@ def test_steps_are_read_from_the_full_name():
     ],
 )
 def test_which_way_is_better(protocol, metric, side):
-    assert direction(protocol.name, metric) == side
+    assert protocol.direction(metric) == side
 
 
-def test_standings_are_paired_differences_from_the_best():
+def numbers(titles, metric="iou", protocol=None):
+    """Title -> its examples' numbers, as rows."""
+    asked = Segmentation() if protocol is None else protocol
+    return [Row(asked, str(i), metric, float(v), title=t) for t, values in titles.items() for i, v in enumerate(values)]
+
+
+def test_a_ranking_is_of_paired_differences_from_the_best():
     rng = np.random.default_rng(1)
     base, tiny = rng.normal(size=40) * 10, rng.normal(size=40)
-    rows = [
-        Row("segmentation/x", m, str(i), {"iou": float(v)})
-        for m, values in {"low": base - 1, "best": base, "near": base - 0.01 + tiny - tiny.mean()}.items()
-        for i, v in enumerate(values)
-    ]
-    assert standings(rows, "iou") == {"low": "", "best": "best", "near": "near"}  # 1 of a spread of 10: pairs tell
-    assert standings(rows, "unknown") == {}
+    rows = numbers({"low": base - 1, "best": base, "near": base - 0.01 + tiny - tiny.mean()})
+    assert ranking(rows, "iou") == {"low": "", "best": "best", "near": "near"}  # 1 of a spread of 10: pairs tell
+    assert ranking(rows, "unknown") == {}
     one = [r for r in rows if r.example == "0"]
-    assert standings(one, "iou")["low"] == "near"  # a single example makes nothing sure
+    assert ranking(one, "iou")["low"] == "near"  # a single example makes nothing sure
     with pytest.raises(Misuse, match="under one protocol"):
-        standings([*rows, Row("segmentation/y", "best", "0", {"iou": 1.0})], "iou")
+        ranking([*rows, Row(Segmentation("predicted"), "0", "iou", 1.0, title="best")], "iou")
 
 
 def test_who_has_no_number_stands_nowhere():
-    rows = [Row("segmentation/x", "a", str(i), {"iou": v}) for i, v in enumerate((0.5, math.nan, 0.7))]
-    rows += [Row("segmentation/x", "b", str(i), error="no") for i in range(3)]
-    assert standings(rows, "iou") == {"a": "best", "b": ""}
+    rows = numbers({"a": (0.5, math.nan, 0.7)})
+    rows += [Row(Segmentation(), str(i), title="b", error="no") for i in range(3)]
+    assert ranking(rows, "iou") == {"a": "best", "b": ""}
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -111,11 +111,11 @@ def labels(axes):
 def test_curves_are_the_means_and_legends_are_in_the_order_of_areas():
     rows = made(["c", "a", "b"])
     (axes,) = charts.curves(rows, "probability").axes
-    own = [r.curves["probability"] for r in rows if r.method == "a"]
+    own = [c.y for c in curves_of(rows, "probability") if c.title == "a"]
     lines = {line.get_label().split()[0]: line for line in axes.get_lines()}
     assert lines["a"].get_ydata() == pytest.approx(np.mean(own, 0))
     assert lines["a"].get_xdata() == pytest.approx([0, *SETTING.steps])
-    area = {s.method: s.value for s in summaries(rows) if s.metric == "auc_probability"}
+    area = {s.title: s.value for s in summaries(rows) if s.metric == "auc_probability"}
     assert labels(axes) == [f"{m}  {area[m]}" for m in sorted(area, key=lambda m: -area[m].value)]
 
 
@@ -166,10 +166,10 @@ def test_right_and_wrong_stand_side_by_side():
 
 def test_forest_shows_the_differences_filled_where_sure():
     rows = made(["random", "far", "same"])
-    same = [dataclasses.replace(r, method="same") for r in made(["x"], noise=0.2)]
-    rows = [r for r in rows if r.method != "same"] + same
+    same = [dataclasses.replace(r, title="same") for r in made(["x"], noise=0.2)]
+    rows = [r for r in rows if r.title != "same"] + same
     (axes,) = charts.forest(rows, "auc_probability").axes
-    found = {d.method: d for d in differences(rows, "auc_probability")}
+    found = {d.title: d for d in differences(rows, "auc_probability")}
     order = [t.get_text() for t in axes.get_yticklabels()]
     assert order == ["far", "same"]  # lower is better, so the lowest stands on top
     marks = [line for line in axes.get_lines() if line.get_marker() == "o"]
@@ -184,11 +184,15 @@ def test_forest_shows_the_differences_filled_where_sure():
 
 
 def test_axes_are_what_the_protocol_says():
-    x, label = charts.axis(Segmentation().name, 19)
-    assert x == pytest.approx(Segmentation().sweep)
-    assert "threshold" in label
-    assert charts.axis(Rationale().name, 5)[0] == [0.01, 0.05, 0.1, 0.2, 0.5]
-    assert charts.axis(Sanity("cascade").name, 3)[0] == [0, 1, 2]
+    asked = (SETTING, insertion(), Segmentation(), Rationale(), Sanity("cascade"))
+    said = [protocol.axis for protocol in asked]
+    assert said[0] == said[1] == "share taken away"
+    assert "threshold" in said[2]
+    assert (said[3], "parameters" in said[4]) == ("share of the words", True)
+    (axes,) = charts.curves(made(["a"], setting=insertion(count=4)), "probability").axes
+    assert axes.get_xlabel() == "share taken away"
+    (line,) = axes.get_lines()
+    assert line.get_xdata().tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_figures_leave_no_pyplot_and_are_the_same_twice(tmp_path):
@@ -207,7 +211,7 @@ def test_figures_leave_no_pyplot_and_are_the_same_twice(tmp_path):
 def test_a_picture_of_few_colours_keeps_those_of_the_lines():
     """Also of a line that lies under another one, and shows in the legend alone."""
     rows = made([f"m{i}" for i in range(6)])
-    rows += [dataclasses.replace(r, method="over") for r in rows if r.method == "m0"]
+    rows += [dataclasses.replace(r, title="over") for r in rows if r.title == "m0"]
     figure = charts.curves(rows, "probability")
     colours = np.array(Image.open(io.BytesIO(charts.png(figure))).convert("RGB")).reshape(-1, 3).astype(int)
     for line in figure.axes[0].get_lines():
@@ -244,17 +248,18 @@ def test_numbers_on_the_page_are_the_summaries():
     rows = made(["random", "a"])
     said = text_of(page(rows))
     for s in summaries(rows, split=True):
-        assert str(s.value) in said.replace("≈", ""), (s.method, s.metric, s.split)
+        assert str(s.value) in said.replace("≈", ""), (s.title, s.metric, s.split)
     assert SETTING.name in said
     assert "12 examples · 2 methods · the model has 8 right, 4 wrong · no errors" in said
-    (best,) = (s for s in summaries(rows) if (s.method, s.metric) == ("a", "auc_probability"))
+    (best,) = (s for s in summaries(rows) if (s.title, s.metric) == ("a", "auc_probability"))
     assert f"<strong>{best.value.value:.3g}</strong>" in page(rows)
 
 
 def test_errors_and_undefined_numbers_are_counted():
     rows = made(["random", "a"])
-    rows[12] = dataclasses.replace(rows[12], values={"auc_probability": math.nan, "aopc": 0.5}, curves={})
-    rows[13] = Row(SETTING.name, "a", "1", error="NonFinite: a map")
+    rows = [r for r in rows if r.title != "a" or r.example not in ("0", "1")]
+    rows += [Row(SETTING, "0", name, v, title="a") for name, v in (("auc_probability", math.nan), ("aopc", 0.5))]
+    rows.append(Row(SETTING, "1", title="a", error="NonFinite: a map"))
     source = page(rows)
     line = re.search(r'<tr><th scope="row">a</th>.*?</tr>', source)[0]
     assert "1 undefined" in line
@@ -264,8 +269,8 @@ def test_errors_and_undefined_numbers_are_counted():
 
 
 def test_the_page_is_escaped_and_asks_for_nothing():
-    rows = [dataclasses.replace(r, error=NASTY if r.example == "3" else "") for r in made(["random", NASTY])]
-    source = page([dataclasses.replace(r, protocol=r.protocol + NASTY) for r in rows], NASTY)
+    rows = [dataclasses.replace(r, protocol=Made(NASTY)) for r in made(["random", NASTY]) if r.example != "3"]
+    source = page([*rows, *(Row(Made(NASTY), "3", title=t, error=NASTY) for t in ("random", NASTY))], NASTY)
     assert "<script" not in source
     assert "default-src 'none'" in source
     assert not re.search(r"(src|href|srcset)=\"(?!data:|#)", source)
@@ -282,11 +287,11 @@ def test_figures_of_the_page_are_pictures_for_light_and_dark():
 
 
 @pytest.mark.parametrize("rows", [
-    [Row(SETTING.name, m, str(i), error="Misuse: no") for m in ("random", "a") for i in range(2)],
+    [Row(SETTING, str(i), title=m, error="Misuse: no") for m in ("random", "a") for i in range(2)],
     made(["random", "a"], count=1, wrong=0),
     made(["a"]),
-    [Row("mine", "a", "0", {"m": math.nan}), Row("mine", "random", "0", {"m": math.nan})],
-    [Row("mine", "a", "0", {"m": 1.0}, {"c": (math.nan, 1.0)}), Row("mine", "random", "1", {"m": 1.0})],
+    [Row(Made(), "0", "m", math.nan, title=t) for t in ("a", "random")],
+    [*Made().rows("0", {"m": 1.0}, {"c": [(0, math.nan), (1, 1.0)]}, title="a"), Row(Made(), "1", "m", 1.0, title="random")],
 ], ids=["all errors", "one example", "one method", "NaN", "no pairs"])  # fmt: skip
 def test_missing_data_make_a_page(rows):
     said = text_of(page(rows))

@@ -1,7 +1,13 @@
-"""Is it right? Protocols as pure functions: (explanations, model, data) -> rows; a summary reduces rows (EVALUATION.md)."""
+"""Is it right? Protocols put questions to maps and give rows; summaries reduce rows (EVALUATION.md).
+
+`protocols.protocol` says what a protocol and a row are; each protocol is a file beside it. `PROTOCOLS` names them all.
+"""
+
+from typing import Any
 
 from regard.evaluation.data.eraser import Document, read_eraser
-from regard.evaluation.protocols.attribution_error import attribution_error
+from regard.evaluation.examples import Example, examples_of, sample_of
+from regard.evaluation.protocols.attribution_error import AttributionError, attribution_error
 from regard.evaluation.protocols.detected_objects import Objects, found_by
 from regard.evaluation.protocols.perturbation import (
     Perturbation,
@@ -11,9 +17,18 @@ from regard.evaluation.protocols.perturbation import (
     perturbation,
     sufficiency,
 )
+from regard.evaluation.protocols.protocol import GivenMaps, Maps, MethodChoice, Protocol, Row
 from regard.evaluation.protocols.rationale import Rationale, rationale
-from regard.evaluation.protocols.region_logic import Absence, Necessity, Pointing, Redirection, Sufficiency, logic
-from regard.evaluation.protocols.region_questions import Asked
+from regard.evaluation.protocols.region_logic import (
+    Absence,
+    Necessity,
+    Pointing,
+    QuestionPerturbation,
+    Redirection,
+    Sufficiency,
+    logic,
+)
+from regard.evaluation.protocols.region_questions import RegionQuestions
 from regard.evaluation.protocols.sanity import (
     Sanity,
     batch_invariance,
@@ -24,25 +39,42 @@ from regard.evaluation.protocols.sanity import (
     sanity,
 )
 from regard.evaluation.protocols.segmentation import Segmentation, segmentation
-from regard.evaluation.ranking import direction, standings
-from regard.evaluation.rows import Example, Row, examples_of, sample_of
+from regard.evaluation.protocols.table import PROTOCOLS
+from regard.evaluation.ranking import ranking
 from regard.evaluation.runner import evaluate_documents, evaluate_rows
 from regard.evaluation.statistics import Interval
 from regard.evaluation.summaries import Difference, Summary, consistency, curve, differences, summaries
 
+RENAMED = {"Asked": RegionQuestions, "standings": ranking}
+
+
+def __getattr__(name: str) -> Any:
+    """Names of before that are still read."""
+    if name in RENAMED:
+        return RENAMED[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
+    "PROTOCOLS",
     "Absence",
-    "Asked",
+    "AttributionError",
     "Difference",
     "Document",
     "Example",
+    "GivenMaps",
     "Interval",
+    "Maps",
+    "MethodChoice",
     "Necessity",
     "Objects",
     "Perturbation",
     "Pointing",
+    "Protocol",
+    "QuestionPerturbation",
     "Rationale",
     "Redirection",
+    "RegionQuestions",
     "Row",
     "Sanity",
     "Segmentation",
@@ -57,7 +89,6 @@ __all__ = [
     "curve",
     "deletion",
     "differences",
-    "direction",
     "evaluate_documents",
     "evaluate_rows",
     "examples_of",
@@ -66,13 +97,13 @@ __all__ = [
     "logic",
     "padding_invariance",
     "perturbation",
+    "ranking",
     "rationale",
     "read_eraser",
     "repeatability",
     "sample_of",
     "sanity",
     "segmentation",
-    "standings",
     "sufficiency",
     "summaries",
 ]

@@ -21,7 +21,7 @@ from regard.attribution.table import METHODS
 from regard.attribution.table import method as method_row
 from regard.baseline import Baseline
 from regard.errors import Misuse
-from regard.evaluation.protocols.attribution_error import asked, rows_of
+from regard.evaluation.protocols.attribution_error import Account, account_of, asked
 from regard.explanation import display
 from regard.explanation.explanation import Explanation
 from regard.site import Site
@@ -67,11 +67,11 @@ class Comparison:
         """Number of samples."""
         return self.explanations[0].batch
 
-    def rows(self, sample: int = 0) -> list[tuple[Formula, Any]]:
-        """The unification table with one sample's numbers: of each map its formula, and its attribution-error row."""
+    def rows(self, sample: int = 0) -> list[tuple[Formula, Account]]:
+        """The unification table with one sample's numbers: of each map its formula, and what it accounts for."""
         if not 0 <= sample < self.batch:
             raise Misuse(f"sample {sample} does not exist; the comparison holds {self.batch}, counted from 0")
-        return [(formula(e), rows_of(e, {})[sample]) for e in self.explanations]
+        return [(formula(e), account_of(e, sample)) for e in self.explanations]
 
     def __str__(self) -> str:
         return display.comparison_table(self)

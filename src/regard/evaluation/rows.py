@@ -1,160 +1,48 @@
-"""What every protocol is given and gives back: an `Example`, and a `Row`, whose name holds every choice that was made."""
+"""Rows put together: by a key, and the points of each curve."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
+from regard.evaluation.protocols.protocol import Row
 
-from regard.errors import Misuse
-from regard.explanation.explanation import Explanation
-from regard.explanation.raw_inputs import Raw, Reading, Text
-
-Curve = tuple[float, ...]
+K = TypeVar("K")
 
 
-@dataclass(frozen=True)
-class Example:
-    """One thing to judge maps on.
+class Curve(NamedTuple):
+    """One example's curve by one method."""
 
-    Attributes:
-        reading: the model's keyword tensors with a batch axis of one, and the raw picture or text where it is known.
-        label: the true class. mask: the answer's pixels, at the size of the original picture. ignore: pixels that do not
-            count (crowds, borders). other: the class of a second object that is present too. group: what it shares with
-            other examples (a picture that is asked about twice): these are drawn together in every interval; "": nothing.
-        error: why the example could not be read; it then becomes a row that says so.
-    """
-
-    name: str
-    reading: Reading
-    label: int | None = None
-    mask: Bool[Tensor, "height width"] | None = None
-    ignore: Bool[Tensor, "height width"] | None = None
-    other: int | None = None
-    error: str = ""
-    group: str = ""
-
-    def raw(self, stream: str) -> Raw | None:
-        """The raw picture or text of a stream, where a reader made it."""
-        given = self.reading.raw.get(stream)
-        return given[0] if given else None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example, one method, one protocol.
-
-    Attributes:
-        protocol: its full name, every choice in it. values: metric -> number. curves: name -> numbers, one a step.
-        label: the true class. predicted: the model's answer. explained: the class that the map is for.
-        error: why there are no numbers, or "". group: the example's.
-    """
-
-    protocol: str
-    method: str
-    example: str
-    values: Mapping[str, float] = field(default_factory=dict)
-    curves: Mapping[str, Curve] = field(default_factory=dict)
-    label: int | None = None
-    predicted: int | None = None
-    explained: int | None = None
-    error: str = ""
-    group: str = ""
+    title: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    row: Row
 
     @property
-    def right(self) -> bool | None:
-        """Whether the model had the unchanged example right; None where the label or the answer is not known."""
-        return None if self.label is None or self.predicted is None else self.label == self.predicted
-
-    @property
-    def drawn_with(self) -> str:
-        """What a bootstrap draws as one: the group, or the example alone."""
-        return f"group {self.group}" if self.group else f"example {self.example}"
+    def finite(self) -> bool:
+        """Whether there is a number at each point."""
+        return all(math.isfinite(v) for v in self.y)
 
 
-def examples_of(
-    reading: Reading,
-    *,
-    labels: Sequence[int] | Tensor | None = None,
-    masks: Bool[Tensor, "batch height width"] | None = None,
-    others: Sequence[int] | Tensor | None = None,
-    names: Sequence[str] | None = None,
-    groups: Sequence[str] | None = None,
-) -> list[Example]:
-    """One example a sample of a reading. Padding that a text got from longer ones in its batch is taken off again."""
-    batch = max(len(v) for v in reading.inputs.values())
-    return [
-        Example(
-            names[i] if names is not None else str(i),
-            _alone(reading, i),
-            None if labels is None else int(labels[i]),
-            None if masks is None else masks[i],
-            other=None if others is None or int(others[i]) < 0 else int(others[i]),
-            group="" if groups is None else groups[i],
-        )
-        for i in range(batch)
-    ]
+def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
+    """Rows by a key, in the order of their first."""
+    out: dict[K, list[Row]] = {}
+    for row in rows:
+        out.setdefault(key(row), []).append(row)
+    return out
 
 
-def _alone(reading: Reading, i: int) -> Reading:
-    """One sample of a reading, without the padding that its batch gave it."""
-    mask = reading.inputs.get("attention_mask")
-    real = None if mask is None else mask[i].bool().cpu()
-    cut = real is not None and real.ndim == 1 and not bool(real.all())
-
-    def one(t: Tensor) -> Tensor:
-        t = t[i : i + 1]
-        return t[:, real.to(t.device)] if cut and real is not None and t.ndim == 2 and t.shape[1] == len(real) else t
-
-    raw = {name: [_cut(of[i], real) if cut and real is not None else of[i]] for name, of in reading.raw.items()}
-    return dataclasses.replace(
-        reading,
-        inputs={k: one(v) for k, v in reading.inputs.items()},
-        raw=dict(raw),
-        special={k: one(v) for k, v in reading.special.items()},
-    )
+def curves_of(rows: Sequence[Row], name: str) -> list[Curve]:
+    """The curves of a name, one an example and method, in the order of the rows."""
+    points = [r for r in rows if r.x is not None and r.metric == name]
+    every = grouped(points, lambda r: (r.protocol, r.title, r.example)).values()
+    return [Curve(own[0].title, tuple(r.x or 0.0 for r in own), tuple(r.value for r in own), own[0]) for own in every]
 
 
-def _cut(raw: Raw, real: Tensor) -> Raw:
-    """A text without its padded tokens."""
-    if not isinstance(raw, Text) or len(raw.tokens) != len(real):
-        return raw
-    keep = real.tolist()
-
-    def kept(items: list[Any]) -> list[Any]:
-        return [v for v, k in zip(items, keep, strict=True) if k]
-
-    return dataclasses.replace(raw, tokens=kept(raw.tokens), offsets=kept(raw.offsets), special=kept(raw.special))
+def curve_names(rows: Sequence[Row]) -> list[str]:
+    """The names of all curves."""
+    return list(dict.fromkeys(r.metric for r in rows if r.x is not None))
 
 
-def sample_of(explanation: Explanation, i: int) -> Explanation:
-    """One sample of an explanation; the receipt stays that of the batch."""
-    return dataclasses.replace(
-        explanation,
-        scores={k: v[i : i + 1] for k, v in explanation.scores.items()},
-        inputs={k: v[i : i + 1] for k, v in explanation.inputs.items()},
-    )
-
-
-def stream_of(explanation: Explanation, stream: str | None = None) -> str:
-    """The stream that is judged: the one asked for, else the picture, else the first that the inputs hold."""
-    if stream is not None:
-        if stream not in explanation.scores:
-            raise Misuse(f"there is no stream {stream!r} in the explanation; it has {', '.join(explanation.scores)}")
-        return stream
-    return next(iter(explanation.grid), next(iter(explanation.scores)))
-
-
-def checked(scores: Tensor, what: str) -> Tensor:
-    """The scores as float32 on the CPU. Raises Misuse where they hold NaN or infinity: no metric may hide that."""
-    if not bool(torch.isfinite(scores).all()):
-        raise Misuse(f"the {what} holds NaN or infinity; no metric can be taken of it")
-    return scores.detach().float().cpu()
-
-
-__all__ = ["Curve", "Example", "Row", "checked", "examples_of", "sample_of", "stream_of"]
+__all__ = ["Curve", "curve_names", "curves_of", "grouped"]

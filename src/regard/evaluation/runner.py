@@ -1,6 +1,7 @@
 """Methods × protocols × examples in memory: one function, deterministic, batched; a bad example becomes a row with its error.
 
-A persistent runner calls the same functions on its shards. Nothing here knows of files or engines.
+A persistent runner calls the same functions on its shards. Nothing here knows of files or engines, and nothing of any one
+protocol.
 """
 
 from __future__ import annotations
@@ -8,31 +9,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from regard.api.explain import explain_reading
-from regard.attribution.table import method as method_row
 from regard.errors import Misuse, RegardError
 from regard.evaluation.data.eraser import Document
-from regard.evaluation.protocols.perturbation import MEMORY, Perturbation, perturbation
-from regard.evaluation.protocols.rationale import Rationale, rationale
-from regard.evaluation.protocols.sanity import Sanity, sanity
-from regard.evaluation.protocols.segmentation import Segmentation, segmentation
-from regard.evaluation.rows import Example, Row, sample_of
+from regard.evaluation.examples import Example
+from regard.evaluation.protocols.protocol import MEMORY, ChosenMaps, Judged, MethodChoice, Protocol, Row, said
+from regard.evaluation.protocols.rationale import ReadMaps
+from regard.evaluation.protocols.windows import ReaderOfTexts
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 from regard.target import scores
 
-if TYPE_CHECKING:
-    from regard.reader import Reader
-
-Protocol = Perturbation | Segmentation | Sanity
-Method = str | tuple[str, Mapping[str, Any]]
+Choice = str | tuple[str, Mapping[str, Any]]
 Shape = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
 
 
@@ -42,6 +38,10 @@ class Batch:
 
     examples: list[Example]
     predicted: list[int] = field(default_factory=list)
+
+    def at(self, example: Example) -> int:
+        """The number of an example."""
+        return next(i for i, e in enumerate(self.examples) if e is example)
 
     @property
     def reading(self) -> Reading:
@@ -59,7 +59,7 @@ class Batch:
 def evaluate_rows(
     model: nn.Module,
     examples: Sequence[Example],
-    methods: Sequence[Method],
+    methods: Sequence[Choice],
     protocols: Sequence[Protocol],
     *,
     batch: int = 16,
@@ -72,66 +72,68 @@ def evaluate_rows(
     together; the rows do not depend on it. What fails on an example (its file, a NaN, a mask of another size) is its row's
     `error`; a wrong name of a method or an option is raised before anything runs.
     """
-    named = [(m, {}) if isinstance(m, str) else (m[0], dict(m[1])) for m in methods]
-    for name, options in named:
-        _check(name, options)
+    chosen = _chosen(methods)
     if len({e.name for e in examples}) != len(examples):
         raise Misuse("two examples have the same name; give each its own, or rows cannot be paired")
     refuse(model, False)
-    found: dict[tuple[int, int, int], Row] = {}
+    found: dict[tuple[int, int, int], list[Row]] = {}
     place = {e.name: i for i, e in enumerate(examples)}
     failed = {e.name: e.error for e in examples if e.error}
     batches = [b for some in _batches(examples, batch) for b in _answered(model, some, failed)]
     for some in batches:
-        for m, (name, options) in enumerate(named):
-            maps = _Maps(model, some, name, options, seed)
+        for m, choice in enumerate(chosen):
+            maps = _BatchMaps(model=model, choice=choice, batch=some, seed=seed, memory_budget=memory_budget)
             for p, protocol in enumerate(protocols):
-                for i, example in enumerate(some.examples):
-                    found[m, p, place[example.name]] = _row(maps, i, protocol, seed, memory_budget)
-    for m, (name, options) in enumerate(named):
+                for example, predicted in zip(some.examples, some.predicted, strict=True):
+                    known = {"label": example.label, "group": example.group, "predicted": predicted}
+                    found[m, p, place[example.name]] = _tried(maps, protocol, example, known)
+    for m, choice in enumerate(chosen):
         for p, protocol in enumerate(protocols):
             for example in (e for e in examples if e.name in failed):
-                row = _failed(protocol, called(name, options), example, failed[example.name])
-                found[m, p, place[example.name]] = row
-    return [found[key] for key in sorted(found)]
+                row = _failed(protocol, example, failed[example.name])
+                found[m, p, place[example.name]] = [dataclasses.replace(row, **choice.columns())]
+    return [row for key in sorted(found) for row in found[key]]
 
 
 def evaluate_documents(
-    reader: Reader,
+    reader: ReaderOfTexts,
     documents: Sequence[Document],
-    methods: Sequence[Method],
-    protocols: Sequence[Rationale],
+    methods: Sequence[Choice],
+    protocols: Sequence[Protocol],
     *,
     seed: int = 0,
 ) -> list[Row]:
     """The same for documents with rationales, which a reader cuts into windows."""
-    rows = []
-    for name, options in (m if isinstance(m, tuple) else (m, {}) for m in methods):
-        _check(name, options)
-        label = called(name, options)
+    rows: list[Row] = []
+    for choice in _chosen(methods):
+        maps = ReadMaps(reader=reader, choice=choice, seed=seed)
         for protocol in protocols:
             for document in documents:
-                try:
-                    row = rationale(reader, document, protocol, name, options, seed=seed, label=label)
-                except Exception as e:
-                    row = Row(protocol.name, label, document.name, label=document.label, error=said(e))
-                rows.append(row)
+                rows += _tried(maps, protocol, document)
     return rows
 
 
-def said(e: BaseException) -> str:
-    """An error as a row tells it: its kind and first line."""
-    return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+def _chosen(methods: Sequence[Choice]) -> list[MethodChoice]:
+    """The methods, their options checked."""
+    chosen = [MethodChoice.of(m) for m in methods]
+    for choice in chosen:
+        choice.check()
+    return chosen
 
 
-def called(name: str, options: Mapping[str, Any]) -> str:
-    """A method's name in a row, with its options; a baseline and a site as their labels say them."""
-    return name + "".join(f", {k}={getattr(v, 'label', v)}" for k, v in sorted(options.items()))
+def _tried(
+    maps: Judged, protocol: Protocol, example: Example | Document, known: Mapping[str, Any] = MappingProxyType({})
+) -> list[Row]:
+    """A protocol's rows of an example, with what is known of it; or the one row that says why there are none."""
+    try:
+        return [dataclasses.replace(row, **known) for row in maps.rows(protocol, example)]
+    except Exception as e:
+        return [dataclasses.replace(_failed(protocol, example, said(e)), **maps.columns())]
 
 
-def _check(name: str, options: Mapping[str, Any]) -> None:
-    """Raise UnknownName for what neither the method nor `explain` takes."""
-    method_row(name).check({k: v for k, v in options.items() if k not in ("baseline", "site")})
+def _failed(protocol: Protocol, example: Example | Document, error: str) -> Row:
+    group = example.group if isinstance(example, Example) else ""
+    return Row(protocol, example.name, label=example.label, error=error, group=group)
 
 
 def _batches(examples: Sequence[Example], size: int) -> list[Batch]:
@@ -157,71 +159,39 @@ def _answered(model: nn.Module, batch: Batch, failed: dict[str, str]) -> list[Ba
     return [b for e in batch.examples for b in _answered(model, Batch([e]), failed)]
 
 
-@dataclass
-class _Maps:
+@dataclass(kw_only=True)
+class _BatchMaps(ChosenMaps):
     """The maps of one batch by one method, each class explained when first asked for."""
 
-    model: nn.Module
     batch: Batch
-    name: str
-    options: dict[str, Any]
-    seed: int
     made: dict[tuple[int, ...], Explanation] = field(default_factory=dict)
 
-    def of(self, i: int, which: str) -> tuple[Explanation, int]:
-        """The map of the i-th example for its predicted or true class, and that class."""
-        if which == "predicted":
+    def of(self, example: Example, explained: str) -> tuple[Explanation, int]:
+        """The map of an example of the batch for its predicted or true class, and that class."""
+        i = self.batch.at(example)
+        if explained == "predicted":
             classes = self.batch.predicted
         else:
             known = [e.label for e in self.batch.examples]
             if known[i] is None:
-                raise Misuse(
-                    f"example {self.batch.examples[i].name} has no label, so its true class cannot be explained"
-                )
+                raise Misuse(f"example {example.name} has no label, so its true class cannot be explained")
             classes = [p if c is None else c for c, p in zip(known, self.batch.predicted, strict=True)]
         key = tuple(classes)
         try:
             if key not in self.made:
                 self.made[key] = self._explained(self.batch, classes)
-            return sample_of(self.made[key], i), classes[i]
+            return self.made[key][i], classes[i]
         except RegardError:  # of one of them: the others are explained without it
-            return self._explained(Batch([self.batch.examples[i]]), [classes[i]]), classes[i]
+            return self._explained(Batch([example]), [classes[i]]), classes[i]
 
     def _explained(self, batch: Batch, classes: Sequence[int]) -> Explanation:
         reading = batch.reading
         target = torch.tensor(classes)
-        found = explain_reading(self.model, reading, target, self.name, seed=self.seed, **self.options)
+        found = explain_reading(
+            self.model, reading, target, self.choice.name, seed=self.seed, **self.choice.options
+        )
         assert isinstance(found, Explanation)
         return found
 
 
-def _row(maps: _Maps, i: int, protocol: Protocol, seed: int, memory_budget: int) -> Row:
-    example, method = maps.batch.examples[i], called(maps.name, maps.options)
-    try:
-        explanation, explained = maps.of(i, protocol.explained)
-        if isinstance(protocol, Segmentation):
-            row = segmentation(explanation, example, protocol, method)
-        elif isinstance(protocol, Sanity):
-            row = sanity(maps.model, example, protocol, explained, maps.name, maps.options, seed=seed)
-        else:
-            row = perturbation(
-                maps.model, explanation, example, protocol, method=method, explained=explained, seed=seed,
-                memory_budget=memory_budget,
-            )  # fmt: skip
-    except Exception as e:
-        return _failed(protocol, method, example, said(e))
-    return dataclasses.replace(
-        row,
-        method=method,
-        label=example.label,
-        predicted=maps.batch.predicted[i],
-        explained=explained,
-        group=example.group,
-    )
-
-
-def _failed(protocol: Protocol, method: str, example: Example, error: str) -> Row:
-    return Row(protocol.name, method, example.name, label=example.label, error=error, group=example.group)
-
-
-__all__ = ["Method", "Protocol", "called", "evaluate_documents", "evaluate_rows"]
+__all__ = ["Choice", "evaluate_documents", "evaluate_rows"]

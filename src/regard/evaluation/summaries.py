@@ -7,31 +7,36 @@ that the model had some of them wrong from the start, so every summary can be sp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from regard.errors import Misuse, nearest
-from regard.evaluation.rows import Row
-from regard.evaluation.statistics import Interval, mean_with_interval, paired, ratios_of_sums
-
-K = TypeVar("K")
-ACCUMULATED = "mean_iou_accumulated"
+from regard.evaluation.protocols.protocol import Protocol, Row
+from regard.evaluation.rows import curves_of, grouped
+from regard.evaluation.statistics import (
+    Interval,
+    mean_with_interval,
+    median_with_interval,
+    paired,
+    ratios_of_sums,
+)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric of one method under one protocol: its mean over examples.
+    """One metric of one method under one protocol: its mean over examples, or what the protocol takes in its place.
 
     Attributes:
-        split: "all", "right", "wrong", or "unknown" (no label). examples: how many the mean is over. undefined: how many
-            gave no such number (NaN). errors: how many ended in an error.
+        title: what tables call the method. split: "all", "right", "wrong", or "unknown" (no label). examples: how many the
+            number is of. undefined: how many gave no such number (NaN). errors: how many ended in an error.
     """
 
-    protocol: str
-    method: str
+    protocol: Protocol
+    title: str
+    site: str
+    baseline: str
     metric: str
     split: str
     value: Interval
@@ -42,10 +47,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """metric(method) − metric(against), mean over the examples that both have; the interval leaves out 0 where it is sure."""
+    """metric(title) − metric(against), mean over the examples that both have; the interval leaves out 0 where it is sure."""
 
-    protocol: str
-    method: str
+    protocol: Protocol
+    title: str
     against: str
     metric: str
     value: Interval
@@ -60,24 +65,31 @@ class Difference:
 def summaries(rows: Sequence[Row], seed: int = 0, *, split: bool = False) -> list[Summary]:
     """One line a protocol × method × metric, in the order of the rows; `split`: also the right and the wrong ones apart."""
     out: list[Summary] = []
-    for (protocol, method), own in grouped(rows, lambda r: (r.protocol, r.method)).items():
+    for key, own in grouped(rows, lambda r: (r.protocol, r.title, r.site, r.baseline)).items():
         parts = {"all": own} | ({} if not split else grouped(own, side))
         for name, part in parts.items():
-            good = [r for r in part if not r.error]
-            for metric in dict.fromkeys(m for r in good for m in r.values if not m.startswith("_")):
-                known = [r for r in good if not math.isnan(r.values.get(metric, math.nan))]
-                groups = [r.drawn_with for r in known]
-                made = mean_with_interval([r.values[metric] for r in known], seed, groups)
-                lost = len(good) - len(known)
-                out.append(Summary(protocol, method, metric, name, made, len(known), lost, len(part) - len(good)))
-            if counted := [r for r in good if "_union" in r.values]:
-                made = accumulated_iou(counted, seed)
-                lost = len(part) - len(good)
-                out.append(Summary(protocol, method, ACCUMULATED, name, made, len(counted), 0, lost))
-            if not good:
-                none = Interval(math.nan, math.nan, math.nan)
-                out.append(Summary(protocol, method, "", name, none, 0, 0, len(part)))
+            errors, examples = sum(bool(r.error) for r in part), len({r.example for r in part if not r.error})
+            for metric, value, known in _numbers(key[0], part, seed):
+                out.append(Summary(*key, metric, name, value, known, examples - known, errors))
     return out
+
+
+def _numbers(protocol: Protocol, rows: Sequence[Row], seed: int) -> Iterator[tuple[str, Interval, int]]:
+    """Each metric with its number, and how many examples that is of; no metric where no example gave one."""
+    by_metric = grouped([r for r in rows if not r.error and r.x is None], lambda r: r.metric)
+    summed = {name for pairs in protocol.sums.values() for pair in pairs for name in pair}
+    for metric, own in by_metric.items():
+        if metric not in summed:
+            known = [r for r in own if not math.isnan(r.value)]
+            middle = median_with_interval if metric in protocol.medians else mean_with_interval
+            yield metric, middle([r.value for r in known], seed, [r.drawn_with for r in known]), len(known)
+    for metric, pairs in protocol.sums.items():
+        if summed <= set(by_metric):
+            parts, wholes = ([[r.value for r in by_metric[pair[i]]] for pair in pairs] for i in (0, 1))
+            groups = [r.drawn_with for r in by_metric[pairs[0][0]]]
+            yield metric, ratios_of_sums(list(zip(*parts)), list(zip(*wholes)), seed, groups), len(groups)
+    if not by_metric:
+        yield "", Interval(math.nan, math.nan, math.nan), 0
 
 
 def consistency(rows: Sequence[Row], seed: int = 0) -> list[Summary]:
@@ -90,51 +102,38 @@ def side(row: Row) -> str:
     return {True: "right", False: "wrong", None: "unknown"}[row.right]
 
 
-def accumulated_iou(rows: Sequence[Row], seed: int = 0) -> Interval:
-    """mIoU accumulated over the data set: the mean over object and ground of Σ intersection / Σ union."""
-    parts = [[r.values["_intersection"], r.values["_ground_intersection"]] for r in rows]
-    wholes = [[r.values["_union"], r.values["_ground_union"]] for r in rows]
-    return ratios_of_sums(parts, wholes, seed, [r.drawn_with for r in rows])
-
-
 def differences(rows: Sequence[Row], metric: str, *, against: str = "random", seed: int = 0) -> list[Difference]:
     """What each method has over another one, example by example. Examples that either lacks are left out and not counted."""
     out: list[Difference] = []
-    methods = list(dict.fromkeys(r.method for r in rows))
-    if against not in methods:
-        raise nearest(against, methods, "method among the rows")
-    if not any(metric in r.values for r in rows):
-        raise nearest(metric, dict.fromkeys(m for r in rows for m in r.values), "metric among the rows")
-    for protocol, own in grouped(rows, lambda r: r.protocol).items():
-        if not any(metric in r.values for r in own):
-            continue
-        known = {(r.method, r.example): r.values.get(metric, math.nan) for r in own if not r.error}
-        groups = {r.example: r.drawn_with for r in own}
-        if len(known) != sum(not r.error for r in own):
-            raise Misuse(f"an example has two rows of one method under {protocol}; give each example a name of its own")
-        for method in (m for m in methods if m != against):
-            names = [e for m, e in known if m == method and (against, e) in known]
-            pairs = np.array([(known[method, e], known[against, e]) for e in names]).reshape(-1, 2)
+    titles = list(dict.fromkeys(r.title for r in rows))
+    if against not in titles:
+        raise nearest(against, titles, "method among the rows")
+    numbers = [r for r in rows if r.metric == metric and r.x is None and not r.error]
+    if not numbers:
+        raise nearest(
+            metric, dict.fromkeys(r.metric for r in rows if r.metric and r.x is None), "metric among the rows"
+        )
+    for protocol, own in grouped(numbers, lambda r: r.protocol).items():
+        known = {(r.title, r.example): r for r in own}
+        if len(known) != len(own):
+            raise Misuse(
+                f"an example has two rows of one method under {protocol.name}; give each example a name of its own"
+            )
+        for title in (t for t in titles if t != against):
+            names = [e for t, e in known if t == title and (against, e) in known]
+            pairs = np.array([(known[title, e].value, known[against, e].value) for e in names]).reshape(-1, 2)
             good = ~np.isnan(pairs).any(1)
-            pairs, together = pairs[good], [groups[e] for e, g in zip(names, good, strict=True) if g]
+            pairs, together = pairs[good], [known[title, e].drawn_with for e, g in zip(names, good, strict=True) if g]
             value = paired(pairs[:, 0].tolist(), pairs[:, 1].tolist(), seed, together)
-            out.append(Difference(protocol, method, against, metric, value, len(pairs)))
+            out.append(Difference(protocol, title, against, metric, value, len(pairs)))
     return out
 
 
 def curve(rows: Sequence[Row], name: str, seed: int = 0) -> list[Interval]:
-    """The mean of a curve over the rows that have it, step by step, with intervals."""
-    having = [r for r in rows if not r.error and name in r.curves]
-    groups = [r.drawn_with for r in having]
-    return [mean_with_interval(step, seed, groups) for step in zip(*(r.curves[name] for r in having), strict=True)]
+    """The mean of a curve over the examples that have it, step by step, with intervals."""
+    found = curves_of(rows, name)
+    groups = [c.row.drawn_with for c in found]
+    return [mean_with_interval(step, seed, groups) for step in zip(*(c.y for c in found), strict=True)]
 
 
-def grouped(rows: Sequence[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
-    """Rows by a key, in the order of their first."""
-    out: dict[K, list[Row]] = {}
-    for row in rows:
-        out.setdefault(key(row), []).append(row)
-    return out
-
-
-__all__ = ["Difference", "Summary", "accumulated_iou", "consistency", "curve", "differences", "summaries"]
+__all__ = ["Difference", "Summary", "consistency", "curve", "differences", "side", "summaries"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,23 +13,19 @@ from torch import Tensor, nn
 
 from regard.attribution.integral.baseline_values import blurred, special_tokens
 from regard.errors import Misuse
-from regard.evaluation.rows import Example
-from regard.explanation.raw_inputs import Text
-from regard.recording import Recording, record
+from regard.explanation.raw_inputs import Reading, Text
+from regard.recording import Recording
 from regard.recording.ambient import as_the_user
 from regard.recording.edits import LeaveOut
 from regard.recording.run import run
 from regard.target import scores
-
-if TYPE_CHECKING:
-    from regard.evaluation.protocols.perturbation import Perturbation
 
 Taken = Bool[Tensor, "copy unit"]
 
 
 @dataclass
 class Removal(ABC):
-    """One example, and the model that is shown copies of it without some of its units."""
+    """One input, and the model that is shown copies of it without some of its units."""
 
     model: nn.Module
     inputs: dict[str, Tensor]
@@ -167,58 +163,30 @@ def cut(
     return new
 
 
-def remover(model: nn.Module, example: Example, setting: Perturbation, stream: str) -> Removal:
-    """What takes this setting's units away. Raises Misuse where the unit or the fill does not fit the stream."""
-    inputs = example.reading.inputs
-    if stream not in inputs:
-        raise Misuse(f"stream {stream!r} is no input of the model, so nothing can be taken away from it")
-    if not inputs[stream].is_floating_point():
-        if setting.unit == "pixel" or setting.fill in ("black", "mean", "blur", "zero"):
-            raise Misuse(
-                f"{stream!r} holds ids of a text, which have no pixels; use unit='token' or 'word' with fill='drop'"
-            )
-        return _words(model, example, setting, stream)
-    if setting.unit == "word" or setting.fill in ("mask", "pad"):
-        raise Misuse(f"{stream!r} holds no words; use unit='pixel' or 'token', with fill='drop' or a picture's fill")
-    x = inputs[stream]
-    if setting.unit == "pixel":
-        pixels = torch.arange(x.shape[-2] * x.shape[-1]).view(x.shape[-2:])
-        return Filled(model, inputs, stream, filling_of(example, x, setting), pixels)
-    recording = record(model, inputs)
-    if setting.fill == "drop":
-        patches = Patches(model, inputs, stream, recording)
-        _refuse_leak(patches)
-        return patches
-    grid, cells = recording.stream(stream).grid, recording.stream(stream).cells
-    if grid is None or cells is None or x.ndim != 4:
-        raise Misuse(f"the tokens of {stream!r} are no grid of patches; use fill='drop'")
-    return Filled(model, inputs, stream, filling_of(example, x, setting), cells.of.view(x.shape[1:]))
-
-
-def filling_of(example: Example, x: Float[Tensor, "1 channel height width"], setting: Perturbation) -> Tensor:
-    """The picture that pixels are taken from when they are taken away."""
+def filling_of(reading: Reading, x: Float[Tensor, "1 channel height width"], fill: str, sigma: float = 10.0) -> Tensor:
+    """The picture that pixels are taken from when they are taken away: "zero", "mean", "blur" or "black"."""
     if x.ndim != 4:
-        raise Misuse(f"fill={setting.fill!r} is for pictures (batch, channel, height, width), not {tuple(x.shape)}")
-    if setting.fill == "zero":
+        raise Misuse(f"fill={fill!r} is for pictures (batch, channel, height, width), not {tuple(x.shape)}")
+    if fill == "zero":
         return torch.zeros_like(x)
-    if setting.fill == "mean":
+    if fill == "mean":
         return x.mean((2, 3), keepdim=True).expand_as(x)
-    if setting.fill == "blur":
-        return blurred(x, setting.sigma)
-    mean, std = example.reading.mean, example.reading.std
+    if fill == "blur":
+        return blurred(x, sigma)
+    mean, std = reading.mean, reading.std
     if mean is None or std is None:
         raise Misuse("what is black depends on the normalisation: read the picture with a reader, or use fill='mean'")
     black = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=x.dtype, device=x.device)
     return black.view(1, -1, 1, 1).expand_as(x)
 
 
-def content_tokens(model: nn.Module, example: Example, stream: str) -> Int[Tensor, " token"]:
+def content_tokens(model: nn.Module, reading: Reading, stream: str) -> Int[Tensor, " token"]:
     """Positions of a text's tokens that are neither padding nor special."""
-    ids = example.reading.inputs[stream]
-    special = example.reading.special.get(stream)
+    ids = reading.inputs[stream]
+    special = reading.special.get(stream)
     if special is None:
         special = special_tokens(model, ids)
-    mask = example.reading.inputs.get("attention_mask", torch.ones_like(ids))
+    mask = reading.inputs.get("attention_mask", torch.ones_like(ids))
     return (~special.bool().cpu() & mask.bool().cpu())[0].nonzero()[:, 0]
 
 
@@ -228,23 +196,7 @@ def groups_of(text: Text) -> list[list[int]]:
     return [[i for i, at in starts.items() if a <= at < b] for a, b in text.words]
 
 
-def _words(model: nn.Module, example: Example, setting: Perturbation, stream: str) -> Words:
-    text = example.raw(stream)
-    if setting.unit == "token":
-        groups = [[int(i)] for i in content_tokens(model, example, stream)]
-    elif isinstance(text, Text):
-        groups = groups_of(text)
-    else:
-        raise Misuse(
-            'unit="word" needs to know the words: read the text with regard.load(...).read, or use unit="token"'
-        )
-    config: Any = getattr(model, "config", None)
-    pad = getattr(config, "pad_token_id", None) or 0
-    fill = None if setting.fill == "drop" else pad if setting.fill == "pad" else setting.token
-    return Words(model, example.reading.inputs, stream, groups, fill, pad)
-
-
-def _refuse_leak(patches: Patches) -> None:
+def refuse_leak(patches: Patches) -> None:
     """Half of the patches are left out: the output may then have no gradient at them.
 
     Where patches are merged, convolved, or pooled by another operation than a mean, masking keys does not take them out.
@@ -268,4 +220,14 @@ def _refuse_leak(patches: Patches) -> None:
         )
 
 
-__all__ = ["Filled", "Patches", "Removal", "Words", "content_tokens", "cut", "filling_of", "groups_of", "remover"]
+__all__ = [
+    "Filled",
+    "Patches",
+    "Removal",
+    "Words",
+    "content_tokens",
+    "cut",
+    "filling_of",
+    "groups_of",
+    "refuse_leak",
+]

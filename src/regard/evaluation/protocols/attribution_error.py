@@ -8,46 +8,71 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from regard.api.explain import explain
 from regard.attribution.table import method as method_row
-from regard.evaluation.statistics import Interval, median_with_interval
+from regard.errors import nearest
+from regard.evaluation.examples import Example
+from regard.evaluation.protocols.protocol import EXPLAINED, GivenMaps, Maps, MethodChoice, Protocol, Row
+from regard.explanation.explanation import Explanation
 from regard.site import Site
 
 
-@dataclass(frozen=True)
-class Row:
-    """One sample's map: method, site and baseline as on its receipt, Σa, T, ε, ε/|T| (NaN: undefined) and the cost."""
+class Account(NamedTuple):
+    """What one sample's map accounts for: Σa, T, ε, ε/|T| (NaN: undefined), |T|, and what that cost."""
 
-    protocol: str
-    method: str
-    site: str
-    baseline: str
-    sample: int
     attribution_sum: float
     attribution_target: float
     attribution_error: float
     relative_error: float
-    decomposes: bool
-    passes: int
+    target_size: float
+    passes: float
+
+
+def account_of(explanation: Explanation, sample: int = 0) -> Account:
+    """As the receipt tells."""
+    r = explanation.receipt
+    a, T, error, relative = (
+        math.nan if t is None else float(t[sample])
+        for t in (r.attribution_sum, r.attribution_target, r.attribution_error, r.relative_error)
+    )
+    return Account(a, T, error, relative, abs(T), float(r.passes))
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The median of ε/|T| over samples, with a bootstrap interval; |T| in the median; how many samples were undefined."""
+class AttributionError(Protocol):
+    """How much of T a map leaves out.
 
-    method: str
-    site: str
-    baseline: str
-    relative_error: Interval
-    target_size: float
-    samples: int
-    undefined: int
-    passes: float
+    Attributes:
+        explained: "predicted" or "true" class. target: what was explained in its place, as receipts say it.
+    """
+
+    kind: ClassVar[str] = "attribution-error"
+    question: ClassVar[str] = "How much of the difference that the baseline makes does the map account for?"
+    better: ClassVar[Mapping[str, int]] = {"relative_error": -1}
+    headlines: ClassVar[tuple[str, ...]] = ("relative_error",)
+    medians: ClassVar[frozenset[str]] = frozenset(("relative_error", "target_size"))
+
+    explained: str = "predicted"
+    target: str = ""
+
+    def __post_init__(self) -> None:
+        if self.explained not in EXPLAINED:
+            raise nearest(self.explained, EXPLAINED, "class to explain")
+
+    @property
+    def name(self) -> str:
+        """The full name."""
+        return f"{self.kind}/{self.target or self.explained}"
+
+    def run(self, maps: Maps, example: Example) -> list[Row]:
+        """What one example's map accounts for."""
+        explanation, explained = maps.of(example, self.explained)
+        values = account_of(explanation)._asdict()
+        return self.rows(example.name, values, label=example.label, explained=explained)
 
 
 def attribution_error(
@@ -64,13 +89,29 @@ def attribution_error(
     """ε of every method × site × baseline on one batch. A method that takes no site or baseline is run once, with its own.
 
     methods: names, or (name, options). sites, baselines: None is the method's own. first: number of the batch's first sample.
-    explained: what is called instead of `regard.explain` (a reader's `explain`, say).
+    explained: what is called instead of `regard.explain` (a reader's `explain`, say). Rows name the site and the baseline as
+    receipts do.
     """
     rows: list[Row] = []
-    for name, options in (m if isinstance(m, tuple) else (m, {}) for m in methods):
-        for site, baseline in asked(name, sites, baselines):
-            exp = explained(model, inputs, target, name, baseline=baseline, site=site, **options)
-            rows += rows_of(exp, options, first)
+    for choice in map(MethodChoice.of, methods):
+        for site, baseline in asked(choice.name, sites, baselines):
+            exp = explained(model, inputs, target, choice.name, baseline=baseline, site=site, **choice.options)
+            rows += _rows_of(exp, choice, first)
+    return rows
+
+
+def _rows_of(exp: Explanation, choice: MethodChoice, first: int) -> list[Row]:
+    """The rows of all samples of one explanation."""
+    protocol = AttributionError(target=exp.receipt.target)
+    columns = GivenMaps(model=nn.Identity(), explanation=exp, title=choice.title).columns() | {
+        "options": choice.options
+    }
+    classes = exp.receipt.predicted, exp.receipt.explained
+    rows: list[Row] = []
+    for i in range(exp.batch):
+        predicted, explained = (int(c[i]) if isinstance(c, Tensor) else None for c in classes)
+        values = account_of(exp, i)._asdict()
+        rows += protocol.rows(str(first + i), values, predicted=predicted, explained=explained, **columns)
     return rows
 
 
@@ -82,40 +123,4 @@ def asked(name: str, sites: Iterable[Site | None], baselines: Iterable[Any]) -> 
     return [(s, b) for s in where for b in (against if s is None or s.kind != "attention" else [None])]
 
 
-def rows_of(exp: Any, options: Mapping[str, Any], first: int = 0) -> list[Row]:
-    """The rows of one explanation."""
-    receipt = exp.receipt
-    name = "/".join(["attribution-error", receipt.target, *(f"{k}={v}" for k, v in sorted(options.items()))])
-    T, error, relative = (
-        [math.nan] * len(receipt.attribution_sum) if t is None else [float(v) for v in t]
-        for t in (receipt.attribution_target, receipt.attribution_error, receipt.relative_error)
-    )
-    method = exp.method + "".join(
-        f", {k}={v}" for k, v in sorted(options.items()) if k in ("map", "of", "signed", "reduce")
-    )
-    return [
-        Row(name, method, receipt.site, receipt.baseline, first + i, float(s), T[i], error[i], relative[i],
-            receipt.decomposes, receipt.passes)
-        for i, s in enumerate(receipt.attribution_sum)
-    ]  # fmt: skip
-
-
-def summaries(rows: Sequence[Row], seed: int = 0) -> list[Summary]:
-    """One line a method × site × baseline, in the order of the rows."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for r in rows:
-        groups.setdefault((r.method, r.site, r.baseline), []).append(r)
-    out = []
-    for (method, site, baseline), own in groups.items():
-        defined = [r.relative_error for r in own if not math.isnan(r.relative_error)]
-        sizes = torch.tensor([abs(r.attribution_target) for r in own])
-        out.append(
-            Summary(
-                method, site, baseline, median_with_interval(defined, seed), float(sizes.nanmedian()),
-                len(own), len(own) - len(defined), sum(r.passes for r in own) / len(own),
-            )
-        )  # fmt: skip
-    return out
-
-
-__all__ = ["Row", "Summary", "asked", "attribution_error", "rows_of", "summaries"]
+__all__ = ["Account", "AttributionError", "account_of", "asked", "attribution_error"]

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.errors import Misuse
+from regard.evaluation.examples import Example
 from regard.evaluation.protocols.box_matching import Boxes, overlaps
-from regard.evaluation.protocols.segmentation import Segmentation, segmentation
-from regard.evaluation.rows import Example, Row, sample_of
+from regard.evaluation.protocols.protocol import GivenMaps, Protocol, Row
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
 from regard.target import Target
@@ -40,14 +40,15 @@ class Objects:
             for query, label in zip(self.queries.T, self.labels.T, strict=True)
         ]
 
-    def rows(self, explanations: Sequence[Explanation], setting: Segmentation, method: str = "") -> list[Row]:
-        """The segmentation of every found object's map (explanations: one a slot, as `targets` gives them)."""
+    def rows(self, explanations: Sequence[Explanation], setting: Protocol, title: str = "") -> list[Row]:
+        """A protocol for every found object's map (explanations: one a slot, as `targets` gives them)."""
         if len(explanations) != self.labels.shape[1]:
             raise Misuse(f"{self.labels.shape[1]} slots need as many explanations, not {len(explanations)}")
-        return [
-            segmentation(sample_of(explanations[j], i), self.example(i, j), setting, method)
-            for i, j in (self.queries >= 0).nonzero().tolist()
-        ]
+        rows: list[Row] = []
+        for i, j in (self.queries >= 0).nonzero().tolist():
+            maps = GivenMaps(model=nn.Identity(), explanation=explanations[j][i], title=title)
+            rows += maps.rows(setting, self.example(i, j))
+        return rows
 
     def example(self, picture: int, slot: int) -> Example:
         """One object."""

@@ -12,21 +12,33 @@ in an order drawn from the seed and the example's name, the same for every metho
 from __future__ import annotations
 
 import math
-import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.attribution.removal.units import Removal, Words, remover
+from regard.attribution.removal.units import (
+    Filled,
+    Patches,
+    Removal,
+    Words,
+    content_tokens,
+    filling_of,
+    groups_of,
+    refuse_leak,
+)
 from regard.errors import Misuse, nearest
-from regard.evaluation.rows import Example, Row, checked, stream_of
+from regard.evaluation.examples import Example, checked, stream_of
+from regard.evaluation.protocols.protocol import EXPLAINED, MEMORY, Maps, Protocol, Row
 from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Text
 from regard.extras import brought_by
+from regard.recording import record
 from regard.recording.ambient import our_own
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
@@ -38,12 +50,14 @@ FILLS = {
     "token": ("drop", *PICTURE_FILLS, "mask", "pad"),
     "word": ("drop", "mask", "pad"),
 }
-MEMORY = 1 << 30
+
+
+CURVES = ("probability", "kept", "accuracy")
 
 
 @dataclass(frozen=True)
-class Perturbation:
-    """The protocol's choices.
+class Perturbation(Protocol):
+    """What units are taken away, in which order, and what stands in their place.
 
     Attributes:
         unit: "pixel" (the map, bilinearly upsampled), "token" (a patch or a word piece) or "word".
@@ -54,6 +68,13 @@ class Perturbation:
         variant: "zero-at-one": a forced 0 at 1 ends the curve, as in one public code base.
         stream: whose units (None: the picture, else the text). sigma: of the blur, in pixels.
     """
+
+    kind: ClassVar[str] = "perturbation"
+    question: ClassVar[str] = "Does the answer fall with what the map calls relevant, and stay without the rest?"
+    headlines: ClassVar[tuple[str, ...]] = ("auc_probability",)
+    axis: ClassVar[str] = "share taken away"
+    behind: ClassVar[Mapping[str, str]] = {"kept": "accuracy"}
+    areas: ClassVar[Mapping[str, str]] = {name: f"auc_{name}" for name in CURVES}
 
     unit: str = "pixel"
     fill: str = "black"
@@ -67,10 +88,12 @@ class Perturbation:
     sigma: float = 10.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
+        object.__setattr__(self, "auc", tuple(self.auc))
         known: list[tuple[str, Sequence[str], str]] = [
             (self.unit, list(FILLS), "unit"),
             (self.order, ("positive", "negative"), "order"),
-            (self.explained, ("predicted", "true"), "class to explain"),
+            (self.explained, EXPLAINED, "class to explain"),
             (self.variant, ("", "zero-at-one"), "variant of perturbation"),
         ]
         for value, of, what in known:
@@ -104,7 +127,25 @@ class Perturbation:
             f"auc=[{a:g},{b:g}]",
         ]
         more = [v for v in (self.variant, f"stream={self.stream}" if self.stream else "") if v]
-        return "/".join(["perturbation", *parts, *more])
+        return "/".join([self.kind, *parts, *more])
+
+    def run(self, maps: Maps, example: Example) -> list[Row]:
+        """Curves of one example and their areas."""
+        explanation, explained = maps.of(example, self.explained)
+        return perturbation(
+            maps.model,
+            explanation,
+            example,
+            self,
+            explained=explained,
+            seed=maps.seed,
+            memory_budget=maps.memory_budget,
+        )
+
+    def direction(self, metric: str) -> int:
+        """Where the most relevant go first, a curve should fall; where the least relevant do, it should stay."""
+        stays = 1 if self.order == "negative" else -1
+        return {"aopc": -stays}.get(metric, stays if metric in self.areas.values() else 0)
 
 
 def deletion(fill: str = "black", explained: str = "predicted", count: int = 20) -> Perturbation:
@@ -143,11 +184,10 @@ def perturbation(
     example: Example,
     setting: Perturbation,
     *,
-    method: str = "",
     explained: int | None = None,
     seed: int = 0,
     memory_budget: int = MEMORY,
-) -> Row:
+) -> list[Row]:
     """One example: its curves of the answer and of the explained class's probability, and their AUCs.
 
     Args:
@@ -160,33 +200,84 @@ def perturbation(
     scores = unit_scores(explanation, example, setting, removal)
     if len(scores) != removal.units:
         raise Misuse(f"the map of example {example.name} has {len(scores)} scores for {removal.units} {setting.unit}s")
-    found = ranking(scores, setting.order, tie_seed(seed, example.name))
-    counts = [0, *(counted(s, len(found)) for s in setting.steps)]
-    probabilities = probabilities_of(model, removal, found, counts, memory_budget)
-    return row_of(probabilities, example, setting, method, explained)
+    order = order_of(scores, setting.order, tie_seed(seed, example.name))
+    counts = [0, *(counted(s, len(order)) for s in setting.steps)]
+    probabilities = probabilities_of(model, removal, order, counts, memory_budget)
+    return rows_of(probabilities, example.name, example.label, setting, explained)
 
 
-def row_of(
+def rows_of(
     probabilities: Float[Tensor, "step classes"],
-    example: Example,
+    name: str,
+    label: int | None,
     setting: Perturbation,
-    method: str,
-    explained: int | None,
-) -> Row:
-    """The row of one curve; its first step is the unchanged example."""
+    explained: int | None = None,
+) -> list[Row]:
+    """The rows of one example; the first step is the unchanged one."""
     answers = probabilities.argmax(-1)
     predicted = int(answers[0])
-    wanted = explained if explained is not None else predicted if setting.explained == "predicted" else example.label
+    wanted = explained if explained is not None else predicted if setting.explained == "predicted" else label
     if wanted is None:
-        raise Misuse(f"example {example.name} has no label, so its true class cannot be explained")
+        raise Misuse(f"example {name} has no label, so its true class cannot be explained")
     curves = {"probability": probabilities[:, wanted], "kept": (answers == wanted).double()}
-    if example.label is not None:
-        curves["accuracy"] = (answers == example.label).double()
-    values = {f"auc_{name}": auc(setting, curve) for name, curve in curves.items()}
+    if label is not None:
+        curves["accuracy"] = (answers == label).double()
     p = curves["probability"]
+    values = {setting.areas[curve]: auc(setting, y) for curve, y in curves.items()}
     values |= {"aopc": float((p[0] - p[1:]).mean()), "start_probability": float(p[0])}
-    as_numbers = {name: tuple(curve.tolist()) for name, curve in curves.items()}
-    return Row(setting.name, method, example.name, values, as_numbers, example.label, predicted, wanted)
+    points = {curve: zip((0.0, *setting.steps), y.tolist(), strict=True) for curve, y in curves.items()}
+    return setting.rows(name, values, points, label=label, predicted=predicted, explained=wanted)
+
+
+# -- taking units away -------------------------------------------------------------------------------------------------
+
+
+def remover(model: nn.Module, example: Example, setting: Perturbation, stream: str) -> Removal:
+    """What takes this setting's units away. Raises Misuse where the unit or the fill does not fit the stream."""
+    reading = example.reading
+    if stream not in reading.inputs:
+        raise Misuse(f"stream {stream!r} is no input of the model, so nothing can be taken away from it")
+    x = reading.inputs[stream]
+    if not x.is_floating_point():
+        if setting.unit == "pixel" or setting.fill in PICTURE_FILLS:
+            raise Misuse(
+                f"{stream!r} holds ids of a text, which have no pixels; use unit='token' or 'word' with fill='drop'"
+            )
+        return _words(model, example, setting, stream)
+    if setting.unit == "word" or setting.fill in ("mask", "pad"):
+        raise Misuse(f"{stream!r} holds no words; use unit='pixel' or 'token', with fill='drop' or a picture's fill")
+    if setting.unit == "pixel":
+        pixels = torch.arange(x.shape[-2] * x.shape[-1]).view(x.shape[-2:])
+        return Filled(model, reading.inputs, stream, filling_of(reading, x, setting.fill, setting.sigma), pixels)
+    recording = record(model, reading.inputs)
+    if setting.fill == "drop":
+        patches = Patches(model, reading.inputs, stream, recording)
+        refuse_leak(patches)
+        return patches
+    grid, cells = recording.stream(stream).grid, recording.stream(stream).cells
+    if grid is None or cells is None or x.ndim != 4:
+        raise Misuse(f"the tokens of {stream!r} are no grid of patches; use fill='drop'")
+    filling = filling_of(reading, x, setting.fill, setting.sigma)
+    return Filled(model, reading.inputs, stream, filling, cells.of.view(x.shape[1:]))
+
+
+def _words(model: nn.Module, example: Example, setting: Perturbation, stream: str) -> Words:
+    text = example.raw(stream)
+    if setting.unit == "token":
+        groups = [[int(i)] for i in content_tokens(model, example.reading, stream)]
+    elif isinstance(text, Text):
+        groups = groups_of(text)
+    else:
+        raise Misuse(
+            'unit="word" needs to know the words: read the text with regard.load(...).read, or use unit="token"'
+        )
+    config: Any = getattr(model, "config", None)
+    pad = getattr(config, "pad_token_id", None) or 0
+    fill = None if setting.fill == "drop" else pad if setting.fill == "pad" else setting.token
+    return Words(model, example.reading.inputs, stream, groups, fill, pad)
+
+
+# -- curves ------------------------------------------------------------------------------------------------------------
 
 
 def auc(setting: Perturbation, curve: Float[Tensor, " step"]) -> float:
@@ -213,7 +304,7 @@ def unit_scores(
     return scores
 
 
-def ranking(scores: Float[Tensor, " unit"], order: str, seed: int) -> Int[Tensor, " unit"]:
+def order_of(scores: Float[Tensor, " unit"], order: str, seed: int) -> Int[Tensor, " unit"]:
     """Units in the order in which they are taken; equal scores in an order drawn from the seed."""
     shuffled = torch.randperm(len(scores), generator=torch.Generator().manual_seed(seed))
     return shuffled[scores[shuffled].argsort(descending=order == "positive", stable=True)]
@@ -251,22 +342,6 @@ def _spelled(steps: tuple[float, ...]) -> str:
     return f"{steps[0]:g}..{steps[-1]:g}" + ("" if tenths else f":{len(steps)}")
 
 
-def steps_of(name: str) -> tuple[float, ...]:
-    """The steps that a full name tells; none where it tells none.
-
-    >>> steps_of("perturbation/pixel-black/positive/predicted/steps=0.25..1:4/auc=[0,1]")
-    (0.25, 0.5, 0.75, 1.0)
-    """
-    found = re.search(r"steps=([^/]+)", name)
-    if found is None or ".." not in found[1]:
-        return tuple(float(s) for s in found[1].split(",")) if found else ()
-    first, _, rest = found[1].partition("..")
-    a, (last, _, many) = float(first), rest.partition(":")
-    b = float(last)
-    count = int(many) if many else round((b - a) * 10) + 1
-    return tuple(round(a + (b - a) * i / max(1, count - 1), 9) for i in range(count))
-
-
 __all__ = [
     "TENTHS",
     "Perturbation",
@@ -275,10 +350,11 @@ __all__ = [
     "counted",
     "deletion",
     "insertion",
+    "order_of",
     "perturbation",
     "probabilities_of",
-    "ranking",
-    "steps_of",
+    "remover",
+    "rows_of",
     "sufficiency",
     "unit_scores",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,25 +19,36 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.evaluation.data.eraser import Document, Span, word_spans
-from regard.evaluation.protocols.perturbation import SHARES, counted, ranking, tie_seed
+from regard.evaluation.examples import checked
+from regard.evaluation.protocols.perturbation import SHARES, counted, order_of, tie_seed
+from regard.evaluation.protocols.protocol import EXPLAINED, Judged, MethodChoice, Protocol, Row
 from regard.evaluation.protocols.segmentation import average_precision
-from regard.evaluation.protocols.windows import Window, windows_of, word_scores
-from regard.evaluation.rows import Row, checked
+from regard.evaluation.protocols.windows import ReaderOfTexts, Window, windows_of, word_scores
 from regard.explanation.raw_inputs import Text
 from regard.extras import brought_by
 from regard.recording.random_state import rng_kept
 from regard.target import scores as class_scores
 
-if TYPE_CHECKING:
-    from regard.reader import Reader
-
 Marked = Bool[Tensor, " word"]
 BATCH = 8
+AGREEMENT = ("precision", "recall", "token_f1", "iou_f1", "auprc", "ap")
+
+
+@dataclass(kw_only=True)
+class ReadMaps(Judged):
+    """A method by a reader, which cuts documents into windows."""
+
+    reader: ReaderOfTexts
+    choice: MethodChoice
+
+    def columns(self) -> dict[str, Any]:
+        """As the choice says."""
+        return self.choice.columns()
 
 
 @dataclass(frozen=True)
-class Rationale:
-    """The protocol's choices.
+class Rationale(Protocol):
+    """How many words count as marked, what is read, and which words are taken away.
 
     Attributes:
         top: share of the words that are marked (ERASER: the data set's mean share of evidence), or "evidence": as many as the
@@ -47,6 +58,12 @@ class Rationale:
         match: the IoU from which two spans are the same.
     """
 
+    kind: ClassVar[str] = "rationale"
+    question: ClassVar[str] = "Does the map mark the words that people gave as the reason?"
+    better: ClassVar[Mapping[str, int]] = {**dict.fromkeys((*AGREEMENT, "comprehensiveness"), 1), "sufficiency": -1}
+    headlines: ClassVar[tuple[str, ...]] = ("auprc",)
+    axis: ClassVar[str] = "share of the words"
+
     top: float | str = 0.1
     explained: str = "predicted"
     windows: int | None = None
@@ -55,8 +72,9 @@ class Rationale:
     match: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.explained not in ("true", "predicted"):
-            raise nearest(self.explained, ("true", "predicted"), "class to explain")
+        object.__setattr__(self, "shares", tuple(self.shares))
+        if self.explained not in EXPLAINED:
+            raise nearest(self.explained, EXPLAINED, "class to explain")
         if isinstance(self.top, str) and self.top != "evidence":
             raise nearest(self.top, ("evidence",), "number of top words")
         if not self.shares or not all(
@@ -75,25 +93,26 @@ class Rationale:
         top = self.top if isinstance(self.top, str) else f"{self.top:g}"
         shares = ",".join(f"{s:g}" for s in self.shares)
         return (
-            f"rationale/word-max/{self.explained}/windows={read}{size}/join=mean-probability/top={top}/iou>={self.match:g}"
+            f"{self.kind}/word-max/{self.explained}/windows={read}{size}/join=mean-probability/top={top}/iou>={self.match:g}"
             f"/shares={shares}"
         )
 
+    def run(self, maps: ReadMaps, example: Document) -> list[Row]:
+        """Agreement and dependence of one document's map."""
+        choice = maps.choice
+        return rationale(maps.reader, example, self, choice.name, choice.options, seed=maps.seed)
+
 
 def rationale(
-    reader: Reader,
+    reader: ReaderOfTextsOfTexts,
     document: Document,
     setting: Rationale,
     method: str = "gae",
     options: Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
-    label: str = "",
-) -> Row:
-    """One document: how far its map agrees with its rationale, and how much the model rests on the top words.
-
-    `label` is the method's name in the row where options make it another one.
-    """
+) -> list[Row]:
+    """One document: how far its map agrees with its rationale, and how much the model rests on the top words."""
     windows = windows_of(reader, document, setting.limit)
     windows = windows[: setting.windows]
     read = part_of(document, windows[-1].last)
@@ -103,7 +122,7 @@ def rationale(
     if explained is None:
         raise Misuse(f"document {document.name} has no label, so its true class cannot be explained")
     scores = document_scores(reader, read, windows, explained, method, options or {}, seed)
-    order = ranking(scores, "positive", tie_seed(seed, document.name))
+    order = order_of(scores, "positive", tie_seed(seed, document.name))
     values = agreement(scores, order, read, setting) | {
         "windows": float(len(windows)),
         "evidence_words": float(sum(document.is_evidence)),
@@ -113,10 +132,11 @@ def rationale(
     for name, keep_top in (("comprehensiveness", False), ("sufficiency", True)):
         left = [reduced(read, order, s, keep_top) for s in setting.shares]
         found = [document_probabilities(reader, windows_of(reader, d, setting.limit))[explained] for d in left]
-        curves[name] = tuple(float(probabilities[explained] - p) for p in found)
-        values[name] = sum(curves[name]) / len(found)
-    made = label or method
-    return Row(setting.name, made, document.name, values, curves, document.label, predicted, explained)
+        losses = [float(probabilities[explained] - p) for p in found]
+        values[name] = sum(losses) / len(losses)
+        curves[name] = list(zip(setting.shares, losses, strict=True))
+    known = {"label": document.label, "predicted": predicted, "explained": explained}
+    return setting.rows(document.name, values, curves, **known)
 
 
 def part_of(document: Document, words: int) -> Document:
@@ -132,7 +152,7 @@ def beyond(document: Document, words: int) -> float:
     return sum(marked[words:]) / sum(marked) if any(marked) else math.nan
 
 
-def document_probabilities(reader: Reader, windows: Sequence[Window]) -> Float[Tensor, " classes"]:
+def document_probabilities(reader: ReaderOfTexts, windows: Sequence[Window]) -> Float[Tensor, " classes"]:
     """The mean of the windows' class probabilities."""
     parts = []
     with torch.no_grad(), rng_kept(reader.model):
@@ -143,7 +163,7 @@ def document_probabilities(reader: Reader, windows: Sequence[Window]) -> Float[T
 
 
 def document_scores(
-    reader: Reader,
+    reader: ReaderOfTexts,
     document: Document,
     windows: Sequence[Window],
     explained: int,
@@ -191,9 +211,8 @@ def agreement(
 ) -> dict[str, float]:
     """Token F1 and IoU-F1 of the hard top words; AUPRC and AP of the soft scores. NaN where nothing read is evidence."""
     truth = torch.tensor(document.is_evidence)
-    names = ("precision", "recall", "token_f1", "iou_f1", "auprc", "ap")
     if not bool(truth.any()):
-        return dict.fromkeys(names, math.nan)
+        return dict.fromkeys(AGREEMENT, math.nan)
     share = setting.top if isinstance(setting.top, float) else 0.0
     count = int(truth.sum()) if setting.top == "evidence" else max(1, counted(share, len(scores)))
     found = torch.zeros_like(truth)
@@ -247,6 +266,7 @@ def evidence_share(documents: Sequence[Document]) -> float:
 
 __all__ = [
     "Rationale",
+    "ReadMaps",
     "agreement",
     "auprc",
     "document_probabilities",

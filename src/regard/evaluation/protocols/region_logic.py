@@ -12,28 +12,31 @@ asked for, share the hit: a map that is flat gets what chance gives. Padding and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from regard.errors import Misuse, nearest
-from regard.evaluation.protocols.perturbation import Perturbation, counted, ranking, row_of, tie_seed
-from regard.evaluation.protocols.region_questions import Asked, checked_away, entropy, probabilities
+from regard.evaluation.examples import checked
+from regard.evaluation.protocols.perturbation import Perturbation, counted, order_of, rows_of, tie_seed
+from regard.evaluation.protocols.protocol import EXPLAINED, GivenMaps, Maps, Protocol, Row
+from regard.evaluation.protocols.region_questions import RegionQuestions, checked_away, entropy, probabilities
 from regard.evaluation.protocols.segmentation import average_precision, pointing
-from regard.evaluation.rows import Example, Row, checked
 from regard.explanation.explanation import Explanation
-from regard.explanation.raw_inputs import Reading
 
+Units = Int[Tensor, " unit"]
 SIGNS = ("signed", "absolute")
 EVIDENCE = "evidence"
 
 
 @dataclass(frozen=True)
-class _Logic:
+class _Logic(Protocol):
     """What all tests choose.
 
     Attributes:
@@ -41,14 +44,16 @@ class _Logic:
         explained: the class that the map is for, the "predicted" or the "true" one.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "logic"
+    test: ClassVar[str]
+
     sign: str = "signed"
     explained: str = "predicted"
 
     def __post_init__(self) -> None:
         for value, of, what in (
             (self.sign, SIGNS, "sign"),
-            (self.explained, ("predicted", "true"), "class to explain"),
+            (self.explained, EXPLAINED, "class to explain"),
         ):
             if value not in of:
                 raise nearest(value, of, what)
@@ -61,7 +66,17 @@ class _Logic:
     @property
     def name(self) -> str:
         """The full name."""
-        return "/".join(["logic", self.kind, *self.choices, self.sign, self.explained])
+        return "/".join([self.kind, self.test, *self.choices, self.sign, self.explained])
+
+    def run(self, maps: Maps, example: RegionQuestions) -> list[Row]:
+        """Rows of all questions: one question or pair an example."""
+        explanation, _ = maps.of(example, self.explained)
+        check(explanation, example, self.explained)
+        return self.judge(maps, explanation, example)
+
+    @abstractmethod
+    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+        """The rows, of an explanation that fits the questions."""
 
     def taken(self, scores: Tensor) -> Tensor:
         """The scores as this test takes them."""
@@ -74,7 +89,7 @@ class _Taking(_Logic):
 
     Attributes:
         k: how many units are the top, or "evidence": as many as the answer's evidence has (regions only).
-        unit: "region" or "token" (of the text). away: how a unit is taken away, see asked.py; "": the first way.
+        unit: "region" or "token" (of the text). away: how a unit is taken away, see region_questions.py; "": the first way.
     """
 
     k: int | str = 1
@@ -103,19 +118,83 @@ class _Taking(_Logic):
         """Unit, way, k."""
         return (f"{self.unit}-{self.away}", f"k={self.k}")
 
+    @abstractmethod
+    def gone(self, order: Units, k: int) -> Units:
+        """The units that are taken away, of all in order."""
+
+    @abstractmethod
+    def values(self, same: float, fall: float) -> dict[str, float]:
+        """The numbers of one question: whether the answer is the same, and how far its probability fell."""
+
+    def impossible(self, k: int, count: int) -> bool:
+        """Whether so many of so many units cannot be taken away."""
+        return False
+
+    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+        """Each question before and after."""
+        taken, errors = torch.zeros_like(data.real(self.unit)), {}
+        for i, order in enumerate(orders(explanation, data, self, maps.seed)):
+            k = int(data.evidence[i].sum()) if isinstance(self.k, str) else self.k
+            taken[i, self.gone(order, k)] = True
+            if not k:
+                errors[i] = "Misuse: no evidence is known of this question, so k is not; give a number"
+            elif self.impossible(k, len(order)):
+                errors[i] = (
+                    f"Misuse: the top {k} are all regions there are, and attention needs one to look at; take a smaller k"
+                )
+        taken[[*errors]] = False
+        every = torch.arange(len(data))
+        before, after = (
+            probabilities(maps.model, data, self.unit, self.away, every, t) for t in (torch.zeros_like(taken), taken)
+        )
+        rows = []
+        for i, name in enumerate(data.names):
+            said = int(before[i].argmax())
+            known: dict[str, Any] = {"label": data.label(i), "predicted": said}
+            known["explained"] = said if self.explained == "predicted" else int(data.labels[i])
+            same = float(int(after[i].argmax()) == said)
+            fall = float(before[i, known["explained"]] - after[i, known["explained"]])
+            found = self.rows(name, self.values(same, fall), **known)
+            rows += found if i not in errors else [Row(self, name, error=errors[i], **known)]
+        return rows
+
 
 @dataclass(frozen=True)
 class Necessity(_Taking):
     """Without the top k the answer changes: `changed`; `fall` is p(explained) before less after."""
 
-    kind: ClassVar[str] = "necessity"
+    test: ClassVar[str] = "necessity"
+    question: ClassVar[str] = "Does the answer change without the top units of the map?"
+    better: ClassVar[Mapping[str, int]] = {"changed": 1, "fall": 1}
+
+    def gone(self, order: Units, k: int) -> Units:
+        """The top k."""
+        return order[:k]
+
+    def values(self, same: float, fall: float) -> dict[str, float]:
+        """Whether the answer is the same, and how far its probability fell."""
+        return {"changed": 1 - same, "fall": fall}
+
+    def impossible(self, k: int, count: int) -> bool:
+        """Whether attention would have nothing left to look at."""
+        return self.stream_goes and k >= count
 
 
 @dataclass(frozen=True)
 class Sufficiency(_Taking):
     """With the top k of the unit alone (the other stream is whole) the answer stays: `stays`; `loss` is p before less after."""
 
-    kind: ClassVar[str] = "sufficiency"
+    test: ClassVar[str] = "sufficiency"
+    question: ClassVar[str] = "Does the answer stay with the top units of the map alone?"
+    better: ClassVar[Mapping[str, int]] = {"stays": 1, "loss": -1}
+
+    def gone(self, order: Units, k: int) -> Units:
+        """All but the top k."""
+        return order[k:]
+
+    def values(self, same: float, fall: float) -> dict[str, float]:
+        """Whether the answer is the same, and how far its probability fell."""
+        return {"stays": same, "loss": fall}
 
 
 @dataclass(frozen=True)
@@ -126,7 +205,13 @@ class Redirection(_Logic):
     of the map on what is asked for has grown. `marked`: the text's map has the changed word at its top.
     """
 
-    kind: ClassVar[str] = "redirection"
+    test: ClassVar[str] = "redirection"
+    question: ClassVar[str] = "Does another question move the map to what it asks for?"
+    better: ClassVar[Mapping[str, int]] = {"redirected": 1, "shift": 1, "marked": 1}
+
+    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+        """Each pair."""
+        return _redirected(explanation, data, self)
 
 
 @dataclass(frozen=True)
@@ -136,7 +221,13 @@ class Absence(_Logic):
     `entropy_absent`, `entropy_present`, and their `difference`, which should be above 0; `largest_absent`, the largest share.
     """
 
-    kind: ClassVar[str] = "absence"
+    test: ClassVar[str] = "absence"
+    question: ClassVar[str] = "Is the map flatter for what is not there than for what is?"
+    better: ClassVar[Mapping[str, int]] = {"difference": 1}
+
+    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+        """Each pair."""
+        return _absent(explanation, data, self)
 
 
 @dataclass(frozen=True)
@@ -149,7 +240,9 @@ class Pointing(_Logic):
         of: whose map: the "answer"'s, or the "asked" word's, the regions that it looks at (`Explanation.between`).
     """
 
-    kind: ClassVar[str] = "pointing"
+    test: ClassVar[str] = "pointing"
+    question: ClassVar[str] = "Does the map point at the region that the answer is read off?"
+    better: ClassVar[Mapping[str, int]] = {"pointing": 1, "pointing_evidence": 1, "ap": 1}
     of: str = "answer"
 
     def __post_init__(self) -> None:
@@ -162,33 +255,43 @@ class Pointing(_Logic):
         """Whose map."""
         return (self.of,)
 
+    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+        """Each question."""
+        return _pointed(explanation, data, self)
 
-Logic = Necessity | Sufficiency | Redirection | Absence | Pointing
+
+@dataclass(frozen=True)
+class QuestionPerturbation(Perturbation):
+    """Perturbation of questions, their copies side by side: the regions or the words are taken away, a share at a time."""
+
+    unit: str = "token"
+    fill: str = "drop"
+
+    def run(self, maps: Maps, example: RegionQuestions) -> list[Row]:  # type: ignore[override]
+        """Curves of all questions."""
+        explanation, _ = maps.of(example, self.explained)
+        check(explanation, example, self.explained)
+        return _perturbed(maps, explanation, example, self)
 
 
 def logic(
     model: nn.Module,
     explanation: Explanation,
-    data: Asked,
-    setting: Logic | Perturbation,
+    data: RegionQuestions,
+    setting: Protocol,
     method: str = "",
     seed: int = 0,
 ) -> list[Row]:
-    """Rows of one method's maps of all questions: one a question, or one a pair.
+    """Rows of one method's maps of all questions: one example a question, or one a pair.
 
     Args:
-        explanation: of `data.inputs`, for the class that `setting.explained` names. seed: of the order of equal scores.
+        explanation: of `data.inputs`, for the class that `setting.explained` names. method: what tables call it (None: its
+            name). seed: of the order of equal scores.
     """
-    check(explanation, data, setting.explained)
-    if isinstance(setting, Necessity | Sufficiency):
-        return _taking(model, explanation, data, setting, method, seed)
-    if isinstance(setting, Perturbation):
-        return _perturbed(model, explanation, data, setting, method, seed)
-    made: dict[type, Callable[..., list[Row]]] = {Redirection: _redirected, Absence: _absent, Pointing: _pointed}
-    return [replace(row, method=method) for row in made[type(setting)](explanation, data, setting)]
+    return GivenMaps(model=model, explanation=explanation, title=method, seed=seed).rows(setting, data)
 
 
-def check(explanation: Explanation, data: Asked, which: str) -> None:
+def check(explanation: Explanation, data: RegionQuestions, which: str) -> None:
     """Raise Misuse where maps are not of these questions, or not for the class that the protocol names."""
     for stream in (data.regions, data.words):
         if stream not in explanation.scores:
@@ -210,39 +313,7 @@ def check(explanation: Explanation, data: Asked, which: str) -> None:
 # -- taking away -------------------------------------------------------------------------------------------------------
 
 
-def _taking(
-    model: nn.Module, explanation: Explanation, data: Asked, setting: Necessity | Sufficiency, method: str, seed: int
-) -> list[Row]:
-    every, errors = torch.arange(len(data)), {}
-    taken = torch.zeros_like(data.real(setting.unit))
-    for i, order in enumerate(orders(explanation, data, setting, seed)):
-        k = int(data.evidence[i].sum()) if isinstance(setting.k, str) else setting.k
-        taken[i, order[:k] if isinstance(setting, Necessity) else order[k:]] = True
-        if not k:
-            errors[i] = "Misuse: no evidence is known of this question, so k is not; give a number"
-        elif isinstance(setting, Necessity) and setting.stream_goes and k >= len(order):
-            errors[i] = (
-                f"Misuse: the top {k} are all regions there are, and attention needs one to look at; take a smaller k"
-            )
-    taken[[*errors]] = False
-    before, after = (
-        probabilities(model, data, setting.unit, setting.away, every, t) for t in (torch.zeros_like(taken), taken)
-    )
-    rows = []
-    for i, name in enumerate(data.names):
-        said = int(before[i].argmax())
-        explained = said if setting.explained == "predicted" else int(data.labels[i])
-        same, fall = float(int(after[i].argmax()) == said), float(before[i, explained] - after[i, explained])
-        values = (
-            {"changed": 1 - same, "fall": fall} if isinstance(setting, Necessity) else {"stays": same, "loss": fall}
-        )
-        label = int(data.labels[i]) if data.labels[i] >= 0 else None
-        shown = {} if i in errors else values
-        rows.append(Row(setting.name, method, name, shown, {}, label, said, explained, errors.get(i, "")))
-    return rows
-
-
-def orders(explanation: Explanation, data: Asked, setting: _Taking, seed: int) -> list[Int[Tensor, " unit"]]:
+def orders(explanation: Explanation, data: RegionQuestions, setting: _Taking, seed: int) -> list[Units]:
     """For each question its units that can be taken away, from the top down."""
     scores = setting.taken(checked(explanation.scores[data.stream(setting.unit)], "map"))
     return [
@@ -251,19 +322,19 @@ def orders(explanation: Explanation, data: Asked, setting: _Taking, seed: int) -
     ]
 
 
-def _order(scores: Float[Tensor, " unit"], real: Bool[Tensor, " unit"], order: str, seed: int) -> Int[Tensor, " unit"]:
+def _order(scores: Float[Tensor, " unit"], real: Bool[Tensor, " unit"], order: str, seed: int) -> Units:
     at = real.nonzero()[:, 0]
-    return at[ranking(scores[at], order, seed)]
+    return at[order_of(scores[at], order, seed)]
 
 
-def _perturbed(
-    model: nn.Module, explanation: Explanation, data: Asked, setting: Perturbation, method: str, seed: int
-) -> list[Row]:
+def _perturbed(maps: Maps, explanation: Explanation, data: RegionQuestions, setting: QuestionPerturbation) -> list[Row]:
     """Curves of all questions, their copies side by side."""
     unit = {data.regions: "region", data.words: "token"}.get(setting.stream or "")
     if unit is None or setting.unit != "token" or setting.fill != "drop":
         streams = f"{data.regions!r} or {data.words!r}"
-        raise Misuse(f'units of questions are Perturbation("token", "drop", stream=...) of {streams}')
+        raise Misuse(
+            f"units of questions are tokens that are dropped, stream= {streams}: QuestionPerturbation(stream=...)"
+        )
     scores, real = checked(explanation.scores[data.stream(unit)], "map"), data.real(unit)
     counts, taken = (
         [0.0, *setting.steps],
@@ -271,7 +342,7 @@ def _perturbed(
     )
     errors: dict[int, str] = {}
     for i, name in enumerate(data.names):
-        order = _order(scores[i], real[i], setting.order, tie_seed(seed, name))
+        order = _order(scores[i], real[i], setting.order, tie_seed(maps.seed, name))
         for step, share in enumerate(counts):
             taken[i, step, order[: counted(share, len(order))]] = True
         if unit == "region" and counted(counts[-1], len(order)) >= len(order):
@@ -279,17 +350,18 @@ def _perturbed(
     taken[[*errors]] = False
     copies = torch.arange(len(data)).repeat_interleave(len(counts))
     away = "mask" if unit == "region" else "drop"
-    p = probabilities(model, data, unit, away, copies, taken.flatten(0, 1)).unflatten(0, (len(data), len(counts)))
-    labels = [None if label < 0 else label for label in data.labels.tolist()]
-    examples = [Example(name, Reading({}), label) for name, label in zip(data.names, labels, strict=True)]
-    rows = [row_of(p[i], example, setting, method, None) for i, example in enumerate(examples)]
-    return [replace(r, values={}, curves={}, error=errors[i]) if i in errors else r for i, r in enumerate(rows)]
+    p = probabilities(maps.model, data, unit, away, copies, taken.flatten(0, 1)).unflatten(0, (len(data), len(counts)))
+    rows = []
+    for i, name in enumerate(data.names):
+        found = rows_of(p[i], name, data.label(i), setting)
+        rows += [replace(found[0], metric="", value=math.nan, error=errors[i])] if i in errors else found
+    return rows
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
-def _redirected(explanation: Explanation, data: Asked, setting: Redirection) -> list[Row]:
+def _redirected(explanation: Explanation, data: RegionQuestions, setting: Redirection) -> list[Row]:
     regions, real = setting.taken(checked(explanation.scores[data.regions], "map")), data.real("region")
     words, content = setting.taken(checked(explanation.scores[data.words], "map")), data.real("token")
     found = []
@@ -301,7 +373,7 @@ def _redirected(explanation: Explanation, data: Asked, setting: Redirection) -> 
             shifts.append(_share(regions[a], own, real[a]) - _share(regions[b], own, real[b]))
             marks.append(_pointing(words[a], torch.arange(words.shape[1]) == data.asked[a], content[a]))
         values = {"redirected": tops[0] * tops[1], "shift": sum(shifts) / 2, "marked": marks[0] * marks[1]}
-        found.append(_paired(explanation, data, setting, (i, j), values))
+        found += _paired(explanation, data, setting, (i, j), values)
     return found
 
 
@@ -311,36 +383,37 @@ def asked_now(source: Bool[Tensor, " region"], other: Bool[Tensor, " region"]) -
     return alone if bool(alone.any()) else source
 
 
-def _absent(explanation: Explanation, data: Asked, setting: Absence) -> list[Row]:
+def _absent(explanation: Explanation, data: RegionQuestions, setting: Absence) -> list[Row]:
     scores, real = setting.taken(checked(explanation.scores[data.regions], "map")).clamp(min=0), data.real("region")
     found = []
     for i, j in data.absences.tolist():
         absent, there = (entropy(scores[a][real[a]]) for a in (i, j))
         p = scores[i][real[i]]
         values = {"entropy_absent": absent, "entropy_present": there, "difference": absent - there}
-        found.append(_paired(explanation, data, setting, (i, j), values | {"largest_absent": float(p.max() / p.sum())}))
+        values["largest_absent"] = float(p.max() / p.sum())
+        found += _paired(explanation, data, setting, (i, j), values)
     return found
 
 
-def _pointed(explanation: Explanation, data: Asked, setting: Pointing) -> list[Row]:
+def _pointed(explanation: Explanation, data: RegionQuestions, setting: Pointing) -> list[Row]:
     maps = explanation.scores[data.regions] if setting.of == "answer" else asked_rows(explanation, data)
     scores, real = setting.taken(checked(maps, "map")), data.real("region")
     found = []
     for i in range(len(data)):
         if not bool((data.source[i] & real[i]).any()) or (setting.of == "asked" and data.asked[i] < 0):
             error = "Misuse: no region is known that this answer is read off, or no word that is asked for"
-            found.append(replace(_row(explanation, data, setting, i), error=error))
+            found.append(Row(setting, data.names[i], error=error, **_known(explanation, data, i)))
             continue
         values = {
             "pointing": _pointing(scores[i], data.source[i], real[i]),
             "pointing_evidence": _pointing(scores[i], data.evidence[i], real[i]),
             "ap": average_precision(scores[i][real[i]], data.evidence[i][real[i]]),
         }
-        found.append(replace(_row(explanation, data, setting, i), values=values))
+        found += setting.rows(data.names[i], values, **_known(explanation, data, i))
     return found
 
 
-def asked_rows(explanation: Explanation, data: Asked) -> Float[Tensor, "question region"]:
+def asked_rows(explanation: Explanation, data: RegionQuestions) -> Float[Tensor, "question region"]:
     """The regions that each question's asked word looks at; where nothing is asked for, any."""
     tokens = data.asked.clamp(min=0).unique().tolist()
     rows = explanation.between(data.words, data.regions, tokens)
@@ -359,26 +432,26 @@ def _share(scores: Tensor, truth: Tensor, real: Tensor) -> float:
     return float(p[truth].sum() / p.sum())
 
 
-def _row(explanation: Explanation, data: Asked, setting: Logic, i: int) -> Row:
-    """One question's row, without values."""
-    receipt, label = explanation.receipt, int(data.labels[i])
+def _known(explanation: Explanation, data: RegionQuestions, i: int) -> dict[str, Any]:
+    """One question's classes."""
+    receipt = explanation.receipt
     said, explained = (None if t is None else int(t[i]) for t in (receipt.predicted, receipt.explained))
-    return Row(setting.name, "", data.names[i], {}, {}, None if label < 0 else label, said, explained)
+    return {"label": data.label(i), "predicted": said, "explained": explained}
 
 
 def _paired(
-    explanation: Explanation, data: Asked, setting: Logic, pair: Sequence[int], values: dict[str, float]
-) -> Row:
-    """One pair's row, named by both; label and answer are those of the second one."""
-    row = _row(explanation, data, setting, pair[1])
-    return replace(row, example=" > ".join(data.names[i] for i in pair), values=values)
+    explanation: Explanation, data: RegionQuestions, setting: _Logic, pair: Sequence[int], values: dict[str, float]
+) -> list[Row]:
+    """One pair's rows, named by both; label and answer are those of the second one."""
+    name = " > ".join(data.names[i] for i in pair)
+    return setting.rows(name, values, **_known(explanation, data, pair[1]))
 
 
 __all__ = [
     "Absence",
-    "Logic",
     "Necessity",
     "Pointing",
+    "QuestionPerturbation",
     "Redirection",
     "Sufficiency",
     "asked_now",

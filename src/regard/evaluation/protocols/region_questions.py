@@ -28,7 +28,7 @@ ROWS = 512
 
 
 @dataclass(frozen=True)
-class Asked:
+class RegionQuestions:
     """Questions, side by side in one batch, and what is known of their answers (that on the CPU; inputs where the model is).
 
     Attributes:
@@ -73,7 +73,7 @@ class Asked:
         """Return the number of questions."""
         return len(self.names)
 
-    def select(self, rows: Tensor) -> Asked:
+    def select(self, rows: Tensor) -> RegionQuestions:
         """Return the questions at ``rows``, indices or a bool mask; pairs that lose a question are left out."""
         kept = torch.arange(len(self))[rows]
         at = torch.full((len(self),), -1).index_copy_(0, kept, torch.arange(len(kept)))
@@ -87,6 +87,10 @@ class Asked:
             absences=pairs[1],
             **{name: getattr(self, name)[kept] for name in per_question},
         )
+
+    def label(self, i: int) -> int | None:
+        """The class of one question's answer, where there is one."""
+        return None if self.labels[i] < 0 else int(self.labels[i])
 
     def stream(self, unit: str) -> str:
         """The stream of a unit."""
@@ -118,7 +122,9 @@ class Asked:
             inputs[keyword] = self.mask_of(unit)[rows].masked_fill(taken, 0)
             return inputs
         if not self.empty:
-            raise Misuse('away="empty" needs to know what an empty region has: give Asked(empty={keyword: values})')
+            raise Misuse(
+                'away="empty" needs to know what an empty region has: give RegionQuestions(empty={keyword: values})'
+            )
         for name, value in self.empty.items():
             inputs[name] = torch.where(taken[..., None], value.to(inputs[name]), inputs[name])
         return inputs
@@ -133,7 +139,12 @@ def checked_away(unit: str, away: str) -> None:
 
 
 def probabilities(
-    model: nn.Module, data: Asked, unit: str, away: str, rows: Int[Tensor, " copy"], taken: Bool[Tensor, "copy unit"]
+    model: nn.Module,
+    data: RegionQuestions,
+    unit: str,
+    away: str,
+    rows: Int[Tensor, " copy"],
+    taken: Bool[Tensor, "copy unit"],
 ) -> Float[Tensor, "copy answer"]:
     """The model's probabilities of all answers on copies of questions, some units taken away: float64, on the CPU."""
     refuse(model, False)
@@ -157,4 +168,4 @@ def entropy(shares: Float[Tensor, " unit"]) -> float:
     return float(torch.special.entr(p).sum() / math.log(len(p)))
 
 
-__all__ = ["AWAY", "Asked", "checked_away", "entropy", "probabilities"]
+__all__ = ["AWAY", "RegionQuestions", "checked_away", "entropy", "probabilities"]

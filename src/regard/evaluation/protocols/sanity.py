@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from regard.api.explain import explain_reading
 from regard.errors import Misuse, nearest
-from regard.evaluation.rows import Example, Row, checked, stream_of
+from regard.evaluation.examples import Example, checked, stream_of
+from regard.evaluation.protocols.protocol import ChosenMaps, Protocol, Row
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
 from regard.extras import brought_by
@@ -28,11 +29,14 @@ from regard.recording.frames import list_elements
 Scores = Float[Tensor, " token"]
 Options = Mapping[str, Any]
 SAME = 1e-6
+MORE = 5
+"""Padded tokens that are added to a text."""
 CHECKS = {
-    "cascade": "sanity/cascading-randomisation/last-to-first/normal/spearman",
-    "classes": "sanity/class-sensitivity/two-present-classes",
-    "repeat": "sanity/repeatability",
-    "padding": "sanity/padding-invariance/right+5",
+    "cascade": "cascading-randomisation/last-to-first/normal/spearman",
+    "classes": "class-sensitivity/two-present-classes",
+    "repeat": "repeatability",
+    "batch": "batch=single",
+    "padding": f"padding-invariance/right+{MORE}",
 }
 
 
@@ -47,8 +51,19 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 @dataclass(frozen=True)
-class Sanity:
-    """A check as a protocol: "cascade", "classes" (the label against `Example.other`), "repeat" or "padding"."""
+class Sanity(Protocol):
+    """A check: "cascade", "classes" (the label against `Example.other`), "repeat", "batch" or "padding".
+
+    None is a contest: maps that turn round when parameters are drawn anew are no better than maps that lose their likeness.
+    Only a map that stays the same is worse.
+    """
+
+    kind: ClassVar[str] = "sanity"
+    question: ClassVar[str] = "Is the map of this model, of this class, and of this example alone?"
+    better: ClassVar[Mapping[str, int]] = {"unchanged": -1}
+    headlines: ClassVar[tuple[str, ...]] = ("mean", "similarity", "relative")
+    axis: ClassVar[str] = "groups of parameters drawn anew, the last first"
+    behind: ClassVar[Mapping[str, str]] = {"change": "similarity"}
 
     check: str
     explained: str = "true"
@@ -60,22 +75,33 @@ class Sanity:
     @property
     def name(self) -> str:
         """The full name."""
-        return f"{CHECKS[self.check]}/{self.explained}"
+        return f"{self.kind}/{CHECKS[self.check]}/{self.explained}"
+
+    def run(self, maps: ChosenMaps, example: Example) -> list[Row]:
+        """One example's rows."""
+        explanation, target = maps.of(example, self.explained)
+        assert target is not None
+        how, options = maps.choice.name, maps.choice.options
+        if self.check == "batch":
+            together = checked(explanation.scores[stream_of(explanation)][0], "map")
+            alone = _map(maps.model, example, target, how, options, maps.seed)
+            return self.rows(example.name, _apart(alone, together), label=example.label, explained=target)
+        return sanity(maps.model, example, self, target, how, options, seed=maps.seed)
 
 
 def sanity(
     model: nn.Module, example: Example, setting: Sanity, target: int, method: str = "gae", options: Options | None = None, *,
     seed: int = 0,
-) -> Row:  # fmt: skip
-    """One row of one check, under the check's own function."""
+) -> list[Row]:  # fmt: skip
+    """The rows of one check, by the check's own function."""
     if setting.check == "classes":
         if example.other is None:
             raise Misuse(f"example {example.name} names no second class that is present")
-        row = class_sensitivity(model, example, target, example.other, method, options, seed=seed)
+        rows = class_sensitivity(model, example, target, example.other, method, options, seed=seed)
     else:
         made = {"cascade": cascade, "repeat": repeatability, "padding": padding_invariance}[setting.check]
-        row = made(model, example, target, method, options, seed=seed)
-    return replace(row, protocol=setting.name)
+        rows = made(model, example, target, method, options, seed=seed)
+    return [replace(row, protocol=setting) for row in rows]
 
 
 @contextmanager
@@ -109,10 +135,10 @@ def cascade(
     options: Options | None = None,
     *,
     seed: int = 0,
-) -> Row:
+) -> list[Row]:
     """Rank correlation of the map with what it becomes as groups of parameters are drawn anew, from the last to the first.
 
-    Row: the curve `similarity` (Spearman, beginning with 1 for the model itself) and `change` (see `distance`); `final`, and
+    The curves `similarity` (Spearman, beginning with 1 for the model itself) and `change` (see `distance`); `final`, and
     `unchanged`: 1 where even the last map is the first one. (A method that reads no weights near the output may well stay
     unchanged in the first steps.)
     """
@@ -128,20 +154,18 @@ def cascade(
             change.append(distance(first, now))
     values = {"final": similarity[-1], "mean": sum(similarity[1:]) / len(similarity[1:])}
     values["unchanged"] = float(change[-1] <= SAME)
-    curves = {"similarity": tuple(similarity), "change": tuple(change)}
-    return Row(CHECKS["cascade"], method, example.name, values, curves, example.label, None, target)
+    curves = {"similarity": enumerate(similarity), "change": enumerate(change)}
+    return Sanity("cascade").rows(example.name, values, curves, label=example.label, explained=target)
 
 
 def class_sensitivity(
     model: nn.Module, example: Example, target: int, other: int, method: str = "gae", options: Options | None = None, *,
     seed: int = 0,
-) -> Row:  # fmt: skip
+) -> list[Row]:  # fmt: skip
     """How far the maps of two classes that are both present differ."""
     a, b = (_map(model, example, c, method, options, seed) for c in (target, other))
     values = {"similarity": spearman(a, b), "change": distance(a, b), "unchanged": float(distance(a, b) <= SAME)}
-    return Row(
-        "sanity/class-sensitivity/two-present-classes", method, example.name, values, {}, example.label, None, target
-    )
+    return Sanity("classes").rows(example.name, values, label=example.label, explained=target)
 
 
 def repeatability(
@@ -152,10 +176,10 @@ def repeatability(
     options: Options | None = None,
     *,
     seed: int = 0,
-) -> Row:
+) -> list[Row]:
     """The same call twice."""
     a, b = (_map(model, example, target, method, options, seed) for _ in range(2))
-    return _same_row(CHECKS["repeat"], a, b, example, target, method)
+    return Sanity("repeat").rows(example.name, _apart(a, b), label=example.label, explained=target)
 
 
 def batch_invariance(
@@ -171,35 +195,32 @@ def batch_invariance(
     rows = []
     for i, (example, target) in enumerate(zip(examples, targets, strict=True)):
         alone = _map(model, example, target, method, options, seed)
-        rows.append(
-            _same_row("sanity/batch=single", alone, checked(together.scores[name][i], "map"), example, target, method)
-        )
+        values = _apart(alone, checked(together.scores[name][i], "map"))
+        rows += Sanity("batch").rows(example.name, values, label=example.label, explained=target)
     return rows
 
 
 def padding_invariance(
     model: nn.Module, example: Example, target: int, method: str = "gae", options: Options | None = None, *,
-    more: int = 5, pad: int = 0, seed: int = 0,
-) -> Row:  # fmt: skip
-    """A text with `more` padded tokens on the right: real tokens keep their scores, padded ones have exactly none."""
+    pad: int = 0, seed: int = 0,
+) -> list[Row]:  # fmt: skip
+    """A text with five padded tokens on the right: real tokens keep their scores, padded ones have exactly none."""
     inputs = example.reading.inputs
     ids = next((v for v in inputs.values() if not v.is_floating_point()), None)
     if "attention_mask" not in inputs or ids is None:
         raise Misuse("padding can be added to texts only: inputs with token ids and an attention_mask")
     stream = next(k for k, v in inputs.items() if v is ids)
     filler = {stream: pad}
-    longer = {k: F.pad(v, (0, more), value=filler.get(k, 0)) if v.shape == ids.shape else v for k, v in inputs.items()}
+    longer = {k: F.pad(v, (0, MORE), value=filler.get(k, 0)) if v.shape == ids.shape else v for k, v in inputs.items()}
     a = _map(model, example, target, method, options, seed)
-    padded = _explained(model, longer, example, target, method, options, seed, 1, more)
+    padded = _explained(model, longer, example, target, method, options, seed, 1, MORE)
     b = checked(padded.scores[stream][0], "map")
-    row = _same_row(f"sanity/padding-invariance/right+{more}", a, b[: len(a)], example, target, method)
-    values = {**row.values, "padded_scores": float(b[len(a) :].abs().max())}
-    return Row(row.protocol, method, example.name, values, {}, example.label, None, target)
+    values = _apart(a, b[: len(a)]) | {"padded_scores": float(b[len(a) :].abs().max())}
+    return Sanity("padding").rows(example.name, values, label=example.label, explained=target)
 
 
-def _same_row(protocol: str, a: Scores, b: Scores, example: Example, target: int, method: str) -> Row:
-    values = {"difference": float((a - b).abs().max()), "relative": float((a - b).abs().max() / _size(a, b))}
-    return Row(protocol, method, example.name, values, {}, example.label, None, target)
+def _apart(a: Scores, b: Scores) -> dict[str, float]:
+    return {"difference": float((a - b).abs().max()), "relative": distance(a, b)}
 
 
 def _map(model: nn.Module, example: Example, target: int, method: str, options: Options | None, seed: int) -> Scores:

@@ -11,15 +11,17 @@ IoU of nothing found where nothing is are 0; equal scores share one threshold of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from regard.errors import Misuse, nearest
-from regard.evaluation.rows import Example, Row, checked, stream_of
+from regard.evaluation.examples import Example, checked, stream_of
+from regard.evaluation.protocols.protocol import EXPLAINED, Maps, Protocol, Row
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Picture
 from regard.extras import brought_by
@@ -31,9 +33,24 @@ OTSU_BINS = 256
 VARIANTS = ("", "f1-over-rows", "ap-over-channels")
 
 
+ACCUMULATED = "mean_iou_accumulated"
+SHOWN = (
+    "pixel_accuracy",
+    "iou",
+    "mean_iou",
+    ACCUMULATED,
+    "ap",
+    "f1",
+    "iou_otsu",
+    "iou_best",
+    "iou_sweep_mean",
+    "pointing",
+)
+
+
 @dataclass(frozen=True)
-class Segmentation:
-    """The protocol's choices.
+class Segmentation(Protocol):
+    """Whose map, and the thresholds that it is cut at.
 
     Attributes:
         explained: "true" or "predicted" class. stream: of the picture (None: the first). sweep: thresholds, as fractions
@@ -41,14 +58,24 @@ class Segmentation:
         variant: "f1-over-rows" or "ap-over-channels": as one public code base computes F1 and AP, for comparison only.
     """
 
+    kind: ClassVar[str] = "segmentation"
+    question: ClassVar[str] = "Does the map lie on the object?"
+    better: ClassVar[Mapping[str, int]] = dict.fromkeys(SHOWN, 1)
+    headlines: ClassVar[tuple[str, ...]] = ("iou",)
+    axis: ClassVar[str] = "threshold, share of the map's range"
+    sums: ClassVar[Mapping[str, tuple[tuple[str, str], ...]]] = {
+        ACCUMULATED: (("intersection", "union"), ("ground_intersection", "ground_union"))
+    }
+
     explained: str = "true"
     stream: str | None = None
     sweep: tuple[float, ...] = SWEEP
     variant: str = ""
 
     def __post_init__(self) -> None:
-        if self.explained not in ("true", "predicted"):
-            raise nearest(self.explained, ("true", "predicted"), "class to explain")
+        object.__setattr__(self, "sweep", tuple(self.sweep))
+        if self.explained not in EXPLAINED:
+            raise nearest(self.explained, EXPLAINED, "class to explain")
         if self.variant not in VARIANTS:
             raise nearest(self.variant, VARIANTS[1:], "variant of segmentation")
 
@@ -57,11 +84,18 @@ class Segmentation:
         """The full name."""
         sweep = f"sweep={self.sweep[0]:g}..{self.sweep[-1]:g}:{len(self.sweep)}"
         more = [self.variant] if self.variant else []
-        return "/".join(["segmentation", "original", self.explained, "bilinear", "threshold=mean", sweep, *more])
+        return "/".join([self.kind, "original", self.explained, "bilinear", "threshold=mean", sweep, *more])
+
+    def run(self, maps: Maps, example: Example) -> list[Row]:
+        """Every metric of one example's map."""
+        explanation, explained = maps.of(example, self.explained)
+        return segmentation(explanation, example, self, explained)
 
 
-def segmentation(explanation: Explanation, example: Example, setting: Segmentation, method: str = "") -> Row:
-    """One row: every metric of one example's map. Raises Misuse where there is no mask, or it is of another size."""
+def segmentation(
+    explanation: Explanation, example: Example, setting: Segmentation, explained: int | None = None
+) -> list[Row]:
+    """Every metric of one example's map. Raises Misuse where there is no mask, or it is of another size."""
     if example.mask is None:
         raise Misuse(f"example {example.name} has no mask; segmentation needs one")
     scores, seen = on_picture(explanation, example.mask.shape, setting.stream)
@@ -76,7 +110,8 @@ def segmentation(explanation: Explanation, example: Example, setting: Segmentati
         values["f1"] = f1_over_rows(scores, example.mask)
     if setting.variant == "ap-over-channels":
         values["ap"] = ap_over_channels(flat, truth)
-    return Row(setting.name, method, example.name, values, {"iou_sweep": swept})
+    curve = {"iou_sweep": zip(setting.sweep, swept, strict=True)}
+    return setting.rows(example.name, values, curve, label=example.label, explained=explained)
 
 
 def on_picture(
@@ -102,7 +137,7 @@ def on_picture(
 def metrics(
     scores: Values, truth: Mask, sweep: tuple[float, ...] = SWEEP
 ) -> tuple[dict[str, float], tuple[float, ...]]:
-    """All metrics of one map, and its IoU over the sweep; names with "_" are counts that are summed over the data set."""
+    """All metrics of one map, counts to be summed over the data set among them, and its IoU over the sweep."""
     found, low, high = above_mean(scores), scores.min(), scores.max()
     above = [scores > low + t * (high - low) for t in sweep]
     at_mean, ground, at_otsu, *swept = jaccard(
@@ -130,10 +165,10 @@ def above_mean(scores: Tensor) -> Tensor:
 def counts(found: Mask, truth: Mask) -> dict[str, float]:
     """Intersections and unions of the object and of the ground."""
     return {
-        "_intersection": float((found & truth).sum()),
-        "_union": float((found | truth).sum()),
-        "_ground_intersection": float((~found & ~truth).sum()),
-        "_ground_union": float((~found | ~truth).sum()),
+        "intersection": float((found & truth).sum()),
+        "union": float((found | truth).sum()),
+        "ground_intersection": float((~found & ~truth).sum()),
+        "ground_union": float((~found | ~truth).sum()),
     }
 
 
@@ -186,6 +221,7 @@ def ap_over_channels(scores: Values, truth: Mask) -> float:
 
 
 __all__ = [
+    "ACCUMULATED",
     "SWEEP",
     "Segmentation",
     "ap_over_channels",

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import copy
+import typing
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.errors import InputError
 from regard.evaluation.data.eraser import Document, Span
-from regard.explanation.raw_inputs import Text
+from regard.explanation.raw_inputs import Reading, Text
 from regard.models.texts import longest, trim
 
-if TYPE_CHECKING:
-    from regard.reader import Reader
+
+class ReaderOfTexts(typing.Protocol):
+    """What is needed of a reader (`regard.load`)."""
+
+    model: nn.Module
+    processor: Any
+    stream: str
+
+    def read(self, inputs: Any) -> Reading:
+        """Tensors of texts."""
+
+    def explain(self, inputs: Any, target: Any = ..., method: Any = ..., **options: Any) -> Any:
+        """Maps of texts."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Window:
     text: str
 
 
-def windows_of(reader: Reader, document: Document, limit: int | None = None) -> list[Window]:
+def windows_of(reader: ReaderOfTexts, document: Document, limit: int | None = None) -> list[Window]:
     """The document in windows of at most `limit` tokens, special ones included (None: what the model takes).
 
     A sentence (a line) that does not fit is cut between words. Raises InputError for a word that fits in no window.
@@ -64,7 +76,7 @@ def _window(document: Document, first: int, last: int) -> Window:
     return Window(first, last, document.text[document.words[first][0] : document.words[last - 1][1]])
 
 
-def _sizes(reader: Reader, document: Document) -> list[int]:
+def _sizes(reader: ReaderOfTexts, document: Document) -> list[int]:
     """How many tokens each word makes, counted on the whole document."""
     tokenizer = copy.deepcopy(reader.processor)  # a call sets truncation and padding of the one that it is given
     encoded = tokenizer(document.text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
@@ -104,4 +116,4 @@ def word_scores(scores: Float[Tensor, " token"], text: Text, words: Sequence[Spa
     return out.masked_fill(out == -torch.inf, 0.0)
 
 
-__all__ = ["Window", "owners_of", "windows_of", "word_scores"]
+__all__ = ["ReaderOfTexts", "Window", "owners_of", "windows_of", "word_scores"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,12 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regard.errors import Misuse, nearest
-from regard.evaluation.protocols.attribution_error import Summary
-from regard.evaluation.protocols.perturbation import steps_of
-from regard.evaluation.ranking import direction
-from regard.evaluation.rows import Row
+from regard.evaluation.protocols.protocol import Row
+from regard.evaluation.rows import curve_names, curves_of, grouped
 from regard.evaluation.statistics import Interval, mean_with_interval
-from regard.evaluation.summaries import Difference, curve, differences, grouped, side
+from regard.evaluation.summaries import Difference, Summary, differences, side
 from regard.explanation.files import write_atomically
 from regard.report import need
 
@@ -57,19 +54,21 @@ def attribution_error(summaries: Sequence[Summary], path: str | os.PathLike[str]
     `path`. Raises Misuse without matplotlib.
     """
     need("viz")
-    defined = [s for s in summaries if not math.isnan(s.relative_error.value)]
+    defined = [
+        s for s in summaries if s.metric == "relative_error" and s.split == "all" and not math.isnan(s.value.value)
+    ]
     sites = list(dict.fromkeys(s.site for s in defined))
     figure, (axes,) = _figure(max(6.5, 1.1 * len(sites) + 4.2), 4.4, title, LIGHT)
-    groups = dict.fromkeys((s.method, s.baseline) for s in defined)
+    groups = dict.fromkeys((s.title, s.baseline) for s in defined)
     colours = LIGHT.methods
-    for i, (method, baseline) in enumerate(groups):
-        own = [s for s in defined if (s.method, s.baseline) == (method, baseline)]
+    for i, (title_of, baseline) in enumerate(groups):
+        own = [s for s in defined if (s.title, s.baseline) == (title_of, baseline)]
         x = [sites.index(s.site) + 0.05 * (i % 5 - 2) for s in own]
-        y = [[max(v, LEAST) for v in s.relative_error] for s in own]
+        y = [[max(v, LEAST) for v in s.value] for s in own]
         below, above = ([abs(v[side] - v[0]) for v in y] for side in (1, 2))
         axes.errorbar(
             x, [v[0] for v in y], (below, above), color=colours[i % len(colours)], lw=1.4, elinewidth=1, ms=4.5,
-            marker=MARKERS[i // len(colours) % len(MARKERS)], label=f"{method} ({baseline})",
+            marker=MARKERS[i // len(colours) % len(MARKERS)], label=f"{title_of} ({baseline})",
         )  # fmt: skip
     axes.axhline(1.0, color=LIGHT.faint, lw=0.8, ls=(0, (4, 3)))
     axes.set(yscale="log", ylabel="attribution error, share of |T|", xticks=range(len(sites)))
@@ -84,7 +83,8 @@ def attribution_error(summaries: Sequence[Summary], path: str | os.PathLike[str]
 class Line(NamedTuple):
     """A method's curve: its mean step by step with intervals, and its area (of one with no area of its own: its mean)."""
 
-    method: str
+    title: str
+    x: tuple[float, ...]
     band: list[Interval]
     area: Interval
     examples: int
@@ -111,9 +111,9 @@ def curves(
     theme = DARK if dark else LIGHT
     sides = [[r for r in rows if side(r) == s] for s in SPLIT] if split else [list(rows)]
     everyone = lines(rows, name, seed)
-    found = [{line.method: line for line in lines(part, name, seed)} if part else {} for part in sides]
-    x, label = axis(rows[0].protocol, len(everyone[0].band))
-    groups = panels([line.method for line in everyone])
+    found = [{line.title: line for line in lines(part, name, seed)} if part else {} for part in sides]
+    label = rows[0].protocol.axis
+    groups = panels([line.title for line in everyone])
     columns = 2 if split or len(groups) > 1 else 1
     cells = [(group, s) for group in groups for s in range(len(sides))]
     high = 3.1 + 0.19 * max(len(g) for g in groups)
@@ -121,7 +121,7 @@ def curves(
         (5.2 if columns > 1 else 4.8) * columns, high * -(-len(cells) // columns), title, theme, len(cells), columns
     )
     for place, (group, s) in zip(axes, cells, strict=False):
-        _draw(place, [found[s][m] for m in group if m in found[s]], x, theme)
+        _draw(place, [found[s][m] for m in group if m in found[s]], theme)
         count = max((line.examples for line in found[s].values()), default=0)
         place.set_xlabel(label, fontsize=9, color=theme.faint)
         place.set_ylabel(name.replace("_", " "), fontsize=9, color=theme.faint)
@@ -133,20 +133,24 @@ def curves(
 def lines(rows: Sequence[Row], name: str, seed: int = 0) -> list[Line]:
     """The lines of all methods, the largest area first. Raises UnknownName where no row has such a curve of numbers."""
     out = []
-    for method, own in grouped(rows, lambda r: r.method).items():
-        good = [r for r in own if drawable(r, name)]
+    for title, own in grouped(rows, lambda r: r.title).items():
+        good = [c for c in curves_of(own, name) if c.finite]
         if good:
-            areas = [r.values.get(f"auc_{name}", float(np.mean(r.curves[name]))) for r in good]
-            area = mean_with_interval(areas, seed, [r.drawn_with for r in good])
-            out.append(Line(method, curve(good, name, seed), area, len(good)))
+            groups = [c.row.drawn_with for c in good]
+            areas = {
+                r.example: r.value for r in own if r.x is None and r.metric == good[0].row.protocol.areas.get(name)
+            }
+            area = mean_with_interval([areas.get(c.row.example, float(np.mean(c.y))) for c in good], seed, groups)
+            band = [mean_with_interval(step, seed, groups) for step in zip(*(c.y for c in good), strict=True)]
+            out.append(Line(title, good[0].x, band, area, len(good)))
     if not out:
-        raise nearest(name, dict.fromkeys(c for r in rows for c in r.curves if drawable(r, c)), "curve among the rows")
+        raise nearest(name, drawable(rows), "curve among the rows")
     return sorted(out, key=lambda line: -line.area.value)
 
 
-def drawable(row: Row, name: str) -> bool:
-    """Whether a row has a curve, with a number at each step."""
-    return not row.error and name in row.curves and bool(np.isfinite(row.curves[name]).all())
+def drawable(rows: Sequence[Row]) -> list[str]:
+    """The names of curves that some example has, with a number at each step."""
+    return [name for name in curve_names(rows) if any(c.finite for c in curves_of(rows, name))]
 
 
 def panels(methods: Sequence[str]) -> list[list[str]]:
@@ -159,28 +163,15 @@ def panels(methods: Sequence[str]) -> list[list[str]]:
     return [[m for m in methods if m in own] for own in kept]
 
 
-def axis(protocol: str, length: int) -> tuple[list[float], str]:
-    """Where the points of a curve lie, and what that axis is; from the protocol's full name."""
-    if protocol.startswith("perturbation/") and len(steps := steps_of(protocol)) == length - 1:
-        return [0.0, *steps], "share taken away"
-    if (swept := re.search(r"sweep=([\d.]+?)\.\.([\d.]+):(\d+)", protocol)) and int(swept[3]) == length:
-        return list(np.linspace(float(swept[1]), float(swept[2]), length)), "threshold, share of the map's range"
-    if (shares := re.search(r"shares=([\d.,]+)", protocol)) and len(each := shares[1].split(",")) == length:
-        return [float(s) for s in each], "share of the words"
-    if "cascading" in protocol:
-        return [float(i) for i in range(length)], "groups of parameters drawn anew, the last first"
-    return [float(i) for i in range(length)], "step"
-
-
-def _draw(axes: Any, shown: Sequence[Line], x: Sequence[float], theme: Theme) -> None:
+def _draw(axes: Any, shown: Sequence[Line], theme: Theme) -> None:
     """The lines of one panel."""
     styles = ({"color": c, "marker": m, "lw": 1.6} for m, c in zip("os^DvPX*", theme.methods, strict=True))
     for line in shown:
-        floor = FLOORS.get(line.method)
+        floor = FLOORS.get(line.title)
         style = next(styles) if floor is None else {"color": theme.faint, "ls": floor, "lw": 1.4}
         y, low, high = ([p[i] for p in line.band] for i in range(3))
-        axes.fill_between(x, low, high, color=style["color"], alpha=0.13, lw=0)
-        axes.plot(x, y, ms=4, label=f"{line.method}  {line.area}", **style)
+        axes.fill_between(line.x, low, high, color=style["color"], alpha=0.13, lw=0)
+        axes.plot(line.x, y, ms=4, label=f"{line.title}  {line.area}", **style)
     if not shown:
         axes.text(0.5, 0.5, "no example", transform=axes.transAxes, ha="center", color=theme.faint)
         return
@@ -210,14 +201,14 @@ def forest(
     need("viz")
     rows = _of_one_protocol(rows)
     theme = DARK if dark else LIGHT
-    up = direction(rows[0].protocol, metric)
+    up = rows[0].protocol.direction(metric)
     every = [d for d in differences(rows, metric, against=against, seed=seed) if d.examples]
-    order = [d.method for d in sorted(every, key=lambda d: (-(up or 1) * d.value.value, d.method))]
+    order = [d.title for d in sorted(every, key=lambda d: (-(up or 1) * d.value.value, d.title))]
     figure, (axes,) = _figure(7.4, 1.3 + (0.36 if split else 0.25) * max(2, len(order)), title, theme)
     parts = {s: [r for r in rows if side(r) == s] for s in SPLIT} if split else {"": list(rows)}
     for i, (name, part) in enumerate(parts.items()):
         found = differences(part, metric, against=against, seed=seed) if _has(part, metric, against) else []
-        _marks(axes, [d for d in found if d.method in order and d.examples], order, i, name, theme)
+        _marks(axes, [d for d in found if d.title in order and d.examples], order, i, name, theme)
     axes.axvline(0, color=theme.faint, lw=0.9)
     axes.grid(axis="x", color=theme.grid, lw=0.8)
     axes.grid(axis="y", visible=False)
@@ -234,7 +225,7 @@ def _marks(axes: Any, found: Sequence[Difference], order: Sequence[str], i: int,
     """One mark a method; of the second part below the first."""
     colour, shift = theme.methods[i], 0.0 if not name else (-0.16, 0.16)[i]
     for d in found:
-        y = order.index(d.method) + shift
+        y = order.index(d.title) + shift
         axes.plot((d.value.low, d.value.high), (y, y), color=colour, lw=1.3)
         axes.plot(d.value.value, y, MARKERS[i], ms=5.5, color=colour, mfc=colour if d.sure else theme.paper, ls="")
     if name:
@@ -243,14 +234,14 @@ def _marks(axes: Any, found: Sequence[Difference], order: Sequence[str], i: int,
 
 
 def _has(rows: Sequence[Row], metric: str, against: str) -> bool:
-    return any(metric in r.values for r in rows) and any(r.method == against for r in rows)
+    return any(r.metric == metric and r.x is None for r in rows) and any(r.title == against for r in rows)
 
 
 # -- what all share ----------------------------------------------------------------------------------------------------
 
 
 def _of_one_protocol(rows: Sequence[Row]) -> Sequence[Row]:
-    names = list(dict.fromkeys(r.protocol for r in rows))
+    names = [p.name for p in dict.fromkeys(r.protocol for r in rows)]
     if len(names) != 1:
         raise Misuse(
             f"a figure is of one protocol; these rows are of {len(names)}" + (f": {', '.join(names)}" if names else "")
@@ -320,4 +311,4 @@ def png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-__all__ = ["attribution_error", "axis", "curves", "forest", "lines", "panels", "png"]
+__all__ = ["attribution_error", "curves", "drawable", "forest", "lines", "panels", "png"]

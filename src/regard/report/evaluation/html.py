@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import Misuse
-from regard.evaluation.ranking import direction, standings
-from regard.evaluation.rows import Row
-from regard.evaluation.summaries import Summary, grouped, side, summaries
+from regard.evaluation.protocols.protocol import Protocol, Row
+from regard.evaluation.ranking import ranking
+from regard.evaluation.rows import grouped
+from regard.evaluation.summaries import Summary, side, summaries
 from regard.explanation.files import write_atomically
 from regard.report import need
 from regard.report.evaluation import charts
 from regard.report.page import COLOURS, templates
 
-HEADLINES = ("auc_probability", "iou", "auprc", "mean", "similarity", "relative")
-"""The metric whose paired differences are drawn: the first of these that a protocol has."""
-BEHIND = {"kept": "accuracy", "change": "similarity"}
-"""Curves that are not drawn where the other one is."""
 SMALL = 5.5  # inches
 KEYS = {1: "higher is better", -1: "lower is better", 0: ""}
 
@@ -52,32 +49,32 @@ def page(rows: Sequence[Row], title: str | None = None, *, against: str = "rando
     if not rows:
         raise Misuse("there are no rows to show")
     groups = grouped(rows, lambda r: r.protocol)
-    shown = [_section(name, own, f"p{i}", against, seed) for i, (name, own) in enumerate(groups.items())]
-    kinds = list(dict.fromkeys(name.partition("/")[0] for name in groups))
+    shown = [_section(protocol, own, f"p{i}", against, seed) for i, (protocol, own) in enumerate(groups.items())]
+    kinds = list(dict.fromkeys(protocol.kind for protocol in groups))
     template = templates().get_template("evaluation.html.j2")
     return str(
         template.render(title=title or f"Protocols: {', '.join(kinds)}", sections=shown, colours=COLOURS, opacity=1)
     )
 
 
-def _section(name: str, rows: Sequence[Row], key: str, against: str, seed: int) -> dict[str, Any]:
+def _section(protocol: Protocol, rows: Sequence[Row], key: str, against: str, seed: int) -> dict[str, Any]:
     """What the template needs of one protocol."""
     found = summaries(rows, seed, split=True)
     metrics = list(dict.fromkeys(s.metric for s in found if s.metric))
     sides = Counter({r.example: side(r) for r in rows if not r.error}.values())
-    errors = Counter((r.method, r.error) for r in rows if r.error)
-    every = list(dict.fromkeys(r.method for r in rows))
+    errors = Counter((r.title, r.error) for r in rows if r.error)
+    every = list(dict.fromkeys(r.title for r in rows))
     examples = len({r.example for r in rows})
     split = bool(sides["right"] and sides["wrong"])
     return {
         "id": key,
-        "name": name,
+        "name": protocol.name,
         "counts": _counts(examples, len(every), sides, sum(errors.values())),
-        "metrics": [{"name": m, "better": KEYS[direction(name, m)]} for m in metrics],
+        "metrics": [{"name": m, "better": KEYS[protocol.direction(m)]} for m in metrics],
         "rows": _table(found, rows, every, metrics, seed),
         "split": [_sides(found, method, metrics) for method in every] if split else [],
         "errors": [{"method": m, "error": e, "count": n} for (m, e), n in errors.most_common()],
-        "figures": _figures(name, rows, metrics, split, against, seed),
+        "figures": _figures(protocol, rows, metrics, split, against, seed),
     }
 
 
@@ -97,14 +94,14 @@ def _table(
     found: Sequence[Summary], rows: Sequence[Row], every: Sequence[str], metrics: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
     """A line a method: a cell a metric, how many examples had numbers, and how many ended in an error."""
-    marks = {m: standings(rows, m, seed) for m in metrics}
-    at = {(s.method, s.metric): s for s in found if s.split == "all"}
+    marks = {m: ranking(rows, m, seed) for m in metrics}
+    at = {(s.title, s.metric): s for s in found if s.split == "all"}
     return [
         {
             "method": method,
             "cells": [cell(at.get((method, m)), marks[m].get(method, "")) for m in metrics],
-            "examples": sum(not r.error for r in rows if r.method == method),
-            "errors": sum(bool(r.error) for r in rows if r.method == method),
+            "examples": len({r.example for r in rows if r.title == method and not r.error}),
+            "errors": sum(bool(r.error) for r in rows if r.title == method),
         }
         for method in every
     ]
@@ -112,7 +109,7 @@ def _table(
 
 def _sides(found: Sequence[Summary], method: str, metrics: Sequence[str]) -> dict[str, Any]:
     """A method's cells where the model is right, and where it is wrong."""
-    at = {(s.split, s.metric): s for s in found if s.method == method}
+    at = {(s.split, s.metric): s for s in found if s.title == method}
     parts = [{"split": s, "cells": [cell(at.get((s, m))) for m in metrics]} for s in charts.SPLIT]
     return {"method": method, "parts": parts}
 
@@ -130,30 +127,32 @@ def cell(summary: Summary | None, mark: str = "") -> dict[str, str]:
 
 
 def _figures(
-    name: str, rows: Sequence[Row], metrics: Sequence[str], split: bool, against: str, seed: int
+    protocol: Protocol, rows: Sequence[Row], metrics: Sequence[str], split: bool, against: str, seed: int
 ) -> list[dict[str, Any]]:
     """Curves, and paired differences of the headline metric; for light and for dark paper."""
-    there = list(dict.fromkeys(c for r in rows for c in r.curves if charts.drawable(r, c)))
-    out = [_curves(rows, c, seed) for c in there if BEHIND.get(c) not in there]
-    methods = {r.method for r in rows if not r.error}
-    metric = next((m for m in HEADLINES if m in metrics), next(iter(metrics), None))
-    if metric is not None and against in methods and len(methods) > 1:
-        out.append(_forest(name, rows, metric, split, against, seed))
+    there = charts.drawable(rows)
+    out = [_curves(protocol, rows, c, seed) for c in there if protocol.behind.get(c) not in there]
+    titles = {r.title for r in rows if not r.error}
+    metric = next((m for m in protocol.headlines if m in metrics), next(iter(metrics), None))
+    if metric is not None and against in titles and len(titles) > 1:
+        out.append(_forest(protocol, rows, metric, split, against, seed))
     return out
 
 
-def _curves(rows: Sequence[Row], curve: str, seed: int) -> dict[str, Any]:
-    ranked = [line.method for line in charts.lines(rows, curve, seed)]
+def _curves(protocol: Protocol, rows: Sequence[Row], curve: str, seed: int) -> dict[str, Any]:
+    ranked = [line.title for line in charts.lines(rows, curve, seed)]
     alt = f"Curves of {curve}, one line a method, from the largest on the whole to the smallest: {', '.join(ranked)}."
-    known = "area" if any(f"auc_{curve}" in r.values for r in rows) else "mean"
+    known = "area" if curve in protocol.areas else "mean"
     caption = (
         f"{curve}: means over examples with 95 % bootstrap bands; legends give each line's {known}, largest first."
     )
     return _drawn(lambda dark: charts.curves(rows, curve, dark=dark, seed=seed), alt, caption)
 
 
-def _forest(name: str, rows: Sequence[Row], metric: str, split: bool, against: str, seed: int) -> dict[str, Any]:
-    better = KEYS[direction(name, metric)]
+def _forest(
+    protocol: Protocol, rows: Sequence[Row], metric: str, split: bool, against: str, seed: int
+) -> dict[str, Any]:
+    better = KEYS[protocol.direction(metric)]
     alt = f"{metric} of every method less that of {against}, example by example; the numbers are in the tables."
     caption = (
         f"{metric}, paired differences from {against} with 95 % bootstrap intervals; filled where zero is left out"
