@@ -187,9 +187,7 @@ class _BatchMaps(ChosenMaps):
     def _explained(self, batch: Batch, classes: Sequence[int]) -> Explanation:
         reading = batch.reading
         target = torch.tensor(classes)
-        found = explain_reading(
-            self.model, reading, target, self.choice.name, seed=self.seed, **self.choice.options
-        )
+        found = explain_reading(self.model, reading, target, self.choice.name, seed=self.seed, **self.choice.options)
         assert isinstance(found, Explanation)
         return found
 

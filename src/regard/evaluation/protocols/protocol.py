@@ -157,7 +157,7 @@ class GivenMaps(Maps):
     explanation: Explanation
     title: str = ""
 
-    def of(self, example: Any, explained: str) -> tuple[Explanation, int | None]:
+    def of(self, *_: Any) -> tuple[Explanation, int | None]:
         """The explanation, whatever is asked for."""
         return self.explanation, None
 
@@ -185,7 +185,8 @@ class Protocol(ABC):
     Attributes:
         kind: the first part of the name. question: what is asked, in one sentence.
         better: metric -> 1 where higher is better, −1 where lower is. headlines: a page draws the first of them that there is.
-        axis: what the x of a curve's points is. behind: curve -> the curve beside which it need not be drawn. areas: curve -> the metric that is its area.
+        axis: what the x of a curve's points is. areas: curve -> the metric that is its area.
+        behind: curve -> the curve beside which it need not be drawn.
         medians: metrics whose median is taken over examples; of all others it is the mean.
         sums: metric of a data set -> pairs (part, whole) of metrics of examples, whose sums are divided; the mean over pairs.
     """

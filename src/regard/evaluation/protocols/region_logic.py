@@ -72,10 +72,10 @@ class _Logic(Protocol):
         """Rows of all questions: one question or pair an example."""
         explanation, _ = maps.of(example, self.explained)
         check(explanation, example, self.explained)
-        return self.judge(maps, explanation, example)
+        return self.judge(explanation, example, maps)
 
     @abstractmethod
-    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+    def judge(self, explanation: Explanation, data: RegionQuestions, maps: Maps) -> list[Row]:
         """The rows, of an explanation that fits the questions."""
 
     def taken(self, scores: Tensor) -> Tensor:
@@ -126,11 +126,7 @@ class _Taking(_Logic):
     def values(self, same: float, fall: float) -> dict[str, float]:
         """The numbers of one question: whether the answer is the same, and how far its probability fell."""
 
-    def impossible(self, k: int, count: int) -> bool:
-        """Whether so many of so many units cannot be taken away."""
-        return False
-
-    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+    def judge(self, explanation: Explanation, data: RegionQuestions, maps: Maps) -> list[Row]:
         """Each question before and after."""
         taken, errors = torch.zeros_like(data.real(self.unit)), {}
         for i, order in enumerate(orders(explanation, data, self, maps.seed)):
@@ -138,7 +134,7 @@ class _Taking(_Logic):
             taken[i, self.gone(order, k)] = True
             if not k:
                 errors[i] = "Misuse: no evidence is known of this question, so k is not; give a number"
-            elif self.impossible(k, len(order)):
+            elif self.stream_goes and len(taken[i].nonzero()) >= len(order):
                 errors[i] = (
                     f"Misuse: the top {k} are all regions there are, and attention needs one to look at; take a smaller k"
                 )
@@ -175,10 +171,6 @@ class Necessity(_Taking):
         """Whether the answer is the same, and how far its probability fell."""
         return {"changed": 1 - same, "fall": fall}
 
-    def impossible(self, k: int, count: int) -> bool:
-        """Whether attention would have nothing left to look at."""
-        return self.stream_goes and k >= count
-
 
 @dataclass(frozen=True)
 class Sufficiency(_Taking):
@@ -209,7 +201,7 @@ class Redirection(_Logic):
     question: ClassVar[str] = "Does another question move the map to what it asks for?"
     better: ClassVar[Mapping[str, int]] = {"redirected": 1, "shift": 1, "marked": 1}
 
-    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+    def judge(self, explanation: Explanation, data: RegionQuestions, *_: Any) -> list[Row]:
         """Each pair."""
         return _redirected(explanation, data, self)
 
@@ -225,7 +217,7 @@ class Absence(_Logic):
     question: ClassVar[str] = "Is the map flatter for what is not there than for what is?"
     better: ClassVar[Mapping[str, int]] = {"difference": 1}
 
-    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+    def judge(self, explanation: Explanation, data: RegionQuestions, *_: Any) -> list[Row]:
         """Each pair."""
         return _absent(explanation, data, self)
 
@@ -255,7 +247,7 @@ class Pointing(_Logic):
         """Whose map."""
         return (self.of,)
 
-    def judge(self, maps: Maps, explanation: Explanation, data: RegionQuestions) -> list[Row]:
+    def judge(self, explanation: Explanation, data: RegionQuestions, *_: Any) -> list[Row]:
         """Each question."""
         return _pointed(explanation, data, self)
 
