@@ -232,7 +232,7 @@ def test_padding_never_competes_with_words(bert):
     rows = []
     for example in (alone, long):
         exp = regard.explain(bert.model, example.reading.inputs)
-        rows.append(perturbation(bert.model, exp, example, setting))
+        rows.append(record(perturbation(bert.model, exp, example, setting)))
     assert rows[0].curves["probability"] == pytest.approx(rows[1].curves["probability"], abs=1e-5)
     seen = []
     handle = bert.model.register_forward_pre_hook(
