@@ -17,7 +17,7 @@ from regard.evaluation.protocols.perturbation import (
     perturbation,
     sufficiency,
 )
-from regard.evaluation.protocols.protocol import GivenMaps, Maps, MethodChoice, Protocol, Row
+from regard.evaluation.protocols.protocol import ExampleMaps, GivenMaps, MethodChoice, Protocol, Row
 from regard.evaluation.protocols.rationale import Rationale, rationale
 from regard.evaluation.protocols.region_logic import (
     Absence,
@@ -62,9 +62,9 @@ __all__ = [
     "Difference",
     "Document",
     "Example",
+    "ExampleMaps",
     "GivenMaps",
     "Interval",
-    "Maps",
     "MethodChoice",
     "Necessity",
     "Objects",

@@ -16,7 +16,7 @@ from regard.api.explain import explain
 from regard.attribution.table import method as method_row
 from regard.errors import nearest
 from regard.evaluation.examples import Example
-from regard.evaluation.protocols.protocol import EXPLAINED, GivenMaps, Maps, MethodChoice, Protocol, Row
+from regard.evaluation.protocols.protocol import EXPLAINED, ExampleMaps, GivenMaps, MethodChoice, Protocol, Row
 from regard.explanation.explanation import Explanation
 from regard.site import Site
 
@@ -68,7 +68,7 @@ class AttributionError(Protocol):
         """The full name."""
         return f"{self.kind}/{self.target or self.explained}"
 
-    def run(self, maps: Maps, example: Example) -> list[Row]:
+    def run(self, maps: ExampleMaps, example: Example) -> list[Row]:
         """What one example's map accounts for."""
         explanation, explained = maps.of(example, self.explained)
         values = account_of(explanation)._asdict()

@@ -34,7 +34,7 @@ from regard.attribution.removal.units import (
 )
 from regard.errors import Misuse, nearest
 from regard.evaluation.examples import Example, checked, stream_of
-from regard.evaluation.protocols.protocol import EXPLAINED, MEMORY, Maps, Protocol, Row
+from regard.evaluation.protocols.protocol import EXPLAINED, MEMORY, ExampleMaps, Protocol, Row
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Text
 from regard.extras import brought_by
@@ -129,7 +129,7 @@ class Perturbation(Protocol):
         more = [v for v in (self.variant, f"stream={self.stream}" if self.stream else "") if v]
         return "/".join([self.kind, *parts, *more])
 
-    def run(self, maps: Maps, example: Example) -> list[Row]:
+    def run(self, maps: ExampleMaps, example: Example) -> list[Row]:
         """Curves of one example and their areas."""
         explanation, explained = maps.of(example, self.explained)
         return perturbation(

@@ -139,7 +139,7 @@ class Judged(ABC):
 
 
 @dataclass(kw_only=True)
-class Maps(Judged):
+class ExampleMaps(Judged):
     """A method by its maps of examples, and the model that they are of."""
 
     model: nn.Module
@@ -151,7 +151,7 @@ class Maps(Judged):
 
 
 @dataclass(kw_only=True)
-class GivenMaps(Maps):
+class GivenMaps(ExampleMaps):
     """An explanation that is there already."""
 
     explanation: Explanation
@@ -169,7 +169,7 @@ class GivenMaps(Maps):
 
 
 @dataclass(kw_only=True)
-class ChosenMaps(Maps):
+class ChosenMaps(ExampleMaps):
     """Maps that are made when they are asked for, by a method and its options."""
 
     choice: MethodChoice
@@ -208,7 +208,7 @@ class Protocol(ABC):
 
     @abstractmethod
     def run(self, maps: Any, example: Any) -> list[Row]:
-        """The rows of one example by a method (`Maps`). What they say of the method is filled in by whoever runs it."""
+        """The rows of one example by a method (`ExampleMaps`). What they say of the method is filled in by whoever runs it."""
 
     def direction(self, metric: str) -> int:
         """1 where a higher value is better, −1 where a lower one is, 0 where neither is."""
@@ -230,9 +230,9 @@ __all__ = [
     "EXPLAINED",
     "MEMORY",
     "ChosenMaps",
+    "ExampleMaps",
     "GivenMaps",
     "Judged",
-    "Maps",
     "MethodChoice",
     "Protocol",
     "Row",

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from regard.errors import Misuse, nearest
 from regard.evaluation.examples import checked
 from regard.evaluation.protocols.perturbation import Perturbation, counted, order_of, rows_of, tie_seed
-from regard.evaluation.protocols.protocol import EXPLAINED, GivenMaps, Maps, Protocol, Row
+from regard.evaluation.protocols.protocol import EXPLAINED, ExampleMaps, GivenMaps, Protocol, Row
 from regard.evaluation.protocols.region_questions import RegionQuestions, checked_away, entropy, probabilities
 from regard.evaluation.protocols.segmentation import average_precision, pointing
 from regard.explanation.explanation import Explanation
@@ -68,14 +68,14 @@ class _Logic(Protocol):
         """The full name."""
         return "/".join([self.kind, self.test, *self.choices, self.sign, self.explained])
 
-    def run(self, maps: Maps, example: RegionQuestions) -> list[Row]:
+    def run(self, maps: ExampleMaps, example: RegionQuestions) -> list[Row]:
         """Rows of all questions: one question or pair an example."""
         explanation, _ = maps.of(example, self.explained)
         check(explanation, example, self.explained)
         return self.judge(explanation, example, maps)
 
     @abstractmethod
-    def judge(self, explanation: Explanation, data: RegionQuestions, maps: Maps) -> list[Row]:
+    def judge(self, explanation: Explanation, data: RegionQuestions, maps: ExampleMaps) -> list[Row]:
         """The rows, of an explanation that fits the questions."""
 
     def taken(self, scores: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class _Taking(_Logic):
     def values(self, same: float, fall: float) -> dict[str, float]:
         """The numbers of one question: whether the answer is the same, and how far its probability fell."""
 
-    def judge(self, explanation: Explanation, data: RegionQuestions, maps: Maps) -> list[Row]:
+    def judge(self, explanation: Explanation, data: RegionQuestions, maps: ExampleMaps) -> list[Row]:
         """Each question before and after."""
         taken, errors = torch.zeros_like(data.real(self.unit)), {}
         for i, order in enumerate(orders(explanation, data, self, maps.seed)):
@@ -259,7 +259,7 @@ class QuestionPerturbation(Perturbation):
     unit: str = "token"
     fill: str = "drop"
 
-    def run(self, maps: Maps, example: RegionQuestions) -> list[Row]:  # type: ignore[override]
+    def run(self, maps: ExampleMaps, example: RegionQuestions) -> list[Row]:  # type: ignore[override]
         """Curves of all questions."""
         explanation, _ = maps.of(example, self.explained)
         check(explanation, example, self.explained)
@@ -319,7 +319,9 @@ def _order(scores: Float[Tensor, " unit"], real: Bool[Tensor, " unit"], order: s
     return at[order_of(scores[at], order, seed)]
 
 
-def _perturbed(maps: Maps, explanation: Explanation, data: RegionQuestions, setting: QuestionPerturbation) -> list[Row]:
+def _perturbed(
+    maps: ExampleMaps, explanation: Explanation, data: RegionQuestions, setting: QuestionPerturbation
+) -> list[Row]:
     """Curves of all questions, their copies side by side."""
     unit = {data.regions: "region", data.words: "token"}.get(setting.stream or "")
     if unit is None or setting.unit != "token" or setting.fill != "drop":

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.evaluation.examples import Example, checked, stream_of
-from regard.evaluation.protocols.protocol import EXPLAINED, Maps, Protocol, Row
+from regard.evaluation.protocols.protocol import EXPLAINED, ExampleMaps, Protocol, Row
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Picture
 from regard.extras import brought_by
@@ -86,7 +86,7 @@ class Segmentation(Protocol):
         more = [self.variant] if self.variant else []
         return "/".join([self.kind, "original", self.explained, "bilinear", "threshold=mean", sweep, *more])
 
-    def run(self, maps: Maps, example: Example) -> list[Row]:
+    def run(self, maps: ExampleMaps, example: Example) -> list[Row]:
         """Every metric of one example's map."""
         explanation, explained = maps.of(example, self.explained)
         return segmentation(explanation, example, self, explained)
