@@ -8,7 +8,9 @@ export TOKENIZERS_PARALLELISM = false
 
 TESTING := beartype pytest pytest-timeout
 # What the oldest supported versions must pass; the families of tests/support/sweep are those of the newest.
-CORE := $(addprefix tests/,methods/test_twins.py methods/test_properties.py unit/test_provenance.py unit/test_targets.py models/test_models.py models/test_zoo.py)
+CORE := $(addprefix tests/,methods/test_twins.py methods/test_properties.py methods/test_edits.py methods/test_as_found.py \
+	methods/test_refusals.py unit/test_provenance.py unit/test_targets.py models/test_models.py models/test_pictures.py \
+	models/test_texts.py models/test_zoo.py)
 
 .PHONY: demo test coverage test-all test-oldest test-timm mutation lint format bench docs site clean
 
