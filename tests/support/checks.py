@@ -250,7 +250,7 @@ def the_calls_that_are_read_are_those_that_no_later_call_reads(s: State) -> None
         grads = (torch.autograd.grad(o.sum(), call.output, retain_graph=True, allow_unused=True)[0] for o in later)
         if not any(g is not None and bool(g.any()) for g in grads):
             final.add(call.index)
-    read = {c.index for a in s.recording.read_attentions(s.gradients) for c in s.recording.calls_of(a)}
+    read = {c.index for a in s.recording.norms_read(s.gradients) for c in s.recording.calls_of(a)}
     assert read == joint.ends(s.recording.calls, final, s.family.together)
 
 
