@@ -358,7 +358,7 @@ def test_for_real(model, tmp_path, monkeypatch):
     shown = run("explain", value, "--model", model, "--method", ",".join(known))
     assert len(everything("regard-out")) == len(known) + 1
     assert all(name in shown.stdout for name in known)
-    assert "the watched run gave exactly the model's own output" in " ".join(shown.stdout.split())
+    assert "same output as your model ✓" in " ".join(shown.stdout.split())
     assert "self" in run("inspect", value, "--model", model).stdout
     label = regard.load(model).labels[1]
     run("explain", value, "--model", model, "--target", label, "--target", "0", "-q", "--out", "two")
