@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from regard.version import __version__
@@ -12,6 +13,9 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"regard {__version__}\n")
         return
+    gc.set_threshold(
+        100_000, 20, 20
+    )  # imports make much that lives and no garbage; to look for it is a tenth of the start
     from regard.cli.commands import main as command_line
 
     command_line()

@@ -1,6 +1,7 @@
 """The command line: `regard explain | compare | inspect | methods | zoo`.
 
-Light at the start: torch and what reads models are imported inside the commands. A RegardError ends in one line on
+Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
+them has been. A RegardError ends in one line on
 stderr and its exit code (2 misuse, 1 failure). Files are rendered in a hidden folder beside the output folder and moved
 into it when all is done, so a run that fails or is interrupted leaves nothing behind.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from regard.baseline import Baseline
+import regard
 from regard.cli.files import (
     render_comparison,
     render_explanations,
@@ -25,14 +26,34 @@ from regard.cli.files import (
     writable,
     write_all,
 )
-from regard.cli.inputs import Pair, read_words
-from regard.errors import Misuse, RegardError, UnknownName, nearest
-from regard.site import Site
+from regard.cli.inputs import Pair, check, read_words
+from regard.errors import RegardError
 from regard.version import __version__
 
 try:
     import typer
 
+    from regard.cli.options import (
+        BASELINES,
+        Against,
+        Budget,
+        Debug,
+        Image,
+        Input,
+        Inputs,
+        Model,
+        Regions,
+        Token,
+        Truncate,
+        Words,
+        check_generate,
+        check_model,
+        chosen,
+        columns,
+        places,
+        targets,
+        words,
+    )
     from regard.cli.terminal import (
         accuracy,
         as_table,
@@ -62,41 +83,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-INPUT = "A picture file, a text, a text file, a chat (JSON), or - (stdin)."
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUT)]
-Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
-Budget = Annotated[
-    str | None,
-    typer.Option(
-        help='What rebuilt attention rows, or runs side by side, may take at a time, as in "64MB". Default: 1GB.'
-    ),
-]
-Image = Annotated[
-    Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
-]
-Words = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text",
-        help="What goes with each INPUT: a picture's question or caption, a text's second text; or a file, or -. Several are "
-        "texts that a model such as CLIP compares the picture with.",
-    ),
-]
-Regions = Annotated[
-    Path | None,
-    typer.Option(help="A JSON file of boxes [[left, top, right, bottom], ...], fractions of the picture, for LXMERT."),
-]
-BASELINES = "Against what: zero, black, white, mean, blur[:SIGMA], noise[:SEED], mask, pad; zero:local. Default: zero."
-Against = Annotated[
-    str | None,
-    typer.Option(help="Another label, word or answer: explain what tells the target (or the --answer) from this one."),
-]
-Token = Annotated[
-    str | None,
-    typer.Option(help="Where, for models that say something of every token: a word of the text, or a token's number."),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -167,7 +153,7 @@ def explain(
     measure: Annotated[
         Literal["full", "lazy"], typer.Option(help="Run the receipt's checks at once, or when the report is drawn.")
     ] = "full",
-    truncate: Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")] = False,
+    truncate: Truncate = False,
     memory_budget: Budget = None,
     site: Annotated[
         str | None,
@@ -178,7 +164,8 @@ def explain(
     text: Words = None,
     regions: Regions = None,
     threshold: Annotated[
-        float | None, typer.Option(help="The least probability of an object that a detector finds. Default: 0.5.")
+        float | None,
+        typer.Option(min=0, max=1, help="The least probability of an object that a detector finds. Default: 0.5."),
     ] = None,
     generate: Annotated[
         int | None,
@@ -194,43 +181,37 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Explain what the model makes of each INPUT; write report.html and one picture for each map."""
-    from regard.report import need
-
-    need("viz")
-    where = _asked(site, baseline)
+    where, beside, wanted = places(site, baseline), words(against, token), targets(target)
     names = chosen(method, **where)
-    out = writable(out)
-    writes = generate is not None or answer is not None
-    if writes:
-        _check_writing(names, target, truncate, threshold, generate, answer, _words(against, token))
-    with busy("loading the model"):
-        reader = _load(model)
-    pair = Pair.checked(reader, image, text, regions)
-    found: list[Any] = []
     how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget, **where}
     how |= {} if threshold is None else {"threshold": threshold}
+    out = writable(out)
+    check(inputs, image, text, regions)
+    check_model(model)
+    paired = functools.partial(Pair.checked, image=image, texts=text, regions=regions)
+    if generate is not None or answer is not None:
+        check_generate(names, target, truncate, threshold, generate, answer, beside)
+        how |= {"method": names[0], "target": (target or ["logit"])[0]}
+        written = read_words(answer) if answer is not None else generate or 0
+        other = None if against is None else read_words(against)
+        _explain_written(inputs, model, written, other, how, paired, out, quiet)
+        return
+    how |= {"method": names, "target": wanted, "truncate": truncate, **beside}
+    reader = _load(model)
+    pair, found = paired(reader), list[Any]()
     for value in inputs:
         raw, stem, more = pair.read(value)
         with busy(f"explaining {stem}"):
-            if writes:
-                as_asked = {"method": names[0], "target": (target or ["logit"])[0], **how}
-                made = _written(reader, raw, generate, answer, against, as_asked)
-                found.append((stem, made))
-            else:
-                asked = {"target": _targets(target)} | _words(against, token)
-                made = reader.explain(raw, method=names, truncate=truncate, **asked, **how, **more)
-                found += [_named(e, stem, pair) for e in made]
+            found += [_named(e, stem, pair) for e in reader.explain(raw, **how, **more)]
     with busy("drawing"):
-        files = write_all(found, out, render_generations if writes else render_explanations)
-    (show_generations if writes else show_explanations)(found, files, quiet)
+        files = write_all(found, out, render_explanations)
+    show_explanations(found, files, quiet)
 
 
 @app.command()
 @_guarded
 def compare(
-    input: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A picture file, a text, a text file, a chat (JSON), or - (stdin).")
-    ],
+    input: Input,
     model: Model,
     methods: Annotated[
         str | None,
@@ -259,7 +240,7 @@ def compare(
     out: Annotated[
         Path, typer.Option(help="Folder for comparison.html and comparison.png; older ones are replaced.")
     ] = Path("regard-out"),
-    truncate: Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")] = False,
+    truncate: Truncate = False,
     memory_budget: Budget = None,
     text: Words = None,
     regions: Regions = None,
@@ -267,20 +248,19 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Put the maps of many METHODS at many SITES side by side, with how much of the target each accounts for."""
-    from regard.report import need
-
-    need("viz")
     names = None if methods is None else chosen(methods)
-    columns = None if sites is None else _columns(sites)
-    _asked(None, baseline)
+    there = None if sites is None else columns(sites)
+    places(None, baseline)
+    how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **words(against, token)}
+    wanted = targets(None if target is None else [target])
     out = writable(out)
-    with busy("loading the model"):
-        reader = _load(model)
+    check([input], None, text, regions)
+    check_model(model)
+    reader = _load(model)
     pair = Pair.checked(reader, None, text, regions)
     raw, stem, more = pair.read(input)
-    how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **_words(against, token), **more}
     with steps() as told:
-        found = reader.compare(raw, target, names, columns, baseline, told=told, **how)
+        found = reader.compare(raw, wanted, names, there, baseline, told=told, **how, **more)
     found = _named_all(found, stem, pair)
     with busy("drawing"):
         files = write_all([found], out, render_comparison)
@@ -308,8 +288,9 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show what is seen of the model's run on INPUT: token streams, attention calls, blocks."""
-    with busy("loading the model"):
-        reader = _load(model)
+    check(inputs, None, text, regions)
+    check_model(model)
+    reader = _load(model, draws=False)
     pair, wrong = Pair.checked(reader, None, text, regions), False
     for value in inputs:
         raw, _, more = pair.read(value)
@@ -326,11 +307,9 @@ def inspect(
 @_guarded
 def methods(debug: Debug = False) -> None:
     """List the methods."""
-    import regard
-
     table: Any = regard.methods()
-    columns = ["name", "passes", "site", "baseline", "decomposes", "signed", "paper"]
-    stdout().print(as_table(columns, [[cell(getattr(r, c, None)) for c in columns] for r in table.rows]))
+    heads = ["name", "passes", "site", "baseline", "decomposes", "signed", "paper"]
+    stdout().print(as_table(heads, [[cell(getattr(r, c, None)) for c in heads] for r in table.rows]))
 
 
 @app.command()
@@ -345,107 +324,40 @@ def zoo(debug: Debug = False) -> None:
     stdout().print(as_table(["name", "task", "what it does", "accuracy"], rows))
 
 
-def _columns(words: str) -> str | list[str]:
-    """The columns of a comparison, in words, which the reader understands; checked before time is spent."""
-    asked = [w.strip() for w in words.split(",") if w.strip()]
-    if asked == ["all"]:
-        return "all"
-    if not asked:
-        raise Misuse("no site is named; give input, embeddings, block[3], attention[2] or all")
-    for word in asked:
-        Site.parse(word)
-    return asked
-
-
-def _asked(site: str | None, baseline: str | None) -> dict[str, str]:
-    """The site and the baseline that were asked for, in words, which the reader understands; checked before time is spent."""
-    if site is not None:
-        Site.parse(site)
-    if baseline is not None:
-        Baseline.parse(baseline, lambda _: 0)  # which token it is the reader will know
-    return {name: words for name, words in (("site", site), ("baseline", baseline)) if words is not None}
-
-
-def _check_writing(
-    names: Sequence[str],
-    target: Sequence[str] | None,
-    truncate: bool,
-    threshold: float | None,
-    generate: int | None,
-    answer: str | None,
-    words: dict[str, str],
+def _explain_written(
+    inputs: list[str],
+    model: str,
+    written: int | str,
+    against: str | None,
+    how: dict[str, Any],
+    paired: Callable[[Any], Pair],
+    out: Path,
+    quiet: bool,
 ) -> None:
-    """Refuse what does not go with a text that is written on from INPUT, or with an answer to it."""
-    from regard.api.explain_generation import TARGETS
-
-    asked = "--generate" if answer is None else "--answer"
-    if generate is not None and answer is not None:
-        raise Misuse("--generate lets the model write an answer, --answer gives one that is there; leave one out")
-    for name in words:
-        if name == "token" or answer is None:
-            raise Misuse(f"{asked} takes no --{name}: every token that is written is explained; leave one out")
-    if threshold is not None:
-        raise Misuse(f"--threshold is for models that find objects, and {asked} for those that write; leave one out")
-    if len(names) > 1:
-        raise Misuse(f"{asked} takes one method at a time; give its name with --method")
-    if target and len(target) > 1:
-        raise Misuse(f"{asked} takes one --target: logit, log_probability or contrast")
-    if target and target[0] not in TARGETS:
-        raise UnknownName(
-            f"unknown target {target[0]!r} of {asked}, which explains each token of a text: give {', '.join(TARGETS)}; leave "
-            f"{asked} out to ask for a word"
-        )
-    if truncate:
-        raise Misuse("--truncate would cut the end of the prompt, after which the answer begins; shorten it yourself")
+    """Explain so many tokens that the model writes on from each INPUT, or an answer to it that is there."""
+    reader = _load(model)
+    pair, found = paired(reader), list[Any]()
+    for value in inputs:
+        raw, stem, _ = pair.read(value)
+        with busy(f"explaining {stem}"):
+            if isinstance(written, int):
+                found.append((stem, reader.explain_generation(raw, written, **how)))
+            else:
+                found.append((stem, reader.explain_writing(raw, written, against, **how)))
+    with busy("drawing"):
+        files = write_all(found, out, render_generations)
+    show_generations(found, files, quiet)
 
 
-def _written(
-    reader: Any, raw: Any, generate: int | None, answer: str | None, against: str | None, how: dict[str, Any]
-) -> Any:
-    """What the model writes, or the answer that is given, explained."""
-    if answer is None:
-        return reader.explain_generation(raw, generate, **how)
-    return reader.explain_writing(raw, read_words(answer), None if against is None else read_words(against), **how)
+def _load(name: str, draws: bool = True) -> Any:
+    """The reader of a model. Raises Misuse first where what draws the report is not installed."""
+    from regard.report import need
 
-
-def _load(name: str) -> Any:
-    import regard
-
+    if draws:
+        need("viz")
     load: Any = regard.load
-    return load(name)
-
-
-def chosen(names: str, site: str | None = None, baseline: str | None = None) -> list[str]:
-    """The methods asked for, each once; `all` are those that take the site and the baseline, in words, that are asked for.
-
-    Raises UnknownName with the nearest names for an unknown one.
-    """
-    import regard
-
-    table: Any = regard.methods()
-    known = [row.name for row in table.rows]
-    asked = list(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()))
-    if not asked:
-        raise UnknownName(f"no method is named; known: {', '.join(known)}")
-    if asked == ["all"]:
-        there = site is None or Site.parse(site).kind
-        rows = [row for row in table.rows if there is True or there in row.sites]
-        return [row.name for row in rows if baseline is None or row.explicit]
-    for name in asked:
-        if name not in known:
-            raise nearest(name, known, "method")
-    return asked
-
-
-def _targets(labels: list[str] | None) -> str | list[str] | None:
-    """None, one label or several, as `Reader.explain` takes them; repetitions are dropped."""
-    unique = list(dict.fromkeys(labels or []))
-    return None if not unique else unique[0] if len(unique) == 1 else unique
-
-
-def _words(against: str | None, token: str | None) -> dict[str, str]:
-    """What was said beside the target, where something was."""
-    return {name: said for name, said in (("against", against), ("token", token)) if said is not None}
+    with busy("loading the model"):
+        return load(name)
 
 
 def _named(exp: Explanation, name: str, pair: Pair) -> Explanation:

@@ -14,10 +14,32 @@ from typing import Any
 
 from regard.errors import InputError, Misuse
 
-SUFFIXES = frozenset(
-    {".txt", ".md", ".rst", ".csv", ".json", ".html", ".npy", ".pt", ".safetensors"}
-    | {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".wav", ".mp3", ".flac", ".ogg"}
-)
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+SOUNDS = frozenset({".wav", ".mp3", ".flac", ".ogg"})
+SUFFIXES = PICTURES | SOUNDS | {".txt", ".md", ".rst", ".csv", ".json", ".html", ".npy", ".pt", ".safetensors"}
+
+
+def check(values: Sequence[str], image: Path | None, texts: Sequence[str] | None, regions: Path | None) -> None:
+    """Refuse files that are not there or hold no boxes, whatever the model reads. Raises InputError."""
+    for value in (*values, *(texts or ())):
+        if value != "-":
+            _check_file(value)
+    if image is not None:
+        existing(str(image))
+    if regions is not None:
+        _boxes(regions)
+
+
+def _check_file(value: str) -> None:
+    """Refuse an argument that was meant as a file, and is none."""
+    if _is_there(value):
+        existing(value)
+        return
+    _check_address(value)
+    if looks_like_path(value):
+        text = "\n" not in value and Path(value).suffix.lower() not in PICTURES | SOUNDS
+        hint = "; to explain these words as a text, pipe them in and give - in their place" if text else ""
+        raise InputError(f"no such file: {value}{hint}")
 
 
 def read_input(value: str, kind: str) -> tuple[Any, str]:
@@ -30,13 +52,10 @@ def read_input(value: str, kind: str) -> tuple[Any, str]:
         return (_stdin_picture(), "stdin") if value == "-" else (existing(value), Path(value).name)
     if value == "-":
         return _chat_in(_decoded(sys.stdin.buffer.read(), "stdin"), "stdin"), "stdin"
+    _check_file(value)
     if _is_there(value):
-        path = existing(value)
+        path = Path(value)
         return _chat_in(_decoded(_bytes(path), str(path)), str(path)), path.name
-    _check_address(value)
-    if looks_like_path(value):
-        hint = "" if "\n" in value else "; to explain these words as a text, pipe them in and give - in their place"
-        raise InputError(f"no such file: {value}{hint}")
     return value, _headline(value)
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text as Line
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from regard.explanation.explanation import Explanation
     from regard.explanation.generation import Generation
 
@@ -39,6 +40,9 @@ def _option(found: re.Match[str]) -> str:
 
 def as_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Rows under their heads."""
+    from rich.table import Table
+    from rich.text import Text as Line
+
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=i == 0 or column == "site")
@@ -62,6 +66,8 @@ def accuracy(value: Any) -> str:
 
 def stdout() -> Console:
     """Where results go; 100 columns where nobody says how wide it is."""
+    from rich.console import Console
+
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 100
@@ -71,10 +77,13 @@ def stdout() -> Console:
 @contextlib.contextmanager
 def busy(what: str) -> Iterator[None]:
     """A spinner on stderr while something takes time, on terminals only."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield
         return
+    from rich.console import Console
+    from rich.text import Text as Line
+
+    console = Console(stderr=True)
     with console.status(Line(one_line(what), no_wrap=True, overflow="ellipsis")):
         yield
 
@@ -82,12 +91,13 @@ def busy(what: str) -> Iterator[None]:
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[str, int, int], None] | None]:
     """A bar on stderr that fills step by step, on terminals only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("explaining")
@@ -100,29 +110,43 @@ def steps() -> Iterator[Callable[[str, int, int], None] | None]:
 
 def show_generations(found: Sequence[tuple[str, Generation]], files: Sequence[Path], quiet: bool) -> None:
     """Print what was written on and what each token rests on, and where the files are."""
+    if not quiet:
+        _print_generations(found)
+    show_files(files, quiet)
+
+
+def _print_generations(found: Sequence[tuple[str, Generation]]) -> None:
+    from rich.text import Text as Line
+
     from regard.report.explanation.terminal import show, written
     from regard.report.view import view_of
 
     console = stdout()
-    for stem, g in found if not quiet else ():
+    for stem, g in found:
         console.print(Line(one_line(stem), style="bold"), Line(one_line(g.text) or "(special tokens only)"), sep="\n")
         console.print(as_table(["token", g.target.replace("_", "-"), "rests most on"], written(g)), "", sep="\n")
         if g.whole is not None:
             console.print(show(view_of(g.whole), console), "", sep="\n")
-    show_files(files, quiet)
 
 
 def show_explanations(found: Sequence[Explanation], files: Sequence[Path], quiet: bool) -> None:
     """Print the explanations, and where the files are."""
+    if not quiet:
+        _print_explanations(found)
+    show_files(files, quiet)
+
+
+def _print_explanations(found: Sequence[Explanation]) -> None:
+    from rich.text import Text as Line
+
     from regard.report.explanation.terminal import show
     from regard.report.view import sections
 
     console = stdout()
-    for section in sections(found) if not quiet else ():
+    for section in sections(found):
         console.print(Line(one_line(section.name), style="bold"))
         for view in section.views:
             console.print(show(view, console), "", sep="\n")
-    show_files(files, quiet)
 
 
 def show_files(files: Sequence[Path], quiet: bool) -> None:

@@ -1,0 +1,173 @@
+"""What the commands take: their arguments and options, what these stand for, and what is refused before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import regard
+from regard.baseline import Baseline
+from regard.errors import Misuse, UnknownName, nearest
+from regard.models.checkpoint import ADAPTER
+from regard.models.places import place
+from regard.site import Site
+from regard.zoo import in_zoo
+
+INPUT = "A picture file, a text, a text file, a chat (JSON), or - (stdin)."
+Input = Annotated[str, typer.Argument(metavar="INPUT", help=INPUT)]
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUT)]
+Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help='What rebuilt attention rows, or runs side by side, may take at a time, as in "64MB". Default: 1GB.'
+    ),
+]
+Image = Annotated[
+    Path | None, typer.Option(help="A picture that goes with each INPUT, a prompt, for vision-language models.")
+]
+Words = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        help="What goes with each INPUT: a picture's question or caption, a text's second text; or a file, or -. Several are "
+        "texts that a model such as CLIP compares the picture with.",
+    ),
+]
+Regions = Annotated[
+    Path | None,
+    typer.Option(help="A JSON file of boxes [[left, top, right, bottom], ...], fractions of the picture, for LXMERT."),
+]
+BASELINES = "Against what: zero, black, white, mean, blur[:SIGMA], noise[:SEED], mask, pad; zero:local. Default: zero."
+Against = Annotated[
+    str | None,
+    typer.Option(help="Another label, word or answer: explain what tells the target (or the --answer) from this one."),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(help="Where, for models that say something of every token: a word of the text, or a token's number."),
+]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def check_model(name: str) -> None:
+    """Refuse a zoo name that there is not, and a folder that holds no model; names on the hub are looked up later.
+
+    The folder of an adapter names its base, which is looked for when both are loaded.
+    """
+    folder = in_zoo(name)
+    if not (Path(folder).expanduser() / ADAPTER).is_file():
+        place(folder)
+
+
+def check_budget(budget: str | None) -> None:
+    """Refuse what is no number of bytes."""
+    if budget is not None:
+        from regard.recording.memory import budget_of
+
+        budget_of(budget)
+
+
+def columns(words: str) -> str | list[str]:
+    """The sites of a comparison, in words that a reader understands."""
+    asked = [w.strip() for w in words.split(",") if w.strip()]
+    if asked == ["all"]:
+        return "all"
+    if not asked:
+        raise Misuse("no site is named; give input, embeddings, block[3], attention[2] or all")
+    for word in asked:
+        Site.parse(word)
+    return asked
+
+
+def places(site: str | None, baseline: str | None) -> dict[str, str]:
+    """The site and the baseline that are asked for, in words that a reader understands."""
+    if site is not None:
+        Site.parse(site)
+    if baseline is not None:
+        Baseline.parse(baseline, lambda _: 0)  # which token it is the reader will know
+    return {name: words for name, words in (("site", site), ("baseline", baseline)) if words is not None}
+
+
+def chosen(names: str, site: str | None = None, baseline: str | None = None) -> list[str]:
+    """The methods asked for, each once; `all` are those that take the site and the baseline, in words, that are asked for.
+
+    Raises UnknownName with the nearest names for an unknown one.
+    """
+    table: Any = regard.methods()
+    known = [row.name for row in table.rows]
+    asked = list(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()))
+    if not asked:
+        raise UnknownName(f"no method is named; known: {', '.join(known)}")
+    if asked == ["all"]:
+        there = site is None or Site.parse(site).kind
+        rows = [row for row in table.rows if there is True or there in row.sites]
+        return [row.name for row in rows if baseline is None or row.explicit]
+    for name in asked:
+        if name not in known:
+            raise nearest(name, known, "method")
+    return asked
+
+
+def targets(labels: list[str] | None) -> str | list[str] | None:
+    """None, one label or several, as `Reader.explain` takes them; repetitions are dropped."""
+    unique = list(dict.fromkeys(labels or []))
+    for label in unique:
+        _named("target", label)
+    return None if not unique else unique[0] if len(unique) == 1 else unique
+
+
+def words(against: str | None, token: str | None) -> dict[str, str]:
+    """What is said beside the target, where something is."""
+    given = {name: said for name, said in (("against", against), ("token", token)) if said is not None}
+    for name, said in given.items():
+        _named(name, said)
+    return given
+
+
+def _named(option: str, said: str) -> None:
+    if not said.strip():
+        raise Misuse(f"--{option} is empty; give a label, a word or a number")
+
+
+def check_generate(
+    names: Sequence[str],
+    target: Sequence[str] | None,
+    truncate: bool,
+    threshold: float | None,
+    generate: int | None,
+    answer: str | None,
+    words: dict[str, str],
+) -> None:
+    """Refuse what does not go with a text that is written on from INPUT, or with an answer to it."""
+    asked = "--generate" if answer is None else "--answer"
+    if generate is not None and answer is not None:
+        raise Misuse("--generate lets the model write an answer, --answer gives one that is there; leave one out")
+    for name in words:
+        if name == "token" or answer is None:
+            raise Misuse(f"{asked} takes no --{name}: every token that is written is explained; leave one out")
+    if threshold is not None:
+        raise Misuse(f"--threshold is for models that find objects, and {asked} for those that write; leave one out")
+    if len(names) > 1:
+        raise Misuse(f"{asked} takes one method at a time; give its name with --method")
+    if target and len(target) > 1:
+        raise Misuse(f"{asked} takes one --target: logit, log_probability or contrast")
+    if target:
+        _check_token_target(target[0], asked)
+    if truncate:
+        raise Misuse("--truncate would cut the end of the prompt, after which the answer begins; shorten it yourself")
+
+
+def _check_token_target(target: str, asked: str) -> None:
+    """Refuse what is explained of no token that is written."""
+    from regard.api.explain_generation import TARGETS
+
+    if target not in TARGETS:
+        raise UnknownName(
+            f"unknown target {target!r} of {asked}, which explains each token of a text: give {', '.join(TARGETS)}; leave "
+            f"{asked} out to ask for a word"
+        )

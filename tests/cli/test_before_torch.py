@@ -1,0 +1,78 @@
+"""What can be refused before anything heavy is imported is: a wrong file, folder, model, method, site, baseline, option."""
+
+import subprocess
+import sys
+
+import pytest
+
+TEXT = ("explain", "a fine film", "-m", "zoo/bert-sentiment")
+REFUSED = [
+    ((*TEXT, "--method", "gea"), "did you mean 'gae'"),
+    ((*TEXT, "--site", "blok[3]"), "did you mean 'block[L]'"),
+    ((*TEXT, "--baseline", "blur:none"), "blur:none is not understood"),
+    ((*TEXT, "--target", " "), "--target is empty"),
+    ((*TEXT, "--against", ""), "--against is empty"),
+    ((*TEXT, "--threshold", "2"), "--threshold"),
+    ((*TEXT, "--measure", "some"), "--measure"),
+    (
+        (
+            *TEXT,
+            "--no-such-option",
+        ),
+        "--no-such-option",
+    ),
+    ((*TEXT, "--text", "none.txt"), "no such file: none.txt"),
+    ((*TEXT, "--image", "none.png"), "no such file: none.png"),
+    ((*TEXT, "--regions", "boxes.json"), "is not JSON"),
+    ((*TEXT, "--generate", "3", "--answer", "yes"), "leave one out"),
+    ((*TEXT, "--out", "boxes.json"), "is a file; --out needs a folder"),
+    (("explain", "none.png", "-m", "zoo/vit-scenes"), "no such file: none.png"),
+    (("explain", ".", "-m", "zoo/vit-scenes"), "is a folder; give a file"),
+    (("explain", "https://example.org/cat.png", "-m", "zoo/vit-scenes"), "nothing is fetched"),
+    (("explain", "text", "-m", "zoo/bert-sentimental"), "did you mean 'zoo/bert-sentiment'"),
+    (("explain", "text", "-m", "."), "is not a model folder"),
+    (("explain", "text", "-m", "boxes.json"), "is a file; give the folder"),
+    (("explain", "text", "-m", "no/such/folder"), "no such model folder"),
+    (("compare", "text", "-m", "zoo/bert-sentiment", "--sites", "bloc"), "unknown site 'bloc'"),
+    (("compare", "none.txt", "-m", "zoo/bert-sentiment"), "no such file: none.txt"),
+    (("inspect", "none.txt", "-m", "zoo/bert-sentiment"), "no such file: none.txt"),
+]
+POISONED = """
+import sys
+for name in ("torch", "numpy", "transformers", "PIL", "matplotlib"):
+    sys.modules[name] = None  # importing it raises
+sys.argv = ["regard", *sys.argv[1:]]
+from regard.__main__ import main
+main()
+"""
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-c", POISONED, *arguments], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), REFUSED, ids=lambda part: " ".join(part[1:]) if isinstance(part, tuple) else ""
+)
+def test_refused(arguments, says, tmp_path):
+    (tmp_path / "boxes.json").write_text("[[0, 0,")
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ["boxes.json"]
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("methods",), ("zoo",), ("explain", "--help")])
+def test_said(arguments, tmp_path):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_a_right_call_needs_what_is_poisoned(tmp_path):
+    done = run(*TEXT, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "matplotlib" in done.stderr or "torch" in done.stderr
