@@ -78,3 +78,9 @@ def test_every_module_has_a_room() -> None:
 def _folders(name: str) -> list[str]:
     parts = name.split("/")
     return ["/".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def test_no_two_classes_share_a_name() -> None:
+    trees = [ast.parse(p.read_text(encoding="utf-8")) for p in MODULES.values()]
+    names = [node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -168,7 +168,7 @@ class Embedder(nn.Module):
         return Embedded(fields, embedding=vector)
 
 
-class Unit(nn.Module):
+class UnitLength(nn.Module):
     """To vectors of length 1."""
 
     def forward(self, vector: Tensor) -> Tensor:
@@ -325,7 +325,7 @@ def of_folder(model: nn.Module, modules: list[dict[str, Any]], find: Callable[[s
         if kind == "Pooling" and pool is None:
             pool = _pooling(_json(find(f"{path}/config.json")))
         elif kind == "Normalize":
-            after.append(Unit())
+            after.append(UnitLength())
         elif kind == "Dense" and pool is not None:
             after += _dense(_json(find(f"{path}/config.json")), find(f"{path}/model.safetensors"))
         elif kind != "Dropout":

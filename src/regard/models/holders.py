@@ -20,7 +20,7 @@ GIVE = "a name, a folder, a module with processor=, or what holds both (a pipeli
 
 
 @dataclass(frozen=True)
-class Parts:
+class Preprocessors:
     """What reads texts, pictures and sound for one model, where nothing joins them."""
 
     tokenizer: Any = None
@@ -75,4 +75,4 @@ def _reads(given: Any) -> Any:
         if getattr(given, name, None) is not None:
             return getattr(given, name)
     parts = {name: part for name in SINGLE if (part := getattr(given, name, None)) is not None}
-    return next(iter(parts.values())) if len(parts) == 1 else Parts(**parts) if parts else None
+    return next(iter(parts.values())) if len(parts) == 1 else Preprocessors(**parts) if parts else None

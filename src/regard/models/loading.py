@@ -22,7 +22,7 @@ from regard.models import embeddings, sounds
 from regard.models.adapters import Adapter, adapter_in
 from regard.models.checkpoint import ADAPTER, CONVERT, Checkpoint
 from regard.models.generate import can_write
-from regard.models.holders import Parts, embeds_sentences, take_apart
+from regard.models.holders import Preprocessors, embeds_sentences, take_apart
 from regard.models.places import is_name, place
 from regard.models.reading import Kind
 from regard.models.regions import takes_regions
@@ -135,7 +135,7 @@ def around(given: Any, processor: Any, task: str | None, options: dict[str, Any]
         transformers = _transformers()
         with _quiet(transformers):
             processor = _processor(transformers, processor, kind, shared)
-    elif kind == "image-text" and isinstance(processor, Parts):
+    elif kind == "image-text" and isinstance(processor, Preprocessors):
         processor = _joined(model, processor)
     notes: list[str] = []
     if isinstance(model, nn.Sequential) and embeds_sentences(model):
@@ -174,7 +174,7 @@ def _part_of(processor: Any, name: str) -> bool:
     return getattr(processor, name, None) is not None
 
 
-def _joined(model: nn.Module, parts: Parts) -> Any:
+def _joined(model: nn.Module, parts: Preprocessors) -> Any:
     """The processor that Transformers has for a model of pictures and texts, made of its parts."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
@@ -405,7 +405,7 @@ def _processor(transformers: Any, source: Any, kind: Kind, shared: dict[str, Any
     return _part(loaded, kind)
 
 
-def _hearing(transformers: Any, name: str, shared: dict[str, Any]) -> Parts:
+def _hearing(transformers: Any, name: str, shared: dict[str, Any]) -> Preprocessors:
     """The feature extractor of a model of sound, and the tokenizer of one that writes, if there is one."""
     with _failing_as(
         InputError, f"the feature extractor of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"
@@ -417,7 +417,7 @@ def _hearing(transformers: Any, name: str, shared: dict[str, Any]) -> Parts:
             InputError, f"the tokenizer of {name!r} cannot be loaded (pass processor= if it lies elsewhere)"
         ):
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **shared)
-    return Parts(tokenizer=tokenizer, feature_extractor=extractor)
+    return Preprocessors(tokenizer=tokenizer, feature_extractor=extractor)
 
 
 def _part(processor: Any, kind: Kind) -> Any:
@@ -433,7 +433,7 @@ def _part(processor: Any, kind: Kind) -> Any:
         if sounds.extractor_of(processor) is None:
             raise InputError(f"{type(processor).__name__} holds no feature extractor, which a model of sound needs")
         whole = getattr(processor, "feature_extractor", None) is not None
-        return processor if whole else Parts(feature_extractor=processor)
+        return processor if whole else Preprocessors(feature_extractor=processor)
     part = getattr(processor, "image_processor" if kind == "image" else "tokenizer", None)
     part = processor if part is None else part
     if (kind != "image") != _is_tokenizer(part) or not callable(part):

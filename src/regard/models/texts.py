@@ -220,7 +220,7 @@ def _text(read: str | Chat | Two) -> str:
 
 
 @dataclass
-class Row:
+class EncodedText:
     """One text as the model takes it: lists of one value a token, what is known of each token, and what to say of it.
 
     added: the tokenizer put it there. special: that, or it was written as a special token, or a chat's template wrote it.
@@ -239,7 +239,7 @@ class Row:
         return len(self.added)
 
 
-def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) -> Row:
+def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) -> EncodedText:
     """Encode one text, or two that go together, without padding, cut to `limit` tokens if given.
 
     Of a chat, whose template writes the special tokens itself, all is special that the template wrote.
@@ -273,7 +273,9 @@ def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) ->
                 f"read as special tokens, as the text spells them: {_listed(tokenizer.convert_ids_to_tokens(typed))}"
             )
     messages = read.messages if isinstance(read, Chat) and text == read.text else []
-    return Row(values, text, offsets, cut, added, [a or s for a, s in zip(added, spelt, strict=True)], notes, messages)
+    return EncodedText(
+        values, text, offsets, cut, added, [a or s for a, s in zip(added, spelt, strict=True)], notes, messages
+    )
 
 
 def _tokens(
@@ -364,7 +366,7 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
     return (first, end) if first < end else (start, end)
 
 
-def _pad(tokenizer: Any, model: nn.Module, rows: Sequence[Row], notes: list[str]) -> TextBatch:
+def _pad(tokenizer: Any, model: nn.Module, rows: Sequence[EncodedText], notes: list[str]) -> TextBatch:
     """Pad rows to one length: on the tokenizer's side, with its padding token."""
     filler = {
         "input_ids": pad_id(tokenizer) or 0,  # masked anyway

@@ -73,7 +73,7 @@ class Axis(NamedTuple):
 
 
 @dataclass(slots=True)
-class Step:
+class NodeStep:
     """One operation of the graph, and where the samples stand in its result."""
 
     node: Any
@@ -130,7 +130,7 @@ class _Graph:
         return known[node]
 
 
-Rule = Callable[[Step, int], Axis | None]
+Rule = Callable[[NodeStep, int], Axis | None]
 """Where the samples stand in the i-th operand; None: not known, or they are mixed."""
 
 
@@ -150,7 +150,7 @@ def apart(y: Float[Tensor, " batch"]) -> bool:
         name = node.name().partition("Backward")[0]
         if (hasattr(node, "variable") or name == "Embedding") and axis != Axis():
             return False  # samples are axis 0 of what goes in
-        step, rule = Step(node, graph.shape(node, number), axis, len(y), graph), RULES.get(name)
+        step, rule = NodeStep(node, graph.shape(node, number), axis, len(y), graph), RULES.get(name)
         for i, (child, which) in enumerate(graph.operands(node)):
             if child is None or graph.constant(child, len(y)):
                 continue
@@ -167,7 +167,7 @@ def _shape(node: Any, number: int) -> tuple[int, ...]:
     return tuple(node._input_metadata[number].shape)
 
 
-def _same(step: Step, i: int) -> Axis | None:
+def _same(step: NodeStep, i: int) -> Axis | None:
     """Element by element, or along other axes than the samples': operands have the result's axes."""
     shape, dim = step.shape_of(i), step.axis.dim
     return step.axis if len(shape) == len(step.shape) and shape[dim] == step.shape[dim] else None
@@ -176,14 +176,14 @@ def _same(step: Step, i: int) -> Axis | None:
 def _along(name: str) -> Rule:
     """Element by element but for some axes, which must not be the samples'."""
 
-    def rule(step: Step, i: int) -> Axis | None:
+    def rule(step: NodeStep, i: int) -> Axis | None:
         dims = step.dims(name, len(step.shape))
         return None if dims is None or step.axis.dim in dims else _same(step, i)
 
     return rule
 
 
-def _reduced(step: Step, i: int) -> Axis | None:
+def _reduced(step: NodeStep, i: int) -> Axis | None:
     """Some axes are summed over, or one place of one is taken: they may be gone from the result."""
     ndim = len(step.shape_of(i))
     dims = step.dims("dim", ndim)
@@ -194,7 +194,7 @@ def _reduced(step: Step, i: int) -> Axis | None:
     return None if dim < 0 or dim in dims else Axis(dim, step.axis.outer)
 
 
-def _grown(step: Step, i: int) -> Axis | None:
+def _grown(step: NodeStep, i: int) -> Axis | None:
     """An axis of length 1 is put in, or operands are stacked along a new one."""
     dims = step.dims("dim", len(step.shape))
     if dims is None or step.axis.dim in dims:
@@ -202,26 +202,26 @@ def _grown(step: Step, i: int) -> Axis | None:
     return Axis(step.axis.dim - sum(d < step.axis.dim for d in dims), step.axis.outer)
 
 
-def _sliced(step: Step, i: int) -> Axis | None:
+def _sliced(step: NodeStep, i: int) -> Axis | None:
     """A part of some axis, or all of it."""
     return step.axis if step.shape_of(i) == step.shape else _along("dim")(step, i)
 
 
-def _permuted(step: Step, i: int) -> Axis | None:
+def _permuted(step: NodeStep, i: int) -> Axis | None:
     dims = [d % len(step.shape) for d in step.node._saved_dims]
     return Axis(dims[step.axis.dim], step.axis.outer)
 
 
-def _transposed(step: Step, i: int) -> Axis | None:
+def _transposed(step: NodeStep, i: int) -> Axis | None:
     a, b = (next(iter(step.dims(n, len(step.shape)) or {0})) for n in ("dim0", "dim1"))
     return Axis({a: b, b: a}.get(step.axis.dim, step.axis.dim), step.axis.outer)
 
 
-def _turned(step: Step, i: int) -> Axis | None:
+def _turned(step: NodeStep, i: int) -> Axis | None:
     return Axis(1 - step.axis.dim, step.axis.outer) if len(step.shape) == 2 else None
 
 
-def _viewed(step: Step, i: int) -> Axis | None:
+def _viewed(step: NodeStep, i: int) -> Axis | None:
     """The same elements in the same order: as many of them stand before a sample as did."""
     shape = step.shape_of(i)
     before = math.prod(step.shape[: step.axis.dim]) * step.axis.outer
@@ -233,7 +233,7 @@ def _viewed(step: Step, i: int) -> Axis | None:
     return None
 
 
-def _split(step: Step, i: int) -> Axis | None:
+def _split(step: NodeStep, i: int) -> Axis | None:
     """Parts of an axis; where each holds all samples of some heads, these stand one after the other."""
     dim = step.axis.dim
     if dim not in (step.dims("dim", len(step.shape)) or ()):
@@ -242,7 +242,7 @@ def _split(step: Step, i: int) -> Axis | None:
     return Axis(dim, step.axis.outer * whole // part) if whole % part == 0 else None
 
 
-def _joined(step: Step, i: int) -> Axis | None:
+def _joined(step: NodeStep, i: int) -> Axis | None:
     """The other way round."""
     dim, count = step.axis.dim, step.operands
     if dim not in (step.dims("dim", len(step.shape)) or ()):
@@ -251,7 +251,7 @@ def _joined(step: Step, i: int) -> Axis | None:
     return Axis(dim, step.axis.outer // count) if alike and step.axis.outer % count == 0 else None
 
 
-def _restrided(step: Step, i: int) -> Axis | None:
+def _restrided(step: NodeStep, i: int) -> Axis | None:
     """The same elements in the same order, and of the same shape, as pooling over all places gives them."""
     wanted, stride = 1, list(step.node._saved_stride)
     for size, found in zip(reversed(step.shape), reversed(stride), strict=True):
@@ -261,7 +261,7 @@ def _restrided(step: Step, i: int) -> Axis | None:
     return step.axis if step.shape_of(i) == step.shape else None
 
 
-def _expanded(step: Step, i: int) -> Axis | None:
+def _expanded(step: NodeStep, i: int) -> Axis | None:
     """Axes of length 1, or new ones in front, are repeated."""
     dim = step.axis.dim - len(step.shape) + len(step.shape_of(i))
     return Axis(dim, step.axis.outer) if dim >= 0 and step.shape_of(i)[dim] == step.shape[step.axis.dim] else None
@@ -273,7 +273,7 @@ def _product(added: int) -> Rule:
     `added`: how many operands come before the two, which are added.
     """
 
-    def rule(step: Step, i: int) -> Axis | None:
+    def rule(step: NodeStep, i: int) -> Axis | None:
         ndim, dim = len(step.shape), step.axis.dim
         if i < added or dim < ndim - 2:
             return _same(step, i)
@@ -285,40 +285,40 @@ def _product(added: int) -> Rule:
 def _leading(last: int) -> Rule:
     """Only the last axes are worked on: layer norms, linear layers, pooling; operand 0 is what passes through."""
 
-    def rule(step: Step, i: int) -> Axis | None:
+    def rule(step: NodeStep, i: int) -> Axis | None:
         return _same(step, i) if i == 0 and step.axis.dim < len(step.shape) - last else None
 
     return rule
 
 
-def _layer_norm(step: Step, i: int) -> Axis | None:
+def _layer_norm(step: NodeStep, i: int) -> Axis | None:
     return _leading(len(step.node._saved_normalized_shape))(step, i)
 
 
-def _padded(step: Step, i: int) -> Axis | None:
+def _padded(step: NodeStep, i: int) -> Axis | None:
     """What is added at either end of axes, the last one first."""
     pad, back = step.node._saved_pad, 2 * (len(step.shape) - 1 - step.axis.dim)
     return _same(step, i) if not any(pad[back : back + 2]) else None
 
 
-def _repeated(step: Step, i: int) -> Axis | None:
+def _repeated(step: NodeStep, i: int) -> Axis | None:
     """Copies along other axes than the samples'."""
     dim = step.axis.dim - len(step.shape) + len(step.shape_of(i))
     return Axis(dim, step.axis.outer) if dim >= 0 and step.node._saved_repeats[step.axis.dim] == 1 else None
 
 
-def _gated(step: Step, i: int) -> Axis | None:
+def _gated(step: NodeStep, i: int) -> Axis | None:
     """One half of an axis weighs the other."""
     dims = step.dims("dim", len(step.shape))
     return step.axis if dims is not None and step.axis.dim not in dims else None
 
 
-def _attention(step: Step, i: int) -> Axis | None:
+def _attention(step: NodeStep, i: int) -> Axis | None:
     """Queries, keys and values side by side along axis 0."""
     return _same(step, i) if step.axis.dim == 0 else None
 
 
-def _indexed(step: Step, i: int) -> Axis | None:
+def _indexed(step: NodeStep, i: int) -> Axis | None:
     """x[:, index], or x[arange(samples), index]."""
     indices = list(step.node._saved_indices)
     shape = step.shape_of(i)
@@ -331,12 +331,12 @@ def _indexed(step: Step, i: int) -> Axis | None:
     return step.axis if indices[0].shape == own.shape and bool((indices[0] == own).all()) else None
 
 
-def _convolved(step: Step, i: int) -> Axis | None:
+def _convolved(step: NodeStep, i: int) -> Axis | None:
     """Axis 0 is a batch's; weights are parameters."""
     return step.axis if i == 0 and step.axis.dim == 0 and len(step.shape_of(0)) == len(step.shape) else None
 
 
-def _normalised(step: Step, i: int) -> Axis | None:
+def _normalised(step: NodeStep, i: int) -> Axis | None:
     """A batch norm keeps samples apart where it uses what it learned."""
     return None if step.node._saved_training else _same(step, i)
 

@@ -34,7 +34,7 @@ from regard.recording.tokens.elementwise import nowhere
 from regard.recording.tokens.memories import heads_together
 from regard.recording.tokens.numbers import entering
 from regard.recording.tokens.operations import SHAPES, follow, name_of
-from regard.recording.tokens.overrides import Overrides, Place
+from regard.recording.tokens.overrides import CallPlace, Overrides
 from regard.recording.tokens.samples import of_their_samples
 from regard.recording.tokens.tags import PARAMETERS, Entry, Lost, Tag, Why, constant, kind_of, stream_of, thin
 from regard.recording.tokens.tracker import Trail
@@ -283,7 +283,9 @@ class Recorder(TorchFunctionMode):
 
     def _lost_call(self, why: str, out: Tensor) -> AttentionCall:
         nobody, module = torch.zeros(1, 0, dtype=torch.int64), self._module()
-        self.overrides.places[len(self.calls)] = Place(len(self.calls), module, tuple(out.shape[:-2]), out.shape[-2], 0)
+        self.overrides.places[len(self.calls)] = CallPlace(
+            len(self.calls), module, tuple(out.shape[:-2]), out.shape[-2], 0
+        )
         return AttentionCall(
             index=len(self.calls),
             event=self.trail.next_event(call=True),
@@ -378,7 +380,7 @@ class Recorder(TorchFunctionMode):
         for tag in (q_tag, k_tag, v_tag):
             if tag is not None and tag.mixed:
                 self.trail.mixes(f"{tag.mixed} of different tokens", tag)
-        place = Place(len(self.calls), self._module(), lead, *_size(fields))
+        place = CallPlace(len(self.calls), self._module(), lead, *_size(fields))
         q_tag, k_tag, v_tag = self._said(place, q_tag, k_tag, v_tag)
         where = self._names_lost(queries=q_tag, keys=k_tag, values=v_tag)
         queries, keys = (self._ids(t, lead) for t in (q_tag, v_tag))
@@ -439,7 +441,7 @@ class Recorder(TorchFunctionMode):
             self.groups[key] = made
         return tag, *self.groups[key]
 
-    def _said(self, place: Place, q: Tag | None, k: Tag | None, v: Tag | None) -> list[Tag | None]:
+    def _said(self, place: CallPlace, q: Tag | None, k: Tag | None, v: Tag | None) -> list[Tag | None]:
         """Queries, keys and values as the user says that they are: what is said of keys is said of their values."""
         if not self.overrides.stated:
             self.overrides.places[place.index] = place

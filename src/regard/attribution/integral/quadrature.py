@@ -74,7 +74,7 @@ def nodes(grid: str, n: int) -> tuple[Nodes, Nodes]:
 
 
 @dataclass
-class Interval:
+class Subinterval:
     """A part of the path, with the values at its nodes: 7, or all 15."""
 
     start: float
@@ -94,7 +94,7 @@ class Interval:
         """How far the two rules are apart, in the sum; infinite where there is only one."""
         if not self.full:
             return float("inf")
-        gauss = Interval(self.start, self.end, self.values[GAUSS])
+        gauss = Subinterval(self.start, self.end, self.values[GAUSS])
         return float((self.integral().sum() - gauss.integral().sum()).abs())
 
     def _by(self, weights: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def adaptive(
 
     Returns the integral and the number of nodes.
     """
-    parts = [Interval(0.0, 1.0, f(at(0.0, 1.0, GAUSS)))]
+    parts = [Subinterval(0.0, 1.0, f(at(0.0, 1.0, GAUSS)))]
     used = 7
     while not done(total := torch.stack([p.integral() for p in parts]).sum(0)):
         worst = max(range(len(parts)), key=lambda i: (parts[i].doubt(), parts[i].end - parts[i].start))
@@ -129,11 +129,14 @@ def adaptive(
         if part.full:
             middle = (part.start + part.end) / 2
             both = f(torch.cat([at(part.start, middle, GAUSS), at(middle, part.end, GAUSS)]))
-            parts[worst : worst + 1] = [Interval(part.start, middle, both[:7]), Interval(middle, part.end, both[7:])]
+            parts[worst : worst + 1] = [
+                Subinterval(part.start, middle, both[:7]),
+                Subinterval(middle, part.end, both[7:]),
+            ]
             used += 14
         else:
             values = torch.empty(len(KRONROD), *part.values.shape[1:], dtype=part.values.dtype)
             values[GAUSS], values[ADDED] = part.values, f(at(part.start, part.end, ADDED))
-            parts[worst] = Interval(part.start, part.end, values)
+            parts[worst] = Subinterval(part.start, part.end, values)
             used += 8
     return total, used

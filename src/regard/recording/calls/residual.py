@@ -44,7 +44,7 @@ class Linear(NamedTuple):
     weight: Float[Tensor, "in out"]
 
 
-class Reader(NamedTuple):
+class OutputLayer(NamedTuple):
     """A linear layer that reads a call's output: the movements that bring it there, the axes summed over, the weights."""
 
     moves: tuple[Move, ...]
@@ -64,7 +64,7 @@ class Branch:
     """What was seen around one call. other: operations on its output that are neither movements nor linear layers."""
 
     node: Any
-    readers: list[Reader] = field(default_factory=list)
+    layers: list[OutputLayer] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
     residual: Norms | None = None
     source: Norms | None = None
@@ -104,7 +104,7 @@ class Branches:
         """The projected output of a call meets a tensor that has not absorbed it, nor any later one."""
         new = own.seen & ~tag.seen & self.trail.call_events
         for event, branch in self.of.items():
-            if not new >> event & 1 or tag.seen >> event or branch.residual is not None or not branch.readers:
+            if not new >> event & 1 or tag.seen >> event or branch.residual is not None or not branch.layers:
                 continue
             if descends(branch.node, node_of(z)):
                 branch.residual = norms(z, self.trail.settled(tag))
@@ -119,7 +119,7 @@ class Branches:
         elif (linear := read_linear(self.trail, name, args, kwargs)) is not None and isinstance(out, Tensor):
             if linear.x in self._moved:
                 event, moves = self._moved[linear.x]
-                self.of[event].readers.append(Reader(moves, linear.axes, linear.weight))
+                self.of[event].layers.append(OutputLayer(moves, linear.axes, linear.weight))
             self._given[out] = linear.x
         else:
             self._other(name, args, kwargs, out)
@@ -208,19 +208,19 @@ def output_projection(branches: Mapping[int, Branch], call: AttentionCall) -> Fl
     where = f"the output projection of attention call {call.index} ({call.module or 'the model itself'}) cannot be told"
     if branch.other:
         raise Misuse(f"{where}: `{branch.other[0]}` reads the call's output; choose a method that needs none")
-    if len(branch.readers) != 1:
-        count = len(branch.readers) or "no"
+    if len(branch.layers) != 1:
+        count = len(branch.layers) or "no"
         raise Misuse(
             f"{where}: {count} linear layers read the call's output (adapters must be merged, quantised layers are not "
             "seen); choose a method that needs none"
         )
-    found = columns(call, branch.readers[0])
+    found = columns(call, branch.layers[0])
     if found is None:
         raise Misuse(f"{where}: its input is not one token's heads side by side; choose a method that needs none")
     return found
 
 
-def columns(call: AttentionCall, reader: Reader) -> Float[Tensor, "head width out"] | None:
+def columns(call: AttentionCall, reader: OutputLayer) -> Float[Tensor, "head width out"] | None:
     """The weights in the order of the call's heads, by following the number of each element of O to the layer's input."""
     numbers = torch.arange(call.output.numel(), device=call.output.device).view(call.output.shape)
     moved = numbers

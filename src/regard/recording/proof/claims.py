@@ -190,7 +190,7 @@ def rounds(claims: Claims, wanted: Iterable[Claim]) -> list[Round]:
 
 
 @dataclass(frozen=True)
-class Place:
+class ReadAt:
     """A leaf of the run, and whose elements it holds: ids that broadcast to its shape, one tensor for each cut into tokens."""
 
     name: str
@@ -215,7 +215,7 @@ class Place:
         return torch.stack(torch.broadcast_tensors(*found)).any(0)
 
 
-def places(recording: Recording) -> tuple[list[Place], list[str]]:
+def places(recording: Recording) -> tuple[list[ReadAt], list[str]]:
     """Where gradients are read, and sentences on inputs whose elements cannot be told apart as tokens.
 
     An input that is no stream of its own meets others element by element (its tokens are theirs), or is spread over their rows
@@ -237,7 +237,7 @@ def places(recording: Recording) -> tuple[list[Place], list[str]]:
         if not (known or met):
             ids = [torch.zeros([1] * leaf.ndim, dtype=torch.int64)]
         if ids and len({i.ndim for i in ids}) == 1:
-            found.append(Place(name, leaf, ids))
+            found.append(ReadAt(name, leaf, ids))
         else:
             how = "it is not known which of its elements a token has" if own else "it is spread over the rows of others"
             beside.append(f"input {name}: {how}")

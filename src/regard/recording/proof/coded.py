@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from regard.errors import ModelError
-from regard.recording.proof.claims import Claim, Claims, Place, Round
-from regard.recording.proof.cut_run import Term, Unit, Weights
+from regard.recording.proof.claims import Claim, Claims, ReadAt, Round
+from regard.recording.proof.cut_run import MapOrder, Term, Unit
 from regard.recording.proof.findings import Contradiction
 from regard.recording.tokens.tags import STRIDE, stream_of
 
@@ -19,17 +19,17 @@ TOLERANCE = 1e-6
 exactly zero in any precision; what is left is the rounding of softmax rows whose weights cancel."""
 
 
-class Gradients:
+class Masses:
     """Masses of a gradient at all places, by token: counts passes, and begins anew at a smaller scale where half precision
     overflows."""
 
-    def __init__(self, found: Sequence[Place]) -> None:
+    def __init__(self, found: Sequence[ReadAt]) -> None:
         self.places = [p for p in found if p.leaf.requires_grad]
         self.passes = 0
 
-    def without(self, names: frozenset[str]) -> Gradients:
+    def without(self, names: frozenset[str]) -> Masses:
         """The same, but for some inputs."""
-        return Gradients([p for p in self.places if stream_of(p.name) not in names])
+        return Masses([p for p in self.places if stream_of(p.name) not in names])
 
     def __call__(self, y: Tensor) -> list[Tensor]:
         """|∂y/∂x| at each place, in the shape of its ids."""
@@ -78,7 +78,7 @@ class Test:
     claims: Claims
     round: Round
     units: Sequence[Unit]
-    gradients: Gradients
+    gradients: Masses
     sharp: bool = False
     kept: dict[int, Tensor] = field(default_factory=dict)
 
@@ -99,7 +99,7 @@ class Test:
         numbers = torch.tensor([self.round.claims.get(c, len(self.round.claims)) for c in claims], dtype=torch.int64)
         return torch.cat([self.round.codes, torch.zeros(1, self.round.bits)])[numbers]
 
-    def sides(self, w: Weights) -> tuple[Tensor, Tensor]:
+    def sides(self, w: MapOrder) -> tuple[Tensor, Tensor]:
         """Codes of an A's rows and columns, (group, row, bit) and (group, key, bit)."""
         both = []
         for ids in (w.call.queries, w.call.keys):
@@ -107,7 +107,7 @@ class Test:
             both.append(self.coded(term.claims(self.claims, self.sharp)).view(*ids.shape, -1))
         return both[0], both[1]
 
-    def value(self, bit: int, terms: Sequence[Term], weights: Sequence[Weights]) -> Tensor | None:
+    def value(self, bit: int, terms: Sequence[Term], weights: Sequence[MapOrder]) -> Tensor | None:
         """y of one bit."""
         parts = [t.value(self.code(t)[:, bit]) for t in terms if bool(self.code(t)[:, bit].any())]
         for w in weights:
@@ -155,14 +155,14 @@ def worst(ledger: Ledger) -> Spot | None:
     return Spot(place, element, int(ledger.off[place].flatten(1)[:, element].argmax()))
 
 
-def named(test: Test, spot: Spot) -> tuple[Contradiction, Term | Weights]:
+def named(test: Test, spot: Spot) -> tuple[Contradiction, Term | MapOrder]:
     """The rows behind a contradiction: halves of what was tested, again and again."""
-    parts: list[Term | Weights] = [*test.terms, *test.weights]
+    parts: list[Term | MapOrder] = [*test.terms, *test.weights]
     while len(parts) > 1:
         half = parts[: len(parts) // 2]
         parts = half if _at(test, spot, half) > 0 else parts[len(half) :]
     part = parts[0]
-    if isinstance(part, Weights):
+    if isinstance(part, MapOrder):
         return _of_weights(test, spot, part), part
     rows = test.code(part)[:, spot.bit].nonzero()[:, 0]
     while len(rows) > 1:
@@ -179,9 +179,9 @@ def _mass(test: Test, spot: Spot, y: Tensor) -> float:
     return float(test.gradients(y)[spot.place].flatten()[spot.element])
 
 
-def _at(test: Test, spot: Spot, parts: Sequence[Term | Weights]) -> float:
+def _at(test: Test, spot: Spot, parts: Sequence[Term | MapOrder]) -> float:
     terms = [p for p in parts if isinstance(p, Term)]
-    y = test.value(spot.bit, terms, [p for p in parts if isinstance(p, Weights)])
+    y = test.value(spot.bit, terms, [p for p in parts if isinstance(p, MapOrder)])
     return 0.0 if y is None else _mass(test, spot, y)
 
 
@@ -217,7 +217,7 @@ def _element(test: Test, place: int, element: int) -> str:
     return test.claims.said(Claim(sample, frozenset([row])))
 
 
-def _of_weights(test: Test, spot: Spot, w: Weights) -> Contradiction:
+def _of_weights(test: Test, spot: Spot, w: MapOrder) -> Contradiction:
     """Rows or columns of an A, which no part of it can be taken without."""
     masses = test.gradients(w.value(*(side[..., spot.bit] for side in test.sides(w))))
     off, total = test.off(masses, spot.bit), sum(float(m.sum()) for m in masses)

@@ -139,7 +139,7 @@ class Term:
 
 
 @dataclass
-class Weights:
+class MapOrder:
     """Rows and columns of an A that the model made: log A, with weights that sum to zero over the columns taken of a row.
 
     Then the softmax's denominator has no say, and what is left is the scores of those rows and columns.
@@ -164,10 +164,10 @@ class Unit:
 
     what: str
     terms: list[Term]
-    weights: Weights | None = None
+    weights: MapOrder | None = None
 
     @property
-    def parts(self) -> list[Term | Weights]:
+    def parts(self) -> list[Term | MapOrder]:
         """All of it."""
         return [*self.terms, *([self.weights] if self.weights else [])]
 
@@ -218,7 +218,7 @@ def _of_call(call: AttentionCall, what: str, untested: list[str]) -> Unit:
         else:
             A = call.layout(call.A)
             seen = A.detach() > 1e-12
-            unit.weights = Weights(call, torch.where(seen, A, 1.0).log(), seen)
+            unit.weights = MapOrder(call, torch.where(seen, A, 1.0).log(), seen)
     return unit
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from regard.recording.ambient import our_own
 from regard.recording.proof.attention_check import together
 from regard.recording.proof.claims import Claims, places, rounds
-from regard.recording.proof.coded import TOLERANCE, Gradients, Test, named, worst
+from regard.recording.proof.coded import TOLERANCE, Masses, Test, named, worst
 from regard.recording.proof.cut_run import Cut, Term, Unit, units
 from regard.recording.proof.findings import Contradiction, Mixed, Verification
 from regard.recording.proof.kernel_check import kernels
@@ -84,7 +84,7 @@ def _verified(recording: Recording, cut: Cut) -> Verification:
     untested: list[str] = []
     claims = Claims(recording)
     found, beside = places(recording)
-    gradients = Gradients(found)
+    gradients = Masses(found)
     all_units = units(recording, cut, untested)
     alive = [u for u in all_units if _alive(claims, u, gradients, untested)]
     wrong = list(_contradictions(claims, alive, gradients))
@@ -98,7 +98,7 @@ def _verified(recording: Recording, cut: Cut) -> Verification:
     return Verification(tested, calls, wrong, untested, mixed, 1 + gradients.passes)
 
 
-def _alive(claims: Claims, unit: Unit, gradients: Gradients, untested: list[str]) -> bool:
+def _alive(claims: Claims, unit: Unit, gradients: Masses, untested: list[str]) -> bool:
     """Whether any gradient passes; its terms are brought to one scale, and rows that pass none are told."""
     parts = [t.value(torch.ones(len(t.ids))) for t in unit.terms]
     if unit.weights is not None:
@@ -131,7 +131,7 @@ def _alive(claims: Claims, unit: Unit, gradients: Gradients, untested: list[str]
     return True
 
 
-def _contradictions(claims: Claims, alive: Sequence[Unit], gradients: Gradients) -> Iterator[Contradiction]:
+def _contradictions(claims: Claims, alive: Sequence[Unit], gradients: Masses) -> Iterator[Contradiction]:
     """One for each side of a call that is wrong, the first of them by name."""
     terms = [t for u in alive for t in u.terms]
     every = dict.fromkeys(c for t in terms for c in t.claims(claims, sharp=False))
@@ -155,7 +155,7 @@ def _contradictions(claims: Claims, alive: Sequence[Unit], gradients: Gradients)
         gradients.passes += at.passes if at is not gradients else 0
 
 
-def _biased_apart(alive: Sequence[Unit], gradients: Gradients) -> Iterator[tuple[list[Unit], Gradients]]:
+def _biased_apart(alive: Sequence[Unit], gradients: Masses) -> Iterator[tuple[list[Unit], Masses]]:
     """Weights to whose scores the model added another input say nothing of that input's tokens: they are tested by themselves,
     at all other inputs."""
     plain = {id(u): u.weights is None or not u.weights.call.biased for u in alive}
@@ -168,7 +168,7 @@ def _biased_apart(alive: Sequence[Unit], gradients: Gradients) -> Iterator[tuple
         )
 
 
-def _mixed(claims: Claims, alive: Sequence[Unit], gradients: Gradients) -> list[Mixed]:
+def _mixed(claims: Claims, alive: Sequence[Unit], gradients: Masses) -> list[Mixed]:
     """How much of the rows of mixed streams is of other tokens than their own."""
     blurred = []
     for unit in alive:

@@ -60,7 +60,7 @@ class Override:
 
 
 @dataclass(frozen=True)
-class Place:
+class CallPlace:
     """An attention call as far as it is known without its tokens: its leading axes (samples, heads), rows and keys."""
 
     index: int
@@ -135,7 +135,7 @@ class Overrides:
     stated: list[Override]
     used: set[Override] = field(default_factory=set)
     notes: dict[int, dict[str, list[str]]] = field(default_factory=dict)
-    places: dict[int, Place] = field(default_factory=dict)
+    places: dict[int, CallPlace] = field(default_factory=dict)
     lost: dict[int, tuple[str, str]] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
 
@@ -157,7 +157,7 @@ class Overrides:
     # -- of calls ---------------------------------------------------------------------------------------------------
 
     def corrected(
-        self, trail: Trail, place: Place, tags: Sequence[Tag | None], found: Sequence[Tensor | None]
+        self, trail: Trail, place: CallPlace, tags: Sequence[Tag | None], found: Sequence[Tensor | None]
     ) -> list[Tag | None]:
         """Tags of a call's queries and keys, as the user says. `found`: ids (lead..., token) of queries, keys, values."""
         self.places[place.index] = place
@@ -176,7 +176,7 @@ class Overrides:
     def _told(
         self,
         trail: Trail,
-        place: Place,
+        place: CallPlace,
         side: str,
         told: Sequence[Override],
         tag: Tag | None,
@@ -202,7 +202,7 @@ class Overrides:
         )  # nothing is known: all that went before may be in it
         return Tag(ids[..., None], min(sources, key=lambda s: s.rank), seen)
 
-    def _stream(self, trail: Trail, s: Override, place: Place, side: str, n: int) -> Stream:
+    def _stream(self, trail: Trail, s: Override, place: CallPlace, side: str, n: int) -> Stream:
         """The stream of a name and a size: one that is known, or born now."""
         if s.name in trail.entered and not any(t.name == s.name for t in trail.streams):
             _born(trail, trail.entered[s.name])
@@ -299,7 +299,7 @@ def _axis(s: Override, axis: int, ndim: int) -> int:
     return axis % ndim
 
 
-def _places(s: Override, place: Place, side: str) -> Int[Tensor, "*place"]:
+def _places(s: Override, place: CallPlace, side: str) -> Int[Tensor, "*place"]:
     """Where the stream's tokens stand among the rows or keys: (token,), or (sample, token)."""
     n = place.count(side)
     if s.at is None or isinstance(s.at, slice):
@@ -312,7 +312,7 @@ def _places(s: Override, place: Place, side: str) -> Int[Tensor, "*place"]:
     return at % n
 
 
-def _samples(place: Place, batch: int, found: Sequence[Tensor | None]) -> Int[Tensor, "*place"]:
+def _samples(place: CallPlace, batch: int, found: Sequence[Tensor | None]) -> Int[Tensor, "*place"]:
     """The sample, from 1, at each place of a call's leading axes: that of rows that are known, else axis 0 is the batch's."""
     for ids in found:
         if ids is not None and ids.shape[-1] and bool((of := ids.amax(-1) // STRIDE).all()):
