@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import regard
-from regard import zoo
+from regard import evaluation, zoo
 from regard.errors import Misuse, UnknownName
 from regard.evaluation import (
     PROTOCOLS,
@@ -280,3 +280,9 @@ def test_what_a_map_accounts_for_is_what_its_receipt_says(vit, examples):
     assert {(r.title, r.site) for r in asked} == {("taylor", "input"), ("taylor", "block[1]"), ("gae", "attention")}
     at_input = [r for r in asked if (r.title, r.site, r.metric) == ("taylor", "input", "relative_error")]
     assert [r.value for r in at_input] == pytest.approx(receipt.relative_error.tolist(), rel=1e-4)
+
+
+def test_names_of_before_are_still_read():
+    assert (evaluation.Asked, evaluation.standings) == (evaluation.RegionQuestions, evaluation.ranking)
+    with pytest.raises(AttributeError, match="standing"):
+        evaluation.standing  # noqa: B018

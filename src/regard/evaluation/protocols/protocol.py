@@ -67,7 +67,13 @@ class MethodChoice:
 
 
 def label_of(value: Any) -> str:
-    """How a choice is spelled in a column: a site or a baseline by its label."""
+    """How a choice is spelled in a column: a site or a baseline by its label, baselines of several streams by theirs.
+
+    >>> label_of({"pixel_values": 0, "input_ids": "pad"})
+    'pixel_values: 0, input_ids: pad'
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{stream}: {label_of(one)}" for stream, one in value.items())
     return str(getattr(value, "label", value))
 
 
