@@ -1,4 +1,4 @@
-"""Regard tells what a Transformer's prediction rests on, and how far to believe the answer.
+"""Regard shows what a Transformer's prediction rests on, and how far to trust the explanation.
 
     import regard
 

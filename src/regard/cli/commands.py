@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="regard",
-    help="Tells what a Transformer's prediction rests on, and how far to believe the answer.",
+    help="Shows what a Transformer's prediction rests on, and how far to trust the explanation.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
