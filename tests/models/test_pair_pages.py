@@ -140,7 +140,7 @@ def test_objects_on_the_command_line(files):
         (["-m", "zoo/vit-scenes", "--text", "what"], "reads images only"),
         (["-m", "zoo/detr-scenes", "--regions", "boxes.json"], "--regions goes with"),
         (["-m", "zoo/detr-scenes", "--threshold", "1"], "no object is found in scene.png above 1"),
-        (["-m", "zoo/detr-scenes", "--target", "Coat"], "no 'Coat' is found in scene.png: no query has it"),
+        (["-m", "zoo/detr-scenes", "--target", "Coat"], "no 'Coat' is found in scene.png: the model takes nothing"),
         (["-m", "zoo/detr-scenes", "--target", "Cot"], "did you mean 'Coat'?"),
         (["-m", "zoo/detr-scenes", "--threshold", "0.5", "--generate", "2"], "leave one out"),
     ],

@@ -348,7 +348,7 @@ def test_objects_by_class_and_threshold(detected, reader):
     assert r.explain(d.images[:1][0], Target.detection(2)).found is None
     for what, error, says in (
         ({"threshold": 1.0}, InputError, "no object is found in picture 0 above 1 (the likeliest has"),
-        ({"target": "Coat"}, InputError, "no 'Coat' is found in picture 0: no query has it"),
+        ({"target": "Coat"}, InputError, "no 'Coat' is found in picture 0: the model takes nothing in it for one"),
         ({"target": "Cot"}, UnknownName, "did you mean 'Coat'?"),
         ({"target": 8}, TargetError, "there is no class 8; the model has 8"),
         ({"threshold": 7}, InputError, "must be a probability"),

@@ -64,14 +64,6 @@ def check_model(name: str) -> None:
         place(folder)
 
 
-def check_budget(budget: str | None) -> None:
-    """Refuse what is no number of bytes."""
-    if budget is not None:
-        from regard.recording.memory import budget_of
-
-        budget_of(budget)
-
-
 def columns(words: str) -> str | list[str]:
     """The sites of a comparison, in words that a reader understands."""
     asked = [w.strip() for w in words.split(",") if w.strip()]

@@ -37,7 +37,7 @@ def found_in(
     if not kept:
         name = "object" if of is None else " or ".join(repr(labels[c]) for c in sorted(of))
         if not wanted:
-            raise InputError(f"no {name} is found in {picture.name}: no query has it as its likeliest class")
+            raise InputError(f"no {name} is found in {picture.name}: the model takes nothing in it for one")
         top = f"the likeliest has {float(best[wanted[0]]):.4g}"
         raise InputError(f"no {name} is found in {picture.name} above {threshold:g} ({top}); give a lower threshold")
     return [Found(q, int(classes[q]), labels[int(classes[q])], float(best[q]), _box(boxes[q], picture)) for q in kept]

@@ -348,8 +348,8 @@ def _renamed(inputs: dict[str, Tensor], usual: str, stream: str) -> dict[str, Te
 def _stack(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Join pictures into one batch."""
     shapes = {key: {tuple(part[key].shape[1:]) for part in parts} for key in parts[0]}
-    for key, found in shapes.items():
+    for found in shapes.values():
         if len(found) > 1:
             sizes = ", ".join("x".join(map(str, s)) for s in sorted(found))
-            raise InputError(f"these pictures have {key} of different sizes ({sizes}); give them one by one")
+            raise InputError(f"these pictures are of different sizes to the model ({sizes}); give them one by one")
     return {key: torch.cat([part[key] for part in parts]) for key in shapes}
