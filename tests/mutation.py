@@ -46,7 +46,8 @@ TESTS: dict[str, tuple[str, ...]] = {
                          "unit/test_meetings.py", "unit/test_mixing.py", "unit/test_grids.py", "unit/test_inputs.py"),
     "recording/calls": ("unit/test_attention.py", "unit/test_joined.py", "unit/test_states.py", "unit/test_rebuild.py",
                         "unit/test_spellings.py", "unit/test_tiles.py"),
-    "recording/relevance": ("unit/test_readouts.py", "unit/test_states.py", "unit/test_joined.py", "unit/test_receipts.py"),
+    "recording/relevance": ("unit/test_readouts.py", "unit/test_states.py", "unit/test_joined.py", "unit/test_receipts.py",
+                            "methods/test_bti.py", "methods/test_heterogenous.py"),
     "recording/proof": ("unit/test_verify.py", "unit/test_mutants.py", "unit/test_verify_written.py"),
     "recording": ("unit/test_provenance.py", "unit/test_inputs.py", "unit/test_exports.py", "unit/test_threads.py",
                   "methods/test_refusals.py", "methods/test_edits.py", "unit/test_similarity.py", "unit/test_devices.py"),
@@ -56,7 +57,12 @@ TESTS: dict[str, tuple[str, ...]] = {
 """By the room of a mutant, the first that fits: the tests that judge it, the quickest first. `ALL` judge what they let pass."""
 ALL = ("methods/test_twins.py", "families/test_sweep.py")
 
-EQUIVALENT: dict[tuple[str, str], str] = {}
+EQUIVALENT: dict[tuple[str, str], str] = {
+    (
+        "src/regard/recording/relevance/propagation.py",
+        "for a, pulled in zip(mine, call.pull_all([a.step.pull(a.w) for a in mine]) if mine else (), strict=False):",
+    ): "a call gives one pull back for each that it is asked for; strict only says so",
+}
 """(file, the line as the mutant has it) -> why it computes the same."""
 
 
@@ -155,6 +161,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--match", default="", help="only files whose path holds this")
     parser.add_argument("--tests", nargs="+", help="judge by these instead of the tests of a mutant's room")
+    parser.add_argument("--again", action="store_true", help="only those that survived before, by other --tests")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "mutants.jsonl")
     given = parser.parse_args()
     files = sorted(p for room in ROOMS for p in (ROOT / "src" / "regard" / room).rglob("*.py") if given.match in str(p))
@@ -163,8 +170,9 @@ def main() -> None:
     drawn = [*{(m.file, m.line): m for m in drawn}.values()]  # one of each line
     given.out.parent.mkdir(parents=True, exist_ok=True)
     before = given.out.read_text().splitlines() if given.out.exists() else []
-    done = [Mutant(**json.loads(line)) for line in before]
-    known = {m.key for m in done}
+    done = {m.key: m for m in (Mutant(**json.loads(line)) for line in before)}  # the last word of each counts
+    survivors = [m for m in done.values() if m.outcome == "survived"]
+    drawn = survivors if given.again else [m for m in drawn if m.key not in done]
     end = time.monotonic() + 60 * given.minutes
     import torch  # now, for all forks
     import transformers  # noqa: F401
@@ -175,19 +183,19 @@ def main() -> None:
         shutil.copytree(ROOT / "src", Path(folder) / "src")
         compileall.compile_dir(folder, quiet=1)
         sound: set[tuple[str, ...]] = set()
-        for mutant in (m for m in drawn if m.key not in known):
+        for mutant in drawn:
             if time.monotonic() > end:
                 break
             tests = tuple(given.tests or judges(mutant.file))
             if tests not in sound and not passed(Path(folder) / "src", tests):
                 sys.exit(f"the tests of {mutant.file} fail without a mutant")
             sound.add(tests)
-            done.append(run(mutant, Path(folder), tests))
-            out.write(json.dumps(asdict(done[-1])) + "\n")
+            done[mutant.key] = judged = run(mutant, Path(folder), tests)
+            out.write(json.dumps(asdict(judged)) + "\n")
             out.flush()
-            if done[-1].outcome == "survived":
-                print(f"{mutant.file}:{mutant.line}: {done[-1].was}  ->  {done[-1].now}", flush=True)
-    print(f"{len(done)} of {len(drawn)} mutants:", dict(Counter(m.outcome for m in done)))
+            if judged.outcome == "survived":
+                print(f"{mutant.file}:{mutant.line}: {judged.was}  ->  {judged.now}", flush=True)
+    print(f"{len(done)} mutants:", dict(Counter(m.outcome for m in done.values())))
 
 
 if __name__ == "__main__":
