@@ -113,7 +113,7 @@ def test_the_watched_run_is_the_models_own(name: str) -> None:
 # -- how the user calls it --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", quick(CORE))
+@pytest.mark.parametrize("name", [n if n in ("vit", "bert") else pytest.param(n, marks=pytest.mark.long) for n in CORE])
 def test_works_under_no_grad_and_with_frozen_parameters(name: str) -> None:
     case = families.CASES[name]()
     expected = explain(case, NAMES, **FEW)
