@@ -199,6 +199,13 @@ def test_the_adaptive_rule_finds_a_step_and_stops_at_the_cap() -> None:
     assert 40 < capped <= 60
 
 
+def test_the_adaptive_rule_halves_an_interval() -> None:
+    asked: list[Tensor] = []
+    adaptive(lambda t: asked.append(t) or t.sqrt()[:, None], lambda a: False, 40)
+    assert [len(t) for t in asked] == [7, 8, 14]
+    torch.testing.assert_close(asked[2] + asked[2].flip(0), torch.ones(14, dtype=torch.float64))
+
+
 # -- attention --------------------------------------------------------------------------------------------------------
 
 
