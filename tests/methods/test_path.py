@@ -202,7 +202,7 @@ def test_the_adaptive_rule_finds_a_step_and_stops_at_the_cap() -> None:
 def test_the_adaptive_rule_halves_an_interval() -> None:
     asked: list[Tensor] = []
     adaptive(lambda t: asked.append(t) or t.sqrt()[:, None], lambda a: False, 40)
-    assert [len(t) for t in asked] == [7, 8, 14]
+    assert [len(t) for t in asked[:3]] == [7, 8, 14]
     torch.testing.assert_close(asked[2] + asked[2].flip(0), torch.ones(14, dtype=torch.float64))
 
 
