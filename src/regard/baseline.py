@@ -88,7 +88,7 @@ class Baseline:
         if not isinstance(made, torch.Tensor):
             raise Misuse(f"Baseline.of takes a tensor of the input's shape, not {_said(value)}")
         if made.is_meta:
-            raise Misuse("a baseline on the meta device has no values; give one that has")
+            raise Misuse("a baseline on the meta device has no values; give one with values")
         return cls("given", made, str(label))
 
     @classmethod
@@ -171,12 +171,14 @@ def _fixed(values: Channels | None) -> float | tuple[float, ...] | None:
 
 def _stream(name: Any) -> str:
     if not isinstance(name, str):
-        raise Misuse(f"a dict of baselines goes from the names of streams, not from {_said(name)}")
+        raise Misuse(f"the keys of a dict of baselines are names of streams, not {_said(name)}")
     return name
 
 
 def _no_reader(kind: str) -> int:
-    raise Misuse(f"which token {kind!r} is only a reader knows (regard.load); else give Baseline.{kind}_token(id)")
+    raise Misuse(
+        f"only a reader (regard.load) knows the {kind} token; without a reader, give Baseline.{kind}_token(id)"
+    )
 
 
 def _whole(value: Any, what: str) -> int:

@@ -80,7 +80,7 @@ class Site:
         number = read[2] if read[2] is not None else read[3]
         if name in ("input", "embeddings"):
             if number is not None:
-                raise Misuse(f"site {name!r} takes no number, as {words!r} has; write {name}")
+                raise Misuse(f"site {name!r} takes no number, but {words!r} has one; write {name}")
             return cls(name)
         if name == "attention" and number is not None and number.strip().casefold() == "all":
             return cls.attention(joint=True)

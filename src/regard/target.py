@@ -113,7 +113,7 @@ class Target:
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
             logits = _picked(scores(out, output), position, inputs, out)
             if logits.ndim == 2 and logits.shape[-1] == 1:
-                raise TargetError("the head has one output, so there is no other class to tell it from")
+                raise TargetError("the head has one output, so there is no other class to contrast it with")
             first = _of_class(logits, c, None, inputs)
             others = logits if d is not None or first.explained is None else _without(logits, first.explained)
             second = _of_class(others, d, None, inputs)
@@ -215,7 +215,7 @@ class Target:
         if callable(what) and not isinstance(what, Tensor):
             return cls.of(what, getattr(what, "__name__", "custom"))
         if isinstance(what, str):
-            raise Misuse(f"target {what!r} is a label's name, which only a reader knows: use regard.load(...).explain")
+            raise Misuse(f"target {what!r} is a label, and only a reader knows labels: use regard.load(...).explain")
         if what is None or hasattr(what, "__index__"):
             return cls.logit(what)
         raise Misuse(f"a target is None, an int, a (batch,) tensor, a Target or a callable; not {_said(what)}")
@@ -277,14 +277,14 @@ def one_a_sample(y: Any, label: str) -> Tensor:
     """y, if it is one float a sample."""
     if not isinstance(y, Tensor) or y.ndim != 1 or not y.is_floating_point():
         what = f"{str(y.dtype).removeprefix('torch.')} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        raise TargetError(f"target {label!r} must give one number a sample, a float (batch,) tensor; it gave {what}")
+        raise TargetError(f"target {label!r} must give one number per sample, a float (batch,) tensor; it gave {what}")
     return y
 
 
 def _class(c: Any) -> int | Tensor | None:
     """A class as it was given, checked; its name is the business of a reader."""
     if isinstance(c, str):
-        raise Misuse(f"class {c!r} is a label's name, which only a reader knows: use its number, reader.label({c!r})")
+        raise Misuse(f"class {c!r} is a label, and only a reader knows labels: use its number, reader.label({c!r})")
     found: int | Tensor | None = _whole(c, "class")
     return found
 
@@ -320,7 +320,7 @@ def _whole_tensor(value: Any, what: str) -> int | Tensor:
             f"{_an(what)} is a whole number, or one a sample in an integer (batch,) tensor; not {_said(tensor)}"
         )
     if tensor.is_meta:
-        raise TargetError(f"{_an(what)} on the meta device has no value; give one that has")
+        raise TargetError(f"{_an(what)} on the meta device has no value; give one with a value")
     return tensor.detach() if tensor.ndim else int(tensor)
 
 
@@ -435,7 +435,7 @@ def _picked(logits: Tensor, position: int | Tensor | None, inputs: Mapping[str, 
         return logits
     if logits.ndim != 3:
         raise TargetError(
-            f"these scores are {tuple(logits.shape)}: they have no token axis, so no position can be picked"
+            f"these scores are {tuple(logits.shape)}: they have no token axis, so no position can be chosen"
         )
     return logits[torch.arange(len(logits)), row_at(position, logits, inputs, output).to(logits.device)]
 
@@ -449,7 +449,9 @@ def _classes(c: int | Tensor, logits: Tensor, what: str = "class") -> Tensor:
     if isinstance(c, int):
         return torch.full((len(logits),), c, device=logits.device)
     if c.shape != (len(logits),):
-        raise TargetError(f"one {what} a sample is needed: {len(logits)} samples, but {tuple(c.shape)} of them")
+        raise TargetError(
+            f"one {what} per sample is needed: {len(logits)} samples, but a tensor of shape {tuple(c.shape)}"
+        )
     return c.to(logits.device, torch.int64)
 
 
@@ -480,7 +482,7 @@ def row_at(
             raise TargetError(
                 f"token {asked} is out of range: there are {int(real.sum(1).amin())} that are not padding"
             )
-        raise TargetError(f"token {asked} of sample {sample} is padding; negative positions leave padding out")
+        raise TargetError(f"token {asked} of sample {sample} is padding; negative positions skip padding")
     at = wanted.int().argmax(1)
     found = at[:, None] == kept
     if not bool(found.any(1).all()):

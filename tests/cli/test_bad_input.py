@@ -350,8 +350,8 @@ def test_inputs_that_are_no_tensors(inputs, said):
     [
         ({"target": 3}, TargetError, "class 3 is out of range: there are 3"),
         ({"target": -1}, TargetError, "class -1 is out of range"),
-        ({"target": torch.tensor([0, 1])}, TargetError, "one class a sample is needed"),
-        ({"target": "Dog"}, Misuse, "is a label's name, which only a reader knows"),
+        ({"target": torch.tensor([0, 1])}, TargetError, "one class per sample is needed"),
+        ({"target": "Dog"}, Misuse, "is a label, and only a reader knows labels"),
         ({"target": []}, Misuse, "nothing to explain"),
         ({"method": []}, Misuse, "nothing to explain"),
         ({"method": ["gae", "rolout"]}, UnknownName, "did you mean 'rollout'"),
@@ -359,7 +359,7 @@ def test_inputs_that_are_no_tensors(inputs, said):
         ({"readout": "clss"}, UnknownName, "did you mean 'cls'"),
         ({"readout": 99}, Misuse, "out of range"),
         ({"start_layr": 1}, UnknownName, "did you mean 'start_layer'"),
-        ({"target": lambda out: out["logits"]}, TargetError, "must give one number a sample"),
+        ({"target": lambda out: out["logits"]}, TargetError, "must give one number per sample"),
         ({"target": lambda out: out["logits"][:, 0] * torch.nan}, NonFinite, "finite"),
     ],
 )

@@ -345,7 +345,7 @@ def test_T_is_the_same_at_every_block(name: str) -> None:
 def test_a_list_of_maps_inside_of_blocks_is_no_frontier() -> None:
     """Its elements give back queries, keys and values, and the residual stream goes round them."""
     model, x, *_ = case("opaque kernel")
-    with pytest.raises(Misuse, match=r"block\[0\] is no frontier of this model"):
+    with pytest.raises(Misuse, match=r"block\[0\] is not a frontier of this model"):
         regard.explain(model, x, 1, "revised_ig", site=Site.block(0))
     assert regard.explain(model, x, 1, "revised_ig").receipt.site == "input"
     assert regard.explain(model, x, 1, "grad_cam").receipt.site == "input"

@@ -98,7 +98,7 @@ def test_inputs_made_in_inference_mode_are_taken() -> None:
         ({"measure": "later"}, UnknownName, "lazy"),
         ({"target": 99}, TargetError, "out of range"),
         ({"target": torch.tensor([0, 1, 2])}, TargetError, "one class a sample"),
-        ({"target": lambda out: out["logits"]}, TargetError, "one number a sample"),
+        ({"target": lambda out: out["logits"]}, TargetError, "one number per sample"),
         ({"target": "cat"}, regard.RegardError, "label"),
         ({"target": regard.Target.logit(0, output="scores")}, TargetError, "logits"),
         ({"method": []}, regard.RegardError, "empty"),

@@ -307,7 +307,7 @@ def test_a_stack_whose_channels_are_not_known_has_no_colour() -> None:
     net, x = Volume().eval(), torch.randn(1, 2, 2, 8, 12)
     net.cut = nn.Conv3d(2, W, (2, 4, 4), (2, 4, 4)).eval()
     for baseline in (Baseline.mean(), Baseline.black(0.5, 0.2)):
-        with pytest.raises(Misuse, match=r"which axis of 'picture' .* has the channels is not known"):
+        with pytest.raises(Misuse, match=r"not clear which axis of 'picture' .* holds the channels"):
             regard.explain(net, {"picture": x}, 1, "taylor", baseline=baseline)
     assert (
         regard.explain(net, {"picture": x}, 1, "taylor", baseline=Baseline.blur(2)).receipt.baseline == "blur, sigma 2"

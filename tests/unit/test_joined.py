@@ -193,7 +193,10 @@ def test_stacked_and_joined_to_features_are_heads_whatever_stands_between(how: s
 
 def test_calls_that_are_added_and_read_side_by_side_are_told_of() -> None:
     told = told_of_calls(agree_with_full_products(SUMS["a gate of both"], 1))
-    assert [n.partition(" are added, and read side by side")[0][-4:] for n in told] == ["0, 1", "2, 3"]
+    assert [n.partition(" are added, and another layer reads them side by side")[0][-4:] for n in told] == [
+        "0, 1",
+        "2, 3",
+    ]
 
 
 def test_calls_that_come_together_out_of_sight_are_told_of() -> None:
@@ -202,7 +205,7 @@ def test_calls_that_come_together_out_of_sight_are_told_of() -> None:
 
     model = strong(SideBySide(out_of_sight))
     (note, _) = told_of_calls(regard.explain(model, noise(1, TOKENS, WIDTH), 1, "gae").receipt)
-    assert note.startswith("how attention calls 0, 1 come together is not followed")
+    assert note.startswith("how the outputs of attention calls 0, 1 are joined could not be followed")
 
 
 class HeadsOfSideBySide(SideBySide):

@@ -206,7 +206,7 @@ FROZEN = {
 def test_a_frozen_backbone_is_named_as_the_cause(name: str) -> None:
     model, x = strong(FROZEN[name]()), noise(2, 5, D)
     for method, more in (("gae", {}), ("gae", {"readout": "cls"}), ("rollout", {}), ("bti_head", {"steps": 2})):
-        with pytest.raises(ModelError, match=r"cuts its attention out of the graph .*no_grad.*take that away"):
+        with pytest.raises(ModelError, match=r"cuts its attention out of the graph .*no_grad.*remove that"):
             regard.explain(model, x, 1, method, **more)
     with pytest.raises(ModelError, match="the model's own forward cuts it off"):
         regard.explain(model, x, 1, "input_x_gradient")

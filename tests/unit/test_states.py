@@ -128,7 +128,7 @@ def test_copies_that_are_told_apart_where_they_are_made_may_be_attended_in_sever
 
 
 def test_baselines_of_attention_sites_still_take_none(whole: nn.Module) -> None:
-    with pytest.raises(Misuse, match="give no other"):
+    with pytest.raises(Misuse, match="leave baseline= out"):
         regard.explain(whole, noise(1, TOKENS, WIDTH), 1, "taylor", site=Site.attention(0), baseline=Baseline.zero())
 
 

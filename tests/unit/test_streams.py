@@ -254,8 +254,8 @@ def test_a_grid() -> None:
         ({"input": {"call": 0, "side": "key"}}, UnknownName, "did you mean 'keys'"),
         ({"input": {"side": "keys"}}, Misuse, "either a call or an axis"),
         ({"input": {"call": 0, "axis": 1}}, Misuse, "either a call or an axis"),
-        ({"input": {"axis": 0}}, Misuse, "axis 0 is no token axis"),
-        ({"input": {"axis": 3}}, Misuse, "axis 3 is no token axis"),
+        ({"input": {"axis": 0}}, Misuse, "axis 0 is not a token axis"),
+        ({"input": {"axis": 3}}, Misuse, "axis 3 is not a token axis"),
         ({"input": {"axis": "1"}}, Misuse, "an axis is a number"),
         ({"inputs": {"axis": 1}}, UnknownName, "did you mean 'input'"),
         ({"input": {"call": 0, "grid": (2, 2)}}, Misuse, "a grid of 2 x 2 does not hold 5 tokens"),
@@ -340,7 +340,7 @@ class Windows(Layers):
 def test_a_parameter_given_to_the_wrong_axis_is_refused_and_one_sample_is_not() -> None:
     """Two samples of two windows each: by their lengths the axes cannot be told apart, but the rows beside them tell."""
     model, x = families.strong(Windows(queries)), families.noise(2, TOKENS, WIDTH)
-    with pytest.raises(TrailLost, match="rows of cls_token were given to samples along an axis"):
+    with pytest.raises(TrailLost, match="rows of cls_token were assigned to samples only because an axis"):
         regard.explain(model, x, 1)
     three = families.noise(3, TOKENS, WIDTH)
     both = regard.explain(model, three, 1).scores
@@ -352,7 +352,7 @@ def test_a_parameter_given_to_the_wrong_axis_is_refused_and_one_sample_is_not() 
 def test_a_parameter_that_never_stands_beside_an_input_is_in_doubt() -> None:
     x = families.noise(2, TOKENS, WIDTH)
     assert sure(families.strong(Latents(True)), x) == ["followed", "followed"]
-    doubtful = "followed, but rows of latents are given to samples by the length of an axis"
+    doubtful = "followed, but rows of latents are assigned to samples by the length of an axis"
     assert sure(families.strong(Latents(False)), x) == [doubtful, "followed"]
     assert sure(families.strong(Latents(False)), x[:1]) == ["followed", "followed"]
 

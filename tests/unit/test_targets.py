@@ -104,8 +104,8 @@ def test_other_fields_tensors_and_tuples():
         ),
         (Target.span(0, 1), OUT, "no `start_logits`"),
         (Target.region(torch.ones(4, 4)), OUT, "needs logits"),
-        (Target.logit(torch.tensor([1])), OUT, "one class a sample"),
-        (Target.of(lambda o: o.logits.sum()), OUT, "one number a sample"),
+        (Target.logit(torch.tensor([1])), OUT, "one class per sample"),
+        (Target.of(lambda o: o.logits.sum()), OUT, "one number per sample"),
         (Target.of(lambda o: 3.0), OUT, "it gave float"),
     ],
 )

@@ -94,7 +94,7 @@ class Rerun:
         except (ValueError, TypeError, LookupError, RuntimeError, AssertionError) as e:
             said = (str(e).strip().splitlines() or [type(e).__name__])[0]
             raise Misuse(
-                f"{type(self.model).__name__} does not run with other values in the place of its own ({said}); give another "
+                f"{type(self.model).__name__} does not run with other values in place of its own ({said}); give another "
                 "baseline or site"
             ) from e
 

@@ -145,7 +145,7 @@ METHODS: dict[str, Method] = {
             **PATH,
             formula=Formula("(F − F0) ⊙ mean of g", "explicit F0", "{nodes}"),
             compared=3,
-            summary="(x - x0) times the mean gradient on the way from x0 to x",
+            summary="(x - x0) times the mean gradient along the path from x0 to x",
         ),
         Method(
             "revised_ig",

@@ -38,8 +38,8 @@ def _join(recording: Recording, name: str, cuts: Sequence[Stream]) -> None:
     if len(owns) < len(cuts) or any(s.packed for s in cuts):
         sizes = " and into ".join(str(s.count) for s in cuts)
         raise ModelError(
-            f"input {name!r} is cut into {sizes} tokens, and which of its elements each is made of is not known; explain the "
-            "part of the model that reads one of these cuts, on the input that it is given"
+            f"input {name!r} is cut into {sizes} tokens, and it is not known which of its elements each is made of; explain "
+            "the part of the model that reads one of these cuts, on the input that it is given"
         )
     own, grid = common(cuts)
     first = torch.full((int(own.max()) + 1,), len(own)).scatter_reduce(0, own.clamp(min=0), _places(own), "amin")

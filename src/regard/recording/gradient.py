@@ -16,9 +16,9 @@ from regard.recording.calls import AttentionCall
 from regard.recording.states import Key
 
 CUT = (
-    "no gradient comes from the target to the inputs: the model's own forward cuts it off (torch.no_grad(), "
-    "torch.inference_mode() or detach(), as around a frozen backbone), or the target does not depend on them; take the cut "
-    "away for the run"
+    "no gradient reaches the inputs from the target: the model's own forward cuts it off (torch.no_grad(), "
+    "torch.inference_mode() or detach(), as around a frozen backbone), or the target does not depend on them; remove the "
+    "cut for the run"
 )
 
 
@@ -81,6 +81,6 @@ def cut_off(calls: Sequence[AttentionCall]) -> str:
     modules = ", ".join(dict.fromkeys(c.module or "the model" for c in calls))
     return (
         f"the model's own forward cuts its attention out of the graph ({modules}): it runs under torch.no_grad() or "
-        "torch.inference_mode(), or is detached, as a frozen backbone may be; take that away for the run. Methods that need no "
-        "gradient (raw_attention, rollout, alpha_avg, alpha_max) run as it is where readout= names the row that is read"
+        "torch.inference_mode(), or is detached, as a frozen backbone may be; remove that for the run. Methods that need no "
+        "gradient (raw_attention, rollout, alpha_avg, alpha_max) work without that if readout= names the row that is read"
     )

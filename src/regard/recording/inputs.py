@@ -165,10 +165,10 @@ class Inputs:
             axis = self._said(name)
             if axis is not None and (not isinstance(axis, int) or isinstance(axis, bool)):
                 raise Misuse(
-                    f"batch_axis of {name!r} must be a number, or None where no axis is the samples'; not {axis!r}"
+                    f"batch_axis of {name!r} must be a number, or None if no axis holds the samples; not {axis!r}"
                 )
             if axis is not None and not -t.ndim <= axis < t.ndim and (name in named or not is_mask(name, t)):
-                raise Misuse(f"input {name!r} has axes 0 to {t.ndim - 1}, so none that is batch_axis={axis}")
+                raise Misuse(f"input {name!r} has axes 0 to {t.ndim - 1}, so batch_axis={axis} does not exist")
 
 
 # -- what the caller gave ---------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def _copied(name: str, value: Any) -> Any:
         if name.rpartition(".")[2] not in CACHES:
             return value  # an object that cannot be copied, and holds no keys and values: a handle, a lock
         raise ModelError(
-            f"{name} cannot be copied for each run, so that the model would change the caller's ({error}); make it under "
+            f"{name} cannot be copied for each run, so the model would change yours ({error}); make it under "
             "torch.no_grad(), or give all tokens instead of a cache"
         ) from error
 

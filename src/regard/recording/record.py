@@ -185,7 +185,7 @@ def _no_attention(model: nn.Module) -> str:
     kernel = str(getattr(getattr(model, "config", None), "_attn_implementation", "") or "")
     if "flash" in kernel or "flex" in kernel or "paged" in kernel:
         return (
-            f"no attention call was seen: the model's attention runs in a kernel out of sight ({kernel}); "
+            f"no attention call was seen: the model's attention runs in a kernel that cannot be watched ({kernel}); "
             'call model.set_attn_implementation("sdpa") first'
         )
     return (
@@ -217,6 +217,6 @@ def renamed(trail: Trail, calls: Sequence[AttentionCall]) -> list[str]:
             rows[stream.rows] |= stream.name == name
         if any(c.event >= event and bool(rows[torch.cat([c.queries, c.keys], 1) % STRIDE].any()) for c in calls):
             told.append(
-                f"tokens of {own} were joined ({operation}) to those of {name}: what they bring there is shown on {name}"
+                f"tokens of {own} were joined ({operation}) to those of {name}: what they contribute there is shown on {name}"
             )
     return told

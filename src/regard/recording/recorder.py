@@ -349,7 +349,7 @@ class Recorder(TorchFunctionMode):
             self.calls[call.index] = replace(call, weights=weights, lost=why)
         more = v_tag is not None and not v_tag.lost and v_tag.source.rank < PARAMETERS
         if more and k_tag is not None and v_tag is not None and v_tag.source is not k_tag.source:
-            self.trail.doubt(k_tag, f"its values hold {v_tag.source.name}, too, which gets no score for that")
+            self.trail.doubt(k_tag, f"its values hold {v_tag.source.name}, too, which gets no score for this")
         queries, keys = (self._ids(t, lead) for t in (q_tag, k_tag))
         if queries is None or keys is None or q_tag is None:
             return out

@@ -130,7 +130,7 @@ def _run(
     given, tensors = inputs.values, inputs.tensors
     if not inputs.followed:
         raise ModelError(
-            f"no tensor among the inputs ({', '.join(given) or 'none given'}) but masks: there is nothing to explain"
+            f"no tensor but masks among the inputs ({', '.join(given) or 'none given'}): there is nothing to explain"
         )
     if any(not t.numel() for t in tensors.values()):
         raise ModelError("an input is empty: there is nothing to explain")

@@ -33,7 +33,7 @@ from regard.site import Site
 Matrix = Float[Tensor, "read batch row"]
 PATHS = ("input", "embedding_output")
 CLOSED = (
-    "no gradient comes from the target to the last attention: the model switches gradients off around it (torch.no_grad(), or "
+    "no gradient reaches the last attention from the target: the model switches gradients off around it (torch.no_grad(), or "
     "a torch.autograd.Function of its own); use 'gae' or 'revised_ig'"
 )
 
@@ -240,6 +240,6 @@ class _Way:
             own = copy == k
             same = torch.equal(call.keys[own.cpu()] % STRIDE, recorded.keys % STRIDE)
             if not same or call.layout.heads != recorded.layout.heads:
-                raise ModelError(f"attention call {call.index} looks at other tokens at a point of the path")
+                raise ModelError(f"attention call {call.index} looks at different tokens at a point of the path")
             total = total + weight * dO[own] @ v[own].transpose(2, 3)
         return total

@@ -28,7 +28,7 @@ def head_importance(recording: Recording, call: AttentionCall) -> Heads:
     if call.G is not None:
         raise Misuse(
             f"the heads of attention call {call.index} ({call.module or 'the model itself'}) cannot be weighed: its map "
-            "multiplies several values; choose a method that needs no weights of heads"
+            "multiplies several values; choose a method that does not weigh heads"
         )
     together, mates = (call, *call.beside), recording.attentions[call.attention].mates(call.index)
     by_sample = recording.zeros()[:, :1].to(call.output.device)

@@ -36,6 +36,6 @@ def heterogenous(
         if value not in known:
             raise nearest(str(value), known, kind)
     if not signs or not paths:
-        raise Misuse("heterogenous needs one sign and one of hops at the least; an empty list was given")
+        raise Misuse("heterogenous needs at least one sign and one kind of hops; an empty list was given")
     presets = [Preset(s, "residual_sum", None, start_layer, h) for s in signs for h in paths]
     return Fusion(tuple(presets), fusion)

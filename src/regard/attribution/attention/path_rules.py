@@ -170,5 +170,5 @@ def _last_look(recording: Recording, gradients: Gradients, stream: Stream) -> At
     rows = torch.arange(stream.first, stream.first + stream.count)
     looks = [c for c in gradients.calls if bool(torch.isin(c.queries % STRIDE, rows).any())]
     if not looks:
-        raise Misuse(f"no attention call looks from {stream.name!r}: its tokens are only looked at")
+        raise Misuse(f"no attention call has queries from {stream.name!r}: its tokens are only keys and values")
     return recording.calls[[c for c in looks if (c.dO is not None and bool(c.dO.any())) or c is looks[0]][-1].index]

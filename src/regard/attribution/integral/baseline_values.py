@@ -93,7 +93,7 @@ def _differs(x: Mapping[str, Tensor], x0: Mapping[str, Tensor], batch: int) -> N
     for sample in range(batch):
         if all(torch.equal(x[k][sample], x0[k][sample]) for k in x if sample < len(x[k])):
             raise Misuse(
-                f"the baseline of sample {sample} equals its input, so that there is nothing to attribute (T = 0); "
+                f"the baseline of sample {sample} equals its input, so there is nothing to attribute (T = 0); "
                 "choose another baseline"
             )
 
@@ -168,7 +168,7 @@ def _channel_axis(name: str, x: Tensor, axes: tuple[int, ...]) -> int | None:
     longer = [a for a in left if x.shape[a] > 1]
     if len(longer) > 1:
         raise Misuse(
-            f"which axis of {name!r} {tuple(x.shape)} has the channels is not known: several could; give the baseline "
+            f"it is not clear which axis of {name!r} {tuple(x.shape)} holds the channels; give the baseline "
             "as a tensor, Baseline.of(x0)"
         )
     found = longer or left
@@ -193,7 +193,7 @@ def _picture_axes(context: Context, name: str, x: Tensor) -> tuple[int, ...]:
         return tuple(a + 1 for a in found[0])
     if x.ndim > 4:
         raise Misuse(
-            f"where rows and columns of {name!r} {tuple(x.shape)} are is not known; give the baseline as a tensor, "
+            f"it is not clear which axes of {name!r} {tuple(x.shape)} are rows and columns; give the baseline as a tensor, "
             "Baseline.of(x0)"
         )
     return tuple(range(2, x.ndim))
@@ -256,7 +256,7 @@ def _painted(context: Context, x: Tensor, b: Baseline, channel: int | None) -> T
     mean, std = (context.reading.mean if mean is None else mean, context.reading.std if std is None else std)
     if mean is None or std is None:
         raise Misuse(
-            f"what is {b.kind} depends on the normalisation: use Baseline.{b.kind}(mean=..., std=...), or a reader"
+            f"what counts as {b.kind} depends on the normalisation: use Baseline.{b.kind}(mean=..., std=...), or a reader"
         )
     of = [torch.as_tensor(v, dtype=torch.float32, device=x.device).flatten() for v in (mean, std)]
     count = 1 if channel is None else x.shape[channel]
@@ -274,8 +274,8 @@ def _of_ids(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
     new = _embedding(context, name, x, b)
     if context.reading.special.get(stream_of(name)) is None:
         context.notes.append(
-            f"special tokens of {name!r}, which the baseline leaves, are known from the model's config alone; a reader "
-            "(regard.load) knows them all"
+            f"special tokens of {name!r}, which the baseline leaves as they are, were found from the model's config alone; "
+            "a reader (regard.load) knows them all"
         )
     content = content_tokens(context, stream_of(name)).to(x.device)
     if content.shape != x.shape[:2]:

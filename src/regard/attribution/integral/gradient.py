@@ -68,7 +68,9 @@ def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, redu
     """
     assert context.again is not None
     if samples < 1 or not sigma > 0:
-        raise Misuse(f"smoothgrad needs samples of at least 1 and a positive sigma; not {samples} and {sigma}")
+        raise Misuse(
+            f"smoothgrad needs at least 1 sample and a positive sigma, not samples={samples} and sigma={sigma}"
+        )
     of, recording = reduced(reduce), context.recording
     total = {name: torch.zeros_like(x) for name, x in recording.leaves.items()}
     for i in range(samples):
@@ -172,6 +174,6 @@ def shared_out(recording: Recording, name: str, t: Tensor) -> Shares:
     if t.ndim == 2 and t.shape[1] == stream.count:  # plain numbers
         return Shares(t[..., None], None)
     raise Misuse(
-        f"the gradient of stream {stream.name!r}, shape {tuple(t.shape)}, cannot be shared out among its "
+        f"the gradient of stream {stream.name!r}, shape {tuple(t.shape)}, cannot be divided among its "
         f"{stream.count} tokens; use a method of the attention family (regard.methods())"
     )

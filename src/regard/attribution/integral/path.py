@@ -109,7 +109,8 @@ def sealed(context: Context, site: Site) -> tuple[Site, list[Place]]:
         return site, found
     if context.site is not None:
         raise Misuse(
-            f"{site.label} is no frontier of this model: its target reads the inputs past that place; use Site.input()"
+            f"{site.label} is not a frontier of this model: its target also reads the inputs along "
+            "paths around it; use Site.input()"
         )
     return Site.input(), places(context.recording, Site.input())
 
@@ -297,7 +298,7 @@ class AttentionPath(Path):
         """Run with the call's output zeroed. The baseline of A is 0; no other can be given."""
         assert context.again is not None
         if baseline is not None:
-            raise Misuse("at an attention site the baseline is A0 = 0; give no other")
+            raise Misuse("at an attention site the baseline is always A0 = 0; leave baseline= out")
         layers = context.recording.attentions
         if not site.joint and (site.layer is None or not -len(layers) <= site.layer < len(layers)):
             raise Misuse(f"attention {site.layer} is out of range: the run has {len(layers)}, numbered from 0")
@@ -306,7 +307,7 @@ class AttentionPath(Path):
             if call.weights is not None and (calls is None or call.index in calls):
                 raise Misuse(
                     f"the map of attention call {call.index} ({call.module or 'the model itself'}) multiplies several values: "
-                    "it is no site for a path; choose Site.input() or Site.block(l)"
+                    "it cannot be the site of a path; choose Site.input() or Site.block(l)"
                 )
         with torch.no_grad():
             y0 = context.again.y(context.again.run([Scale(0.0, calls)]).output).float().cpu()

@@ -151,7 +151,7 @@ def cut(
     mask = inputs.get(mask_name, torch.ones_like(ids))
     keep = ~away.to(ids.device) & mask.bool()
     if not bool(keep.any(1).all()):
-        raise Misuse("a step takes every token of a text away and leaves the model nothing to read; end before 1")
+        raise Misuse("a step removes every token of a text and leaves the model nothing to read; end before 1")
     length = int(keep.sum(1).max())
     order, before = ((~m).long().argsort(dim=1, stable=True)[:, :length] for m in (keep, mask.bool()))
     real = keep.gather(1, order)  # what is kept comes first, in its own order
@@ -175,7 +175,9 @@ def filling_of(reading: Reading, x: Float[Tensor, "1 channel height width"], fil
         return blurred(x, sigma)
     mean, std = reading.mean, reading.std
     if mean is None or std is None:
-        raise Misuse("what is black depends on the normalisation: read the picture with a reader, or use fill='mean'")
+        raise Misuse(
+            "what counts as black depends on the normalisation: read the picture with a reader, or use fill='mean'"
+        )
     black = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=x.dtype, device=x.device)
     return black.view(1, -1, 1, 1).expand_as(x)
 

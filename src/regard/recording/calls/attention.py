@@ -114,12 +114,13 @@ class _Together:
         found = []
         if both:
             found.append(
-                f"attention calls {_listed(both)} are added, and read side by side by a layer beside: each keeps its own mean "
-                "over heads, as where they are added alone"
+                f"attention calls {_listed(both)} are added, and another layer reads them side by side: each keeps its own "
+                "mean over heads, as if they were only added"
             )
         if untold:
             found.append(
-                f"how attention calls {_listed(untold)} come together is not followed: they are taken as heads, with one mean"
+                f"how the outputs of attention calls {_listed(untold)} are joined could not be followed: "
+                "they are taken as heads, with one mean"
             )
         return tuple(found)
 

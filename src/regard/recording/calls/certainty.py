@@ -60,7 +60,7 @@ def _contradiction(call: AttentionCall, trail: Trail) -> str:
     if not bool(wrong.any()):
         return ""
     name = trail.stream_of(int(ids[wrong][0] % STRIDE)).name
-    told = f"rows of {name} were given to samples along an axis that only has the length of the batch"
+    told = f"rows of {name} were assigned to samples only because an axis has the length of the batch"
     return Lost(told, Why.AXIS)
 
 
@@ -93,7 +93,7 @@ class Certainty:
             return f"lost: {self.lost}"
         how = "said by the caller" if self.said else "followed"
         if self.unnamed:
-            how += f" ({self.unnamed} of {self.keys} keys are no token's)"
+            how += f" ({self.unnamed} of {self.keys} keys belong to no token)"
         return f"{how}, but {'; '.join(self.doubts)}" if self.doubts else how
 
 
@@ -107,7 +107,7 @@ def _of(call: AttentionCall, trail: Trail, overrides: Overrides, confirmed: set[
     doubts = list(dict.fromkeys(d for event, name, d in trail.doubts if event <= call.event and name in names))
     unsure = sorted(names - confirmed)
     if unsure and len(trail.batches) and max(trail.batches) > 1:
-        doubts.append(f"rows of {', '.join(unsure)} are given to samples by the length of an axis")
+        doubts.append(f"rows of {', '.join(unsure)} are assigned to samples by the length of an axis")
     unnamed, keys = int((call.keys[0] == 0).sum()), call.keys.shape[1]
     return Certainty("", call.index in overrides.notes, unnamed, keys, tuple(doubts))
 

@@ -116,7 +116,7 @@ def sampled(trail: Trail, name: str, args: Sequence[Any]) -> str:
     tag = trail.tag(args[0]) if name == "grid_sample" and args else None
     if tag is None or tag.raw or tag.source.rank >= PARAMETERS:
         return ""
-    return "`grid_sample` takes values from between the tokens"
+    return "`grid_sample` reads values between the tokens"
 
 
 def _in_parts(trail: Trail, tag: Tag, p: Product) -> str:

@@ -89,7 +89,7 @@ def _with_samples(
         return replace(call, lost=MEET)
     own = torch.where((own == 0) & ~several, sample, own)
     if bool((mine & (own == 0)).any()):
-        return replace(call, lost="it is not known to which samples its rows belong; explain one sample at a time")
+        return replace(call, lost="it is not known which samples its rows belong to; explain one sample at a time")
     owner[rows[mine]] = own[mine]
     ids = torch.where((ids > 0) & (ids < STRIDE), ids + own * STRIDE, ids)
     queries, keys = ids[:, :n].contiguous(), ids[:, n:].contiguous()

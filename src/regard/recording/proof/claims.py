@@ -115,7 +115,7 @@ class Claims:
         """A token in words."""
         stream = self.streams.get(row)
         if stream is None:
-            return "nobody's rows" if not row else f"row {row}"
+            return "rows of no token" if not row else f"row {row}"
         at = row - stream.first
         return (
             f"{stream.name}[{', '.join(map(str, divmod(at, stream.grid[-1])))}]"
@@ -239,7 +239,11 @@ def places(recording: Recording) -> tuple[list[ReadAt], list[str]]:
         if ids and len({i.ndim for i in ids}) == 1:
             found.append(ReadAt(name, leaf, ids))
         else:
-            how = "it is not known which of its elements a token has" if own else "it is spread over the rows of others"
+            how = (
+                "it is not known which of its elements belong to a token"
+                if own
+                else "it is spread over rows of other tokens"
+            )
             beside.append(f"input {name}: {how}")
     return found, beside
 

@@ -75,7 +75,7 @@ class Verification:
             more = f" (and {len(self.contradictions) - 1} more)" if len(self.contradictions) > 1 else ""
             remedy = ", and say whose tokens they are with streams=" if self.contradictions[0].of == OFF else ""
             raise Contradicted(
-                f"what is followed of the model is wrong, and so would be a map: {self.contradictions[0]}{more}; see "
+                f"tokens were followed wrongly, and a map would be wrong, too: {self.contradictions[0]}{more}; see "
                 f"regard.verify(model, inputs){remedy}"
             )
         return self
@@ -89,7 +89,7 @@ class Verification:
         if not self.claims:
             return "nothing could be tested"
         calls = f"{self.calls} attention call{'' if self.calls == 1 else 's'}"
-        tested = f"{self.claims} rows in and around {calls} rest on the tokens that maps say"
+        tested = f"{self.claims} rows in and around {calls} rest on the tokens that maps name"
         return tested + ("; some could not be tested" if self.untested else "")
 
     @property

@@ -86,7 +86,7 @@ def read_after_blocks(
     """
     last = [s for s in last if s.value.requires_grad]
     if not last or not y.requires_grad:
-        return {}, "not known: no block was seen that gives back the rows of tokens"
+        return {}, "not known: no block was seen that returns the rows of tokens"
     grads = gradient(y, [s.value for s in last], keep=True)
     norms = [graph.zeros() if g is None else per_row(g.float().pow(2), s.ids, graph.scatter)
              for s, g in zip(last, grads, strict=True)]  # fmt: skip

@@ -85,7 +85,7 @@ def stated_in(streams: Any) -> list[Override]:
     if not isinstance(streams, Mapping):
         raise Misuse(f"streams must be a dict from a stream's name to a call or an axis, not {type(streams).__name__}")
     if wrong := [name for name in streams if not isinstance(name, str)]:
-        raise Misuse(f"streams must be a dict from a stream's name, which {wrong[0]!r} is not, to a call or an axis")
+        raise Misuse(f"streams must be a dict from a stream's name to a call or an axis; {wrong[0]!r} is not a name")
     return [s for name, what in streams.items() for s in _stated(name, what)]
 
 
@@ -109,7 +109,7 @@ def _fields(name: str, what: Mapping[str, Any]) -> Iterator[Override]:
         if key not in FIELDS:
             raise nearest(str(key), FIELDS, f"field of streams[{name!r}]")
     if ("call" in what) == ("axis" in what):
-        raise Misuse(f"streams[{name!r}] must say either a call or an axis, and only one of them")
+        raise Misuse(f"streams[{name!r}] must name either a call or an axis, and not both")
     side, grid = what.get("side", ""), what.get("grid")
     if side not in SIDES:
         raise nearest(str(side), ("keys", "queries", "both"), "side")
@@ -233,7 +233,7 @@ class Overrides:
             if s in self.used or (isinstance(s.call, int) and s.call in self.places and not self.places[s.call].keys):
                 continue
             if s.axes:
-                raise nearest(s.name, trail.entered, "input (an axis is said of an input)")
+                raise nearest(s.name, trail.entered, "input (an axis belongs to an input)")
             without = [p for p in self.places.values() if s.of(p.index, p.module)]
             if without:
                 named = f"attention call {without[0].index} ({without[0].module or 'the model'})"
@@ -268,7 +268,7 @@ class Overrides:
             if kind_of(why) is Why.CHANNELS:
                 raise TrailLost(f"{self.places[index]} {why}: there is no map of tokens")
             raise TrailLost(
-                f"whose tokens {self.places[index]} reads is not known: {why}; {self._remedy(trail, index, why)}"
+                f"it is not known whose tokens {self.places[index]} reads: {why}; {self._remedy(trail, index, why)}"
             )
 
     def _remedy(self, trail: Trail, index: int, why: str) -> str:
@@ -294,7 +294,7 @@ class Overrides:
 def _axis(s: Override, axis: int, ndim: int) -> int:
     if not -ndim <= axis < ndim or axis % ndim == 0:
         raise Misuse(
-            f"streams[{s.name!r}]: axis {axis} is no token axis; the input has axes 1 to {ndim - 1} beside its samples"
+            f"streams[{s.name!r}]: axis {axis} is not a token axis; besides its samples, the input has axes 1 to {ndim - 1}"
         )
     return axis % ndim
 
@@ -322,7 +322,7 @@ def _samples(place: CallPlace, batch: int, found: Sequence[Tensor | None]) -> In
         return torch.ones(lead, dtype=torch.int64)
     if lead[0] % batch:
         raise Misuse(
-            f"which rows of {place} belong to which of the {batch} samples cannot be seen; explain one sample at a time"
+            f"it cannot be seen which rows of {place} belong to which of the {batch} samples; explain one sample at a time"
         )
     of = torch.arange(lead[0]) // (lead[0] // batch) + 1
     return of.view(-1, *[1] * (len(lead) - 1)).expand(lead)

@@ -216,8 +216,8 @@ def check_lent(trail: Trail) -> None:
     for t, version, value, name in trail.lent:
         if t._version == version and not torch.equal(t.detach().nan_to_num(), value.nan_to_num()):
             raise ModelError(
-                f"the model changes a tensor in place through `{name}`, out of torch's sight: whose tokens it holds "
-                "then is not known, and its gradients are those of what stood there before; write with torch instead"
+                f"the model changes a tensor in place through `{name}`, where torch cannot see it: whose tokens it holds "
+                "then is not known, and its gradients are those of the earlier content; write with torch instead"
             )
 
 
