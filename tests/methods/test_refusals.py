@@ -97,7 +97,7 @@ def test_inputs_made_in_inference_mode_are_taken() -> None:
         ({"readout": torch.ones(3)}, regard.RegardError, "weights"),
         ({"measure": "later"}, UnknownName, "lazy"),
         ({"target": 99}, TargetError, "out of range"),
-        ({"target": torch.tensor([0, 1, 2])}, TargetError, "one class a sample"),
+        ({"target": torch.tensor([0, 1, 2])}, TargetError, "one class per sample"),
         ({"target": lambda out: out["logits"]}, TargetError, "one number per sample"),
         ({"target": "cat"}, regard.RegardError, "label"),
         ({"target": regard.Target.logit(0, output="scores")}, TargetError, "logits"),

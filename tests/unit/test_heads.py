@@ -251,7 +251,7 @@ def test_everything_else_is_refused_in_one_sentence(name):
         (lambda: Target.of(3), "takes a function"),
         (lambda: Target.logit(0, output=99).value((LOGITS,), {}), r"no tensor number 99; it is a tuple of: 0 \(2, 3\)"),
         (lambda: Target.logit(0, output=0).value({"a": LOGITS}, {}), r"no tensor number 0; its fields are: a \(2, 3\)"),
-        (lambda: Target.logit(0, position=torch.tensor([0])).value(LOGITS[:, None], {}), "one position a sample"),
+        (lambda: Target.logit(0, position=torch.tensor([0])).value(LOGITS[:, None], {}), "one position per sample"),
         (lambda: Target.logit(0, position=3).value(LOGITS[:, None], {}), "token 3 is out of range"),
     ],
 )
