@@ -23,9 +23,9 @@ SPELLINGS = ("zero", "black", "white", "mean", "blur", "noise", "mask", "pad")
 class Baseline:
     """A reference x0 for the inputs. Make one with the class methods; a dict stream -> Baseline names several.
 
-    `propagated` (the default): at a site inside the model, the value is the site's own when the model runs on x0. `local()`:
-    zero at the site itself, whatever the inputs. Baselines of ids act on the word embeddings of content tokens: special
-    tokens, padding, positions and the position that is read stay those of x. Streams that a dict does not name stay x.
+    `propagated` (the default): at a site inside the model, the value is the one that the site has when the model runs on x0.
+    `local()`: zero at the site itself, whatever the inputs. Baselines of ids change the word embeddings of content tokens;
+    special tokens, padding, positions and the position that is read stay as in x. Streams that a dict does not name stay x.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Baseline:
     propagated: bool = True
 
     def local(self) -> Baseline:
-        """Zero at the site itself. Only `zero` has such a form; another kind's is refused where it is used."""
+        """Zero at the site itself. Only `zero` has such a form; other kinds are refused when they are used."""
         return dataclasses.replace(self, propagated=False, label=f"{self.label}, local")
 
     @classmethod
@@ -44,7 +44,7 @@ class Baseline:
 
     @classmethod
     def black(cls, mean: Channels | None = None, std: Channels | None = None) -> Baseline:
-        """Black pictures. Without a reader, `mean` and `std` of the normalisation must be given, one value a channel."""
+        """Black pictures. Without a reader, `mean` and `std` of the normalisation must be given, one value per channel."""
         return cls("black", (_fixed(mean), _fixed(std)), "black")
 
     @classmethod
@@ -66,22 +66,22 @@ class Baseline:
 
     @classmethod
     def noise(cls, seed: int = 0) -> Baseline:
-        """Uniform noise between each picture's own smallest and largest value, drawn for each sample alike."""
+        """Uniform noise between each picture's smallest and largest value, drawn for each sample in the same way."""
         return cls("noise", _whole(seed, "a noise's seed"), f"noise, seed {seed}")
 
     @classmethod
     def mask_token(cls, id: int) -> Baseline:
-        """The mask token in the place of every content token."""
+        """The mask token in place of every content token."""
         return cls("token", _whole(id, "a token's id"), f"mask token {id}")
 
     @classmethod
     def pad_token(cls, id: int) -> Baseline:
-        """The padding token in the place of every content token (not masked)."""
+        """The padding token in place of every content token (not masked)."""
         return cls("token", _whole(id, "a token's id"), f"pad token {id}")
 
     @classmethod
     def of(cls, value: Any, label: str = "given") -> Baseline:
-        """The user's own: a tensor of the input's shape (one sample's, or the batch's), or ids in the place of ids."""
+        """Your own: a tensor of the input's shape (one sample's, or the batch's), or ids for an input of ids."""
         import torch
 
         made = torch.from_numpy(value) if _is_array(value) else value
@@ -93,7 +93,7 @@ class Baseline:
 
     @classmethod
     def make(cls, what: Any) -> Any:
-        """A Baseline (or a dict of them) from what `explain` takes: that, None, 0, a tensor, or words such as "blur:5"."""
+        """A Baseline (or a dict of them) from what `explain` takes: a Baseline, None, 0, a tensor, or words as "blur:5"."""
         if what is None or isinstance(what, cls):
             return what
         if isinstance(what, Mapping):
@@ -115,8 +115,8 @@ class Baseline:
     def parse(cls, words: str, token_id: TokenId | None = None) -> Baseline:
         """`zero`, `black`, `white`, `mean`, `blur` or `blur:SIGMA`, `noise` or `noise:SEED`, `mask`, `pad`; `zero:local`.
 
-        `token_id` gives the ids of `mask` and `pad`, which a reader knows. Raises UnknownName or Misuse, with what would be
-        understood.
+        `token_id` gives the ids of `mask` and `pad`, which a reader knows. Raises UnknownName or Misuse, naming what would be
+        accepted.
 
         >>> Baseline.parse("blur:5").label
         'blur, sigma 5'

@@ -1,6 +1,6 @@
 """Every error that a user can meet. Each message says what is wrong, where, and what to do.
 
-`Misuse` is for what the caller can mend (a wrong name, a wrong file, a model in train mode): exit code 2 on the
+`Misuse` is for what the caller can fix (a wrong name, a wrong file, a model in train mode): exit code 2 on the
 command line. `Failure` is for what went wrong although the call was right (NaN logits): exit code 1.
 """
 
@@ -39,11 +39,11 @@ class TargetError(Misuse):
 
 
 class ModelError(Misuse):
-    """The model cannot be explained as it is (train mode, traced, no attention seen, fused kernel out of sight)."""
+    """The model cannot be explained as it is (train mode, traced, no attention seen, a kernel that cannot be watched)."""
 
 
 class NoAttention(ModelError):
-    """No attention was seen in the model, so that there is no map to follow."""
+    """No attention was seen in the model, so there is no map to follow."""
 
 
 class Unmoved(ModelError):
@@ -51,11 +51,11 @@ class Unmoved(ModelError):
 
 
 class TrailLost(Misuse):
-    """Whose tokens an attention call reads could not be followed."""
+    """It could not be followed whose tokens an attention call reads."""
 
 
 class Contradicted(Failure):
-    """Rows of attention calls are not the tokens that they are said to be (`verify`): a map would be wrong."""
+    """`verify` found that rows of attention calls do not belong to the tokens that a map would name."""
 
 
 class NonFinite(Failure):

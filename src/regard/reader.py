@@ -1,4 +1,4 @@
-"""`load`, and the Reader that it gives: what Regard does, with raw pictures, texts and sound, and with names of classes."""
+"""`load`, and the Reader that it returns: Regard's calls on raw pictures, texts and sound, with names of classes."""
 
 from __future__ import annotations
 
@@ -64,21 +64,21 @@ class Reader(RawReader):
     ) -> Any:
         """Read raw inputs and explain the model's output on them: `regard.explain` with what the reader knows.
 
-        A class may be given by its name (see `label`), also in a list of targets; `against` is another one to tell it from. A
-        site and a baseline may be given in words: "block[3]", "blur:5", "mask" (see `Site.parse`, `Baseline.parse`). `regions`
-        as in `read`. `options` go to `regard.explain`.
+        A class may be given by its name (see `label`), also in a list of targets; `against` names another to contrast it with.
+        A site and a baseline may be given in words: "block[3]", "blur:5", "mask" (see `Site.parse`, `Baseline.parse`).
+        `regions` as in `read`. `options` go to `regard.explain`.
 
-        A detector's objects are its targets: all that it finds in the picture with a probability of at least `threshold`
-        (default 0.5), or those of the classes named; a flat list, methods outer, objects inner, the likeliest first.
-        Matching models are asked for the match, embedding models how alike two texts are; of several texts beside a picture,
-        each by its number or in words, the likeliest is explained by default; a model that answers in words takes
-        the answer as its target, its own by default.
+        A detector's objects are its targets: all objects found with a probability of at least `threshold` (default 0.5), or
+        those of the classes named; a flat list, methods outer, objects inner, the likeliest first. For matching models the
+        match is explained, for embedding models the similarity of two texts. Of several texts beside a picture, each given by
+        its number or in words, the likeliest is explained by default. A model that answers in words takes the answer as its
+        target, by default its own.
 
-        Models that say something of every token take words. One that writes is asked for the next token, the predicted one by
-        default: target="Paris", against="London". One that fills in masks, for the word at the mask. One that tags words, for
-        every word that it tags (a flat list), for those with the tag that `target` names, or for the tag of the word (or token
-        number) `token`. One that finds answers, for its best answer, or for the one that `target` spells; it reads
-        (question, text). A word of several tokens stands for its first, and a note says so.
+        Models that score every token take words as targets. For one that writes: the next token, by default the predicted one,
+        as in target="Paris", against="London". For one that fills in masks: the word at the mask. For one that tags words:
+        every word that it tags (a flat list), those with the tag that `target` names, or the word (or token number) `token`.
+        For one that finds answers and reads (question, text): its best answer, or the one that `target` spells. A word of
+        several tokens stands for its first, and a note says so.
         """
         reading, notes = self.read_noted(raw, truncate, regions)
         self.check_text(reading)
@@ -110,10 +110,10 @@ class Reader(RawReader):
         several, name = target if isinstance(target, list) else [target], type(self.model).__name__
         if self.detects and several and all(detectors.explains_objects(t) for t in several):
             if against is not None or token is not None:
-                raise Misuse("against= and token= are not for objects that a detector finds")
+                raise Misuse("against= and token= do not apply to objects that a detector finds")
             return Wanted(reading, find=self._objects(raw, several, threshold, reading))
         if threshold is not None:
-            raise Misuse(f"a threshold is for objects that a detector finds; {name} is asked for none")
+            raise Misuse(f"threshold= is for objects that a detector finds, and none are explained here ({name})")
         if self._answers_in_words:
             if not isinstance(target, str | None):
                 raise TargetError(f"{name} answers in words: give one answer as the target, or none for its own")
@@ -121,7 +121,7 @@ class Reader(RawReader):
         if asking is not None:
             return token_targets.of_words(asking, reading, target, against, token)
         if token is not None:
-            raise Misuse(f"token= is for models that say something of every token; {name} does not")
+            raise Misuse(f"token= is for models that score every token; {name} does not")
         return Wanted(
             reading, self._target(target, reading) if against is None else self._less(target, against, reading)
         )
@@ -132,14 +132,14 @@ class Reader(RawReader):
         return self.kind == "image-text" and default_targets.answers_in_words(self.model)
 
     def _less(self, target: Any, against: Any, reading: Reading) -> Target:
-        """How much more of one class there is than of another, with their names."""
+        """The contrast of one class with another, with their names."""
         labels = reading.labels or []
         first, second = (class_of(t, labels, self.model) if isinstance(t, str) else t for t in (target, against))
         made = default_targets.contrast_of(self.model, first, second, self._texts(reading))
         return made.named(f"{called(first, labels)} rather than {called(second, labels)}")
 
     def _asking(self, raw: Any, reading: Reading) -> TokenTargets | None:
-        """Who turns words into targets, of a model that says something of every token."""
+        """What turns words into targets, for a model that scores every token."""
         kind = token_targets.kind_of(self.model, self.kind)
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         if not kind or self._answers_in_words or not hasattr(tokenizer, "get_vocab"):
@@ -152,9 +152,11 @@ class Reader(RawReader):
     def _objects(
         self, raw: Any, named: list[Any], threshold: float | None, reading: Reading
     ) -> Callable[[Any], list[Found]]:
-        """What finds the objects that are asked for in the model's output."""
+        """What finds the wanted objects in the model's output."""
         if isinstance(raw, list) and len(raw) > 1:
-            raise InputError(f"{type(self.model).__name__} finds other objects in every picture; give them one by one")
+            raise InputError(
+                f"{type(self.model).__name__} finds different objects in every picture; give them one by one"
+            )
         least = detectors.check_threshold(detectors.THRESHOLD if threshold is None else threshold)
         picture = cast(Picture, reading.raw[self.stream][0])
         names = self.labels or [f"class {i}" for i in range(int(cast(Any, self.model).config.num_labels))]
@@ -214,21 +216,22 @@ class Reader(RawReader):
         site: Any = None,
         **options: Any,
     ) -> Any:
-        """Let the model write on from a prompt, and explain every token that it writes: a `regard.Generation`.
+        """Let the model continue a prompt, and explain every token that it writes: a `regard.Generation`.
 
-        The model writes with its own `generate`, greedily unless `options` say otherwise; then one pass over the prompt
-        and what was written tells what each new token rests on, among the prompt and the tokens written before it.
+        The model writes with its own `generate`, greedily unless `options` say otherwise. Then one pass over the prompt
+        and the writing shows what each new token rests on, among the prompt and the tokens written before it.
 
         Args:
-            prompt: what `read` takes; a list of prompts (that is no chat) gives a list. What a decoder beside an encoder
-                is to begin with (a task, a language, the first words) is given as decoder_input_ids, or, for a reader of
+            prompt: what `read` takes; a list of prompts (not a chat) gives a list. For an encoder-decoder, give what the
+                decoder begins with (a task, a language, the first words) as decoder_input_ids or, for a reader of
                 documents, as the text beside the picture; the model's own writing begins after it.
-            max_new_tokens: at most so many (default: what `generation_config` says, else 20); the model may end sooner.
+            max_new_tokens: the most tokens to write (default: what `generation_config` says, else 20); the model may stop
+                sooner.
             method: a name from `regard.methods()`.
             target: "logit" or "log_probability" of each token written, or "contrast" with the best other token there.
             baseline: as in `explain`.
             site: as in `explain`.
-            options: seed (of the drawing, with do_sample=True; default 0), measure, streams and memory_budget as in
+            options: seed (for sampling, with do_sample=True; default 0), measure, streams and memory_budget as in
                 `regard.explain`, the method's own options, and what the model's `generate` takes, such as do_sample, top_p,
                 num_beams or a generation_config.
 
@@ -254,22 +257,22 @@ class Reader(RawReader):
         site: Any = None,
         **options: Any,
     ) -> Any:
-        """Explain an answer that is there already (a reference, an API's, the rejected one): a `regard.Generation`.
+        """Explain an existing answer (a reference, an API's answer, a rejected one): a `regard.Generation`.
 
-        One pass over the prompt and the answer tells what each of its tokens rests on, and `generation.whole` what all of
-        it does: its log-probability given the prompt, the sum over its tokens.
+        One pass over the prompt and the answer shows what each of its tokens rests on. `generation.whole` shows what the
+        whole answer rests on: its log-probability given the prompt, the sum over its tokens.
 
         Args:
             prompt: what `read` takes, as in `explain_generation`.
-            answer: a text, or the ids of its tokens, (tokens,) or (1, tokens). A text goes on from the prompt's; where a
-                prompt that is no chat and a text that begins with a letter or digit lack a space between them, it is put in.
-                No end-of-text token is added. Ids that begin with the prompt's own, as `generate` gives them, lose these.
-            against: another answer, likewise: then `whole` is what tells `answer` from it, log p(answer) - log p(against),
-                each after its own tokens, the map of the one less that of the other. Where both have as many tokens, each
-                token is explained against the one in its place, after the same tokens of `answer`: by the difference of
-                their log-probabilities (0 where they are the same token); else by its own log-probability.
+            answer: a text, or the ids of its tokens, (tokens,) or (1, tokens). A text continues the prompt's; if the prompt
+                is not a chat, the text begins with a letter or digit, and there is no space between them, one is added.
+                No end-of-text token is added. If ids begin with the prompt's own, as `generate` returns them, these are cut.
+            against: another answer, given likewise. Then `whole` explains log p(answer) - log p(against), each after its own
+                tokens: its map is the difference of the two maps. If both have the same number of tokens, each token is
+                explained against the one in its place, after the same tokens of `answer`: by the difference of
+                their log-probabilities (0 for equal tokens); otherwise by its own log-probability.
             method: as in `explain_generation`.
-            target: as in `explain_generation`; it is of no account with `against`.
+            target: as in `explain_generation`; ignored with `against`.
             baseline: as in `explain`.
             site: as in `explain`.
             options: as in `explain_generation`.
@@ -290,9 +293,13 @@ class Reader(RawReader):
         if self.kind in ("image", "regions-text"):
             raise ModelError(f"{type(self.model).__name__} reads pictures and writes no text")
         if isinstance(self.model, embeddings.Embedder):
-            raise ModelError(f"{type(self.model.inner).__name__} makes vectors of texts and writes none; use explain")
+            raise ModelError(
+                f"{type(self.model.inner).__name__} makes vectors of texts and does not write; use explain"
+            )
         if self._answers_in_words:
-            raise ModelError(f"{type(self.model).__name__} answers as a whole; use explain, which explains the answer")
+            raise ModelError(
+                f"{type(self.model).__name__} gives its answer as a whole; use explain, which explains the answer"
+            )
         return self.read_noted(prompt, False)
 
     def inspect(
@@ -321,7 +328,7 @@ class Reader(RawReader):
         return self._target(target, reading) if asking is None else token_targets.single(asking, target)
 
     def _run_on(self, raw: Any, truncate: bool, regions: Any) -> Reading:
-        """Tensors that the model can be run on: where it answers in words, with its answer."""
+        """Tensors that the model can be run on; if it answers in words, with its answer."""
         reading, _ = self.read_noted(raw, truncate, regions)
         self.check_text(reading)
         if self._answers_in_words:
@@ -334,12 +341,12 @@ class Reader(RawReader):
         A label matches as it is written, else in any case, else by one of its synonyms between commas ("tabby cat" for
         "tabby, tabby cat"), else as a class number in digits.
 
-        Raises TargetError for a name that several classes bear and for a number out of range, UnknownName for others.
+        Raises TargetError for a name that several classes share and for a number out of range, UnknownName for other names.
         """
         return class_of(name, self.labels, self.model)
 
     def _texts(self, reading: Reading) -> list[str] | None:
-        """The texts that a picture is compared with, which are classes of this reading alone."""
+        """The texts that a picture is compared with: the classes of this reading alone."""
         return None if reading.labels is self.labels else reading.labels
 
     def _target(self, target: Any, reading: Reading) -> Any:
@@ -363,7 +370,7 @@ class Reader(RawReader):
         return Baseline.parse(baseline, self._token_id) if isinstance(baseline, str) else baseline
 
     def _token_id(self, kind: str) -> int:
-        """The id of the tokenizer's mask token, or of what it pads with. Raises Misuse where it has none."""
+        """The id of the tokenizer's mask or padding token. Raises Misuse if it has none."""
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         if self.kind == "image":
             raise Misuse(f"baseline {kind!r} is for texts, and {type(self.model).__name__} reads pictures; use zero")
@@ -384,20 +391,20 @@ def load(
     pooling: str | None = None,
     **from_pretrained: Any,
 ) -> Reader:
-    """Load a model with what reads raw inputs for it. Needs `regard[hf]`.
+    """Load a model together with its preprocessing. Needs `regard[hf]`.
 
     Args:
-        name_or_model: a zoo name ("zoo/vit-scenes"), a folder made by `save_pretrained` (an adapter's too, where its base
-            is a folder here), a name on the Hugging Face hub; a module, which is used as it is and needs `processor`; or
-            what holds both, such as a pipeline, a SentenceTransformer, a CrossEncoder or a Trainer.
+        name_or_model: a zoo name ("zoo/vit-scenes"), a folder made by `save_pretrained` (also an adapter's, if its base is a
+            local folder), a name on the Hugging Face hub; a module, which is used as it is and needs `processor`; or an
+            object that holds both, such as a pipeline, a SentenceTransformer, a CrossEncoder or a Trainer.
         processor: an image processor, a tokenizer, a processor that holds one of them, a callable from a PIL image to
             a tensor (channels, rows, columns), or a name or folder to load one from. Default: the model's own.
         task: one of `regard.models.loading.TASKS`; default: what the checkpoint's architecture says.
         trust_remote_code: run Python code that comes with the checkpoint.
         revision: branch, tag or commit on the hub.
-        allow_missing: accept weights that the checkpoint lacks, and so are random.
-        pooling: how an embedding model makes one vector of its tokens' (a name of `embeddings.POOLINGS`), where neither its
-            folder nor its object says so. Two texts are given to such a model as a tuple, and their likeness is explained.
+        allow_missing: accept that the checkpoint lacks weights, which are then random.
+        pooling: how an embedding model makes one vector from those of its tokens (a name of `embeddings.POOLINGS`), if
+            neither its folder nor its object says so. Give such a model two texts as a tuple; their similarity is explained.
         from_pretrained: further options of Transformers' `from_pretrained`, such as `dtype` or `local_files_only`.
 
     Raises InputError for a model or processor that cannot be found or read, UnknownName for a task or zoo name,
@@ -412,7 +419,7 @@ def load(
 
 
 def _reader_of(loaded: Loaded) -> Reader:
-    """The reader of a model, with what turns boxes into vectors where its folder brings it."""
+    """The reader of a model, with an encoder of boxes if its folder has one."""
     folder = None if loaded.folder is None else Path(loaded.folder)
     encoder = None if folder is None or not (folder / REGIONS).is_file() else region_encoder(folder)
     labels = [] if loaded.kind == "embedding" else labels_of(loaded.model)

@@ -21,8 +21,8 @@ SPELLINGS = {
 class Site:
     """A place in the model. Make one with the class methods; `label` is its name on receipts and pages.
 
-    A site is a *frontier* where all that is still read after it stands there, so that y is a function of it alone: the
-    inputs, the embeddings, the states of all streams after a block. One stream's state, or one call's A, is not.
+    A site is a *frontier* if it holds all that is still read after it, so that y is a function of it alone: the inputs, the
+    embeddings, the states of all streams after a block. One stream's state, or the A of one attention, is not a frontier.
     """
 
     kind: str
@@ -60,14 +60,14 @@ class Site:
 
     @classmethod
     def attention(cls, c: int | None = None, *, joint: bool = False) -> Site:
-        """A of call c, from A0 = 0 (its output zeroed); `joint=True`: all calls scaled together. Never a frontier."""
+        """A of attention c, from A0 = 0 (its output zeroed); `joint=True`: all attentions together. Never a frontier."""
         return cls("attention", None if joint else c, None, joint)
 
     @classmethod
     def parse(cls, words: str) -> Site:
         """`input`, `embeddings`, `block[3]` or `block:3`, `attention[2]`, `attention:all`; negative numbers count from the end.
 
-        Raises UnknownName or Misuse, with what would be understood.
+        Raises UnknownName or Misuse, naming what would be accepted.
 
         >>> Site.parse("block:-2").label
         'block[-2]'

@@ -23,7 +23,7 @@ Classes = Any
 class Value:
     """y (batch,), in the graph; and, where y belongs to a class, the class explained and the class predicted.
 
-    rival: the class that it is told from, in a contrast.
+    rival: the class that it is contrasted with.
     shared: samples read rows of one another (several pictures and one text), so that each needs a gradient of its own.
     """
 
@@ -38,9 +38,9 @@ class Value:
 class Target:
     """A scalar y per sample. Make one with the class methods; `label` is its name on receipts and pages.
 
-    Where `c` is None the predicted class is explained, and the receipt says so. `output` names the field of the model's
-    output that holds the scores (default: `logits`, or the output itself where it is a tensor). A class may be an int
-    or a (batch,) tensor, one class a sample. `classes`: what its class numbers count: "class", "token" or "text".
+    If `c` is None, the predicted class is explained, and the receipt says so. `output` names the field of the model's
+    output that holds the scores (default: `logits`, or the output itself if it is a tensor). A class may be an int
+    or a (batch,) tensor, one class per sample. `classes` says what the class numbers count: "class", "token" or "text".
     """
 
     label: str
@@ -52,29 +52,29 @@ class Target:
     classes: str = "class"
 
     def at(self, classes: Tensor, rival: Tensor | None = None) -> Target:
-        """The same target with its classes fixed (one a sample), for runs in which others may be predicted."""
+        """The same target with its classes fixed (one per sample), for runs in which others may be predicted."""
         if self.remade is None:
             return self
         return self.remade(classes) if rival is None else self.remade(classes, rival)
 
     def named(self, label: str, *notes: str) -> Target:
-        """The same target under another name, with more to say of it."""
+        """The same target under another name, with further notes."""
         headed = self.headed and (lambda model, out: self.on(model, out).named(label, *notes))
         return replace(self, label=label, notes=self.notes + notes, headed=headed)
 
     def on(self, model: nn.Module, output: Any) -> Target:
-        """The same target, knowing what the scores of this model are, which gave `output` with its graph (see head.py)."""
+        """The same target, knowing what the scores of this model mean, which gave `output` with its graph (see head.py)."""
         return self if self.headed is None else self.headed(model, output)
 
     def value(self, output: Any, inputs: Mapping[str, Any]) -> Value:
-        """y and its classes. Raises TargetError where the output has no such value."""
+        """y and its classes. Raises TargetError if the output has no such value."""
         return self.read(output, inputs)
 
     @classmethod
     def logit(cls, c: Classes = None, position: Classes = None, output: str | int | None = None) -> Target:
-        """The logit of a class; `position` picks the token where the model scores every token.
+        """The logit of a class; `position` names the token if the model scores every token.
 
-        Of a head with one output, or of a regression's, it is the score.
+        For a regression, or a head with one output, it is the score.
         """
         return _scored(cls, "logit", _class(c), _whole(position, "position"), output)
 
@@ -86,9 +86,9 @@ class Target:
         output: str | int | None = None,
         activation: str | None = None,
     ) -> Target:
-        """The probability of a class: by softmax, or by sigmoid where the head is multi-label or has one output.
+        """The probability of a class: by softmax, or by sigmoid if the head is multi-label or has one output.
 
-        `activation`: "softmax" or "sigmoid", where the model does not say it. Raises TargetError for a regression.
+        `activation`: "softmax" or "sigmoid", if the model does not say it. Raises TargetError for a regression.
         """
         return _scored(cls, "probability", _class(c), _whole(position, "position"), output, activation)
 
@@ -107,7 +107,7 @@ class Target:
     def contrast(
         cls, c: Classes = None, d: Classes = None, position: Classes = None, output: str | int | None = None
     ) -> Target:
-        """y_c − y_d: what tells class c from class d. Where `d` is None, from the best of all others."""
+        """y_c − y_d: what speaks for class c rather than class d. If `d` is None, the best of all other classes."""
         c, d, position = _class(c), _class(d), _whole(position, "position")
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
@@ -162,13 +162,13 @@ class Target:
     def detection(cls, query: Classes, c: Classes = None) -> Target:
         """The logit of a class at an object query (the predicted class is the best one that is not "no object").
 
-        `query` may be a (batch,) tensor, one query a sample.
+        `query` may be a (batch,) tensor, one query per sample.
         """
         return _detection(cls, _whole(query, "object query", needed=True), _class(c))
 
     @classmethod
     def span(cls, start: Classes, end: Classes) -> Target:
-        """start_logits[start] + end_logits[end] of a question-answering head; each an int or one a sample."""
+        """start_logits[start] + end_logits[end] of a question-answering head; each an int, or one per sample."""
         start, end = (_whole(v, "token", needed=True) for v in (start, end))
 
         def read(out: Any, _inputs: Mapping[str, Any]) -> Value:
@@ -181,7 +181,7 @@ class Target:
 
     @classmethod
     def region(cls, mask: Any, c: Classes = None, output: str | int | None = None) -> Target:
-        """The mean logit of a class over a region of a dense output: mask (height, width), or one a sample."""
+        """The mean logit of a class over a region of a dense output: mask (height, width), or one per sample."""
         c, mask = _class(c), _mask_of(mask)
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:

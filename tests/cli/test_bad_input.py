@@ -191,7 +191,7 @@ BAD = [
     Bad("only pickled weights", model="pickled", error=ModelError, loads=False),
     Bad("is empty", "", "bert", error=InputError),
     Bad("is empty", " \t\n ", "bert", error=InputError),
-    Bad("tokens, and BertForSequenceClassification takes 20", LONG, "bert", error=InputError),
+    Bad("tokens, but BertForSequenceClassification takes at most 20", LONG, "bert", error=InputError),
     Bad("unknown label 'positiv'; did you mean 'positive'", "a movie", "bert", target="positiv", error=UnknownName),
     Bad("unknown method 'atention'; did you mean", "a movie", "bert", method="atention", error=UnknownName),
 ]

@@ -354,7 +354,7 @@ def test_a_word_or_a_token_says_which_tag(reader):
     for i, text in enumerate(several):
         alone = r.explain(text, target="B-LOC", token="berlin")
         torch.testing.assert_close(batch.scores["input_ids"][i], alone.scores["input_ids"][0], rtol=1e-4, atol=1e-6)
-    with pytest.raises(InputError, match="one by one, or say which with token="):
+    with pytest.raises(InputError, match="one by one, or pass token="):
         r.explain(several)
     with pytest.raises(UnknownName, match="did you mean 'B-LOC'"):
         r.explain(SENTENCE, target="LOC")
@@ -417,7 +417,7 @@ def test_classes_are_told_from_one_another_by_their_names():
     pair = [r.label(n) for n in ("positive", "negative")]
     same(found, regard.explain(r.model, r.read(text).inputs, Target.contrast(*pair)))
     assert found.target == "'positive' rather than 'negative'"
-    with pytest.raises(Misuse, match="say something of every token"):
+    with pytest.raises(Misuse, match="score every token"):
         r.explain(text, token="film")
 
 

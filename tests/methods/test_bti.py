@@ -332,9 +332,9 @@ def test_a_residual_stream_that_is_written_over_is_read_before() -> None:
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("gated", r"output projection of attention call 1 \(blocks.1\) cannot be told: `mul` reads the call's output"),
-        ("adapter", r"output projection of attention call 1 \(blocks.1\) cannot be told: 2 linear layers read"),
-        ("no residual", r"residual stream of attention call 1 \(blocks.1\) cannot be told"),
+        ("gated", r"output projection of attention call 1 \(blocks.1\) cannot be found: `mul` reads the call's output"),
+        ("adapter", r"output projection of attention call 1 \(blocks.1\) cannot be found: 2 linear layers read"),
+        ("no residual", r"residual stream of attention call 1 \(blocks.1\) cannot be found"),
     ],
 )
 def test_what_cannot_be_found_is_one_sentence(kind: str, says: str) -> None:

@@ -48,7 +48,7 @@ def test_a_turn_that_has_begun_is_gone_on_with():
     g = reader.explain_generation([USER, ANSWER], 2)
     assert g.prompt == "<|user|> is it hot ? <|end|> <|assistant|> yes ."
     assert g[0].receipt.notes == [
-        "the chat ends with the assistant's turn, which the model goes on with (continue_final_message=True)"
+        "the chat ends with the assistant's turn, which the model continues (continue_final_message=True)"
     ]
     text = g.texts["input_ids"]
     assert [t for t, s in zip(text.tokens, text.special, strict=True) if not s][:6] == [
@@ -135,9 +135,9 @@ def test_special_tokens_that_a_text_spells_are_not_put_there_twice(around, text,
     assert [w.text for w in exp.words[0]] == ["is", "it"]
     raw = exp.inputs["input_ids"][0]
     assert raw.special == [t in SPECIAL for t in tokens]
-    assert any("read as special tokens, as the text spells them" in n for n in exp.receipt.notes)
+    assert any("the text spells out special tokens, which are read as such" in n for n in exp.receipt.notes)
     doubled = around != "$A"
-    assert any("not put there once more" in n for n in exp.receipt.notes) == doubled
+    assert any("not added again" in n for n in exp.receipt.notes) == doubled
 
 
 def test_a_prompt_that_was_rendered_is_the_chat_itself():

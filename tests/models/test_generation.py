@@ -219,7 +219,7 @@ def test_the_model_and_its_settings_are_left_as_found(reader, name):
         ({"max_new_tokens": 0}, Misuse, "at least 1, not 0"),
         ({"max_new_tokens": 500}, InputError, "takes 96; ask for at most 91"),
         ({"prompt": " "}, InputError, "empty"),
-        ({"prompt": "key " * 200}, InputError, "takes 96"),
+        ({"prompt": "key " * 200}, InputError, "takes at most 96"),
         ({"target": "logits"}, regard.RegardError, "did you mean 'logit'"),
         ({"method": ["gae"]}, Misuse, "one method"),
         ({"max_length": 9}, Misuse, "max_new_tokens"),
@@ -462,7 +462,7 @@ def test_generate_on_the_command_line(capsys, monkeypatch, tmp_path):
     ("arguments", "says"),
     [
         (["a cat", "--generate", "0"], "at least 1"),
-        (["key " * 100, "--generate", "3"], "takes 48"),
+        (["key " * 100, "--generate", "3"], "takes at most 48"),
         (["key " * 46, "--generate", "30"], "ask for at most"),
         ([" ", "--generate", "3"], "empty"),
         (["a cat", "--generate", "3", "--method", "gae,rollout"], "one method"),
@@ -485,5 +485,5 @@ def test_writing_takes_only_what_generates(reader):
     r = reader("llama")
     odd = copy.copy(r.model)
     odd.generate = lambda **kw: torch.zeros(1, 9, dtype=torch.long)
-    with pytest.raises(RegardError, match="not give back the prompt"):
+    with pytest.raises(RegardError, match="not return the prompt"):
         write(odd, r.processor, r.read(PROMPT), 3, {}, 0)

@@ -195,8 +195,11 @@ def test_an_adapter_for_vectors(tmp_path):
     ("config", "said"),
     [
         ({"peft_type": "LORA"}, "names no base; load the base with Transformers"),
-        ({"peft_type": "LORA", "base_model_name_or_path": "org/base"}, "an adapter of 'org/base', which is no folder"),
-        ({"peft_type": "LORA", "base_model_name_or_path": "../../x"}, "which is no folder with a model here"),
+        (
+            {"peft_type": "LORA", "base_model_name_or_path": "org/base"},
+            "an adapter of 'org/base', which is not a local folder",
+        ),
+        ({"peft_type": "LORA", "base_model_name_or_path": "../../x"}, "which is not a local folder with a model"),
         (
             {"peft_type": "PREFIX_TUNING", "base_model_name_or_path": "zoo/bert-sentiment"},
             r"\(PREFIX_TUNING\) that adds tokens",
@@ -247,9 +250,13 @@ class Touch:
         (
             {"model.safetensors.index.json": {"weight_map": {"a": "/tmp/x.safetensors"}}},
             {},
-            "no safetensors of its own",
+            "not safetensors in its own",
         ),
-        ({"model.safetensors.index.json": {"weight_map": {"a": "..\\x.safetensors"}}}, {}, "no safetensors of its own"),
+        (
+            {"model.safetensors.index.json": {"weight_map": {"a": "..\\x.safetensors"}}},
+            {},
+            "not safetensors in its own",
+        ),
         ({"model.safetensors.index.json": {"weight_map": ["a"]}}, {}, "does not say which weight is in which file"),
         ({"model.safetensors.index.json": "{"}, {}, "cannot be read as JSON"),
         (

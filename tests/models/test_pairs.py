@@ -109,7 +109,7 @@ def test_a_caption_goes_on_from_a_text(reader):
         ("vilt-vqa", QUESTION, "no picture was given; ViltForQuestionAnswering reads"),
         ("vilt-vqa", (None, QUESTION), "no picture was given"),
         ("vilt-vqa", (picture(), " "), "prompt is empty"),
-        ("vilt-vqa", (picture(), "cats " * 30), "makes 62 tokens, and ViltForQuestionAnswering takes 20"),
+        ("vilt-vqa", (picture(), "cats " * 30), "has 62 tokens, but ViltForQuestionAnswering takes at most 20"),
         ("vilt-vqa", ("nope.png", QUESTION), "no such picture"),
         ("blip-caption", picture(), "no text to score yet: explain_generation"),
         ("trocr", (picture(), " "), "must be a text with at least one word"),
@@ -130,7 +130,7 @@ def test_a_model_that_answers_in_words_takes_one_answer(reader, target):
 
 
 def test_an_answer_that_is_too_long_is_one_sentence(reader):
-    with pytest.raises(InputError, match="the answer makes 62 tokens, and BlipForQuestionAnswering takes 20"):
+    with pytest.raises(InputError, match="the answer has 62 tokens, but BlipForQuestionAnswering takes at most 20"):
         reader("blip-vqa").explain((picture(), QUESTION), "red " * 60)
 
 
@@ -192,8 +192,8 @@ def test_texts_that_a_picture_is_compared_with_are_drawn(reader, tmp_path):
     [
         ("clip", (picture(), []), None, "the list of texts is empty"),
         ("clip", (picture(), ["a cat", " "]), None, "text 1 is empty"),
-        ("clip", (picture(), ["a cat", 3]), None, "text 1 is no text but int"),
-        ("clip", (picture(), ["a cat", "cats " * 30]), None, "makes 62 tokens, and CLIPModel takes 20"),
+        ("clip", (picture(), ["a cat", 3]), None, "text 1 is not a text but int"),
+        ("clip", (picture(), ["a cat", "cats " * 30]), None, "has 62 tokens, but CLIPModel takes at most 20"),
         ("clip", ([picture(), picture()], LABELS), None, "one picture is compared with several texts"),
         ("clip", (None, LABELS), None, "no picture was given"),
         ("clip", (picture(), LABELS), 3, "3"),
@@ -214,7 +214,7 @@ def test_a_text_is_padded_where_the_model_reads_its_last_place(reader):
     one = r.read((picture(), "a cat"))
     assert one.inputs["input_ids"].shape == (1, 20)
     assert one.special["input_ids"][0].tolist() == [True, False, False, *[True] * 17]
-    with pytest.raises(InputError, match="makes 62 tokens, and SiglipModel takes 20"):
+    with pytest.raises(InputError, match="has 62 tokens, but SiglipModel takes at most 20"):
         r.read((picture(), "cats " * 30))
 
 
@@ -274,8 +274,8 @@ def test_vectors_of_your_own(reader):
     [
         ([[0, 0, 80, 80]], "beyond 0 to 1"),
         ([[0.5, 0, 0.5, 1]], "region 1 of 1 is empty"),
-        ([0, 0, 1, 1], "no boxes"),
-        ([], "no boxes"),
+        ([0, 0, 1, 1], "not boxes"),
+        ([], "not boxes"),
         ("boxes", "must be numbers"),
         ([[0, 0, float("nan"), 1]], "beyond 0 to 1"),
     ],
@@ -352,13 +352,13 @@ def test_objects_by_class_and_threshold(detected, reader):
         ({"target": "Cot"}, UnknownName, "did you mean 'Coat'?"),
         ({"target": 8}, TargetError, "there is no class 8; the model has 8"),
         ({"threshold": 7}, InputError, "must be a probability"),
-        ({"target": Target.detection(2), "threshold": 0.2}, Misuse, "a threshold is for objects"),
+        ({"target": Target.detection(2), "threshold": 0.2}, Misuse, "threshold= is for objects"),
     ):
         with pytest.raises(error, match=re.escape(says)):
             r.explain(d.images[0], **what)
     with pytest.raises(InputError, match="give them one by one"):
         r.explain([d.images[0], d.images[1]])
-    with pytest.raises(Misuse, match="a threshold is for objects"):
+    with pytest.raises(Misuse, match="threshold= is for objects"):
         regard.load("zoo/vit-scenes").explain(zoo.demo_scene(), threshold=0.2)
 
 

@@ -308,7 +308,7 @@ def test_each_size_is_probed_once(image_folder):
 def test_a_mirroring_processor_is_told(cat):
     model = nn.Conv2d(3, 1, 1)
     mirrored = load(model, processor=lambda i: torch.from_numpy(np.array(i)[:, ::-1].copy()).permute(2, 0, 1) / 255)
-    with pytest.warns(UserWarning, match="what part of cat.png the model saw could not be found"):
+    with pytest.warns(UserWarning, match="it could not be found which part of cat.png the model saw"):
         reading = mirrored.read(cat)
     assert reading.raw["input"][0].box == (0, 0, 40, 30)
 

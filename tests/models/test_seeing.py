@@ -38,7 +38,7 @@ def test_queries_that_stand_for_a_picture_are_read_and_explained(language):
         assert int(exp.receipt.explained) == g.ids[0] or language == "t5"
 
 
-@pytest.mark.filterwarnings("ignore:what part of picture")
+@pytest.mark.filterwarnings("ignore:it could not be found which part of picture")
 @pytest.mark.parametrize("kind", ["SmolVLM", "Idefics3"])
 @pytest.mark.parametrize("method", ["integrated_gradients", "input_x_gradient"])
 def test_a_picture_of_zeros_is_no_padding_at_a_zero_baseline(kind, method):

@@ -148,7 +148,7 @@ def test_odd_pairs_of_texts_are_refused(pair, text_folder):
 def test_a_pair_that_is_too_long_is_refused_or_cut(text_folder):
     reader, _ = of_pairs(text_folder("bert"))
     long = ("the movie " * 6, "a great mind " * 5)
-    with pytest.raises(InputError, match="text 0 makes 30 tokens"):
+    with pytest.raises(InputError, match="text 0 has 30 tokens"):
         reader.read(long)
     with pytest.warns(UserWarning, match="only its first 20 tokens"):
         text = reader.read(long, truncate=True).raw["input_ids"][0]
@@ -180,11 +180,11 @@ def test_too_long_a_text_is_stated_and_never_cut_silently(name, limit, text_fold
     fits = next(n for n in range(limit, 0, -1) if len(reader.processor("a " * n)["input_ids"]) <= limit)
     reading = reader.read("a " * fits)
     reader.model(**reading.inputs)
-    said = rf"text 0 makes \d+ tokens, and \w+ takes {limit}; split it, or pass truncate=True"
+    said = rf"text 0 has \d+ tokens, but \w+ takes at most {limit}; split it, or pass truncate=True"
     with pytest.raises(InputError, match=said):
         reader.read("a " * (limit + 1))
     before = reader.processor.backend_tokenizer.to_str()
-    with pytest.warns(UserWarning, match=f"takes {limit}: only its first {limit} tokens were read"):
+    with pytest.warns(UserWarning, match=f"takes at most {limit}: only its first {limit} tokens were read"):
         cut = reader.read("a " * 40, truncate=True)
     assert cut.inputs["input_ids"].shape == (1, limit)
     assert cut.raw["input_ids"][0].text == "a " * 40
@@ -194,7 +194,7 @@ def test_too_long_a_text_is_stated_and_never_cut_silently(name, limit, text_fold
 
 def test_the_tokenizers_own_limit_counts(text_folder):
     reader = load(text_folder("bert"), processor=wordpiece(model_max_length=6))
-    with pytest.raises(InputError, match="makes 7 tokens, and BertForSequenceClassification takes 6"):
+    with pytest.raises(InputError, match="has 7 tokens, but BertForSequenceClassification takes at most 6"):
         reader.read("the the the the the")
 
 

@@ -77,10 +77,10 @@ def adapter_in(name: str | os.PathLike[str]) -> Adapter | None:
     if not base or not isinstance(base, str):
         raise InputError(f"{folder} is an adapter ({kind}) that names no base; {BY_HAND}")
     if kind in VIRTUAL:
-        raise ModelError(f"{folder} is an adapter ({kind}) that adds tokens which stand in no text; {BY_HAND}")
+        raise ModelError(f"{folder} is an adapter ({kind}) that adds tokens which are in no text; {BY_HAND}")
     _peft()
     if not base.startswith("zoo/") and not (Path(base).expanduser() / "config.json").is_file():
-        raise InputError(f"{folder} is an adapter of {base!r}, which is no folder with a model here; {BY_HAND}")
+        raise InputError(f"{folder} is an adapter of {base!r}, which is not a local folder with a model; {BY_HAND}")
     Checkpoint(str(folder), {}).check_adapter()
     return Adapter(str(folder), base, TASKS.get(str(config.get("task_type"))), _supplied(folder))
 

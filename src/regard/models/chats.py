@@ -128,7 +128,7 @@ def _prefilled(owner: Any, messages: Messages, options: Mapping[str, Any]) -> tu
     if cut != whole and whole.startswith(cut) and not any(c.isalnum() for c in left):
         return (
             cut,
-            "the chat ends with the assistant's turn, which the model goes on with (continue_final_message=True)",
+            "the chat ends with the assistant's turn, which the model continues (continue_final_message=True)",
         )
     return (
         whole,

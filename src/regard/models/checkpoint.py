@@ -73,8 +73,8 @@ class Checkpoint:
 
     def _leads(self, file: str, to: str) -> str:
         return (
-            f"{self.name!r} leads to weights that are no safetensors of its own folder ({file} names {to!r}), and pickled ones "
-            f"can run any code when opened; {CONVERT}"
+            f"{self.name!r} points to weights that are not safetensors in its own folder ({file} names {to!r}), and pickled "
+            f"weights can run any code when opened; {CONVERT}"
         )
 
 

@@ -98,7 +98,7 @@ def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | N
             raise InputError("the answer is empty; give at least one word, or none for the model's own")
         ids = [model.decoder_start_token_id, *own, config.text_config.sep_token_id]
         if len(ids) > (most := config.text_config.max_position_embeddings):
-            raise InputError(f"the answer makes {len(ids)} tokens, and {name} takes {most}; shorten it")
+            raise InputError(f"the answer has {len(ids)} tokens, but {name} takes at most {most}; shorten it")
     if len(ids) < 2:
         raise TargetError(f"{name} gave no answer; name one with target=")
     text = _text(tokenizer, ids)

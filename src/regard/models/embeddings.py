@@ -159,7 +159,7 @@ class Embedder(nn.Module):
         if self.pool is None:
             if FOUND not in fields:
                 raise ModelError(
-                    f"{type(self.body).__name__} makes no vector of a whole text; give its model and tokenizer"
+                    f"{type(self.body).__name__} makes no single vector of a text; give its model and tokenizer"
                 )
             return Embedded(fields, embedding=fields[FOUND])
         vector = self.pool(fields["last_hidden_state"], mask)
@@ -215,7 +215,7 @@ def of_module(model: nn.Module, pooling: str | None) -> tuple[Embedder, list[str
         if looks_back
         else ("mean", "mean of its tokens, as usual for an encoder")
     )
-    note = f"{type(model).__name__} does not say how a text is pooled: its vector is the {usual} (pooling= says it)"
+    note = f"{type(model).__name__} does not say how a text is pooled: its vector is the {usual} (choose another with pooling=)"
     return Embedder(model, POOLINGS[guessed]), [note]
 
 

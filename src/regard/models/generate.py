@@ -122,7 +122,7 @@ def _generated(
         _after([*begun, *forced] or found[:1], found) if beside else _begun(read, found, set(tokenizer.all_special_ids))
     )
     if start is None:
-        raise ModelError(f"{name}.generate does not give back the prompt before what it wrote")
+        raise ModelError(f"{name}.generate does not return the prompt before what it wrote")
     start = _put_first(tokenizer, model, found, start) if beside else start
     return ids, "decoder_input_ids" if beside else "input_ids", start
 
@@ -307,7 +307,7 @@ def _check_room(tokenizer: Any, model: nn.Module, length: int, count: int) -> No
         room = max(limit - length, 0)
         said = f"ask for at most {room}" if room else "shorten it"
         raise InputError(
-            f"the prompt makes {length} tokens and {count} more are asked for, but {type(model).__name__} takes {limit}; {said}"
+            f"the prompt has {length} tokens and {count} more are asked for, but {type(model).__name__} takes {limit}; {said}"
         )
 
 
@@ -370,7 +370,7 @@ def _check_options(said: dict[str, Any]) -> None:
     for name in ("text", "answer", "against", "generated_text", "labels"):
         if name in said:
             raise Misuse(
-                f"{name} is no option of writing; an answer that is there already: explain_writing(prompt, answer)"
+                f"{name} is not an option here; to explain an existing answer, use explain_writing(prompt, answer)"
             )
 
 

@@ -180,7 +180,7 @@ def _joined(model: nn.Module, parts: Preprocessors) -> Any:
 
     kind = type(getattr(model, "config", None))
     if kind not in PROCESSOR_MAPPING:
-        raise InputError(f"what reads pictures and texts for {type(model).__name__} is in parts; pass its processor=")
+        raise InputError(f"the processor of {type(model).__name__} is stored in parts; pass processor=")
     with _failing_as(InputError, f"the processor of {type(model).__name__} cannot be made"):
         return PROCESSOR_MAPPING[kind](image_processor=parts.image_processor, tokenizer=parts.tokenizer)
 

@@ -194,7 +194,7 @@ def read_pair(
     if text is not None and text.startswith(bos):
         more["add_special_tokens"] = False
         if not isinstance(prompt, Chat):
-            notes.append(f"{bos!r} stands in the text already, and was not put there once more")
+            notes.append(f"{bos!r} is in the text already and was not added again")
     try:
         with silent():  # a text that is too long is our own error
             made = processor(return_tensors="pt", **more)

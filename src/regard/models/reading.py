@@ -217,13 +217,15 @@ class RawReader:
         """Refuse to run a captioner that has no text yet."""
         if self.kind == "image-text" and not {"input_ids", "decoder_input_ids"} & set(reading.inputs):
             name = type(self.model).__name__
-            raise Misuse(f"{name} has no text to score yet: explain_generation explains what it writes of the picture")
+            raise Misuse(
+                f"{name} has no text to score yet: explain_generation explains what it writes about the picture"
+            )
 
     def _check_length(self, text: Text) -> None:
         limit = longest(self.processor.tokenizer, self.model)
         if limit is not None and len(text.tokens) > limit:
             raise InputError(
-                f"the prompt makes {len(text.tokens)} tokens, and {type(self.model).__name__} takes {limit}"
+                f"the prompt has {len(text.tokens)} tokens, but {type(self.model).__name__} takes at most {limit}"
             )
 
     def _read_texts(self, raws: list[Any], truncate: bool) -> tuple[Reading, list[str]]:
@@ -275,7 +277,9 @@ class RawReader:
             with taking(pixels, name):
                 view = self._view(pixels)
             if view.box is None:
-                notes.append(f"what part of {name} the model saw could not be found; the map is drawn over all of it")
+                notes.append(
+                    f"it could not be found which part of {name} the model saw; the map is drawn over all of it"
+                )
             height, width = pixels.shape[:2]
             box = view.box or (0.0, 0.0, float(width), float(height))
             pictures.append(Picture(pixels, box, name, tiles=view.tiles))
@@ -351,5 +355,5 @@ def _stack(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     for found in shapes.values():
         if len(found) > 1:
             sizes = ", ".join("x".join(map(str, s)) for s in sorted(found))
-            raise InputError(f"these pictures are of different sizes to the model ({sizes}); give them one by one")
+            raise InputError(f"the processor makes these pictures of different sizes ({sizes}); give them one by one")
     return {key: torch.cat([part[key] for part in parts]) for key in shapes}

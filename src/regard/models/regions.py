@@ -54,7 +54,7 @@ def read_regions(
     boxes = _boxes(regions[0] if given else regions)
     if not given and encoder is None:
         raise ModelError(
-            f"this {name} comes with nothing that turns regions into vectors; give regions=(boxes, vectors), with the "
+            f"this {name} has no encoder that turns regions into vectors; give regions=(boxes, vectors), with the "
             "vectors of the detector that it was trained with"
         )
     features = _tensor(regions[1], "vectors") if given else encoder(pixels[None], boxes[None])[0]  # type: ignore[misc]
@@ -79,7 +79,7 @@ def _boxes(given: Any) -> Float[Tensor, "regions 4"]:
     boxes = _tensor(given, "regions")
     shape = " x ".join(map(str, boxes.shape))
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes):
-        raise InputError(f"regions of shape {shape or 'a single number'} are no boxes; {SAY}")
+        raise InputError(f"regions of shape {shape or 'a single number'} are not boxes; {SAY}")
     if not bool(torch.isfinite(boxes).all()) or float(boxes.min()) < 0 or float(boxes.max()) > 1:
         raise InputError(f"regions reach from {float(boxes.min()):g} to {float(boxes.max()):g}, beyond 0 to 1; {SAY}")
     if not bool((boxes[:, 2:] > boxes[:, :2]).all()):

@@ -129,7 +129,7 @@ def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[Any], truncate: b
     for number, text in enumerate(read):
         row = _encode(tokenizer, text)
         if limit is not None and len(row) > limit:
-            said = f"text {number} makes {len(row)} tokens, and {type(model).__name__} takes {limit}"
+            said = f"text {number} has {len(row)} tokens, but {type(model).__name__} takes at most {limit}"
             if not truncate:
                 raise InputError(f"{said}; split it, or pass truncate=True to read its beginning only")
             row = _encode(tokenizer, text, limit)
@@ -248,7 +248,7 @@ def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) ->
     values, offsets, added = _tokens(tokenizer, read, limit)
     if keep := _not_twice(values["input_ids"], added):
         doubled = tokenizer.convert_ids_to_tokens([i for n, i in enumerate(values["input_ids"]) if n not in keep])
-        notes.append(f"{_listed(doubled)} stands in the text already, and was not put there once more")
+        notes.append(f"{_listed(doubled)} stands in the text already, and was not added again")
         values = {key: [row[n] for n in keep] for key, row in values.items()}
         offsets, added = None if offsets is None else [offsets[n] for n in keep], [added[n] for n in keep]
     ids, known = values["input_ids"], special_ids(tokenizer)
@@ -270,7 +270,7 @@ def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) ->
         typed = [i for i, a in zip(ids, added, strict=True) if i in known and not a and i != tokenizer.mask_token_id]
         if typed:
             notes.append(
-                f"read as special tokens, as the text spells them: {_listed(tokenizer.convert_ids_to_tokens(typed))}"
+                f"the text spells out special tokens, which are read as such: {_listed(tokenizer.convert_ids_to_tokens(typed))}"
             )
     messages = read.messages if isinstance(read, Chat) and text == read.text else []
     return EncodedText(
@@ -294,7 +294,7 @@ def _tokens(
         try:
             made = tokenizer(*given, verbose=False, **more)
         except TypeError as e:
-            said = f"{type(tokenizer).__name__} is not called as the tokenizers of Transformers are ({e})"
+            said = f"{type(tokenizer).__name__} cannot be called like the tokenizers of Transformers ({e})"
             raise ModelError(f"{said}; make the tensors yourself and use regard.explain(model, inputs)") from e
         parts = [] if fast else [spans_of(tokenizer, part) for part in given]
     values = {key: list(row) for key, row in made.items()}

@@ -124,9 +124,7 @@ class TokenTargets:
             return TokenTarget(Target.next_token(first, at).named(f"{what}{where}: {name}"), notes=notes)
         second, rival, more = self._spelt(against, lefts)
         if first is not None and torch.equal(torch.as_tensor(first), torch.as_tensor(second)):
-            raise Misuse(
-                f"{target!r} and {against!r} begin with the same token, so nothing here tells one from the other"
-            )
+            raise Misuse(f"{target!r} and {against!r} begin with the same token, so this target cannot tell them apart")
         made = Target.contrast(first, second, at)
         return TokenTarget(made.named(f"{what}{where}: {name} rather than {rival}"), notes=notes + more)
 
@@ -149,7 +147,7 @@ class TokenTargets:
     def _ids_of(self, word: str, left: str) -> list[int]:
         """A word's tokens, as the tokenizer writes it on after a text. Raises UnknownName for one that it does not know."""
         if not word.strip():
-            raise Misuse("the word that is asked for is empty")
+            raise Misuse("the target word is empty")
         named = word in self.tokenizer.get_vocab() and (
             word.startswith(MARKS) or word in self.tokenizer.all_special_tokens
         )
@@ -190,7 +188,7 @@ class TokenTargets:
             return TokenTarget(self._tagged(wanted, rival, at, where))
         if len(self.texts) > 1:
             raise InputError(
-                f"{type(self.model).__name__} finds other words in every text: give them one by one, or say which with token="
+                f"{type(self.model).__name__} finds different words in every text: give them one by one, or pass token="
             )
         if target is None and OUTSIDE not in self.labels:
             name = type(self.model).__name__
@@ -228,7 +226,7 @@ class TokenTargets:
         at, which = divmod(int(behind.argmax()), len(among))
         tag, word = self._called(among[which]), repr(self._characters(text, at, at + 1))
         said = f"no token but {OUTSIDE!r}" if wanted is None else f"no {tag!r}"
-        note = f"the model finds {said} in this text; {tag!r} comes nearest at {word}, which is explained"
+        note = f"the model finds {said} in this text; {tag!r} comes closest at {word}, which is explained"
         made = self._tagged(among[which], rival, at, word)
         return made.named(made.label, note)
 
@@ -236,7 +234,7 @@ class TokenTargets:
 
     def _span(self, target: Any, against: Any, token: Any) -> TokenTarget:
         if token is not None or not isinstance(target, str | None) or not isinstance(against, str | None):
-            raise Misuse("an answer is asked for in its own words, as they stand in the text, or left to the model")
+            raise Misuse("give the answer in its own words, as they stand in the text, or leave it to the model")
         wanted, rival = (
             None if t is None else [self._places(t, n) for n in range(len(self.texts))] for t in (target, against)
         )
@@ -303,7 +301,7 @@ class TokenTargets:
         number = int(token)
         length = min(len(t.tokens) for t in self.texts)
         if not -length <= number < length:
-            raise TargetError(f"there is no token {number}; the text makes {length}, numbered from 0")
+            raise TargetError(f"there is no token {number}; the text has {length}, numbered from 0")
         at = number % length if len(self.texts) == 1 else number
         return at, f"token {at}" if len(self.texts) > 1 else repr(
             self._characters(self.texts[0], at, at + 1)
@@ -341,7 +339,7 @@ def _no_answer(first: Tensor, last: Tensor, start: int, end: int) -> tuple[str, 
     """A note where the first token, by which such models say that there is no answer, has a greater sum."""
     if not bool(first[0] + last[0] > first[start] + last[end]):
         return ()
-    return ("the first token has greater scores than this answer: a model that was taught to say so finds no answer",)
+    return ("the first token scores higher than this answer: a model that was trained to abstain finds no answer here",)
 
 
 def _less(a: Target, b: Target, label: str) -> Target:
@@ -381,7 +379,7 @@ def of_words(asking: TokenTargets, reading: Reading, target: Any, against: Any, 
         targets = [one.target for one in made]
         return Wanted(reading, targets if isinstance(target, list) else targets[0], notes=notes)
     if len(searches) < len(made):
-        raise Misuse("tags that are to be found cannot be asked for beside other targets; say which token with token=")
+        raise Misuse("a tag that is to be found cannot be combined with other targets; say which token with token=")
     return Wanted(reading, find=lambda output: [t for search in searches for t in search(output)], notes=notes)
 
 

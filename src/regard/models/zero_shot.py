@@ -31,10 +31,10 @@ def check(model: nn.Module, texts: Sequence[Any], pictures: int) -> None:
     if pictures != 1:
         raise InputError(f"one picture is compared with several texts, and {pictures} were given; give them one by one")
     if not texts:
-        raise InputError("the list of texts is empty; give those that the picture is to be compared with")
+        raise InputError("the list of texts is empty; give the texts that the picture is to be compared with")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"text {number} is no text but {type(text).__name__}")
+            raise InputError(f"text {number} is not a text but {type(text).__name__}")
         if not text.strip():
             raise InputError(f"text {number} is empty; give it at least one word")
 

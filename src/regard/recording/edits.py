@@ -165,7 +165,7 @@ class MaskKeys(Edit):
 class LeaveOut(MaskKeys):
     """Leave tokens out of the run: no call may look at them, and no mean over tokens counts them.
 
-    `hidden` as for `MaskKeys`. What they compute in their own rows is read by nobody. A mean over no token at all is 0.
+    `hidden` as for `MaskKeys`. What they compute in their own rows is not read. A mean over no token at all is 0.
     """
 
     def pooled(self, value: Tensor, rows: Tensor, axes: tuple[int, ...]) -> Tensor | None:

@@ -25,7 +25,7 @@ from regard.recording.tokens.tracker import Trail
 Axis = int | None
 Axes = int | None | Mapping[str, Axis]
 CACHES = ("past_key_values", "past_key_value", "cache_params", "mems", "cache", "past")
-"""Arguments that hold what earlier runs computed. Their tensors are nobody's tokens, and are not followed."""
+"""Arguments that hold what earlier runs computed. Their tensors hold no input's tokens and are not followed."""
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 
 

@@ -134,7 +134,7 @@ def embeddings(states: Sequence[State], blocks: Sequence[tuple[str, int]]) -> li
 def frontier(states: Sequence[State], blocks: Sequence[tuple[str, int]], layer: int, stream: str | None) -> list[State]:
     """The states of all streams (or of one) after block number `layer` in execution order; negative ones count from the end.
 
-    Raises Misuse for a block that there is none of, UnknownName for a stream that has no state there.
+    Raises Misuse if there is no such block, UnknownName if the stream has no state there.
     """
     if not -len(blocks) <= layer < len(blocks):
         raise Misuse(f"block {layer} is out of range: the run has {len(blocks)} blocks, numbered from 0")

@@ -13,7 +13,7 @@ def attention_grad_cam(context: Context) -> Relevance:
     """Σ_i r_i (E_h θ_hi A_hi)₊ with θ_hi the mean of G_hi over the keys that are visible input tokens.
 
     Our reading: heads are averaged after weighting, each read-out row is clamped on its own; tokens born from a parameter
-    (CLS of a ViT) and padding have no say in θ.
+    (CLS of a ViT) and padding do not affect θ.
     """
     recording = context.recording
     out = recording.zeros()

@@ -219,7 +219,7 @@ class _Way:
             if k > 1 and not are_copies(made.output, recording.output, samples):
                 raise ModelError("samples of this output rest on one another")
             if len(made.calls) != len(recording.calls):
-                raise ModelError("a batch of another size makes another number of attention calls")
+                raise ModelError("a batch of another size makes a different number of attention calls")
             last = [made.calls[i] for i in self.rows]
             with torch.enable_grad():
                 y = self.again.y(made.output, k).sum()

@@ -19,7 +19,7 @@ Keys = Float[Tensor, "group key"]
 def head_importance(recording: Recording, call: AttentionCall) -> Heads:
     """θ_h ∝ E_jk|A_hᵀG_h|, Σ_h θ_h = 1 per sample over all heads of the attention; 0 where the target does not depend on it.
 
-    A_hᵀG_h = (A_hᵀdO_h) V_hᵀ, so that nothing of size n×n is kept. Keys that are padding have no say. Heads of one attention
+    A_hᵀG_h = (A_hᵀdO_h) V_hᵀ, so that nothing of size n×n is kept. Keys that are padding do not count. Heads of one attention
     that are calls of their own are weighed against one another; where a head's query rows are attended in chunks, A_hᵀG_h
     sums over all of them.
     """

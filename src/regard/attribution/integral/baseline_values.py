@@ -133,7 +133,7 @@ def _of_floats(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
 
 
 def _of_pictures(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
-    """Pictures, or stacks of them; in a stack those of nothing but zeros are padding, which stays and has no say."""
+    """Pictures, or stacks of them; in a stack those of nothing but zeros are padding, which stays and does not count."""
     if b.kind == "noise":
         return _padding_kept(x, _of_shown(context, name, x, lambda shown: _noise(shown, b.value)), 2)
     axes = _picture_axes(context, name, x)
@@ -200,7 +200,7 @@ def _picture_axes(context: Context, name: str, x: Tensor) -> tuple[int, ...]:
 
 
 def _of_shown(context: Context, name: str, x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sample by sample, made of its tokens that are not padding, which has no say; padding is left as it is."""
+    """Sample by sample, made of its tokens that are not padding; padding is left as it is and does not count."""
     hidden, out = padding_of(context, name), x.clone()
     for i, sample in enumerate(x):
         shown = slice(None) if hidden is None else ~hidden[i].to(x.device)
@@ -227,7 +227,7 @@ def _given(name: str, x: Tensor, value: Any) -> Tensor:
 
 
 def _noise(x: Tensor, seed: int) -> Tensor:
-    """Uniform between the sample's own extremes; drawn from the seed and the sample, so that batch mates have no say."""
+    """Uniform between the sample's own extremes; drawn from the seed and the sample; other samples do not affect it."""
     code = zlib.crc32(x.detach().float().cpu().contiguous().numpy().tobytes())
     u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed ^ code), dtype=torch.float32).to(x)
     return x.min() + u * (x.max() - x.min())

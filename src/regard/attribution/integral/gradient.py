@@ -92,7 +92,7 @@ def _noisy(context: Context, name: str, sigma: float, seed: int) -> Tensor:
 
 
 def noise(x: Tensor, seed: int, hidden: Tensor | None = None) -> Tensor:
-    """Gaussian noise of each sample's own range, drawn token by token from the seed: padding draws none and has no say.
+    """Gaussian noise of each sample's own range, drawn token by token from the seed: padding draws none and does not count.
 
     x: (batch, token, ...); hidden: bool (batch, token).
     """

@@ -20,7 +20,7 @@ NEGLIGIBLE = 1e-6
 """Where |T| is below this share of max(1, |y|), its relative error is undefined: there is nothing to reach."""
 
 NOTABLE = 0.01
-"""The share of |T| from which on what is left is told."""
+"""A note says what is left of |T| if its share is larger than this."""
 
 
 def integrated_gradients(

@@ -196,7 +196,7 @@ def branch_of(branches: Mapping[int, Branch], call: AttentionCall) -> Branch:
     """What was seen around a call. Raises Misuse where the run was not watched for it."""
     if call.event not in branches:
         raise Misuse(
-            f"what stands around attention call {call.index} was not watched; record with branches=True, or "
+            f"what surrounds attention call {call.index} was not watched; record with branches=True, or "
             "register the method with keeps=('branches',)"
         )
     return branches[call.event]
@@ -205,18 +205,20 @@ def branch_of(branches: Mapping[int, Branch], call: AttentionCall) -> Branch:
 def output_projection(branches: Mapping[int, Branch], call: AttentionCall) -> Float[Tensor, "head width out"]:
     """W_O of a call, by heads, so that the projected output is Σ_h O_h W_h (+ bias). Raises Misuse where it is not found."""
     branch = branch_of(branches, call)
-    where = f"the output projection of attention call {call.index} ({call.module or 'the model itself'}) cannot be told"
+    where = (
+        f"the output projection of attention call {call.index} ({call.module or 'the model itself'}) cannot be found"
+    )
     if branch.other:
-        raise Misuse(f"{where}: `{branch.other[0]}` reads the call's output; choose a method that needs none")
+        raise Misuse(f"{where}: `{branch.other[0]}` reads the call's output; choose a method that does not need it")
     if len(branch.layers) != 1:
         count = len(branch.layers) or "no"
         raise Misuse(
             f"{where}: {count} linear layers read the call's output (adapters must be merged, quantised layers are not "
-            "seen); choose a method that needs none"
+            "seen); choose a method that does not need it"
         )
     found = columns(call, branch.layers[0])
     if found is None:
-        raise Misuse(f"{where}: its input is not one token's heads side by side; choose a method that needs none")
+        raise Misuse(f"{where}: its input is not one token's heads side by side; choose another method")
     return found
 
 
@@ -255,8 +257,8 @@ def state_norms(
     if bool(z.isnan().any()):
         where = f"attention call {call.index} ({call.module or 'the model itself'})"
         raise Misuse(
-            f"the residual stream of {where} cannot be told: its output is added to nothing that it was made from; choose a "
-            "method that needs none"
+            f"the residual stream of {where} cannot be found: its output is not added to what it was made from; choose a "
+            "method that does not need it"
         )
     return z.to(call.output.device)
 

@@ -142,7 +142,7 @@ class Term:
 class MapOrder:
     """Rows and columns of an A that the model made: log A, with weights that sum to zero over the columns taken of a row.
 
-    Then the softmax's denominator has no say, and what is left is the scores of those rows and columns.
+    Then the softmax's denominator cancels, and what is left is the scores of those rows and columns.
     """
 
     call: AttentionCall

@@ -48,7 +48,7 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `regard.verify` found. True where nothing contradicts what is said of the tokens.
+    """What `regard.verify` found; true if nothing contradicts the tokens that maps name.
 
     claims: how many were tested (row of a side of a call -> tokens). untested: sentences. mixed: what is known to be mixed
     outside attention, in numbers. passes: forward passes and gradients that it took.

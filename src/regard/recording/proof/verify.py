@@ -43,7 +43,7 @@ def verify(
     training: bool = False,
     batch_axis: Any = 0,
 ) -> Verification:
-    """Prove that rows of attention calls rest on the tokens that maps say they do: a table of what contradicts it.
+    """Prove that rows of attention calls rest on the tokens that maps name, and return a table of what contradicts it.
 
     Args:
         model: as for `regard.explain`; it is left as found.
@@ -53,7 +53,7 @@ def verify(
         batch_axis: as for `regard.explain`.
 
     Returns:
-        A `Verification`; it is false where something is contradicted. It prints as a table.
+        A `Verification`; it is false if something is contradicted. It prints as a table.
 
     Proves, before attention moves anything, which tokens each row is a function of, where the model is differentiable. It does
     not prove the shares of merged tokens, the order of calls, the read-out, or hard gates. Costs a forward pass and about

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from regard.recording.tokens.cells import Cells, lattice
 
 STRIDE = 1 << 32
-"""An id is (sample + 1) * STRIDE + row. Row 0 is nobody (padding); sample -1 is a parameter not yet given to samples."""
+"""An id is (sample + 1) * STRIDE + row. Row 0 stands for no token (padding); sample -1 is a parameter not yet assigned."""
 
 
 PARAMETERS = 10_000

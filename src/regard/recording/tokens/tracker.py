@@ -6,7 +6,7 @@ A movement (reshape, transpose, roll, gather, cat, ...) is the same movement of 
 guessed from lengths: a model whose batch, tokens, heads and head size are all 4 is read like any other.
 
 Rows are numbered over all streams. A contraction of raw elements (an embedding, a patch convolution, a first linear
-layer) gives birth to tokens; a contraction of several rows that have already been through attention (Swin's merging)
+layer) makes tokens; a contraction of several rows that have already been through attention (Swin's merging)
 gives new rows and a token map, `Merge`, which the walk goes back through.
 """
 
