@@ -26,7 +26,7 @@ PROBLEMS: dict[str, Kind] = {
 SIGMOID = ("ViltForQuestionAnswering", "SiglipModel", "Siglip2Model")
 """Models that are trained with a sigmoid for each score, of which their configs say nothing."""
 ONE_SCORE = (
-    "the head has one output, which is explained as it is, as a score: nothing says whether it is a regression's or the logit "
+    "the head has one output, which is explained as a score: nothing says whether it is a regression's or the logit "
     "of a yes-or-no answer, whose probability would be its sigmoid"
 )
 ONE_PROBABILITY = (

@@ -239,8 +239,8 @@ def test_an_answer_to_a_picture(seeing, cat):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (lambda cat: str(cat), r"is a picture's file, and no words; give \(picture, text\)"),
-        (lambda cat: "dog.png", "is called like a picture, though there is no such file"),
+        (lambda cat: str(cat), r"is a picture's file, not a text; give \(picture, text\)"),
+        (lambda cat: "dog.png", "is named like a picture, but there is no such file"),
         (lambda cat: "https://example.com/cat", "is an address on the web"),
         (lambda cat: ("https://example.com/cat.png", "is it"), "https://example.com/cat.png is not fetched"),
         (lambda cat: chat_of({"type": "image", "url": "https://example.com/cat.png"}), "is not fetched"),
@@ -248,7 +248,7 @@ def test_an_answer_to_a_picture(seeing, cat):
         (lambda cat: (cat, chat_of({"type": "image", "path": str(cat)})), "places for 1 pictures, and 1 more"),
         (lambda cat: chat_of({"type": "video", "path": "a.mp4"}), "a part of type 'video'"),
         (lambda cat: chat_of({"type": "image", "base64": "no"}), "holds no picture that Pillow can read"),
-        (lambda cat: ([cat, cat], "<image> is it"), "the prompt has 1 of <image>, the place for a picture, for 2"),
+        (lambda cat: ([cat, cat], "<image> is it"), "the prompt needs one <image> per picture: it has 1 for 2"),
         (lambda cat: (cat, [{"role": "system", "content": "is it"}]), "no user's turn"),
     ],
 )

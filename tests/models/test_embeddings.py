@@ -84,7 +84,7 @@ def test_what_is_explained_adds_up():
 
 def test_one_text_alone_has_nothing_to_explain_until_a_number_of_it_is_named():
     reader = regard.load(bert()[0], processor=wordpiece(), pooling="mean")
-    with pytest.raises(TargetError, match=r"one text makes a vector.*give two, explain\(\(first, second\)\)"):
+    with pytest.raises(TargetError, match=r"one text gives a vector.*give two, explain\(\(first, second\)\)"):
         reader.explain("the movie")
     number = reader.explain("the movie", Target.of(lambda out: out.embedding[:, 0]))
     assert torch.allclose(number.receipt.target_value, reader.model(**reader.read("the movie").inputs).embedding[:, 0])

@@ -309,7 +309,7 @@ def test_a_picture_with_a_prompt_takes_the_chat_template_where_there_is_one(read
         ([(PICTURE, "a"), (PICTURE, "b")], "one prompt at a time"),
         ((PICTURE, " "), "prompt is empty"),
         (PICTURE, "reads \\(picture, text\\)"),
-        (([PICTURE, PICTURE], "<image> a"), "1 of <image>, the place for a picture, for 2 pictures"),
+        (([PICTURE, PICTURE], "<image> a"), "one <image> per picture: it has 1 for 2"),
         (("nope.png", "a"), "no such picture"),
     ],
 )

@@ -1,6 +1,6 @@
-"""Models that turn a text into a vector, and how alike two texts are by their vectors: that is what is explained.
+"""Models that turn a text into a vector, and the similarity of two texts by their vectors, which is what is explained.
 
-The vectors are made as the model's own library makes them: by a SentenceTransformer's own modules, or, of a folder, by the
+The vectors are made as the model's own library makes them: by a SentenceTransformer's own modules or, for a folder, by the
 pooling that it names.
 """
 
@@ -297,8 +297,8 @@ def likeness(model: Embedder) -> Target:
     def read(out: Any) -> Tensor:
         if "similarity" not in out:
             raise TargetError(
-                "one text makes a vector, which is no single number: give two, explain((first, second)), to have explained how "
-                "alike they are; or name a number of it, target=Target.of(lambda out: out.embedding[:, 0])"
+                "one text gives a vector, not a single number: give two, explain((first, second)), to explain how alike they "
+                "are; or one number of the vector, target=Target.of(lambda out: out.embedding[:, 0])"
             )
         return torch.as_tensor(out["similarity"])
 

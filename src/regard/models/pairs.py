@@ -90,7 +90,7 @@ def _parts(raw: Any, wanted: Wants) -> tuple[list[Any], Any]:
         return [], raw
     if isinstance(raw, str) and wanted.text:
         if called := names_picture(raw):
-            raise InputError(f"{raw!r} {called}, and no words; give (picture, text)")
+            raise InputError(f"{raw!r} {called}, not a text; give (picture, text)")
         return [], raw
     return [raw], None
 
@@ -157,7 +157,7 @@ def prompt_of(model: nn.Module, processor: Any, prompt: Any, pictures: int) -> C
         return prompt.replace(place, "").strip()
     places = prompt.count(place) if place else 0
     if places and places != pictures:
-        raise InputError(f"the prompt has {places} of {place}, the place for a picture, for {pictures} pictures")
+        raise InputError(f"the prompt needs one {place} per picture: it has {places} for {pictures}")
     tokenizer = processor.tokenizer
     if places or any(str(t) in prompt for t in tokenizer.all_special_tokens if t != tokenizer.unk_token):
         return prompt

@@ -69,7 +69,7 @@ def names_picture(text: str) -> str | None:
         return None
     called = Path(text).suffix.lower() in SUFFIXES and not re.search(r"\s", text)
     if not there:
-        return "is called like a picture, though there is no such file" if called else None
+        return "is named like a picture, but there is no such file" if called else None
     if called:
         return "is a picture's file"
     Image = _pillow()

@@ -39,13 +39,13 @@ class RawReader:
     Attributes:
         model: the model, as it will be explained.
         processor: its image processor (or any callable: PIL image -> tensor (channels, rows, columns)) or tokenizer, or the
-            processor that holds both, for a vision-language model; for one of sound what holds its feature extractor.
-        labels: class names in index order, empty where the model names none.
+            processor that holds both, for a vision-language model; for a model of sound, what holds its feature extractor.
+        labels: class names in index order, empty if the model names none.
         kind: "image", "text", "image-text", "sound", "regions-text" for a model that reads regions of a picture, or
             "embedding" for one that makes vectors of texts (`model` is then an `embeddings.Embedder` around it).
         stream: the keyword that pictures or token ids have in the model's forward.
-        encoder: what turns boxes of a picture into the vectors that such a model reads, if anything does.
-        notes: what every receipt should say of how the model was loaded.
+        encoder: what turns boxes of a picture into the vectors that such a model reads, or None.
+        notes: what every receipt should say about how the model was loaded.
     """
 
     def __init__(

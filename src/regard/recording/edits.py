@@ -144,7 +144,7 @@ class Probabilities(Edit):
 
 @dataclass
 class MaskKeys(Edit):
-    """Hide tokens: `hidden` is stream rows (batch, row) that no call may look at; A is renormalised over the others."""
+    """Hide tokens: no call may look at the rows `hidden`, (batch, row) over all streams; A is renormalised over the others."""
 
     hidden: Tensor
     calls: Sequence[int] | None = None

@@ -52,15 +52,15 @@ def record(
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
 
-    `target` is what `Recording.gradients()` explains when it is given none; `edits` change the run (edits.py); `streams` says
-    whose tokens calls read where the trail is lost (tokens/overrides.py), `readout` which rows `Recording.readout` is to give.
-    `memory_budget` (bytes, or "512MB") is what rebuilt rows, or runs side by side, may take at a time; None: 1 GB.
-    `states`, `branches`: keep the states between blocks; find the output projection and residual stream of every call.
+    `target` is what `Recording.gradients()` explains by default; `edits` change the run (edits.py); `streams` says whose
+    tokens calls read if the trail is lost (tokens/overrides.py); `readout` says which rows `Recording.readout` returns.
+    `memory_budget` (bytes, or "512MB") bounds what rebuilt rows, or runs side by side, may take at a time; None: 1 GB.
+    `states` keeps the states between blocks; `branches` finds the output projection and residual stream of every call.
     `batch_axis`: as in `explain`.
-    maps=False: attention maps are not needed, so that any differentiable model will do; every input has tokens of its own then
+    maps=False: attention maps are not needed, so any differentiable model will do; every input then has tokens of its own
     (own_tokens.py). checked: the model has been through `refuse` already.
 
-    Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost where it is not known
+    Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost if it is not known
     whose tokens a call reads (unless strict=False).
     """
     target = None if target is None else Target.make(target)

@@ -50,8 +50,8 @@ class Mixed:
 class Verification:
     """What `regard.verify` found; true if nothing contradicts the tokens that maps name.
 
-    claims: how many were tested (row of a side of a call -> tokens). untested: sentences. mixed: what is known to be mixed
-    outside attention, in numbers. passes: forward passes and gradients that it took.
+    claims: how many were tested (row of a side of a call -> tokens). untested: what was not, and why, in sentences. mixed:
+    how much is known to be mixed outside attention. passes: the forward passes and gradients that it took.
     """
 
     claims: int
@@ -63,14 +63,14 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was contradicted (what was untested may still be wrong)."""
+        """Whether nothing was contradicted (what is untested may still be wrong)."""
         return not self.contradictions
 
     def __bool__(self) -> bool:
         return self.ok
 
     def check(self) -> Verification:
-        """The same. Raises Contradicted where something is."""
+        """The same object. Raises Contradicted if anything is contradicted."""
         if self.contradictions:
             more = f" (and {len(self.contradictions) - 1} more)" if len(self.contradictions) > 1 else ""
             remedy = ", and say whose tokens they are with streams=" if self.contradictions[0].of == OFF else ""

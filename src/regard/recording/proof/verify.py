@@ -55,9 +55,9 @@ def verify(
     Returns:
         A `Verification`; it is false if something is contradicted. It prints as a table.
 
-    Proves, before attention moves anything, which tokens each row is a function of, where the model is differentiable. It does
-    not prove the shares of merged tokens, the order of calls, the read-out, or hard gates. Costs a forward pass and about
-    log2(tokens) + 2 + (calls) / 2 gradients.
+    It proves which tokens each row is a function of before attention moves anything, as far as the model is differentiable.
+    It does not prove the shares of merged tokens, the order of calls, the read-out, or hard gates. It costs a forward pass
+    and about log2(tokens) + 2 + (calls) / 2 gradients.
 
     Raises:
         ModelError: the model cannot be watched, or its backward pass fails.
