@@ -290,7 +290,7 @@ def _class(c: Any) -> int | Tensor | None:
 
 
 def _whole(value: Any, what: str, *, needed: bool = False) -> Any:
-    """A whole number as an int (Python's, numpy's, a tensor without axes), or one a sample as a (batch,) tensor, or None.
+    """A whole number as an int (Python's, numpy's, a tensor without axes), or one per sample as a (batch,) tensor, or None.
 
     Raises TargetError for anything else.
     """
@@ -304,7 +304,7 @@ def _whole(value: Any, what: str, *, needed: bool = False) -> Any:
         number = None
     if number is None:
         raise TargetError(
-            f"{_an(what)} is a whole number, or one a sample in an integer (batch,) tensor; not {_said(value)}"
+            f"{_an(what)} is a whole number, or one per sample in an integer (batch,) tensor; not {_said(value)}"
         )
     if abs(number) >= 1 << 62:
         raise TargetError(f"{what} {number:.3g} is out of range")
@@ -317,7 +317,7 @@ def _whole_tensor(value: Any, what: str) -> int | Tensor:
         return int(_whole(value.item(), what))
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.ndim > 1:
         raise TargetError(
-            f"{_an(what)} is a whole number, or one a sample in an integer (batch,) tensor; not {_said(tensor)}"
+            f"{_an(what)} is a whole number, or one per sample in an integer (batch,) tensor; not {_said(tensor)}"
         )
     if tensor.is_meta:
         raise TargetError(f"{_an(what)} on the meta device has no value; give one with a value")
@@ -328,7 +328,7 @@ def _mask_of(mask: Any) -> Tensor:
     """A region's mask as a tensor. Raises TargetError for what is none."""
     tensor = torch.from_numpy(mask) if hasattr(mask, "__array_interface__") and mask.ndim else mask
     if not isinstance(tensor, Tensor) or tensor.ndim not in (2, 3) or tensor.is_complex() or tensor.is_meta:
-        raise TargetError(f"a region is a mask (height, width), or one a sample; not {_said(mask)}")
+        raise TargetError(f"a region is a mask (height, width), or one per sample; not {_said(mask)}")
     if not bool((tensor != 0).flatten(-2).any(-1).all()):
         raise TargetError("a region's mask is empty: nothing lies in it")
     return tensor
@@ -463,7 +463,7 @@ def _in_range(index: Tensor, count: int, what: str) -> None:
 def row_at(
     position: int | Tensor, scores: Tensor, inputs: Mapping[str, Any], output: Any = None
 ) -> Int[Tensor, " batch"]:
-    """The row of some scores (batch, row, ...) that stands for a position (an int, or one a sample), one a sample.
+    """The row of some scores (batch, row, ...) that stands for a position (an int, or one per sample), one per sample.
 
     From 0 on, a position is a token's number in the sequence that the scores belong to, padding included. Negative ones
     count back from the last token that is not padding, on whichever side that stands. Where `logits_to_keep` kept only

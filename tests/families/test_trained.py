@@ -99,7 +99,7 @@ def test_a_tolerance_is_reached_at_every_site(name: str) -> None:
     """ε/|T| ≤ 0.1 % for every sample, or the receipt says of whom not."""
     for site in sites(name):
         receipt = case(name).explain("revised_ig", site=site, tolerance=1e-3).receipt
-        missed = [n for n in receipt.notes if "of |T| is left" in n]
+        missed = [n for n in receipt.notes if "of |T| after" in n]
         assert float(receipt.relative_error.nanmedian()) <= 1e-3
         assert len(missed) == int((receipt.relative_error > 1e-3).sum())
 

@@ -135,7 +135,7 @@ def test_swapping_x_and_x0_negates_the_sum(name: str) -> None:
 def test_a_tolerance_is_kept_or_the_receipt_says_what_is_left(name: str) -> None:
     case = families.CASES[name]()
     receipt = explained(case, "revised_ig", tolerance=1e-3, site=Site.embeddings()).receipt
-    left = [n for n in receipt.notes if "of |T| is left" in n]
+    left = [n for n in receipt.notes if "of |T| after" in n]
     kept = receipt.relative_error <= 1e-3
     assert len(left) == int((~kept).sum())
 

@@ -248,7 +248,7 @@ def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) ->
     values, offsets, added = _tokens(tokenizer, read, limit)
     if keep := _not_twice(values["input_ids"], added):
         doubled = tokenizer.convert_ids_to_tokens([i for n, i in enumerate(values["input_ids"]) if n not in keep])
-        notes.append(f"{_listed(doubled)} stands in the text already, and was not added again")
+        notes.append(f"{_listed(doubled)} is in the text already and was not added again")
         values = {key: [row[n] for n in keep] for key, row in values.items()}
         offsets, added = None if offsets is None else [offsets[n] for n in keep], [added[n] for n in keep]
     ids, known = values["input_ids"], special_ids(tokenizer)

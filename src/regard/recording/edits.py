@@ -86,7 +86,7 @@ class ReplaceBlock(Edit):
 
 @dataclass
 class Scale(Edit):
-    """Multiply A of some calls (None: all) by a factor, or by one a sample (batch,): 0 is the baseline A0 = 0.
+    """Multiply A of some calls (None: all) by a factor, or by one per sample (batch,): 0 is the baseline A0 = 0.
 
     O is linear in A, so the kernel stays.
     """

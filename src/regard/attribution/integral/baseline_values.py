@@ -292,7 +292,7 @@ def _embedding(context: Context, name: str, x: Tensor, b: Baseline) -> Tensor:
         ids = b.value if b.value.ndim > 1 else b.value[None]
         if ids.shape[1] != x.shape[1] or len(ids) not in (1, len(x)):
             raise Misuse(
-                f"the baseline of {name!r} must hold {x.shape[1]} ids a sample; it has shape {tuple(b.value.shape)}"
+                f"the baseline of {name!r} must hold {x.shape[1]} ids per sample; it has shape {tuple(b.value.shape)}"
             )
         return _looked_up(context, name, ids.expand(x.shape[:2]))
     if b.kind == "given":

@@ -96,7 +96,8 @@ def _say_what_is_left(context: Context, along: Path, a: Relevance, steps: int) -
         who = ", ".join(str(i) for i in (left > NOTABLE).nonzero().flatten().tolist())
         where = f" (sample{'s' if ',' in who else ''} {who})" if len(left) > 1 else ""
         context.notes.append(
-            f"{float(left.max()):.2g} of |T| is left after {steps} nodes{where}: take more steps, or tolerance={NOTABLE:g}"
+            f"the map misses {float(left.max()):.2g} of |T| after {steps} nodes{where}: "
+            f"take more steps, or tolerance={NOTABLE:g}"
         )
 
 
@@ -112,7 +113,7 @@ def _to_tolerance(context: Context, along: Path, tolerance: float, most: int) ->
             left = float(_left(total, part))
             who = "" if i is None or recording.batch == 1 else f"sample {i}: "
             context.notes.append(
-                f"{who}{left:.2g} of |T| is left after {used} nodes, more than the tolerance {tolerance:g}"
+                f"{who}the map misses {left:.2g} of |T| after {used} nodes, more than the tolerance {tolerance:g}"
             )
         along.nodes += used if i is not None else 0
     return whole
