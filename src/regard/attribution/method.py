@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -56,7 +56,7 @@ class Method:
         needs: "maps", the attention maps of the run; "gradient", the gradient of the watched run itself. Without "maps" the
             method runs on any differentiable model.
         compared: its place in `regard.compare` where no methods are named; 0: it has none.
-        floor: it knows nothing of the model.
+        floor: what every method should do better than; charts draw it in grey.
     """
 
     name: str
@@ -108,6 +108,12 @@ class Method:
         option, value = self.signed_by
         said = options.get(option)
         return self.signed or value in (said if isinstance(said, list | tuple) else (said,))
+
+    def pairs(self, sites: Iterable[Site | None], baselines: Iterable[Any]) -> list[tuple[Site | None, Any]]:
+        """Those (site, baseline) pairs that it can be asked for; None stands for its own, the only one where it takes none."""
+        where = [s for s in sites if s is None or s.kind in self.sites] or [None]
+        against = list(baselines) if self.explicit else [None]
+        return [(s, b) for s in where for b in (against if s is None or s.kind != "attention" else [None])]
 
     def unified(self, options: Mapping[str, Any]) -> Formula:
         """Its row of the unification table; of methods that are no such quadrature, what their receipt is measured by."""

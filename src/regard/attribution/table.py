@@ -53,6 +53,7 @@ METHODS: dict[str, Method] = {
             FORWARD,
             **NO_UNIT,
             preset=True,
+            floor=True,
             summary="mean over heads of the last attention map",
         ),
         Method(

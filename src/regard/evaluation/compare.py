@@ -21,7 +21,7 @@ from regard.attribution.table import METHODS
 from regard.attribution.table import method as method_row
 from regard.baseline import Baseline
 from regard.errors import Misuse
-from regard.evaluation.protocols.attribution_error import Account, account_of, asked
+from regard.evaluation.protocols.attribution_error import Account, account_of
 from regard.explanation import display
 from regard.explanation.explanation import Explanation
 from regard.site import Site
@@ -155,7 +155,7 @@ def _steps(names: Sequence[str], columns: Sequence[Site], baseline: Any) -> list
     """Methods by the site and the baseline that they are asked for: each group shares one recording."""
     groups: dict[tuple[Site | None, bool], list[str]] = {}
     for name in names:
-        for site, against in asked(name, columns, [baseline]):
+        for site, against in method_row(name).pairs(columns, [baseline]):
             groups.setdefault((site, against is not None), []).append(name)
     order = {site: i for i, site in enumerate([*columns, None])}
     keys = sorted(groups, key=lambda k: (order[k[0]], k[1]))

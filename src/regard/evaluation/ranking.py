@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from regard.attribution.table import METHODS
 from regard.errors import Misuse
 from regard.evaluation.protocols.protocol import Row
 from regard.evaluation.rows import grouped
@@ -37,9 +38,14 @@ def ranking(rows: Sequence[Row], metric: str, seed: int = 0) -> dict[str, str]:
     return {t: BEST if known.get(t) == known[best] else NEAR if t in near else "" for t in means}
 
 
+def floors() -> dict[str, bool]:
+    """The methods that every other should do better than, and whether they look at the model's attention at all."""
+    return {row.name: "maps" in row.needs for row in METHODS.values() if row.floor}
+
+
 def _mean(rows: Sequence[Row], metric: str) -> float:
     values = [r.value for r in rows if r.x is None and r.metric == metric and not math.isnan(r.value)]
     return sum(values) / len(values) if values else math.nan
 
 
-__all__ = ["BEST", "NEAR", "ranking"]
+__all__ = ["BEST", "NEAR", "floors", "ranking"]

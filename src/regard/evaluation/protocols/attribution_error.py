@@ -6,7 +6,7 @@ It needs neither ground truth nor a perfect model: T = f(F) − f(F0) is measure
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -94,7 +94,7 @@ def attribution_error(
     """
     rows: list[Row] = []
     for choice in map(MethodChoice.of, methods):
-        for site, baseline in asked(choice.name, sites, baselines):
+        for site, baseline in method_row(choice.name).pairs(sites, baselines):
             exp = explained(model, inputs, target, choice.name, baseline=baseline, site=site, **choice.options)
             rows += _rows_of(exp, choice, first)
     return rows
@@ -115,12 +115,4 @@ def _rows_of(exp: Explanation, choice: MethodChoice, first: int) -> list[Row]:
     return rows
 
 
-def asked(name: str, sites: Iterable[Site | None], baselines: Iterable[Any]) -> list[tuple[Site | None, Any]]:
-    """The (site, baseline) pairs that a method can be asked for; its own where it takes none."""
-    row = method_row(name)
-    where = [s for s in sites if s is None or s.kind in row.sites] or [None]
-    against = list(baselines) if row.explicit else [None]
-    return [(s, b) for s in where for b in (against if s is None or s.kind != "attention" else [None])]
-
-
-__all__ = ["Account", "AttributionError", "account_of", "asked", "attribution_error"]
+__all__ = ["Account", "AttributionError", "account_of", "attribution_error"]

@@ -17,6 +17,7 @@ import numpy as np
 
 from regard.errors import Misuse, nearest
 from regard.evaluation.protocols.protocol import Row
+from regard.evaluation.ranking import floors
 from regard.evaluation.rows import curve_names, curves_of, grouped
 from regard.evaluation.statistics import Interval, mean_with_interval
 from regard.evaluation.summaries import Difference, Summary, differences, side
@@ -43,7 +44,8 @@ MARKERS = "os^Dv"
 LEAST = 1e-4
 """Errors below this share of |T| are drawn there."""
 PANEL = 6
-FLOORS = {"random": (0, (1, 2)), "raw_attention": (0, (5, 2))}
+FLOORS = {name: (0, (5, 2)) if looks else (0, (1, 2)) for name, looks in floors().items()}
+"""How lines of the floors are drawn: dashed, and dotted for noise."""
 SPLIT = ("right", "wrong")
 
 
