@@ -1,24 +1,26 @@
-"""Rewrite what is generated in docs/reference.md: the tables of methods and of protocols.
+"""Rewrite what is generated: the tables of methods and of protocols in docs/reference.md, the methods of README.md.
 
 python docs/generate.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import regard
+from regard.attribution.method import Method
 from regard.evaluation import PROTOCOLS
 
-PAGE = Path(__file__).parent / "reference.md"
+REFERENCE = Path(__file__).parent / "reference.md"
+README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- {}: begin (rewritten by python docs/generate.py) -->"
 END = "<!-- {}: end -->"
 SIGNS = {1: "↑", -1: "↓"}
 
 
 def methods() -> str:
-    """The methods as a Markdown table, those that are registered from outside left out."""
+    """The methods as a Markdown table."""
     head = ("name", "what it is", "options", "cost", "site", "baseline", "decomposes", "paper")
     rows = [
         (
@@ -31,10 +33,21 @@ def methods() -> str:
             "yes" if m.decomposes else "no",
             m.paper,
         )
-        for m in regard.methods()
-        if m.function.__module__.startswith("regard.")
+        for m in ours()
     ]
     return table(head, rows)
+
+
+def methods_in_short() -> str:
+    """The same for the README: what each is, and what its receipt measures."""
+    head = ("name", "what it is", "site", "measured against", "paper")
+    rows = [(f"`{m.name}`", m.summary, m.site, m.baseline, m.paper) for m in ours()]
+    return table(head, rows)
+
+
+def ours() -> list[Method]:
+    """The methods of the package, those that are registered from outside left out."""
+    return [m for m in regard.methods() if m.function.__module__.startswith("regard.")]
 
 
 def protocols() -> str:
@@ -57,14 +70,21 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def rewritten(page: str) -> str:
-    """The page with its tables brought up to date."""
-    for name, made in (("methods", methods()), ("protocols", protocols())):
+def rewritten(page: str, tables: Mapping[str, str]) -> str:
+    """A page with its tables brought up to date."""
+    for name, made in tables.items():
         before, rest = page.split(BEGIN.format(name))
         _, after = rest.split(END.format(name))
         page = f"{before}{BEGIN.format(name)}\n\n{made}\n\n{END.format(name)}{after}"
     return page
 
 
+def pages() -> dict[Path, str]:
+    """Every page that has generated tables, as it should be."""
+    tables = {REFERENCE: {"methods": methods(), "protocols": protocols()}, README: {"methods": methods_in_short()}}
+    return {path: rewritten(path.read_text(encoding="utf-8"), made) for path, made in tables.items()}
+
+
 if __name__ == "__main__":
-    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, page in pages().items():
+        path.write_text(page, encoding="utf-8")

@@ -212,3 +212,8 @@ def test_iou_over_the_data_set_and_over_pictures(vit):
     assert by_name["mean_iou"] == pytest.approx(sum(r.value for r in rows if r.metric == "mean_iou") / 6)
     assert by_name["mean_iou"] != pytest.approx(by_name[ACCUMULATED], abs=1e-4)
     assert ratios_of_sums([[1.0, 0.0]], [[2.0, 0.0]]).value == 0.25
+
+
+def test_settings_that_differ_have_names_that_differ() -> None:
+    given = [{}, {"stream": "x"}, {"sweep": (0.1, 0.5, 0.9)}, {"sweep": (0.1, 0.2, 0.9)}, {"explained": "predicted"}]
+    assert len({Segmentation(**fields).name for fields in given}) == len(given)

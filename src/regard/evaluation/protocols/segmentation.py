@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -82,8 +83,10 @@ class Segmentation(Protocol):
     @property
     def name(self) -> str:
         """The full name."""
-        sweep = f"sweep={self.sweep[0]:g}..{self.sweep[-1]:g}:{len(self.sweep)}"
-        more = [self.variant] if self.variant else []
+        even = np.allclose(self.sweep, np.linspace(self.sweep[0], self.sweep[-1], len(self.sweep)))
+        some = f"{self.sweep[0]:g}..{self.sweep[-1]:g}:{len(self.sweep)}"
+        sweep = "sweep=" + (some if even else ",".join(f"{t:g}" for t in self.sweep))
+        more = [*([self.variant] if self.variant else []), *([f"stream={self.stream}"] if self.stream else [])]
         return "/".join([self.kind, "original", self.explained, "bilinear", "threshold=mean", sweep, *more])
 
     def run(self, maps: ExampleMaps, example: Example) -> list[Row]:
