@@ -62,6 +62,14 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "src/regard/recording/relevance/propagation.py",
         "for a, pulled in zip(mine, call.pull_all([a.step.pull(a.w) for a in mine]) if mine else (), strict=False):",
     ): "a call gives one pull back for each that it is asked for; strict only says so",
+    (
+        "src/regard/recording/tokens/movements.py",
+        "columns = [_ids(t, p) for t, p in zip(tags, parts, strict=False)]",
+    ): "there is a tag for each part; strict only says so",
+    (
+        "src/regard/recording/tokens/movements.py",
+        "parts = list(args[ -1]) if isinstance(args[0], list | tuple) else list(args)",
+    ): "tensors that are given as a list are the only argument",
 }
 """(file, the line as the mutant has it) -> why it computes the same."""
 

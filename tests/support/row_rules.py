@@ -86,7 +86,15 @@ def flat(x: Tensor) -> Tensor:
     return x.flatten(2).mT
 
 
+def copy_moved(m: Steps, x: Tensor) -> Tensor:
+    """A copy is moved in place; what it was copied from stands as it stood."""
+    given = grid(x)
+    given.clone().transpose_(1, 2)
+    return given.flatten(1, 2)
+
+
 MOVED: dict[str, Step] = {
+    "a copy, in place": copy_moved,
     "fliplr": lambda m, x: torch.fliplr(x),
     "flipud": lambda m, x: torch.flipud(x.transpose(0, 1)).transpose(0, 1),
     "rot90": lambda m, x: torch.rot90(grid(x), 2, (1, 2)).flatten(1, 2),
