@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording import recorder, recording
+from regard.recording import recorder
 from regard.recording.calls import attention as attention_module
 from regard.recording.calls import call as call_module
 from regard.recording.calls import rebuild as rebuilding
+from regard.recording.calls.layout import Layout
 from regard.recording.relevance import propagation as walk
+from regard.recording.relevance import readout
 from regard.recording.relevance.call_graph import CallGraph
 from regard.recording.tokens import operations
 from regard.recording.tokens.tags import Tag
@@ -250,17 +252,17 @@ mutant("keys as values", "k is kept as v, and v as k", "cross")(
 
 def _heads_first() -> list[Swap]:
     """Where there are as many heads as samples, (sample, head) is read as (head, sample): all but the ids."""
-    call, pairs, back = call_module.Layout.__call__, call_module.Layout.pairs, call_module.Layout.back
+    call, pairs, back = Layout.__call__, Layout.pairs, Layout.back
 
     def wrong_pairs(self: Any, t: Tensor, part: slice) -> Tensor:
         whole = pairs(self, t, slice(0, self.groups * self.heads)).unflatten(0, (self.groups, self.heads))
         return whole.transpose(0, 1).flatten(0, 1)[part]
 
     return [
-        (call_module.Layout, "of_groups", lambda self, ids: call(self, ids[..., None])[:, 0, :, 0].contiguous()),
-        (call_module.Layout, "__call__", lambda self, t: call(self, t).transpose(0, 1)),
-        (call_module.Layout, "back", lambda self, t: back(self, t.transpose(0, 1))),
-        (call_module.Layout, "pairs", wrong_pairs),
+        (Layout, "of_groups", lambda self, ids: call(self, ids[..., None])[:, 0, :, 0].contiguous()),
+        (Layout, "__call__", lambda self, t: call(self, t).transpose(0, 1)),
+        (Layout, "back", lambda self, t: back(self, t.transpose(0, 1))),
+        (Layout, "pairs", wrong_pairs),
     ]
 
 
@@ -447,23 +449,21 @@ twin("seen off by a call", "calls forget what their keys had absorbed", "vit")(
 )
 
 
-def _read_beside(self: Any, gradients: Any, old: Any = recording.Recording.readout) -> Any:
-    return {i: torch.cat([r[:, :1], r[:, 1:].roll(1, 1)], 1) for i, r in old(self, gradients).items()}
+def _read_beside(graph: Any, gradients: Any, old: Any = readout.found) -> Any:
+    return {i: torch.cat([r[:, :1], r[:, 1:].roll(1, 1)], 1) for i, r in old(graph, gradients).items()}
 
 
 twin("read-out off by one", "the target is said to read the row beside", "vit", "gpt2")(
-    lambda: [(recording.Recording, "readout", _read_beside)]
+    lambda: [(readout, "found", _read_beside)]
 )
 
 
-def _evenly(self: Any, gradients: Any, old: Any = recording.Recording.readout) -> Any:
-    found = old(self, gradients)
+def _evenly(graph: Any, gradients: Any, old: Any = readout.found) -> Any:
+    found = old(graph, gradients)
     return {i: (r > 0) / (r > 0).sum(1, keepdim=True).clamp(min=1) for i, r in found.items()}
 
 
-twin("read-out even", "all rows that the target reads count alike", "swin")(
-    lambda: [(recording.Recording, "readout", _evenly)]
-)
+twin("read-out even", "all rows that the target reads count alike", "swin")(lambda: [(readout, "found", _evenly)])
 
 
 def _all_final(self: Any, of: Any = None, old: Any = CallGraph.final_attentions) -> Any:
