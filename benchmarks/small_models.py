@@ -7,9 +7,14 @@ a picture inside a prompt), not for its fame.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # of this tree, whichever tree's library is asked
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +23,8 @@ from torch import Tensor, nn
 
 import regard
 from regard import Target, zoo
+from support import tiny
+from support.tiny import noise, strong
 
 Targets = Mapping[str, Any]
 
@@ -38,24 +45,7 @@ CASES: dict[str, Callable[[], Case]] = {}
 # -- weights and inputs -----------------------------------------------------------------------------------------------
 
 
-def strong(model: nn.Module, std: float = 0.3) -> nn.Module:
-    """Weights so large that attention is far from uniform; in eval mode."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, p in sorted(model.named_parameters()):
-            if p.ndim >= 2:
-                p.copy_(torch.randn(p.shape, generator=generator) * std)
-            elif "bias" in name:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
-    return model.eval()
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def ids(*shape: int, seed: int = 2, high: int = 38) -> Tensor:
-    return torch.randint(5, high, shape, generator=torch.Generator().manual_seed(seed))
+ids = partial(tiny.ids, high=38)
 
 
 MASK = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])

@@ -42,7 +42,7 @@ class Lost(str):
 
     kind: Why
 
-    def __new__(cls, words: str, kind: Why) -> Lost:
+    def __new__(cls, words: str, kind: Why = Why.OTHER) -> Lost:
         """The words, and what they are about."""
         made = super().__new__(cls, words)
         made.kind = kind
