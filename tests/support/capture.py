@@ -20,12 +20,21 @@ SOFTMAX = torch.softmax
 
 @dataclass
 class Maps:
-    """What a literal run left: per call A (lead..., query, key) and, where the twin made O itself, O; random orders drawn."""
+    """What a literal run left: per call S and A = softmax(S) (lead..., query, key) and, where the twin made O itself, O; random
+    orders drawn."""
 
     A: list[Tensor] = field(default_factory=list)
+    S: list[Tensor] = field(default_factory=list)
     O: dict[int, Tensor] = field(default_factory=dict)
     orders: list[Tensor] = field(default_factory=list)
     busy: bool = False
+
+    def softmax(self, S: Tensor, softmax: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """A of scores S, both kept."""
+        if S.requires_grad:
+            S.retain_grad()
+        self.S.append(S)
+        return self.keep(softmax(S, *args, **kwargs))
 
     def keep(self, A: Tensor) -> Tensor:
         if not A.requires_grad:
@@ -36,7 +45,7 @@ class Maps:
 
 
 def eager(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
-    """A, written out."""
+    """S, written out."""
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if causal:
         n, m = scores.shape[-2:]
@@ -46,7 +55,12 @@ def eager(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float 
         scores = torch.where(mask, scores, -torch.inf)
     elif mask is not None:
         scores = scores + mask
-    return torch.nan_to_num(SOFTMAX(scores, -1), 0.0)
+    return scores
+
+
+def looked(S: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A of scores; rows that see nothing are 0."""
+    return torch.nan_to_num(SOFTMAX(S, *args, **kwargs), 0.0)
 
 
 @contextmanager
@@ -66,7 +80,7 @@ def captured() -> Iterator[Maps]:
             key = torch.stack([key[..., h // each, :, :] for h in range(query.shape[-3])], -3)
             value = torch.stack([value[..., h // each, :, :] for h in range(query.shape[-3])], -3)
         was, maps.busy = maps.busy, True
-        A = maps.keep(eager(query, key, attn_mask, is_causal, scale))
+        A = maps.softmax(eager(query, key, attn_mask, is_causal, scale), looked, -1)
         maps.busy = was
         O = A @ value
         O.retain_grad()
@@ -79,7 +93,7 @@ def captured() -> Iterator[Maps]:
                 return original(x, *args, **kwargs)
             maps.busy = True
             try:
-                return maps.keep(original(x, *args, **kwargs))
+                return maps.softmax(x, original, *args, **kwargs)
             finally:
                 maps.busy = False
 

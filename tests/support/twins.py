@@ -6,7 +6,7 @@ Nothing here uses our code.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from support.families import Case
 class Literal:
     """One literal run of a case: maps (batch, head, query, key) with gradients, inputs and their gradients.
 
+    `D` are the gradients at the scores of which A is the softmax, which may be of keys that are no token beside it (sinks).
     `order` says, for each column of the joint state (per sample), which joint row it is in the input's own order.
     """
 
@@ -32,6 +33,7 @@ class Literal:
     g: dict[str, Tensor]
     y: Tensor
     orders: list[Tensor]
+    D: list[Tensor] = field(default_factory=list)
 
     # -- the joint state ----------------------------------------------------------------------------------------------
 
@@ -123,6 +125,7 @@ def run(case: Case, target: Callable[[Any], Tensor] | None = None, seed: int = 0
     shape = (len(y), -1)
     A = [a.reshape(*shape, *a.shape[-2:]) for a in maps.A]
     G = [(torch.zeros_like(a) if a.grad is None else a.grad).reshape(*shape, *a.shape[-2:]) for a in maps.A]
+    D = [(torch.zeros_like(s) if s.grad is None else s.grad).reshape(*shape, *s.shape[-2:]) for s in maps.S]
     O = {i: o.detach().reshape(*shape, *o.shape[-2:]) for i, o in maps.O.items()}
     dO = {i: torch.zeros_like(O[i]) if o.grad is None else o.grad.reshape(O[i].shape) for i, o in maps.O.items()}
     return Literal(
@@ -135,6 +138,7 @@ def run(case: Case, target: Callable[[Any], Tensor] | None = None, seed: int = 0
         {k: v.grad for k, v in x.items()},
         y.detach(),
         maps.orders,
+        [d.nan_to_num(0.0) for d in D],
     )
 
 

@@ -24,6 +24,7 @@ from regard.explanation.generation import AGAINST, Generation, begins
 from regard.explanation.raw_inputs import Reading, Text
 from regard.explanation.receipt import Measured, Receipt
 from regard.explanation.token_rows import TokenRows
+from regard.explanation.transfer import LateTransfer
 from regard.models.alignment import names_of
 from regard.models.generate import Written, already, write
 from regard.recording.random_state import rng_kept
@@ -213,6 +214,7 @@ def _nothing(like: Explanation, label: str) -> Explanation:
         _token_rows=TokenRows(
             refused="both answers have this token, so nothing is explained here and no token looks at another"
         ),
+        _transfer=LateTransfer(refused="both answers have this token, so nothing is explained here and nothing moves"),
     )
 
 
@@ -284,6 +286,9 @@ def less(one: Explanation, other: Explanation, stream: str, start: int) -> Expla
         signed=True,
         _token_rows=TokenRows(
             refused="each answer was read in a pass of its own; ask one of them which tokens look at which"
+        ),
+        _transfer=LateTransfer(
+            refused="each answer was read in a pass of its own; ask one of them how attention is transferred"
         ),
     )
 

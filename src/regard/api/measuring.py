@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from regard.attribution.integral.path import Path
 from regard.attribution.method import Method, OwnSite
 from regard.explanation.receipt import Measured, Receipt
 from regard.explanation.token_rows import TokenRows
-from regard.recording import Recording, record
+from regard.recording import Gradients, Recording, record
 from regard.recording.ambient import as_the_user, our_own
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.inputs import Inputs
@@ -26,6 +27,8 @@ from regard.recording.run import run
 from regard.recording.tokens.tags import stream_of
 from regard.target import Target, Value
 from regard.version import __version__
+
+MIXED_ROWS = "samples read tokens of one another here: explain one pair at a time to see {}"
 
 
 def measurement(
@@ -81,19 +84,12 @@ def token_rows(
             refused=f"method {row.name!r} as it was called follows no paths from token to token; use 'gae'"
         )
     if value.shared or len(value.y) < w.recording.batch:
-        return TokenRows(
-            refused="samples read tokens of one another here: explain one pair at a time to see which tokens look at which"
-        )
-    model, inputs, rng, around, training = w.recording.model, w.recording.given, w.rng, w.around, w.how.training
-    streams, budget, device = w.how.streams, w.recording.budget, value.y.device
+        return TokenRows(refused=MIXED_ROWS.format("which tokens look at which"))
+    watched, device = watched_again(w, target), value.y.device
 
     def compute(stream: str, tokens: list[int]) -> dict[str, Tensor]:
-        refuse(model, training)
-        with rng_kept(model, rng), around.again(), our_own():
-            again = record(model, inputs, streams=streams, training=training, memory_budget=budget)
-            with torch.enable_grad(), as_the_user():
-                y = target.value(again.output, again.inputs).y
-            rows = rows_between(again, again.gradients(y), method, stream, tokens)
+        with watched() as (again, gradients):
+            rows = rows_between(again, gradients, method, stream, tokens)
         receipt.passes += 2
         hidden = again.hidden()
         maps = [again.settled(rows[:, i]).masked_fill(hidden, 0.0) for i in range(len(tokens))]
@@ -101,6 +97,26 @@ def token_rows(
         return {s.name: whole[..., s.rows] for s in again.streams if s.shown}
 
     return TokenRows(compute)
+
+
+def watched_again(w: Watched, target: Target) -> Callable[[], AbstractContextManager[tuple[Recording, Gradients]]]:
+    """A closure that does not hold the recording: the run watched once more, under the surroundings of the first, and the
+    target's gradients."""
+    model, inputs, rng, around, how, budget = (
+        w.recording.model, w.recording.given, w.rng, w.around, w.how, w.recording.budget
+    )  # fmt: skip
+    streams, training = how.streams, how.training
+
+    @contextmanager
+    def again() -> Iterator[tuple[Recording, Gradients]]:
+        refuse(model, training)
+        with rng_kept(model, rng), around.again(), our_own():
+            recording = record(model, inputs, streams=streams, training=training, memory_budget=budget)
+            with torch.enable_grad(), as_the_user():
+                y = target.value(recording.output, recording.inputs).y
+            yield recording, recording.gradients(y)
+
+    return again
 
 
 def _plain(model: nn.Module, inputs: Inputs) -> Any:

@@ -15,6 +15,7 @@ from regard.api.notes import blind_notes, run_notes
 from regard.api.samples import CROSSED, MIXED, by_sample, samples_of
 from regard.api.shared_run import Watched
 from regard.api.target_rows import tokens_read
+from regard.api.transferring import late_transfer
 from regard.attribution.context import Context, summed
 from regard.attribution.integral.path import Path
 from regard.attribution.method import Method, OwnSite
@@ -119,6 +120,7 @@ class OneMap:
             options=self.options,
             rasters=rasters,
             _token_rows=token_rows(w, fixed, value, self.row, self.options, receipt),
+            _transfer=late_transfer(w, fixed, value, receipt),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""The command line: `regard explain | compare | inspect | methods | zoo`.
+"""The command line: `regard explain | compare | transfer | inspect | methods | zoo`.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -24,6 +24,7 @@ from regard.cli.files import (
     render_explanations,
     render_generations,
     writable,
+    writable_file,
     write_all,
 )
 from regard.cli.inputs import Pair, check, read_words
@@ -62,6 +63,7 @@ try:
         in_options,
         one_line,
         show_explanations,
+        show_file,
         show_files,
         show_generations,
         stdout,
@@ -270,6 +272,54 @@ def compare(
         rows = [[row[0], *row[4:]] for row in table(found)]
         stdout().print(as_table([HEAD[0], *HEAD[4:]], rows), "", sep="\n")
     show_files(files, quiet)
+
+
+@app.command()
+@_guarded
+def transfer(
+    input: Input,
+    model: Model,
+    target: Annotated[
+        str | None,
+        typer.Option(help="A label or class number, a word, an answer. Default: what the model predicts."),
+    ] = None,
+    against: Against = None,
+    token: Token = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which layer is drawn large, from 0. Default: the one in which most is transferred."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="A page (.html) or a picture (.png); an older one is replaced.")
+    ] = Path("regard-out/transfer.html"),
+    truncate: Truncate = False,
+    memory_budget: Budget = None,
+    image: Image = None,
+    text: Words = None,
+    regions: Regions = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the file is.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show what the target would gain if attention moved between the tokens of INPUT, layer by layer."""
+    how = {"truncate": truncate, "memory_budget": memory_budget, **words(against, token)}
+    wanted = targets(None if target is None else [target])
+    out = writable_file(out, (".html", ".png"))
+    check([input], image, text, regions)
+    check_model(model)
+    reader = _load(model)
+    pair = Pair.checked(reader, image, text, regions)
+    raw, stem, more = pair.read(input)
+    with busy(f"explaining {stem}"):
+        found = reader.explain(raw, target=wanted, **how, **more)
+        several = isinstance(found, list)
+        moved = _named(found[0] if several else found, stem, pair).transfer()
+    with busy("drawing"):
+        moved.to_html(out, layer) if out.suffix.lower() == ".html" else moved.plot(out, layer=layer)
+    if not quiet:
+        if several and len(found) > 1:
+            typer.echo(f"{len(found)} objects were found; this is of the likeliest (--target names another)\n")
+        typer.echo(str(moved) + "\n")
+    show_file(out, quiet)
 
 
 @app.command()

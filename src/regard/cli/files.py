@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regard.cli.inputs import SUFFIXES
-from regard.errors import InputError
+from regard.errors import InputError, Misuse
 
 if TYPE_CHECKING:
     from regard.evaluation.compare import Comparison
@@ -31,6 +31,15 @@ def writable(out: Path) -> Path:
     if not os.access(home, os.W_OK):
         raise InputError(f"{home} cannot be written to; give another folder with --out")
     return out
+
+
+def writable_file(out: Path, suffixes: Sequence[str]) -> Path:
+    """Refuse an output file that cannot be one, or that is of another kind, before time is spent."""
+    if out.suffix.lower() not in suffixes:
+        raise Misuse(f"--out is a file that ends in {' or '.join(suffixes)}; {out.name or out} does not")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; --out needs a file")
+    return writable(out.parent) / out.name
 
 
 def _standing(path: Path) -> Path:

@@ -149,9 +149,15 @@ def _print_explanations(found: Sequence[Explanation]) -> None:
             console.print(show(view, console), "", sep="\n")
 
 
+def show_file(file: Path, quiet: bool) -> None:
+    """Print where a single file is."""
+    shown = _from_here(file)
+    typer.echo(shown if quiet else f"{'picture' if file.suffix.lower() == '.png' else 'report'}: {shown}")
+
+
 def show_files(files: Sequence[Path], quiet: bool) -> None:
     """Print where the files are, the report first."""
-    shown = [Path(os.path.relpath(f)) if f.is_relative_to(Path.cwd()) else f for f in files]
+    shown = [_from_here(f) for f in files]
     if quiet:
         typer.echo(shown[0])
         return
@@ -161,3 +167,7 @@ def show_files(files: Sequence[Path], quiet: bool) -> None:
         f"{'picture' if len(drawn) == 1 else 'pictures'}: "
         + (str(drawn[0]) if len(drawn) == 1 else f"{len(drawn)} in {shown[0].parent}")
     )
+
+
+def _from_here(file: Path) -> Path:
+    return Path(os.path.relpath(file)) if file.is_relative_to(Path.cwd()) else file

@@ -70,3 +70,24 @@ def comparison_table(comparison: Any) -> str:
     from regard.report.comparison.html import plain_table
 
     return plain_table(comparison)
+
+
+def plot_transfer(transfer: Any, path: AnyPath | None, sample: int, layer: int | None) -> Any:
+    """One sample of an attention transfer as a matplotlib figure; as PNG if `path`."""
+    from regard.report.transfer.png import plot
+
+    return plot(transfer, path, sample, layer)
+
+
+def write_transfer(transfer: Any, path: AnyPath, layer: int | None) -> Path:
+    """An attention transfer as a page."""
+    from regard.report.transfer.html import write_page
+
+    return write_page(transfer, path, layer)
+
+
+def transfer_table(transfer: Any) -> str:
+    """An attention transfer as text: a sentence, and a table of its layers."""
+    from regard.report.transfer.view import plain_table
+
+    return plain_table(transfer)

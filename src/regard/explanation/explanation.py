@@ -29,6 +29,7 @@ from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words
 from regard.explanation.receipt import Receipt
 from regard.explanation.spans import Groups, grouped
 from regard.explanation.token_rows import TokenRows, tokens_asked
+from regard.explanation.transfer import FLOWS, LateTransfer, Transfer
 
 FORMAT = "regard-explanation-1"
 
@@ -64,6 +65,7 @@ class Explanation:
     rasters: dict[str, Raster] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     _token_rows: TokenRows = field(default_factory=TokenRows, repr=False, compare=False)
+    _transfer: LateTransfer = field(default_factory=LateTransfer, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -186,6 +188,17 @@ class Explanation:
         wanted = tokens_asked(rows, self.scores[query_stream].shape[1], query_stream)
         return self._token_rows.rows(query_stream, key_stream, wanted)
 
+    def transfer(self, flows: int = FLOWS) -> Transfer:
+        """How the target would change if attention moved between tokens, layer by layer: ∂y/∂S, summed over heads and rows.
+
+        S are the scores that each softmax takes. It depends on the target, not on the method. flows: how many of the strongest
+        flows of each layer are kept. Costs one more forward and gradient, once; it is kept, and saved.
+
+        Raises Misuse after `load` where it was not asked for before `save`, and where samples read one another's tokens;
+        NoAttention, TrailLost or Unmoved where there is no attention to follow that the target depends on.
+        """
+        return Transfer(self.target, self.receipt.target_value, self._transfer.layers(flows), self)
+
     def grouped(self, by: Any, stream: str | None = None) -> list[Groups]:
         """Sums of scores over parts of each text: for every sample its `Group`s (name, text, start, end, score) in order.
 
@@ -266,6 +279,7 @@ class Explanation:
             inputs={s: raws[i : i + 1] for s, raws in self.inputs.items() if i < len(raws)},
             receipt=self.receipt.of_sample(i, self.batch),
             _token_rows=self._token_rows.of_sample(i),
+            _transfer=self._transfer.of_sample(i),
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -287,6 +301,7 @@ class Explanation:
             "receipt": self.receipt.as_dict(),
             "found": None if self.found is None else dataclasses.asdict(self.found),
             "between": self._token_rows.packed(tensors),
+            "transfer": self._transfer.packed(tensors),
         }
         return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
 
@@ -324,6 +339,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         found=_found(header.get("found")),
         rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
         _token_rows=TokenRows.unpacked(header.get("between", {}), header["streams"], tensors),
+        _transfer=LateTransfer.unpacked(header.get("transfer"), tensors),
     )
 
 

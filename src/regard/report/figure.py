@@ -77,20 +77,21 @@ def spelt(piece: TextPiece) -> TextPiece:
 
 @dataclass(frozen=True)
 class TextRun:
-    """A piece of text placed in a line: its left end and width in inches, its row."""
+    """A piece of text, or a part of one, placed in a line: its left end and width in inches, its row, the piece's number."""
 
     text: str
     score: float | None
     left: float
     width: float
     row: int
+    piece: int = 0
 
 
 def flow(pieces: list[TextPiece], width: float, gap: float = 0.0) -> tuple[list[TextRun], int]:
     """Break pieces into lines of `width` inches, a word cut where it alone is too long; runs and row count."""
     runs: list[TextRun] = []
     x, row = 0.0, 0
-    for piece in pieces:
+    for number, piece in enumerate(pieces):
         for part in _parts(piece.text, width):
             if part == "\n":
                 x, row = 0.0, row + 1
@@ -100,7 +101,7 @@ def flow(pieces: list[TextPiece], width: float, gap: float = 0.0) -> tuple[list[
                 x, row = 0.0, row + 1
             if part.isspace() and x == 0:
                 continue
-            runs.append(TextRun(part, piece.score, x, long, row))
+            runs.append(TextRun(part, piece.score, x, long, row, number))
             x += long + gap
     return runs, row + 1
 

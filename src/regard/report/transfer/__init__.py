@@ -1,0 +1,1 @@
+"""Attention transfer, drawn: who gains what others lose, layer by layer."""

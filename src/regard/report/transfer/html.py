@@ -1,0 +1,142 @@
+"""An attention transfer as one self-contained page: a layer large with arrows over its pictures and words, all layers small.
+
+As in `explanation.html`: nothing from the network, all text escaped, numbers as JSON that HTML cannot read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from regard.explanation.files import write_atomically
+from regard.explanation.transfer import Transfer
+from regard.report import need
+from regard.report.colour import DARK, LIGHT, OPACITY, number
+from regard.report.page import COLOURS, STAGE, cells_of, pieces, safe_json, scale, stage, templates
+from regard.report.receipt import at
+from regard.report.transfer.view import Arrow, LayerView, RunningView, TransferView, unit, view_of_transfer
+from regard.report.view import PictureView
+
+STRIP = 200  # cells of a small text at most; beyond that neighbours are put together
+
+
+def write_page(transfer: Transfer, path: str | os.PathLike[str], layer: int | None = None) -> Path:
+    """Write all samples and layers as one page. Raises Misuse where a package of `regard[viz]` is missing."""
+    return write_atomically(path, page(transfer, layer).encode("utf-8", "replace"))
+
+
+def page(transfer: Transfer, layer: int | None = None) -> str:
+    """The page as text; see `write_page`."""
+    need("viz")
+    views = [view_of_transfer(transfer, i, layer) for i in range(transfer.explanation.batch)]
+    shown = [_sample(view, f"s{i}") for i, view in enumerate(views)]
+    data = [s.pop("data") for s in shown]
+    return str(
+        templates()
+        .get_template("transfer.html.j2")
+        .render(
+            title=f"Attention transfer: {', '.join(s['name'] for s in shown[:3])}",
+            samples=shown,
+            data=safe_json({"samples": data, "colours": COLOURS, "light": LIGHT, "dark": DARK}),
+            opacity=OPACITY,
+            colours=COLOURS,
+            unit=unit(),
+        )
+    )
+
+
+def _sample(view: TransferView, key: str) -> dict[str, Any]:
+    """What the template and the script need of one sample."""
+    stages = _stages(view, key)
+    ids = {s["stream"]: s["id"] for s in stages}
+    names = [raw[view.sample].name for raw in view.exp.inputs.values() if view.sample < len(raw)]
+    return {
+        "id": key,
+        "name": " + ".join(dict.fromkeys(names)) or f"sample {view.sample}",
+        "target": view.target,
+        "value": number(at(view.exp.receipt.target_value, view.sample)),
+        "stages": stages,
+        "large": view.large,
+        "scale": scale(view.scale),
+        "layers": [_layer(layer, view, f"{key}l{layer.index}") for layer in view.layers],
+        "checks": view.checks,
+        "passes": view.exp.receipt.passes,
+        "data": {
+            "id": key,
+            "large": view.large,
+            "stages": [{k: s[k] for k in STAGE} for s in stages],
+            "layers": [_drawn(layer, ids, f"{key}l{layer.index}") for layer in view.layers],
+        },
+    }
+
+
+def _stages(view: TransferView, key: str) -> list[dict[str, Any]]:
+    """Every picture of a sample once, however many layers look at it."""
+    first: dict[str, PictureView] = {}
+    for layer in view.layers:
+        for panel in layer.panels:
+            if isinstance(panel, PictureView):
+                first.setdefault(panel.stream, panel)
+    return [stage(p, f"{key}p{i}") for i, p in enumerate(first.values())]
+
+
+def _layer(layer: LayerView, view: TransferView, key: str) -> dict[str, Any]:
+    running = [p for p in layer.panels if isinstance(p, RunningView)]
+    return {
+        "id": key,
+        "index": layer.index,
+        "module": layer.module,
+        "looks": layer.looks,
+        "amount": number(layer.amount),
+        "sentence": layer.sentence,
+        "ends": layer.ends,
+        "running": [_running(p, view, f"{key}-{i}") for i, p in enumerate(layer.panels) if isinstance(p, RunningView)],
+        "pictures": [p.stream for p in layer.panels if isinstance(p, PictureView)],
+        "strips": [_strip(p, view) for p in running],
+        "arrows": [{"loser": a.loser, "gainer": a.gainer, "amount": number(a.amount)} for a in layer.arrows],
+    }
+
+
+def _running(panel: RunningView, view: TransferView, key: str) -> dict[str, Any]:
+    runs = [(p.text, p.score, p.special, "", p.tokens) for p in panel.pieces]
+    several = sum(p.score is not None for p in panel.pieces) > 1
+    return {"id": key, "name": panel.name, "text": panel.text, "several": several, "pieces": pieces(runs, view.scale)}
+
+
+def _strip(panel: RunningView, view: TransferView) -> list[dict[str, str]]:
+    """A text as small coloured cells; of a long one each cell is the strongest of its neighbours."""
+    scores = [p.score for p in panel.pieces if p.score is not None]
+    each = -(-len(scores) // STRIP) if scores else 1
+    strongest = [max(scores[i : i + each], key=abs) for i in range(0, len(scores), each)]
+    return [
+        {"hue": "against" if unit < 0 else "for", "alpha": f"{abs(unit):.3f}"}
+        for unit in view.scale.unit(strongest).tolist()
+    ]
+
+
+def _drawn(layer: LayerView, ids: dict[str, str], key: str) -> dict[str, Any]:
+    """The numbers of a layer for the script: its maps by picture, its arrows from place to place."""
+    maps = {p.stream: cells_of(p) for p in layer.panels if isinstance(p, PictureView)}
+    return {"maps": maps, "arrows": [_ends(a, layer, ids, key) for a in layer.arrows]}
+
+
+def _ends(arrow: Arrow, layer: LayerView, ids: dict[str, str], key: str) -> dict[str, Any]:
+    most = layer.arrows[0].amount
+    return {
+        "from": _place(arrow.begins, layer, ids, key),
+        "to": _place(arrow.ends, layer, ids, key),
+        "strength": round(arrow.amount / most, 4),
+    }
+
+
+def _place(spot: Any, layer: LayerView, ids: dict[str, str], key: str) -> Sequence[Any] | None:
+    """A place for the script: a picture's id with x and y in its pixels, or a text's id with the number of a scored piece."""
+    if spot is None:
+        return None
+    number_of_panel, x, y = spot
+    panel = layer.panels[number_of_panel]
+    if isinstance(panel, PictureView):
+        return ids[panel.stream], round(x, 3), round(y, 3)
+    return f"{key}-{number_of_panel}", sum(p.score is not None for p in panel.pieces[: int(x)])
