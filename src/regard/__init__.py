@@ -9,7 +9,8 @@
     explanation.scores, explanation.receipt                 # a score for each token, and what they account for
 
 `inspect` shows what is seen of a model, `methods` lists the methods, `compare` puts their maps side by side, `verify` proves
-whose tokens a map is about. Every error is a `RegardError`. Nothing heavy is imported before one of these names is used.
+whose tokens a map is about, `rewrite` shows how small a change makes a picture another class. Every error is a `RegardError`.
+Nothing heavy is imported before one of these names is used.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from regard.attribution.table import methods as methods
     from regard.attribution.table import register as register
     from regard.baseline import Baseline as Baseline
+    from regard.editing.rewrite import rewrite as rewrite
     from regard.errors import RegardError as RegardError
     from regard.evaluation.compare import Comparison as Comparison
     from regard.evaluation.compare import compare as compare
     from regard.explanation.explanation import Explanation as Explanation
     from regard.explanation.generation import Generation as Generation
     from regard.explanation.receipt import Receipt as Receipt
+    from regard.explanation.rewriting import Rewriting as Rewriting
     from regard.reader import load as load
     from regard.recording.proof.verify import Verification as Verification
     from regard.recording.proof.verify import verify as verify
@@ -46,6 +49,7 @@ HOMES = {
     "Generation": "explanation.generation",
     "Receipt": "explanation.receipt",
     "RegardError": "errors",
+    "Rewriting": "explanation.rewriting",
     "Site": "site",
     "Target": "target",
     "Verification": "recording.proof.verify",
@@ -56,6 +60,7 @@ HOMES = {
     "methods": "attribution.table",
     "record": "recording.record",
     "register": "attribution.table",
+    "rewrite": "editing.rewrite",
     "verify": "recording.proof.verify",
 }
 """The public names, each with the module that it is imported from when it is first used."""

@@ -10,6 +10,7 @@ from regard.api.explain import explain_found, explain_reading
 from regard.api.explain_generation import explain_generation, explain_writing
 from regard.api.inspect import inspect
 from regard.baseline import Baseline
+from regard.editing.pictures import rewrite_pictures
 from regard.errors import InputError, Misuse, ModelError, TargetError
 from regard.explanation.boxes import Found
 from regard.explanation.raw_inputs import Picture, Reading
@@ -287,6 +288,39 @@ class Reader(RawReader):
         reading, notes = self._to_write(prompt)
         options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
         return explain_writing(self.model, self.tokenizer, reading, notes, answer, against, method, target, **options)
+
+    def rewrite(
+        self,
+        picture: Any,
+        to: Any,
+        keep: Any = None,
+        within: Any = None,
+        norm: str = "linf",
+        budget: float | int | str | None = None,
+        minimal: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Change a picture as little as can be so that the model takes it for another class: a `regard.Rewriting`.
+
+        The picture that is changed has the size that the model sees (`rewriting.before`, `rewriting.after`); `rewriting.png()`
+        is its file. Whether it has the new class is asked of that file, 8 bits a channel, read again.
+
+        Args:
+            picture: what `read` takes; a list of pictures makes one rewriting of all.
+            to: the class to be taken for, by name or number; for several pictures also one each, in an integer tensor.
+            keep: a class that is to stay the second, likewise.
+            within: where pixels may change: a mask of the picture's size (an array, a tensor, or a picture that is not black
+                there), or "internal": the tokens that speak for the new class. Other pixels stay exactly as they are.
+            norm: as in `regard.rewrite`, as are `minimal` and `options` (steps, restarts, seed, maps, told).
+            budget: the most that the norm may be, in fractions of the range of pixels, such as 2/255.
+            minimal: look for the smallest budget that suffices.
+            options: see `norm`.
+
+        Raises ModelError for a model that does not say what a picture shows, Misuse and InputError for what does not fit.
+        """
+        wanted, kept = (self.label(c) if isinstance(c, str) else c for c in (to, keep))
+        how = {"norm": norm, "budget": budget, "minimal": minimal, **options}
+        return rewrite_pictures(self, picture, wanted, kept, within, **how)
 
     def _to_write(self, prompt: Any) -> tuple[Reading, list[str]]:
         """A prompt for a model that writes. Raises ModelError for one that does not."""
