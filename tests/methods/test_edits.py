@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import regard
 from regard.recording import record
-from regard.recording.edits import GradientRule, MaskKeys, OneHead, Probabilities, Replace, ReplaceBlock, Scale
+from regard.recording.backward import Correctable, Correction
+from regard.recording.edits import MaskKeys, OneHead, Probabilities, Replace, ReplaceBlock, Scale
 from support import capture, families
 from support.as_found import assert_unchanged, state
 from support.every_method import assert_close, case_of
@@ -35,11 +36,11 @@ EDITED = ["vit", "bert", "gpt2", "gpt2_left", "llama", "t5", "lxmert", "swin", "
 
 @pytest.mark.parametrize("name", EDITED)
 def test_edits_that_change_nothing(name: str) -> None:
-    """Scale(1), Probabilities(identity), GradientRule(1): outputs and gradients are the model's own."""
+    """Scale(1), Probabilities(identity), Correctable(): outputs and gradients are the model's own."""
     case = case_of(name)
     plain = recorded(case)
     expected = plain.gradients(case.target(plain.output))
-    ones: list[Any] = [Scale(1.0), Probabilities(lambda A, call: A), GradientRule(torch.ones_like)]
+    ones: list[Any] = [Scale(1.0), Probabilities(lambda A, call: A), Correctable()]
     for edit in ones:
         run = recorded(case, edit)
         size = max(1.0, float(logits(plain.output).detach().abs().max()))
@@ -148,7 +149,7 @@ def test_one_head_over_the_full_width(name: str, monkeypatch: pytest.MonkeyPatch
 
 FACTORS: dict[str, Callable[[Tensor], Tensor]] = {
     "positive": lambda G: (G > 0).float(),
-    "negative": lambda G: -(G < 0).float(),
+    "negative": lambda G: (G < 0).float(),
     "absolute": torch.sign,
 }
 
@@ -175,9 +176,9 @@ class RuledAttention(torch.autograd.Function):
 
 @pytest.mark.parametrize("sign", FACTORS)
 @pytest.mark.parametrize("name", ["vit", "bert", "llama"])
-def test_gradient_rule_is_the_complete_correction(name: str, sign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_correctable_calls_give_the_complete_correction(name: str, sign: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of(name)
-    run = recorded(case, GradientRule(FACTORS[sign]))
+    run = recorded(case, Correctable(Correction(sign)))
     stream = next(iter(case.inputs))
     found = run.gradients(case.target(run.output)).inputs[stream]
     plain = recorded(case)
@@ -262,7 +263,7 @@ def test_a_replaced_block_is_used() -> None:
 def test_an_edited_run_leaves_the_model_as_found(name: str) -> None:
     case = families.CASES[name]()
     before = state(case.model, case.inputs)
-    for edit in (Scale(0.0), Probabilities(lambda A, call: A), GradientRule(torch.sign), OneHead()):
+    for edit in (Scale(0.0), Probabilities(lambda A, call: A), Correctable(Correction("absolute")), OneHead()):
         recorded(case, edit)
     torch.set_rng_state(before["rng"])
     assert_unchanged(before, state(case.model, case.inputs))

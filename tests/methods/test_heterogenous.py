@@ -114,7 +114,7 @@ def found(case: Case, method: str, **options: Any) -> dict[str, Tensor]:
     if callable(made):
         scores = made(Context(recording, gradients, readout))
     else:
-        scores = relevance(recording, gradients, readout, [made])[0]
+        scores = relevance(recording, lambda _rule: gradients, readout, [made])[0]
     scores = recording.settled(scores).masked_fill(recording.hidden(), 0.0)
     return {s.name: scores[:, s.rows] for s in recording.streams if s.shown}
 

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
+from regard.api.maps import row_options
 from regard.api.one_target import one_target
 from regard.api.shared_run import Settings, Watched
 from regard.attribution.method import Method, OwnSite
@@ -19,6 +21,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
 from regard.recording import Recording, record, record_inputs
 from regard.recording.ambient import Surroundings, our_own
+from regard.recording.backward import RuleSet
 from regard.recording.inputs import Inputs, is_mask
 from regard.recording.proof.verify import verify as proof_of
 from regard.recording.random_state import rng_kept
@@ -131,22 +134,45 @@ def _explained(
     around = Surroundings.now()
     given = Inputs.of(model, inputs, how.batch_axis)
     proof = proof_of(model, given, **how.of_recording()).check() if how.verify else None
+    plain: dict[Any, Any] = {}
+    made: dict[tuple[int, int], Explanation] = {}
     with rng_kept(model) as rng, our_own():
-        recording = _recorded(model, given, rows, how)
-        watched = Watched(recording, reading or Reading({}), how, rng, around, proof)
-        wanted += [_target_of(thing) for thing in (find(recording.output) if find else ())]
-        watched.seconds = time.perf_counter() - started
-        done = [one_target(watched, t, rows, options, keep=i < len(wanted) - 1) for i, (t, _) in enumerate(wanted)]
-    for explanations, (_, found) in zip(done, wanted, strict=True):
-        for explanation in explanations:
-            explanation.found = found
-    return [of_target[m] for m in range(len(rows)) for of_target in done]
+        for rules, group in _by_rules(rows, options).items():
+            recording = _recorded(model, given, [rows[m] for m in group], how, rules, options, rng)
+            watched = Watched(recording, reading or Reading({}), how, rng, around, proof, plain=plain)
+            if find:
+                wanted, find = [_target_of(thing) for thing in find(recording.output)], None
+            watched.seconds = time.perf_counter() - started
+            for t, (wish, found) in enumerate(wanted):
+                maps = one_target(watched, wish, [rows[m] for m in group], options, keep=t < len(wanted) - 1)
+                for m, explanation in zip(group, maps, strict=True):
+                    explanation.found = found
+                    made[m, t] = explanation
+            started = time.perf_counter()
+    return [made[m, t] for m in range(len(rows)) for t in range(len(wanted))]
 
 
-def _recorded(model: nn.Module, inputs: Inputs, rows: Sequence[Method], how: Settings) -> Recording:
+def _by_rules(rows: Sequence[Method], options: dict[str, Any]) -> dict[RuleSet | None, list[int]]:
+    """The numbers of methods that share one recording: by how gradients flow in it."""
+    groups: dict[RuleSet | None, list[int]] = {}
+    for m, row in enumerate(rows):
+        groups.setdefault(row.rule_set(row_options(row, options)), []).append(m)
+    return groups
+
+
+def _recorded(
+    model: nn.Module,
+    inputs: Inputs,
+    rows: Sequence[Method],
+    how: Settings,
+    rules: RuleSet | None,
+    options: dict[str, Any],
+    rng: Any,
+) -> Recording:
     """One run, watched as closely as the methods need it: their maps, the states between blocks, or the inputs alone."""
+    torch.set_rng_state(rng[0])
     followers = [row.name for row in rows if row.follows_maps(how.site)]
-    plain = not followers and how.readout is None and how.streams is None
+    plain = not followers and how.readout is None and how.streams is None and rules is None
     if plain and _inputs_suffice(inputs, rows, how.site):
         several = any(len(t) > 1 for name, t in inputs.tensors.items() if not is_mask(name, t))
         gradient = several or any("gradient" in row.needs for row in rows)  # several: whether they rest on one another
@@ -160,6 +186,8 @@ def _recorded(model: nn.Module, inputs: Inputs, rows: Sequence[Method], how: Set
             branches=any("branches" in row.keeps for row in rows),
             maps=bool(followers) or how.readout is not None,
             checked=True,
+            rules=rules,
+            correctable=any(row_options(row, options).get("correction") == "complete" for row in rows),
             **how.of_recording(),
         )
     except (NoAttention, TrailLost) as e:

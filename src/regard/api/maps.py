@@ -14,12 +14,13 @@ from torch import Tensor
 from regard.api.samples import has_samples
 from regard.api.shared_run import Watched
 from regard.api.target_rows import read_rows
-from regard.attribution.attention.path_rules import Fusion, Preset, relevance
+from regard.attribution.attention.path_rules import Corrected, Fusion, Preset, relevance
 from regard.attribution.context import Context, LateReadout
 from regard.attribution.method import Method
 from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, ModelError, NonFinite
 from regard.recording import Gradients, Recording
+from regard.recording.backward import AttentionRule
 from regard.recording.gradient import cut_off
 from regard.recording.independence import TINY
 from regard.recording.inputs import first
@@ -36,7 +37,10 @@ def row_options(row: Method, options: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Maps:
-    """The relevance (batch, row) that each method gives for one y, padding at zero, and how it was come by."""
+    """The relevance (batch, row) that each method gives for one y, padding at zero, and how it was come by.
+
+    corrected: the gradients that a method took beside the model's own.
+    """
 
     context: Context
     readout: LateReadout
@@ -44,6 +48,7 @@ class Maps:
     relevance: dict[str, Relevance] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     read_by: dict[str, bool] = field(default_factory=dict)
+    corrected: dict[str, int] = field(default_factory=dict)
 
     def shown(self, sample: int) -> dict[str, int]:
         """The sample of each stream that is shown for one sample's y: its own, or (a picture and any text) another."""
@@ -87,13 +92,19 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     recording = w.recording
     more = not recording.whole or bool(recording.rereads)  # the read-out takes a gradient of its own
     beyond = again.shared is not None or not all(row.preset for row in rows)  # who reads the gradients at the inputs
-    gradients = recording.gradients_later(y, keep=keep or more, inputs=beyond)
+    complete = any(p.complete for p in _presets(rows, options))
+    states = recording.frontier(w.how.site.layer, w.how.site.stream) if _at_states(w, rows) else []
+    gradients = recording.gradients_later(y, keep=keep or more or complete, inputs=beyond, states=states)
     readout = LateReadout(lambda: read_rows(recording, y, gradients, w.how.readout, again))
     context = Context(recording, gradients, readout, w.how.seed, w.how.site, w.how.baseline, again, w.reading)
     context.asked = w.how.readout is not None
     maps = Maps(context, readout)
     made, notes = _made(recording, rows, options)
-    walked = _walked(w, rows, made, gradients, readout)
+    corrected = partial(_corrected, recording, y, gradients)
+    walked = _walked(w, rows, made, corrected, readout)
+    for name, preset in made.items():
+        if isinstance(preset, Preset | Fusion):
+            maps.corrected[name] = sum(p.complete for p in preset.presets)
     earlier = (
         reread(recording.calls, recording.rereads, y)
         if w.how.readout is None and any(r.follows_maps(w.how.site) for r in rows)
@@ -110,6 +121,23 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
         maps.relevance[row.name] = _checked(recording, row.name, found)
         maps.seconds[row.name] = shared + time.perf_counter() - since
     return maps
+
+
+def _corrected(recording: Recording, y: Tensor, gradients: Gradients, rule: AttentionRule | None) -> Gradients:
+    """The gradients of y, corrected by a rule where one is given."""
+    return gradients if rule is None else recording.gradients(y, keep=True, inputs=False, correction=rule)
+
+
+def _presets(rows: Sequence[Method], options: dict[str, Any]) -> list[Preset | Fusion]:
+    """Methods of the attention family, as they are before a run is known."""
+    found = [row.function(**row_options(row, options)) for row in rows if row.preset]
+    return [p for p in found if isinstance(p, Preset | Fusion)]
+
+
+def _at_states(w: Watched, rows: Sequence[Method]) -> bool:
+    """Whether gradients of the watched run itself are read at states between blocks."""
+    inside = w.how.site is not None and w.how.site.kind in ("embeddings", "block")
+    return inside and any(row.rules for row in rows)
 
 
 def _made(
@@ -129,7 +157,7 @@ def _made(
 
 
 def _walked(
-    w: Watched, rows: Sequence[Method], made: dict[str, Any], gradients: Gradients, readout: LateReadout
+    w: Watched, rows: Sequence[Method], made: dict[str, Any], gradients: Corrected, readout: LateReadout
 ) -> dict[str, Relevance]:
     """The maps of all methods that follow attention by rules, in one walk."""
     presets = {name: p for name, p in made.items() if isinstance(p, Preset | Fusion)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.api.shared_run import Watched
-from regard.attribution.attention.path_rules import Fusion, Preset, rows_between
+from regard.attribution.attention.path_rules import Corrected, Fusion, Preset, rows_between
 from regard.attribution.integral.baseline_values import zero_of
 from regard.attribution.integral.path import Path
 from regard.attribution.method import Method, OwnSite
@@ -19,6 +19,7 @@ from regard.explanation.receipt import Measured, Receipt
 from regard.explanation.token_rows import TokenRows
 from regard.recording import Gradients, Recording, record
 from regard.recording.ambient import as_the_user, our_own
+from regard.recording.backward import AttentionRule
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.inputs import Inputs
 from regard.recording.random_state import rng_kept
@@ -85,12 +86,12 @@ def token_rows(
         )
     if value.shared or len(value.y) < w.recording.batch:
         return TokenRows(refused=MIXED_ROWS.format("which tokens look at which"))
-    watched, device = watched_again(w, target), value.y.device
+    watched, device = watched_again(w, target, method.complete), value.y.device
 
     def compute(stream: str, tokens: list[int]) -> dict[str, Tensor]:
         with watched() as (again, gradients):
             rows = rows_between(again, gradients, method, stream, tokens)
-        receipt.passes += 2
+        receipt.passes += 2 + sum(p.complete for p in method.presets)
         hidden = again.hidden()
         maps = [again.settled(rows[:, i]).masked_fill(hidden, 0.0) for i in range(len(tokens))]
         whole = torch.stack(maps, 1).float().to(device)
@@ -99,7 +100,11 @@ def token_rows(
     return TokenRows(compute)
 
 
-def watched_again(w: Watched, target: Target) -> Callable[[], AbstractContextManager[tuple[Recording, Gradients]]]:
+Again = AbstractContextManager[tuple[Recording, Corrected]]
+"""A run watched once more, and its target's gradients: as the model has them (None), or corrected by a rule."""
+
+
+def watched_again(w: Watched, target: Target, correctable: bool = False) -> Callable[[], Again]:
     """A closure that does not hold the recording: the run watched once more, under the surroundings of the first, and the
     target's gradients."""
     model, inputs, rng, around, how, budget = (
@@ -108,13 +113,22 @@ def watched_again(w: Watched, target: Target) -> Callable[[], AbstractContextMan
     streams, training = how.streams, how.training
 
     @contextmanager
-    def again() -> Iterator[tuple[Recording, Gradients]]:
+    def again() -> Iterator[tuple[Recording, Corrected]]:
         refuse(model, training)
         with rng_kept(model, rng), around.again(), our_own():
-            recording = record(model, inputs, streams=streams, training=training, memory_budget=budget)
+            recording = record(
+                model, inputs, streams=streams, training=training, memory_budget=budget, correctable=correctable
+            )
             with torch.enable_grad(), as_the_user():
                 y = target.value(recording.output, recording.inputs).y
-            yield recording, recording.gradients(y)
+            known: dict[AttentionRule | None, Gradients] = {}
+
+            def gradients(rule: AttentionRule | None) -> Gradients:
+                if rule not in known:
+                    known[rule] = recording.gradients(y, keep=correctable, correction=rule)
+                return known[rule]
+
+            yield recording, gradients
 
     return again
 

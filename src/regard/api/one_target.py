@@ -174,6 +174,7 @@ class OneMap:
             classes=self.target.classes,
             attribution_sum=summed(relevance, len(value.y)),
             decomposes=row.decomposes,
+            conservation=self._conservation(relevance),
             complete=along.complete if along is not None else not row.site.of_attention,
             predicted=None if value.predicted is None else value.predicted.cpu(),
             explained=None if value.explained is None else value.explained.cpu(),
@@ -185,6 +186,11 @@ class OneMap:
             _measure=measurement(w, self._fixed, row, value, self._finals(), paths),
         )
 
+    def _conservation(self, relevance: Relevance) -> Tensor | None:
+        """Σa / y, of a method that claims that it is 1."""
+        y = self.value.y.detach().float().cpu()
+        return summed(relevance, len(y)) / y if self.row.conserves else None
+
     def _notes(self, along: Path | None) -> list[str]:
         w, follows = self.w, self.row.follows_maps(self.w.how.site)
         notes = [*self.target.notes, *run_notes(w.recording, follows, along), *(w.proof.notes if w.proof else [])]
@@ -194,7 +200,8 @@ class OneMap:
         """Forward and gradient passes: of the run, of the paths, of points that a method runs on its own (two each)."""
         nodes = sum(2 * m.contexts[self.row.name].nodes for m in self.maps)
         shared = 1 + (len(self.value.y) if self.value.shared else 1) + (self.w.proof.passes if self.w.proof else 0)
-        return shared + sum(p.passes for p in self._paths) + nodes
+        corrected = sum(m.corrected.get(self.row.name, 0) for m in self.maps)
+        return shared + sum(p.passes for p in self._paths) + nodes + corrected
 
     @property
     def _reads_rows(self) -> bool:

@@ -25,7 +25,7 @@ def late_transfer(w: Watched, target: Target, value: Value, receipt: Receipt) ->
 
     def compute(flows: int) -> list[LayerTransfer]:
         with again() as (recording, gradients):
-            layers = list(_layers(recording, gradients, flows, device))
+            layers = list(_layers(recording, gradients(None), flows, device))
         receipt.passes += 2
         return layers
 

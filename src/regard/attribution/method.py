@@ -57,6 +57,9 @@ class Method:
             method runs on any differentiable model.
         compared: its place in `regard.compare` where no methods are named; 0: it has none.
         floor: what every method should do better than; charts draw it in grey.
+        rules: what gives its rule set for the backward pass, as (name, **options) -> `RuleSet`: the name of a function in its
+            home, or the function itself; "": its gradients are the model's own.
+        conserves: it claims that its scores add up to y.
     """
 
     name: str
@@ -78,14 +81,27 @@ class Method:
     formula: Formula | None = None
     compared: int = 0
     floor: bool = False
+    rules: str | Callable[..., Any] = ""
+    conserves: bool = False
+
+    def rule_set(self, options: Mapping[str, Any]) -> Any:
+        """How gradients flow in the run that it is given; None: as in the model itself."""
+        if not self.rules:
+            return None
+        made = self._found(self.rules) if isinstance(self.rules, str) else self.rules
+        return made(self.name, **options)
+
+    def _found(self, name: str) -> Callable[..., Any]:
+        assert isinstance(self.home, str)
+        found: Callable[..., Any] = getattr(importlib.import_module(f"regard.attribution.{self.home}"), name)
+        return found
 
     @property
     def function(self) -> Callable[..., Any]:
         """The method itself, imported when it is first asked for."""
         if not isinstance(self.home, str):
             return self.home
-        found: Callable[..., Any] = getattr(importlib.import_module(f"regard.attribution.{self.home}"), self.name)
-        return found
+        return self._found(self.name)
 
     def follows_maps(self, site: Site | None) -> bool:
         """Whether attention maps are needed, at this site."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from regard.attribution.formulas import Formula
@@ -33,6 +34,16 @@ CAM: dict[str, Any] = {
     "needs": (),
 }
 AT_INPUT: dict[str, Any] = {"site": OwnSite.INPUT, "needs": ("gradient",)}
+RULED: dict[str, Any] = {
+    "site": OwnSite.INPUT,
+    "baseline": "zero (implied)",
+    "decomposes": True,
+    "conserves": True,
+    "signed": True,
+    "sites": STATES,
+    "needs": ("gradient",),
+    "rules": "rule_set",
+}
 CAM_PASSES = "3 forward + 2 gradient"
 BTI: dict[str, Any] = {
     "passes": "1 forward + 1 gradient + steps x (1 forward + 1 gradient above the last call)",
@@ -222,6 +233,27 @@ METHODS: dict[str, Method] = {
             summary="Markov chain through the attention maps, times the mean gradient of the last one",
         ),
         Method(
+            "attnlrp",
+            "backward",
+            "Achtibat et al., ICML 2024",
+            **RULED,
+            summary="input times gradient, by rules of LRP for attention, norms, activations and gates",
+        ),
+        Method(
+            "cp_lrp",
+            "backward",
+            "Ali et al., ICML 2022",
+            **RULED,
+            summary="the same with attention weights and gates held constant; adds up to the target in bias-free decoders",
+        ),
+        Method(
+            "gim",
+            "backward",
+            "gradient interaction modifications, 2026",
+            **RULED,
+            summary="input times gradient, softmaxes warmer and products halved on the way back",
+        ),
+        Method(
             "alpha_avg",
             "attention.presets",
             LOPARDO,
@@ -250,7 +282,9 @@ METHODS: dict[str, Method] = {
             summary="seeded noise: the floor of every benchmark",
         ),
     )
+    if m.home != "backward" or find_spec("regard.attribution.backward")
 }
+"""The rules of `backward` can be left out of a build: then their methods are not offered."""
 
 
 RENAMED = {

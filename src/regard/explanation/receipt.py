@@ -59,6 +59,7 @@ class Receipt:
             plain forward under no_grad. same_output: whether that is rounding. `faithful` is its old name.
         predicted, explained: class indices where the target is a class, else None. classes: what they count: "class", "token"
             or "text". reads: the tokens that the target reads, stream by stream; asked: whether the user named them.
+        conservation: Σa / y of a method that claims that its scores add up to y itself, (batch,); else None.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
     """
@@ -82,6 +83,7 @@ class Receipt:
     classes: str = "class"
     reads: list[ReadTokens] = field(default_factory=list)
     asked: bool = False
+    conservation: Tensor | None = None
     _measured: Measured | None = field(default=None, repr=False)
     _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
 
@@ -185,8 +187,8 @@ class Receipt:
         )
         for derived in ("attribution_error", "relative_error"):
             values.pop(derived)
-        for name in ("target_value", "attribution_sum"):
-            values[name] = _tensor(values[name])
+        for name in ("target_value", "attribution_sum", "conservation"):
+            values[name] = _tensor(values.get(name))
         for name in ("predicted", "explained"):
             values[name] = None if values[name] is None else torch.tensor(values[name])
         values["reads"] = [ReadTokens(**r) for r in values.get("reads", ())]

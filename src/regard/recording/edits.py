@@ -194,42 +194,6 @@ class OneHead(Edit):
         return call.in_place(O[:, 0].unflatten(-1, (call.layout.heads, -1)).transpose(1, 2))
 
 
-@dataclass
-class GradientRule(Edit):
-    """Change how the gradient passes through A: G′ = M(G)⊙G, in dS and in dV alike; the forward pass is unchanged.
-
-    METHODS.md section 4, `complete` correction: M = 1[G>0] (positive), −1[G<0], sign G or 1.
-    """
-
-    factor: Callable[[Tensor], Tensor]
-    calls: Sequence[int] | None = None
-
-    def call(self, call: AttentionCall) -> Tensor | None:
-        """A V by hand, with the changed backward."""
-        if not applies(self.calls, call.index):
-            return None
-        A, v = differentiable_probabilities(call), call.repeated(call.v)
-        O: Tensor = _Corrected.apply(A, v, self.factor)  # type: ignore[no-untyped-call]
-        return call.in_place(O)
-
-
-class _Corrected(torch.autograd.Function):
-    """A V whose backward uses M(G)⊙G in place of G = dO Vᵀ."""
-
-    @staticmethod
-    def forward(ctx: Any, A: Tensor, v: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.save_for_backward(A, v)
-        ctx.factor = factor
-        return A.to(v.dtype) @ v
-
-    @staticmethod
-    def backward(ctx: Any, dO: Tensor) -> tuple[Tensor, Tensor, None]:
-        A, v = ctx.saved_tensors
-        G = dO @ v.transpose(-1, -2)
-        M = ctx.factor(G).to(dO.dtype)
-        return (M * G).to(A.dtype), (A.to(dO.dtype) * M).transpose(-1, -2) @ dO, None
-
-
 def differentiable_probabilities(call: AttentionCall) -> Tensor:
     """A (group, head, row, key), in the autograd graph: the model's own, or rebuilt from q and k."""
     if call.A is not None:

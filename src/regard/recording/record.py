@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from regard.errors import NoAttention
 from regard.recording.ambient import our_own
+from regard.recording.backward import Correctable, RuleSet
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.attention import attentions
 from regard.recording.calls.certainty import certainty, contradicted
@@ -49,6 +50,8 @@ def record(
     batch_axis: Any = 0,
     maps: bool = True,
     checked: bool = False,
+    rules: RuleSet | None = None,
+    correctable: bool = False,
 ) -> Recording:
     """Watch one run of a model. Its mode, parameters, hooks and the caller's tensors are left as found.
 
@@ -58,7 +61,9 @@ def record(
     `states` keeps the states between blocks; `branches` finds the output projection and residual stream of every call.
     `batch_axis`: as in `explain`.
     maps=False: attention maps are not needed, so any differentiable model will do; every input then has tokens of its own
-    (own_tokens.py). checked: the model has been through `refuse` already.
+    (own_tokens.py). checked: the model has been through `refuse` already. rules: how gradients flow through operations of each
+    kind (backward/); values are the model's own. correctable: gradients may be corrected where they pass through attention
+    (`Recording.gradients(correction=)`).
 
     Raises ModelError for a model that cannot be watched, or in which no attention is seen; TrailLost if it is not known
     whose tokens a call reads (unless strict=False).
@@ -71,8 +76,13 @@ def record(
     with our_own():
         with torch.enable_grad():
             inputs = Inputs.of(model, inputs, batch_axis)
-            watched = run(model, inputs, edits, streams, states=states, branches=branches, in_place=not maps)
-        return _recorded(model, target, watched, readout, strict, budget, maps)
+            way = Correctable() if correctable else None
+            edits = [*edits, *([way] if way else [])]
+            watched = run(
+                model, inputs, edits, streams, states=states, branches=branches, in_place=not maps, rules=rules
+            )
+        recording = _recorded(model, target, watched, readout, strict, budget, maps)
+        return replace(recording, correctable=way)
 
 
 def record_inputs(
@@ -161,6 +171,7 @@ def _recorded(
         unseen=[*trail.unseen],
         rereads=trail.rereads,
         modules={name: [*where] for name, where in trail.modules.items()},
+        plain=run.plain,
     )
     recording.streams = _in_use(recording, used)
     recording.renamed = renamed(trail, recording.calls)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from regard.recording.ambient import Surroundings, as_the_user, our_own
+from regard.recording.backward import Backward, RuleSet
 from regard.recording.calls import AttentionCall, Layout
 from regard.recording.calls.explicit_weights import attention_product, sampled, unreadable, weights_and_values
 from regard.recording.calls.kernel import Weights
@@ -70,8 +71,10 @@ class Recorder(TorchFunctionMode):
         overrides: Overrides | None = None,
         branches: Branches | None = None,
         until: Until | None = None,
+        rules: RuleSet | None = None,
     ) -> None:
         super().__init__()
+        self.backward = None if rules is None else Backward(rules, self._module, lambda t: _of_pairs(trail, t))
         self.branches = branches
         self.overrides = overrides or Overrides([])
         self.elsewhere = not Surroundings.now().plain
@@ -201,10 +204,11 @@ class Recorder(TorchFunctionMode):
 
     def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The operation itself, as the model runs it."""
+        run = operation if self.backward is None else self.backward
         if self.elsewhere:
             with as_the_user():
-                return operation(func, args, kwargs)
-        return operation(func, args, kwargs)
+                return run(func, args, kwargs)
+        return run(func, args, kwargs)
 
     def _show_scores(self, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
         """Edits are shown what the model's own scores are made of."""
@@ -509,6 +513,12 @@ def inputs_made(recorder: Recorder) -> bool:
 def entered(names: Collection[str]) -> Until:
     """These inputs, or their word embeddings, have entered."""
     return lambda recorder: recorder.leaves.keys() >= {*names}
+
+
+def _of_pairs(trail: Trail, t: Tensor) -> bool:
+    """Whether a tensor is scores of pairs of tokens, or weights made of them."""
+    tag = trail.tag(t)
+    return tag is not None and tag.keys is not None
 
 
 def _of_channels(q: Tag | None, k: Tag | None) -> str:

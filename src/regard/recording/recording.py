@@ -5,7 +5,8 @@ Relevance lives on (sample, row), rows numbered over all streams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import ModelError
+from regard.recording.backward import AttentionRule, Correctable
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.certainty import Certainty
 from regard.recording.calls.residual import Branch
@@ -47,6 +49,8 @@ class Recording(CallGraph):
         stages: all streams of the run, also those that no call reads. guessed: blocks whose rows are known by place alone.
         modules: a mixer -> the modules in which it mixed. unseen: operations that wrote values past autograd.
         rereads: where earlier states of rows met later ones.
+        plain: (operation, module) of what kept its plain gradient under rules of the backward pass.
+        correctable: what lets a gradient be corrected where it passes through attention, where that was asked for.
         renamed: sentences on rows of one input that went on under the name of another's.
     """
 
@@ -76,6 +80,8 @@ class Recording(CallGraph):
     unseen: list[str] = field(default_factory=list)
     rereads: list[Reread] = field(default_factory=list, repr=False)
     modules: dict[str, list[str]] = field(default_factory=dict)
+    plain: list[tuple[str, str]] = field(default_factory=list)
+    correctable: Correctable | None = field(default=None, repr=False)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -95,12 +101,19 @@ class Recording(CallGraph):
     # -- gradients --------------------------------------------------------------------------------------------------
 
     def gradients(
-        self, target: Any = None, *, keep: bool = False, states: Sequence[State] = (), inputs: bool = True
+        self,
+        target: Any = None,
+        *,
+        keep: bool = False,
+        states: Sequence[State] = (),
+        inputs: bool = True,
+        correction: AttentionRule | None = None,
     ) -> Gradients:
         """∂y/∂O of every call, ∂y/∂x of every input (`inputs`) and of some states, in one backward pass to the first of them.
 
         `target` is what `regard.explain` takes (None: the one given to `regard.record`, else the predicted class), or y
-        itself, (batch,), computed from `output`. Parameters get no gradient. keep: another target follows.
+        itself, (batch,), computed from `output`. Parameters get no gradient. keep: another target follows. correction: how the
+        gradient is changed where it passes through attention (of a recording that is `correctable`).
         """
         if isinstance(target, Tensor) and target.is_floating_point():
             value = target
@@ -117,7 +130,8 @@ class Recording(CallGraph):
         at = [c.output for c in self.calls] + list(leaves.values()) + [s.value for s in states]
         at += [c.weights.root for c in self.calls if c.weights is not None]
         wanted = [t for t in at if t.requires_grad]
-        found = iter(gradient(value, wanted, keep=keep) if wanted else [])
+        with self._corrected(correction):
+            found = iter(gradient(value, wanted, keep=keep) if wanted else [])
         grads = [next(found) if t.requires_grad else None for t in at]
         roots = iter(grads[len(grads) - sum(c.weights is not None for c in self.calls) :])
         calls = [c.bind(g, None if c.weights is None else next(roots)) for c, g in zip(self.calls, grads, strict=False)]
@@ -129,9 +143,23 @@ class Recording(CallGraph):
         cut = inputs and all(g is None for g in grads[n:m])
         return Gradients(calls, at_inputs, value.detach(), at_states, cut)
 
-    def gradients_later(self, y: Tensor, *, keep: bool = False, inputs: bool = True) -> Gradients:
+    @contextmanager
+    def _corrected(self, correction: AttentionRule | None) -> Iterator[None]:
+        """While a gradient is taken, attention's backward pass goes by a rule."""
+        if correction is None:
+            yield
+            return
+        if self.correctable is None:
+            raise ValueError("this recording keeps attention's own backward pass; record with correctable=True")
+        self.correctable.rule = correction
+        try:
+            yield
+        finally:
+            self.correctable.rule = None
+
+    def gradients_later(self, y: Tensor, **how: Any) -> Gradients:
         """The same, taken when first read: a method that runs points of its own needs no gradient of this run."""
-        return LateGradients(lambda: self.gradients(y, keep=keep, inputs=inputs), y.detach())
+        return LateGradients(lambda: self.gradients(y, **how), y.detach())
 
     def _beside(self, calls: list[AttentionCall]) -> list[AttentionCall]:
         """Bound calls, each with the others of its attention."""

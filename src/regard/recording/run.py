@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from regard.errors import ModelError
 from regard.recording.ambient import as_the_user, uncompiled
+from regard.recording.backward import RuleSet
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.residual import Branch, Branches
 from regard.recording.calls.sample_of_rows import samples_meet
@@ -76,6 +77,7 @@ class Run:
     branches: dict[int, Branch]
     returned: Any
     guessed: list[str]
+    plain: list[tuple[str, str]] = field(default_factory=list)
 
 
 def run(
@@ -89,6 +91,7 @@ def run(
     branches: bool = False,
     until: Until | None = None,
     in_place: bool = False,
+    rules: RuleSet | None = None,
 ) -> Run:
     """One forward pass, watched, with edits. Gradients are recorded if the caller's grad mode says so.
 
@@ -96,10 +99,11 @@ def run(
     that shows on the way, or that whole numbers are no ids (`numbers_in`), the run begins anew. `states`: keep what goes
     into and comes out of blocks. `branches`: find what stands around each call (calls/residual.py). `until`: when the watch
     may end; the modules then have no hooks, and no state or module is known. `in_place`: what a block gives back where its
-    rows are not followed stands for what it was given, if the shape is the same.
+    rows are not followed stands for what it was given, if the shape is the same. `rules`: how gradients flow (backward/).
     """
     random, inputs = torch.get_rng_state(), Inputs.of(model, inputs)
     how: dict[str, Any] = {"states": states, "branches": branches, "until": until, "in_place": in_place}
+    how |= {"rules": rules}
     if not inputs.followed:
         inputs = dataclasses.replace(inputs, numbers=inputs.switches)
     try:
@@ -126,6 +130,7 @@ def _run(
     branches: bool,
     until: Until | None,
     in_place: bool,
+    rules: RuleSet | None,
 ) -> Run:
     given, tensors = inputs.values, inputs.tensors
     if not inputs.followed:
@@ -142,7 +147,8 @@ def _run(
     frames = Frames(names, list_elements(model))
     overrides = Overrides(stated_in(streams))
     with as_the_user():
-        recorder = Recorder(trail, frames, edits, overrides, Branches(trail) if branches else None, until)
+        edits = [*edits, *(rules.edits if rules else ())]
+        recorder = Recorder(trail, frames, edits, overrides, Branches(trail) if branches else None, until, rules)
     passed = {}
     for name, t in inputs.followed.items():
         shape = tuple(t.shape if name in packed else inputs.first(name).shape[1:])
@@ -185,6 +191,7 @@ def _run(
         around,
         returned,
         guessed,
+        recorder.backward.plain if recorder.backward else [],
     )
 
 

@@ -30,6 +30,7 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
         ReceiptLine("site", r.site, "" if r.site == "none" else "where in the model the scores live"),
         ReceiptLine("read-out", read_out(exp, sample), "the tokens that the target reads"),
         ReceiptLine("sum of the map", number(at(r.attribution_sum, sample)), "over all tokens, special ones included"),
+        *_conservation(r, sample),
         *_error(r, sample),
         _output(r),
         ReceiptLine(
@@ -79,6 +80,14 @@ def _baseline(r: Receipt, sample: int) -> ReceiptLine:
     value = at(r.baseline_value, sample)
     said = "" if value is None else f"the target is {number(value)} there"
     return ReceiptLine("baseline", r.baseline, said)
+
+
+def _conservation(r: Receipt, sample: int) -> list[ReceiptLine]:
+    """What share of the target itself the map adds up to, where the method says that it is all of it."""
+    share = at(r.conservation, sample)
+    if share is None:
+        return []
+    return [ReceiptLine("conservation", f"{share:.3g}", "the sum of the map over the target; the method aims at 1")]
 
 
 def _error(r: Receipt, sample: int) -> list[ReceiptLine]:

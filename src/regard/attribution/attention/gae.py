@@ -22,10 +22,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.attribution.attention.edge_rules import EDGES
+from regard.attribution.attention.guidance import Guide
 from regard.attribution.attention.path_rules import Preset
 from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, nearest
 from regard.recording import AttentionCall, Recording, Step
+from regard.recording.backward import guide_of
+from regard.recording.calls import Pull
 from regard.recording.relevance.propagation import Part, Walker, walk
 from regard.recording.tokens.tags import STRIDE, Merge
 
@@ -34,18 +37,21 @@ POSITIVE = EDGES["positive"]
 Matrix = Float[Tensor, "batch row other"]
 
 
-def gae(*, start_layer: int = 0, form: str | None = None) -> Preset | Callable[[Context], Relevance]:
+def gae(
+    *, start_layer: int = 0, form: str | None = None, guide: Guide | None = None
+) -> Preset | Callable[[Context], Relevance]:
     """Generic Attention-model Explainability, rule 5: (positive, residual_sum).
 
     form: "walk" (the row of one joint roll-out, which needs rows only, and which the other methods of this family take),
     "bimodal" (the paper's own rules for several sources), or None: bimodal where exactly two sources are read (co-attention,
     encoder-decoders, object queries), else the walk; the receipt says which. Both are the same for one source.
+    guide: a map over tokens that steers the attention (guidance.py).
     """
     if form is not None and form not in FORMS:
         raise nearest(str(form), FORMS, "form")
     if form is None:
-        return ByItsAuthors("positive", "residual_sum", None, start_layer)
-    preset = Preset("positive", "residual_sum", None, start_layer)
+        return ByItsAuthors("positive", "residual_sum", None, start_layer, guide=guide)
+    preset = Preset("positive", "residual_sum", None, start_layer, guide=guide)
     return preset if form == "walk" else lambda context: bimodal(context, preset)
 
 
@@ -74,7 +80,7 @@ def bimodal(context: Context, preset: Preset) -> Relevance:
     """
     preset.check(context.recording)
     calls = [c for c in context.gradients.calls if c.attention >= preset.start_layer and c.keys.numel()]
-    graph = Graph(context.recording, calls)
+    graph = Graph(context.recording, calls, preset.guided(context.recording))
     graph.check()
     by_rows = graph.one_way()
     return sum((graph.row(i, r) if by_rows else graph.whole_row(i, r) for i, r in context.readout.items()), graph.none)
@@ -83,8 +89,8 @@ def bimodal(context: Context, preset: Preset) -> Relevance:
 class Graph:
     """The calls of a recording by the source of their rows and of their keys, and what states have absorbed of them."""
 
-    def __init__(self, recording: Recording, calls: Sequence[AttentionCall]) -> None:
-        self.recording, self.calls, self.of = recording, calls, recording.sources
+    def __init__(self, recording: Recording, calls: Sequence[AttentionCall], guide: Relevance | None = None) -> None:
+        self.recording, self.calls, self.of, self.guide = recording, calls, recording.sources, guide
         self.ends = {c.index: recording.ends(c) for c in calls}
         self.events: list[AttentionCall | Merge] = sorted([*calls, *recording.merges], key=lambda e: e.event)
         self.none = recording.zeros()
@@ -95,6 +101,10 @@ class Graph:
         for rows in self.rows.values():
             self.place[rows] = torch.arange(len(rows))
         self.updates: dict[int, dict[int, Matrix]] = {}
+
+    def keys(self, call: AttentionCall) -> Tensor | None:
+        """The guide at a call's keys: E diag(m) stands for E."""
+        return None if self.guide is None else guide_of(self.guide, call)
 
     def crosses(self, call: AttentionCall) -> bool:
         """Whether a call's keys are of another source than its rows."""
@@ -134,7 +144,7 @@ class Graph:
 
         def step(call: AttentionCall) -> Step | None:
             if not self.crosses(call):
-                return Step(POSITIVE)
+                return Step(POSITIVE, keys=self.keys(call))
             for w in walker.arriving(call).values():
                 arriving[call.index] = w
             return None
@@ -152,15 +162,15 @@ class Graph:
         """(w R̄ᵀ) E of one cross call."""
         itself, moved = Pushed(self, w).at(call.rows_seen)
         x = itself + _over(moved, self.ones.at(call.rows_seen)[1])
-        pulled = call.pull(self.recording.gather(x, call.queries), POSITIVE)
-        return self.recording.scatter(pulled, call.keys)
+        pull = Pull(self.recording.gather(x, call.queries), POSITIVE, keys=self.keys(call))
+        return self.recording.scatter(call.pull_all([pull])[0].moved, call.keys)
 
     def _rows_from(self, seen: int, v: Relevance) -> Relevance:
         """v R̄ at a state: v itself, and u (R − I)."""
         u = _over(v, self.ones.at(seen)[1])
         walkers = [
             Walker(lambda _call: None, [Part(seen, v)]),
-            Walker(lambda call: None if self.crosses(call) else Step(POSITIVE), [Part(seen, u)]),
+            Walker(lambda call: None if self.crosses(call) else Step(POSITIVE, keys=self.keys(call)), [Part(seen, u)]),
         ]
         alone, spread = walk(self.recording, self.calls, walkers)
         return alone.itself + spread.moved
@@ -208,10 +218,12 @@ class Graph:
         """E of a call over the rows of its two sources, (batch, row of s, row of q)."""
         s, q = self.ends[call.index]
         out = torch.zeros(len(self.none), len(self.rows[s]), len(self.rows[q]), dtype=self.none.dtype)
+        m = self.keys(call)
         for index in call.chunks(torch.arange(call.shape[2])):
             _, A, G = call.rows(index)
             assert G is not None
-            E = call.shared(POSITIVE.each(A, A * G).mean(1), index).cpu()
+            E = call.shared(POSITIVE.each(A, A * G).mean(1), index)
+            E = (E if m is None else E * m[:, None]).cpu()
             ids, keys = call.queries[:, index, None], call.keys[:, None]
             E = torch.where((ids > 0) & (keys > 0), E, 0.0)
             samples = (torch.maximum(ids, keys) // STRIDE - 1).clamp(min=0)
@@ -242,7 +254,8 @@ class Pushed:
         """What one call adds, E R x; its keys' state goes first."""
         if call.event not in self.added:
             recording, (itself, moved) = self.graph.recording, self.at(call.seen)
-            pushed = call.push(recording.gather(itself + moved, call.keys), POSITIVE)
+            x, m = recording.gather(itself + moved, call.keys), self.graph.keys(call)
+            pushed = call.push(x if m is None else x * m.to(x), POSITIVE)
             self.added[call.event] = recording.scatter(pushed, call.queries)
         return self.added[call.event]
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,12 +19,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.attribution.attention.edge_rules import EDGES
+from regard.attribution.attention.guidance import Guide, guide_rows
 from regard.errors import Misuse, nearest
 from regard.recording import AttentionCall, Gradients, Recording, Step, Stream
+from regard.recording.backward import AttentionRule, Correction, guide_of
 from regard.recording.relevance.propagation import HOPS, Walked
 from regard.recording.tokens.tags import STRIDE
 
 PATHS = ("residual_sum", "rollout", "last")
+CORRECTIONS = ("incomplete", "complete")
 FUSIONS = ("sum", "mean", "max_normalised")
 
 
@@ -32,7 +35,9 @@ FUSIONS = ("sum", "mean", "max_normalised")
 class Preset:
     """An attention-family method: edge rule × path rule × layers. Attentions not in `layers` use `mean` (None: all are in).
 
-    hops: which paths count, by the sources they visit (`residual_sum` only).
+    hops: which paths count, by the sources they visit (`residual_sum` only). correction: "incomplete" corrects the maps alone,
+    "complete" the gradient too, wherever it passes through attention. guide: a map of each stream that steers the attention
+    (guidance.py); None: it is 1.
     """
 
     edge: str
@@ -40,8 +45,17 @@ class Preset:
     layers: tuple[int, ...] | None = None
     start_layer: int = 0
     hops: str = "all"
+    correction: str = "incomplete"
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
+        if self.correction not in CORRECTIONS:
+            raise nearest(str(self.correction), CORRECTIONS, "correction")
+        if self.path == "rollout" and self.edge == "signed":
+            raise Misuse(
+                "path='rollout' brings rows to sum 1, which signed edges have no sum for: "
+                "choose sign='absolute', or path='residual_sum'"
+            )
         if self.edge not in EDGES:
             raise nearest(self.edge, EDGES, "edge rule")
         if self.path not in PATHS:
@@ -52,6 +66,11 @@ class Preset:
     def chosen(self, _recording: Recording) -> tuple[Preset | Callable[[Any], Tensor], str]:
         """What the method is for a run: itself, unless it depends on what was recorded; and a note for the receipt."""
         return self, ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the gradient itself is corrected."""
+        return self.correction == "complete"
 
     @property
     def presets(self) -> tuple[Preset, ...]:
@@ -79,15 +98,41 @@ class Preset:
         for layer in (*(self.layers or ()), self.start_layer):
             if not 0 <= layer < count:
                 raise Misuse(f"layer {layer} is out of range: the run has {count} attentions, numbered from 0")
+        several = [c for c in recording.calls if c.weights is not None]
+        if self.correction == "complete" and several:
+            where = several[0].module or "the model itself"
+            raise Misuse(
+                f"complete correction is not defined here: the map of attention call {several[0].index} ({where}) multiplies "
+                "several values; use correction='incomplete'"
+            )
+
+    def corrects(self, attention: int) -> bool:
+        """Whether an attention is among those that are corrected."""
+        return self.layers is None or attention in self.layers
+
+    def rule(self, recording: Recording) -> Correction | None:
+        """How the gradient is corrected on its way; None: it is the model's own."""
+        if self.correction == "incomplete":
+            return None
+        corrected = None if self.layers is None else frozenset(self.layers)
+        numbers = {c.index: c.attention for c in recording.calls}
+        return Correction(self.edge, self.guided(recording), corrected, numbers)
+
+    def guided(self, recording: Recording) -> Tensor | None:
+        """m on all rows."""
+        return None if self.guide is None else guide_rows(recording, self.guide)
 
     def step(self, recording: Recording, finals: Sequence[int]) -> Callable[[AttentionCall], Step | None]:
         """How each call is weighed on the way back, by its attention's number. `start_layer` is 0-based and inclusive."""
 
+        m = self.guided(recording)
+
         def how(call: AttentionCall) -> Step | None:
             if (self.path == "last" and call.attention not in finals) or call.attention < self.start_layer:
                 return None
-            edge = EDGES[self.edge if self.layers is None or call.attention in self.layers else "mean"]
-            return edge.step(recording, call, self.path == "rollout", self.hops)
+            edge = EDGES[self.edge if self.corrects(call.attention) else "mean"]
+            step = edge.step(recording, call, self.path == "rollout", self.hops)
+            return step if m is None or not edge.gradient else replace(step, keys=guide_of(m, call))
 
         return how
 
@@ -106,6 +151,11 @@ class Fusion:
     def __post_init__(self) -> None:
         if self.how not in FUSIONS:
             raise nearest(str(self.how), FUSIONS, "fusion")
+
+    @property
+    def complete(self) -> bool:
+        """Whether any of them corrects the gradient itself."""
+        return any(p.complete for p in self.presets)
 
     def check(self, recording: Recording) -> None:
         """Raise Misuse for a layer that the recording has no call for."""
@@ -131,35 +181,57 @@ def over_maximum(recording: Recording, relevance: Tensor) -> Tensor:
     return out
 
 
+Corrected = Callable[[AttentionRule | None], Gradients]
+"""One target's gradients, corrected by a rule; None: the model's own."""
+
+
 def relevance(
-    recording: Recording, gradients: Gradients, readout: dict[int, Tensor], methods: Sequence[Preset | Fusion]
+    recording: Recording, gradients: Corrected, readout: dict[int, Tensor], methods: Sequence[Preset | Fusion]
 ) -> list[Tensor]:
-    """Relevance (batch, rows) of each method, all from one walk. `readout`: final attention -> weights r on its rows.
+    """Relevance (batch, rows) of each method; those that share their gradients share one walk. `readout`: final attention ->
+    weights r on its rows.
 
     The identity term, r itself (where tokens merge: r brought back to the tokens they were made of), is taken off.
     """
     for method in methods:
         method.check(recording)
     presets = [p for method in methods for p in method.presets]
-    walked = recording.walk_apart(gradients, readout, [p.step(recording, tuple(readout)) for p in presets])
+    walked = walks(recording, gradients, readout, presets, tuple(readout))
     maps = iter([p.map(w) for p, w in zip(presets, walked, strict=True)])
     return [method.joined(recording, [next(maps) for _ in method.presets]) for method in methods]
 
 
+def walks(
+    recording: Recording,
+    gradients: Corrected,
+    readout: dict[int, Tensor],
+    presets: Sequence[Preset],
+    finals: Sequence[int],
+) -> list[Walked]:
+    """What each preset's walk brought to every row, each along the gradients that it corrects."""
+    found: dict[int, Walked] = {}
+    plain = [i for i, p in enumerate(presets) if p.correction == "incomplete"]
+    own = [[i] for i, p in enumerate(presets) if p.correction == "complete"]
+    for together in [plain, *own] if plain else own:
+        along = gradients(presets[together[0]].rule(recording))
+        steps = [presets[i].step(recording, finals) for i in together]
+        found |= dict(zip(together, recording.walk_apart(along, readout, steps), strict=True))
+    return [found[i] for i in range(len(presets))]
+
+
 def rows_between(
-    recording: Recording, gradients: Gradients, method: Preset | Fusion, name: str, tokens: Sequence[int]
+    recording: Recording, gradients: Corrected, method: Preset | Fusion, name: str, tokens: Sequence[int]
 ) -> Float[Tensor, "batch rows row"]:
     """The map of a method with the read-out at each of some tokens of a stream, over all rows of the recording."""
     method.check(recording)
     stream = recording.stream(name)
-    call = _last_look(recording, gradients, stream)
+    call = _last_look(recording, gradients(None), stream)
     cost = recording.precision.itemsize * recording.batch * recording.rows * (len(recording.calls) + 2)
     out = []
     for some in torch.tensor(tokens).split(max(1, recording.budget // (cost * len(method.presets)))):
         r = recording.zeros().repeat(len(some), 1, 1)
         r[torch.arange(len(some)), :, stream.first + some] = (~recording.padded[name][:, some]).T.to(r)
-        steps = [preset.step(recording, (call.attention,)) for preset in method.presets]
-        walked = recording.walk_apart(gradients, {call.attention: r}, steps)
+        walked = walks(recording, gradients, {call.attention: r}, method.presets, (call.attention,))
         maps = [preset.map(w).expand_as(r) for preset, w in zip(method.presets, walked, strict=True)]
         out.append(method.joined(recording, maps).transpose(0, 1))
     return torch.cat(out, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from regard.attribution.attention.guidance import Guide
 from regard.attribution.attention.path_rules import Preset
 from regard.errors import nearest
 
@@ -31,14 +32,29 @@ def rollout(*, start_layer: int = 0) -> Preset:
 
 
 def corrected_attention(
-    *, sign: str = "positive", layers: Sequence[int] | int | None = None, start_layer: int = 0
+    *,
+    sign: str = "positive",
+    correction: str = "incomplete",
+    layers: Sequence[int] | int | None = None,
+    path: str = "residual_sum",
+    guide: Guide | None = None,
+    start_layer: int = 0,
 ) -> Preset:
-    """Corrected attention (arXiv 2605.11392), incomplete correction — our reading: each layer's map only is corrected."""
+    """Corrected attention (arXiv 2605.11392): row of Π(I + E), E the positive, negative, absolute or signed part of G⊙A.
+
+    correction — our reading: "incomplete" corrects each layer's map, and leaves the backward pass alone; "complete" corrects
+    the gradient too where it passes through attention, so that the gradient of every earlier layer is already corrected.
+    layers: the attentions that are corrected; the others use the mean of A. path: "residual_sum", or "rollout", which brings
+    rows of I + E to sum 1. guide: a map over tokens that steers the attention (guidance.py).
+    """
     if sign not in SIGNS:
         raise nearest(sign, SIGNS, "sign")
+    if path not in ("residual_sum", "rollout"):
+        raise nearest(str(path), ("residual_sum", "rollout"), "path")
     if isinstance(layers, int):
         layers = (layers,)
-    return Preset(sign, "residual_sum", None if layers is None else tuple(layers), start_layer)
+    chosen = None if layers is None else tuple(layers)
+    return Preset(sign, path, chosen, start_layer, correction=correction, guide=guide)
 
 
 __all__ = ["alpha_avg", "alpha_max", "corrected_attention", "raw_attention", "rollout"]

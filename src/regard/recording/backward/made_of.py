@@ -1,0 +1,203 @@
+"""What tensors are made of, as far as rules of the backward pass ask: element-wise functions of one tensor, and reductions of
+one, however a model writes them down.
+
+x · sigmoid(1.7x) is a function of x alone, taken whole; x · rsqrt(mean(x²) + ε) is x over a length that was made of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.recording.backward.operation import Operation
+from regard.recording.tokens.by_tensor import ByTensor
+from regard.recording.tokens.elementwise import tensors_in
+
+COPIES = {"clone", "to", "contiguous", "type", "float", "half", "double", "bfloat16", "alias", "cuda", "cpu", "type_as"}
+"""The same numbers."""
+STRAIGHT = COPIES | {"add", "sub", "neg", "mul", "div", "positive", "dropout", "masked_fill", "real", "imag", "where"}
+"""Element-wise operations that are linear in one operand, the others being constants."""
+LENGTHS = {"std", "norm"}
+"""Reductions that are a length themselves; of others, a square root is."""
+REDUCES = LENGTHS | {"mean", "sum", "var"}
+SMALL = 4096
+"""Elements that a constant may have to be asked what it makes of 0."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An element-wise function f of one tensor: of which, f(0) (None: not known), and whether f is more than a straight line.
+
+    exponent: u, where f = exp(u) (times constants).
+    """
+
+    of: Tensor
+    at_zero: Any
+    curved: bool
+    exponent: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A number for each row of one tensor: made of which, whether it is a length (a root), or 1 over one; the sum of what."""
+
+    origin: object
+    length: bool = False
+    inverse: bool = False
+    total: Tensor | None = None
+    where: tuple[str, str] = ("", "")
+
+
+class MadeOf:
+    """What is known of the tensors of a run."""
+
+    def __init__(self) -> None:
+        self.made = ByTensor[Made]()
+        self.origins = ByTensor[object]()
+        self.powers = ByTensor[object]()
+        self.reduced = ByTensor[Reduced]()
+        self.gates = ByTensor[bool]()
+        self.open: dict[object, tuple[str, str]] = {}
+
+    # -- what is known ----------------------------------------------------------------------------------------------
+
+    def function(self, t: Tensor) -> Made:
+        """The function that a tensor is; of itself where nothing is known."""
+        return self.made.get(t) or Made(t, 0.0, False)
+
+    def is_gate(self, t: Tensor) -> bool:
+        """Whether an activation made it."""
+        return bool(self.gates.get(t))
+
+    def origin(self, t: Tensor) -> object:
+        """What a tensor is, but for constant factors and its own mean."""
+        found = self.origins.get(t)
+        if found is None:
+            found = self.origins[t] = object()
+        return found
+
+    def divides(self, by: Tensor, t: Tensor, inverse: bool) -> bool:
+        """Whether `by` is a length (or 1 over one: `inverse`) that was made of t's own rows."""
+        reduced = self.reduced.get(by)
+        known = reduced is not None and reduced.length and reduced.inverse is inverse
+        return known and reduced is not None and reduced.origin is self.origin(t)
+
+    def is_total(self, by: Tensor, t: Tensor) -> bool:
+        """Whether `by` is the sum of t."""
+        reduced = self.reduced.get(by)
+        return reduced is not None and reduced.total is t
+
+    def normed(self, by: Tensor) -> None:
+        """A length was found to divide what it was made of: its own gradient is nobody's business."""
+        reduced = self.reduced.get(by)
+        if reduced is not None:
+            self.open.pop(reduced.origin, None)
+
+    # -- what is learned --------------------------------------------------------------------------------------------
+
+    def learn(self, op: Operation, out: Tensor, made: Made | None, curved: bool) -> None:
+        """Learn what an element-wise operation gave: the function that it is of one tensor (None: of none)."""
+        xs = op.dependents
+        if made is not None:
+            self.made[out] = made
+        if curved or (len(xs) == 1 and self.is_gate(xs[0])):
+            self.gates[out] = True
+        if op.name in ("pow", "square", "abs") or (op.name == "mul" and len(xs) == 2 and xs[0] is xs[1]):
+            self.powers[out] = self.origin(xs[0])
+        self._follow_origin(op, out)
+        self._follow_length(op, out)
+
+    def forget(self, t: Tensor) -> None:
+        """A tensor that is written into is what it was no more."""
+        for known in (self.made, self.origins, self.powers, self.reduced, self.gates):
+            known.pop(t)
+
+    def moved(self, op: Operation, out: Any) -> None:
+        """The same elements elsewhere."""
+        first = op.dependents[0]
+        for t in tensors_in([out]) if isinstance(out, Tensor | list | tuple) else ():
+            if self.is_gate(first):
+                self.gates[t] = True
+            if op.name in ("view", "reshape", "unsqueeze", "squeeze", "expand", "flatten", "unflatten"):
+                if t.numel() == first.numel():
+                    self.origins[t] = self.origin(first)
+                if (reduced := self.reduced.get(first)) is not None:
+                    self.reduced[t] = reduced
+
+    def reduction(self, op: Operation, out: Any, where: tuple[str, str]) -> None:
+        """A sum, a mean, a variance, a length of a tensor's rows."""
+        (x,) = op.dependents[:1]
+        if not isinstance(out, Tensor):
+            return
+        origin = self.powers.get(x) or self.origin(x)
+        total = x if op.name == "sum" else None
+        self.reduced[out] = Reduced(origin, op.name in LENGTHS, total=total, where=where)
+        if op.name in LENGTHS or op.name == "var":
+            self.open[origin] = where
+
+    def function_made(self, op: Operation, out: Tensor, curved: bool) -> Made | None:
+        """The function of one tensor that an operation gives; None where it is one of several."""
+        known = [self.function(x) for x in op.dependents]
+        if any(k.of is not known[0].of for k in known) or known[0].of.shape != out.shape:
+            return None
+        exponent = op.dependents[0] if op.name in ("exp", "exp2") else None
+        if op.name in ("mul", "masked_fill", "to") and len(known) == 1:
+            exponent = known[0].exponent
+        return Made(known[0].of, self._at_zero(op), curved or any(k.curved for k in known), exponent)
+
+    def _at_zero(self, op: Operation) -> Any:
+        """f(0), as far as it can be told from f alone and small constants."""
+        zeros = {}
+        for x in op.dependents:
+            known = self.function(x).at_zero
+            if known is None:
+                return None
+            zeros[id(x)] = torch.as_tensor(known, dtype=x.dtype, device=x.device)
+        own = {id(x) for x in op.dependents}
+        constants = [t for t in tensors_in(op.args) + tensors_in(op.kwargs.values()) if id(t) not in own]
+        if any(t.numel() > SMALL for t in constants):
+            return None
+        try:
+            with torch.no_grad():
+                at = op.with_tensors(zeros)
+                return at.func(*at.args, **at.kwargs)
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return None
+
+    def _follow_origin(self, op: Operation, out: Tensor) -> None:
+        """Constant factors, and taking its own mean from it, leave a tensor what it was."""
+        xs = op.dependents
+        if op.name in COPIES | {"mul", "div"} and len(xs) == 1 and op.operands[0] is xs[0]:
+            self.origins[out] = self.origin(xs[0])
+        if op.name == "mul" and len(xs) == 1:
+            self.origins[out] = self.origin(xs[0])
+        if op.name == "sub" and len(xs) == 2:
+            mean = self.reduced.get(xs[1])
+            if mean is not None and not mean.length and mean.origin is self.origin(xs[0]):
+                self.origins[out] = self.origin(xs[0])
+
+    def _follow_length(self, op: Operation, out: Tensor) -> None:
+        """What an operation makes of a row's own number: a root of it, 1 over it, the same a little moved."""
+        if len(op.dependents) != 1 or (known := self.reduced.get(op.dependents[0])) is None:
+            return
+        length, inverse = known.length, known.inverse
+        if op.name in ("sqrt", "rsqrt"):
+            length, inverse = True, inverse != (op.name == "rsqrt")
+        elif op.name == "pow":
+            power = op.operands[1] if len(op.operands) > 1 else 0
+            if not isinstance(power, int | float) or abs(power) not in (0.5, 1):
+                return
+            length, inverse = length or abs(power) == 0.5, inverse != (power < 0)
+        elif op.name == "reciprocal" or (op.name == "div" and op.operands[1] is op.dependents[0]):
+            inverse = not inverse
+        elif op.name not in STRAIGHT | {"clamp", "clamp_min", "clip", "maximum"}:
+            return
+        self.reduced[out] = Reduced(known.origin, length, inverse, known.total, known.where)
+        if length:
+            self.open.setdefault(known.origin, known.where)
+
+
+__all__ = ["COPIES", "REDUCES", "STRAIGHT", "Made", "MadeOf"]

@@ -1,0 +1,405 @@
+"""The table of rules: which operations are of which kind, and what a rule set does with each. METHODS.md section 11.
+
+Kinds are told by what an operation does and what its operands are made of, wherever the watch sees them: fused, functional, or
+written out by hand. Values are the model's own, bit for bit. What depends on the inputs is what needs a gradient, since
+parameters are constants here. An operation of no kind keeps its plain gradient, and is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from regard.recording.backward.attention import Correctable, Warmer
+from regard.recording.backward.functions import (
+    favouring,
+    group_norm_gradient,
+    instead,
+    layer_norm_gradient,
+    length_gradient,
+    proportional,
+    rms_norm_gradient,
+    scaled,
+    softmax_gradient,
+    warmer,
+)
+from regard.recording.backward.made_of import REDUCES, STRAIGHT, MadeOf
+from regard.recording.backward.operation import Operation
+from regard.recording.edits import Edit
+from regard.recording.patch_gradient import operation
+from regard.recording.tokens.contractions import CONVOLUTIONS, POOLS, PRODUCTS
+from regard.recording.tokens.elementwise import ELEMENT_WISE
+from regard.recording.tokens.movements import JOINS, MOVEMENTS, RESHAPES
+from regard.recording.tokens.writes import SUMS_INTO, WRITES, spellings
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """How gradients flow.
+
+    Attributes:
+        attention: "halves": dq, dk × ¼, dv × ½; "constant": dq = dk = 0; "warmer": as "halves", the softmax at temperature 2.
+        activation: dx = dy · f(x)/x where f(0) = 0. gates: of a product, the operand that an activation made is constant.
+        gamma: γ of linear maps and convolutions; 0 is the plain gradient.
+
+    Norms are divided by a constant, and products of two operands give each half, in every rule set.
+    """
+
+    name: str
+    attention: str = "halves"
+    activation: bool = True
+    gates: bool = False
+    gamma: float = 0.0
+
+    @property
+    def edits(self) -> list[Edit]:
+        """What is changed call by call."""
+        return [Correctable(Warmer())] if self.attention == "warmer" else []
+
+
+SILENT = """
+    linear embedding cumsum interpolate upsample pad where copy type_as view_as_real view_as_complex meshgrid broadcast_tensors
+    batch_norm topk sort max min amax amin median nansum nanmean fold softmax softmin masked_select diff trace one_hot
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d conv_transpose1d
+    conv_transpose2d conv_transpose3d lp_pool2d grouped_mm _grouped_mm embedding_bag fft_fft fft_ifft fft_rfft fft_irfft
+    dropout1d dropout2d dropout3d detach requires_grad item tolist
+    new_tensor retain_grad register_hook getitem setitem
+"""
+LINEAR = (
+    MOVEMENTS
+    | RESHAPES
+    | JOINS
+    | {*CONVOLUTIONS}
+    | {*POOLS}
+    | spellings(WRITES)
+    | spellings(SUMS_INTO)
+    | {*SILENT.split()}
+)
+"""Operations that add, move or choose: their plain gradient is the rule."""
+STRAIGHT_NAMES = STRAIGHT | {"maximum", "minimum", "fmax", "fmin", "nan_to_num", "detach", "requires_grad", "data"}
+
+
+class Backward:
+    """Applies a rule set to the operations of one run.
+
+    module: where the model is at work. pairs: whether a tensor is scores or weights of pairs of tokens. plain: operations that
+    kept their plain gradient, with the module.
+    """
+
+    def __init__(self, rules: RuleSet, module: Callable[[], str], pairs: Callable[[Tensor], bool]) -> None:
+        self.rules, self.module, self.pairs = rules, module, pairs
+        self.known = MadeOf()
+        self.unruled: dict[tuple[str, str], None] = {}
+
+    @property
+    def plain(self) -> list[tuple[str, str]]:
+        """(operation, module) of what kept its plain gradient, lengths that divide nothing of their own among them."""
+        return [*dict.fromkeys([*self.unruled, *self.known.open.values()])]
+
+    def __call__(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operation, its gradient by the rules."""
+        if getattr(func, "__name__", "") in ("__get__", "__set__"):
+            return self._of_property(func, args, kwargs)
+        op = Operation.read(func, args, kwargs)
+        rule = _KINDS.get(op.name)
+        if not op.dependents or not torch.is_grad_enabled():
+            return self.run(op)
+        if rule is None:
+            return self._of_no_kind(op)
+        if op.into is None:
+            return rule(self, op)
+        self.known.forget(op.into)
+        if (op.name in STRAIGHT and len(op.dependents) < 2) or op.name in ("add", "sub"):
+            return self.run(op)
+        return op.into.copy_(rule(self, op.apart()))
+
+    def _of_property(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """`weight.T` is a constant, too; what a property tells of a parameter itself is told."""
+        made = operation(func, args, dict(kwargs))
+        if not isinstance(made, Tensor) or not made.requires_grad:
+            return made
+        if isinstance(args[0], nn.Parameter):
+            return made.detach()
+        self.known.moved(Operation.read(func, args, kwargs), made)
+        return made
+
+    def _of_no_kind(self, op: Operation) -> Any:
+        out = operation(op.func, op.args, op.kwargs)
+        if op.name in MOVEMENTS or op.name in RESHAPES:
+            self.known.moved(op, out)
+        elif op.name not in LINEAR:
+            self.keeps_plain(op.name, out)
+        return out
+
+    def keeps_plain(self, name: str, out: Any) -> None:
+        """An operation that no rule is for, where a gradient flows through it."""
+        outs = [out] if isinstance(out, Tensor) else out if isinstance(out, list | tuple) else ()
+        if any(isinstance(t, Tensor) and t.requires_grad for t in outs):
+            self.unruled[name, self.module()] = None
+
+    def run(self, op: Operation, new: Mapping[int, Any] | None = None) -> Any:
+        """The operation, with other tensors in the place of some."""
+        op = op.with_tensors(new) if new else op
+        return operation(op.func, op.args, op.kwargs)
+
+    def in_place_of(self, op: Operation, x: Tensor, at: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """The operation's own value, whose gradient at x is at(g, x, value)."""
+        return instead(lambda t: self.run(op, {id(x): t}), at, x)
+
+
+def attention(self: Backward, op: Operation) -> Any:
+    """A fused kernel: q, k and v are given what part of their gradients is theirs (a changed softmax: attention.py)."""
+    given = op.given("query key value attn_mask dropout_p is_causal")
+    q, k, v, mask = (given.pop(n, None) for n in ("query", "key", "value", "attn_mask"))
+    biased = isinstance(mask, Tensor) and mask.requires_grad
+    if self.rules.attention == "constant":
+        q, k, mask = q.detach(), k.detach(), mask.detach() if biased else mask
+    elif self.rules.attention == "halves":
+        q, k, v, mask = scaled(q, 0.25), scaled(k, 0.25), scaled(v, 0.5), scaled(mask, 0.5) if biased else mask
+    return operation(op.func, (q, k, v), {"attn_mask": mask, **given})
+
+
+def softmax(self: Backward, op: Operation) -> Any:
+    """Plain, but for weights of pairs of tokens where the softmax's backward pass is that of a warmer one."""
+    x = op.dependents[0]
+    if self.rules.attention != "warmer" or not self.pairs(x):
+        return self.run(op)
+    dim = op.given("input dim").get("dim", -1)
+    return self.in_place_of(op, x, lambda g, _x, A: _warmer_gradient(g, A, -1 if dim is None else dim))
+
+
+def _warmer_gradient(g: Tensor, A: Tensor, dim: int) -> Tensor:
+    """A_T⊙(G − Σ A_T G), A_T = softmax(S/2), along one axis."""
+    A, g = A.transpose(dim, -1), g.transpose(dim, -1)
+    return softmax_gradient(warmer(A), g.to(A.dtype)).transpose(dim, -1)
+
+
+def product(self: Backward, op: Operation) -> Any:
+    """x ⊙ y: half to each; a constant times x is a straight line; x · f(x) is a function of x; x over its length is a norm."""
+    if len(op.dependents) < 2:
+        return element_wise(self, op)
+    a, b = op.dependents[:2]
+    for x, by in ((a, b), (b, a)):
+        if self.known.divides(by, x, inverse=True):
+            return divided(self, op, by)
+    if self.known.function(a).of is self.known.function(b).of:
+        return element_wise(self, op)
+    return halves(self, op, a, b)
+
+
+def divided(self: Backward, op: Operation, by: Tensor) -> Any:
+    """x over a length that was made of it: the length is a constant."""
+    self.known.normed(by)
+    return self.run(op, {id(by): by.detach()})
+
+
+def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
+    """Half of the gradient to each of two; a gate is constant, where the rules say so, and so are weights of pairs."""
+    if self.rules.gates:
+        constant = [self.pairs(t) for t in (a, b)]
+        if constant[0] == constant[1]:
+            constant = [self.known.is_gate(t) for t in (a, b)]
+        if constant[0] != constant[1]:
+            gate = a if constant[0] else b
+            return self.run(op, {id(gate): gate.detach()})
+    return self.run(op, {id(a): scaled(a, 0.5), id(b): scaled(b, 0.5)})
+
+
+def contraction(self: Backward, op: Operation) -> Any:
+    """A sum of products. Of two that depend on the inputs, as `product`; with constants, linear."""
+    factors = [t for t in op.dependents if not (op.name in ("addmm", "baddbmm", "addmv") and t is op.operands[0])]
+    if len(factors) < 2:
+        return linear(self, op) if len(op.dependents) < 2 else self.run(op)
+    if len(factors) > 2 or (op.name == "dot" and factors[0] is factors[1]):
+        self.keeps_plain(op.name, factors[0])
+        return self.run(op)
+    a, b = factors
+    if a is b:  # x xᵀ written with one operand twice: the two places share what is theirs
+        return self.run(op, {id(a): scaled(a, 0.5)})
+    return halves(self, op, a, b)
+
+
+def linear(self: Backward, op: Operation) -> Any:
+    """Linear maps and convolutions: the plain gradient, or LRP's γ rule."""
+    if len(op.dependents) > 1:
+        return contraction(self, op) if op.name == "linear" else self._of_no_kind(op)
+    found = _weighted(op) if self.rules.gamma else None
+    if found is None or found.x is not op.dependents[0]:
+        return self.run(op)
+    return favouring(found.run, found.x, found.weight, found.bias, self.rules.gamma)
+
+
+class _Weighted(NamedTuple):
+    """A linear map: of what, by which weights and bias, and how it is run with others."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    run: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def _weighted(op: Operation) -> _Weighted | None:
+    """The parts of a linear map; None for one that is written in another way."""
+    if op.name in ("matmul", "mm") and not op.kwargs and all(isinstance(t, Tensor) for t in op.args):
+        return _Weighted(op.args[0], op.args[1], None, lambda x, w, _: x @ w)
+    if op.name == "addmm" and not op.kwargs:
+        bias, x, weight = op.args
+        return _Weighted(x, weight, bias, lambda x, w, b: x @ w if b is None else torch.addmm(b, x, w))
+    if op.name != "linear" and op.name not in CONVOLUTIONS:
+        return None
+    given = op.given("input weight bias stride padding dilation groups")
+    x, weight, bias = (given.pop(n, None) for n in ("input", "weight", "bias"))
+    return _Weighted(x, weight, bias, lambda x, w, b: op.func(x, w, b, **given))
+
+
+def quotient(self: Backward, op: Operation) -> Any:
+    """x / y: x over its own length is a norm; over its own sum, a softmax by hand; over a constant, a straight line."""
+    a, b = op.operands[:2]
+    if not (isinstance(b, Tensor) and b.requires_grad):
+        return element_wise(self, op)
+    if not (isinstance(a, Tensor) and a.requires_grad):
+        return element_wise(self, op)
+    if self.known.divides(b, a, inverse=False):
+        return divided(self, op, b)
+    if self.known.is_total(b, a):
+        return shares(self, op, a)
+    if self.known.function(a).of is self.known.function(b).of:
+        return element_wise(self, op)
+    out = self.run(op)
+    self.keeps_plain("div", out)
+    return out
+
+
+def shares(self: Backward, op: Operation, a: Tensor) -> Any:
+    """x over its own sum, plain; exp(S) over its sum is a softmax that a model writes out."""
+    S = self.known.function(a).exponent
+    if self.rules.attention != "warmer" or S is None or not self.pairs(a):
+        return self.run(op)
+    total = op.operands[1]
+    dim = next((d for d in range(total.ndim) if total.shape[d] == 1 and a.shape[d] > 1), -1)
+    value = self.run(op).detach()
+    return instead(lambda _: value, lambda g, _x, A: _warmer_gradient(g, A, dim), S)
+
+
+def element_wise(self: Backward, op: Operation) -> Any:
+    """Operations element by element. A function of one tensor with f(0) = 0 is taken whole, as the line through its value."""
+    out = self.run(op)
+    if not isinstance(out, Tensor) or not out.requires_grad:
+        return out
+    curved = _curved(op)
+    made = self.known.function_made(op, out, curved)
+    if made is None and curved and len(op.dependents) > 1:
+        self.keeps_plain(op.name, out)
+    if self.rules.activation and made is not None and made.curved and _is_zero(made.at_zero):
+        value = out.detach()
+        out = instead(lambda _: value, proportional, made.of)
+    self.known.learn(op, out, made, curved)
+    return out
+
+
+def _curved(op: Operation) -> bool:
+    """Whether an element-wise operation is more than a straight line in what depends on the inputs."""
+    if op.name == "mul":
+        return len(op.dependents) > 1
+    if op.name == "div":
+        return isinstance(op.operands[1], Tensor) and op.operands[1].requires_grad
+    return op.name not in STRAIGHT_NAMES
+
+
+def _is_zero(value: Any) -> bool:
+    return value is not None and bool((torch.as_tensor(value) == 0).all())
+
+
+def reduces(self: Backward, op: Operation) -> Any:
+    """A mean or sum is linear; a length is of no interest where it divides what it was made of."""
+    out = self.run(op)
+    self.known.reduction(op, out, (op.name, self.module()))
+    return out
+
+
+def layer_norm(self: Backward, op: Operation) -> Any:
+    """(x − mean) / std, std a constant."""
+    g = op.given("input normalized_shape weight bias eps")
+    dims, weight, eps = len(g["normalized_shape"]), g.get("weight"), g.get("eps", 1e-5)
+    return _norm(self, op, g["input"], lambda at, x, _: layer_norm_gradient(at, x, dims, weight, eps))
+
+
+def rms_norm(self: Backward, op: Operation) -> Any:
+    """x / rms, rms a constant."""
+    g = op.given("input normalized_shape weight eps")
+    dims, weight, eps = len(g["normalized_shape"]), g.get("weight"), g.get("eps")
+    eps = torch.finfo(g["input"].dtype).eps if eps is None else eps
+    return _norm(self, op, g["input"], lambda at, x, _: rms_norm_gradient(at, x, dims, weight, eps))
+
+
+def group_norm(self: Backward, op: Operation) -> Any:
+    """(x − mean) / std over groups of channels, std a constant."""
+    g = op.given("input num_groups weight bias eps")
+    groups, weight, eps = g["num_groups"], g.get("weight"), g.get("eps", 1e-5)
+    return _norm(self, op, g["input"], lambda at, x, _: group_norm_gradient(at, x, groups, weight, eps))
+
+
+def instance_norm(self: Backward, op: Operation) -> Any:
+    """(x − mean) / std of each channel, std a constant; with running statistics it is linear."""
+    g = op.given("input running_mean running_var weight bias use_input_stats momentum eps")
+    if not g.get("use_input_stats", True):
+        return self.run(op)
+    channels, weight, eps = g["input"].shape[1], g.get("weight"), g.get("eps", 1e-5)
+    return _norm(self, op, g["input"], lambda at, x, _: group_norm_gradient(at, x, channels, weight, eps))
+
+
+def normalize(self: Backward, op: Operation) -> Any:
+    """x over its length, the length a constant."""
+    g = op.given("input p dim eps")
+    p, dim, eps = g.get("p", 2.0), g.get("dim", 1), g.get("eps", 1e-12)
+    return _norm(self, op, g["input"], lambda at, x, _: length_gradient(at, x, p, dim, eps))
+
+
+def _norm(self: Backward, op: Operation, x: Tensor, at: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
+    """A fused norm of x; one whose scale depends on the inputs too keeps its plain gradient."""
+    if op.dependents != (x,):
+        out = self.run(op)
+        self.keeps_plain(op.name, out)
+        return out
+    return self.in_place_of(op, x, at)
+
+
+def glu(self: Backward, op: Operation) -> Any:
+    """x₁ · sigmoid(x₂) of two halves of one tensor, as the product that it is."""
+    x, dim = op.dependents[0], op.given("input dim").get("dim", -1)
+
+    def at(g: Tensor, x: Tensor, _: Tensor) -> Tensor:
+        left, right = x.chunk(2, dim)
+        gate = right.sigmoid()
+        if self.rules.gates:
+            return torch.cat([g * gate, torch.zeros_like(right)], dim)
+        return torch.cat([g * gate, g * left * gate * (1 - gate)], dim) / 2
+
+    return self.in_place_of(op, x, at)
+
+
+Kind = Callable[[Backward, Operation], Any]
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys({n for n in ELEMENT_WISE if not n.startswith("__")}, element_wise),
+    **dict.fromkeys(REDUCES, reduces),
+    **dict.fromkeys(PRODUCTS, contraction),
+    **dict.fromkeys(("linear", *CONVOLUTIONS), linear),
+    "scaled_dot_product_attention": attention,
+    "softmax": softmax,
+    "mul": product,
+    "div": quotient,
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "group_norm": group_norm,
+    "instance_norm": instance_norm,
+    "normalize": normalize,
+    "glu": glu,
+}
+for _name in ("detach", "data", "requires_grad"):
+    _KINDS.pop(_name, None)
+
+__all__ = ["Backward", "RuleSet"]
