@@ -1,4 +1,4 @@
-"""The command line: `regard explain | compare | transfer | inspect | methods | zoo`.
+"""The command line: `regard explain | compare | transfer | rewrite | inspect | methods | zoo`.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -27,7 +27,8 @@ from regard.cli.files import (
     writable_file,
     write_all,
 )
-from regard.cli.inputs import Pair, check, read_words
+from regard.cli.inputs import Pair, check, read_input, read_words
+from regard.cli.rewriting import check_reached, forget_other, render, wanted
 from regard.errors import RegardError
 from regard.version import __version__
 
@@ -320,6 +321,61 @@ def transfer(
             typer.echo(f"{len(found)} objects were found; this is of the likeliest (--target names another)\n")
         typer.echo(str(moved) + "\n")
     show_file(out, quiet)
+
+
+@app.command()
+@_guarded
+def rewrite(
+    input: Annotated[
+        str, typer.Argument(metavar="PICTURE", help="A picture file, or - (stdin); with --report a folder of pictures.")
+    ],
+    model: Model,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="The label or class number to be taken for."),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="A class that is to stay the second: a picture of two classes.")
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MASK|internal",
+            help="Where pixels may change: a picture of the same size that is not black there, or the tokens that speak for "
+            "the new class.",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="The most that may change, pixels from 0 to 1. Default: 4/255 of a pixel, or 0.5 in L2."),
+    ] = None,
+    norm: Annotated[
+        Literal["linf", "l2"], typer.Option(help="The largest change of a pixel, or the length of all changes.")
+    ] = "linf",
+    minimal: Annotated[bool, typer.Option("--minimal", help="Look for the smallest budget that suffices.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.html, rewritten.png and two more pictures; older ones are replaced.")
+    ] = Path("regard-out"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Change PICTURE as little as can be so that the model takes it for another class; exit code 1 where it does not."""
+    how = wanted(to, keep, within, budget, norm, minimal, False)
+    out = writable(out)
+    check([input, *([] if within in (None, "internal") else [str(within)])], None, None, None)
+    check_model(model)
+    reader = _load(model)
+    raw, stem = read_input(input, "image") if reader.kind == "image" else (input, input)
+    with steps("rewriting") as told:
+        found = reader.rewrite(raw, told=told, **how)
+    found.names = [stem]
+    with busy("drawing"):
+        files = write_all([found], out, render(reader, found))
+    forget_other(found, out)
+    if not quiet:
+        typer.echo(one_line(str(found)))
+    show_files(files, quiet)
+    check_reached(found)
 
 
 @app.command()

@@ -89,7 +89,7 @@ def busy(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def steps() -> Iterator[Callable[[str, int, int], None] | None]:
+def steps(doing: str = "explaining") -> Iterator[Callable[[str, int, int], None] | None]:
     """A bar on stderr that fills step by step, on terminals only."""
     if not sys.stderr.isatty():
         yield None
@@ -100,7 +100,7 @@ def steps() -> Iterator[Callable[[str, int, int], None] | None]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("explaining")
+        task = bar.add_task(doing)
 
         def told(what: str, done: int, steps: int) -> None:
             bar.update(task, description=one_line(what), completed=done, total=steps)

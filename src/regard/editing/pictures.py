@@ -48,6 +48,12 @@ class Canvas:
     picture: Picture
     exact: bool = True
 
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The part that the model sees: (left, top, right, bottom)."""
+        rows, columns = self.inside.shape
+        return self.left, self.top, self.left + columns, self.top + rows
+
     def with_change(self, levels: UInt8[Tensor, "row column 3"], moved: Part) -> Pixels:
         """The picture with other pixels where they moved."""
         out = self.pixels.clone()
@@ -80,6 +86,7 @@ def rewrite_pictures(
     found.notes += [*notes, *([RESAMPLED] if not all(c.exact for c in canvases) else [])]
     found.before = [c.pixels for c in canvases]
     found.after = [_written(c, found, i) for i, c in enumerate(canvases)]
+    found.boxes = [c.box for c in canvases]
     judge(reader, found, [io.BytesIO(png_of(p)) for p in found.after])
     return found
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.editing.asked import Classes, Classifier, Logits, Request, classes, picture_of
+from regard.editing.budget import budget_in
 from regard.editing.pixel_scale import PixelScale
 from regard.editing.projected import NORMS, Ball, Change, Norm, Sought, norm_of, search, smallest, wide
 from regard.editing.within import INTERNAL, Mask, before_and_after, internal, mask_of
@@ -128,18 +129,6 @@ def _asked(
     if kept is not None and bool((kept == wanted).any()):
         raise Misuse("keep= and to= are the same class; keep= is another one, which is to stay the second")
     return Request(classifier, scale, x, scale.levels_of(x), wanted, kept), before
-
-
-def budget_in(words: str) -> float:
-    """A budget in words: a number, or a fraction such as 2/255. Raises Misuse for other words."""
-    top, _, bottom = words.partition("/")
-    try:
-        found = float(top) / (float(bottom) if bottom else 1.0)
-    except (ValueError, ZeroDivisionError):
-        found = math.nan
-    if not math.isfinite(found) or found <= 0:
-        raise Misuse(f"budget {words!r} is no size greater than 0; give a number or a fraction, such as 2/255")
-    return found
 
 
 def _budget(budget: float | int | str | None, norm: Norm, scale: PixelScale) -> float:
@@ -305,4 +294,4 @@ def _add_maps(found: Rewriting, model: nn.Module, given: Inputs, after: Tensor) 
         found.notes.append(NO_MAPS)
 
 
-__all__ = ["BUDGETS", "budget_in", "reached", "rewrite"]
+__all__ = ["BUDGETS", "reached", "rewrite"]

@@ -91,3 +91,17 @@ def transfer_table(transfer: Any) -> str:
     from regard.report.transfer.view import plain_table
 
     return plain_table(transfer)
+
+
+def plot_rewriting(rewriting: Any, path: AnyPath | None, sample: int) -> Any:
+    """One rewritten picture as a matplotlib figure; as PNG if `path`."""
+    from regard.report.rewriting.png import plot
+
+    return plot(rewriting, path, sample)
+
+
+def write_rewriting(rewriting: Any, path: AnyPath) -> Path:
+    """A rewriting as a page."""
+    from regard.report.rewriting.html import write_page
+
+    return write_page(rewriting, path)

@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from regard.errors import Misuse
+from regard.explanation import display
 from regard.explanation.files import checked, unpacked, write_atomically
+from regard.explanation.raw_inputs import Picture
 
 FORMAT = "regard-rewriting-1"
 MAPS = ("before, old class", "before, new class", "after, old class", "after, new class")
@@ -43,7 +45,8 @@ class Rewriting:
         within: where pixels were allowed to change, (batch, row, column); None: everywhere.
         maps: corrected attention of the old and of the new class, before and after (the order of `MAPS`), (batch, 4, rows,
             columns); None where the model has no attention that can be followed, or none were asked for.
-        before, after: of pictures that a reader read: as 8-bit RGB, and as it is written to a file.
+        before, after: of pictures that a reader read: as 8-bit RGB, and as it is written to a file. boxes: the part (left, top,
+            right, bottom) of each that the model sees.
         labels: names of classes. names: of the pictures. notes: what else there is to know.
     """
 
@@ -71,6 +74,7 @@ class Rewriting:
     maps: Float[Tensor, "batch 4 rows columns"] | None = None
     before: list[Pixels8] = field(default_factory=list)
     after: list[Pixels8] = field(default_factory=list)
+    boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -101,13 +105,44 @@ class Rewriting:
             raise Misuse(f"there is no file of picture {sample}: only a reader's pictures can be written")
         return png_of(self.after[sample])
 
+    def shown(self, sample: int = 0) -> tuple[Picture, Picture]:
+        """One picture before and after as they can be drawn, with the part that the model sees.
+
+        Raises Misuse for pictures of other than one or three channels.
+        """
+        if self.after:
+            left, top, right, bottom = self.boxes[sample]
+            box = (float(left), float(top), float(right), float(bottom))
+            before, after = self.before[sample], self.after[sample]
+        else:
+            before, after = (
+                self._drawn((x[sample] - self.low) / (self.high - self.low)) for x in (self.original, self.pixels)
+            )
+            box = (0.0, 0.0, float(before.shape[1]), float(before.shape[0]))
+        name = self.names[sample] if sample < len(self.names) else f"picture {sample}"
+        return Picture(before, box, name), Picture(after, box, name)
+
     def difference(self, sample: int = 0) -> tuple[Pixels8, float]:
         """The change made visible, grey where there is none, and how many times larger than it is it is drawn."""
         delta = (self.pixels - self.original)[sample].float().cpu() / (self.high - self.low)
         most = float(self.linf[sample]) / (self.high - self.low)
         factor = 127 / 255 / most if most else 1.0
-        rows = (128 + 255 * factor * delta).round().clamp(0, 255).to(torch.uint8)
-        return rows.expand(3, -1, -1).permute(1, 2, 0).contiguous(), factor
+        return self._drawn(128 / 255 + factor * delta), factor
+
+    def _drawn(self, x: Float[Tensor, "channel row column"]) -> Pixels8:
+        """Numbers from 0 to 1 as an 8-bit picture."""
+        if len(x) not in (1, 3):
+            raise Misuse(f"a picture of {len(x)} channels cannot be drawn; only of one or three")
+        levels = (255 * x.float().cpu()).round().clamp(0, 255).to(torch.uint8)
+        return levels.expand(3, -1, -1).permute(1, 2, 0).contiguous()
+
+    def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
+        """Draw one picture, before and after, with maps (needs `regard[viz]`); return the Figure, write it as PNG if `path`."""
+        return display.plot_rewriting(self, path, sample)
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a self-contained page (needs `regard[viz]`)."""
+        return display.write_rewriting(self, path)
 
     def __str__(self) -> str:
         return "\n".join(self._line(i) for i in range(self.batch))
@@ -149,6 +184,7 @@ class Rewriting:
             }
             whole = {k: v for k, v in tensors.items() if "/" not in k}
             values = {k: v for k, v in header.items() if k not in ("inputs", *whole)}
+            values["boxes"] = [(int(a), int(b), int(c), int(d)) for a, b, c, d in values["boxes"]]
             return cls(**(values | whole | files))
 
 

@@ -52,10 +52,10 @@ def still(panel: PictureView) -> dict[str, Any]:
     """A picture with its map drawn in, for where no script runs."""
     if panel.picture is None:
         enlarged = np.kron(panel.scale.over(panel.cells, LIGHT), np.ones((16, 16, 1), dtype=np.uint8))
-        return {"name": panel.name, "uri": _uri(enlarged), "original": None}
+        return {"name": panel.name, "uri": uri_of(enlarged), "original": None}
     original = panel.picture.pixels.cpu().numpy()
-    map_ = _uri(veil(blend(panel), panel.picture.box))
-    return {"name": panel.picture.name, "uri": map_, "original": _uri(original)}
+    map_ = uri_of(veil(blend(panel), panel.picture.box))
+    return {"name": panel.picture.name, "uri": map_, "original": uri_of(original)}
 
 
 def stage(panel: PictureView, key: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def stage(panel: PictureView, key: str) -> dict[str, Any]:
         "stream": panel.stream,
         "called": panel.name,
         "name": panel.picture.name,
-        "uri": _uri(panel.picture.pixels.cpu().numpy()),
+        "uri": uri_of(panel.picture.pixels.cpu().numpy()),
         "width": width,
         "height": height,
         "box": [float(v) for v in panel.picture.box],
@@ -149,7 +149,7 @@ def scale(shown: ColourScale) -> dict[str, Any]:
     return {"ticks": ticks, "signed": shown.signed, "note": shown.note, "empty": shown.limit == 0}
 
 
-def _uri(pixels: Array) -> str:
+def uri_of(pixels: Array) -> str:
     """A picture as a data: address, no larger than `LONGEST`: PNG where small, JPEG where that is much shorter."""
     from PIL import Image
 
