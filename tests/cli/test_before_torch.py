@@ -35,6 +35,9 @@ REFUSED = [
     (("explain", "text", "-m", "no/such/folder"), "no such model folder"),
     (("compare", "text", "-m", "zoo/bert-sentiment", "--sites", "bloc"), "unknown site 'bloc'"),
     (("compare", "none.txt", "-m", "zoo/bert-sentiment"), "no such file: none.txt"),
+    (("rewrite", "none.png", "-m", "zoo/vit-scenes", "--to", "Bag"), "no such file: none.png"),
+    (("rewrite", "none.png", "-m", "zoo/vit-scenes"), "--to is missing"),
+    (("rewrite", "none.png", "-m", "zoo/vit-scenes", "--to", "Bag", "--budget", "x"), "such as 2/255"),
     (("inspect", "none.txt", "-m", "zoo/bert-sentiment"), "no such file: none.txt"),
 ]
 POISONED = """
