@@ -151,7 +151,7 @@ def _picture(panel: PictureView) -> Band:
             axes = axes_at(figure, x, top - 0.25, wide, high)
             axes.imshow(shown, interpolation="none" if max(shown.shape) < 400 else "antialiased")
             write(figure, x, top - 0.03, textwrap.shorten(name, 45, placeholder=" …"), 9, FAINT)
-            _outside(axes, picture)
+            outside(axes, picture)
             for i, box in enumerate(panel.regions):
                 frame(axes, box, 0.8)
                 axes.text(max(box.left, 0), max(box.top, 0), str(i + 1), va="top", fontsize=7, color="white", bbox=TAG)
@@ -178,7 +178,7 @@ def _sound(panel: SoundView) -> Band:
     return Band(high + 1.0, draw)
 
 
-def _outside(axes: Any, picture: Picture) -> None:
+def outside(axes: Any, picture: Picture) -> None:
     """Grey and hatch what the model did not see, and frame what it saw."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path

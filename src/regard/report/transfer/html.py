@@ -42,7 +42,6 @@ def page(transfer: Transfer, layer: int | None = None) -> str:
             data=safe_json({"samples": data, "colours": COLOURS, "light": LIGHT, "dark": DARK}),
             opacity=OPACITY,
             colours=COLOURS,
-            unit=unit(),
         )
     )
 
@@ -62,6 +61,7 @@ def _sample(view: TransferView, key: str) -> dict[str, Any]:
         "scale": scale(view.scale),
         "layers": [_layer(layer, view, f"{key}l{layer.index}") for layer in view.layers],
         "checks": view.checks,
+        "unit": unit(view),
         "passes": view.exp.receipt.passes,
         "data": {
             "id": key,
@@ -100,20 +100,19 @@ def _layer(layer: LayerView, view: TransferView, key: str) -> dict[str, Any]:
 
 
 def _running(panel: RunningView, view: TransferView, key: str) -> dict[str, Any]:
-    runs = [(p.text, p.score, p.special, "", p.tokens) for p in panel.pieces]
-    several = sum(p.score is not None for p in panel.pieces) > 1
-    return {"id": key, "name": panel.name, "text": panel.text, "several": several, "pieces": pieces(runs, view.scale)}
+    runs = [(p.text, p.score, p.special, "" if panel.text else p.note, p.tokens) for p in panel.pieces]
+    made = pieces(runs, view.scale)
+    return {"id": key, "name": panel.name, "text": panel.text, "single": panel.single, "pieces": made}
 
 
-def _strip(panel: RunningView, view: TransferView) -> list[dict[str, str]]:
-    """A text as small coloured cells; of a long one each cell is the strongest of its neighbours."""
-    scores = [p.score for p in panel.pieces if p.score is not None]
+def _strip(panel: RunningView, view: TransferView) -> dict[str, Any]:
+    """A text as small coloured cells; of a long one a cell is the strongest of its neighbours. A single token has its name."""
+    scores = [p.score or 0.0 for p in panel.scored]
     each = -(-len(scores) // STRIP) if scores else 1
     strongest = [max(scores[i : i + each], key=abs) for i in range(0, len(scores), each)]
-    return [
-        {"hue": "against" if unit < 0 else "for", "alpha": f"{abs(unit):.3f}"}
-        for unit in view.scale.unit(strongest).tolist()
-    ]
+    units = view.scale.unit(strongest).tolist()
+    cells = [{"hue": "against" if u < 0 else "for", "alpha": f"{abs(u):.3f}"} for u in units]
+    return {"cells": cells, "name": panel.scored[0].text if panel.single else ""}
 
 
 def _drawn(layer: LayerView, ids: dict[str, str], key: str) -> dict[str, Any]:

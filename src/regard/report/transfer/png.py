@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from regard.explanation.transfer import Transfer
 from regard.report import need
 from regard.report.colour import AGAINST, FOR, LIGHT, ColourScale, number, text_colour
+from regard.report.explanation.png import TAG, outside
 from regard.report.figure import (
     BLACK,
     EDGE,
@@ -26,6 +27,7 @@ from regard.report.figure import (
     axes_at,
     blend,
     flow,
+    frame,
     place_at,
     safe,
     save,
@@ -51,6 +53,7 @@ HIGH = 4.2  # inches, of the large picture at most
 BOX = SIZE * 1.45 / 72  # of a word
 STEP = SIZE * 3.0 / 72  # from line to line of running text, with room for arcs
 THUMB = 1.15
+LINE = 0.24  # from row to row of a matrix
 ROWS = 40  # of running text at most; the page shows all of it
 LABELLED = 60  # words in a matrix of layers at most that have their names
 DRAWN = 8  # arrows
@@ -96,7 +99,7 @@ def _head(view: TransferView, large: LayerView) -> list[Paragraph]:
 
 
 def _foot(view: TransferView) -> list[Paragraph]:
-    return [(said, 8.5, FAINT, "normal") for said in (f"Numbers: {unit()}.", *view.checks)]
+    return [(said, 8.5, FAINT, "normal") for said in (f"Numbers: {unit(view)}.", *view.checks)]
 
 
 class _Words:
@@ -127,7 +130,6 @@ class _Large:
 
     layer: LayerView
     scale: ColourScale
-    spots: dict[Spot, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.parts = [_Picture(p) if isinstance(p, PictureView) else _Running(p) for p in self.layer.panels]
@@ -153,61 +155,96 @@ class _Large:
         if begin is None or end is None:
             return
         texts = [isinstance(self.parts[spot[0]], _Running) for spot in (arrow.begins, arrow.ends)]
-        arc = all(texts) and abs(begin[1] - end[1]) < BOX / 2
-        if not arc:  # what lies above a word leads to its upper edge, what lies below to its lower one
+        along = all(texts) and abs(begin[1] - end[1]) < BOX / 2
+        if not along:  # what lies above a word leads to its upper edge, what lies below to its lower one
             begin = begin[0], begin[1] - BOX * (texts[0] and end[1] < begin[1])
             end = end[0], end[1] - BOX * (texts[1] and begin[1] < end[1])
-        _draw_arrow(figure, begin, end, arrow.amount / self.layer.arrows[0].amount, arc)
+        way = _over if along else _between_lines if all(texts) else _bent
+        _draw_arrow(figure, [begin, *way(*begin, *end), end], arrow.amount / self.layer.arrows[0].amount)
+
+
+Way = tuple[tuple[float, float], tuple[float, float]]
+"""The two control points of a curve."""
+
+
+def _over(x0: float, y0: float, x1: float, y1: float) -> Way:
+    """An arc over the words of a line."""
+    rise = min(0.12 + 0.1 * abs(x1 - x0), 0.32)
+    return (x0 + 0.15 * (x1 - x0), y0 + rise), (x1 - 0.15 * (x1 - x0), y1 + rise)
+
+
+def _between_lines(x0: float, y0: float, x1: float, y1: float) -> Way:
+    """From line to line, across in the middle between them."""
+    return (x0, (y0 + y1) / 2), (x1, (y0 + y1) / 2)
+
+
+def _bent(x0: float, y0: float, x1: float, y1: float) -> Way:
+    """A little to one side, so that an arrow and the opposite one stay apart."""
+    dx, dy = x1 - x0, y1 - y0
+    return (x0 + dx / 3 - dy / 9, y0 + dy / 3 + dx / 9), (x0 + dx * 2 / 3 - dy / 9, y0 + dy * 2 / 3 + dx / 9)
 
 
 class _Picture:
-    """A picture with its map, in the middle of the sheet; the picture alone beside it."""
+    """A picture with its map; the picture alone beside it, with the numbers of its regions."""
 
     def __init__(self, panel: PictureView) -> None:
         self.panel = panel
         shape = panel.cells.shape if panel.picture is None else panel.picture.pixels.shape
         self.size = float(shape[1]), float(shape[0])
         ratio = min(max(shape[0] / shape[1], 1 / 8), 8.0)
-        most = INNER / 2 - 0.1 if panel.picture is not None else INNER / 2
-        self.wide = min(most, HIGH / ratio)
+        self.wide = min(INNER / 2 - 0.1, HIGH / ratio)
         self.high = self.wide * ratio
         self.height = self.high + 0.3
-        self.left, self.top = EDGE, 0.0
+        self.top = 0.0
 
     def draw(self, figure: Any, top: float, scale: ColourScale) -> None:
         self.top = top
-        if self.panel.picture is None:
-            axes = axes_at(figure, EDGE, top, self.wide, self.high)
-            axes.imshow(scale.over(self.panel.cells, LIGHT), interpolation="none", aspect="auto")
+        picture = self.panel.picture
+        if picture is None:
+            self._shown(figure, EDGE, scale.over(self.panel.cells, LIGHT), "none")
             return
-        pixels = self.panel.picture.pixels.cpu().numpy()
-        axes = axes_at(figure, EDGE + self.wide + 0.2, top, self.wide, self.high)
-        axes.imshow(pixels, interpolation="none" if max(pixels.shape) < 400 else "antialiased", aspect="auto")
-        axes = axes_at(figure, EDGE, top, self.wide, self.high)
-        axes.imshow(
-            blend(self.panel), interpolation="none" if max(pixels.shape) < 400 else "antialiased", aspect="auto"
-        )
+        smooth = "none" if max(self.size) < 400 else "antialiased"
+        beside = self._shown(figure, EDGE + self.wide + 0.2, picture.pixels.cpu().numpy(), smooth)
+        over = self._shown(figure, EDGE, blend(self.panel), smooth)
+        for axes in (beside, over):
+            outside(axes, picture)
+            for i, box in enumerate(self.panel.regions):
+                frame(axes, box, 0.8)
+                if axes is beside:
+                    at = max(box.left, 0), max(box.top, 0)
+                    axes.text(*at, str(i + 1), va="top", fontsize=8, color="white", bbox=TAG)
+
+    def _shown(self, figure: Any, left: float, pixels: Any, smooth: str) -> Any:
+        axes = axes_at(figure, left, self.top, self.wide, self.high)
+        axes.imshow(pixels, interpolation=smooth, aspect="auto")
+        return axes
 
     def point(self, spot: Spot) -> tuple[float, float] | None:
         _, x, y = spot
-        return self.left + x / self.size[0] * self.wide, self.top - y / self.size[1] * self.high
+        return EDGE + x / self.size[0] * self.wide, self.top - y / self.size[1] * self.high
 
 
 class _Running:
     """Running text, its lines apart so that arcs can go over them."""
 
     def __init__(self, panel: RunningView) -> None:
-        self.runs, rows = flow([spelt(p) for p in panel.pieces], INNER)
+        blank = "" if panel.text or panel.single else "\u00a0"  # numbers are narrow
+        spelled = [
+            replace(p, text=f"{blank}{p.text}{blank}") if p.score is not None else p for p in map(spelt, panel.pieces)
+        ]
+        self.runs, rows = flow(spelled, INNER)
         self.boxes: dict[int, TextRun] = {}  # the first part of each piece
         for run in self.runs:
             self.boxes.setdefault(run.piece, run)
         self.rows = min(rows, ROWS)
-        self.lift = STEP if panel.text else 1.3 * BOX
+        self.lift = 1.3 * BOX if panel.single else STEP
+        self.title = "" if panel.text or panel.single else safe(panel.name)
         self.height = self.rows * self.lift + 0.15
         self.top = 0.0
 
     def draw(self, figure: Any, top: float, scale: ColourScale) -> None:
         self.top = top
+        write(figure, EDGE, top - 0.02, self.title, 8.5, FAINT)
         for run in (r for r in self.runs if r.row < ROWS):
             box = place_at(figure, EDGE + run.left, self._line(run.row) + BOX, run.width, BOX)
             colour = BLACK if run.score is None else _painted(figure, box, scale, run.score)
@@ -243,24 +280,14 @@ def _painted(figure: Any, box: tuple[float, float, float, float], scale: ColourS
     return text_colour(paper)
 
 
-def _draw_arrow(figure: Any, begin: tuple[float, float], end: tuple[float, float], strength: float, arc: bool) -> None:
-    """From place to place in inches: black on white, the thicker the more; over text as an arc, else a little bent."""
+def _draw_arrow(figure: Any, curve: Sequence[tuple[float, float]], strength: float) -> None:
+    """Along four points of a curve in inches: black on white, the thicker the more."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
     from matplotlib.patheffects import Stroke
 
-    (x0, y0), (x1, y1) = begin, end
-    if arc:
-        rise = min(0.12 + 0.1 * abs(x1 - x0), 0.32)
-        controls = [(x0 + 0.15 * (x1 - x0), y0 + rise), (x1 - 0.15 * (x1 - x0), y1 + rise)]
-    else:
-        bend = 0.18
-        controls = [
-            (x0 + (x1 - x0) * t - bend * (y1 - y0) * 0.8, y0 + (y1 - y0) * t + bend * (x1 - x0) * 0.8)
-            for t in (0.33, 0.67)
-        ]
-    w, h = figure.get_size_inches() * 72
-    points = [(x * 72 / w, y * 72 / h) for x, y in (begin, *controls, end)]
+    w, h = figure.get_size_inches()
+    points = [(x / w, y / h) for x, y in curve]
     path = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
     line = 0.8 + 1.4 * strength
     patch = FancyArrowPatch(
@@ -297,34 +324,30 @@ def _hex(colour: tuple[int, int, int]) -> str:
 
 
 class _Small:
-    """All layers: pictures side by side, texts as a matrix of layers and words."""
+    """All layers: pictures side by side, each text as a matrix of layers and words."""
 
     def __init__(self, view: TransferView) -> None:
         self.view = view
         self.pictured = [v for v in view.layers if any(isinstance(p, PictureView) for p in v.panels)]
-        self.worded = [v for v in view.layers if any(isinstance(p, RunningView) and p.text for p in v.panels)]
         self.across = max(1, int((INNER + 0.15) // (THUMB + 0.15)))
         self.thumbs = math.ceil(len(self.pictured) / self.across) * (THUMB + 0.55)
-        self.height = 0.3 + self.thumbs + (self._matrix_height() if self.worded else 0)
+        self.matrices = [_Matrix(view, stream) for stream in self._streams()]
+        self.height = 0.3 + self.thumbs + sum(m.height for m in self.matrices)
 
-    def _matrix_height(self) -> float:
-        return 0.24 * len(self.worded) + self._above() + 0.15
-
-    def _above(self) -> float:
-        """Room for the words over a matrix, which are written steeply."""
-        words = self._words()
-        return 0.15 + 0.065 * min(14, max(len(p.text) for p in words)) if len(words) <= LABELLED else 0.0
-
-    def _words(self) -> list[TextPiece]:
-        return max((_scored(v) for v in self.worded), key=len)
+    def _streams(self) -> list[str]:
+        """Streams that have a matrix: all that are no picture, but single tokens beside one."""
+        running = [p for v in self.view.layers for p in v.panels if isinstance(p, RunningView)]
+        return list(dict.fromkeys(p.stream for p in running if not (p.single and self.pictured)))
 
     def draw(self, figure: Any, top: float) -> None:
         write(figure, EDGE, top - 0.05, "All layers, on one scale; the number is how much is transferred", 9, FAINT)
         for i, layer in enumerate(self.pictured):
             row, column = divmod(i, self.across)
             self._thumb(figure, layer, EDGE + column * (THUMB + 0.15), top - 0.3 - row * (THUMB + 0.55))
-        if self.worded:
-            self._matrix(figure, top - 0.3 - self.thumbs)
+        top -= 0.3 + self.thumbs
+        for matrix in self.matrices:
+            matrix.draw(figure, top)
+            top -= matrix.height
 
     def _thumb(self, figure: Any, layer: LayerView, left: float, top: float) -> None:
         panel = next(p for p in layer.panels if isinstance(p, PictureView))
@@ -333,41 +356,49 @@ class _Small:
         axes = axes_at(figure, left, top - 0.2, wide, high)
         shown = self.view.scale.over(panel.cells, LIGHT) if panel.picture is None else blend(panel)
         axes.imshow(shown, interpolation="none", aspect="auto")
-        weight = "bold" if layer.index == self.view.large else "normal"
-        write(figure, left, top, f"layer {layer.index} · {number(layer.amount)}", 8, BLACK, weight)
-        chips = [piece for p in layer.panels if isinstance(p, RunningView) and not p.text for piece in p.pieces]
-        for n, piece in enumerate([c for c in chips if c.score is not None][:4]):
-            self._chip(figure, piece, left + n * 0.55, top - 0.23 - high)
+        _label(figure, self.view, layer, left, top)
+        singles = [p.scored[0] for p in layer.panels if isinstance(p, RunningView) and p.single]
+        for n, piece in enumerate(singles[:2]):
+            box = place_at(figure, left + n * 0.55, top - 0.23 - high, 0.5, 0.16)
+            colour = _painted(figure, box, self.view.scale, piece.score or 0.0)
+            write(figure, left + n * 0.55 + 0.04, top - 0.255 - high, safe(piece.text)[:8], 7, colour)
 
-    def _chip(self, figure: Any, piece: TextPiece, left: float, top: float) -> None:
-        assert piece.score is not None
-        colour = _painted(figure, place_at(figure, left, top, 0.5, 0.16), self.view.scale, piece.score)
-        write(figure, left + 0.04, top - 0.025, safe(piece.text)[:8], 7, colour)
 
-    def _matrix(self, figure: Any, top: float) -> None:
-        words = self._words()
-        labelled = len(words) <= LABELLED
-        top -= self._above()
-        left, wide = EDGE + 1.1, INNER - 1.1
-        rows = [[p.score or 0.0 for p in _scored(v)] for v in self.worded]
-        cells = np.array([row + [0.0] * (len(words) - len(row)) for row in rows])
-        axes = figure.add_axes(place_at(figure, left, top, wide, 0.24 * len(rows)))
+def _label(figure: Any, view: TransferView, layer: LayerView, left: float, top: float) -> None:
+    weight = "bold" if layer.index == view.large else "normal"
+    write(figure, left, top, f"layer {layer.index} · {number(layer.amount)}", 8, BLACK, weight)
+
+
+class _Matrix:
+    """The layers that look at one text, row by row; a column for each of its words."""
+
+    def __init__(self, view: TransferView, stream: str) -> None:
+        self.view, self.rows = view, list[tuple[LayerView, RunningView]]()
+        for layer in view.layers:
+            self.rows += [(layer, p) for p in layer.panels if isinstance(p, RunningView) and p.stream == stream]
+        self.words = max((p.scored for _, p in self.rows), key=len)
+        longest = max(len(p.text) for p in self.words)
+        self.above = 0.2 + 0.065 * min(14, longest) if len(self.words) <= LABELLED else 0.22
+        self.height = self.above + LINE * len(self.rows) + 0.15
+
+    def draw(self, figure: Any, top: float) -> None:
+        write(figure, EDGE, top - self.above + 0.18, safe(self.rows[0][1].name)[:18], 8.5, FAINT)
+        top -= self.above
+        cells = np.zeros((len(self.rows), len(self.words)))
+        for row, (layer, panel) in zip(cells, self.rows, strict=True):
+            row[: len(panel.scored)] = [p.score or 0.0 for p in panel.scored]
+            _label(figure, self.view, layer, EDGE, top - LINE * self.rows.index((layer, panel)) - 0.05)
+        axes = figure.add_axes(place_at(figure, EDGE + 1.15, top, INNER - 1.15, LINE * len(cells)))
         axes.imshow(self.view.scale.over(cells, LIGHT), interpolation="none", aspect="auto")
         axes.set_xticks([])
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set(linewidth=0.4, color=FAINT)
-        for i, layer in enumerate(self.worded):
-            weight = "bold" if layer.index == self.view.large else "normal"
-            write(
-                figure, EDGE, top - 0.24 * i - 0.05, f"layer {layer.index} · {number(layer.amount)}", 8, BLACK, weight
-            )
-        for i, piece in enumerate(words if labelled else []):
-            name = safe(piece.text)
-            axes.text(i, -0.62, name if len(name) < 14 else name[:13] + "…", rotation=60, ha="left", va="bottom",
-                      fontsize=8, color=BLACK, parse_math=False, rotation_mode="anchor")  # fmt: skip
+        for i, piece in enumerate(self.words if len(self.words) <= LABELLED else []):
+            _slanted(axes, i, safe(piece.text))
 
 
-def _scored(layer: LayerView) -> list[TextPiece]:
-    """The pieces of a layer's running text that have a score."""
-    return [p for panel in layer.panels if isinstance(panel, RunningView) for p in panel.pieces if p.score is not None]
+def _slanted(axes: Any, column: int, name: str) -> None:
+    name = name if len(name) < 14 else name[:13] + "…"
+    axes.text(column, -0.62, name, rotation=60, ha="left", va="bottom", fontsize=8, color=BLACK, parse_math=False,
+              rotation_mode="anchor")  # fmt: skip

@@ -7,6 +7,7 @@ short stream). What flows between tokens of one word is no arrow, and what flows
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,12 +46,22 @@ Spot = tuple[int, float, float]
 @dataclass(frozen=True)
 class RunningView:
     """A text, piece by piece (what lies between words has no score); or the tokens of a stream that is neither text nor
-    picture, by name."""
+    picture: a single one by its name, several by their numbers."""
 
     stream: str
     name: str
     pieces: list[TextPiece]
     text: bool
+
+    @property
+    def scored(self) -> list[TextPiece]:
+        """The pieces that are tokens."""
+        return [p for p in self.pieces if p.score is not None]
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one token, as a class token."""
+        return not self.text and len(self.scored) == 1
 
 
 Panel = PictureView | RunningView
@@ -159,8 +170,28 @@ def _panels(exp: Explanation, sample: int) -> list[Panel]:
 
 def _running(exp: Explanation, panel: TextView, sample: int) -> RunningView:
     """Words whole, special tokens by their names, and what stands between words. Padding is left out."""
-    scores = exp.scores[panel.stream][sample].tolist()
-    return RunningView(panel.stream, panel.name, list(_pieces(panel.text, scores)), text=True)
+    pieces = list(_pieces(panel.text, exp.scores[panel.stream][sample].tolist()))
+    return RunningView(panel.stream, panel.name, _cited(pieces), text=True)
+
+
+def _cited(pieces: Sequence[TextPiece]) -> list[TextPiece]:
+    """Pieces whose notes say what a sentence calls them: “dull”, or the 2nd “dull” of three; special tokens by their names."""
+    count = Counter(p.text for p in pieces if p.tokens)
+    seen: Counter[str] = Counter()
+    named = []
+    for piece in pieces:
+        if piece.tokens and not piece.special:
+            seen[piece.text] += 1
+            place = f"the {_ordinal(seen[piece.text])} " if count[piece.text] > 1 else ""
+            piece = replace(piece, note=f"{place}“{piece.text}”")
+        named.append(piece)
+    return named
+
+
+def _ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    last = 0 if number % 100 in (11, 12, 13) else number % 10
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
 
 
 def _pieces(text: Text, scores: Sequence[float]) -> Iterator[TextPiece]:
@@ -210,7 +241,8 @@ def _chips(exp: Explanation, panel: ChartView, sample: int) -> RunningView:
     pieces = []
     for token in shown:
         name = token_name(exp, panel.stream, token, sample)
-        pieces += [TextPiece(name, panel.scores[token], tokens=(token,)), TextPiece(" ")]
+        text = name if len(panel.scores) == 1 else str(token + 1)
+        pieces += [TextPiece(text, panel.scores[token], note=name, tokens=(token,)), TextPiece(" ")]
     return RunningView(panel.stream, panel.name, pieces[:-1], text=False)
 
 
@@ -310,7 +342,8 @@ def _named(exp: Explanation, end: Tokens, spot: Spot | None, panels: Sequence[Pa
     """What a place is called: a word, a patch, several patches by the first and the last of them."""
     panel = None if spot is None else panels[spot[0]]
     if spot is not None and isinstance(panel, RunningView):
-        return _cited(panel.pieces[int(spot[1])], panel)
+        piece = panel.pieces[int(spot[1])]
+        return piece.note or piece.text
     names = [token_name(exp, end.stream, t, sample) for t in (end.tokens[0], end.tokens[-1])]
     if len(end.tokens) == 1:
         return names[0]
@@ -333,10 +366,10 @@ def _sentence(exp: Explanation, layer: int, arrows: Sequence[Arrow], sample: int
 
 def _ends(panels: Sequence[Panel]) -> str:
     """What gains most, and what loses most, by name."""
-    every = sorted((p for panel in panels for p in _named_values(panel)), key=lambda p: -p[1])
-    parts = []
-    for said, sign, some in (("gain", 1, every), ("lose", -1, every[::-1])):
-        most = [(name, sign * v) for name, v in some[:NAMED] if sign * v > WEAK * max(sign * some[0][1], 0.0)]
+    every, parts = [p for panel in panels for p in _named_values(panel)], []
+    for said, sign in (("gain", 1), ("lose", -1)):
+        some = sorted(((name, sign * v) for name, v in every), key=lambda p: -p[1])
+        most = [(name, v) for name, v in some[:NAMED] if v > max(WEAK * some[0][1], 0.0)]
         if most:
             parts.append(f"{said}: " + ", ".join(f"{name} {number(v)}" for name, v in most))
     return "Most to " + "; most to ".join(parts) + "." if parts else ""
@@ -347,15 +380,10 @@ def _named_values(panel: Panel) -> Iterator[tuple[str, float]]:
     if isinstance(panel, RunningView):
         for piece in panel.pieces:
             if piece.score is not None:
-                yield _cited(piece, panel), piece.score
+                yield piece.note or piece.text, piece.score
         return
     for (row, column), value in np.ndenumerate(panel.cells):
         yield f"region {column + 1}" if panel.regions else patch_name(row, column), float(value)
-
-
-def _cited(piece: TextPiece, panel: RunningView) -> str:
-    """A word in quotation marks, a special token or one of a stream as it is called."""
-    return piece.text if piece.special or not panel.text else f"“{piece.text}”"
 
 
 def _what(exp: Explanation, sample: int) -> str:
@@ -392,12 +420,11 @@ def lead() -> str:
     )
 
 
-def unit() -> str:
+def unit(view: TransferView) -> str:
     """What the numbers are."""
-    return (
-        "first-order change of the target per unit of attention score (before the softmax), summed over heads and query rows; "
-        "patches are counted by row and column"
-    )
+    said = "first-order change of the target per unit of attention score (before the softmax), summed over heads and query rows"
+    pictured = any(isinstance(p, PictureView) and not p.regions for layer in view.layers for p in layer.panels)
+    return said + "; patches are named by row and column" * pictured
 
 
 def plain_table(transfer: Transfer) -> str:
