@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from regard.explanation.generation import Generation as Generation
     from regard.explanation.receipt import Receipt as Receipt
     from regard.explanation.rewriting import Rewriting as Rewriting
+    from regard.guide import Guide as Guide
     from regard.reader import load as load
     from regard.recording.proof.verify import Verification as Verification
     from regard.recording.proof.verify import verify as verify
@@ -47,6 +48,7 @@ HOMES = {
     "Comparison": "evaluation.compare",
     "Explanation": "explanation.explanation",
     "Generation": "explanation.generation",
+    "Guide": "guide",
     "Receipt": "explanation.receipt",
     "RegardError": "errors",
     "Rewriting": "explanation.rewriting",

@@ -19,6 +19,7 @@ from regard.errors import Misuse, NoAttention, TrailLost, nearest
 from regard.explanation.boxes import Found
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
+from regard.guide import Guide
 from regard.recording import Recording, record, record_inputs
 from regard.recording.ambient import Surroundings, our_own
 from regard.recording.backward import RuleSet
@@ -128,6 +129,8 @@ def _explained(
         raise Misuse("nothing to explain: the list of methods or of targets is empty")
     rows = [method_row(n) for n in names]
     _check(rows, options, how)
+    if "guide" in options:
+        options = {k: v for k, v in options.items() if k != "guide"} | _guided(options["guide"])
     wanted: list[tuple[Target, Found | None]] = [(Target.make(t), None) for t in targets]
     started = time.perf_counter()
     refuse(model, how.training)
@@ -150,6 +153,12 @@ def _explained(
                     made[m, t] = explanation
             started = time.perf_counter()
     return [made[m, t] for m in range(len(rows)) for t in range(len(wanted))]
+
+
+def _guided(guide: Any) -> dict[str, Any]:
+    """A guide as an option, read; none at all is no option."""
+    made = Guide.make(guide)
+    return {} if made is None else {"guide": made}
 
 
 def _by_rules(rows: Sequence[Method], options: dict[str, Any]) -> dict[RuleSet | None, list[int]]:

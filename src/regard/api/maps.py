@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.api.guiding import Guides
 from regard.api.samples import has_samples
 from regard.api.shared_run import Watched
 from regard.api.target_rows import read_rows
@@ -20,6 +21,7 @@ from regard.attribution.method import Method
 from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, ModelError, NonFinite
 from regard.recording import Gradients, Recording
+from regard.recording.ambient import as_the_user
 from regard.recording.backward import AttentionRule
 from regard.recording.gradient import cut_off
 from regard.recording.independence import TINY
@@ -28,6 +30,7 @@ from regard.recording.relevance.rereads import reread
 from regard.recording.relevance.rows import Relevance
 from regard.recording.tokens.tags import stream_of
 from regard.site import Site
+from regard.target import Target
 
 
 def row_options(row: Method, options: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def row_options(row: Method, options: dict[str, Any]) -> dict[str, Any]:
 class Maps:
     """The relevance (batch, row) that each method gives for one y, padding at zero, and how it was come by.
 
-    corrected: the gradients that a method took beside the model's own.
+    corrected: the gradients that a method took beside the model's own. guides: m of each stream, where a method is guided.
     """
 
     context: Context
@@ -49,6 +52,7 @@ class Maps:
     seconds: dict[str, float] = field(default_factory=dict)
     read_by: dict[str, bool] = field(default_factory=dict)
     corrected: dict[str, int] = field(default_factory=dict)
+    guides: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def shown(self, sample: int) -> dict[str, int]:
         """The sample of each stream that is shown for one sample's y: its own, or (a picture and any text) another."""
@@ -92,19 +96,21 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     recording = w.recording
     more = not recording.whole or bool(recording.rereads)  # the read-out takes a gradient of its own
     beyond = again.shared is not None or not all(row.preset for row in rows)  # who reads the gradients at the inputs
-    complete = any(p.complete for p in _presets(rows, options))
+    complete = any(p.complete for p in _presets(rows, options)) or "guide" in options
     states = recording.frontier(w.how.site.layer, w.how.site.stream) if _at_states(w, rows) else []
     gradients = recording.gradients_later(y, keep=keep or more or complete, inputs=beyond, states=states)
     readout = LateReadout(lambda: read_rows(recording, y, gradients, w.how.readout, again))
     context = Context(recording, gradients, readout, w.how.seed, w.how.site, w.how.baseline, again, w.reading)
     context.asked = w.how.readout is not None
     maps = Maps(context, readout)
-    made, notes = _made(recording, rows, options)
+    maps.guides = _guides(w, maps, rows, options)
+    made, notes = _made(recording, rows, options, maps.guides)
     corrected = partial(_corrected, recording, y, gradients)
     walked = _walked(w, rows, made, corrected, readout)
     for name, preset in made.items():
         if isinstance(preset, Preset | Fusion):
             maps.corrected[name] = sum(p.complete for p in preset.presets)
+        maps.corrected[name] = maps.corrected.get(name, 0) + (name in maps.guides and options["guide"].internal)
     earlier = (
         reread(recording.calls, recording.rereads, y)
         if w.how.readout is None and any(r.follows_maps(w.how.site) for r in rows)
@@ -130,7 +136,8 @@ def _corrected(recording: Recording, y: Tensor, gradients: Gradients, rule: Atte
 
 def _presets(rows: Sequence[Method], options: dict[str, Any]) -> list[Preset | Fusion]:
     """Methods of the attention family, as they are before a run is known."""
-    found = [row.function(**row_options(row, options)) for row in rows if row.preset]
+    plain = {k: v for k, v in options.items() if k != "guide"}
+    found = [row.function(**row_options(row, plain)) for row in rows if row.preset]
     return [p for p in found if isinstance(p, Preset | Fusion)]
 
 
@@ -140,18 +147,56 @@ def _at_states(w: Watched, rows: Sequence[Method]) -> bool:
     return inside and any(row.rules for row in rows)
 
 
+def _guides(w: Watched, maps: Maps, rows: Sequence[Method], options: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """m of each stream for the methods that are guided."""
+    guide, again = options.get("guide"), maps.context.again
+    guided = [row for row in rows if "guide" in row.options]
+    if guide is None or not guided:
+        return {}
+    assert again is not None
+    if again.shared is not None:
+        raise Misuse("samples read one another here, so that a guide is of no sample: explain one pair at a time")
+    out = {}
+    for row in guided:
+        own = {k: v for k, v in row_options(row, options).items() if k != "guide"}
+        unguided = partial(_map_of, w, maps.context, row.function(**own))
+        out[row.name] = Guides(w, again.target, again.classes, unguided).tensors(guide)
+    return out
+
+
+def _map_of(w: Watched, context: Context, made: Any, target: Target) -> dict[str, Tensor]:
+    """The unguided map of another target, on the streams of the inputs."""
+    recording, again = context.recording, context.again
+    assert again is not None
+    with torch.enable_grad(), as_the_user():
+        y = target.on(recording.model, recording.output).value(recording.output, recording.inputs).y
+    gradients = recording.gradients(y, keep=True)
+    readout, _ = read_rows(recording, y, gradients, w.how.readout, again)
+    if isinstance(made, Preset):
+        made, _ = made.chosen(recording)
+    if isinstance(made, Preset | Fusion):
+        found = relevance(recording, partial(_corrected, recording, y, gradients), readout, [made])[0]
+    else:
+        found = made(replace(context, gradients=gradients, readout=readout))
+    settled = recording.settled(found).masked_fill(recording.hidden(), 0.0)
+    return {s.name: settled[:, s.rows] for s in recording.streams if s.of_input}
+
+
 def _made(
-    recording: Recording, rows: Sequence[Method], options: dict[str, Any]
+    recording: Recording, rows: Sequence[Method], options: dict[str, Any], guides: Mapping[str, dict[str, Tensor]]
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Each method with its options: the rules of a walk, or a function of the context; and what to say of that choice."""
     made: dict[str, Any] = {}
     notes: dict[str, list[str]] = {}
     for row in rows:
         own = row_options(row, options)
+        if row.name in guides:
+            own["guide"] = guides[row.name]
+            notes[row.name] = [f"guided by {options['guide'].label}"]
         found = row.function(**own) if row.preset else partial(row.function, **own)
         if isinstance(found, Preset):
             found, note = found.chosen(recording)
-            notes[row.name] = [note] if note else []
+            notes[row.name] = [*notes.get(row.name, []), *([note] if note else [])]
         made[row.name] = found
     return made, notes
 

@@ -25,6 +25,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.places import WHOLE, Grid, Raster
 from regard.explanation.raw_inputs import Raw
 from regard.explanation.receipt import ReadTokens, Receipt
+from regard.guide import Guide
 from regard.recording import Recording, Stream
 from regard.recording.ambient import as_the_user
 from regard.recording.independence import crossing
@@ -117,11 +118,17 @@ class OneMap:
             inputs={k: self._shown(k, v) for k, v in w.reading.raw.items() if k in scores},
             labels=w.reading.labels,
             signed=self.row.is_signed(self.options),
-            options=self.options,
+            options={k: v.label if isinstance(v, Guide) else v for k, v in self.options.items()},
             rasters=rasters,
-            _token_rows=token_rows(w, fixed, value, self.row, self.options, receipt),
+            _token_rows=token_rows(w, fixed, value, self.row, self._guided_options, receipt),
             _transfer=late_transfer(w, fixed, value, receipt),
         )
+
+    @property
+    def _guided_options(self) -> dict[str, Any]:
+        """The options, the guide as the map that was made of it."""
+        guides = self.maps[0].guides
+        return self.options | ({"guide": guides[self.row.name]} if self.row.name in guides else {})
 
     @property
     def _context(self) -> Context:

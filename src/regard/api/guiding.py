@@ -1,0 +1,222 @@
+"""What the user guides a map by, as one number m for each token of a stream (METHODS.md section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.api.shared_run import Watched
+from regard.errors import Misuse, nearest
+from regard.explanation.places import WHOLE
+from regard.explanation.raw_inputs import Picture, Text
+from regard.guide import Guide
+from regard.recording import Stream
+from regard.recording.tokens import rasters as layouts
+from regard.target import Target, Value
+
+FINE = 8
+"""Points along each side of a token's cell at which a mask is read."""
+
+
+@dataclass(frozen=True)
+class Guides:
+    """What turns guides into maps of tokens, for one target: `map_of(y)` is the unguided map of another target, by stream."""
+
+    w: Watched
+    target: Target
+    explained: Tensor | None
+    map_of: Callable[[Target], dict[str, Tensor]]
+
+    def tensors(self, guide: Guide) -> dict[str, Tensor]:
+        """m of each stream that the guide is about, (batch or 1, tokens), at most 1; special tokens have 1."""
+        made = getattr(self, f"_{guide.kind}", None)
+        if made is None:
+            raise Misuse(
+                f"{guide.label} guides no map of tensors: a second picture is put beside the first by "
+                "reader.explain(picture, guide=...)"
+            )
+        found: dict[str, Tensor] = made(guide.value)
+        return {name: self._with_special(name, m) for name, m in found.items()}
+
+    def _with_special(self, name: str, m: Tensor) -> Tensor:
+        """m over its maximum; 1 on tokens that the tokenizer added, through which the paths of the others lead."""
+        m = m.detach().float().cpu().clamp(min=0)
+        largest = m.amax(1, keepdim=True)
+        m = torch.where(largest > 0, m / largest, m)
+        special = self.w.reading.special.get(name)
+        return m if special is None or special.shape[1] != m.shape[1] else torch.where(special.cpu(), 1.0, m)
+
+    # -- internal ---------------------------------------------------------------------------------------------------
+
+    def _contrast(self, against: Any) -> dict[str, Tensor]:
+        """The map of y_c − y_d."""
+        c, labels = self.explained, self.w.reading.labels
+        if c is None or self.target.remade is None:
+            raise Misuse(
+                f"the target ({self.target.label}) is no class, so that it has no contrast; give guide=Target..."
+            )
+        if against is None:
+            return self.map_of(Target.contrast(c, None))
+        if isinstance(against, str):
+            if labels is None or against not in labels:
+                raise nearest(against, labels or ["(the model has no labels)"], "label")
+            against = labels.index(against)
+        first, second = self.target.at(c), self.target.at(torch.full_like(c, int(against)))
+        return self.map_of(_difference(first, second))
+
+    def _target(self, target: Any) -> dict[str, Tensor]:
+        return self.map_of(Target.make(target))
+
+    # -- external ---------------------------------------------------------------------------------------------------
+
+    def _map(self, values: Any) -> dict[str, Tensor]:
+        values = getattr(values, "scores", values)
+        if isinstance(values, Mapping):
+            return {str(name): _rows_of(torch.as_tensor(v)) for name, v in values.items()}
+        only = [s for s in self.w.recording.streams if s.of_input]
+        if len(only) != 1:
+            raise Misuse(f"say which stream the guide is of, in a dict: {', '.join(s.name for s in only)}")
+        return {only[0].name: self._fitted(only[0], torch.as_tensor(values))}
+
+    def _fitted(self, stream: Stream, values: Tensor) -> Tensor:
+        """A map of a stream: of its tokens, of its grid, or of its picture's pixels."""
+        by_token = values.shape[1:] == (stream.count,) and len(values) in (1, self.w.recording.batch)
+        if values.ndim < 2 or by_token or stream.grid is None:
+            return _rows_of(values)
+        if values.shape[-2:] == stream.grid[-2:]:
+            return values.reshape(-1, stream.count)
+        return self._pixels(stream, values.float())
+
+    def _mask(self, mask: Any) -> dict[str, Tensor]:
+        stream = self._picture_stream()
+        if isinstance(mask, str):
+            from regard.models.pictures import read_picture
+
+            mask = read_picture(mask)[0].float().amax(-1) > 0
+        return {stream.name: self._fitted(stream, torch.as_tensor(mask))}
+
+    def _box(self, corners: tuple[float, float, float, float]) -> dict[str, Tensor]:
+        left, top, right, bottom = corners
+        return self._where(lambda x, y: (x >= left) & (x < right) & (y >= top) & (y < bottom))
+
+    def _polygon(self, outlines: list[list[tuple[float, float]]]) -> dict[str, Tensor]:
+        return self._where(lambda x, y: torch.stack([inside(x, y, o) for o in outlines]).any(0))
+
+    def _pixels(self, stream: Stream, mask: Float[Tensor, "*picture height width"]) -> Tensor:
+        """A mask of pixels, read at points of each token's cell."""
+        masks = mask.reshape(-1, *mask.shape[-2:])
+        size = self._size(stream)
+        if masks.shape[-2:] != size:
+            raise Misuse(
+                f"the guide's mask is {masks.shape[-2]} x {masks.shape[-1]}, and the picture {size[0]} x {size[1]}"
+            )
+
+        def at(x: Tensor, y: Tensor, i: int) -> Tensor:
+            rows, columns = y.floor().long(), x.floor().long()
+            there = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+            return masks[i % len(masks)][rows.clamp(0, size[0] - 1), columns.clamp(0, size[1] - 1)] * there
+
+        return torch.stack([self._cells(stream, i, lambda x, y, i=i: at(x, y, i)) for i in range(len(masks))])  # type: ignore[misc]
+
+    def _where(self, holds: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+        """The share of each token's cell at which something holds of (x, y), in pixels of the picture."""
+        stream = self._picture_stream()
+        return {stream.name: torch.stack([self._cells(stream, i, holds) for i in range(self._pictures(stream))])}
+
+    def _cells(self, stream: Stream, i: int, holds: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, " token"]:
+        """The mean of a function of (x, y) over points of each token's cell, of picture i."""
+        assert stream.grid is not None
+        rows, columns = stream.grid
+        left, top, right, bottom = self._box_seen(stream, i)
+        x = left + (torch.arange(columns * FINE) + 0.5) / (columns * FINE) * (right - left)
+        y = top + (torch.arange(rows * FINE) + 0.5) / (rows * FINE) * (bottom - top)
+        there = holds(*torch.meshgrid(x, y, indexing="xy")).float()
+        return there.view(rows, FINE, columns, FINE).mean((1, 3)).flatten()
+
+    def _box_seen(self, stream: Stream, i: int) -> tuple[float, float, float, float]:
+        """What part of the picture the grid covers, in its pixels."""
+        raws = self.w.reading.raw.get(stream.name)
+        raw = raws[i] if raws else None
+        height, width = self._size(stream)
+        box = raw.box if isinstance(raw, Picture) else (0.0, 0.0, float(width), float(height))
+        a, b, c, d = stream.window or WHOLE
+        left, top, right, bottom = box
+        return left + a * (right - left), top + b * (bottom - top), left + c * (right - left), top + d * (bottom - top)
+
+    def _size(self, stream: Stream) -> tuple[int, int]:
+        """Height and width of the picture."""
+        raws = self.w.reading.raw.get(stream.name)
+        if raws and isinstance(raws[0], Picture):
+            height, width = raws[0].pixels.shape[:2]
+        else:
+            height, width = self.w.recording.inputs[stream.name].shape[-2:]
+        return int(height), int(width)
+
+    def _pictures(self, stream: Stream) -> int:
+        return len(self.w.reading.raw.get(stream.name, ())) or 1
+
+    def _picture_stream(self) -> Stream:
+        """The stream that is one plain grid of a picture. Raises Misuse where there is none."""
+        merge = layouts.merge_size(getattr(self.w.recording.model, "config", None))
+        for stream in self.w.recording.streams:
+            tiled = (
+                stream.packed and layouts.grids(stream.name, stream.count, self.w.recording.inputs, merge) is not None
+            )
+            if stream.of_input and stream.grid is not None and len(stream.grid) == 2 and not tiled:
+                return stream
+        raise Misuse(
+            "a mask, box or polygon guides a picture on one plain grid of tokens, and none is read here; give a map of the "
+            "tokens instead"
+        )
+
+    def _words(self, phrases: tuple[str, ...]) -> dict[str, Tensor]:
+        """1 on the tokens of every occurrence of the words."""
+        texts = {n: raws for n, raws in self.w.reading.raw.items() if raws and isinstance(raws[0], Text)}
+        if not texts:
+            raise Misuse("words guide a text that a reader made; give a map of the tokens instead")
+        name, raws = next(iter(texts.items()))
+        width = self.w.recording.stream(name).count
+        return {name: torch.stack([_spoken(text, phrases, width) for text in raws if isinstance(text, Text)])}
+
+
+def _spoken(text: Text, phrases: tuple[str, ...], width: int) -> Float[Tensor, " token"]:
+    m = torch.zeros(width)
+    for phrase in phrases:
+        at = text.text.find(phrase)
+        if at < 0:
+            raise Misuse(f"the text does not hold the words {phrase!r}")
+        while at >= 0:
+            for i, (a, b) in enumerate(text.offsets):
+                m[i] = 1.0 if b > a and a < at + len(phrase) and b > at else m[i]
+            at = text.text.find(phrase, at + 1)
+    return m
+
+
+def inside(x: Tensor, y: Tensor, outline: list[tuple[float, float]]) -> Tensor:
+    """Whether points are inside an outline: a ray to the right crosses it an odd number of times."""
+    odd = torch.zeros_like(x, dtype=torch.bool)
+    for (ax, ay), (bx, by) in zip(outline, [*outline[1:], outline[0]], strict=True):
+        crosses = (ay > y) != (by > y)
+        if ay != by:
+            odd ^= crosses & (x < (bx - ax) * (y - ay) / (by - ay) + ax)
+    return odd
+
+
+def _rows_of(values: Tensor) -> Float[Tensor, "batch token"]:
+    return values[None] if values.ndim == 1 else values
+
+
+def _difference(first: Target, second: Target) -> Target:
+    """y₁ − y₂."""
+    return Target(
+        f"{first.label} − {second.label}",
+        lambda output, inputs: Value(first.value(output, inputs).y - second.value(output, inputs).y),
+    )
+
+
+__all__ = ["Guides", "inside"]

@@ -1,0 +1,186 @@
+"""Correction, guidance and their identities (METHODS.md sections 2 and 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import regard
+from regard import Guide, Target
+from support import families
+from support.every_method import case_of
+
+torch.set_num_threads(1)
+ONE_STREAM = ["vit", "bert", "llama", "swin"]
+SEVERAL = ["lxmert", "t5"]
+SIGNS = ["positive", "negative", "absolute", "signed"]
+
+
+def scores(
+    case: families.Case, method: str = "corrected_attention", target: Any = None, **options: Any
+) -> dict[str, Tensor]:
+    found = regard.explain(case.model, case.inputs, target or case.target, method, **options)
+    return found.scores  # type: ignore[union-attr]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    size = max(float(t.abs().max()) for t in b.values())
+    return all(float((a[k] - b[k]).abs().max()) <= 2e-5 * size for k in b)
+
+
+def contrast(case: families.Case, c: int, d: int) -> Target:
+    def y(output: Any) -> Tensor:
+        logits = output.logits if hasattr(output, "logits") else output.question_answering_score
+        logits = logits if logits.ndim == 2 else logits[:, -1]
+        return logits[:, c] - logits[:, d]
+
+    return Target.of(y, "contrast")
+
+
+@pytest.mark.parametrize("correction", ["incomplete", "complete"])
+@pytest.mark.parametrize("name", [*ONE_STREAM, *SEVERAL])
+def test_the_contrast_the_other_way_round_swaps_the_signs(name: str, correction: str) -> None:
+    case = case_of(name)
+    there, back = contrast(case, 0, 1), contrast(case, 1, 0)
+    positive = scores(case, target=there, sign="positive", correction=correction)
+    negative = scores(case, target=back, sign="negative", correction=correction)
+    assert same(positive, negative)
+    assert not same(positive, scores(case, target=there, sign="negative", correction=correction))
+
+
+def test_signs_add_up_on_one_layer_and_absolute_does_not_keep_its_sign_under_complete_correction() -> None:
+    case = case_of("vit")
+    last = {"layers": [1], "start_layer": 1}
+    p, n, a, s = (scores(case, sign=sign, **last)["pixel_values"] for sign in SIGNS)
+    torch.testing.assert_close(a, p + n)
+    torch.testing.assert_close(s, p - n)
+    there, back = contrast(case, 0, 1), contrast(case, 1, 0)
+    incomplete = [scores(case, target=t, sign="absolute") for t in (there, back)]
+    complete = [scores(case, target=t, sign="absolute", correction="complete") for t in (there, back)]
+    assert same(*incomplete)
+    assert not same(*complete)
+
+
+@pytest.mark.parametrize("correction", ["incomplete", "complete"])
+@pytest.mark.parametrize("name", [*ONE_STREAM, *SEVERAL])
+def test_complete_is_another_map_and_signed_is_the_plain_gradient(name: str, correction: str) -> None:
+    """M = 1 for the full gradient: complete and incomplete are one."""
+    case = case_of(name)
+    assert same(scores(case, sign="signed", correction=correction), scores(case, sign="signed"))
+    if correction == "complete":
+        assert not same(scores(case, sign="positive", correction="complete"), scores(case, sign="positive"))
+
+
+METHODS = [
+    ("gae", {}),
+    ("gae", {"form": "walk"}),
+    ("corrected_attention", {"sign": "absolute"}),
+    ("corrected_attention", {"sign": "signed", "correction": "complete"}),
+    ("corrected_attention", {"sign": "absolute", "path": "rollout"}),
+    ("heterogenous", {"sign": ["positive", "absolute"], "correction": "complete"}),
+    ("heterogenous", {"hops": "one"}),
+]
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+@pytest.mark.parametrize("name", ["vit", "llama", "swin", *SEVERAL])
+def test_a_guide_of_ones_changes_nothing(name: str, method: str, options: dict[str, Any]) -> None:
+    case = case_of(name)
+    plain = scores(case, method, **options)
+    ones = {k: torch.ones(t.shape[1]) for k, t in plain.items()}
+    assert same(scores(case, method, guide=ones, **options), plain)
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS[:6])
+@pytest.mark.parametrize("name", ["vit", "llama", *SEVERAL])
+def test_a_guide_on_a_region_leaves_nothing_through_other_tokens(
+    name: str, method: str, options: dict[str, Any]
+) -> None:
+    case = case_of(name)
+    plain = scores(case, method, **options)
+    stream = next(iter(case.inputs))
+    m = torch.zeros(plain[stream].shape[1])
+    m[1:3] = 1.0
+    found = scores(case, method, guide={stream: m}, **options)[stream]
+    if options.get("path") != "rollout":  # whose rows keep what they are themselves
+        assert float(found[:, m == 0].abs().max()) == 0.0
+    assert float(found[:, m == 1].abs().max()) > 0
+
+
+def test_a_guided_map_is_that_of_the_edges_times_the_guide() -> None:
+    """The literal twin on one layer: Σ over the read row of (m⊙G⊙A)₊, mean over heads."""
+    case = case_of("vit")
+    recording = regard.record(case.model, case.inputs)
+    y = case.target(recording.output)
+    gradients = recording.gradients(y)
+    _, A, G = gradients.calls[1].rows(torch.tensor([0]))
+    m = torch.linspace(0, 1, 16)
+    whole = torch.cat([torch.ones(1), m])
+    expected = (whole * G * A).clamp(min=0).mean(1)[:, 0, 1:]
+    found = scores(case, layers=[1], start_layer=1, guide={"pixel_values": m}, sign="positive")["pixel_values"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_masks_boxes_polygons_and_maps_are_the_same_region() -> None:
+    case = case_of("vit")  # 16 x 16 pixels, 4 x 4 tokens
+    tokens = torch.zeros(4, 4)
+    tokens[1:3, 0:2] = 1
+    mask = torch.zeros(16, 16)
+    mask[4:12, 0:8] = 1
+    corners = [(0, 4), (8, 4), (8, 12), (0, 12)]
+    ways = [tokens, tokens.flatten(), mask, Guide.box(0, 4, 8, 12), (0, 4, 8, 12), "box:0,4,8,12", Guide.polygon(corners),
+            Guide.mask(mask), {"pixel_values": tokens.flatten()}]  # fmt: skip
+    maps = [scores(case, guide=way) for way in ways]
+    assert all(same(m, maps[0]) for m in maps)
+    assert not same(maps[0], scores(case))
+
+
+def test_internal_guides() -> None:
+    case = case_of("vit")
+    exp: Any = regard.explain(case.model, case.inputs, case.target, "corrected_attention", sign="absolute")
+    by_map = scores(case, guide=exp)
+    by_tensor = scores(case, guide={"pixel_values": exp.scores["pixel_values"]})
+    assert same(by_map, by_tensor)
+    contrast_map: Any = regard.explain(case.model, case.inputs, Target.contrast(1, 0), "corrected_attention")
+    found: Any = regard.explain(case.model, case.inputs, 1, "corrected_attention", guide=Target.contrast(1, 0))
+    expected: Any = regard.explain(
+        case.model, case.inputs, 1, "corrected_attention", guide={"pixel_values": contrast_map.scores["pixel_values"]}
+    )
+    assert same(found.scores, expected.scores)
+    named: Any = regard.explain(case.model, case.inputs, 1, "corrected_attention", guide="contrast")
+    assert "guided by contrast" in named.receipt.notes
+    assert named.options["guide"] == "contrast"
+
+
+@pytest.mark.parametrize("guide", ["contrast", Guide.box(0, 4, 8, 12)])
+def test_guided_maps_of_a_batch_are_those_of_its_samples(guide: Any) -> None:
+    case = case_of("vit")
+    both: Any = regard.explain(case.model, case.inputs, 1, "corrected_attention", guide=guide, correction="complete")
+    for i in range(2):
+        one: Any = regard.explain(case.model, {"pixel_values": case.inputs["pixel_values"][i : i + 1]}, 1,
+                                  "corrected_attention", guide=guide, correction="complete")  # fmt: skip
+        torch.testing.assert_close(both.scores["pixel_values"][i], one.scores["pixel_values"][0], rtol=1e-4, atol=1e-8)
+
+
+WRONG: list[tuple[Any, dict[str, Any], str]] = [
+    ("nonsense", {}, "no guide"),
+    (Guide.words("red"), {}, "a text that a reader made"),
+    (torch.ones(3), {}, "3"),
+    (torch.zeros(16), {}, "nowhere positive"),
+    ({"nothing": torch.ones(16)}, {}, "stream"),
+    (3, {}, "a guide is"),
+    (None, {"correction": "whole"}, "correction"),
+    (None, {"path": "rollout", "sign": "signed"}, "rollout"),
+    (None, {"path": "last"}, "path"),
+    (Guide.picture("dog.png"), {}, "reader.explain"),
+]
+
+
+@pytest.mark.parametrize(("guide", "options", "said"), WRONG)
+def test_what_guides_nothing_is_refused(guide: Any, options: dict[str, Any], said: str) -> None:
+    case = case_of("vit")
+    with pytest.raises(regard.RegardError, match=said):
+        regard.explain(case.model, case.inputs, 1, "corrected_attention", guide=guide, **options)
