@@ -43,6 +43,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import measure
 import torch
+from peers import CACHE
 from torch import Tensor
 
 import regard
@@ -54,7 +55,6 @@ PAGE = measure.ROOT / "docs" / "known-answers.md"
 WHEEL = "rxnmapper-0.4.3-py3-none-any.whl"
 DIGEST = "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5"
 MODEL = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regard-benchmarks"
 LAYER, HEAD = 10, 5
 """The head that RXNMapper reads its maps from."""
 
