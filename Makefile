@@ -80,6 +80,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/verify.py
 	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/facts.py
+	$(BIN)/python benchmarks/atoms.py
 	$(BIN)/python benchmarks/attribution_error.py
 	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/heterogenous.py

@@ -220,6 +220,12 @@ class Questions:
         """The logit of the true token at the mask."""
         return Target.logit(self.truth, position=self.asked)
 
+    def contrast(self, model: torch.nn.Module) -> dict[str, Tensor]:
+        """A guide that the model gives itself: what speaks for the true token rather than its best rival, by gae."""
+        rather = Target.contrast(self.truth, position=self.asked)
+        exp: Any = regard.explain(model, self.inputs, rather, method="gae")
+        return dict(exp.scores)
+
     @property
     def among(self) -> dict[str, Tensor]:
         """Who competes, bool (b, n)."""
@@ -260,10 +266,15 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "guide": (None, "contrast"),
     "reduce": ("mean", "l1", "l2"),
 }
-"""Options whose every value is a row of its own, wherever a method has them."""
-SILENT = {"incomplete", "residual_sum", None}
-"""Values that a row's title leaves out."""
-TWINS = {"alpha_avg", "corrected_attention, positive", "taylor"}
+"""Options whose every value is a row of its own, wherever a method's default is one of them."""
+WORDS = {"incomplete": "", "residual_sum": "", None: "", "complete": "complete", "contrast": "guided by the contrast"}
+"""Words for values, in a row's title."""
+TWINS = {
+    "alpha_avg",
+    "corrected_attention, positive",
+    "corrected_attention, positive, guided by the contrast",
+    "taylor",
+}
 """The same maps as raw_attention, gae and, at zero, input_x_gradient."""
 ONE_STREAM = {"heterogenous"}
 """Of one stream it is corrected_attention."""
@@ -272,25 +283,21 @@ FIRST = "gae"
 
 def variants() -> list[Variant]:
     """Every method of the table, once for each of its choices."""
-    return [
-        v
-        for m in regard.methods()
-        if m.name not in ONE_STREAM
-        for v in _choices_of(m.name, m.options)
-        if v.title not in TWINS
-    ]
+    every = (v for m in regard.methods() if m.name not in ONE_STREAM for v in _choices_of(m.name, m.options))
+    return [v for v in every if v.title not in TWINS]
 
 
 def _choices_of(name: str, options: Mapping[str, Any]) -> Iterator[Variant]:
-    own = {o: values for o, values in CHOICES.items() if o in options and not (name == "gae" and o != "guide")}
+    own = {o: values for o, values in CHOICES.items() if options.get(o, "none such") in values}
     for values in itertools.product(*own.values()):
-        said = ", ".join(str(v) for v in values if v not in SILENT)
+        said = ", ".join(filter(None, (WORDS.get(v, v) for v in values)))
         yield Variant(f"{name}, {said}" if said else name, name, dict(zip(own, values, strict=True)))
 
 
 def maps_of(model: torch.nn.Module, q: Questions, v: Variant) -> Tensor:
     """The maps (b, n) of a reaction's questions."""
-    exp: Any = regard.explain(model, q.inputs, q.target, method=v.method, **v.options)
+    options = v.options | ({"guide": q.contrast(model)} if v.options.get("guide") else {})
+    exp: Any = regard.explain(model, q.inputs, q.target, method=v.method, **options)
     return exp.scores["input_ids"]
 
 
