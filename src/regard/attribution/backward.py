@@ -10,6 +10,7 @@ are this one file, which can be left out of a build; nothing else imports it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from regard.attribution.context import Context, Relevance
@@ -30,8 +31,7 @@ def rule_set(name: str, *, gamma: float = 0.0) -> RuleSet:
     """The rule set of a method, with its options."""
     if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 0 <= gamma < float("inf"):
         raise Misuse(f"gamma is a number from 0 on, not {gamma!r}")
-    rules = RULES[name]
-    return RuleSet(rules.name, rules.attention, rules.activation, rules.gates, float(gamma))
+    return replace(RULES[name], gamma=float(gamma))
 
 
 def attnlrp(context: Context, *, gamma: float = 0.0) -> Relevance:  # noqa: ARG001 (it is in the rule set)

@@ -378,7 +378,7 @@ RULES: dict[str, Rule] = {
     "Repeat": _repeated,
     "Glu": _gated,
     "NativeGroupNorm": _attention,
-    **dict.fromkeys(("_Scaled", "_Instead"), _leading(1)),
+    **dict.fromkeys(("_Scaled", "_Line", "_Instead"), _leading(1)),
     **dict.fromkeys(("_Fused", "_OfWeights"), _attention),
 }
 """What is known to keep samples apart, by the name of its node in the graph."""

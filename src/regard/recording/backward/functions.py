@@ -55,9 +55,27 @@ def instead(value: Callable[[Tensor], Tensor], at: Callable[[Tensor, Tensor, Ten
     return made
 
 
-def proportional(g: Tensor, x: Tensor, f: Tensor) -> Tensor:
-    """g · f(x)/x: what an element-wise f gives back if it is taken for the straight line through 0 and its value."""
-    return g * (f / (x + GUARD))
+class _Line(torch.autograd.Function):
+    """f(x) as the straight line through 0 and its value."""
+
+    @staticmethod
+    def forward(ctx: Any, made: tuple[Tensor], x: Tensor) -> Tensor:
+        (f,) = made
+        wide = torch.promote_types(torch.promote_types(f.dtype, x.dtype), torch.float32)
+        ctx.save_for_backward((f.to(wide) / (x.to(wide) + GUARD)).to(f.dtype))
+        ctx.dtype = x.dtype
+        return f
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
+        (slope,) = ctx.saved_tensors
+        return None, (g * slope).to(ctx.dtype)
+
+
+def proportional(f: Tensor, x: Tensor) -> Tensor:
+    """f, an element-wise function's value at x, whose gradient at x is that of the straight line through 0 and it: g · f/x."""
+    made: Tensor = _Line.apply((f.detach(),), x)  # type: ignore[no-untyped-call]
+    return made
 
 
 def softmax_gradient(A: Tensor, G: Tensor) -> Tensor:

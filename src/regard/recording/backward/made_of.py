@@ -6,8 +6,8 @@ x · sigmoid(1.7x) is a function of x alone, taken whole; x · rsqrt(mean(x²) +
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from torch import Tensor
 from regard.recording.backward.operation import Operation
 from regard.recording.tokens.by_tensor import ByTensor
 from regard.recording.tokens.elementwise import tensors_in
+
+T = TypeVar("T")
 
 COPIES = {"clone", "to", "contiguous", "type", "float", "half", "double", "bfloat16", "alias", "cuda", "cpu", "type_as"}
 """The same numbers."""
@@ -28,6 +30,19 @@ SMALL = 4096
 
 
 @dataclass(frozen=True)
+class As:
+    """A tensor as it was before it was written into again."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def now(cls, t: Tensor) -> As:
+        """As it is."""
+        return cls(t, version(t))
+
+
+@dataclass(frozen=True)
 class Made:
     """An element-wise function f of one tensor: of which, f(0) (None: not known), and whether f is more than a straight line.
 
@@ -37,7 +52,7 @@ class Made:
     of: Tensor
     at_zero: Any
     curved: bool
-    exponent: Tensor | None = None
+    exponent: As | None = None
 
 
 @dataclass(frozen=True)
@@ -47,54 +62,103 @@ class Reduced:
     origin: object
     length: bool = False
     inverse: bool = False
-    total: Tensor | None = None
+    total: As | None = None
     where: tuple[str, str] = ("", "")
+
+
+class Known(ByTensor[tuple[int, T]]):
+    """What is known of tensors as they are: what is written into is what it was no more."""
+
+    def of(self, t: Tensor) -> T | None:
+        """What is known of it, if anything is."""
+        found = self.get(t)
+        return found[1] if found is not None and found[0] == version(t) else None
+
+    def learn(self, t: Tensor, value: T | None) -> None:
+        """Know something of a tensor (None: nothing more)."""
+        if value is not None:
+            self[t] = version(t), value
+
+
+def version(t: Tensor) -> int:
+    """How often a tensor, or one that shares its memory, has been written into."""
+    return 0 if t.is_inference() else t._version
 
 
 class MadeOf:
     """What is known of the tensors of a run."""
 
     def __init__(self) -> None:
-        self.made = ByTensor[Made]()
-        self.origins = ByTensor[object]()
-        self.powers = ByTensor[object]()
-        self.reduced = ByTensor[Reduced]()
-        self.gates = ByTensor[bool]()
+        self.made = Known[tuple[As, Made]]()
+        self.origins = Known[object]()
+        self.powers = Known[object]()
+        self.reduced = Known[Reduced]()
+        self.gates = Known[bool]()
+        self.kept = ByTensor[dict[int, Tensor]]()
         self.open: dict[object, tuple[str, str]] = {}
 
     # -- what is known ----------------------------------------------------------------------------------------------
 
     def function(self, t: Tensor) -> Made:
         """The function that a tensor is; of itself where nothing is known."""
-        return self.made.get(t) or Made(t, 0.0, False)
+        root, made = self.made.of(t) or (None, None)
+        of = self.current(root)
+        return Made(t, 0.0, False) if made is None or of is None else replace(made, of=of)
+
+    def current(self, of: As | None) -> Tensor | None:
+        """A tensor as it was, or what was kept of it before it is written into; None if it is gone."""
+        if of is None:
+            return None
+        kept = (self.kept.get(of.tensor) or {}).get(of.version)
+        return of.tensor if kept is None and version(of.tensor) == of.version else kept
 
     def is_gate(self, t: Tensor) -> bool:
         """Whether an activation made it."""
-        return bool(self.gates.get(t))
+        return bool(self.gates.of(t))
 
     def origin(self, t: Tensor) -> object:
         """What a tensor is, but for constant factors and its own mean."""
-        found = self.origins.get(t)
+        found = self.origins.of(t)
         if found is None:
-            found = self.origins[t] = object()
+            found = object()
+            self.origins.learn(t, found)
         return found
 
     def divides(self, by: Tensor, t: Tensor, inverse: bool) -> bool:
         """Whether `by` is a length (or 1 over one: `inverse`) that was made of t's own rows."""
-        reduced = self.reduced.get(by)
+        reduced = self.reduced.of(by)
         known = reduced is not None and reduced.length and reduced.inverse is inverse
         return known and reduced is not None and reduced.origin is self.origin(t)
 
     def is_total(self, by: Tensor, t: Tensor) -> bool:
         """Whether `by` is the sum of t."""
-        reduced = self.reduced.get(by)
-        return reduced is not None and reduced.total is t
+        reduced = self.reduced.of(by)
+        return reduced is not None and self.current(reduced.total) is t
 
     def normed(self, by: Tensor) -> None:
         """A length was found to divide what it was made of: its own gradient is nobody's business."""
-        reduced = self.reduced.get(by)
+        reduced = self.reduced.of(by)
         if reduced is not None:
             self.open.pop(reduced.origin, None)
+
+    # -- what is written into ---------------------------------------------------------------------------------------
+
+    def keep(self, t: Tensor) -> Tensor:
+        """A copy of what will be written into, known as it is."""
+        copy = t.clone()
+        self.origin(t)
+        self.pass_on(t, copy)
+        known = self.kept.get(t) or {}
+        self.kept[t] = {**known, version(t): copy}
+        return copy
+
+    def pass_on(self, t: Tensor, to: Tensor) -> None:
+        """What is known of one tensor is known of another, the same one."""
+        self.made.learn(to, self.made.of(t))
+        self.origins.learn(to, self.origins.of(t))
+        self.powers.learn(to, self.powers.of(t))
+        self.reduced.learn(to, self.reduced.of(t))
+        self.gates.learn(to, self.gates.of(t))
 
     # -- what is learned --------------------------------------------------------------------------------------------
 
@@ -102,39 +166,33 @@ class MadeOf:
         """Learn what an element-wise operation gave: the function that it is of one tensor (None: of none)."""
         xs = op.dependents
         if made is not None:
-            self.made[out] = made
+            self.made.learn(out, (As.now(made.of), made))
         if curved or (len(xs) == 1 and self.is_gate(xs[0])):
-            self.gates[out] = True
+            self.gates.learn(out, True)
         if op.name in ("pow", "square", "abs") or (op.name == "mul" and len(xs) == 2 and xs[0] is xs[1]):
-            self.powers[out] = self.origin(xs[0])
+            self.powers.learn(out, self.origin(xs[0]))
         self._follow_origin(op, out)
         self._follow_length(op, out)
-
-    def forget(self, t: Tensor) -> None:
-        """A tensor that is written into is what it was no more."""
-        for known in (self.made, self.origins, self.powers, self.reduced, self.gates):
-            known.pop(t)
 
     def moved(self, op: Operation, out: Any) -> None:
         """The same elements elsewhere."""
         first = op.dependents[0]
         for t in tensors_in([out]) if isinstance(out, Tensor | list | tuple) else ():
             if self.is_gate(first):
-                self.gates[t] = True
+                self.gates.learn(t, True)
             if op.name in ("view", "reshape", "unsqueeze", "squeeze", "expand", "flatten", "unflatten"):
                 if t.numel() == first.numel():
-                    self.origins[t] = self.origin(first)
-                if (reduced := self.reduced.get(first)) is not None:
-                    self.reduced[t] = reduced
+                    self.origins.learn(t, self.origin(first))
+                self.reduced.learn(t, self.reduced.of(first))
 
     def reduction(self, op: Operation, out: Any, where: tuple[str, str]) -> None:
         """A sum, a mean, a variance, a length of a tensor's rows."""
         (x,) = op.dependents[:1]
         if not isinstance(out, Tensor):
             return
-        origin = self.powers.get(x) or self.origin(x)
-        total = x if op.name == "sum" else None
-        self.reduced[out] = Reduced(origin, op.name in LENGTHS, total=total, where=where)
+        origin = self.powers.of(x) or self.origin(x)
+        total = As.now(x) if op.name == "sum" else None
+        self.reduced.learn(out, Reduced(origin, op.name in LENGTHS, total=total, where=where))
         if op.name in LENGTHS or op.name == "var":
             self.open[origin] = where
 
@@ -143,7 +201,7 @@ class MadeOf:
         known = [self.function(x) for x in op.dependents]
         if any(k.of is not known[0].of for k in known) or known[0].of.shape != out.shape:
             return None
-        exponent = op.dependents[0] if op.name in ("exp", "exp2") else None
+        exponent = As.now(op.dependents[0]) if op.name in ("exp", "exp2") else None
         if op.name in ("mul", "masked_fill", "to") and len(known) == 1:
             exponent = known[0].exponent
         return Made(known[0].of, self._at_zero(op), curved or any(k.curved for k in known), exponent)
@@ -171,17 +229,17 @@ class MadeOf:
         """Constant factors, and taking its own mean from it, leave a tensor what it was."""
         xs = op.dependents
         if op.name in COPIES | {"mul", "div"} and len(xs) == 1 and op.operands[0] is xs[0]:
-            self.origins[out] = self.origin(xs[0])
+            self.origins.learn(out, self.origin(xs[0]))
         if op.name == "mul" and len(xs) == 1:
-            self.origins[out] = self.origin(xs[0])
+            self.origins.learn(out, self.origin(xs[0]))
         if op.name == "sub" and len(xs) == 2:
-            mean = self.reduced.get(xs[1])
+            mean = self.reduced.of(xs[1])
             if mean is not None and not mean.length and mean.origin is self.origin(xs[0]):
-                self.origins[out] = self.origin(xs[0])
+                self.origins.learn(out, self.origin(xs[0]))
 
     def _follow_length(self, op: Operation, out: Tensor) -> None:
         """What an operation makes of a row's own number: a root of it, 1 over it, the same a little moved."""
-        if len(op.dependents) != 1 or (known := self.reduced.get(op.dependents[0])) is None:
+        if len(op.dependents) != 1 or (known := self.reduced.of(op.dependents[0])) is None:
             return
         length, inverse = known.length, known.inverse
         if op.name in ("sqrt", "rsqrt"):
@@ -195,7 +253,7 @@ class MadeOf:
             inverse = not inverse
         elif op.name not in STRAIGHT | {"clamp", "clamp_min", "clip", "maximum"}:
             return
-        self.reduced[out] = Reduced(known.origin, length, inverse, known.total, known.where)
+        self.reduced.learn(out, Reduced(known.origin, length, inverse, known.total, known.where))
         if length:
             self.open.setdefault(known.origin, known.where)
 

@@ -73,6 +73,12 @@ class Operation:
         args = tuple(_exchanged(a, new) for a in self.args)
         return replace(self, args=args, kwargs={k: _exchanged(v, new) for k, v in self.kwargs.items()})
 
+    def among(self, new: Mapping[int, Tensor]) -> Operation:
+        """The same operation of other tensors, which depend on the inputs as those did whose id() is given."""
+        made = self.with_tensors(new)
+        operands = tuple(_exchanged(o, new) for o in self.operands)
+        return replace(made, operands=operands, dependents=tuple(new.get(id(t), t) for t in self.dependents))
+
     def apart(self) -> Operation:
         """The same without writing into an operand."""
         if self.into is None:

@@ -28,7 +28,7 @@ from regard.recording.backward.functions import (
     warmer,
 )
 from regard.recording.backward.made_of import REDUCES, STRAIGHT, MadeOf
-from regard.recording.backward.operation import Operation
+from regard.recording.backward.operation import Operation, plain
 from regard.recording.edits import Edit
 from regard.recording.patch_gradient import operation
 from regard.recording.tokens.contractions import CONVOLUTIONS, POOLS, PRODUCTS
@@ -42,16 +42,17 @@ class RuleSet:
     """How gradients flow.
 
     Attributes:
-        attention: "halves": dq, dk × ¼, dv × ½; "constant": dq = dk = 0; "warmer": as "halves", the softmax at temperature 2.
-        activation: dx = dy · f(x)/x where f(0) = 0. gates: of a product, the operand that an activation made is constant.
-        gamma: γ of linear maps and convolutions; 0 is the plain gradient.
-
-    Norms are divided by a constant, and products of two operands give each half, in every rule set.
+        attention: "halves": dq, dk × ¼, dv × ½; "constant": dq = dk = 0; "warmer": as "halves", the softmax at temperature 2;
+            "plain". norm: the divisor is a constant. activation: dx = dy · f(x)/x where f(0) = 0. product: each of two operands
+            has half. gates: but one that an activation made is constant. gamma: γ of linear maps and convolutions; 0 is the
+            plain gradient.
     """
 
     name: str
     attention: str = "halves"
+    norm: bool = True
     activation: bool = True
+    product: bool = True
     gates: bool = False
     gamma: float = 0.0
 
@@ -66,21 +67,17 @@ SILENT = """
     batch_norm topk sort max min amax amin median nansum nanmean fold softmax softmin masked_select diff trace one_hot
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d conv_transpose1d
     conv_transpose2d conv_transpose3d lp_pool2d grouped_mm _grouped_mm embedding_bag fft_fft fft_ifft fft_rfft fft_irfft
-    dropout1d dropout2d dropout3d detach requires_grad item tolist
-    new_tensor retain_grad register_hook getitem setitem
+    dropout1d dropout2d dropout3d detach requires_grad item tolist new_tensor retain_grad register_hook setitem
 """
-LINEAR = (
-    MOVEMENTS
-    | RESHAPES
-    | JOINS
-    | {*CONVOLUTIONS}
-    | {*POOLS}
-    | spellings(WRITES)
-    | spellings(SUMS_INTO)
-    | {*SILENT.split()}
-)
+MOVED = {plain(name)[0] for name in MOVEMENTS | RESHAPES}
+"""Operations that give the same elements elsewhere."""
+LINEAR = MOVED | JOINS | {*CONVOLUTIONS} | {*POOLS} | spellings(WRITES) | spellings(SUMS_INTO) | {*SILENT.split()}
 """Operations that add, move or choose: their plain gradient is the rule."""
 STRAIGHT_NAMES = STRAIGHT | {"maximum", "minimum", "fmax", "fmin", "nan_to_num", "detach", "requires_grad", "data"}
+
+
+Kind = Callable[["Backward", Operation], Any]
+"""What is done with an operation of some kind."""
 
 
 class Backward:
@@ -110,12 +107,18 @@ class Backward:
             return self.run(op)
         if rule is None:
             return self._of_no_kind(op)
-        if op.into is None:
-            return rule(self, op)
-        self.known.forget(op.into)
-        if (op.name in STRAIGHT and len(op.dependents) < 2) or op.name in ("add", "sub"):
-            return self.run(op)
-        return op.into.copy_(rule(self, op.apart()))
+        return rule(self, op) if op.into is None else self._into(op, op.into, rule)
+
+    def _into(self, op: Operation, into: Tensor, rule: Kind) -> Tensor:
+        """An operation that writes into its operand: apart from it, and then written."""
+        if op.name in ("add", "sub") and self.known.reduced.of(into) is None:
+            self.run(op)
+            return into
+        before = self.known.keep(into)
+        made: Tensor = rule(self, op.apart().among({id(into): before}))
+        into.copy_(made)
+        self.known.pass_on(made, into)
+        return into
 
     def _of_property(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """`weight.T` is a constant, too; what a property tells of a parameter itself is told."""
@@ -129,7 +132,7 @@ class Backward:
 
     def _of_no_kind(self, op: Operation) -> Any:
         out = operation(op.func, op.args, op.kwargs)
-        if op.name in MOVEMENTS or op.name in RESHAPES:
+        if op.name in MOVED:
             self.known.moved(op, out)
         elif op.name not in LINEAR:
             self.keeps_plain(op.name, out)
@@ -194,7 +197,7 @@ def product(self: Backward, op: Operation) -> Any:
 def divided(self: Backward, op: Operation, by: Tensor) -> Any:
     """x over a length that was made of it: the length is a constant."""
     self.known.normed(by)
-    return self.run(op, {id(by): by.detach()})
+    return self.run(op, {id(by): by.detach()} if self.rules.norm else None)
 
 
 def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
@@ -206,7 +209,7 @@ def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
         if constant[0] != constant[1]:
             gate = a if constant[0] else b
             return self.run(op, {id(gate): gate.detach()})
-    return self.run(op, {id(a): scaled(a, 0.5), id(b): scaled(b, 0.5)})
+    return self.run(op, {id(a): scaled(a, 0.5), id(b): scaled(b, 0.5)} if self.rules.product else None)
 
 
 def contraction(self: Backward, op: Operation) -> Any:
@@ -219,7 +222,7 @@ def contraction(self: Backward, op: Operation) -> Any:
         return self.run(op)
     a, b = factors
     if a is b:  # x xᵀ written with one operand twice: the two places share what is theirs
-        return self.run(op, {id(a): scaled(a, 0.5)})
+        return self.run(op, {id(a): scaled(a, 0.5)} if self.rules.product else None)
     return halves(self, op, a, b)
 
 
@@ -275,10 +278,13 @@ def quotient(self: Backward, op: Operation) -> Any:
 
 
 def shares(self: Backward, op: Operation, a: Tensor) -> Any:
-    """x over its own sum, plain; exp(S) over its sum is a softmax that a model writes out."""
-    S = self.known.function(a).exponent
+    """x over its own sum, plain, and a gate if x is; exp(S) over its sum is a softmax that a model writes out."""
+    S = self.known.current(self.known.function(a).exponent)
     if self.rules.attention != "warmer" or S is None or not self.pairs(a):
-        return self.run(op)
+        out = self.run(op)
+        if S is None and self.known.is_gate(a):
+            self.known.gates.learn(out, True)
+        return out
     total = op.operands[1]
     dim = next((d for d in range(total.ndim) if total.shape[d] == 1 and a.shape[d] > 1), -1)
     value = self.run(op).detach()
@@ -295,8 +301,7 @@ def element_wise(self: Backward, op: Operation) -> Any:
     if made is None and curved and len(op.dependents) > 1:
         self.keeps_plain(op.name, out)
     if self.rules.activation and made is not None and made.curved and _is_zero(made.at_zero):
-        value = out.detach()
-        out = instead(lambda _: value, proportional, made.of)
+        out = proportional(out, made.of)
     self.known.learn(op, out, made, curved)
     return out
 
@@ -361,15 +366,18 @@ def normalize(self: Backward, op: Operation) -> Any:
 
 def _norm(self: Backward, op: Operation, x: Tensor, at: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
     """A fused norm of x; one whose scale depends on the inputs too keeps its plain gradient."""
-    if op.dependents != (x,):
+    if op.dependents != (x,) or not self.rules.norm:
         out = self.run(op)
-        self.keeps_plain(op.name, out)
+        if self.rules.norm:
+            self.keeps_plain(op.name, out)
         return out
     return self.in_place_of(op, x, at)
 
 
 def glu(self: Backward, op: Operation) -> Any:
     """x₁ · sigmoid(x₂) of two halves of one tensor, as the product that it is."""
+    if not self.rules.product:
+        return self.run(op)
     x, dim = op.dependents[0], op.given("input dim").get("dim", -1)
 
     def at(g: Tensor, x: Tensor, _: Tensor) -> Tensor:
@@ -382,7 +390,6 @@ def glu(self: Backward, op: Operation) -> Any:
     return self.in_place_of(op, x, at)
 
 
-Kind = Callable[[Backward, Operation], Any]
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys({n for n in ELEMENT_WISE if not n.startswith("__")}, element_wise),
     **dict.fromkeys(REDUCES, reduces),
