@@ -134,7 +134,7 @@ def test_one_head_over_the_full_width(name: str, monkeypatch: pytest.MonkeyPatch
         heads = query.shape[1]
         q, k, v = (t.transpose(1, 2).flatten(2) for t in (query, key, value))
         mask = None if attn_mask is None else attn_mask[:, 0]
-        O = capture.eager(q, k, mask, is_causal, (query.shape[-1] * heads) ** -0.5) @ v
+        O = capture.looked(capture.eager(q, k, mask, is_causal, (query.shape[-1] * heads) ** -0.5), -1) @ v
         return O.unflatten(-1, (heads, -1)).transpose(1, 2)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", hand)

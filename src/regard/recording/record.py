@@ -82,7 +82,7 @@ def record(
                 model, inputs, edits, streams, states=states, branches=branches, in_place=not maps, rules=rules
             )
         recording = _recorded(model, target, watched, readout, strict, budget, maps)
-        return replace(recording, correctable=way)
+        return replace(recording, correctable=way, ruled=rules is not None)
 
 
 def record_inputs(

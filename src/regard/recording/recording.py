@@ -19,7 +19,7 @@ from regard.recording.calls import AttentionCall
 from regard.recording.calls.certainty import Certainty
 from regard.recording.calls.residual import Branch
 from regard.recording.frames import Block
-from regard.recording.gradient import Gradients, LateGradients, gradient
+from regard.recording.gradient import CUT, Gradients, LateGradients, gradient
 from regard.recording.inputs import Inputs
 from regard.recording.relevance.call_graph import CallGraph
 from regard.recording.relevance.propagation import Part, Step, Walked, Walker, unmerged, walk
@@ -30,6 +30,11 @@ from regard.recording.tokens.overrides import Overrides
 from regard.recording.tokens.rereads import Reread
 from regard.recording.tokens.tags import STRIDE, Mixing, Stream, constant, stream_of
 from regard.target import Target
+
+NO_GRADIENT = (
+    "the target has no gradient: the model ran under torch.no_grad() or detaches its output; remove that, or explain a model "
+    "that keeps its graph"
+)
 
 
 @dataclass(kw_only=True)
@@ -50,6 +55,7 @@ class Recording(CallGraph):
         modules: a mixer -> the modules in which it mixed. unseen: operations that wrote values past autograd.
         rereads: where earlier states of rows met later ones.
         plain: (operation, module) of what kept its plain gradient under rules of the backward pass.
+        ruled: gradients flow by rules of the backward pass, parameters being constants.
         correctable: what lets a gradient be corrected where it passes through attention, where that was asked for.
         renamed: sentences on rows of one input that went on under the name of another's.
     """
@@ -81,6 +87,7 @@ class Recording(CallGraph):
     rereads: list[Reread] = field(default_factory=list, repr=False)
     modules: dict[str, list[str]] = field(default_factory=dict)
     plain: list[tuple[str, str]] = field(default_factory=list)
+    ruled: bool = False
     correctable: Correctable | None = field(default=None, repr=False)
 
     @property
@@ -122,10 +129,7 @@ class Recording(CallGraph):
                 made = Target.make(self.target if target is None else target).on(self.model, self.output)
                 value = made.value(self.output, self.inputs).y
         if not value.requires_grad:
-            raise ModelError(
-                "the target has no gradient: the model ran under torch.no_grad() or detaches its output; "
-                "remove that, or explain a model that keeps its graph"
-            )
+            raise ModelError(CUT if self.ruled else NO_GRADIENT)
         leaves = self.leaves if inputs else {}
         at = [c.output for c in self.calls] + list(leaves.values()) + [s.value for s in states]
         at += [c.weights.root for c in self.calls if c.weights is not None]

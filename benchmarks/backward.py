@@ -1,0 +1,106 @@
+"""Time and peak memory of rules of the backward pass against the floor: complete correction, AttnLRP, CP-LRP, gim.
+
+The floor is the plain forward pass and the gradient of the target at the input, in the model's own fused kernels. Ways run in
+turn, round by round; peak memory is measured in a process of its own for each. Memory on a long input: a random Llama.
+
+    python benchmarks/backward.py            # ViT-B/16, batch 4, and a Llama of 2048 tokens
+    python benchmarks/backward.py --tokens 8192 --write
+    python benchmarks/backward.py --tiny     # a quick check that it runs
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import measure
+import torch
+
+import regard
+
+FLOOR = "floor"
+METHODS = {
+    "`gae`": {"method": "gae"},
+    '`corrected_attention`, `correction="incomplete"`': {"method": "corrected_attention"},
+    '`corrected_attention`, `correction="complete"`': {"method": "corrected_attention", "correction": "complete"},
+    "`attnlrp`": {"method": "attnlrp"},
+    "`cp_lrp`": {"method": "cp_lrp"},
+    "`gim`": {"method": "gim"},
+}
+
+
+def pictures(tiny: bool) -> measure.Ways:
+    """A random ViT-B/16 and a batch of four pictures."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    model = ViTForImageClassification(ViTConfig(num_labels=1000, **(small if tiny else {}))).eval()
+    x = torch.randn(4, 3, 224, 224)
+
+    def floor() -> object:
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(model(pixel_values=leaf).logits.max(-1).values.sum(), leaf)
+
+    inputs = {"pixel_values": x}
+    return {FLOOR: floor} | {
+        name: lambda how=how: regard.explain(model, inputs, **how)  # type: ignore[misc]
+        for name, how in METHODS.items()
+    }
+
+
+def words(tokens: int) -> measure.Ways:
+    """A random Llama, 8 layers, width 512, and a long text."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 1408}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=1000, max_position_embeddings=tokens)).eval()
+    ids = torch.randint(0, 1000, (1, tokens))
+    inputs = {"input_ids": ids, "logits_to_keep": 1}
+
+    def floor() -> object:
+        embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+        return torch.autograd.grad(model(inputs_embeds=embedded, logits_to_keep=1).logits[:, -1].max(), embedded)
+
+    def best(out: object) -> torch.Tensor:
+        return out.logits[:, -1].max(-1).values  # type: ignore[attr-defined, no-any-return]
+
+    return {FLOOR: floor} | {
+        name: lambda how=how: regard.explain(model, inputs, best, **how)  # type: ignore[misc]
+        for name, how in METHODS.items()
+    }
+
+
+def main() -> None:
+    """Print the tables, or write them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--tokens", type=int, default=2048, help="of the Llama; 0: no Llama")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    tokens = min(args.tokens, 64) if args.tiny else args.tokens
+    parts = [
+        f"`python benchmarks/backward.py --tokens {tokens}`: {measure.machine()}, median of {args.rounds} rounds, each way in "
+        "turn in one process.",
+        f"{'ViT (tiny)' if args.tiny else 'ViT-B/16'}, batch 4, 197 tokens:\n\n"
+        + _table(pictures, args.tiny, args.rounds),
+    ]
+    if tokens:
+        parts.append(
+            f"Llama, 8 layers, width 512, {tokens} tokens:\n\n" + _table(words, tokens, max(1, args.rounds // 2))
+        )
+    text = "\n\n".join(parts)
+    print(text)
+    if args.write:
+        measure.write("backward", text)
+
+
+def _table(make: object, size: object, rounds: int) -> str:
+    compared = make(size)  # type: ignore[operator]
+    return measure.table(measure.medians(compared, rounds), measure.peaks(make, size, names=[*compared]), FLOOR)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
