@@ -132,16 +132,23 @@ class Pressed(handmade.Layers):
 
 
 def flows_by_hand(t: twins.Literal, call: int, keys: list[int], b: int) -> dict[Ends, float]:
-    """Row by row: what each loser loses goes to each gainer by its share of the gains; opposite flows are set off."""
-    F: dict[Ends, float] = {}
     names = names_of(t, b)
-    for head in t.D[call][b]:
+    return by_hand(t.D[call][b], [names[key] for key in keys])
+
+
+def by_hand(D: Tensor, keys: list[tuple[str, int]]) -> dict[Ends, float]:
+    """Row by row: what each loser loses goes to each gainer by its share of the gains; opposite flows are set off.
+
+    Keys that have no name are no tokens: they take part, and no flow that is told of leads from or to them.
+    """
+    F: dict[Ends, float] = {}
+    for head in D:
         for row in head.tolist():
             gains = sum(d for d in row if d > 0)
             for j, lost in enumerate(row):
                 for k, gained in enumerate(row):
-                    if lost < 0 < gained:
-                        ends = names[keys[j]], names[keys[k]]
+                    if lost < 0 < gained and max(j, k) < len(keys):
+                        ends = keys[j], keys[k]
                         F[ends] = F.get(ends, 0.0) - lost * gained / gains
     net = {(j, k): f - F.get((k, j), 0.0) for (j, k), f in F.items()}
     return {ends: f for ends, f in net.items() if f > 0}
@@ -151,6 +158,11 @@ def ours(recording: Recording, layer: Moved, b: int) -> dict[Ends, float]:
     where = {s.first + i: (s.name, i) for s in recording.streams if s.shown for i in range(s.count)}
     found = zip(*(t[b].tolist() for t in layer.strongest[:3]), strict=True)
     return {(where[j], where[k]): f for j, k, f in found if f > 0}
+
+
+def same(found: dict[Ends, float], expected: dict[Ends, float]) -> None:
+    for ends in expected.keys() | found.keys():
+        assert abs(expected.get(ends, 0.0) - found.get(ends, 0.0)) < EXACT
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -163,8 +175,7 @@ def test_flows_go_from_what_loses_to_what_gains(name: str) -> None:
         for b in range(len(t.y)):
             expected, got = flows_by_hand(t, call, keys, b), ours(recording, layer, b)
             assert max(expected.values(), default=0.0) > 0 or not bool(t.D[call][b].any())
-            for ends in expected.keys() | got.keys():
-                assert abs(expected.get(ends, 0.0) - got.get(ends, 0.0)) < EXACT
+            same(got, expected)
             assert list(got.values()) == sorted(got.values(), reverse=True)
             for token in {end for ends in got for end in ends}:
                 into = sum(f for (_, k), f in got.items() if k == token)
@@ -209,15 +220,54 @@ def test_merged_tokens_share_what_their_row_gains() -> None:
     """Swin: windows, shifted windows, and a layer of rows that were merged of four."""
     t = twins.run(doubled(families.swin()))
     recording, found = moved(t.case.model, t.case.inputs, t.case.target)
+    shown = regard.explain(t.case.model, t.case.inputs, t.case.target).transfer()
     for layer, (side, window, shift), D in zip(found, [(8, 4, 0), (8, 4, 2), (4, 4, 0)], t.D, strict=True):
-        windows = D.sum((1, 2)) if D.ndim == 4 else D
         many = (side // window) ** 2
-        own = D.reshape(len(t.y), many, -1, window**2, window**2).sum((2, 3)) if D.shape[0] == len(t.y) else windows
+        own = D.reshape(len(t.y), many, -1, window**2, window**2).sum((2, 3))
         grid = own.view(len(t.y), side // window, side // window, window, window).transpose(2, 3)
         grid = grid.reshape(len(t.y), side, side).roll((shift, shift), (1, 2))
         if side == 4:
             grid = grid.repeat_interleave(2, 1).repeat_interleave(2, 2) / 4
         close(recording.settled(layer.t)[:, recording.stream("pixel_values").rows], grid.flatten(1))
+        torch.testing.assert_close(shown[layer.attention].streams["pixel_values"], grid.flatten(1).float())
+        ends = [end for flows in shown[layer.attention].flows for flow in flows for end in flow[:2]]
+        assert ends
+        for stream, tokens in ends:
+            first = divmod(tokens[0], 8)
+            area = [(first[0] + i) * 8 + first[1] + j for i in range(8 // side) for j in range(8 // side)]
+            assert (stream, [*tokens]) == ("pixel_values", area)
+
+
+def test_keys_that_are_no_tokens_take_part() -> None:
+    """A key of zeros beside those of tokens (`add_zero_attn`), and a sample that is padded, which has fewer tokens."""
+    model = strong(ZeroKey()).double()
+    x, padded = noise(2, 5, 8).double(), torch.zeros(2, 5, dtype=torch.bool)
+    padded[1, 3:] = True
+    case = Case(
+        model, {"x": x, "mask": padded}, lambda out: out[:, 1], [("x", 5)], [[(("x",), ("x",))]] * 2, ("x",), [0, 0]
+    )
+    t = twins.run(case)
+    recording, found = moved(model, case.inputs, case.target)
+    for layer, D in zip(found, t.D, strict=True):
+        assert D.shape[-1] == 6
+        close(layer.t[:, recording.stream("x").rows], D[..., :5].sum((1, 2)))
+        assert float(D[..., 5].abs().max()) > 1e-4
+        for b in range(2):
+            same(ours(recording, layer, b), by_hand(D[b], names_of(t, b)))
+
+
+class ZeroKey(nn.Module):
+    """Two layers of torch's own attention with a key of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.MultiheadAttention(8, 2, add_zero_attn=True, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for attention in self.layers:
+            x = x + attention(x, x, x, key_padding_mask=mask, need_weights=False)[0]
+        return self.head(x[:, 0])
 
 
 @pytest.mark.parametrize(
@@ -262,6 +312,8 @@ def test_a_sink_takes_part_and_is_no_token() -> None:
         close(-layer.t.sum(1), D[..., -1].sum((1, 2)))
         close(layer.row_sum, D[..., -1].abs().amax((1, 2)))
         assert float(layer.row_sum.min()) > 1e-4
+        for b in range(2):
+            same(ours(recording, layer, b), by_hand(D[b], names_of(t, b)))
     exp = regard.explain(model, case.inputs, case.target)
     for layer, D in zip(exp.transfer().layers, t.D, strict=True):
         assert torch.allclose(layer.elsewhere.double(), D[..., -1].sum((1, 2)), atol=1e-6)

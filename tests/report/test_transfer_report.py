@@ -303,11 +303,11 @@ def test_the_page_holds_every_layer_with_its_arrows():
     assert [len(one["arrows"]) for one in sample["layers"]] == [1, 2]
     first, second = sample["layers"][1]["arrows"]
     assert (first["from"], first["to"]) == (["s0p0", 25.0, 5.0], ["s0p0", 15.0, 35.0])
-    assert (second["to"], second["strength"]) == (["s0l1-1", 0], round(0.2 / 0.3, 4))
+    assert (second["to"], second["strength"]) == (["s0t0", 0], round(0.2 / 0.3, 4))
     found = Tags(source).found
     ids = [a["id"] for _, a in found if "id" in a]
     assert len(ids) == len(set(ids))
-    assert {"s0p0", "s0l1-1"} <= set(ids)
+    assert {"s0p0", "s0t0"} <= set(ids)
     assert [a["aria-pressed"] for t, a in found if t == "button"] == ["false", "true"]
     text = "".join(Tags(source).text)
     assert "would rise if attention moved from patch (1, 2) to patch (4, 1)." in text
@@ -317,7 +317,7 @@ def test_the_page_holds_every_layer_with_its_arrows():
 def test_arrows_of_words_end_at_the_words():
     source = page(on_words().transfer())
     (only,) = data_of(source)["samples"][0]["layers"]
-    part = source[source.index('id="s0l0-0"') :]
+    part = source[source.index('id="s0t0"') :]
     words = re.findall(r'<span class="w [^>]*>([^<]*)</span>', part[: part.index("</p>")])
     assert [(words[a["from"][1]], words[a["to"][1]]) for a in only["arrows"]] == [
         ("dull", "unforgivably"),

@@ -127,6 +127,7 @@ def strongest_flows(recording: Recording, calls: Sequence[AttentionCall], found:
     loses or gains itself.
     """
     size = torch.maximum(found.gained, found.lost)
+    size[:, 0] = -1  # row 0 is no token
     room = math.isqrt(
         recording.budget // (4 * len(size) * size.element_size())
     )  # F, its transpose, their difference, an order
@@ -147,7 +148,7 @@ def _between(
     F = torch.zeros(len(slot), count, count, dtype=recording.precision)
     for call in calls:
         samples = call.samples.clamp(min=0)
-        slots = slot[samples[:, None], call.keys % STRIDE].masked_fill(call.keys % STRIDE == 0, -1)
+        slots = slot[samples[:, None], call.keys % STRIDE]
         for tile, D in changes(call):
             for group, each in zip(range(tile.groups.start, tile.groups.stop), D, strict=True):
                 here = slots[group, tile.keys]

@@ -5,6 +5,7 @@ As in `explanation.html`: nothing from the network, all text escaped, numbers as
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY, number
 from regard.report.page import COLOURS, STAGE, cells_of, pieces, safe_json, scale, stage, templates
 from regard.report.receipt import at
-from regard.report.transfer.view import Arrow, LayerView, RunningView, TransferView, unit, view_of_transfer
+from regard.report.transfer.view import Arrow, LayerView, RunningView, Spot, TransferView, unit, view_of_transfer
 from regard.report.view import PictureView
 
 STRIP = 200  # cells of a small text at most; beyond that neighbours are put together
@@ -48,8 +49,8 @@ def page(transfer: Transfer, layer: int | None = None) -> str:
 
 def _sample(view: TransferView, key: str) -> dict[str, Any]:
     """What the template and the script need of one sample."""
-    stages = _stages(view, key)
-    ids = {s["stream"]: s["id"] for s in stages}
+    stages, running = _stages(view, key), _running(view, key)
+    ids = {s["stream"]: s["id"] for s in [*stages, *running]}
     names = [raw[view.sample].name for raw in view.exp.inputs.values() if view.sample < len(raw)]
     return {
         "id": key,
@@ -57,9 +58,10 @@ def _sample(view: TransferView, key: str) -> dict[str, Any]:
         "target": view.target,
         "value": number(at(view.exp.receipt.target_value, view.sample)),
         "stages": stages,
+        "running": running,
         "large": view.large,
         "scale": scale(view.scale),
-        "layers": [_layer(layer, view, f"{key}l{layer.index}") for layer in view.layers],
+        "layers": [_layer(layer, view) for layer in view.layers],
         "checks": view.checks,
         "unit": unit(view),
         "passes": view.exp.receipt.passes,
@@ -67,7 +69,8 @@ def _sample(view: TransferView, key: str) -> dict[str, Any]:
             "id": key,
             "large": view.large,
             "stages": [{k: s[k] for k in STAGE} for s in stages],
-            "layers": [_drawn(layer, ids, f"{key}l{layer.index}") for layer in view.layers],
+            "limit": view.scale.limit,
+            "layers": [_drawn(layer, ids) for layer in view.layers],
         },
     }
 
@@ -82,27 +85,34 @@ def _stages(view: TransferView, key: str) -> list[dict[str, Any]]:
     return [stage(p, f"{key}p{i}") for i, p in enumerate(first.values())]
 
 
-def _layer(layer: LayerView, view: TransferView, key: str) -> dict[str, Any]:
-    running = [p for p in layer.panels if isinstance(p, RunningView)]
+def _running(view: TransferView, key: str) -> list[dict[str, Any]]:
+    """Every text of a sample once, as the large layer colours it; the script colours it anew for others."""
+    first: dict[str, RunningView] = {}
+    for layer in [view.layers[view.large], *view.layers]:
+        for panel in layer.panels:
+            if isinstance(panel, RunningView):
+                first.setdefault(panel.stream, panel)
+    return [_text(p, view, f"{key}t{i}") for i, p in enumerate(first.values())]
+
+
+def _text(panel: RunningView, view: TransferView, key: str) -> dict[str, Any]:
+    runs = [(p.text, p.score, p.special, "" if panel.text else p.note, p.tokens) for p in panel.pieces]
+    about = {"id": key, "stream": panel.stream, "name": panel.name, "text": panel.text, "single": panel.single}
+    return about | {"pieces": pieces(runs, view.scale)}
+
+
+def _layer(layer: LayerView, view: TransferView) -> dict[str, Any]:
     return {
-        "id": key,
         "index": layer.index,
         "module": layer.module,
         "looks": layer.looks,
         "amount": number(layer.amount),
         "sentence": layer.sentence,
         "ends": layer.ends,
-        "running": [_running(p, view, f"{key}-{i}") for i, p in enumerate(layer.panels) if isinstance(p, RunningView)],
         "pictures": [p.stream for p in layer.panels if isinstance(p, PictureView)],
-        "strips": [_strip(p, view) for p in running],
+        "strips": [_strip(p, view) for p in layer.panels if isinstance(p, RunningView)],
         "arrows": [{"loser": a.loser, "gainer": a.gainer, "amount": number(a.amount)} for a in layer.arrows],
     }
-
-
-def _running(panel: RunningView, view: TransferView, key: str) -> dict[str, Any]:
-    runs = [(p.text, p.score, p.special, "" if panel.text else p.note, p.tokens) for p in panel.pieces]
-    made = pieces(runs, view.scale)
-    return {"id": key, "name": panel.name, "text": panel.text, "single": panel.single, "pieces": made}
 
 
 def _strip(panel: RunningView, view: TransferView) -> dict[str, Any]:
@@ -115,27 +125,27 @@ def _strip(panel: RunningView, view: TransferView) -> dict[str, Any]:
     return {"cells": cells, "name": panel.scored[0].text if panel.single else ""}
 
 
-def _drawn(layer: LayerView, ids: dict[str, str], key: str) -> dict[str, Any]:
-    """The numbers of a layer for the script: its maps by picture, its arrows from place to place."""
+def _drawn(layer: LayerView, ids: dict[str, str]) -> dict[str, Any]:
+    """The numbers of a layer for the script: its maps by picture, its scores by text, its arrows from place to place."""
     maps = {p.stream: cells_of(p) for p in layer.panels if isinstance(p, PictureView)}
-    return {"maps": maps, "arrows": [_ends(a, layer, ids, key) for a in layer.arrows]}
+    texts = {ids[p.stream]: [_short(q.score) for q in p.scored] for p in layer.panels if isinstance(p, RunningView)}
+    return {"maps": maps, "texts": texts, "arrows": [_ends(a, layer, ids) for a in layer.arrows]}
 
 
-def _ends(arrow: Arrow, layer: LayerView, ids: dict[str, str], key: str) -> dict[str, Any]:
-    most = layer.arrows[0].amount
-    return {
-        "from": _place(arrow.begins, layer, ids, key),
-        "to": _place(arrow.ends, layer, ids, key),
-        "strength": round(arrow.amount / most, 4),
-    }
+def _short(score: float | None) -> float | None:
+    return float(f"{score:.4g}") if score is not None and math.isfinite(score) else None
 
 
-def _place(spot: Any, layer: LayerView, ids: dict[str, str], key: str) -> Sequence[Any] | None:
+def _ends(arrow: Arrow, layer: LayerView, ids: dict[str, str]) -> dict[str, Any]:
+    strength = round(arrow.amount / layer.arrows[0].amount, 4)
+    return {"from": _place(arrow.begins, layer, ids), "to": _place(arrow.ends, layer, ids), "strength": strength}
+
+
+def _place(spot: Spot | None, layer: LayerView, ids: dict[str, str]) -> Sequence[Any] | None:
     """A place for the script: a picture's id with x and y in its pixels, or a text's id with the number of a scored piece."""
     if spot is None:
         return None
-    number_of_panel, x, y = spot
-    panel = layer.panels[number_of_panel]
+    panel, x, y = layer.panels[spot[0]], spot[1], spot[2]
     if isinstance(panel, PictureView):
         return ids[panel.stream], round(x, 3), round(y, 3)
-    return f"{key}-{number_of_panel}", sum(p.score is not None for p in panel.pieces[: int(x)])
+    return ids[panel.stream], sum(p.score is not None for p in panel.pieces[: int(x)])

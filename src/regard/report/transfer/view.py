@@ -121,7 +121,8 @@ def view_of_transfer(transfer: Transfer, sample: int = 0, layer: int | None = No
     if not 0 <= sample < exp.batch:
         raise Misuse(f"sample {sample} does not exist; the explanation holds {exp.batch}, counted from 0")
     large = transfer.strongest(sample) if layer is None else layer
-    panels = [_panels(_of_layer(exp, one), sample) for one in transfer.layers]
+    sizes = _sizes(transfer, sample)
+    panels = [_panels(_of_layer(exp, one), sample, sizes) for one in transfer.layers]
     scale = _scale([p for some in panels for p in some])
     panels = [[replace(p, scale=scale) if isinstance(p, PictureView) else p for p in some] for some in panels]
     every = replace(exp, scores={s: t for one in transfer.layers for s, t in one.streams.items()})
@@ -133,6 +134,15 @@ def view_of_transfer(transfer: Transfer, sample: int = 0, layer: int | None = No
 def _of_layer(exp: Explanation, layer: LayerTransfer) -> Explanation:
     """The layer's t as if it were a map."""
     return replace(exp, scores=dict(layer.streams), signed=True, found=None)
+
+
+def _sizes(transfer: Transfer, sample: int) -> dict[str, list[float]]:
+    """Stream -> the most that is transferred at each of its tokens, in any layer: all layers show the same tokens."""
+    found: dict[str, list[torch.Tensor]] = {}
+    for layer in transfer.layers:
+        for stream, t in layer.streams.items():
+            found.setdefault(stream, []).append(t[sample].detach().abs().cpu())
+    return {stream: torch.stack(every).amax(0).tolist() for stream, every in found.items()}
 
 
 def _scale(panels: Sequence[Panel]) -> ColourScale:
@@ -159,18 +169,18 @@ def _values(panel: Panel) -> tuple[list[float], list[float]]:
 # -- panels -----------------------------------------------------------------------------------------------------------
 
 
-def _panels(exp: Explanation, sample: int) -> list[Panel]:
+def _panels(exp: Explanation, sample: int, sizes: dict[str, list[float]]) -> list[Panel]:
     """Pictures first, then texts, then streams of a few tokens."""
     view = view_of(exp, sample)
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
-    texts = [_running(exp, p, sample) for p in view.panels if isinstance(p, TextView)]
+    texts = [_running(exp, p, sample, sizes[p.stream]) for p in view.panels if isinstance(p, TextView)]
     bare = [p for p in [*view.panels, *view.listed] if isinstance(p, ChartView)]
-    return [*pictures, *texts, *(_chips(exp, p, sample) for p in bare)]
+    return [*pictures, *texts, *(_chips(exp, p, sample, sizes[p.stream]) for p in bare)]
 
 
-def _running(exp: Explanation, panel: TextView, sample: int) -> RunningView:
-    """Words whole, special tokens by their names, and what stands between words. Padding is left out."""
-    pieces = list(_pieces(panel.text, exp.scores[panel.stream][sample].tolist()))
+def _running(exp: Explanation, panel: TextView, sample: int, sizes: Sequence[float]) -> RunningView:
+    """Words whole, special tokens by their names, and what stands between words. Padding, where all is 0, is left out."""
+    pieces = list(_pieces(panel.text, exp.scores[panel.stream][sample].tolist(), sizes))
     return RunningView(panel.stream, panel.name, _cited(pieces), text=True)
 
 
@@ -194,14 +204,14 @@ def _ordinal(number: int) -> str:
     return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
 
 
-def _pieces(text: Text, scores: Sequence[float]) -> Iterator[TextPiece]:
+def _pieces(text: Text, scores: Sequence[float], sizes: Sequence[float]) -> Iterator[TextPiece]:
     at = 0
     for tokens in _units(text):
         start, end = _span(text, tokens)
         special = text.special[tokens[0]]
         score = sum(scores[t] for t in tokens)
         if special and end <= start:
-            if score:  # padding is 0
+            if sizes[tokens[0]]:
                 yield TextPiece(" ")
                 yield TextPiece(text.tokens[tokens[0]], score, True, tokens=tokens)
                 yield TextPiece(" ")
@@ -235,9 +245,9 @@ def _span(text: Text, tokens: Sequence[int]) -> tuple[int, int]:
     return start, end
 
 
-def _chips(exp: Explanation, panel: ChartView, sample: int) -> RunningView:
+def _chips(exp: Explanation, panel: ChartView, sample: int, sizes: Sequence[float]) -> RunningView:
     """A stream's tokens by name; of a long one those that most is transferred at."""
-    shown = sorted(np.argsort(-np.abs(panel.scores), kind="stable")[:CHIPS].tolist())
+    shown = sorted(np.argsort(-np.array(sizes), kind="stable")[:CHIPS].tolist())
     pieces = []
     for token in shown:
         name = token_name(exp, panel.stream, token, sample)
@@ -405,10 +415,10 @@ def _check(layer: LayerTransfer, sample: int, least: float) -> str:
     if found <= ROUNDING * size:
         sums = f"largest sum {number(found)}; a row transfers up to {number(size)}"
         return f"layer {layer.index}: every row sums to 0 ({sums}){GOOD}"
-    rest = float(layer.elsewhere[sample])
+    rest, weights = number(float(layer.elsewhere[sample])), "the weights of its tokens do not sum to 1"
     return (
-        f"layer {layer.index}: rows sum to as much as {number(found)} (a row transfers up to {number(size)}): a part of the "
-        f"attention goes to what is no token, as an attention sink, which gains {number(rest)} in all"
+        f"layer {layer.index}: rows sum to as much as {number(found)} (a row transfers up to {number(size)}): {weights} "
+        f"(an attention sink takes a part, or heads are mixed after the softmax); what is no token gains {rest} in all"
     )
 
 
