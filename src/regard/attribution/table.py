@@ -37,7 +37,6 @@ AT_INPUT: dict[str, Any] = {"site": OwnSite.INPUT, "needs": ("gradient",)}
 RULED: dict[str, Any] = {
     "site": OwnSite.INPUT,
     "baseline": "zero (implied)",
-    "decomposes": True,
     "conserves": True,
     "signed": True,
     "sites": STATES,
