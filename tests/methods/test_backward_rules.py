@@ -15,7 +15,9 @@ from regard.recording.backward import RuleSet
 
 pytest.importorskip("transformers")
 from support import rules_twin
+from support.rules_models import WIDTH, WRITTEN, Layer
 from support.sweep import FAMILIES
+from support.tiny import noise
 
 PLAIN = RuleSet("plain", attention="plain", norm=False, activation=False, product=False)
 SETS = ("plain", "attnlrp", "cp_lrp", "gim")
@@ -66,3 +68,29 @@ def test_families_equal_their_literal_twins(name: str, rules: str) -> None:
             found, ours, _ = ruled(model, dict(inputs), family.target, rules_of(rules))
             assert torch.allclose(found, y, rtol=1e-9, atol=1e-9)
             assert_same(ours, twins)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_written_by_hand_equals_what_it_is(name: str) -> None:
+    written, literal = WRITTEN[name]
+    torch.manual_seed(0)
+    x = noise(2, 3, WIDTH).double()
+    with rules_twin.in_double():
+        model = Layer(written).double().eval()
+        model(x)
+        for rules in SETS:
+            twin = Layer(literal, rules_twin.RULES[rules]).double().eval()
+            twin(x)
+            twin.load_state_dict(model.state_dict())
+            leaf = x.clone().requires_grad_()
+            y = twin(leaf)[:, 0]
+            found, ours, recording = ruled(model, x, lambda out: out[:, 0], rules_of(rules), maps=False)
+            assert torch.allclose(found, y, rtol=1e-9, atol=1e-9)
+            assert_same(ours, [*torch.autograd.grad(y.sum(), leaf)])
+            assert torch.equal(recording.output, model(x))
+            told = {operation for operation, _ in recording.plain}
+            assert told == PLAIN_ONES.get(name, set()), rules
+
+
+PLAIN_ONES = {"a length that divides another": {"norm", "div"}}
+"""Operations of no kind among what is written by hand."""

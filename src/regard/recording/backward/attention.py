@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import nearest
-from regard.recording.backward.functions import softmax_gradient, warmer
+from regard.recording.backward.functions import shared, softmax_gradient, warmer
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.rebuild import tiles
 from regard.recording.edits import Edit, applies
@@ -89,7 +89,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class Warmer:
-    """gim: the softmax's backward pass at temperature 2 without the factor 1/2, dq and dk × ¼, dv × ½."""
+    """gim: the softmax's backward pass at temperature 2 without the factor 1/2. Operands are given their shares beforehand."""
 
     def changes(self, call: AttentionCall) -> bool:
         """All fused calls; what a model writes out is changed operation by operation."""
@@ -100,16 +100,16 @@ class Warmer:
         return None
 
     def at_weights(self, G: Tensor, _m: Tensor | None, /) -> Tensor:
-        """Half of G."""
-        return G / 2
+        """G itself."""
+        return G
 
     def at_scores(self, A: Tensor, G: Tensor, _m: Tensor | None, /) -> Tensor:
-        """A_T⊙(G − Σ_k A_T G) / 4, A_T = softmax(S/2)."""
-        return softmax_gradient(warmer(A), G) / 4
+        """A_T⊙(G − Σ_k A_T G), A_T = softmax(S/2)."""
+        return softmax_gradient(warmer(A), G)
 
     def to_values(self, A: Tensor, _G: Tensor, _m: Tensor | None, /) -> Tensor:
-        """A / 2."""
-        return A / 2
+        """A itself."""
+        return A
 
 
 def guide_of(guide: Float[Tensor, "batch row"], call: AttentionCall) -> Float[Tensor, "group key"]:
@@ -138,12 +138,19 @@ class Correctable(Edit):
             return None
         O: Tensor
         if call.A is None:
-            O = _Fused.apply(_bare(call), self, call.q, call.k, call.v, call.mask)  # type: ignore[no-untyped-call]
+            O = _Fused.apply(_bare(call), self, *self._operands(call))  # type: ignore[no-untyped-call]
         elif isinstance(self.rule, Warmer):
             return None
         else:
             O = _OfWeights.apply(_bare(call), self, call.A, call.v)  # type: ignore[no-untyped-call]
         return O
+
+    def _operands(self, call: AttentionCall) -> tuple[Tensor | None, ...]:
+        """q, k, v and the mask, each with what part of its gradient is its."""
+        assert call.q is not None
+        assert call.k is not None
+        shares = isinstance(self.rule, Warmer)
+        return shared(call.q, call.k, call.v, call.mask) if shares else (call.q, call.k, call.v, call.mask)
 
     def of(self, call: AttentionCall) -> AttentionRule:
         """The rule of a call at this moment."""

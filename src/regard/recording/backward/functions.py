@@ -27,10 +27,20 @@ class _Scaled(torch.autograd.Function):
 
 def scaled(x: Tensor, share: float) -> Tensor:
     """x itself, bit for bit; what comes back to it is `share` of its gradient."""
-    if not x.requires_grad:
+    if share == 1 or not x.requires_grad:
         return x
     made: Tensor = _Scaled.apply(x, share)  # type: ignore[no-untyped-call]
     return made
+
+
+def shared(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """q, k, v and an additive bias of softmax(q kᵀ + bias) v, each with its share of the gradient: a product gives half to each
+    of two operands that depend on the inputs, and all to one that does so alone. So q and k mostly have ¼, v and the bias ½."""
+    looks = q.requires_grad or k.requires_grad or (bias is not None and bias.requires_grad)
+    at_weights = 0.5 if v.requires_grad else 1.0
+    at_scores = at_weights * (0.5 if q.requires_grad and k.requires_grad else 1.0)
+    biased = None if bias is None else scaled(bias, at_weights)
+    return scaled(q, at_scores), scaled(k, at_scores), scaled(v, 0.5 if looks else 1.0), biased
 
 
 class _Instead(torch.autograd.Function):
@@ -171,6 +181,7 @@ __all__ = [
     "proportional",
     "rms_norm_gradient",
     "scaled",
+    "shared",
     "softmax_gradient",
     "warmer",
 ]

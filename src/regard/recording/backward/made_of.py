@@ -15,6 +15,7 @@ from torch import Tensor
 from regard.recording.backward.operation import Operation
 from regard.recording.tokens.by_tensor import ByTensor
 from regard.recording.tokens.elementwise import tensors_in
+from regard.recording.tokens.movements import EXPANSIONS
 
 T = TypeVar("T")
 
@@ -23,8 +24,10 @@ COPIES = {"clone", "to", "contiguous", "type", "float", "half", "double", "bfloa
 STRAIGHT = COPIES | {"add", "sub", "neg", "mul", "div", "positive", "dropout", "masked_fill", "real", "imag", "where"}
 """Element-wise operations that are linear in one operand, the others being constants."""
 LENGTHS = {"std", "norm"}
-"""Reductions that are a length themselves; of others, a square root is."""
-REDUCES = LENGTHS | {"mean", "sum", "var"}
+"""Reductions that are a length themselves, as the sum of |x| is; of others, a square root is."""
+REDUCES = LENGTHS | {"mean", "sum", "var", "std_mean", "var_mean"}
+VIEWS = {"view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten", "view_as", "reshape_as"}
+"""The same elements, in the same order."""
 SMALL = 4096
 """Elements that a constant may have to be asked what it makes of 0."""
 
@@ -91,7 +94,7 @@ class MadeOf:
     def __init__(self) -> None:
         self.made = Known[tuple[As, Made]]()
         self.origins = Known[object]()
-        self.powers = Known[object]()
+        self.powers = Known[tuple[object, bool]]()
         self.reduced = Known[Reduced]()
         self.gates = Known[bool]()
         self.kept = ByTensor[dict[int, Tensor]]()
@@ -170,7 +173,7 @@ class MadeOf:
         if curved or (len(xs) == 1 and self.is_gate(xs[0])):
             self.gates.learn(out, True)
         if op.name in ("pow", "square", "abs") or (op.name == "mul" and len(xs) == 2 and xs[0] is xs[1]):
-            self.powers.learn(out, self.origin(xs[0]))
+            self.powers.learn(out, (self.origin(xs[0]), op.name == "abs"))
         self._follow_origin(op, out)
         self._follow_length(op, out)
 
@@ -180,31 +183,48 @@ class MadeOf:
         for t in tensors_in([out]) if isinstance(out, Tensor | list | tuple) else ():
             if self.is_gate(first):
                 self.gates.learn(t, True)
-            if op.name in ("view", "reshape", "unsqueeze", "squeeze", "expand", "flatten", "unflatten"):
-                if t.numel() == first.numel():
-                    self.origins.learn(t, self.origin(first))
+            if t.numel() == first.numel() and (op.name in VIEWS or op.name == "getitem"):  # x[..., None]
+                self.origins.learn(t, self.origin(first))
+            if op.name in VIEWS | EXPANSIONS or (op.name == "getitem" and t.numel() == first.numel()):
                 self.reduced.learn(t, self.reduced.of(first))
 
     def reduction(self, op: Operation, out: Any, where: tuple[str, str]) -> None:
         """A sum, a mean, a variance, a length of a tensor's rows."""
         (x,) = op.dependents[:1]
+        if op.name in ("std_mean", "var_mean"):
+            for name, part in zip(op.name.split("_"), out, strict=True):
+                self.reduction(replace(op, name=name), part, where)
+            return
         if not isinstance(out, Tensor):
             return
-        origin = self.powers.of(x) or self.origin(x)
+        origin, absolute = self.powers.of(x) or (self.origin(x), False)
+        length = absolute or op.name in LENGTHS
         total = As.now(x) if op.name == "sum" else None
-        self.reduced.learn(out, Reduced(origin, op.name in LENGTHS, total=total, where=where))
-        if op.name in LENGTHS or op.name == "var":
+        self.reduced.learn(out, Reduced(origin, length, total=total, where=where))
+        if length or op.name == "var":
             self.open[origin] = where
+
+    def products_of(self, x: Tensor, out: Tensor, where: tuple[str, str]) -> None:
+        """Sums of squares of a tensor's rows, as a product with itself gives them."""
+        if out.ndim < x.ndim:
+            self.reduced.learn(out, Reduced(self.origin(x), where=where))
 
     def function_made(self, op: Operation, out: Tensor, curved: bool) -> Made | None:
         """The function of one tensor that an operation gives; None where it is one of several."""
         known = [self.function(x) for x in op.dependents]
         if any(k.of is not known[0].of for k in known) or known[0].of.shape != out.shape:
             return None
+        if not curved and not any(k.curved for k in known) and self._shifts(op):
+            return None
         exponent = As.now(op.dependents[0]) if op.name in ("exp", "exp2") else None
         if op.name in ("mul", "masked_fill", "to") and len(known) == 1:
             exponent = known[0].exponent
         return Made(known[0].of, self._at_zero(op), curved or any(k.curved for k in known), exponent)
+
+    def _shifts(self, op: Operation) -> bool:
+        """Whether a bias with entries of its own is added: what an activation is then of is the sum."""
+        others = [t for t in op.operands if isinstance(t, Tensor) and t.ndim and not t.requires_grad]
+        return op.name in ("add", "sub") and bool(others)
 
     def _at_zero(self, op: Operation) -> Any:
         """f(0), as far as it can be told from f alone and small constants."""
@@ -232,14 +252,21 @@ class MadeOf:
             self.origins.learn(out, self.origin(xs[0]))
         if op.name == "mul" and len(xs) == 1:
             self.origins.learn(out, self.origin(xs[0]))
-        if op.name == "sub" and len(xs) == 2:
-            mean = self.reduced.of(xs[1])
-            if mean is not None and not mean.length and mean.origin is self.origin(xs[0]):
-                self.origins.learn(out, self.origin(xs[0]))
+        self.origins.learn(out, self.centred(op))
+
+    def centred(self, op: Operation) -> object | None:
+        """The origin of a tensor whose own mean is taken from it; None for any other operation."""
+        if op.name != "sub" or len(op.dependents) != 2:
+            return None
+        x, by = op.dependents
+        mean, origin = self.reduced.of(by), self.origin(x)
+        return origin if mean is not None and not mean.length and mean.origin is origin else None
 
     def _follow_length(self, op: Operation, out: Tensor) -> None:
         """What an operation makes of a row's own number: a root of it, 1 over it, the same a little moved."""
-        if len(op.dependents) != 1 or (known := self.reduced.of(op.dependents[0])) is None:
+        found = [self.reduced.of(x) for x in op.dependents]
+        known = found[0]
+        if known is None or any(other is None or other.origin is not known.origin for other in found):
             return
         length, inverse = known.length, known.inverse
         if op.name in ("sqrt", "rsqrt"):
@@ -251,7 +278,7 @@ class MadeOf:
             length, inverse = length or abs(power) == 0.5, inverse != (power < 0)
         elif op.name == "reciprocal" or (op.name == "div" and op.operands[1] is op.dependents[0]):
             inverse = not inverse
-        elif op.name not in STRAIGHT | {"clamp", "clamp_min", "clip", "maximum"}:
+        elif op.name not in STRAIGHT | {"clamp", "clamp_min", "clip", "maximum", "square"}:
             return
         self.reduced.learn(out, Reduced(known.origin, length, inverse, known.total, known.where))
         if length:

@@ -54,7 +54,7 @@ class Operation:
 
     @classmethod
     def read(cls, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operation:
-        """From what a function mode is handed; parameters are constants."""
+        """From what a function mode is handed; what was there before the run is constant."""
         args, kwargs = tuple(_frozen(a) for a in args), {k: _frozen(v) for k, v in kwargs.items()}
         name, mirrored, writes = plain(name_of(func))
         operands = args if args else tuple(kwargs.values())[:1]
@@ -109,13 +109,21 @@ def plain(name: str) -> tuple[str, bool, bool]:
 
 
 def _frozen(value: Any) -> Any:
-    """Parameters as constants, so that what needs a gradient is what depends on the inputs."""
-    if isinstance(value, nn.Parameter):
-        return value.detach()
-    if isinstance(value, list | tuple) and any(isinstance(v, nn.Parameter) for v in value):
-        frozen = [v.detach() if isinstance(v, nn.Parameter) else v for v in value]
+    """Parameters and other leaves of the graph as constants, so that what needs a gradient is what depends on the inputs.
+
+    A model is given inputs and word embeddings as copies of leaves, never the leaves themselves.
+    """
+    if isinstance(value, Tensor):
+        return value.detach() if constant(value) else value
+    if isinstance(value, list | tuple) and any(isinstance(v, Tensor) and constant(v) for v in value):
+        frozen = [_frozen(v) for v in value]
         return type(value)(frozen) if type(value) in (list, tuple) else value
     return value
+
+
+def constant(t: Tensor) -> bool:
+    """Whether a tensor asks for a gradient and is no function of the inputs."""
+    return t.requires_grad and t.is_leaf
 
 
 def _exchanged(value: Any, new: Mapping[int, Any]) -> Any:
@@ -126,4 +134,4 @@ def _exchanged(value: Any, new: Mapping[int, Any]) -> Any:
     return value
 
 
-__all__ = ["Operation", "plain"]
+__all__ = ["Operation", "constant", "plain"]

@@ -8,11 +8,11 @@ parameters are constants here. An operation of no kind keeps its plain gradient,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regard.recording.backward.attention import Correctable, Warmer
 from regard.recording.backward.functions import (
@@ -24,11 +24,12 @@ from regard.recording.backward.functions import (
     proportional,
     rms_norm_gradient,
     scaled,
+    shared,
     softmax_gradient,
     warmer,
 )
 from regard.recording.backward.made_of import REDUCES, STRAIGHT, MadeOf
-from regard.recording.backward.operation import Operation, plain
+from regard.recording.backward.operation import Operation, constant, plain
 from regard.recording.edits import Edit
 from regard.recording.patch_gradient import operation
 from regard.recording.tokens.contractions import CONVOLUTIONS, POOLS, PRODUCTS
@@ -73,7 +74,9 @@ MOVED = {plain(name)[0] for name in MOVEMENTS | RESHAPES}
 """Operations that give the same elements elsewhere."""
 LINEAR = MOVED | JOINS | {*CONVOLUTIONS} | {*POOLS} | spellings(WRITES) | spellings(SUMS_INTO) | {*SILENT.split()}
 """Operations that add, move or choose: their plain gradient is the rule."""
-STRAIGHT_NAMES = STRAIGHT | {"maximum", "minimum", "fmax", "fmin", "nan_to_num", "detach", "requires_grad", "data"}
+STRAIGHT_NAMES = STRAIGHT | {"nan_to_num", "detach", "requires_grad", "data"}
+CHOOSE = {"maximum", "minimum", "fmax", "fmin"}
+"""Of two tensors, one at each place."""
 
 
 Kind = Callable[["Backward", Operation], Any]
@@ -112,7 +115,9 @@ class Backward:
     def _into(self, op: Operation, into: Tensor, rule: Kind) -> Tensor:
         """An operation that writes into its operand: apart from it, and then written."""
         if op.name in ("add", "sub") and self.known.reduced.of(into) is None:
+            origin = self.known.centred(op)
             self.run(op)
+            self.known.origins.learn(into, origin)
             return into
         before = self.known.keep(into)
         made: Tensor = rule(self, op.apart().among({id(into): before}))
@@ -125,7 +130,7 @@ class Backward:
         made = operation(func, args, dict(kwargs))
         if not isinstance(made, Tensor) or not made.requires_grad:
             return made
-        if isinstance(args[0], nn.Parameter):
+        if constant(args[0]):
             return made.detach()
         self.known.moved(Operation.read(func, args, kwargs), made)
         return made
@@ -158,11 +163,10 @@ def attention(self: Backward, op: Operation) -> Any:
     """A fused kernel: q, k and v are given what part of their gradients is theirs (a changed softmax: attention.py)."""
     given = op.given("query key value attn_mask dropout_p is_causal")
     q, k, v, mask = (given.pop(n, None) for n in ("query", "key", "value", "attn_mask"))
-    biased = isinstance(mask, Tensor) and mask.requires_grad
     if self.rules.attention == "constant":
-        q, k, mask = q.detach(), k.detach(), mask.detach() if biased else mask
+        q, k, mask = q.detach(), k.detach(), mask if mask is None else mask.detach()
     elif self.rules.attention == "halves":
-        q, k, v, mask = scaled(q, 0.25), scaled(k, 0.25), scaled(v, 0.5), scaled(mask, 0.5) if biased else mask
+        q, k, v, mask = shared(q, k, v, mask)
     return operation(op.func, (q, k, v), {"attn_mask": mask, **given})
 
 
@@ -222,7 +226,18 @@ def contraction(self: Backward, op: Operation) -> Any:
         return self.run(op)
     a, b = factors
     if a is b:  # x xᵀ written with one operand twice: the two places share what is theirs
-        return self.run(op, {id(a): scaled(a, 0.5)} if self.rules.product else None)
+        out = self.run(op, {id(a): scaled(a, 0.5)} if self.rules.product else None)
+        self.known.products_of(a, out, (op.name, self.module()))
+        return out
+    return halves(self, op, a, b)
+
+
+def added_product(self: Backward, op: Operation) -> Any:
+    """x + y ⊙ z."""
+    given = op.given("input tensor1 tensor2")
+    a, b = given["tensor1"], given["tensor2"]
+    if not (isinstance(b, Tensor) and a.requires_grad and b.requires_grad):
+        return self.run(op)
     return halves(self, op, a, b)
 
 
@@ -298,7 +313,8 @@ def element_wise(self: Backward, op: Operation) -> Any:
         return out
     curved = _curved(op)
     made = self.known.function_made(op, out, curved)
-    if made is None and curved and len(op.dependents) > 1:
+    unknown = len(op.dependents) > 1 if made is None else self.rules.activation and made.at_zero is None
+    if curved and unknown:
         self.keeps_plain(op.name, out)
     if self.rules.activation and made is not None and made.curved and _is_zero(made.at_zero):
         out = proportional(out, made.of)
@@ -310,6 +326,8 @@ def _curved(op: Operation) -> bool:
     """Whether an element-wise operation is more than a straight line in what depends on the inputs."""
     if op.name == "mul":
         return len(op.dependents) > 1
+    if op.name in CHOOSE:
+        return len(op.dependents) < 2
     if op.name == "div":
         return isinstance(op.operands[1], Tensor) and op.operands[1].requires_grad
     return op.name not in STRAIGHT_NAMES
@@ -330,6 +348,9 @@ def layer_norm(self: Backward, op: Operation) -> Any:
     """(x − mean) / std, std a constant."""
     g = op.given("input normalized_shape weight bias eps")
     dims, weight, eps = len(g["normalized_shape"]), g.get("weight"), g.get("eps", 1e-5)
+    if op.name == "native_layer_norm":  # its mean and std are given back, too
+        whole = replace(op, func=torch.layer_norm, name="layer_norm")
+        return layer_norm(self, whole), *(t.detach() for t in self.run(op)[1:])
     return _norm(self, op, g["input"], lambda at, x, _: layer_norm_gradient(at, x, dims, weight, eps))
 
 
@@ -360,7 +381,7 @@ def instance_norm(self: Backward, op: Operation) -> Any:
 def normalize(self: Backward, op: Operation) -> Any:
     """x over its length, the length a constant."""
     g = op.given("input p dim eps")
-    p, dim, eps = g.get("p", 2.0), g.get("dim", 1), g.get("eps", 1e-12)
+    p, dim, eps = float(g.get("p", 2.0)), g.get("dim", 1), g.get("eps", 1e-12)
     return _norm(self, op, g["input"], lambda at, x, _: length_gradient(at, x, p, dim, eps))
 
 
@@ -372,6 +393,19 @@ def _norm(self: Backward, op: Operation, x: Tensor, at: Callable[[Tensor, Tensor
             self.keeps_plain(op.name, out)
         return out
     return self.in_place_of(op, x, at)
+
+
+def cosine(self: Backward, op: Operation) -> Any:
+    """⟨x, y⟩ over both lengths, the lengths constants."""
+    g = op.given("x1 x2 dim eps")
+    value, dim, eps = self.run(op).detach(), g.get("dim", 1), g.get("eps", 1e-8)
+    over = []
+    for t in (g["x1"], g["x2"]):
+        length = t.norm(dim=dim, keepdim=True).clamp(min=eps)
+        over.append(t / (length.detach() if self.rules.norm else length))
+    share = 0.5 if self.rules.product and all(t.requires_grad for t in over) else 1.0
+    a, b = (scaled(t, share) for t in over)
+    return instead(lambda _: value, lambda at, _x, _: at, (a * b).sum(dim))
 
 
 def glu(self: Backward, op: Operation) -> Any:
@@ -405,6 +439,10 @@ _KINDS: dict[str, Kind] = {
     "instance_norm": instance_norm,
     "normalize": normalize,
     "glu": glu,
+    "addcmul": added_product,
+    "cosine_similarity": cosine,
+    **dict.fromkeys(("bilinear", "linalg_vecdot", "vecdot"), contraction),
+    "native_layer_norm": layer_norm,
 }
 for _name in ("detach", "data", "requires_grad"):
     _KINDS.pop(_name, None)
