@@ -21,9 +21,21 @@ SPELLINGS = (
     "picture:FILE",
     "MASK.png",
     "POLYGON.json",
+    "MAP.safetensors",
 )
 SAY = "a guide is " + ", ".join(repr(s) for s in SPELLINGS) + ", a Guide, a map, a Target, or an Explanation"
+SAVED = ".safetensors"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+@dataclass(frozen=True, eq=False)
+class Second:
+    """A picture of a second class, that class (a name, a number, or None: what the model takes it for), and where it goes:
+    `within` a box (left, top, right, bottom) of the first picture, or beside it."""
+
+    picture: Any
+    target: Any = None
+    within: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +68,7 @@ class Guide:
     @classmethod
     def box(cls, left: float, top: float, right: float, bottom: float) -> Guide:
         """External: a box of the picture, in its pixels (of the tensor's, where no reader made it)."""
-        corners = tuple(float(v) for v in (left, top, right, bottom))
-        if not all(math.isfinite(v) for v in corners) or corners[2] <= corners[0] or corners[3] <= corners[1]:
-            raise Misuse(f"a box is left, top, right, bottom with left < right and top < bottom, not {corners}")
+        corners = _corners(left, top, right, bottom)
         return cls("box", corners, "box " + ", ".join(f"{v:g}" for v in corners))
 
     @classmethod
@@ -89,9 +99,23 @@ class Guide:
         return cls("map", values, label)
 
     @classmethod
-    def picture(cls, picture: Any, label: str = "") -> Guide:
-        """A picture of a second class, which is put beside the one explained (see `Reader.explain`)."""
-        return cls("picture", picture, label or f"a second picture, {Path(str(picture)).name}")
+    def saved(cls, path: str) -> Guide:
+        """The map of an explanation that was saved; it is read when it is used."""
+        return cls("map", path, f"map {Path(path).name}")
+
+    @classmethod
+    def picture(cls, picture: Any, target: Any = None, within: Sequence[float] | None = None, label: str = "") -> Guide:
+        """A picture of a second class, which is put beside the one explained (see `Reader.explain`).
+
+        target: that class, its name or number; None: what the model takes the second picture for. within: a box (left, top,
+        right, bottom) in pixels of the explained picture, into which the second one is blended instead.
+        """
+        named = Path(picture).name if isinstance(picture, str | Path) else "given"
+        return cls(
+            "picture",
+            Second(picture, target, None if within is None else _corners(*within)),
+            label or f"a second picture, {named}",
+        )
 
     @classmethod
     def make(cls, what: Any) -> Guide | None:
@@ -127,20 +151,36 @@ class Guide:
         if kind == "words" and rest:
             return cls.words(rest)
         if kind == "picture" and rest:
-            return cls.picture(rest)
+            return cls.picture(_there(rest))
         return cls._of_file(words)
 
     @classmethod
     def _of_file(cls, path: str) -> Guide:
-        """A mask (a picture), or a polygon (JSON: one list of [x, y], or several)."""
+        """A mask (a picture), a polygon (JSON: one list of [x, y], or several), or the map of a saved explanation."""
         ending = Path(path).suffix.lower()
-        if ending not in (*PICTURES, ".json"):
+        if ending not in (*PICTURES, ".json", SAVED):
             raise Misuse(f"{path!r} is no guide: {SAY}")
-        if not Path(path).is_file():
-            raise InputError(f"no such file: {path}")
+        _there(path)
+        if ending == SAVED:
+            return cls.saved(path)
         if ending != ".json":
             return cls.mask(path, f"mask {Path(path).name}")
         return cls.polygon(*_outlines(path))
+
+
+def _there(path: str) -> str:
+    """The path of a file. Raises InputError where there is none."""
+    if not Path(path).is_file():
+        raise InputError(f"no such file: {path}")
+    return path
+
+
+def _corners(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+    """A box. Raises Misuse for what is none."""
+    found = float(left), float(top), float(right), float(bottom)
+    if not all(map(math.isfinite, found)) or found[2] <= found[0] or found[3] <= found[1]:
+        raise Misuse(f"a box is left, top, right, bottom with left < right and top < bottom, not {found}")
+    return found
 
 
 def _outlines(path: str) -> list[list[tuple[float, float]]]:
@@ -155,4 +195,4 @@ def _outlines(path: str) -> list[list[tuple[float, float]]]:
         raise InputError(f"{path} holds no polygon: a list of [x, y], or a list of such lists, is needed") from e
 
 
-__all__ = ["PICTURES", "SAY", "SPELLINGS", "Guide"]
+__all__ = ["PICTURES", "SAY", "SPELLINGS", "Guide", "Second"]

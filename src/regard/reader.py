@@ -11,9 +11,11 @@ from regard.api.explain_generation import explain_generation, explain_writing
 from regard.api.inspect import inspect
 from regard.baseline import Baseline
 from regard.editing.pictures import rewrite_pictures
+from regard.editing.second_class import tell_apart
 from regard.errors import InputError, Misuse, ModelError, TargetError
 from regard.explanation.boxes import Found
 from regard.explanation.raw_inputs import Picture, Reading
+from regard.guide import Guide
 from regard.models import default_targets, detectors, embeddings, loading, token_targets
 from regard.models.chats import is_chat
 from regard.models.default_targets import Wanted
@@ -67,7 +69,12 @@ class Reader(RawReader):
 
         A class may be given by its name (see `label`), also in a list of targets; `against` names another to contrast it with.
         A site and a baseline may be given in words: "block[3]", "blur:5", "mask" (see `Site.parse`, `Baseline.parse`).
-        `regions` as in `read`. `options` go to `regard.explain`.
+        `regions` as in `read`. `options` go to `regard.explain`; a guide may be given in words, with classes by name (see
+        `Guide.parse`).
+
+        With `guide=Guide.picture(path)`, or "picture:FILE", a second picture of another class (`against`; by default what the
+        model takes it for) is put beside the first one on a canvas of the model's input size. The contrast of the two classes
+        is explained on the canvas, and given on the first picture's own tokens; `explanation.told` has all maps of both.
 
         A detector's objects are its targets: all objects found with a probability of at least `threshold` (default 0.5), or
         those of the classes named; a flat list, methods outer, objects inner, the likeliest first. For matching models the
@@ -81,10 +88,15 @@ class Reader(RawReader):
         For one that finds answers and reads (question, text): its best answer, or the one that `target` spells. A word of
         several tokens stands for its first, and a note says so.
         """
+        guide = Guide.make(options.pop("guide", None))
+        if guide is not None and guide.kind == "picture":
+            options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
+            return self._beside(raw, target, guide, against, method, options)
         reading, notes = self.read_noted(raw, truncate, regions)
         self.check_text(reading)
         asking = self._asking(raw, reading)
         wanted = self._wanted(raw, target, threshold, reading, against, token, asking)
+        options |= {} if guide is None else {"guide": self._guide(guide, target, reading, asking, token)}
         how = {"method": method, "baseline": self._baseline(baseline), "site": self._site(site), **options}
         if wanted.find is not None:
             found: Any = explain_found(self.model, wanted.reading, wanted.find, **how)
@@ -96,6 +108,39 @@ class Reader(RawReader):
         if asking is not None and asking.kind in ("next", "mask"):
             token_targets.names_in(every, asking)
         return found
+
+    def _beside(self, raw: Any, target: Any, guide: Guide, against: Any, method: Any, options: dict[str, Any]) -> Any:
+        """The maps of a picture that is guided by another one, on its own tokens: one, or one for each method."""
+        if against is not None and guide.value.target is not None:
+            raise Misuse("the class of the second picture is given twice; leave against= out")
+        e = against if guide.value.target is None else guide.value.target
+        c, e = (self.label(k) if isinstance(k, str) else k for k in (target, e))
+        if not all(k is None or (hasattr(k, "__index__") and not isinstance(k, bool)) for k in (c, e)):
+            raise TargetError(
+                "a second picture tells one class from another: give each by its name or number, or not at all"
+            )
+        guide = Guide.picture(guide.value.picture, e, guide.value.within, guide.label)
+        told = tell_apart(
+            self,
+            raw,
+            c if c is None else int(c),
+            guide,
+            [method] if isinstance(method, str) else list(method),
+            lambda k: default_targets.target_of(self.model, k, False),
+            self._contrast,
+            **options,
+        )
+        found = [t.guided for t in told]
+        return found[0] if isinstance(method, str) else found
+
+    def _guide(self, guide: Guide, target: Any, reading: Reading, asking: TokenTargets | None, token: Any) -> Guide:
+        """A guide with its names of classes and words read."""
+        if guide.kind != "contrast" or guide.value is None or not isinstance(guide.value, str):
+            return guide
+        if asking is not None:
+            wanted = token_targets.of_words(asking, reading, target, guide.value, token)
+            return Guide("target", wanted.target, guide.label)
+        return Guide("contrast", class_of(guide.value, reading.labels or [], self.model), guide.label)
 
     def _wanted(
         self,
@@ -136,8 +181,13 @@ class Reader(RawReader):
         """The contrast of one class with another, with their names."""
         labels = reading.labels or []
         first, second = (class_of(t, labels, self.model) if isinstance(t, str) else t for t in (target, against))
-        made = default_targets.contrast_of(self.model, first, second, self._texts(reading))
-        return made.named(f"{called(first, labels)} rather than {called(second, labels)}")
+        return self._contrast(first, second, labels, self._texts(reading))
+
+    def _contrast(self, c: Any, d: Any, labels: Sequence[str] | None = None, texts: list[str] | None = None) -> Target:
+        """The contrast of two classes by their numbers, with their names."""
+        names = self.labels if labels is None else labels
+        made = default_targets.contrast_of(self.model, c, d, texts)
+        return made.named(f"{called(c, names)} rather than {called(d, names)}")
 
     def _asking(self, raw: Any, reading: Reading) -> TokenTargets | None:
         """What turns words into targets, for a model that scores every token."""

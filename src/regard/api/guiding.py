@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regard.api.shared_run import Watched
 from regard.errors import Misuse, nearest
+from regard.explanation.explanation import Explanation
 from regard.explanation.places import WHOLE
 from regard.explanation.raw_inputs import Picture, Text
 from regard.guide import Guide
@@ -75,13 +76,23 @@ class Guides:
     # -- external ---------------------------------------------------------------------------------------------------
 
     def _map(self, values: Any) -> dict[str, Tensor]:
-        values = getattr(values, "scores", values)
+        values = Explanation.load(values) if isinstance(values, str) else values
+        if hasattr(values, "scores"):
+            return self._explained(values.scores)
         if isinstance(values, Mapping):
             return {str(name): _rows_of(torch.as_tensor(v)) for name, v in values.items()}
         only = [s for s in self.w.recording.streams if s.of_input]
         if len(only) != 1:
             raise Misuse(f"say which stream the guide is of, in a dict: {', '.join(s.name for s in only)}")
         return {only[0].name: self._fitted(only[0], torch.as_tensor(values))}
+
+    def _explained(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What an explanation says of the streams that are inputs; tokens born from parameters are not guided."""
+        names = [s.name for s in self.w.recording.streams if s.of_input]
+        found = {name: scores[name] for name in names if name in scores}
+        if not found:
+            raise Misuse(f"the guide is a map of {', '.join(scores)}, and the streams here are {', '.join(names)}")
+        return found
 
     def _fitted(self, stream: Stream, values: Tensor) -> Tensor:
         """A map of a stream: of its tokens, of its grid, or of its picture's pixels."""

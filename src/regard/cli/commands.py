@@ -23,6 +23,7 @@ from regard.cli.files import (
     render_comparison,
     render_explanations,
     render_generations,
+    render_told,
     writable,
     writable_file,
     write_all,
@@ -39,22 +40,29 @@ try:
         BASELINES,
         Against,
         Budget,
+        Chosen,
         Debug,
         Image,
         Input,
         Inputs,
         Model,
         Regions,
+        Steered,
         Token,
         Truncate,
         Words,
         check_generate,
         check_model,
+        check_options,
         chosen,
         columns,
+        pairs,
         places,
         targets,
         words,
+    )
+    from regard.cli.options import (
+        guide as guides,
     )
     from regard.cli.terminal import (
         accuracy,
@@ -166,6 +174,8 @@ def explain(
     image: Image = None,
     text: Words = None,
     regions: Regions = None,
+    guide: Steered = None,
+    option: Chosen = None,
     threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="The least probability of an object that a detector finds. Default: 0.5."),
@@ -188,18 +198,21 @@ def explain(
     names = chosen(method, **where)
     how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget, **where}
     how |= {} if threshold is None else {"threshold": threshold}
+    steered, own = guides(guide), pairs(option)
     out = writable(out)
     check(inputs, image, text, regions)
     check_model(model)
     paired = functools.partial(Pair.checked, image=image, texts=text, regions=regions)
+    if own:
+        check_options(names, own)
     if generate is not None or answer is not None:
-        check_generate(names, target, truncate, threshold, generate, answer, beside)
-        how |= {"method": names[0], "target": (target or ["logit"])[0]}
+        check_generate(names, target, truncate, threshold, generate, answer, beside, bool(steered))
+        how |= {"method": names[0], "target": (target or ["logit"])[0], **own}
         written = read_words(answer) if answer is not None else generate or 0
         other = None if against is None else read_words(against)
         _explain_written(inputs, model, written, other, how, paired, out, quiet)
         return
-    how |= {"method": names, "target": wanted, "truncate": truncate, **beside}
+    how |= {"method": names, "target": wanted, "truncate": truncate, **beside, **steered, **own}
     reader = _load(model)
     pair, found = paired(reader), list[Any]()
     for value in inputs:
@@ -207,7 +220,8 @@ def explain(
         with busy(f"explaining {stem}"):
             found += [_named(e, stem, pair) for e in reader.explain(raw, **how, **more)]
     with busy("drawing"):
-        files = write_all(found, out, render_explanations)
+        told = bool(found) and found[0].told is not None
+        files = write_all(found, out, render_told if told else render_explanations)
     show_explanations(found, files, quiet)
 
 
@@ -247,6 +261,8 @@ def compare(
     memory_budget: Budget = None,
     text: Words = None,
     regions: Regions = None,
+    guide: Steered = None,
+    option: Chosen = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -255,6 +271,7 @@ def compare(
     there = None if sites is None else columns(sites)
     places(None, baseline)
     how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **words(against, token)}
+    how |= guides(guide, whole=False) | pairs(option)
     wanted = targets(None if target is None else [target])
     out = writable(out)
     check([input], None, text, regions)

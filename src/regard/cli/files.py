@@ -77,6 +77,21 @@ def render_explanations(found: Sequence[Explanation], work: Path) -> list[str]:
     return names + _render_objects(found, work, names)
 
 
+def render_told(found: Sequence[Explanation], work: Path) -> list[str]:
+    """One page of what tells two classes apart, a picture of it for each map, and the map on the first picture's own tokens."""
+    from regard.report.explanation.png import plot
+    from regard.report.telling.html import write_page
+
+    write_page([exp.told for exp in found], work / "report.html")
+    names = ["report.html"]
+    for exp in found:
+        names.append(unused(f"{file_stem(exp, 0)}-told", names))
+        exp.told.plot(work / names[-1])
+        names.append(unused(file_stem(exp, 0), names))
+        plot(exp, work / names[-1])
+    return names
+
+
 def _render_objects(found: Sequence[Explanation], work: Path, taken: Sequence[str]) -> list[str]:
     """A picture of all objects found in each input, by each method, where there are several."""
     from regard.report.explanation.objects_png import plot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 import regard
 from regard.baseline import Baseline
 from regard.errors import Misuse, UnknownName, nearest
+from regard.guide import Guide
 from regard.models.checkpoint import ADAPTER
 from regard.models.places import place
 from regard.site import Site
@@ -51,6 +53,23 @@ Token = Annotated[
     typer.Option(help="Where, for models that say something of every token: a word of the text, or a token's number."),
 ]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Read no more of a text than the model takes.")]
+Steered = Annotated[
+    str | None,
+    typer.Option(
+        "--guide",
+        metavar="GUIDE",
+        help="What steers the attention: contrast[:LABEL], box:LEFT,TOP,RIGHT,BOTTOM, words:SOME WORDS, a mask's picture, a "
+        "polygon's JSON file, a saved map (.safetensors); picture:FILE, a second picture, whose class --against may name.",
+    ),
+]
+Chosen = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="An option of the method, as in correction=complete or sign=signed; may be repeated.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -105,6 +124,48 @@ def chosen(names: str, site: str | None = None, baseline: str | None = None) -> 
     return asked
 
 
+def guide(said: str | None, whole: bool = True) -> dict[str, Guide]:
+    """The guide that is asked for; `whole`: it may be a second picture, which is explained with the first."""
+    if said is None:
+        return {}
+    made = Guide.parse(said.strip())
+    if made.kind == "picture" and not whole:
+        raise Misuse("a second picture guides regard explain, one picture at a time; compare with another guide")
+    return {"guide": made}
+
+
+def pairs(given: Sequence[str] | None) -> dict[str, Any]:
+    """Options of methods as NAME=VALUE: numbers, true, false and null are read as such; a comma makes a list."""
+    found: dict[str, Any] = {}
+    for one in given or ():
+        name, equals, value = (part.strip() for part in one.partition("="))
+        if not name or not equals or not value:
+            raise Misuse(f"--option is NAME=VALUE, as in correction=complete; not {one!r}")
+        if name in ("guide", *found):
+            raise Misuse("give the guide with --guide" if name == "guide" else f"option {name} is given twice")
+        parts = [_value(part.strip()) for part in value.split(",")]
+        found[name] = parts if len(parts) > 1 else parts[0]
+    return found
+
+
+def _value(said: str) -> Any:
+    """A number, true, false or null; else the words as they are."""
+    try:
+        found = json.loads(said)
+    except ValueError:
+        return said
+    return found if isinstance(found, int | float | bool | None) else said
+
+
+def check_options(names: Sequence[str], options: dict[str, Any]) -> None:
+    """Refuse options that none of the methods takes. This imports the methods."""
+    table: Any = regard.methods()
+    known = {option for row in table.rows if row.name in names for option in row.options}
+    for name in options:
+        if name not in known:
+            raise nearest(name, known - {"guide"} or {"(none)"}, f"option of {', '.join(names)}")
+
+
 def targets(labels: list[str] | None) -> str | list[str] | None:
     """None, one label or several, as `Reader.explain` takes them; repetitions are dropped."""
     unique = list(dict.fromkeys(labels or []))
@@ -134,9 +195,12 @@ def check_generate(
     generate: int | None,
     answer: str | None,
     words: dict[str, str],
+    guided: bool = False,
 ) -> None:
     """Refuse what does not go with a text that is written on from INPUT, or with an answer to it."""
     asked = "--generate" if answer is None else "--answer"
+    if guided:
+        raise Misuse(f"--guide steers one map, and {asked} explains every token that is written; leave one out")
     if generate is not None and answer is not None:
         raise Misuse("--generate lets the model write an answer, --answer gives one that is there; leave one out")
     for name in words:

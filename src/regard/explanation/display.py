@@ -105,3 +105,17 @@ def write_rewriting(rewriting: Any, path: AnyPath) -> Path:
     from regard.report.rewriting.html import write_page
 
     return write_page(rewriting, path)
+
+
+def plot_told(told: Any, path: AnyPath | None) -> Any:
+    """What tells two classes apart as a matplotlib figure; as PNG if `path`."""
+    from regard.report.telling.png import plot
+
+    return plot(told, path)
+
+
+def write_told(told: Any, path: AnyPath) -> Path:
+    """What tells two classes apart as a page."""
+    from regard.report.telling.html import write_page
+
+    return write_page([told], path)

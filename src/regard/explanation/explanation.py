@@ -50,6 +50,7 @@ class Explanation:
             to list: the tokens that are explained and predicted.
         signed: whether a negative score has a meaning (evidence against); chooses the colour map.
         found: the object that the target is, where a detector found it.
+        told: where a second picture guided it, all that was explained (`regard.explanation.told.Told`); not saved.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Explanation:
     found: Found | None = None
     rasters: dict[str, Raster] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    told: Any = field(default=None, repr=False, compare=False)
     _token_rows: TokenRows = field(default_factory=TokenRows, repr=False, compare=False)
     _transfer: LateTransfer = field(default_factory=LateTransfer, repr=False, compare=False)
 

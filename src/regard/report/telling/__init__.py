@@ -1,0 +1,1 @@
+"""What tells two classes apart, as a figure and as a page."""
