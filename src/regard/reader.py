@@ -10,6 +10,7 @@ from regard.api.explain import explain_found, explain_reading
 from regard.api.explain_generation import explain_generation, explain_writing
 from regard.api.inspect import inspect
 from regard.baseline import Baseline
+from regard.editing.budget import budget_in
 from regard.editing.pictures import rewrite_pictures
 from regard.editing.second_class import tell_apart
 from regard.errors import InputError, Misuse, ModelError, TargetError
@@ -371,6 +372,23 @@ class Reader(RawReader):
         wanted, kept = (self.label(c) if isinstance(c, str) else c for c in (to, keep))
         how = {"norm": norm, "budget": budget, "minimal": minimal, **options}
         return rewrite_pictures(self, picture, wanted, kept, within, **how)
+
+    def robustness(
+        self, pictures: Sequence[Any], to: Sequence[Any] | None = None, budget: Any = 4 / 255, **options: Any
+    ) -> Any:
+        """How little rewrites what the model says of some pictures: a `regard.editing.robustness.Robustness`.
+
+        Every picture is rewritten to every other class (`to`: to some, by name or number; default where there are more than
+        10 classes: to the second likeliest) with the smallest budget that suffices, in L∞, up to `budget`. Then it is measured
+        what changes of the file do to the easiest rewriting of each picture, and what gives it away. `options`: steps, seed and
+        told, as in `regard.rewrite`.
+
+        Raises what `rewrite` raises, and Misuse without scikit-learn (`regard[eval]`).
+        """
+        from regard.editing.robustness import robustness
+
+        wanted = None if to is None else [self.label(c) if isinstance(c, str) else c for c in to]
+        return robustness(self, pictures, wanted, budget_in(budget) if isinstance(budget, str) else budget, **options)
 
     def _to_write(self, prompt: Any) -> tuple[Reading, list[str]]:
         """A prompt for a model that writes. Raises ModelError for one that does not."""

@@ -15,6 +15,10 @@ from typer.testing import CliRunner
 import regard
 from regard import zoo
 from regard.cli import commands as cli
+from support.folders import image_parts, picture
+from support.tiny import strong
+
+transformers = pytest.importorskip("transformers")
 
 runner = CliRunner()
 DEMO = str(zoo.demo_scene())
@@ -123,4 +127,44 @@ def test_an_interrupted_run_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(module, "search", interrupted)
     assert "interrupted" in run(DEMO, "--to", "Bag", code=130).stderr
+    assert files() == []
+
+
+def test_a_report_on_a_folder() -> None:
+    config, processor, how = image_parts("vit")
+    strong(transformers.ViTForImageClassification(config)).save_pretrained("model")
+    getattr(transformers, processor)(**how).save_pretrained("model")
+    Path("scenes").mkdir()
+    for i in range(3):
+        picture(40 + i, 30 + 2 * i).save(f"scenes/{i}.png")
+    Path("scenes/notes.txt").write_text("no picture")
+    shown = run("scenes", "--report", "--budget", "16/255", "--out", "o", model="./model")
+    assert files("o") == ["budgets.csv", "budgets.png", "report.html"]
+    assert "16/255:" in shown.stdout
+    assert len(Path("o/budgets.csv").read_text("utf-8").splitlines()) == 1 + 3 * 2
+    assert "How little rewrites 3 pictures" in Path("o/report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("none", "--report"), "none is not there"),
+        ((DEMO, "--report"), "is a file; --report takes a folder"),
+        (("empty", "--report"), "holds no pictures"),
+        (("empty", "--report", "--keep", "Bag"), "--keep is of one picture"),
+        (("empty", "--report", "--norm", "l2"), "--norm l2 is of one picture"),
+        (("empty", "--report", "--minimal"), "--minimal is of one picture"),
+        (("bad", "--report"), "not a picture"),
+        (("good", "--report", "--to", "Bags"), "did you mean 'Bag'"),
+        (("good", "--report", "--budget", "0.5/255"), "less than one level"),
+        (("empty",), "--to is missing"),
+        (("empty", "--to", "Bag"), "is a folder; give a file"),
+    ],
+)
+def test_reports_that_are_refused(args: tuple[str, ...], said: str) -> None:
+    for name in ("empty", "bad", "good"):
+        Path(name).mkdir()
+    Path("bad/a.png").write_text("no picture")
+    Image.new("RGB", (64, 64)).save("good/a.png")
+    assert said in run(*args, code=2).stderr
     assert files() == []

@@ -65,7 +65,9 @@ def test_facts() -> None:
     assert {r["name"]: r["value"] for r in facts(view_of(made, 1))}["PSNR"].startswith("infinite")
 
 
-@pytest.mark.parametrize(("value", "said"), [(0.5, "50 %"), (0.0011, "0.11 %"), (0.9991, "99.9 %"), (1.0, "100.0 %")])
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.5, "50 %"), (0.0011, "0.11 %"), (0.9991, "99.9 %"), (1.0, "100 %"), (0.0, "0 %")]
+)
 def test_shares(value: float, said: str) -> None:
     assert share(value) == said
 

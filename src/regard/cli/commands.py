@@ -29,8 +29,9 @@ from regard.cli.files import (
     write_all,
 )
 from regard.cli.inputs import Pair, check, read_input, read_words
-from regard.cli.rewriting import check_reached, forget_other, render, wanted
+from regard.cli.rewriting import check_reached, forget_other, in_short, pictures_in, render, render_report, wanted
 from regard.errors import RegardError
+from regard.extras import need
 from regard.version import __version__
 
 try:
@@ -370,6 +371,14 @@ def rewrite(
         Literal["linf", "l2"], typer.Option(help="The largest change of a pixel, or the length of all changes.")
     ] = "linf",
     minimal: Annotated[bool, typer.Option("--minimal", help="Look for the smallest budget that suffices.")] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Rewrite every picture of a folder to each --to (repeated; default: every other class, or of more than 10 the "
+            "second likeliest), and tell how little it takes.",
+        ),
+    ] = False,
     out: Annotated[
         Path, typer.Option(help="Folder for report.html, rewritten.png and two more pictures; older ones are replaced.")
     ] = Path("regard-out"),
@@ -377,8 +386,11 @@ def rewrite(
     debug: Debug = False,
 ) -> None:
     """Change PICTURE as little as can be so that the model takes it for another class; exit code 1 where it does not."""
-    how = wanted(to, keep, within, budget, norm, minimal, False)
+    how = wanted(to, keep, within, budget, norm, minimal, report)
     out = writable(out)
+    if report:
+        _report_rewriting(pictures_in(input), model, how, out, quiet)
+        return
     check([input, *([] if within in (None, "internal") else [str(within)])], None, None, None)
     check_model(model)
     reader = _load(model)
@@ -470,6 +482,20 @@ def _explain_written(
     with busy("drawing"):
         files = write_all(found, out, render_generations)
     show_generations(found, files, quiet)
+
+
+def _report_rewriting(pictures: list[Path], model: str, how: dict[str, Any], out: Path, quiet: bool) -> None:
+    """Rewrite all pictures of a folder, and write how little it takes."""
+    need("eval")
+    check_model(model)
+    reader = _load(model)
+    with steps("rewriting") as told:
+        found = reader.robustness(pictures, told=told, **how)
+    with busy("drawing"):
+        files = write_all([found], out, render_report)
+    if not quiet:
+        typer.echo(in_short(found))
+    show_files(files, quiet)
 
 
 def _load(name: str, draws: bool = True) -> Any:

@@ -35,7 +35,7 @@ def _check_file(value: str) -> None:
     if _is_there(value):
         existing(value)
         return
-    _check_address(value)
+    check_address(value)
     if looks_like_path(value):
         text = "\n" not in value and Path(value).suffix.lower() not in PICTURES | SOUNDS
         hint = "; to explain these words as a text, pipe them in and give - in their place" if text else ""
@@ -209,7 +209,7 @@ def _is_there(value: str) -> bool:
 
 def existing(value: str) -> Path:
     """The path of a file that is there. Raises InputError where it is not, or is a folder."""
-    _check_address(value)
+    check_address(value)
     path = Path(value)
     if not _is_there(value) or not path.exists():
         raise InputError(f"no such file: {value}")
@@ -218,7 +218,7 @@ def existing(value: str) -> Path:
     return path
 
 
-def _check_address(value: str) -> None:
+def check_address(value: str) -> None:
     """Refuse an address on the web, of which a path has lost a slash."""
     if re.match(r"(?i)(https?|ftp|s3|gs):/", value) and not re.search(r"\s", value):
         raise InputError(f"{value} is an address on the web, and nothing is fetched; download it, and give the file")

@@ -68,7 +68,7 @@ def _side(view: RewritingView, before: bool) -> dict[str, str]:
 
 def share(value: float) -> str:
     """A share in per cent."""
-    if 0.005 <= value < 0.995:
+    if 0.005 <= value < 0.995 or value in (0, 1):
         return f"{100 * value:.0f} %"
     return f"{100 * value:.2g} %" if value < 0.5 else f"{100 * value:.1f} %"
 
