@@ -230,6 +230,11 @@ def test_an_answer_against_another(make, rival):
         torch.testing.assert_close(g.whole.scores["against"], -alone[1].scores[stream][:, start:])
         total = torch.cat(list(g.whole.scores.values()), 1).sum(1)
         torch.testing.assert_close(g.whole.receipt.attribution_sum, total)
+        with pytest.raises(Misuse, match="nothing moves"):
+            g[1].transfer()
+        with pytest.raises(Misuse, match="in a pass of its own; ask one of them how attention is transferred"):
+            g.whole.transfer()
+        assert float(alone[0].transfer()[-1].amount) > 0
 
 
 def test_answers_of_other_lengths_are_compared_in_sum(tmp_path):

@@ -92,6 +92,7 @@ def test_the_sentence_says_from_what_loses_to_what_gains_in_the_strongest_layer(
     [
         ({"explained": torch.tensor([1])}, "the target (logit of 'Bag' (Shirt); the model predicts Bag) would rise"),
         ({"explained": None}, "the target (logit of 'Bag') would rise"),
+        ({"classes": "token"}, "the target (logit of 'Bag') would rise"),
     ],
 )
 def test_the_sentence_names_what_is_explained(fields, said):

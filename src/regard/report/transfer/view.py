@@ -399,12 +399,13 @@ def _named_values(panel: Panel) -> Iterator[tuple[str, float]]:
 def _what(exp: Explanation, sample: int) -> str:
     """The target in a sentence: the prediction and its name, or what else is explained."""
     explained, predicted = (class_of(exp, c, sample) for c in (exp.receipt.explained, exp.receipt.predicted))
-    if explained is None or fits_texts(exp) or exp.found is not None:
-        return f"the target ({target_of(exp, sample)})"
-    if explained == predicted and exp.target.startswith("logit"):
-        return f"the prediction {explained}"
     said = target_of(exp, sample)
-    return f"the target ({said})" if explained == predicted else f"the target ({said}; the model predicts {predicted})"
+    unnamed = exp.receipt.classes == "token" and explained not in exp.names.values()
+    if explained is None or fits_texts(exp) or exp.found is not None or unnamed:
+        return f"the target ({said})"
+    if explained == predicted:
+        return f"the prediction {explained}" if exp.target.startswith("logit") else f"the target ({said})"
+    return f"the target ({said}; the model predicts {predicted})"
 
 
 def _check(layer: LayerTransfer, sample: int, least: float) -> str:
