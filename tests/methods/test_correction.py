@@ -184,3 +184,17 @@ def test_what_guides_nothing_is_refused(guide: Any, options: dict[str, Any], sai
     case = case_of("vit")
     with pytest.raises(regard.RegardError, match=said):
         regard.explain(case.model, case.inputs, 1, "corrected_attention", guide=guide, **options)
+
+
+@pytest.mark.parametrize("guide", [None, [1.0, 0.2, 0.7, 0.0, 1.0, 0.4]])
+def test_rows_from_token_to_token_are_corrected_and_guided_too(guide: list[float] | None) -> None:
+    """The row of the token that is read is the map itself."""
+    case = case_of("gpt2")
+    stream = next(iter(case.inputs))
+    m = None if guide is None else {stream: torch.tensor(guide[: case.inputs[stream].shape[1]])}
+    exp: Any = regard.explain(case.model, case.inputs, case.target, "corrected_attention", correction="complete", guide=m)
+    passes = exp.receipt.passes
+    last = case.inputs[stream].shape[1] - 1
+    rows = exp.between(stream, stream, rows=[last])
+    torch.testing.assert_close(rows[0, 0], exp.scores[stream][0], rtol=1e-4, atol=1e-7)  # the other one ends in padding
+    assert exp.receipt.passes == passes + 3
