@@ -80,7 +80,7 @@ class Recorder(TorchFunctionMode):
         self.elsewhere = not Surroundings.now().plain
         self.trail = trail
         self.frames = frames
-        self.edits = edits
+        self.edits = [*edits, *(self.backward.edits if self.backward else ())]
         self.calls: list[AttentionCall] = []
         self.leaves: dict[str, Tensor] = {}
         self.embedded: dict[str, Tensor] = {}

@@ -147,7 +147,6 @@ def _run(
     frames = Frames(names, list_elements(model))
     overrides = Overrides(stated_in(streams))
     with as_the_user():
-        edits = [*edits, *(rules.edits if rules else ())]
         recorder = Recorder(trail, frames, edits, overrides, Branches(trail) if branches else None, until, rules)
     passed = {}
     for name, t in inputs.followed.items():

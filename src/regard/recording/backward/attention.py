@@ -125,16 +125,22 @@ def _guided(x: Tensor, m: Tensor | None) -> Tensor:
 
 @dataclass
 class Correctable(Edit):
-    """The backward pass of every call goes by `rule`, which may be another at the next gradient (None: the plain one)."""
+    """The backward pass of every call goes by `rule`, which may be another at the next gradient (None: the plain one).
+
+    depends: whether a tensor depends on the inputs.
+    """
 
     rule: AttentionRule | None = None
     calls: tuple[int, ...] | None = None
+    depends: Callable[[Tensor], bool] = lambda t: t.requires_grad
 
     def call(self, call: AttentionCall) -> Tensor | None:
         """O itself, with a backward pass of its own."""
         if not applies(self.calls, call.index) or not call.output.requires_grad:
             return None
         if call.lost and not isinstance(self.rule, Warmer):
+            return None
+        if not any(t is not None and self.depends(t) for t in (call.q, call.k, call.v, call.A)):
             return None
         O: Tensor
         if call.A is None:
@@ -149,8 +155,8 @@ class Correctable(Edit):
         """q, k, v and the mask, each with what part of its gradient is its."""
         assert call.q is not None
         assert call.k is not None
-        shares = isinstance(self.rule, Warmer)
-        return shared(call.q, call.k, call.v, call.mask) if shares else (call.q, call.k, call.v, call.mask)
+        operands = call.q, call.k, call.v, call.mask
+        return shared(*operands, self.depends) if isinstance(self.rule, Warmer) else operands
 
     def of(self, call: AttentionCall) -> AttentionRule:
         """The rule of a call at this moment."""

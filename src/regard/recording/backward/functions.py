@@ -33,12 +33,14 @@ def scaled(x: Tensor, share: float) -> Tensor:
     return made
 
 
-def shared(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def shared(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, depends: Callable[[Tensor], bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """q, k, v and an additive bias of softmax(q kᵀ + bias) v, each with its share of the gradient: a product gives half to each
     of two operands that depend on the inputs, and all to one that does so alone. So q and k mostly have ¼, v and the bias ½."""
-    looks = q.requires_grad or k.requires_grad or (bias is not None and bias.requires_grad)
-    at_weights = 0.5 if v.requires_grad else 1.0
-    at_scores = at_weights * (0.5 if q.requires_grad and k.requires_grad else 1.0)
+    looks = depends(q) or depends(k) or (bias is not None and depends(bias))
+    at_weights = 0.5 if depends(v) else 1.0
+    at_scores = at_weights * (0.5 if depends(q) and depends(k) else 1.0)
     biased = None if bias is None else scaled(bias, at_weights)
     return scaled(q, at_scores), scaled(k, at_scores), scaled(v, 0.5 if looks else 1.0), biased
 
@@ -47,22 +49,31 @@ class _Instead(torch.autograd.Function):
     """A value made of x, and a gradient of its own."""
 
     @staticmethod
-    def forward(ctx: Any, value: Any, at: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Any, at: Any, by_value: bool, x: Tensor) -> Tensor:
         made: Tensor = value(x.detach())
-        ctx.at = at
-        ctx.save_for_backward(x, made)
+        ctx.at, ctx.dtype = at, x.dtype
+        ctx.save_for_backward(made if by_value else x)
         return made
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[None, None, Tensor]:
-        x, made = ctx.saved_tensors
-        return None, None, ctx.at(g, x, made).to(x.dtype)
+    def backward(ctx: Any, g: Tensor) -> tuple[None, None, None, Tensor]:
+        return None, None, None, ctx.at(g, *ctx.saved_tensors).to(ctx.dtype)
 
 
-def instead(value: Callable[[Tensor], Tensor], at: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
-    """value(x), whose gradient at x is at(g, x, value(x)), g the gradient at the value."""
-    made: Tensor = _Instead.apply(value, at, x)  # type: ignore[no-untyped-call]
+def instead(
+    value: Callable[[Tensor], Tensor], at: Callable[[Tensor, Tensor], Tensor], x: Tensor, *, by_value: bool = False
+) -> Tensor:
+    """value(x), whose gradient at x is at(g, x), g the gradient at the value; `by_value`: at(g, value(x)).
+
+    What is not asked for may be written into, as the model's own backward pass allows.
+    """
+    made: Tensor = _Instead.apply(value, at, by_value, x)  # type: ignore[no-untyped-call]
     return made
+
+
+def in_stead_of(value: Tensor, x: Tensor) -> Tensor:
+    """A value, in the stead of an x that equals it but for rounding: its gradient goes to x."""
+    return instead(lambda _: value.detach(), lambda g, _: g, x)
 
 
 class _Line(torch.autograd.Function):
@@ -148,7 +159,8 @@ def favouring(
     x⁺(w + γw⁺) + x⁻(w + γw⁻) + b + γb⁺, one below 0 with the signs changed; γ = 0 is the plain gradient.
     """
 
-    def at(g: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    def at(g: Tensor, x: Tensor) -> Tensor:
+        z = run(x, w, b)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             parts = _favoured(run, leaf, w, b, gamma)
@@ -175,6 +187,7 @@ def _away_from_zero(z: Tensor) -> Tensor:
 __all__ = [
     "favouring",
     "group_norm_gradient",
+    "in_stead_of",
     "instead",
     "layer_norm_gradient",
     "length_gradient",

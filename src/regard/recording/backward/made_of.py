@@ -223,7 +223,7 @@ class MadeOf:
 
     def _shifts(self, op: Operation) -> bool:
         """Whether a bias with entries of its own is added: what an activation is then of is the sum."""
-        others = [t for t in op.operands if isinstance(t, Tensor) and t.ndim and not t.requires_grad]
+        others = [t for t in op.operands if isinstance(t, Tensor) and t.ndim and not op.depends(t)]
         return op.name in ("add", "sub") and bool(others)
 
     def _at_zero(self, op: Operation) -> Any:

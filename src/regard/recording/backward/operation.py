@@ -53,16 +53,25 @@ class Operation:
     into: Tensor | None = None
 
     @classmethod
-    def read(cls, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operation:
-        """From what a function mode is handed; what was there before the run is constant."""
-        args, kwargs = tuple(_frozen(a) for a in args), {k: _frozen(v) for k, v in kwargs.items()}
+    def read(
+        cls,
+        func: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        depends: Callable[[Tensor], bool],
+    ) -> Operation:
+        """From what a function mode is handed."""
         name, mirrored, writes = plain(name_of(func))
-        operands = args if args else tuple(kwargs.values())[:1]
+        operands = tuple(args) if args else tuple(kwargs.values())[:1]
         operands = (*operands[:2][::-1], *operands[2:]) if mirrored and len(operands) > 1 else operands
-        dependents = tuple(t for t in tensors_in(args) + tensors_in(kwargs.values()) if t.requires_grad)
+        dependents = tuple(t for t in tensors_in(args) + tensors_in(kwargs.values()) if depends(t))
         writes = writes or bool(kwargs.get("inplace"))
         into = operands[0] if writes and operands and isinstance(operands[0], Tensor) else None
-        return cls(func, name, args, kwargs, operands, dependents, into)
+        return cls(func, name, tuple(args), dict(kwargs), operands, dependents, into)
+
+    def depends(self, t: Any) -> bool:
+        """Whether an argument is a tensor that depends on the inputs."""
+        return any(t is x for x in self.dependents)
 
     def given(self, names: str) -> dict[str, Any]:
         """Its arguments by name, of which `names` are the positional ones."""
@@ -108,24 +117,6 @@ def plain(name: str) -> tuple[str, bool, bool]:
     return SPELLED.get(name, SPELLED.get(bare, bare)), mirrored, writes and name != "__setitem__"
 
 
-def _frozen(value: Any) -> Any:
-    """Parameters and other leaves of the graph as constants, so that what needs a gradient is what depends on the inputs.
-
-    A model is given inputs and word embeddings as copies of leaves, never the leaves themselves.
-    """
-    if isinstance(value, Tensor):
-        return value.detach() if constant(value) else value
-    if isinstance(value, list | tuple) and any(isinstance(v, Tensor) and constant(v) for v in value):
-        frozen = [_frozen(v) for v in value]
-        return type(value)(frozen) if type(value) in (list, tuple) else value
-    return value
-
-
-def constant(t: Tensor) -> bool:
-    """Whether a tensor asks for a gradient and is no function of the inputs."""
-    return t.requires_grad and t.is_leaf
-
-
 def _exchanged(value: Any, new: Mapping[int, Any]) -> Any:
     if isinstance(value, Tensor):
         return new.get(id(value), value)
@@ -134,4 +125,4 @@ def _exchanged(value: Any, new: Mapping[int, Any]) -> Any:
     return value
 
 
-__all__ = ["Operation", "constant", "plain"]
+__all__ = ["Operation", "plain"]

@@ -18,6 +18,7 @@ from regard.recording.backward.attention import Correctable, Warmer
 from regard.recording.backward.functions import (
     favouring,
     group_norm_gradient,
+    in_stead_of,
     instead,
     layer_norm_gradient,
     length_gradient,
@@ -29,11 +30,12 @@ from regard.recording.backward.functions import (
     warmer,
 )
 from regard.recording.backward.made_of import REDUCES, STRAIGHT, MadeOf
-from regard.recording.backward.operation import Operation, constant, plain
+from regard.recording.backward.operation import Operation, plain
 from regard.recording.edits import Edit
 from regard.recording.patch_gradient import operation
+from regard.recording.tokens.by_tensor import ByTensor
 from regard.recording.tokens.contractions import CONVOLUTIONS, POOLS, PRODUCTS
-from regard.recording.tokens.elementwise import ELEMENT_WISE
+from regard.recording.tokens.elementwise import ELEMENT_WISE, tensors_in
 from regard.recording.tokens.movements import JOINS, MOVEMENTS, RESHAPES
 from regard.recording.tokens.writes import SUMS_INTO, WRITES, spellings
 
@@ -56,11 +58,6 @@ class RuleSet:
     product: bool = True
     gates: bool = False
     gamma: float = 0.0
-
-    @property
-    def edits(self) -> list[Edit]:
-        """What is changed call by call."""
-        return [Correctable(Warmer())] if self.attention == "warmer" else []
 
 
 SILENT = """
@@ -93,7 +90,17 @@ class Backward:
     def __init__(self, rules: RuleSet, module: Callable[[], str], pairs: Callable[[Tensor], bool]) -> None:
         self.rules, self.module, self.pairs = rules, module, pairs
         self.known = MadeOf()
+        self.constants = ByTensor[bool]()
         self.unruled: dict[tuple[str, str], None] = {}
+
+    @property
+    def edits(self) -> list[Edit]:
+        """What is changed call by call."""
+        return [Correctable(Warmer(), depends=self.depends)] if self.rules.attention == "warmer" else []
+
+    def depends(self, t: Tensor) -> bool:
+        """Whether a tensor depends on the inputs, which are copies of leaves; what is made of parameters alone does not."""
+        return t.requires_grad and not t.is_leaf and t not in self.constants
 
     @property
     def plain(self) -> list[tuple[str, str]]:
@@ -104,13 +111,22 @@ class Backward:
         """Run an operation, its gradient by the rules."""
         if getattr(func, "__name__", "") in ("__get__", "__set__"):
             return self._of_property(func, args, kwargs)
-        op = Operation.read(func, args, kwargs)
-        rule = _KINDS.get(op.name)
+        op = Operation.read(func, args, kwargs, self.depends)
         if not op.dependents or not torch.is_grad_enabled():
-            return self.run(op)
+            return self._of_parameters(self.run(op))
+        if (written := args[0] if op.name == "setitem" else op.into) is not None:
+            self.constants.pop(written)
+        rule = _KINDS.get(op.name)
         if rule is None:
             return self._of_no_kind(op)
         return rule(self, op) if op.into is None else self._into(op, op.into, rule)
+
+    def _of_parameters(self, out: Any) -> Any:
+        """What an operation makes of parameters alone depends on no input."""
+        for t in tensors_in([out]) if isinstance(out, Tensor | list | tuple) else ():
+            if t.requires_grad and not t.is_leaf:
+                self.constants[t] = True
+        return out
 
     def _into(self, op: Operation, into: Tensor, rule: Kind) -> Tensor:
         """An operation that writes into its operand: apart from it, and then written."""
@@ -126,13 +142,12 @@ class Backward:
         return into
 
     def _of_property(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """`weight.T` is a constant, too; what a property tells of a parameter itself is told."""
+        """`weight.T` is a constant, too."""
         made = operation(func, args, dict(kwargs))
-        if not isinstance(made, Tensor) or not made.requires_grad:
-            return made
-        if constant(args[0]):
-            return made.detach()
-        self.known.moved(Operation.read(func, args, kwargs), made)
+        op = Operation.read(func, args, kwargs, self.depends)
+        if not op.dependents:
+            return self._of_parameters(made)
+        self.known.moved(op, made)
         return made
 
     def _of_no_kind(self, op: Operation) -> Any:
@@ -154,9 +169,9 @@ class Backward:
         op = op.with_tensors(new) if new else op
         return operation(op.func, op.args, op.kwargs)
 
-    def in_place_of(self, op: Operation, x: Tensor, at: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """The operation's own value, whose gradient at x is at(g, x, value)."""
-        return instead(lambda t: self.run(op, {id(x): t}), at, x)
+    def ruled(self, op: Operation, x: Tensor, at: Callable[[Tensor, Tensor], Tensor], **how: bool) -> Tensor:
+        """The operation's own value, whose gradient at x is at(g, x)."""
+        return instead(lambda t: self.run(op, {id(x): t}), at, x, **how)
 
 
 def attention(self: Backward, op: Operation) -> Any:
@@ -166,7 +181,7 @@ def attention(self: Backward, op: Operation) -> Any:
     if self.rules.attention == "constant":
         q, k, mask = q.detach(), k.detach(), mask if mask is None else mask.detach()
     elif self.rules.attention == "halves":
-        q, k, v, mask = shared(q, k, v, mask)
+        q, k, v, mask = shared(q, k, v, mask, self.depends)
     return operation(op.func, (q, k, v), {"attn_mask": mask, **given})
 
 
@@ -176,7 +191,7 @@ def softmax(self: Backward, op: Operation) -> Any:
     if self.rules.attention != "warmer" or not self.pairs(x):
         return self.run(op)
     dim = op.given("input dim").get("dim", -1)
-    return self.in_place_of(op, x, lambda g, _x, A: _warmer_gradient(g, A, -1 if dim is None else dim))
+    return self.ruled(op, x, lambda g, A: _warmer_gradient(g, A, -1 if dim is None else dim), by_value=True)
 
 
 def _warmer_gradient(g: Tensor, A: Tensor, dim: int) -> Tensor:
@@ -236,7 +251,7 @@ def added_product(self: Backward, op: Operation) -> Any:
     """x + y ⊙ z."""
     given = op.given("input tensor1 tensor2")
     a, b = given["tensor1"], given["tensor2"]
-    if not (isinstance(b, Tensor) and a.requires_grad and b.requires_grad):
+    if not (op.depends(a) and op.depends(b)):
         return self.run(op)
     return halves(self, op, a, b)
 
@@ -277,9 +292,7 @@ def _weighted(op: Operation) -> _Weighted | None:
 def quotient(self: Backward, op: Operation) -> Any:
     """x / y: x over its own length is a norm; over its own sum, a softmax by hand; over a constant, a straight line."""
     a, b = op.operands[:2]
-    if not (isinstance(b, Tensor) and b.requires_grad):
-        return element_wise(self, op)
-    if not (isinstance(a, Tensor) and a.requires_grad):
+    if not (op.depends(a) and op.depends(b)):
         return element_wise(self, op)
     if self.known.divides(b, a, inverse=False):
         return divided(self, op, b)
@@ -303,7 +316,7 @@ def shares(self: Backward, op: Operation, a: Tensor) -> Any:
     total = op.operands[1]
     dim = next((d for d in range(total.ndim) if total.shape[d] == 1 and a.shape[d] > 1), -1)
     value = self.run(op).detach()
-    return instead(lambda _: value, lambda g, _x, A: _warmer_gradient(g, A, dim), S)
+    return instead(lambda _: value, lambda g, A: _warmer_gradient(g, A, dim), S, by_value=True)
 
 
 def element_wise(self: Backward, op: Operation) -> Any:
@@ -329,7 +342,7 @@ def _curved(op: Operation) -> bool:
     if op.name in CHOOSE:
         return len(op.dependents) < 2
     if op.name == "div":
-        return isinstance(op.operands[1], Tensor) and op.operands[1].requires_grad
+        return op.depends(op.operands[1])
     return op.name not in STRAIGHT_NAMES
 
 
@@ -351,7 +364,7 @@ def layer_norm(self: Backward, op: Operation) -> Any:
     if op.name == "native_layer_norm":  # its mean and std are given back, too
         whole = replace(op, func=torch.layer_norm, name="layer_norm")
         return layer_norm(self, whole), *(t.detach() for t in self.run(op)[1:])
-    return _norm(self, op, g["input"], lambda at, x, _: layer_norm_gradient(at, x, dims, weight, eps))
+    return _norm(self, op, g["input"], lambda at, x: layer_norm_gradient(at, x, dims, weight, eps))
 
 
 def rms_norm(self: Backward, op: Operation) -> Any:
@@ -359,14 +372,14 @@ def rms_norm(self: Backward, op: Operation) -> Any:
     g = op.given("input normalized_shape weight eps")
     dims, weight, eps = len(g["normalized_shape"]), g.get("weight"), g.get("eps")
     eps = torch.finfo(g["input"].dtype).eps if eps is None else eps
-    return _norm(self, op, g["input"], lambda at, x, _: rms_norm_gradient(at, x, dims, weight, eps))
+    return _norm(self, op, g["input"], lambda at, x: rms_norm_gradient(at, x, dims, weight, eps))
 
 
 def group_norm(self: Backward, op: Operation) -> Any:
     """(x − mean) / std over groups of channels, std a constant."""
     g = op.given("input num_groups weight bias eps")
     groups, weight, eps = g["num_groups"], g.get("weight"), g.get("eps", 1e-5)
-    return _norm(self, op, g["input"], lambda at, x, _: group_norm_gradient(at, x, groups, weight, eps))
+    return _norm(self, op, g["input"], lambda at, x: group_norm_gradient(at, x, groups, weight, eps))
 
 
 def instance_norm(self: Backward, op: Operation) -> Any:
@@ -375,37 +388,37 @@ def instance_norm(self: Backward, op: Operation) -> Any:
     if not g.get("use_input_stats", True):
         return self.run(op)
     channels, weight, eps = g["input"].shape[1], g.get("weight"), g.get("eps", 1e-5)
-    return _norm(self, op, g["input"], lambda at, x, _: group_norm_gradient(at, x, channels, weight, eps))
+    return _norm(self, op, g["input"], lambda at, x: group_norm_gradient(at, x, channels, weight, eps))
 
 
 def normalize(self: Backward, op: Operation) -> Any:
     """x over its length, the length a constant."""
     g = op.given("input p dim eps")
     p, dim, eps = float(g.get("p", 2.0)), g.get("dim", 1), g.get("eps", 1e-12)
-    return _norm(self, op, g["input"], lambda at, x, _: length_gradient(at, x, p, dim, eps))
+    return _norm(self, op, g["input"], lambda at, x: length_gradient(at, x, p, dim, eps))
 
 
-def _norm(self: Backward, op: Operation, x: Tensor, at: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
+def _norm(self: Backward, op: Operation, x: Tensor, at: Callable[[Tensor, Tensor], Tensor]) -> Any:
     """A fused norm of x; one whose scale depends on the inputs too keeps its plain gradient."""
     if op.dependents != (x,) or not self.rules.norm:
         out = self.run(op)
         if self.rules.norm:
             self.keeps_plain(op.name, out)
         return out
-    return self.in_place_of(op, x, at)
+    return self.ruled(op, x, at)
 
 
 def cosine(self: Backward, op: Operation) -> Any:
     """⟨x, y⟩ over both lengths, the lengths constants."""
     g = op.given("x1 x2 dim eps")
-    value, dim, eps = self.run(op).detach(), g.get("dim", 1), g.get("eps", 1e-8)
+    value, dim, eps = self.run(op), g.get("dim", 1), g.get("eps", 1e-8)
     over = []
     for t in (g["x1"], g["x2"]):
         length = t.norm(dim=dim, keepdim=True).clamp(min=eps)
         over.append(t / (length.detach() if self.rules.norm else length))
-    share = 0.5 if self.rules.product and all(t.requires_grad for t in over) else 1.0
+    share = 0.5 if self.rules.product and len(op.dependents) > 1 else 1.0
     a, b = (scaled(t, share) for t in over)
-    return instead(lambda _: value, lambda at, _x, _: at, (a * b).sum(dim))
+    return in_stead_of(value, (a * b).sum(dim))
 
 
 def glu(self: Backward, op: Operation) -> Any:
@@ -414,14 +427,14 @@ def glu(self: Backward, op: Operation) -> Any:
         return self.run(op)
     x, dim = op.dependents[0], op.given("input dim").get("dim", -1)
 
-    def at(g: Tensor, x: Tensor, _: Tensor) -> Tensor:
+    def at(g: Tensor, x: Tensor) -> Tensor:
         left, right = x.chunk(2, dim)
         gate = right.sigmoid()
         if self.rules.gates:
             return torch.cat([g * gate, torch.zeros_like(right)], dim)
         return torch.cat([g * gate, g * left * gate * (1 - gate)], dim) / 2
 
-    return self.in_place_of(op, x, at)
+    return self.ruled(op, x, at)
 
 
 _KINDS: dict[str, Kind] = {
