@@ -192,7 +192,9 @@ def test_rows_from_token_to_token_are_corrected_and_guided_too(guide: list[float
     case = case_of("gpt2")
     stream = next(iter(case.inputs))
     m = None if guide is None else {stream: torch.tensor(guide[: case.inputs[stream].shape[1]])}
-    exp: Any = regard.explain(case.model, case.inputs, case.target, "corrected_attention", correction="complete", guide=m)
+    exp: Any = regard.explain(
+        case.model, case.inputs, case.target, "corrected_attention", correction="complete", guide=m
+    )
     passes = exp.receipt.passes
     last = case.inputs[stream].shape[1] - 1
     rows = exp.between(stream, stream, rows=[last])
