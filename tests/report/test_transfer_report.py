@@ -14,13 +14,13 @@ import torch
 
 from regard.errors import Misuse
 from regard.explanation.explanation import Explanation
-from regard.explanation.raw_inputs import Text
+from regard.explanation.raw_inputs import Sound, Text
 from regard.explanation.transfer import Flow, LateTransfer, LayerTransfer, Tokens
 from regard.report.transfer.html import page
 from regard.report.transfer.png import plot
 from regard.report.transfer.view import RunningView, centre, view_of_transfer
 from regard.report.view import PictureView
-from support.drawn import NASTY, picture, receipt, scene, sentence
+from support.drawn import NASTY, bare, picture, receipt, scene, sentence
 
 
 def layer(streams, flows=(), index=0, name="layers.0.attention", row_sum=1e-9, row_size=0.5, queries=None):
@@ -173,8 +173,46 @@ def test_merged_tokens_are_an_area_and_their_arrow_begins_in_its_middle():
     area = Tokens("pixel_values", (0, 1, 4, 5))
     one = dataclasses.replace(exp.transfer()[1], flows=[[Flow(area, Tokens("pixel_values", (12,)), 0.3)]])
     (arrow,) = view_of_transfer(with_layers(exp, one).transfer()).layers[0].arrows
-    assert arrow.loser == "patches (1, 1) to (2, 2)"
+    assert arrow.loser == "patches (1, 1)–(2, 2)"
     assert arrow.begins == (0, 20.0, 10.0)
+
+
+def test_frames_are_pictures_of_their_own():
+    t = torch.zeros(1, 8)
+    t[0, 0], t[0, 7] = -0.5, 0.5
+    flows = [(("video", 0), ("video", 7), 0.5)]
+    exp = bare(scores={"video": torch.zeros(1, 8)}, grid={"video": (2, 2, 2)})
+    (only,) = view_of_transfer(with_layers(exp, layer({"video": t}, flows)).transfer()).layers
+    assert len(only.panels) == 2
+    assert (only.arrows[0].begins, only.arrows[0].ends) == ((0, 0.5, 0.5), (1, 1.5, 1.5))
+    assert only.ends == "Most to gain: patch (2, 2) of frame 2 0.5; most to lose: patch (1, 1) of frame 1 0.5."
+    plot(with_layers(exp, layer({"video": t}, flows)).transfer())
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+def test_moments_of_a_sound(bands):
+    sound = Sound(torch.sin(torch.arange(800) / 5), 400, 2.0, bands=bands)
+    t = torch.zeros(1, 8)
+    t[0, 1], t[0, 6] = 0.5, -0.5
+    exp = bare(scores={"input": torch.zeros(1, 8)}, grid={}, inputs={"input": [sound]})
+    moved = with_layers(exp, layer({"input": t}, [(("input", 6), ("input", 1), 0.5)])).transfer()
+    (only,) = view_of_transfer(moved).layers
+    times = ("1.50–1.75 s", "0.25–0.50 s") if bands == 1 else ("1.50–2.00 s", "0.00–0.50 s")
+    assert (only.arrows[0].loser, only.arrows[0].gainer) == times
+    assert only.ends == f"Most to gain: {times[1]} 0.5; most to lose: {times[0]} 0.5."
+    assert only.arrows[0].begins[1] > only.arrows[0].ends[1]
+    page(moved)
+    plot(moved)
+
+
+def test_a_layer_that_looks_at_no_token():
+    exp = on_picture()
+    nothing = dataclasses.replace(exp.transfer()[0], streams={}, flows=[[]], row_size=torch.zeros(1))
+    moved = with_layers(exp, nothing, exp.transfer()[1]).transfer()
+    assert float(moved[0].amount) == float(moved[0].elsewhere) == 0
+    assert view_of_transfer(moved).layers[0].panels == []
+    page(moved)
+    plot(moved, layer=0)
 
 
 def test_all_layers_have_one_scale_that_the_class_token_does_not_set():

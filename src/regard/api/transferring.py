@@ -44,9 +44,9 @@ def _layers(recording: Recording, gradients: Gradients, flows: int, device: torc
             queries=tuple(s.name for s in looks),
             streams={s.name: t[:, s.rows] for s in looked_at},
             flows=_flows(recording, moved),
-            missed=moved.strongest.missed.float(),
-            row_sum=moved.row_sum.float(),
-            row_size=moved.row_size.float(),
+            missed=moved.strongest.missed.float().to(device),
+            row_sum=moved.row_sum.float().to(device),
+            row_size=moved.row_size.float().to(device),
         )
 
 

@@ -75,12 +75,12 @@ class LayerTransfer:
     @property
     def amount(self) -> Float[Tensor, " batch"]:
         """How much is transferred between tokens, Σ_j |t_j| / 2: what those that gain gain, where nothing is lost elsewhere."""
-        return torch.stack([t.abs().sum(1) for t in self.streams.values()]).sum(0) / 2
+        return sum((t.abs().sum(1) for t in self.streams.values()), torch.zeros_like(self.row_sum)) / 2
 
     @property
     def elsewhere(self) -> Float[Tensor, " batch"]:
         """−Σ_j t_j: what is gained by what is no token (an attention sink, memory keys); 0 but for rounding without these."""
-        return -torch.stack([t.sum(1) for t in self.streams.values()]).sum(0)
+        return -sum((t.sum(1) for t in self.streams.values()), torch.zeros_like(self.row_sum))
 
     def of_sample(self, i: int) -> LayerTransfer:
         """One sample alone."""

@@ -41,6 +41,8 @@ NAMED = 3  # of those that gain, and lose, most
 CHIPS = 64  # tokens of a stream of which nothing is known; beyond that there would be no end of them
 Spot = tuple[int, float, float]
 """Where an arrow begins or ends: the number of the panel; of a picture x and y in its pixels, of a text the piece and 0."""
+Places = dict[tuple[str, int], Spot]
+"""Where each token of each stream is drawn."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,9 @@ def _scale(panels: Sequence[Panel]) -> ColourScale:
     own, every = ([v for part in told for v in part[i]] for i in (0, 1))
     scale = scale_of(own if any(own) else every, signed=True)
     top = max((abs(v) for v in every if math.isfinite(v)), default=0.0)
-    return (
-        replace(scale, top=top, note=f"largest magnitude {number(top)}, beyond the scale")
-        if top > scale.limit
-        else scale
-    )
+    if top <= scale.limit:
+        return scale
+    return replace(scale, top=top, note=f"largest magnitude {number(top)}, beyond the scale")
 
 
 def _values(panel: Panel) -> tuple[list[float], list[float]]:
@@ -171,6 +171,8 @@ def _values(panel: Panel) -> tuple[list[float], list[float]]:
 
 def _panels(exp: Explanation, sample: int, sizes: dict[str, list[float]]) -> list[Panel]:
     """Pictures first, then texts, then streams of a few tokens."""
+    if not exp.scores:
+        return []
     view = view_of(exp, sample)
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
     texts = [_running(exp, p, sample, sizes[p.stream]) for p in view.panels if isinstance(p, TextView)]
@@ -270,13 +272,17 @@ def _layer(exp: Explanation, layer: LayerTransfer, panels: list[Panel], sample: 
         sides = [" and ".join(stream_name(exp, s) for s in side) for side in (layer.queries, layer.streams)]
         looks = f"{sides[0]} → {sides[1]}"
     sentence = _sentence(exp, layer.index, arrows, sample)
-    ends, check, row_sum = "" if nothing else _ends(panels), _check(layer, sample, least), float(layer.row_sum[sample])
+    ends, check, row_sum = (
+        "" if nothing else _ends(exp, layer, panels, places, sample),
+        _check(layer, sample, least),
+        float(layer.row_sum[sample]),
+    )
     return LayerView(layer.index, layer.name, looks, panels, arrows, amount, sentence, ends, check, row_sum)
 
 
-def _places(exp: Explanation, panels: Sequence[Panel], sample: int) -> dict[tuple[str, int], Spot]:
+def _places(exp: Explanation, panels: Sequence[Panel], sample: int) -> Places:
     """Where each token is drawn."""
-    places: dict[tuple[str, int], Spot] = {}
+    places: Places = {}
     numbered = _numbered(exp, sample)
     for i, panel in enumerate(panels):
         if isinstance(panel, RunningView):
@@ -318,7 +324,7 @@ def _arrows(
     exp: Explanation,
     layer: LayerTransfer,
     panels: Sequence[Panel],
-    places: dict[tuple[str, int], Spot],
+    places: Places,
     sample: int,
 ) -> list[Arrow]:
     """The strongest flows between places, opposite ones set off, the largest first."""
@@ -338,7 +344,7 @@ def _arrows(
     return sorted((a for a in net if a.amount > WEAK * most), key=lambda a: -a.amount)
 
 
-def _spot(end: Tokens, places: dict[tuple[str, int], Spot]) -> Spot | None:
+def _spot(end: Tokens, places: Places) -> Spot | None:
     """Where tokens are drawn: in the middle of them."""
     spots = [places[end.stream, t] for t in end.tokens if (end.stream, t) in places]
     if not spots:
@@ -358,8 +364,8 @@ def _named(exp: Explanation, end: Tokens, spot: Spot | None, panels: Sequence[Pa
     if len(end.tokens) == 1:
         return names[0]
     if end.stream in exp.grid and names[0].startswith(patch_name(0, 0)[:5]):
-        return f"patches {names[0].removeprefix('patch ')} to {names[1].removeprefix('patch ')}"
-    return f"{names[0]} to {names[1]}"
+        return f"patches {names[0].removeprefix('patch ')}–{names[1].removeprefix('patch ')}"
+    return f"{names[0]}–{names[1]}"
 
 
 # -- words ------------------------------------------------------------------------------------------------------------
@@ -374,26 +380,27 @@ def _sentence(exp: Explanation, layer: int, arrows: Sequence[Arrow], sample: int
     return f"In layer {layer}, {what} would rise if attention moved from {first.loser} to {first.gainer}."
 
 
-def _ends(panels: Sequence[Panel]) -> str:
+def _ends(exp: Explanation, layer: LayerTransfer, panels: Sequence[Panel], places: Places, sample: int) -> str:
     """What gains most, and what loses most, by name."""
-    every, parts = [p for panel in panels for p in _named_values(panel)], []
+    every, parts = list(_at_places(layer, places, sample)), []
     for said, sign in (("gain", 1), ("lose", -1)):
-        some = sorted(((name, sign * v) for name, v in every), key=lambda p: -p[1])
-        most = [(name, v) for name, v in some[:NAMED] if v > max(WEAK * some[0][1], 0.0)]
-        if most:
-            parts.append(f"{said}: " + ", ".join(f"{name} {number(v)}" for name, v in most))
+        some = sorted(((sign * v, end, spot) for v, end, spot in every), key=lambda p: -p[0])[:NAMED]
+        most = [p for p in some if p[0] > max(WEAK * some[0][0], 0.0)]
+        named = [f"{_named(exp, end, spot, panels, sample)} {number(v)}" for v, end, spot in most]
+        parts += [f"{said}: {', '.join(named)}"] if named else []
     return "Most to " + "; most to ".join(parts) + "." if parts else ""
 
 
-def _named_values(panel: Panel) -> Iterator[tuple[str, float]]:
-    """The places of a panel with what they gain."""
-    if isinstance(panel, RunningView):
-        for piece in panel.pieces:
-            if piece.score is not None:
-                yield piece.note or piece.text, piece.score
-        return
-    for (row, column), value in np.ndenumerate(panel.cells):
-        yield f"region {column + 1}" if panel.regions else patch_name(row, column), float(value)
+def _at_places(layer: LayerTransfer, places: Places, sample: int) -> Iterator[tuple[float, Tokens, Spot]]:
+    """t at every place that is drawn: of a word the sum over its tokens."""
+    values = {stream: t[sample].tolist() for stream, t in layer.streams.items()}
+    at: dict[Spot, list[tuple[str, int]]] = {}
+    for token, spot in places.items():
+        at.setdefault(spot, []).append(token)
+    for spot, tokens in at.items():
+        stream = tokens[0][0]
+        numbers = tuple(i for _, i in tokens)
+        yield sum(values[stream][i] for i in numbers), Tokens(stream, numbers), spot
 
 
 def _what(exp: Explanation, sample: int) -> str:
