@@ -92,5 +92,5 @@ def test_what_is_written_by_hand_equals_what_it_is(name: str) -> None:
             assert told == PLAIN_ONES.get(name, set()), rules
 
 
-PLAIN_ONES = {"a length that divides another": {"norm", "div"}}
+PLAIN_ONES = {"a length that divides another": {"norm", "div"}, "as long as another": {"norm"}}
 """Operations of no kind among what is written by hand."""

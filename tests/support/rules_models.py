@@ -142,6 +142,10 @@ NORMS: dict[str, tuple[Written, Literal]] = {
         lambda x, _: x / x.abs().sum(-1, keepdim=True),
         lambda r, x, _: over(r, x, x.abs().sum(-1, keepdim=True)),
     ),
+    "as long as another": (
+        lambda x, y: x * y.norm(dim=-1, keepdim=True) / x.norm(dim=-1, keepdim=True),
+        lambda r, x, y: product(r, over(r, x, length_of(x)), length_of(y)),
+    ),
     "cosine": (
         lambda x, y: F.cosine_similarity(x, y, dim=-1)[..., None],
         lambda r, x, y: product(r, over(r, x, length_of(x)), over(r, y, length_of(y))).sum(-1, keepdim=True),

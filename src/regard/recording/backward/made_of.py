@@ -254,6 +254,12 @@ class MadeOf:
             self.origins.learn(out, self.origin(xs[0]))
         self.origins.learn(out, self.centred(op))
 
+    def multiplied(self, a: Tensor, b: Tensor, out: Any) -> None:
+        """A number for each row leaves a tensor what it was."""
+        for x, by in ((a, b), (b, a)):
+            if isinstance(out, Tensor) and self.reduced.of(by) is not None and x.shape == out.shape:
+                self.origins.learn(out, self.origin(x))
+
     def centred(self, op: Operation) -> object | None:
         """The origin of a tensor whose own mean is taken from it; None for any other operation."""
         if op.name != "sub" or len(op.dependents) != 2:

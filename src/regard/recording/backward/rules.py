@@ -228,7 +228,10 @@ def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
         if constant[0] != constant[1]:
             gate = a if constant[0] else b
             return self.run(op, {id(gate): gate.detach()})
-    return self.run(op, {id(a): scaled(a, 0.5), id(b): scaled(b, 0.5)} if self.rules.product else None)
+    out = self.run(op, {id(a): scaled(a, 0.5), id(b): scaled(b, 0.5)} if self.rules.product else None)
+    if op.name == "mul":
+        self.known.multiplied(a, b, out)
+    return out
 
 
 def contraction(self: Backward, op: Operation) -> Any:
