@@ -19,7 +19,7 @@ from regard.models.reading import RawReader
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Change = Callable[["Image"], "Image"]
+Treatment = Callable[["Image"], "Image"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FileChange:
     original: float
 
 
-def _jpeg(quality: int) -> Change:
+def _jpeg(quality: int) -> Treatment:
     def change(image: Image) -> Image:
         from PIL import Image as Pillow
 
@@ -46,7 +46,7 @@ def _jpeg(quality: int) -> Change:
     return change
 
 
-def _blur(sigma: float) -> Change:
+def _blur(sigma: float) -> Treatment:
     def change(image: Image) -> Image:
         from PIL import ImageFilter
 
@@ -55,7 +55,7 @@ def _blur(sigma: float) -> Change:
     return change
 
 
-def _resized(share: float) -> Change:
+def _resized(share: float) -> Treatment:
     def change(image: Image) -> Image:
         from PIL.Image import Resampling
 
@@ -65,7 +65,7 @@ def _resized(share: float) -> Change:
     return change
 
 
-CHANGES: dict[str, Change] = {
+CHANGES: dict[str, Treatment] = {
     "the file as it is written": lambda image: image,
     "JPEG, quality 95": _jpeg(95),
     "JPEG, quality 85": _jpeg(85),

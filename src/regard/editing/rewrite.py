@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from regard.editing.asked import Classes, Classifier, Logits, Request, classes, picture_of
 from regard.editing.budget import budget_in
 from regard.editing.pixel_scale import PixelScale
-from regard.editing.projected import NORMS, Ball, Change, Norm, Sought, norm_of, search, smallest, wide
+from regard.editing.projected import HAIR, NORMS, Ball, Change, Norm, Sought, norm_of, search, smallest, wide
 from regard.editing.within import INTERNAL, Mask, before_and_after, internal, mask_of
 from regard.errors import Misuse, nearest
 from regard.explanation.rewriting import Rewriting
@@ -32,6 +32,10 @@ from regard.recording.refusals import refuse
 Told = Callable[[str, int, int], None]
 BUDGETS: dict[Norm, float] = {"linf": 4 / 255, "l2": 0.5}
 """The budget where none is given, as a share of the range of pixels."""
+ROUNDING = 1e-6
+"""What is left of a budget, as a share, for the rounding of float32."""
+HALVINGS = 6
+"""How many searches a bisection is thought to take when it is told how far it is."""
 NO_SSIM = "SSIM was not measured: it needs scikit-image (pip install 'regard[eval]') and pictures of 7 pixels or more"
 SSIM_SIDE = 7
 NO_MAPS = "there are no maps before and after: no attention over a grid of the picture's tokens can be followed"
@@ -92,11 +96,11 @@ def rewrite(
         given = Inputs.of(model, inputs)
         asked, before = _asked(model, given, to, keep, (mean, std, low, high, levels), rng[0])
         allowed = _within(within, asked, before.argmax(1))
-        task = _Task(asked, kind, _budget(budget, kind, asked.scale), allowed, steps, restarts, int(seed), told)
-        sought = task.run(minimal)
+        task = _Task(asked, kind, _budget(budget, kind, asked.scale), minimal, allowed, steps, restarts, seed, told)
+        sought = task.run()
         after = asked.changed(sought.delta)
         with torch.no_grad():
-            found = _measured(task, sought, before, asked.model.log_probabilities(after), after, minimal)
+            found = _measured(task, sought, before, asked.model.log_probabilities(after), after)
     if maps:
         _add_maps(found, model, given, after)
     return found
@@ -167,6 +171,7 @@ class _Task:
     asked: Request
     norm: Norm
     budget: float
+    minimal: bool
     within: Mask | None
     steps: int
     restarts: int
@@ -174,15 +179,14 @@ class _Task:
     told: Told | None
     done: int = 0
 
-    def run(self, minimal: bool) -> Sought:
+    def run(self) -> Sought:
         """The best changes: the surest within the budget, or the smallest."""
         ball, start = self._ball(), torch.zeros_like(self.asked.x)
-        self._total = self.steps * (1 + self.restarts + (6 if minimal else 0))
         sought = self._as_they_are(start)
-        self._search(sought, ball, start, minimal)
+        self._search(sought, ball, start)
         for turn in range(self.restarts):
-            self._search(sought, ball, self._noise(ball, turn), minimal)
-        if minimal:
+            self._search(sought, ball, self._noise(ball, turn))
+        if self.minimal:
             smallest(self.asked.margin, ball, sought, self.steps, self._tell)
         return sought
 
@@ -192,13 +196,13 @@ class _Task:
         margin, _ = self.asked.margin(start, rows)
         return Sought(start.clone(), margin, torch.ones_like(rows))
 
-    def _search(self, sought: Sought, ball: Ball, start: Change, minimal: bool) -> None:
+    def _search(self, sought: Sought, ball: Ball, start: Change) -> None:
         """Search for those that are not found yet; take what is better."""
         rows = (~sought.found).nonzero()[:, 0]
         if not len(rows):
             return
         margin = lambda d, at: self.asked.margin(d, rows[at])  # noqa: E731
-        more = search(margin, ball.of(rows), start[rows], self.steps, until_found=minimal, told=self._tell)
+        more = search(margin, ball.of(rows), start[rows], self.steps, until_found=self.minimal, told=self._tell)
         sought.take(more, rows, more.margin > sought.margin[rows])
 
     def _ball(self) -> Ball:
@@ -206,9 +210,10 @@ class _Task:
         scale, level = self.asked.scale, self.asked.level
         whole = scale.levels is not None
         radius = self.budget / scale.unit
-        radius = (
-            float(math.floor(radius + 1e-9)) if whole and self.norm == "linf" else radius * (1 - (not whole) * 1e-6)
-        )
+        if not whole:
+            radius *= 1 - ROUNDING
+        elif self.norm == "linf":
+            radius = math.floor(radius + HAIR)
         low, high = -level, scale.top - level
         low, high = (low.ceil(), high.floor()) if whole else (low, high)
         if self.within is not None:
@@ -227,10 +232,11 @@ class _Task:
     def _tell(self) -> None:
         self.done += 1
         if self.told is not None:
-            self.told("rewriting", self.done, max(self._total, self.done))
+            most = self.steps * (1 + self.restarts + self.minimal * HALVINGS)
+            self.told("rewriting", self.done, max(most, self.done))
 
 
-def _measured(task: _Task, sought: Sought, before: Logits, after: Logits, x: Change, minimal: bool) -> Rewriting:
+def _measured(task: _Task, sought: Sought, before: Logits, after: Logits, x: Change) -> Rewriting:
     """What was done, and its size."""
     asked, scale = task.asked, task.asked.scale
     delta = scale.in_pixels(sought.delta.double())
@@ -245,7 +251,7 @@ def _measured(task: _Task, sought: Sought, before: Logits, after: Logits, x: Cha
         success=reached(after, asked.to, asked.keep).cpu(),
         norm=task.norm,
         budget=task.budget,
-        minimal=minimal,
+        minimal=task.minimal,
         linf=norm_of(delta, "linf").cpu(),
         l2=norm_of(delta, "l2").cpu(),
         psnr=_psnr(delta, span).cpu(),
