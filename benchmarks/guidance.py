@@ -4,9 +4,10 @@
     python benchmarks/guidance.py --write     # and put them into docs/results.md
 
 On the bundled scenes of two items each item is asked for in turn: `share` is how much of the map's positive part lies on the
-item's exact pixels. "best other class" is `guide="contrast"`, all that a user can ask who knows no more than the class;
-"other item" is a contrast with the class of the item beside it. Two rows explain the contrast itself, unguided, for
-comparison. On the bundled sentences, words that people marked. Differences are paired, and scenes drawn with both questions.
+item's exact pixels. "best other class" is `guide="contrast"`, all that a user can ask who knows no more than the class; "other
+item" is a contrast with the class of the item beside it. "its own map" is the control: what is guided by itself is sharper,
+whatever it is of. Two rows explain the contrast itself, unguided. On the bundled sentences, words that people marked.
+Differences are paired, and scenes drawn with both questions.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from regard.evaluation.summaries import differences
 SIGNS = ("positive", "negative", "absolute", "signed")
 CORRECTIONS = ("incomplete", "complete")
 UNGUIDED = "positive, incomplete (gae), unguided"
-BEST_OTHER, OTHER_ITEM = "best other class", "other item"
+BEST_OTHER, OTHER_ITEM, OWN = "contrast with the best other class", "contrast with the other item", "its own map"
+OTHER_CLASS = "contrast with the other class"
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,15 @@ class OnItem(Protocol):
 def named(sign: str, correction: str, guide: str) -> str:
     """What the table calls a row."""
     gae = " (gae)" if (sign, correction) == ("positive", "incomplete") else ""
-    return f"{sign}, {correction}{gae}, " + (f"contrast with the {guide}" if guide else "unguided")
+    return f"{sign}, {correction}{gae}, " + (guide or "unguided")
 
 
 def rows_of(of: Pictures) -> list[Row]:
-    """Every sign × correction, unguided and by both contrasts; and the contrasts themselves, unguided."""
+    """Every sign × correction, unguided and by each guide; and the contrasts themselves, unguided."""
     rows: list[Row] = []
     for sign in SIGNS:
         for correction in CORRECTIONS:
-            for guide in ("", BEST_OTHER, OTHER_ITEM):
+            for guide in ("", OWN, BEST_OTHER, OTHER_ITEM):
                 options = {"sign": sign, "correction": correction}
                 for some, more in _guided(of.double, guide):
                     made = evaluate_rows(of.reader.model, some, [("corrected_attention", options | more)], [OnItem()])
@@ -83,16 +85,21 @@ def rows_of(of: Pictures) -> list[Row]:
 
 def _guided(examples: Sequence[Example], guide: str) -> Iterator[tuple[Sequence[Example], dict[str, Any]]]:
     """Examples with the guide that each of them has."""
-    if guide != OTHER_ITEM:
+    if guide in ("", BEST_OTHER):
         yield examples, {"guide": Guide.contrast()} if guide else {}
         return
-    for other in sorted({e.other for e in examples if e.other is not None}):
-        yield [e for e in examples if e.other == other], {"guide": Guide.contrast(other)}
+    for c in range(8):
+        if guide == OWN:
+            some, made = [e for e in examples if e.label == c], Guide.target(Target.logit(c))
+        else:
+            some, made = [e for e in examples if e.other == c], Guide.contrast(c)
+        if some:
+            yield some, {"guide": made}
 
 
 def _contrasts(of: Pictures, other: bool) -> Iterator[Row]:
     """The map of y_c − y_d, which no guide needs."""
-    title = f"y_c − y_d, d the {OTHER_ITEM if other else BEST_OTHER}: positive, incomplete"
+    title = f"y_c − y_d itself, d the {'other item' if other else 'best other class'}: positive, incomplete, unguided"
     for e in of.double:
         target = Target.contrast(e.label, e.other if other else None)
         made: Any = explain_reading(of.reader.model, e.reading, target, "gae")
@@ -106,7 +113,11 @@ def words_of() -> list[Row]:
         Variant(named(s, c, guide), "corrected_attention", {"sign": s, "correction": c, **more})
         for s in SIGNS
         for c in CORRECTIONS
-        for guide, more in (("", {}), ("other class", {"guide": "contrast"}))
+        for guide, more in (
+            ("", {}),
+            (OWN, {"guide": Guide.target(Target.logit())}),
+            (OTHER_CLASS, {"guide": "contrast"}),
+        )
     ]
     of = Sentences()
     found = evaluate_documents(of.reader, of.documents, [v[1:] for v in some], [Rationale(top="evidence")])

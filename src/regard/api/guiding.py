@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from regard.api.shared_run import Watched
@@ -20,6 +20,8 @@ from regard.recording import Stream
 from regard.recording.tokens import rasters as layouts
 from regard.target import Target, Value
 
+Holds = Callable[[Tensor, Tensor], Tensor]
+"""Whether, or how much, something holds at points (x, y) of a picture, in pixels."""
 FINE = 8
 """Points along each side of a token's cell at which a mask is read."""
 
@@ -51,6 +53,22 @@ class Guides:
         m = torch.where(largest > 0, m / largest, m)
         special = self.w.reading.special.get(name)
         return m if special is None or special.shape[1] != m.shape[1] else torch.where(special.cpu(), 1.0, m)
+
+    def regions(self, guide: Guide) -> dict[str, list[Bool[Tensor, "_ _"]]]:
+        """The pixels that a box, a polygon or a mask of the picture's own size holds, of each picture."""
+        holds = _holds(guide)
+        if holds is None and guide.kind != "mask":
+            return {}
+        stream = self._picture_stream()
+        height, width = self._size(stream)
+        if holds is not None:
+            x, y = torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy")
+            return {stream.name: [holds(x, y)] * self._pictures(stream)}
+        mask = _mask_of(guide.value)
+        if mask.shape[-2:] != (height, width):
+            return {}
+        flat = mask.reshape(-1, height, width) > 0
+        return {stream.name: [flat[i % len(flat)] for i in range(self._pictures(stream))]}
 
     # -- internal ---------------------------------------------------------------------------------------------------
 
@@ -105,18 +123,13 @@ class Guides:
 
     def _mask(self, mask: Any) -> dict[str, Tensor]:
         stream = self._picture_stream()
-        if isinstance(mask, str):
-            from regard.models.pictures import read_picture
-
-            mask = read_picture(mask)[0].float().amax(-1) > 0
-        return {stream.name: self._fitted(stream, torch.as_tensor(mask))}
+        return {stream.name: self._fitted(stream, _mask_of(mask))}
 
     def _box(self, corners: tuple[float, float, float, float]) -> dict[str, Tensor]:
-        left, top, right, bottom = corners
-        return self._where(lambda x, y: (x >= left) & (x < right) & (y >= top) & (y < bottom))
+        return self._where(in_box(corners))
 
     def _polygon(self, outlines: list[list[tuple[float, float]]]) -> dict[str, Tensor]:
-        return self._where(lambda x, y: torch.stack([inside(x, y, o) for o in outlines]).any(0))
+        return self._where(in_outlines(outlines))
 
     def _pixels(self, stream: Stream, mask: Float[Tensor, "*picture height width"]) -> Tensor:
         """A mask of pixels, read at points of each token's cell."""
@@ -134,12 +147,12 @@ class Guides:
 
         return torch.stack([self._cells(stream, i, lambda x, y, i=i: at(x, y, i)) for i in range(len(masks))])  # type: ignore[misc]
 
-    def _where(self, holds: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+    def _where(self, holds: Holds) -> dict[str, Tensor]:
         """The share of each token's cell at which something holds of (x, y), in pixels of the picture."""
         stream = self._picture_stream()
         return {stream.name: torch.stack([self._cells(stream, i, holds) for i in range(self._pictures(stream))])}
 
-    def _cells(self, stream: Stream, i: int, holds: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, " token"]:
+    def _cells(self, stream: Stream, i: int, holds: Holds) -> Float[Tensor, " token"]:
         """The mean of a function of (x, y) over points of each token's cell, of picture i."""
         assert stream.grid is not None
         rows, columns = stream.grid
@@ -208,6 +221,33 @@ def _spoken(text: Text, phrases: tuple[str, ...], width: int) -> Float[Tensor, "
     return m
 
 
+def _holds(guide: Guide) -> Holds | None:
+    """Where a box or a polygon is; None for other guides."""
+    if guide.kind == "box":
+        return in_box(guide.value)
+    return in_outlines(guide.value) if guide.kind == "polygon" else None
+
+
+def in_box(corners: tuple[float, float, float, float]) -> Holds:
+    """Inside a box."""
+    left, top, right, bottom = corners
+    return lambda x, y: (x >= left) & (x < right) & (y >= top) & (y < bottom)
+
+
+def in_outlines(outlines: list[list[tuple[float, float]]]) -> Holds:
+    """Inside any of some outlines."""
+    return lambda x, y: torch.stack([inside(x, y, o) for o in outlines]).any(0)
+
+
+def _mask_of(mask: Any) -> Tensor:
+    """A mask as a tensor: of a picture, where it is not black."""
+    if isinstance(mask, str):
+        from regard.models.pictures import read_picture
+
+        return read_picture(mask)[0].float().amax(-1) > 0
+    return torch.as_tensor(mask)
+
+
 def inside(x: Tensor, y: Tensor, outline: list[tuple[float, float]]) -> Tensor:
     """Whether points are inside an outline: a ray to the right crosses it an odd number of times."""
     odd = torch.zeros_like(x, dtype=torch.bool)
@@ -230,4 +270,4 @@ def _difference(first: Target, second: Target) -> Target:
     )
 
 
-__all__ = ["Guides", "inside"]
+__all__ = ["Guides", "in_box", "in_outlines", "inside"]

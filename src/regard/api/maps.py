@@ -42,7 +42,8 @@ def row_options(row: Method, options: dict[str, Any]) -> dict[str, Any]:
 class Maps:
     """The relevance (batch, row) that each method gives for one y, padding at zero, and how it was come by.
 
-    corrected: the gradients that a method took beside the model's own. guides: m of each stream, where a method is guided.
+    corrected: the gradients that a method took beside the model's own. guides: m of each stream, where a method is guided;
+    unguided: its map without; regions: what of each picture was given.
     """
 
     context: Context
@@ -53,6 +54,8 @@ class Maps:
     read_by: dict[str, bool] = field(default_factory=dict)
     corrected: dict[str, int] = field(default_factory=dict)
     guides: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    unguided: dict[str, Relevance] = field(default_factory=dict)
+    regions: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def shown(self, sample: int) -> dict[str, int]:
         """The sample of each stream that is shown for one sample's y: its own, or (a picture and any text) another."""
@@ -105,12 +108,14 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     maps = Maps(context, readout)
     maps.guides = _guides(w, maps, rows, options)
     made, notes = _made(recording, rows, options, maps.guides)
+    beside, _ = _made(recording, [r for r in rows if r.name in maps.guides], _unguided(options), {})
     corrected = partial(_corrected, recording, y, gradients)
-    walked = _walked(w, rows, made, corrected, readout)
-    for name, preset in made.items():
+    walked = _walked(w, rows, made | {_beside(name): p for name, p in beside.items()}, corrected, readout)
+    for name, preset in [*made.items(), *beside.items()]:
         if isinstance(preset, Preset | Fusion):
-            maps.corrected[name] = sum(p.complete for p in preset.presets)
-        maps.corrected[name] = maps.corrected.get(name, 0) + (name in maps.guides and options["guide"].internal)
+            maps.corrected[name] = maps.corrected.get(name, 0) + sum(p.complete for p in preset.presets)
+    for name in maps.guides:
+        maps.corrected[name] = maps.corrected.get(name, 0) + options["guide"].internal
     earlier = (
         reread(recording.calls, recording.rereads, y)
         if w.how.readout is None and any(r.follows_maps(w.how.site) for r in rows)
@@ -125,6 +130,9 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
         found = walked[row.name] if row.name in walked else made[row.name](context)
         maps.read_by[row.name] = readout.asked
         maps.relevance[row.name] = _checked(recording, row.name, found)
+        if row.name in beside:
+            plain = walked[_beside(row.name)] if _beside(row.name) in walked else beside[row.name](context)
+            maps.unguided[row.name] = _checked(recording, row.name, plain)
         maps.seconds[row.name] = shared + time.perf_counter() - since
     return maps
 
@@ -136,9 +144,18 @@ def _corrected(recording: Recording, y: Tensor, gradients: Gradients, rule: Atte
 
 def _presets(rows: Sequence[Method], options: dict[str, Any]) -> list[Preset | Fusion]:
     """Methods of the attention family, as they are before a run is known."""
-    plain = {k: v for k, v in options.items() if k != "guide"}
-    found = [row.function(**row_options(row, plain)) for row in rows if row.preset]
+    found = [row.function(**row_options(row, _unguided(options))) for row in rows if row.preset]
     return [p for p in found if isinstance(p, Preset | Fusion)]
+
+
+def _unguided(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options without a guide."""
+    return {k: v for k, v in options.items() if k != "guide"}
+
+
+def _beside(name: str) -> str:
+    """What the unguided map of a method is called among the walks."""
+    return f"{name}, unguided"
 
 
 def _at_states(w: Watched, rows: Sequence[Method]) -> bool:
@@ -158,9 +175,10 @@ def _guides(w: Watched, maps: Maps, rows: Sequence[Method], options: dict[str, A
         raise Misuse("samples read one another here, so that a guide is of no sample: explain one pair at a time")
     out = {}
     for row in guided:
-        own = {k: v for k, v in row_options(row, options).items() if k != "guide"}
-        unguided = partial(_map_of, w, maps.context, row.function(**own))
-        out[row.name] = Guides(w, again.target, again.classes, unguided).tensors(guide)
+        unguided = partial(_map_of, w, maps.context, row.function(**row_options(row, _unguided(options))))
+        guides = Guides(w, again.target, again.classes, unguided)
+        out[row.name] = guides.tensors(guide)
+        maps.regions = guides.regions(guide)
     return out
 
 

@@ -22,6 +22,7 @@ from regard.attribution.method import Method, OwnSite
 from regard.attribution.rerun import Rerun
 from regard.errors import NonFinite
 from regard.explanation.explanation import Explanation
+from regard.explanation.guidance import Guidance
 from regard.explanation.places import WHOLE, Grid, Raster
 from regard.explanation.raw_inputs import Raw
 from regard.explanation.receipt import ReadTokens, Receipt
@@ -120,9 +121,18 @@ class OneMap:
             signed=self.row.is_signed(self.options),
             options={k: v.label if isinstance(v, Guide) else v for k, v in self.options.items()},
             rasters=rasters,
+            guidance=self._guidance(streams),
             _token_rows=token_rows(w, fixed, value, self.row, self._guided_options, receipt),
             _transfer=late_transfer(w, fixed, value, receipt),
         )
+
+    def _guidance(self, streams: Sequence[Stream]) -> Guidance | None:
+        """What steered the map, and the map without it."""
+        maps, name, guide = self.maps[0], self.row.name, self.options.get("guide")
+        if name not in maps.guides or not isinstance(guide, Guide):
+            return None
+        m = {s: _full(t) for s, t in maps.guides[name].items()}
+        return Guidance(guide.label, guide.kind, m, self._scores(maps.unguided[name], streams), maps.regions)
 
     @property
     def _guided_options(self) -> dict[str, Any]:
@@ -232,6 +242,13 @@ class OneMap:
         if self.row.site is not OwnSite.LAST_ATTENTION:
             return ()
         return tuple(c for a in context.readout for c in context.recording.attentions[a].calls)
+
+
+def _full(m: Tensor) -> Tensor:
+    """A guide as it is used: over its maximum, not below 0."""
+    m = (m[None] if m.ndim == 1 else m).detach().float().cpu().clamp(min=0)
+    largest = m.amax(1, keepdim=True)
+    return torch.where(largest > 0, m / largest, m)
 
 
 def _grids(recording: Recording, streams: Sequence[Stream]) -> tuple[dict[str, Grid], dict[str, Raster]]:

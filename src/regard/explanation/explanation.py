@@ -24,6 +24,7 @@ from regard.explanation import display
 from regard.explanation.boxes import Box, Found
 from regard.explanation.export import as_json_file, defined, frame, raws_as_dicts, rows
 from regard.explanation.files import as_json, checked, packed, unpacked, write_atomically
+from regard.explanation.guidance import Guidance
 from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, placed, raster_of, resized
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words_of
 from regard.explanation.receipt import Receipt
@@ -50,6 +51,7 @@ class Explanation:
             to list: the tokens that are explained and predicted.
         signed: whether a negative score has a meaning (evidence against); chooses the colour map.
         found: the object that the target is, where a detector found it.
+        guidance: what steered it, and the map without that; None where no guide was given.
         told: where a second picture guided it, all that was explained (`regard.explanation.told.Told`); not saved.
     """
 
@@ -65,6 +67,7 @@ class Explanation:
     found: Found | None = None
     rasters: dict[str, Raster] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    guidance: Guidance | None = field(default=None, repr=False)
     told: Any = field(default=None, repr=False, compare=False)
     _token_rows: TokenRows = field(default_factory=TokenRows, repr=False, compare=False)
     _transfer: LateTransfer = field(default_factory=LateTransfer, repr=False, compare=False)
@@ -280,6 +283,7 @@ class Explanation:
             scores={s: t[i : i + 1] for s, t in self.scores.items() if i < len(t)},
             inputs={s: raws[i : i + 1] for s, raws in self.inputs.items() if i < len(raws)},
             receipt=self.receipt.of_sample(i, self.batch),
+            guidance=None if self.guidance is None else self.guidance.of_sample(i),
             _token_rows=self._token_rows.of_sample(i),
             _transfer=self._transfer.of_sample(i),
         )
@@ -302,6 +306,7 @@ class Explanation:
             "options": {k: as_json(v) for k, v in self.options.items()},
             "receipt": self.receipt.as_dict(),
             "found": None if self.found is None else dataclasses.asdict(self.found),
+            "guidance": None if self.guidance is None else self.guidance.packed(tensors),
             "between": self._token_rows.packed(tensors),
             "transfer": self._transfer.packed(tensors),
         }
@@ -339,6 +344,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         signed=header["signed"],
         options=header["options"],
         found=_found(header.get("found")),
+        guidance=Guidance.unpacked(header.get("guidance"), tensors),
         rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
         _token_rows=TokenRows.unpacked(header.get("between", {}), header["streams"], tensors),
         _transfer=LateTransfer.unpacked(header.get("transfer"), tensors),

@@ -17,7 +17,7 @@ import numpy as np
 from regard.explanation.boxes import Box
 from regard.explanation.files import write_atomically
 from regard.explanation.places import place
-from regard.report.colour import OPACITY, Array, grey
+from regard.report.colour import LIGHT, OPACITY, Array, ColourScale, grey, text_colour
 from regard.report.view import PictureView, TextPiece, plain
 
 WIDTH = 9.0  # inches, of the whole figure
@@ -116,6 +116,39 @@ def _parts(text: str, width: float) -> list[str]:
             part = part[cut:]
         parts.append(part)
     return parts
+
+
+def write_run(figure: Any, run: TextRun, left: float, top: float, scale: ColourScale, line: bool = False) -> None:
+    """A part of a text on its colour; `line`: underlined."""
+    from matplotlib.patches import Rectangle
+
+    colour: Any = BLACK
+    if run.score is not None:
+        paper = scale.over(run.score, LIGHT)
+        box = place_at(figure, left + run.left, top + 0.03, run.width, SIZE * 1.45 / 72)
+        figure.add_artist(
+            Rectangle(box[:2], box[2], box[3], facecolor=paper / 255, linewidth=0, transform=figure.transFigure)
+        )
+        colour = text_colour(paper)
+    write(figure, left + run.left, top, run.text, SIZE, colour)
+    if line:
+        under = place_at(figure, left + run.left, top - SIZE * 1.3 / 72, run.width, 0.02)
+        figure.add_artist(
+            Rectangle(under[:2], under[2], under[3], facecolor=BLACK, linewidth=0, transform=figure.transFigure)
+        )
+
+
+def flat_bar(figure: Any, left: float, top: float, scale: ColourScale, width: float = 3.0) -> None:
+    """The colour scale, lying, with its numbers."""
+    low = -scale.limit if scale.signed else 0.0
+    axes = figure.add_axes(place_at(figure, left + 0.1, top, width, 0.14))
+    values = np.linspace(low, scale.limit, 256)[None, :]
+    axes.imshow(
+        scale.over(values, LIGHT), aspect="auto", extent=(low, scale.limit or 1.0, 0.0, 1.0), interpolation="none"
+    )
+    axes.set_yticks([])
+    axes.set_xticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=BLACK)
+    write(figure, left + width + 0.4, top + 0.03, scale.note, 8.5, FAINT)
 
 
 def axes_at(figure: Any, left: float, top: float, width: float, height: float) -> Any:

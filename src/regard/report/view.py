@@ -19,6 +19,7 @@ from regard.explanation.places import PLAINLY, Raster, joined
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, words_of
 from regard.report.colour import Array, ColourScale, number, scale_of
 
+SMALL = 256  # pixels: a smaller picture is drawn larger, pixel by pixel
 LISTED = 8  # a stream of at most so many tokens that is neither picture nor text is listed beside the others
 
 
@@ -137,6 +138,16 @@ def view_of(exp: Explanation, sample: int = 0) -> SampleView:
     panels += long
     listed = [p for p in bare if not any(p is q for q in long)]
     return SampleView(exp, sample, panels, listed, _method(exp), target_of(exp, sample))
+
+
+def enlarged(picture: Picture) -> Picture:
+    """A small picture with every pixel larger, so that a map over it is not as coarse as its pixels."""
+    times = -(-SMALL // max(picture.pixels.shape[:2]))
+    if times == 1:
+        return picture
+    pixels = picture.pixels.repeat_interleave(times, 0).repeat_interleave(times, 1)
+    left, top, right, bottom = (times * v for v in picture.box)
+    return replace(picture, pixels=pixels, box=(left, top, right, bottom))
 
 
 def pictures_of(exp: Explanation, sample: int = 0) -> list[PictureView]:

@@ -17,6 +17,9 @@ from regard.explanation.names import object_name
 from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY
 from regard.report.explanation.token_links import token_links
+from regard.report.guided import GuidedPicture, GuidedText, guided_of
+from regard.report.guided.drawn import TITLES, guide_on
+from regard.report.guided.view import SHARE
 from regard.report.page import (
     COLOURS,
     STAGE,
@@ -28,6 +31,7 @@ from regard.report.page import (
     stage,
     still,
     templates,
+    uri_of,
 )
 from regard.report.receipt import accounts, lines
 from regard.report.view import ChartView, PictureView, SampleView, Section, TextView, sections, view_of
@@ -110,6 +114,7 @@ def _view(view: SampleView, key: str) -> dict[str, Any]:
         "id": key,
         "method": view.method,
         "target": view.target,
+        "guided": _guided(view),
         "receipt": lines(view.exp, view.sample),
         "accounts": accounts(view.exp.receipt, view.sample),
         "scales": [(p, scale(p.scale)) for p in pictures],
@@ -118,6 +123,38 @@ def _view(view: SampleView, key: str) -> dict[str, Any]:
         "listed": [_chart(p) for p in view.listed],
         "maps": {p.stream: cells_of(p) for p in pictures},
     }
+
+
+def _guided(view: SampleView) -> dict[str, Any] | None:
+    """The guide beside the maps without and with it."""
+    found = guided_of(view)
+    if found is None:
+        return None
+    return {
+        "sentence": found.sentence,
+        "pictures": [_guided_picture(p) for p in found.pictures],
+        "texts": [_guided_text(t) for t in found.texts],
+    }
+
+
+def _guided_picture(view: GuidedPicture) -> list[dict[str, Any]]:
+    panels = (view.guide, view.without, view.guided)
+    first = still(view.guide)["uri"] if view.region is None else uri_of(guide_on(view))
+    uris = [first, *(still(p)["uri"] for p in panels[1:])]
+    scales = [None if view.region is not None else scale(SHARE), *(scale(p.scale) for p in panels[1:])]
+    return [{"title": t, "name": view.name, "uri": u, "scale": s} for t, u, s in zip(TITLES, uris, scales, strict=True)]
+
+
+def _guided_text(view: GuidedText) -> list[dict[str, Any]]:
+    shown = [(view.guide, SHARE), view.without, view.guided]
+    every: list[dict[str, Any]] = []
+    for title, (runs, one) in zip(TITLES, shown, strict=True):
+        made = pieces([(p.text, p.score, False, "", ()) for p in runs], one)
+        first = title == TITLES[0]
+        lined = [p | {"line": first and i in view.lines} for i, p in enumerate(made)]
+        bar = None if first and view.lines else scale(one)
+        every.append({"title": title, "name": view.name, "pieces": lined, "scale": bar})
+    return every
 
 
 def _fragment(view: SampleView) -> dict[str, Any]:

@@ -15,16 +15,16 @@ from regard.explanation.boxes import Box
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Picture
 from regard.report import need
-from regard.report.colour import LIGHT, OPACITY, Array, ColourScale, text_colour
+from regard.report.colour import LIGHT, OPACITY, Array, ColourScale
 from regard.report.figure import (
     BLACK,
     EDGE,
     FAINT,
     SIZE,
     WIDTH,
-    TextRun,
     axes_at,
     blend,
+    flat_bar,
     flow,
     frame,
     over_picture,
@@ -34,7 +34,9 @@ from regard.report.figure import (
     sheet,
     spelt,
     write,
+    write_run,
 )
+from regard.report.guided import drawn, guided_of
 from regard.report.receipt import brief
 from regard.report.view import (
     ChartView,
@@ -92,7 +94,7 @@ def _pictured(exp: Explanation, sample: int) -> PictureView:
 
 
 def _figure(view: SampleView) -> Any:
-    bands = [_heading(view), *(_band(p) for p in view.panels)]
+    bands = [_heading(view), *_guided(view), *(_band(p) for p in _unshown(view))]
     if view.listed:
         bands.append(_paragraph("Beside it:  " + "  ·  ".join(listed(p) for p in view.listed), 9.5, BLACK))
     foot = [part.replace(" ", "\u00a0") for part in brief(view.exp, view.sample)]  # lines end between items only
@@ -103,6 +105,21 @@ def _figure(view: SampleView) -> Any:
         band.draw(figure, top)
         top -= band.height
     return figure
+
+
+def _guided(view: SampleView) -> list[Band]:
+    """The guide beside the maps without and with it, stream by stream."""
+    guided = guided_of(view)
+    if guided is None:
+        return []
+    pictures = [Band(*drawn.pictures(p)) for p in guided.pictures]
+    return [_paragraph(guided.sentence, 9.5, BLACK), *pictures, *(Band(*drawn.texts(t)) for t in guided.texts)]
+
+
+def _unshown(view: SampleView) -> list[Panel]:
+    """The panels that are not drawn beside their guide."""
+    guidance = view.exp.guidance
+    return view.panels if guidance is None else [p for p in view.panels if p.stream not in guidance.m]
 
 
 def _band(panel: Panel) -> Band:
@@ -173,7 +190,7 @@ def _sound(panel: SoundView) -> Band:
         axes = axes_at(figure, EDGE, top - 0.25, wide, high)
         axes.imshow(blend(panel), interpolation="antialiased", aspect="auto")
         write(figure, EDGE, top - 0.03, textwrap.shorten(safe(panel.picture.name), 90, placeholder=" …"), 9, FAINT)  # type: ignore[union-attr]
-        _flat_bar(figure, EDGE, top - 0.4 - high, panel.scale)
+        flat_bar(figure, EDGE, top - 0.4 - high, panel.scale)
 
     return Band(high + 1.0, draw)
 
@@ -240,24 +257,10 @@ def _text(panel: TextView) -> Band:
         if left_out:
             write(figure, EDGE + 3.4, top - 0.45 - step * rows, f"{left_out} more lines: see the page", 8.5, FAINT)
         for run in (r for r in runs if r.row < rows):
-            _run(figure, run, top - 0.15 - step * run.row, scale)
-        _flat_bar(figure, EDGE, top - 0.3 - step * rows, scale)
+            write_run(figure, run, EDGE, top - 0.15 - step * run.row, scale)
+        flat_bar(figure, EDGE, top - 0.3 - step * rows, scale)
 
     return Band(0.95 + step * rows, draw)
-
-
-def _run(figure: Any, run: TextRun, top: float, scale: ColourScale) -> None:
-    from matplotlib.patches import Rectangle
-
-    colour: Any = BLACK
-    if run.score is not None:
-        paper = scale.over(run.score, LIGHT)
-        box = place_at(figure, EDGE + run.left, top + 0.03, run.width, SIZE * 1.45 / 72)
-        figure.add_artist(
-            Rectangle(box[:2], box[2], box[3], facecolor=paper / 255, linewidth=0, transform=figure.transFigure)
-        )
-        colour = text_colour(paper)
-    write(figure, EDGE + run.left, top, run.text, SIZE, colour)
 
 
 def _bar(figure: Any, left: float, top: float, height: float, scale: ColourScale) -> None:
@@ -273,19 +276,6 @@ def _bar(figure: Any, left: float, top: float, height: float, scale: ColourScale
     axes.set_yticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=BLACK)
     for i, row in enumerate(textwrap.wrap(scale.note, 16)):
         write(figure, left, top - high - 0.08 - 0.13 * i, row, 7.5, FAINT)
-
-
-def _flat_bar(figure: Any, left: float, top: float, scale: ColourScale) -> None:
-    """The colour scale, lying, with its numbers."""
-    low = -scale.limit if scale.signed else 0.0
-    axes = figure.add_axes(place_at(figure, left + 0.1, top, 3.0, 0.14))
-    values = np.linspace(low, scale.limit, 256)[None, :]
-    axes.imshow(
-        scale.over(values, LIGHT), aspect="auto", extent=(low, scale.limit or 1.0, 0.0, 1.0), interpolation="none"
-    )
-    axes.set_yticks([])
-    axes.set_xticks([v for v, _ in scale.ticks()], [s for _, s in scale.ticks()], fontsize=8.5, color=BLACK)
-    write(figure, left + 3.4, top + 0.03, scale.note, 8.5, FAINT)
 
 
 def _fit(width: int, height: int, most_wide: float, most_high: float) -> tuple[float, float]:

@@ -13,7 +13,8 @@ from regard.explanation.told import Told
 from regard.report import need
 from regard.report.page import COLOURS, scale, still, templates, uri_of
 from regard.report.receipt import lines
-from regard.report.telling.view import Named, ToldView, enlarged, view_of
+from regard.report.telling.view import Named, ToldView, view_of
+from regard.report.view import enlarged
 
 
 def write_page(found: Sequence[Told], path: str | os.PathLike[str]) -> Path:

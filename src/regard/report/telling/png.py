@@ -13,7 +13,8 @@ from regard.report import need
 from regard.report.colour import LIGHT, Array, ColourScale, veil
 from regard.report.figure import BLACK, EDGE, FAINT, axes_at, blend, place_at, safe, save, sheet, write
 from regard.report.telling.html import percent
-from regard.report.telling.view import Named, ToldView, enlarged, view_of
+from regard.report.telling.view import Named, ToldView, view_of
+from regard.report.view import enlarged
 
 CELL, GAP = 2.75, 0.25  # inches
 HEAD, NAMED, SCALE = 0.85, 0.55, 0.6

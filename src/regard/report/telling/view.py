@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +11,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Picture
 from regard.explanation.told import Box, Told
 from regard.report.colour import Array, ColourScale, scale_of
-from regard.report.view import PictureView
-
-SMALL = 256  # pixels: a smaller picture is drawn larger, pixel by pixel
+from regard.report.view import PictureView, enlarged
 
 
 class Named(NamedTuple):
@@ -93,14 +91,4 @@ def _inside(told: Told, cells: Array, place: Box) -> tuple[slice, slice]:
     return slice(round(top / high), round(bottom / high)), slice(round(left / wide), round(right / wide))
 
 
-def enlarged(picture: Picture) -> Picture:
-    """A small picture with every pixel larger, so that a map over it is not as coarse as its pixels."""
-    times = -(-SMALL // max(picture.pixels.shape[:2]))
-    if times == 1:
-        return picture
-    pixels = picture.pixels.repeat_interleave(times, 0).repeat_interleave(times, 1)
-    left, top, right, bottom = (times * v for v in picture.box)
-    return replace(picture, pixels=pixels, box=(left, top, right, bottom))
-
-
-__all__ = ["Named", "ToldView", "enlarged", "view_of"]
+__all__ = ["Named", "ToldView", "view_of"]
