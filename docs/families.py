@@ -80,9 +80,26 @@ CHECKED = [
 ]
 
 
+def ruled(explained: Mapping[str, Family], plain: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What rules of the backward pass leave as it is."""
+    rows = [f"| {name} | `{op}` | {why} |" for name, ops in plain.items() for op, why in ops.items()]
+    return [
+        "## Rules of the backward pass",
+        "",
+        f"`attnlrp`, `cp_lrp` and `gim` run on all {len(explained)} families, with the forward pass of the model itself.",
+        f"In {len(explained) - len(plain)} of them every operation is of a kind that the rules know.",
+        "Gradients go plainly through the others, as receipts say:",
+        "",
+        "| family | operation | what it is |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
 def page() -> str:
     """families.md"""
-    from support.sweep import FAMILIES, GROUPS, OPEN, REFUSED
+    from support.sweep import FAMILIES, GROUPS, OPEN, PLAIN, REFUSED
 
     return "\n".join(
         [
@@ -95,6 +112,7 @@ def page() -> str:
             f"`tests/support/sweep`, with transformers {version('transformers')} and torch {version('torch')};",
             "the tests: `python -m pytest tests/families/test_sweep.py`.",
             *tables(GROUPS, FAMILIES, REFUSED, OPEN),
+            *ruled(FAMILIES, PLAIN),
         ]
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.attribution.backward import rule_set
@@ -94,3 +95,66 @@ def test_what_is_written_by_hand_equals_what_it_is(name: str) -> None:
 
 PLAIN_ONES = {"a length that divides another": {"norm", "div"}, "as long as another": {"norm"}}
 """Operations of no kind among what is written by hand."""
+
+
+# -- the γ rule -------------------------------------------------------------------------------------------------------
+
+
+def favoured(f: Callable[[Tensor], Tensor], x: Tensor, g: Tensor, gamma: float) -> Tensor:
+    """The γ rule at x of a linear map with a bias, f of one sample, input by input and output by output."""
+    size, out = x.numel(), torch.zeros(x.numel(), dtype=x.dtype)
+    base = f(torch.zeros_like(x)).flatten()
+    columns = [f(torch.eye(size, dtype=x.dtype)[i].view_as(x)).flatten() - base for i in range(size)]
+    z, own = f(x).flatten(), x.flatten()
+    for j, (total, bias, at) in enumerate(zip(z.tolist(), base.tolist(), g.flatten().tolist(), strict=True)):
+        parts = [float(own[i] * columns[i][j]) for i in range(size)] + [bias]
+        sign = 1 if total > 0 else -1
+        more = [p + gamma * sign * max(sign * p, 0.0) for p in parts]
+        for i in range(size):
+            out[i] += at * total * more[i] / sum(more) / float(own[i])
+    return out.view_as(x)
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
+
+
+LINEARS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
+    "F.linear": ((3, 4), lambda x: F.linear(x, drawn(5, 4), drawn(5))),
+    "without a bias": ((3, 4), lambda x: F.linear(x, drawn(5, 4))),
+    "matmul": ((3, 4), lambda x: x @ drawn(4, 5)),
+    "from the left": ((3, 4), lambda x: drawn(5, 3) @ x),
+    "addmm": ((3, 4), lambda x: torch.addmm(drawn(5), x[0], drawn(4, 5))[None]),
+    "bmm": ((3, 4), lambda x: torch.bmm(x, drawn(1, 4, 5))),
+    "baddbmm": ((3, 4), lambda x: torch.baddbmm(drawn(1, 3, 5), x, drawn(1, 4, 5), alpha=0.5)),
+    "einsum": ((3, 4), lambda x: torch.einsum("bnd,ed->bne", x, drawn(5, 4))),
+    "conv1d": ((3, 6), lambda x: F.conv1d(x, drawn(4, 3, 3), drawn(4), padding=1)),
+    "grouped": ((4, 6), lambda x: F.conv1d(x, drawn(4, 2, 3), drawn(4), stride=2, dilation=2, groups=2)),
+    "conv2d": ((2, 4, 4), lambda x: F.conv2d(x, drawn(3, 2, 3, 3), drawn(3), padding="same")),
+    "patches": ((2, 4, 4), lambda x: F.conv2d(x, drawn(3, 2, 2, 2), drawn(3), stride=2)),
+    "transposed": ((2, 3, 3), lambda x: F.conv_transpose2d(x, drawn(2, 3, 2, 2), drawn(3), stride=2)),
+}  # fmt: skip
+
+
+class Mapped(nn.Module):
+    """A linear map, and a sum with weights."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.function(x)
+        return (out * drawn(*out.shape)).flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", LINEARS)
+def test_gamma_equals_a_loop_over_inputs_and_outputs(name: str) -> None:
+    shape, function = LINEARS[name]
+    x = drawn(1, *shape)
+    weights = drawn(*function(x).shape)
+    for gamma in (0.0, 0.25, 3.0):
+        rules = rule_set("attnlrp", gamma=gamma)
+        _, (ours,), recording = ruled(Mapped(function).eval(), x, lambda out: out[:, 0], rules, maps=False)
+        assert recording.plain == []
+        assert_same([ours], [favoured(function, x, weights, gamma)], 1e-8)  # of 1e-10 beside the divisor

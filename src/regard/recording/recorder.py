@@ -11,6 +11,7 @@ import threading
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class Recorder(TorchFunctionMode):
         rules: RuleSet | None = None,
     ) -> None:
         super().__init__()
-        self.backward = None if rules is None else Backward(rules, self._module, lambda t: _of_pairs(trail, t))
+        self.backward = None if rules is None else Backward(rules, self._module, partial(_of_pairs, trail))
         self.branches = branches
         self.overrides = overrides or Overrides([])
         self.elsewhere = not Surroundings.now().plain
@@ -515,10 +516,13 @@ def entered(names: Collection[str]) -> Until:
     return lambda recorder: recorder.leaves.keys() >= {*names}
 
 
-def _of_pairs(trail: Trail, t: Tensor) -> bool:
-    """Whether a tensor is scores of pairs of tokens, or weights made of them."""
+def _of_pairs(trail: Trail, t: Tensor, softmax: bool) -> bool:
+    """Whether a tensor is scores of pairs of tokens, or weights made of them; where tokens are not known, whether it is what
+    a softmax makes of several axes (or is given to one: `softmax`)."""
     tag = trail.tag(t)
-    return tag is not None and tag.keys is not None
+    if tag is None or tag.keys is not None:
+        return tag is not None
+    return bool(tag.lost) and t.ndim > 2 and (softmax or tag.probs > 0)
 
 
 def _of_channels(q: Tag | None, k: Tag | None) -> str:

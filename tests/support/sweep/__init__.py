@@ -33,6 +33,17 @@ OUTSIDE: dict[str, set[str]] = {
 }  # fmt: skip
 """Operations outside attention that mix tokens, by the models' papers: the receipt tells of them, and of no others."""
 
+PLAIN: dict[str, dict[str, str]] = {
+    **{name: {"cross_entropy": "the loss, beside the target"} for name in ("t5-labels", "bart-labels", "blip-vqa")},
+    "nllb-moe": {"div": "an expert's share of two"},
+    "gemma3n": {"mean": "the length of one state, which others are given"},
+    "timesfm": {
+        "sum": "the deviation of a series' first patch, by which all are divided",
+        "div": "by the deviation of the first patch",
+    },
+}
+"""Operations of no kind among the rules of the backward pass, and what they are: their gradient is the plain one."""
+
 FAMILIES, REFUSED, OPEN = base.FAMILIES, base.REFUSED, base.OPEN
 
-__all__ = ["FAMILIES", "GROUPS", "OPEN", "OUTSIDE", "REFUSED", "more", "senses", "several", "texts"]
+__all__ = ["FAMILIES", "GROUPS", "OPEN", "OUTSIDE", "PLAIN", "REFUSED", "more", "senses", "several", "texts"]

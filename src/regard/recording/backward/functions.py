@@ -21,8 +21,8 @@ class _Scaled(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return g * ctx.share, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None]:
+        return (g * ctx.share if ctx.share else None), None
 
 
 def scaled(x: Tensor, share: float) -> Tensor:
@@ -31,6 +31,11 @@ def scaled(x: Tensor, share: float) -> Tensor:
         return x
     made: Tensor = _Scaled.apply(x, share)  # type: ignore[no-untyped-call]
     return made
+
+
+def held(x: Tensor) -> Tensor:
+    """x itself, as a constant; it still asks for a gradient, as kernels choose by that."""
+    return scaled(x, 0.0)
 
 
 def shared(
@@ -187,6 +192,7 @@ def _away_from_zero(z: Tensor) -> Tensor:
 __all__ = [
     "favouring",
     "group_norm_gradient",
+    "held",
     "in_stead_of",
     "instead",
     "layer_norm_gradient",

@@ -18,6 +18,7 @@ from regard.recording.backward.attention import Correctable, Warmer
 from regard.recording.backward.functions import (
     favouring,
     group_norm_gradient,
+    held,
     in_stead_of,
     instead,
     layer_norm_gradient,
@@ -62,9 +63,9 @@ class RuleSet:
 
 SILENT = """
     linear embedding cumsum interpolate upsample pad where copy type_as view_as_real view_as_complex meshgrid broadcast_tensors
-    batch_norm topk sort max min amax amin median nansum nanmean fold softmax softmin masked_select diff trace one_hot
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d conv_transpose1d
-    conv_transpose2d conv_transpose3d lp_pool2d grouped_mm _grouped_mm embedding_bag fft_fft fft_ifft fft_rfft fft_irfft
+    topk sort max min amax amin median nansum nanmean fold softmax softmin masked_select diff trace one_hot
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    embedding_bag fft_fft fft_ifft fft_rfft fft_irfft
     dropout1d dropout2d dropout3d detach requires_grad item tolist new_tensor retain_grad register_hook setitem
 """
 MOVED = {plain(name)[0] for name in MOVEMENTS | RESHAPES}
@@ -72,6 +73,8 @@ MOVED = {plain(name)[0] for name in MOVEMENTS | RESHAPES}
 LINEAR = MOVED | JOINS | {*CONVOLUTIONS} | {*POOLS} | spellings(WRITES) | spellings(SUMS_INTO) | {*SILENT.split()}
 """Operations that add, move or choose: their plain gradient is the rule."""
 STRAIGHT_NAMES = STRAIGHT | {"nan_to_num", "detach", "requires_grad", "data"}
+ADDED = {"addmm", "baddbmm", "addbmm", "addmv", "addr"}
+"""Products that are added to their first operand."""
 CHOOSE = {"maximum", "minimum", "fmax", "fmin"}
 """Of two tensors, one at each place."""
 
@@ -83,12 +86,13 @@ Kind = Callable[["Backward", Operation], Any]
 class Backward:
     """Applies a rule set to the operations of one run.
 
-    module: where the model is at work. pairs: whether a tensor is scores or weights of pairs of tokens. plain: operations that
+    module: where the model is at work. pairs: whether a tensor is scores or weights of pairs of tokens (one that a softmax is
+    taken of: True). plain: operations that
     kept their plain gradient, with the module.
     """
 
-    def __init__(self, rules: RuleSet, module: Callable[[], str], pairs: Callable[[Tensor], bool]) -> None:
-        self.rules, self.module, self.pairs = rules, module, pairs
+    def __init__(self, rules: RuleSet, module: Callable[[], str], pairs: Callable[[Tensor, bool], bool]) -> None:
+        self.rules, self.module, self._pairs = rules, module, pairs
         self.known = MadeOf()
         self.constants = ByTensor[bool]()
         self.unruled: dict[tuple[str, str], None] = {}
@@ -101,6 +105,10 @@ class Backward:
     def depends(self, t: Tensor) -> bool:
         """Whether a tensor depends on the inputs, which are copies of leaves; what is made of parameters alone does not."""
         return t.requires_grad and not t.is_leaf and t not in self.constants
+
+    def pairs(self, t: Tensor, softmax: bool = False) -> bool:
+        """Whether a tensor is weights of pairs of tokens, or scores of which a `softmax` is taken."""
+        return self._pairs(t, softmax)
 
     @property
     def plain(self) -> list[tuple[str, str]]:
@@ -179,7 +187,7 @@ def attention(self: Backward, op: Operation) -> Any:
     given = op.given("query key value attn_mask dropout_p is_causal")
     q, k, v, mask = (given.pop(n, None) for n in ("query", "key", "value", "attn_mask"))
     if self.rules.attention == "constant":
-        q, k, mask = q.detach(), k.detach(), mask if mask is None else mask.detach()
+        q, k, mask = held(q), held(k), mask if mask is None else held(mask)
     elif self.rules.attention == "halves":
         q, k, v, mask = shared(q, k, v, mask, self.depends)
     return operation(op.func, (q, k, v), {"attn_mask": mask, **given})
@@ -188,7 +196,7 @@ def attention(self: Backward, op: Operation) -> Any:
 def softmax(self: Backward, op: Operation) -> Any:
     """Plain, but for weights of pairs of tokens where the softmax's backward pass is that of a warmer one."""
     x = op.dependents[0]
-    if self.rules.attention != "warmer" or not self.pairs(x):
+    if self.rules.attention != "warmer" or not self.pairs(x, softmax=True):
         return self.run(op)
     dim = op.given("input dim").get("dim", -1)
     return self.ruled(op, x, lambda g, A: _warmer_gradient(g, A, -1 if dim is None else dim), by_value=True)
@@ -216,7 +224,7 @@ def product(self: Backward, op: Operation) -> Any:
 def divided(self: Backward, op: Operation, by: Tensor) -> Any:
     """x over a length that was made of it: the length is a constant."""
     self.known.normed(by)
-    return self.run(op, {id(by): by.detach()} if self.rules.norm else None)
+    return self.run(op, {id(by): held(by)} if self.rules.norm else None)
 
 
 def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
@@ -227,7 +235,7 @@ def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
             constant = [self.known.is_gate(t) for t in (a, b)]
         if constant[0] != constant[1]:
             gate = a if constant[0] else b
-            return self.run(op, {id(gate): gate.detach()})
+            return self.run(op, {id(gate): held(gate)})
     out = self.run(op, {id(a): scaled(a, 0.5), id(b): scaled(b, 0.5)} if self.rules.product else None)
     if op.name == "mul":
         self.known.multiplied(a, b, out)
@@ -236,10 +244,10 @@ def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
 
 def contraction(self: Backward, op: Operation) -> Any:
     """A sum of products. Of two that depend on the inputs, as `product`; with constants, linear."""
-    factors = [t for t in op.dependents if not (op.name in ("addmm", "baddbmm", "addmv") and t is op.operands[0])]
+    factors = [t for t in op.dependents if not (op.name in ADDED and t is op.operands[0])]
     if len(factors) < 2:
         return linear(self, op) if len(op.dependents) < 2 else self.run(op)
-    if len(factors) > 2 or (op.name == "dot" and factors[0] is factors[1]):
+    if len(factors) > 2:
         self.keeps_plain(op.name, factors[0])
         return self.run(op)
     a, b = factors
@@ -262,10 +270,14 @@ def added_product(self: Backward, op: Operation) -> Any:
 def linear(self: Backward, op: Operation) -> Any:
     """Linear maps and convolutions: the plain gradient, or LRP's γ rule."""
     if len(op.dependents) > 1:
-        return contraction(self, op) if op.name == "linear" else self._of_no_kind(op)
-    found = _weighted(op) if self.rules.gamma else None
-    if found is None or found.x is not op.dependents[0]:
+        return contraction(self, op)
+    if not self.rules.gamma or op.dependents[0] is _bias(op):
         return self.run(op)
+    found = _weighted(op)
+    if found is None:
+        out = self.run(op)
+        self.keeps_plain(op.name, out)
+        return out
     return favouring(found.run, found.x, found.weight, found.bias, self.rules.gamma)
 
 
@@ -278,18 +290,31 @@ class _Weighted(NamedTuple):
     run: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
+def _bias(op: Operation) -> Any:
+    """What is added to a product."""
+    if op.name in ADDED:
+        return op.operands[0]
+    return op.given("input weight bias").get("bias") if op.name == "linear" or op.name.startswith("conv") else None
+
+
 def _weighted(op: Operation) -> _Weighted | None:
-    """The parts of a linear map; None for one that is written in another way."""
-    if op.name in ("matmul", "mm") and not op.kwargs and all(isinstance(t, Tensor) for t in op.args):
-        return _Weighted(op.args[0], op.args[1], None, lambda x, w, _: x @ w)
-    if op.name == "addmm" and not op.kwargs:
-        bias, x, weight = op.args
-        return _Weighted(x, weight, bias, lambda x, w, b: x @ w if b is None else torch.addmm(b, x, w))
-    if op.name != "linear" and op.name not in CONVOLUTIONS:
+    """The parts of a linear map of one tensor; None for one of which they cannot be told."""
+    x, bias = op.dependents[0], _bias(op)
+    factors = [
+        t for t in tensors_in(op.args) + tensors_in(op.kwargs.values()) if t is not bias and t.is_floating_point()
+    ]
+    others = [t for t in factors if t is not x]
+    if len(others) != 1 or len(factors) != 2:
         return None
-    given = op.given("input weight bias stride padding dilation groups")
-    x, weight, bias = (given.pop(n, None) for n in ("input", "weight", "bias"))
-    return _Weighted(x, weight, bias, lambda x, w, b: op.func(x, w, b, **given))
+    (weight,) = others
+
+    def run(new: Tensor, by: Tensor, plus: Tensor | None) -> Tensor:
+        added = {} if bias is None else {id(bias): torch.zeros_like(bias) if plus is None else plus}
+        made = op.with_tensors({id(x): new, id(weight): by, **added})
+        out: Tensor = made.func(*made.args, **made.kwargs)
+        return out
+
+    return _Weighted(x, weight, bias, run)
 
 
 def quotient(self: Backward, op: Operation) -> Any:
@@ -394,6 +419,15 @@ def instance_norm(self: Backward, op: Operation) -> Any:
     return _norm(self, op, g["input"], lambda at, x: group_norm_gradient(at, x, channels, weight, eps))
 
 
+def batch_norm(self: Backward, op: Operation) -> Any:
+    """With running statistics it is linear."""
+    out = self.run(op)
+    g = op.given("input running_mean running_var weight bias training")
+    if g.get("training") or g.get("running_mean") is None:
+        self.keeps_plain(op.name, out)
+    return out
+
+
 def normalize(self: Backward, op: Operation) -> Any:
     """x over its length, the length a constant."""
     g = op.given("input p dim eps")
@@ -444,7 +478,8 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys({n for n in ELEMENT_WISE if not n.startswith("__")}, element_wise),
     **dict.fromkeys(REDUCES, reduces),
     **dict.fromkeys(PRODUCTS, contraction),
-    **dict.fromkeys(("linear", *CONVOLUTIONS), linear),
+    **dict.fromkeys(("linear", *CONVOLUTIONS, "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), linear),
+    **dict.fromkeys(("grouped_mm", "_grouped_mm"), contraction),
     "scaled_dot_product_attention": attention,
     "softmax": softmax,
     "mul": product,
@@ -453,6 +488,7 @@ _KINDS: dict[str, Kind] = {
     "rms_norm": rms_norm,
     "group_norm": group_norm,
     "instance_norm": instance_norm,
+    "batch_norm": batch_norm,
     "normalize": normalize,
     "glu": glu,
     "addcmul": added_product,
