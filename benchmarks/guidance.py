@@ -29,6 +29,7 @@ from regard.evaluation.protocols.protocol import ExampleMaps, GivenMaps, Protoco
 from regard.evaluation.protocols.segmentation import average_precision, on_picture, pointing
 from regard.evaluation.summaries import differences
 
+SHOWN_C, SHOWN_APART = "y_c on the canvas", "y_c − y_e on the canvas: the guided map"
 SIGNS = ("positive", "negative", "absolute", "signed")
 CORRECTIONS = ("incomplete", "complete")
 UNGUIDED = "positive, incomplete (gae), unguided"
@@ -107,6 +108,24 @@ def _contrasts(of: Pictures, other: bool) -> Iterator[Row]:
             yield dataclasses.replace(row, group=e.group)
 
 
+def pictures_of(of: Pictures) -> tuple[list[Row], float]:
+    """Each scene of one item beside a scene of another class, on its own tokens: alone, and on the canvas of both.
+
+    And the share of canvases that the model takes for one of the two classes.
+    """
+    rows: list[Row] = []
+    right = 0
+    for i, e in enumerate(of.single):
+        second = next(o for o in [*of.single[i + 31 :], *of.single] if o.label != e.label)
+        first, other = (x.reading.raw["pixel_values"][0].pixels for x in (e, second))
+        made = of.reader.explain(first, target=e.label, guide=Guide.picture(other, target=second.label))
+        maps = {UNGUIDED: made.told.alone, SHOWN_C: made.told.on_first[0], SHOWN_APART: made}
+        for title, one in maps.items():
+            rows += GivenMaps(model=of.reader.model, explanation=one, title=title).rows(OnItem(), e)
+        right += made.told.predicted[2] in (made.told.c, made.told.e)
+    return rows, right / len(of.single)
+
+
 def words_of() -> list[Row]:
     """The same on sentences, but for the other item: there are two classes, so that the best other one is the only one."""
     some = [
@@ -152,8 +171,9 @@ def main() -> None:
     torch.set_num_threads(1)
     of = Pictures()
     scenes = rows_of(of)
+    two, right = pictures_of(of)
     texts = words_of()
-    errors = sorted({r.error for r in [*scenes, *texts] if r.error})
+    errors = sorted({r.error for r in [*scenes, *two, *texts] if r.error})
     if errors:
         raise SystemExit("\n".join(errors))
     text = "\n\n".join(
@@ -161,6 +181,9 @@ def main() -> None:
             table(scenes, {"share": "share on the asked item ↑", "pointing": "pointing ↑", "ap": "AP ↑"}),
             f"- `{OnItem().name}`: {len({r.example for r in scenes})} questions on {len({r.group for r in scenes})} scenes; "
             "contrast with the other item knows what else is there",
+            table(two, {"share": "share on the item ↑", "pointing": "pointing ↑", "ap": "AP ↑"}),
+            f"- the same, of {len({r.example for r in two})} scenes of one item, each beside one of another class; the model "
+            f"takes {right:.0%} of the canvases for one of the two",
             table(texts, {"auprc": "marked words, AUPRC ↑", "token_f1": "token F1 ↑"}),
             f"- `{texts[0].protocol.name}`: {len({r.example for r in texts})} sentences",
         ]

@@ -49,11 +49,15 @@ Contrast = Callable[[int, int], Target]
 
 @dataclass(frozen=True)
 class SharedCanvas:
-    """Two pictures on one: its tensor, which patches each has, and the size of a patch (rows, columns of pixels)."""
+    """Two pictures on one: its tensor, which patches each has, and the size of a patch (rows, columns of pixels).
+
+    blended: the second lies in the first, which fills the canvas.
+    """
 
     x: Pixels
     cells: tuple[Cells, Cells]
     patch: tuple[int, int]
+    blended: bool = False
 
     def box(self, i: int) -> Box:
         """Where a picture lies, in pixels of the canvas."""
@@ -108,8 +112,14 @@ def tell_apart(
     """
     second = cast(Second, guide.value)
     asked = _asked(reader, raw, wanted, second, target, contrast)
-    notes = [f"another picture was explained: {asked.picture(0).name} with {asked.picture(1).name} on one canvas"]
-    return [_told(asked, second, method, notes, options) for method in methods]
+    c, e = asked.classes
+    alone = _explained(asked, asked.readings[0], [asked.target(c)], methods, options)
+    canvas, *_ = [_canvas(asked, one[0], second) for one in alone]
+    whole = _reading(asked, canvas)
+    targets = [asked.target(c), asked.target(e), asked.contrast(c, e), asked.contrast(e, c)]
+    chances = torch.stack([*asked.chances, _chances(reader.model, whole, asked.stream)])
+    both = _explained(asked, whole, targets, methods, options)
+    return [_told(asked, canvas, chances, one[0], maps) for one, maps in zip(alone, both, strict=True)]
 
 
 def _asked(
@@ -168,26 +178,28 @@ def _chances(model: nn.Module, reading: Reading, stream: str) -> Float[Tensor, "
     return head.probability(scores.detach(), log=False)[0].float().cpu()
 
 
-def _told(asked: TwoPictures, second: Second, method: str, notes: Sequence[str], options: dict[str, Any]) -> Told:
-    """The maps by one method: of the first picture alone, and on the canvas."""
+def _told(
+    asked: TwoPictures,
+    canvas: SharedCanvas,
+    chances: Float[Tensor, "picture class"],
+    alone: Explanation,
+    maps: list[Explanation],
+) -> Told:
+    """The maps by one method: of the first picture alone, and of y_c, y_e, y_c − y_e and y_e − y_c on the canvas."""
     c, e = asked.classes
-    alone = _explained(asked, asked.readings[0], [asked.target(c)], method, options)[0]
-    canvas = _canvas(asked, alone, second)
-    whole = _reading(asked, canvas)
-    there, back = asked.contrast(c, e), asked.contrast(e, c)
-    targets = [asked.target(c), asked.target(e), there, *([] if alone.signed else [back])]
-    of_c, of_e, difference, *against = _explained(asked, whole, targets, method, options)
-    chances = [*asked.chances, _chances(asked.reader.model, whole, asked.stream)]
+    of_c, of_e, difference, against = maps
+    on_c, on_e, guided = (_on_first(asked, canvas, one) for one in (of_c, of_e, difference))
     told = Told(
-        c=asked.named(c), e=asked.named(e), method=method, first=asked.picture(0), second=asked.picture(1),
-        composite=cast(Picture, whole.raw[asked.stream][0]), places=(canvas.box(0), canvas.box(1)),
-        within=second.within is not None, alone=alone, of_c=of_c, of_e=of_e, difference=difference,
-        against=against[0] if against else None, guided=_on_first(asked, canvas, difference),
-        probabilities=torch.stack([p[[c, e]] for p in chances]),
+        c=asked.named(c), e=asked.named(e), method=alone.method, first=asked.picture(0), second=asked.picture(1),
+        composite=cast(Picture, difference.inputs[asked.stream][0]), places=(canvas.box(0), canvas.box(1)),
+        within=canvas.blended, alone=alone, of_c=of_c, of_e=of_e, difference=difference,
+        against=None if alone.signed else against, guided=guided, on_first=(on_c, on_e), probabilities=chances[:, [c, e]],
         predicted=cast(tuple[str, str, str], tuple(asked.named(int(p.argmax())) for p in chances)),
     )  # fmt: skip
-    told.guided.receipt.notes += [*notes, *_answers(told)]
-    told.guided.told = told
+    guided.receipt.notes += [
+        f"another picture was explained: {told.first.name} with {told.second.name} on one canvas", *_answers(told),
+    ]  # fmt: skip
+    guided.told = told
     return told
 
 
@@ -199,9 +211,11 @@ def _answers(told: Told) -> list[str]:
 
 
 def _explained(
-    asked: TwoPictures, reading: Reading, targets: list[Any], method: str, options: dict[str, Any]
-) -> list[Explanation]:
-    return cast(list[Explanation], explain_reading(asked.reader.model, reading, targets, method, **options))
+    asked: TwoPictures, reading: Reading, targets: list[Any], methods: Sequence[str], options: dict[str, Any]
+) -> list[list[Explanation]]:
+    """The explanations of all targets, method by method."""
+    found = cast(list[Explanation], explain_reading(asked.reader.model, reading, targets, [*methods], **options))
+    return [found[i : i + len(targets)] for i in range(0, len(found), len(targets))]
 
 
 # -- the canvas --------------------------------------------------------------------------------------------------------
@@ -214,7 +228,7 @@ def _canvas(asked: TwoPictures, alone: Explanation, second: Second) -> SharedCan
     patch = x.shape[-2] // rows, x.shape[-1] // columns
     if second.within is not None:
         cells = _region(asked, second.within, rows, columns)
-        return SharedCanvas(_blended(x, e, cells, patch), ((0, 0, rows, columns), cells), patch)
+        return SharedCanvas(_blended(x, e, cells, patch), ((0, 0, rows, columns), cells), patch, blended=True)
     left, right = side_by_side(rows, columns)
     out = torch.zeros_like(x)
     for picture, cells in ((x, left), (e, right)):

@@ -31,6 +31,7 @@ class Told:
         alone: y_c on the first picture alone, unguided.
         of_c, of_e: y_c and y_e on the composite. difference: y_c − y_e on the composite. against: y_e − y_c, where the method
             tells evidence against a class from none by no sign; else None.
+        on_first: y_c and y_e of the composite, on the first picture's own tokens.
         guided: y_c − y_e on the first picture's own tokens: what `Reader.explain` gives.
         probabilities: of c and e, (3, 2): on the first picture alone, on the second alone, on the composite.
         predicted: what the model takes each of the three for.
@@ -50,6 +51,7 @@ class Told:
     difference: Explanation = field(repr=False)
     against: Explanation | None = field(repr=False)
     guided: Explanation = field(repr=False)
+    on_first: tuple[Explanation, Explanation] = field(repr=False)
     probabilities: Float[Tensor, "picture class"]
     predicted: tuple[str, str, str]
 
