@@ -52,7 +52,7 @@ def test_rounding_in_l2_is_what_the_slow_twin_does(seed: int, radius: float) -> 
     minimal=st.booleans(),
     masked=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_budget_and_range_are_never_exceeded(seed, norm, share, levels, ends, minimal, masked) -> None:  # type: ignore[no-untyped-def]
     low, high = ends
     span = high - low

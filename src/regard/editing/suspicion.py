@@ -19,6 +19,7 @@ from regard.api.explain import explain
 from regard.editing.asked import Classifier, picture_of, probabilities
 from regard.editing.within import METHOD
 from regard.errors import NoAttention, TrailLost, Unmoved
+from regard.explanation.raw_inputs import Reading
 from regard.extras import brought_by
 from regard.models.pictures import Pixels
 from regard.models.reading import RawReader
@@ -82,22 +83,21 @@ def _told(name: str, before: Numbers, after: Numbers, seed: int) -> Suspicion:
 def _numbers(reader: RawReader, pictures: Sequence[Pixels], seed: int, size: int) -> dict[str, Numbers]:
     parts: list[dict[str, Numbers]] = []
     for i in range(0, len(pictures), size):
-        inputs = reader.read_noted([*pictures[i : i + size]], False)[0].inputs
-        parts.append(_of_batch(reader, inputs, seed))
+        parts.append(_of_batch(reader, reader.read_noted([*pictures[i : i + size]], False)[0], seed))
     return {name: torch.cat([p[name] for p in parts]) for name in parts[0] if all(name in p for p in parts)}
 
 
-def _of_batch(reader: RawReader, inputs: dict[str, Tensor], seed: int) -> dict[str, Numbers]:
-    p = probabilities(reader.model, inputs)
-    return {DOUBT: 1 - p.amax(1), SMOOTHING: _noisy(reader, inputs, p, seed), **_of_maps(reader, inputs)}
+def _of_batch(reader: RawReader, reading: Reading, seed: int) -> dict[str, Numbers]:
+    p = probabilities(reader.model, reading.inputs)
+    return {DOUBT: 1 - p.amax(1), SMOOTHING: _noisy(reader, reading, p, seed), **_of_maps(reader, reading.inputs)}
 
 
-def _noisy(reader: RawReader, inputs: dict[str, Tensor], p: Float[Tensor, "n class"], seed: int) -> Numbers:
+def _noisy(reader: RawReader, reading: Reading, p: Float[Tensor, "n class"], seed: int) -> Numbers:
     """The share of noisy copies that are taken for another class; the noise is the same for all pictures."""
-    given = Inputs.of(reader.model, inputs)
+    given = Inputs.of(reader.model, reading.inputs)
     stream = picture_of(reader.model, given)
-    x = inputs[stream]
-    std = torch.tensor(reader.read_noted([torch.zeros(8, 8, 3, dtype=torch.uint8)], False)[0].std)
+    x = given.tensors[stream]
+    std = torch.tensor(reading.std)
     generator = torch.Generator().manual_seed(seed)
     other = torch.zeros(len(x))
     with rng_kept(reader.model) as rng, our_own(), torch.no_grad():

@@ -51,6 +51,7 @@ def _section(view: RewritingView, key: str) -> dict[str, Any]:
         "allowed": None if view.found.within is None else share(view.allowed),
         "pixelated": min(height, width) < SMALL,
         "file": bool(view.found.after),
+        "part": tuple(view.before.box) != (0, 0, width, height),
         "maps": [
             {"name": n, "scale": scale(s), "stills": [still(p)["uri"] for p in panels]} for n, s, panels in view.maps
         ],
