@@ -81,9 +81,8 @@ def _told(name: str, before: Numbers, after: Numbers, seed: int) -> Suspicion:
 
 
 def _numbers(reader: RawReader, pictures: Sequence[Pixels], seed: int, size: int) -> dict[str, Numbers]:
-    parts: list[dict[str, Numbers]] = []
-    for i in range(0, len(pictures), size):
-        parts.append(_of_batch(reader, reader.read_noted([*pictures[i : i + size]], False)[0], seed))
+    batches = [[*pictures[i : i + size]] for i in range(0, len(pictures), size)]
+    parts = [_of_batch(reader, reader.read_noted(batch, False)[0], seed) for batch in batches]
     return {name: torch.cat([p[name] for p in parts]) for name in parts[0] if all(name in p for p in parts)}
 
 
