@@ -162,7 +162,7 @@ def main() -> None:
     """Print the tables, and write them into the page if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=32)
     parser.add_argument("--only", choices=["budget", "report"])
     asked = parser.parse_args()
     made = {}
