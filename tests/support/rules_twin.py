@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GUARD = 1e-10
+FUNCTIONAL = [(F, "gelu"), (F, "relu"), (F, "silu"), (torch, "tanh"), (torch, "relu")]
+"""Activations that models call as functions."""
 VOCABULARY = 40
 """Rows of a table of words in tests/support/sweep; other tables are of positions and types."""
 
@@ -297,7 +299,7 @@ def gradients(
     model.set_attn_implementation("literal")
     given = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in inputs.items()}
     words: list[Tensor] = []
-    look_up, gelu = F.embedding, F.gelu
+    look_up = F.embedding
 
     def embedding(ids: Tensor, table: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out = look_up(ids, table, *args, **kwargs)
@@ -305,10 +307,13 @@ def gradients(
             words.append(out.requires_grad_())
         return out
 
-    with (
-        mock.patch.object(F, "embedding", embedding),
-        mock.patch.object(F, "gelu", lambda x, *a, **k: activation(rules, lambda t: gelu(t, *a, **k), x)),
-    ):
+    def written(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda x, *a, **k: activation(rules, lambda t: f(t, *a, **k), x)
+
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(F, "embedding", embedding))
+        for home, name in FUNCTIONAL:
+            patches.enter_context(mock.patch.object(home, name, written(getattr(home, name))))
         y = target(model(**given))
         leaves = [t for t in given.values() if t.is_floating_point()] + words
         found = torch.autograd.grad(y.sum(), leaves, allow_unused=True)

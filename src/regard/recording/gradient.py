@@ -21,6 +21,11 @@ CUT = (
     "cut for the run"
 )
 
+CHECKPOINTED = (
+    "the model runs parts of itself once more in its backward pass (torch.utils.checkpoint), where they cannot be watched; "
+    "switch gradient checkpointing off for the run"
+)
+
 
 def gradient(
     y: Tensor, at: Sequence[Tensor], *, keep: bool = False, weight: Tensor | None = None
@@ -35,6 +40,8 @@ def gradient(
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, NotImplementedError, RuntimeError) as error:
+        if "torch.utils.checkpoint" in str(error):
+            raise ModelError(CHECKPOINTED) from error
         why = (str(error).splitlines() or [""])[0].partition(". ")[0]
         raise ModelError(f"the model's own backward pass fails: {why}") from error
 

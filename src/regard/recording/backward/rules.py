@@ -375,7 +375,7 @@ def _curved(op: Operation) -> bool:
 
 
 def _is_zero(value: Any) -> bool:
-    return value is not None and bool((torch.as_tensor(value) == 0).all())
+    return bool((value == 0).all()) if isinstance(value, Tensor) else value == 0
 
 
 def reduces(self: Backward, op: Operation) -> Any:

@@ -1,0 +1,305 @@
+"""Runs under rules of the backward pass: nothing is left behind, batch mates have no say, and surroundings are the user's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+
+import regard
+from regard.attribution.backward import rule_set
+from regard.errors import ModelError
+from regard.recording import record
+from support import families
+from support.as_found import assert_unchanged, prepared, state
+from support.every_method import case_of
+from support.tiny import noise, strong
+
+SETS = ["attnlrp", "cp_lrp", "gim"]
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("llama", "t5", "torch_encoder")]
+each_family = pytest.mark.parametrize("name", ["vit", "bert", *LONG])
+
+
+def maps(case: families.Case, **how: Any) -> list[regard.Explanation]:
+    found: list[regard.Explanation] = regard.explain(
+        case.model, how.pop("inputs", case.inputs), case.target, SETS, **how
+    )
+    return found
+
+
+def assert_alike(a: list[regard.Explanation], b: list[regard.Explanation], rtol: float = 1e-5) -> None:
+    for x, y in zip(a, b, strict=True):
+        size = max(float(t.abs().max()) for t in y.scores.values())
+        assert size > 0
+        for name, t in y.scores.items():
+            assert float((x.scores[name] - t).abs().max()) <= rtol * size, x.method
+
+
+@each_family
+def test_the_model_is_left_as_found(name: str) -> None:
+    case = prepared(name)
+    before = state(case.model, case.inputs)
+    maps(case)
+    assert_unchanged(before, state(case.model, case.inputs))
+
+
+@each_family
+def test_the_model_is_left_as_found_where_its_run_fails(name: str) -> None:
+    case = prepared(name)
+    last = [m for m in case.model.modules() if isinstance(m, nn.Linear)][-1]
+    handle = last.register_forward_hook(lambda *_: 1 / 0)
+    before = state(case.model, case.inputs)
+    with pytest.raises(ZeroDivisionError):
+        maps(case)
+    assert_unchanged(before, state(case.model, case.inputs))
+    handle.remove()
+    assert maps(case)
+
+
+@each_family
+def test_a_batch_is_its_samples(name: str) -> None:
+    case = case_of(name)
+    whole = maps(case)
+    for b in range(families.BATCH):
+        inputs, kept = families.single(case, b)
+        for one, found in zip(maps(case, inputs=inputs), whole, strict=True):
+            for stream, scores in found.scores.items():
+                alone = scores[b, kept[stream]]
+                own = one.scores[stream][0]
+                assert float((alone - own).abs().max()) <= 1e-5 * float(alone.abs().max()), (one.method, stream)
+                hidden = [i for i in range(scores.shape[1]) if i not in kept[stream].tolist()]
+                assert not bool(scores[b, hidden].any())
+
+
+@each_family
+def test_what_is_frozen_has_the_same_maps(name: str) -> None:
+    case = families.CASES[name]()
+    expected = maps(case)
+    for i, p in enumerate(case.model.parameters()):
+        p.requires_grad_(i % 2 == 0)
+    assert_alike(maps(case), expected)
+    case.model.requires_grad_(False)
+    assert_alike(maps(case), expected)
+
+
+@each_family
+def test_several_targets_are_each_alone(name: str) -> None:
+    case = case_of(name)
+
+    def other(out: Any) -> Tensor:
+        return -case.target(out)
+
+    both = regard.explain(case.model, case.inputs, [case.target, other], SETS)
+    assert_alike(both[::2], maps(case), 0)
+    for a, b in zip(both[::2], both[1::2], strict=True):
+        for stream, scores in a.scores.items():
+            assert torch.equal(scores, -b.scores[stream])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@each_family
+def test_half_precision(name: str, dtype: torch.dtype) -> None:
+    """The very same rounded weights in float32; the direction is kept."""
+    case = families.CASES[name]()
+    case.model.to(dtype)
+    cast = lambda t, to: t.to(to) if t.is_floating_point() else t  # noqa: E731
+    given = (
+        {k: cast(v, dtype) for k, v in case.inputs.items()}
+        if isinstance(case.inputs, dict)
+        else cast(case.inputs, dtype)
+    )
+    half = maps(case, inputs=given)
+    if name != "torch_encoder":  # torch's fast path rounds otherwise
+        assert [h.receipt.faithful for h in half] == [0.0] * len(SETS)
+    case.model.float()
+    given = {k: cast(v, torch.float32) for k, v in given.items()} if isinstance(given, dict) else given.float()
+    for h, e in zip(half, maps(case, inputs=given), strict=True):
+        a, b = (torch.cat([t.flatten() for t in x.scores.values()]) for x in (h, e))
+        assert bool(a.isfinite().all())
+        assert float(F.cosine_similarity(a, b, 0)) > 0.99
+
+
+def test_autocast_is_the_users() -> None:
+    case = case_of("vit")
+    exact = maps(case)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = case.model(**case.inputs).logits
+        for name in SETS:
+            watched = record(case.model, case.inputs, rules=rule_set(name)).output.logits
+            assert torch.equal(watched, plain)
+        found = maps(case)
+    for a, b in zip(found, exact, strict=True):
+        assert (
+            float(F.cosine_similarity(a.scores["pixel_values"].flatten(), b.scores["pixel_values"].flatten(), 0)) > 0.98
+        )
+
+
+def test_a_default_device_and_type_change_nothing() -> None:
+    case = case_of("bert")
+    expected = maps(case)
+    torch.set_default_device("meta")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = maps(case)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert_alike(found, expected, 0)
+
+
+def test_two_threads() -> None:
+    cases = [case_of("vit"), case_of("bert")]
+    expected = [maps(c) for c in cases]
+    found: dict[int, list[regard.Explanation]] = {}
+
+    def work(i: int) -> None:
+        for _ in range(3):
+            found[i] = maps(cases[i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for i, own in enumerate(expected):
+        assert_alike(found[i], own)
+
+
+class Checkpointed(nn.Module):
+    """A layer that runs once more in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = checkpoint(self.layer, x, use_reentrant=False)
+        return out
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_runs_again_in_the_backward_pass_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="switch gradient checkpointing off"):
+        regard.explain(strong(Checkpointed()), noise(2, 4, 8), 1, name)
+
+
+# -- weights that are made of others ------------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """Two layers of attention with a gated map, and an output that may be tied to the first map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.qkv = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 24)
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            q, k, v = self.qkv(F.layer_norm(x, (8,)) * self.scale).chunk(3, -1)
+            x = x + (q @ k.mT / 8**0.5).softmax(-1) @ v
+            x = x + F.silu(self.a(x)) * self.b(x)
+        return (x @ self.a.weight.T)[:, 0]
+
+
+def gradients(model: nn.Module, x: Tensor, name: str, **how: Any) -> Tensor:
+    recording = record(model.eval(), x, rules=rule_set(name), **how)
+    assert recording.plain == []
+    assert torch.equal(recording.output, model(x))
+    found: Tensor = recording.gradients(recording.output[:, 1]).inputs["input"]
+    return found
+
+
+def weight_norm(model: Net) -> None:
+    parametrizations.weight_norm(model.a)
+
+
+def old_weight_norm(model: Net) -> None:
+    torch.nn.utils.weight_norm(model.b)
+
+
+def orthogonal(model: Net) -> None:
+    parametrizations.spectral_norm(model.a)
+
+
+def asking_buffer(model: Net) -> None:
+    model.scale.requires_grad_()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("change", [weight_norm, old_weight_norm, orthogonal, asking_buffer])
+@pytest.mark.parametrize("name", SETS)
+def test_weights_that_are_made_of_parameters_are_constants(name: str, change: Callable[[Net], None]) -> None:
+    model, x = strong(Net()), noise(2, 4, 8)
+    change(model)  # type: ignore[arg-type]
+    model.eval()
+    found = gradients(model, x, name)
+    plain = Net()
+    with torch.no_grad():
+        for part in ("a", "b", "qkv"):
+            getattr(plain, part).weight.copy_(getattr(model, part).weight)
+            getattr(plain, part).bias.copy_(getattr(model, part).bias)
+    torch.testing.assert_close(found, gradients(plain, x, name), rtol=1e-4, atol=1e-6)
+
+
+class Turned(nn.Module):
+    """Rotary positions, as real numbers or as complex ones."""
+
+    def __init__(self, as_complex: bool) -> None:
+        super().__init__()
+        self.as_complex, self.qkv, self.head = as_complex, nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def turned(self, t: Tensor) -> Tensor:
+        angles = torch.outer(torch.arange(t.shape[1]), torch.tensor([1.0, 0.1, 0.01, 0.001]))
+        if self.as_complex:
+            pairs = torch.view_as_complex(t.unflatten(-1, (-1, 2)))
+            return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+        a, b = t.unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack([a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], -1).flatten(-2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.head((F.scaled_dot_product_attention(self.turned(q), self.turned(k), v))[:, -1])
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_complex_rotary_positions(name: str) -> None:
+    model, x = strong(Turned(as_complex=True)), noise(2, 4, 8)
+    real = Turned(as_complex=False)
+    real.load_state_dict(model.state_dict())
+    found, expected = gradients(model, x, name), gradients(real, x, name)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+class Convolved(nn.Module):
+    """A residual network whose activations are written in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8)
+        self.block, self.relu = nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(inplace=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.relu(self.norm(self.stem(x))), 2)
+        y = self.block(x)
+        y += x
+        return self.head(self.relu(y).mean((2, 3)))
+
+
+def test_convolutional_networks_have_the_plain_gradient_of_relu() -> None:
+    """ReLU is the line through 0 and its value already: attnlrp is the model's own gradient."""
+    model, x = strong(Convolved()), noise(2, 3, 16, 16)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    for name in SETS:
+        torch.testing.assert_close(gradients(model, x, name, maps=False), expected, rtol=1e-4, atol=1e-6)
+    favoured = regard.explain(model, x, 1, "attnlrp", gamma=0.25)
+    assert favoured.receipt.conservation is not None
