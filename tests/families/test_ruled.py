@@ -57,5 +57,6 @@ def test_values_are_the_models_own_and_what_is_of_no_kind_is_named(name: str) ->
         assert all(bool(g.isfinite().all()) for g in found.values())
         alive = {stream for stream, g in found.items() if bool(g.any())}
         reached = alive if reached is None else reached
-        assert alive == reached, method
+        assert alive <= reached, method
+        assert alive == reached or method == "cp_lrp"  # what is looked at by queries and keys alone has none
         assert {operation for operation, _ in recording.plain} == (set(PLAIN.get(name, {})) if method else set())

@@ -24,6 +24,13 @@ PLAIN = RuleSet("plain", attention="plain", norm=False, activation=False, produc
 SETS = ("plain", "attnlrp", "cp_lrp", "gim")
 LACKED = ("mixtral", "deepseek-v3", "t5", "bart", "vit", "siglip", "swin", "whisper", "llava")
 COMMON = ("llama", "qwen3", "gemma3", "bert", "gpt2")
+FURTHER = (
+    "roberta", "albert", "electra", "distilbert", "eurobert", "gpt-neox", "gpt-j", "opt", "phi", "phi3", "glm4", "cohere2",
+    "mt5", "gemma2", "qwen2", "olmo2", "granite", "exaone4", "minicpm3", "mbart", "pegasus", "marian", "encoder-decoder",
+    "deit", "beit", "dinov2", "segformer", "aimv2", "pixtral-vision", "vivit", "videomae",
+)  # fmt: skip
+GUARDED = {"gemma2": 1e-7}
+"""A soft cap's guard of 1e-10 is beside scores here, and beside scores over the cap in the twin."""
 MIXTURES = ("mixtral", "deepseek-v3")
 SHORT = {"llama", "deepseek-v3", "t5", "vit", "bert"}
 
@@ -54,7 +61,7 @@ def assert_same(ours: list[Tensor], twins: list[Tensor], tolerance: float = 1e-9
 
 @pytest.mark.parametrize("rules", SETS)
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in SHORT else [pytest.mark.long]) for n in (*LACKED, *COMMON)]
+    "name", [pytest.param(n, marks=[] if n in SHORT else [pytest.mark.long]) for n in (*LACKED, *COMMON, *FURTHER)]
 )
 def test_families_equal_their_literal_twins(name: str, rules: str) -> None:
     family = FAMILIES[name]
@@ -63,12 +70,14 @@ def test_families_equal_their_literal_twins(name: str, rules: str) -> None:
         model = family.build().double()
         y, twins = rules_twin.gradients(model, inputs, family.target, rules_twin.RULES[rules])
         for kernel, experts in (("eager", "eager"), ("sdpa", "batched_mm")):
+            if kernel == "sdpa" and not model._supports_sdpa:
+                continue
             model.set_attn_implementation(kernel)
             if name in MIXTURES:
                 model.set_experts_implementation(experts)
             found, ours, _ = ruled(model, dict(inputs), family.target, rules_of(rules))
             assert torch.allclose(found, y, rtol=1e-9, atol=1e-9)
-            assert_same(ours, twins)
+            assert_same(ours, twins, GUARDED.get(name, 1e-9))
 
 
 @pytest.mark.parametrize("name", WRITTEN)

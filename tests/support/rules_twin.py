@@ -68,8 +68,12 @@ def layer_norm(rules: Rules, x: Tensor, weight: Tensor | None, bias: Tensor | No
 
 
 def activation(rules: Rules, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """f of x; where activations are ruled, the line through 0 and f(x)."""
-    return x * (f(x) / (x + GUARD)).detach() if rules.activation else f(x)
+    """f of x; where activations are ruled, its gradient is that of the line through 0 and f(x)."""
+    y = f(x)
+    if not rules.activation:
+        return y
+    line = x * (y / (x + GUARD)).detach()
+    return line + (y - line).detach()
 
 
 def product(rules: Rules, a: Tensor, b: Tensor) -> Tensor:
@@ -132,15 +136,20 @@ Forward = Callable[..., Any]
 
 def of_rms(rules: Rules) -> Forward:
     def forward(self: Any, x: Tensor) -> Tensor:
-        eps = getattr(self, "variance_epsilon", None) or self.eps
         weight = 1 + self.weight if type(self).__name__.startswith("Gemma") else self.weight
-        return rms_norm(rules, x, weight, eps)
+        return rms_norm(rules, x, weight, eps_of(self))
 
     return forward
 
 
 def of_layer_norm(rules: Rules) -> Forward:
-    return lambda self, x: layer_norm(rules, x, self.weight, self.bias, self.eps)
+    return lambda self, x: layer_norm(
+        rules, x, getattr(self, "weight", None), getattr(self, "bias", None), eps_of(self)
+    )
+
+
+def eps_of(module: Any) -> float:
+    return float(next(e for e in (getattr(module, n, None) for n in ("variance_epsilon", "eps")) if e is not None))
 
 
 def of_activation(rules: Rules, f: Callable[[Tensor], Tensor]) -> Forward:
@@ -149,6 +158,20 @@ def of_activation(rules: Rules, f: Callable[[Tensor], Tensor]) -> Forward:
 
 def of_gated_mlp(rules: Rules) -> Forward:
     return lambda self, x: self.down_proj(gated(rules, self.act_fn(self.gate_proj(x)), self.up_proj(x)))
+
+
+def of_joined_mlp(rules: Rules) -> Forward:
+    """Gate and value by one map."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        gate, value = self.gate_up_proj(x).chunk(2, -1)
+        return self.down_proj(gated(rules, self.activation_fn(gate), value))
+
+    return forward
+
+
+def of_t5_mlp(rules: Rules) -> Forward:
+    return lambda self, x: self.wo(gated(rules, self.act(self.wi_0(x)), self.wi_1(x)))
 
 
 def of_experts(rules: Rules, router_is_activation: bool) -> Forward:
@@ -219,9 +242,9 @@ def of_siglip(rules: Rules) -> Forward:
 def replaced(module: nn.Module, rules: Rules) -> Forward | None:
     """The literal forward of a module; None for one that only adds, moves and multiplies by constants."""
     name, home = type(module).__name__, type(module).__module__
-    if name.endswith("RMSNorm") or name == "T5LayerNorm":
+    if name.endswith(("RMSNorm", "T5LayerNorm")):
         return of_rms(rules)
-    if isinstance(module, nn.LayerNorm):
+    if isinstance(module, nn.LayerNorm) or name in ("CohereLayerNorm", "Cohere2LayerNorm"):
         return of_layer_norm(rules)
     if home == "transformers.activations" or isinstance(module, nn.ReLU | nn.SiLU | nn.GELU | nn.Tanh):
         return of_activation(rules, module.forward)
@@ -229,6 +252,10 @@ def replaced(module: nn.Module, rules: Rules) -> Forward | None:
         return of_torch_attention(rules)
     if all(hasattr(module, part) for part in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return of_gated_mlp(rules)
+    if all(hasattr(module, part) for part in ("gate_up_proj", "down_proj", "activation_fn")):
+        return of_joined_mlp(rules)
+    if name.endswith("DenseGatedActDense"):
+        return of_t5_mlp(rules)
     others: Mapping[str, Forward] = {
         "MixtralExperts": of_experts(rules, router_is_activation=False),
         "DeepseekV3Experts": of_experts(rules, router_is_activation=True),

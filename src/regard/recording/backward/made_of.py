@@ -170,12 +170,12 @@ class MadeOf:
         xs = op.dependents
         if made is not None:
             self.made.learn(out, (As.now(made.of), made))
-        if curved or (len(xs) == 1 and self.is_gate(xs[0])):
-            self.gates.learn(out, True)
         if op.name in ("pow", "square", "abs") or (op.name == "mul" and len(xs) == 2 and xs[0] is xs[1]):
             self.powers.learn(out, (self.origin(xs[0]), op.name == "abs"))
         self._follow_origin(op, out)
         self._follow_length(op, out)
+        if self.reduced.of(out) is None and (curved or (len(xs) == 1 and self.is_gate(xs[0]))):
+            self.gates.learn(out, True)
 
     def moved(self, op: Operation, out: Any) -> None:
         """The same elements elsewhere."""
