@@ -21,7 +21,7 @@ REFUSED = [
         ),
         "--no-such-option",
     ),
-    ((*TEXT, "--guide", "contrst"), "is no guide"),
+    ((*TEXT, "--guide", "nonsense"), "is no guide"),
     ((*TEXT, "--guide", "box:1,2,3"), "a box is box:LEFT,TOP,RIGHT,BOTTOM"),
     ((*TEXT, "--guide", "box:3,0,3,4"), "left < right"),
     ((*TEXT, "--guide", "none.png"), "no such file: none.png"),

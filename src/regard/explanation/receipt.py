@@ -187,8 +187,9 @@ class Receipt:
         )
         for derived in ("attribution_error", "relative_error"):
             values.pop(derived)
-        for name in ("target_value", "attribution_sum", "conservation"):
-            values[name] = _tensor(values.get(name))
+        for name in ("target_value", "attribution_sum"):
+            values[name] = _tensor(values[name])
+        values["conservation"] = _tensor(values.get("conservation"))
         for name in ("predicted", "explained"):
             values[name] = None if values[name] is None else torch.tensor(values[name])
         values["reads"] = [ReadTokens(**r) for r in values.get("reads", ())]
