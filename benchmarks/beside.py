@@ -109,3 +109,8 @@ def input_x_gradient(model: Any, ids: Tensor, score: Score) -> Tensor:
 def ours(model: nn.Module, ids: Tensor, score: Score, method: str) -> Tensor:
     explained: Any = regard.explain(model, {"input_ids": ids}, score, method=method)
     return explained.scores["input_ids"]
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference of a from b, as a share of b's largest."""
+    return float((a - b).abs().max() / b.abs().max())

@@ -24,7 +24,7 @@ from typing import Any
 
 import measure
 import torch
-from beside import FAMILIES, Family, ids_of, input_x_gradient, ours
+from beside import FAMILIES, Family, apart, ids_of, input_x_gradient, ours
 from peers import Peer
 from torch import Tensor
 
@@ -53,19 +53,14 @@ def applied(name: str, kernel: str) -> dict[str, str]:
     model: Any = family.make(2, 32)
     model.set_attn_implementation(kernel)
     own, plain = ours(model, ids, family.score, "gim"), input_x_gradient(model, ids, family.score)
-    found = {"family": name, "attention": kernel, "plain": apart(plain, own)}
+    found = {"family": name, "attention": kernel, "plain": f"{apart(plain, own):.2f}"}
     try:
         all_rules = theirs(family, model, ids)
     except TypeError as e:
         return found | {"package": f"TypeError: {e}"}
     for rule, without in SWITCHED_OFF.items():
         found[rule] = "no" if torch.equal(theirs(family, model, ids, **without), all_rules) else "yes"
-    return found | {"gates": "no" if name in GATED else "–", "package": apart(all_rules, own)}
-
-
-def apart(a: Tensor, b: Tensor) -> str:
-    """The largest difference of a from b, as a share of b's largest."""
-    return f"{float((a - b).abs().max() / b.abs().max()):.2g}"
+    return found | {"gates": "no" if name in GATED else "–", "package": f"{apart(all_rules, own):.2f}"}
 
 
 def inside(path: Path) -> None:
