@@ -220,11 +220,10 @@ class Questions:
         """The logit of the true token at the mask."""
         return Target.logit(self.truth, position=self.asked)
 
-    def contrast(self, model: torch.nn.Module) -> dict[str, Tensor]:
-        """A guide that the model gives itself: what speaks for the true token rather than its best rival, by gae."""
-        rather = Target.contrast(self.truth, position=self.asked)
-        exp: Any = regard.explain(model, self.inputs, rather, method="gae")
-        return dict(exp.scores)
+    @property
+    def contrast(self) -> Target:
+        """The true token's logit less that of its best rival: the map of it guides another one."""
+        return Target.contrast(self.truth, position=self.asked)
 
     @property
     def among(self) -> dict[str, Tensor]:
@@ -266,7 +265,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "guide": (None, "contrast"),
     "reduce": ("mean", "l1", "l2"),
 }
-"""Options whose every value is a row of its own, wherever a method's default is one of them."""
+"""Options whose every value is a row of its own, wherever a method's default is one of them; but rollout is not guided."""
 WORDS = {"incomplete": "", "residual_sum": "", None: "", "complete": "complete", "contrast": "guided by the contrast"}
 """Words for values, in a row's title."""
 TWINS = {
@@ -290,13 +289,15 @@ def variants() -> list[Variant]:
 def _choices_of(name: str, options: Mapping[str, Any]) -> Iterator[Variant]:
     own = {o: values for o, values in CHOICES.items() if options.get(o, "none such") in values}
     for values in itertools.product(*own.values()):
+        if {"rollout", "contrast"} <= {*values}:
+            continue
         said = ", ".join(filter(None, (WORDS.get(v, v) for v in values)))
         yield Variant(f"{name}, {said}" if said else name, name, dict(zip(own, values, strict=True)))
 
 
 def maps_of(model: torch.nn.Module, q: Questions, v: Variant) -> Tensor:
     """The maps (b, n) of a reaction's questions."""
-    options = v.options | ({"guide": q.contrast(model)} if v.options.get("guide") else {})
+    options = v.options | ({"guide": q.contrast} if v.options.get("guide") else {})
     exp: Any = regard.explain(model, q.inputs, q.target, method=v.method, **options)
     return exp.scores["input_ids"]
 

@@ -7,7 +7,7 @@ package lacks the fourth and finds the others by class and by name: `nn.LayerNor
 they are, it was not applied.
 
     python benchmarks/gim.py             # makes an environment for gim-explain (see peers.py), then compares
-    python benchmarks/gim.py --write     # and puts the table into docs/known-answers.md
+    python benchmarks/gim.py --write     # and puts the table into docs/benchmarks.md
 
 Relevances are those of word embeddings, x ⊙ ∂y/∂x, on tiny random models. (The package's own `explain` first subtracts the
 embedding of a space from x; that is left out.) Nothing fails here: the table says what is so.
@@ -28,7 +28,6 @@ from beside import FAMILIES, Family, apart, ids_of, input_x_gradient, ours
 from peers import Peer
 from torch import Tensor
 
-PAGE = measure.ROOT / "docs" / "known-answers.md"
 PEER = Peer("gim", ("torch", "transformers>=5", "safetensors", "jaxtyping"), ("gim-explain==0.1.4",))
 SWITCHED_OFF: dict[str, dict[str, Any]] = {
     "norm": {"freeze_norm": False},
@@ -57,7 +56,7 @@ def applied(name: str, kernel: str) -> dict[str, str]:
     try:
         all_rules = theirs(family, model, ids)
     except TypeError as e:
-        return found | {"package": f"TypeError: {e}"}
+        return found | {"package": f"TypeError: {str(e).rpartition('.')[2]}"}
     for rule, without in SWITCHED_OFF.items():
         found[rule] = "no" if torch.equal(theirs(family, model, ids, **without), all_rules) else "yes"
     return found | {"gates": "no" if name in GATED else "–", "package": f"{apart(all_rules, own):.2f}"}
@@ -93,13 +92,13 @@ def outside(write: bool) -> None:
         found = json.loads((Path(folder) / "found.json").read_text(encoding="utf-8"))
     print(text := table(found))
     if write:
-        measure.write("gim", text, PAGE)
+        measure.write("gim", text)
 
 
 def main() -> None:
     """Print the table, or write it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="into docs/known-answers.md")
+    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
