@@ -106,8 +106,8 @@ def _each_with_each(a: Tensor, b: Tensor, shape: Sequence[int]) -> bool:
 
     Along the samples' axis both have other rows where each sample has an order of its own.
     """
-    axes = [d for d in range(len(shape) - 1) if not (_changes(a // STRIDE, d) and _changes(b // STRIDE, d))]
-    changes = [[_changes(ids % STRIDE, d) for d in axes] for ids in (a, b)]
+    axes = [d for d in range(len(shape) - 1) if not (_samples_change(a, d) and _samples_change(b, d))]
+    changes = [[_changes(ids, d) for d in axes] for ids in (a, b)]
     if any(x and y for x, y in zip(*changes, strict=True)):
         return False
     if any(map(any, changes)):
@@ -116,12 +116,16 @@ def _each_with_each(a: Tensor, b: Tensor, shape: Sequence[int]) -> bool:
 
 
 def _changes(ids: Tensor, dim: int) -> bool:
-    return not constant(thin(ids, but=dim), dim)
+    return not constant(thin(ids, but=dim) % STRIDE, dim)
+
+
+def _samples_change(ids: Tensor, dim: int) -> bool:
+    return not constant(thin(ids, but=dim) // STRIDE, dim)
 
 
 def _off(ids: Tensor, dim: int) -> int:
     """Along how many axes but one other rows stand."""
-    return sum(_changes(ids % STRIDE, d) for d in range(ids.ndim) if d != dim % ids.ndim)
+    return sum(_changes(ids, d) for d in range(ids.ndim) if d != dim % ids.ndim)
 
 
 __all__ = ["MULTIPLIES", "as_scores", "exponential", "multiplied", "still_met", "summed"]
