@@ -99,10 +99,15 @@ def test_what_is_written_by_hand_equals_what_it_is(name: str) -> None:
             assert_same(ours, [*torch.autograd.grad(y.sum(), leaf)])
             assert torch.equal(recording.output, model(x))
             told = {operation for operation, _ in recording.plain}
-            assert told == PLAIN_ONES.get(name, set()), rules
+            assert told <= PLAIN_ONES.get(name, set()), rules
+            assert told or rules == "plain" or name not in PLAIN_ONES
 
 
-PLAIN_ONES = {"a length that divides another": {"norm", "div"}, "as long as another": {"norm"}}
+PLAIN_ONES = {
+    "its weight is the input's": {"layer_norm"},
+    "a length that divides another": {"norm", "div"},
+    "as long as another": {"norm"},
+}
 """Operations of no kind among what is written by hand."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -152,6 +154,18 @@ def test_a_default_device_and_type_change_nothing() -> None:
         torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
     assert_alike(found, expected, 0)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_tensors_of_a_run_go_with_it(name: str) -> None:
+    case = case_of("vit")
+    recording = record(case.model, case.inputs, rules=rule_set(name))
+    recording.gradients(case.target(recording.output))
+    held = [weakref.ref(t) for t in (recording.output.logits, *(c.output for c in recording.calls))]
+    nodes = [weakref.ref(r) for r in (recording,)]
+    del recording
+    gc.collect()
+    assert [r() for r in held + nodes] == [None] * (len(held) + 1)
 
 
 def test_two_threads() -> None:

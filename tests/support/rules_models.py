@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from support.rules_twin import Rules, activation, gated, layer_norm, over, product, rms_norm
+from support.rules_twin import RULES, Rules, activation, gated, layer_norm, over, product, rms_norm
 
 WIDTH = 8
 EPS = 1e-5
@@ -149,6 +149,14 @@ NORMS: dict[str, tuple[Written, Literal]] = {
     "cosine": (
         lambda x, y: F.cosine_similarity(x, y, dim=-1)[..., None],
         lambda r, x, y: product(r, over(r, x, length_of(x)), over(r, y, length_of(y))).sum(-1, keepdim=True),
+    ),
+    "its weight is the input's": (
+        lambda x, y: F.layer_norm(x.detach(), (WIDTH,), y[0, 0]),
+        lambda _r, x, y: layer_norm(RULES["plain"], x.detach(), y[0, 0], None, EPS),
+    ),
+    "a diagonal is filled": (
+        lambda x, _: x[0].clone().fill_diagonal_(0.0)[None],
+        lambda _r, x, _: (x[0] * (1 - torch.eye(x.shape[1], WIDTH)))[None],
     ),
     "a length that divides another": (
         lambda x, y: x / (1 + y.norm(dim=-1, keepdim=True)),

@@ -190,7 +190,7 @@ def _run(
         around,
         returned,
         guessed,
-        recorder.backward.plain if recorder.backward else [],
+        recorder.backward.ended() if recorder.backward else [],
     )
 
 

@@ -88,23 +88,21 @@ class Operation:
         operands = tuple(_exchanged(o, new) for o in self.operands)
         return replace(made, operands=operands, dependents=tuple(new.get(id(t), t) for t in self.dependents))
 
-    def apart(self) -> Operation:
-        """The same without writing into an operand."""
-        if self.into is None:
-            return self
+    def apart(self) -> Operation | None:
+        """The same without writing into an operand; None for one that can only write."""
         own = getattr(self.func, "__name__", "")
         kwargs = {k: v for k, v in self.kwargs.items() if k != "inplace"}
         if own.startswith("__i"):
             return replace(self, func=getattr(torch.Tensor, f"__{own[3:]}"), into=None)
         if own.endswith("_") and not own.endswith("__"):
-            return replace(self, func=_named(own[:-1]), into=None, kwargs=kwargs)
+            found = _named(own[:-1])
+            return None if found is None else replace(self, func=found, into=None, kwargs=kwargs)
         return replace(self, into=None, kwargs=kwargs)
 
 
-def _named(name: str) -> Callable[..., Any]:
+def _named(name: str) -> Callable[..., Any] | None:
     rooms = (torch.Tensor, torch, nn.functional)
-    found: Callable[..., Any] = next(f for room in rooms if (f := getattr(room, name, None)) is not None)
-    return found
+    return next((f for room in rooms if (f := getattr(room, name, None)) is not None), None)
 
 
 def plain(name: str) -> tuple[str, bool, bool]:

@@ -129,6 +129,12 @@ class Backward:
             return self._of_no_kind(op)
         return rule(self, op) if op.into is None else self._into(op, op.into, rule)
 
+    def ended(self) -> list[tuple[str, str]]:
+        """`plain`, when the run is over: nothing more is known of its tensors and asked of its watch, so that they may go."""
+        plain, self.known, self.constants = self.plain, MadeOf(), ByTensor()
+        self.module, self._pairs = str, lambda _t, _softmax: False
+        return plain
+
     def _of_parameters(self, out: Any) -> Any:
         """What an operation makes of parameters alone depends on no input."""
         for t in tensors_in([out]) if isinstance(out, Tensor | list | tuple) else ():
@@ -143,8 +149,12 @@ class Backward:
             self.run(op)
             self.known.origins.learn(into, origin)
             return into
+        apart = op.apart()
+        if apart is None:
+            self.run(op)
+            return into
         before = self.known.keep(into)
-        made: Tensor = rule(self, op.apart().among({id(into): before}))
+        made: Tensor = rule(self, apart.among({id(into): before}))
         into.copy_(made)
         self.known.pass_on(made, into)
         return into
@@ -437,7 +447,7 @@ def normalize(self: Backward, op: Operation) -> Any:
 
 def _norm(self: Backward, op: Operation, x: Tensor, at: Callable[[Tensor, Tensor], Tensor]) -> Any:
     """A fused norm of x; one whose scale depends on the inputs too keeps its plain gradient."""
-    if op.dependents != (x,) or not self.rules.norm:
+    if len(op.dependents) != 1 or op.dependents[0] is not x or not self.rules.norm:
         out = self.run(op)
         if self.rules.norm:
             self.keeps_plain(op.name, out)
