@@ -168,7 +168,7 @@ def test_the_told_page_and_figure_say_what_was_shown(scenes: Any, tmp_path: Path
     page = told.to_html(tmp_path / "told.html").read_text("utf-8")
     for said in ("What tells T-shirt from Ankle boot", "of the orange lies on picture 0", "this picture alone", "92 %"):
         assert said in page
-    assert page.count("data:image/png") == 8
+    assert page.count("data:image/png") == 9
     figure = told.plot(tmp_path / "told.png")
     assert any("of the orange lies on" in t.get_text() for t in figure.texts)
     assert (tmp_path / "told.png").stat().st_size > 10_000

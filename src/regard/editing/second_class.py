@@ -34,6 +34,7 @@ from regard.models.reading import READS, RawReader
 from regard.recording.ambient import our_own
 from regard.recording.inputs import Inputs
 from regard.recording.random_state import rng_kept
+from regard.recording.refusals import refuse
 from regard.target import Target
 
 MIX = 0.5
@@ -110,6 +111,7 @@ def tell_apart(
     wanted: the class of the first picture; None: the predicted one. `target`, `contrast`: what makes a target of a class, and
     of two. Raises ModelError for a model that does not say what one picture of three channels shows, Misuse for equal classes.
     """
+    refuse(reader.model, bool(options.get("training")))
     second = cast(Second, guide.value)
     asked = _asked(reader, raw, wanted, second, target, contrast)
     c, e = asked.classes
@@ -174,7 +176,10 @@ def _chances(model: nn.Module, reading: Reading, stream: str) -> Float[Tensor, "
             scores = asked.scores(asked.picture.detach().requires_grad_())
     head = head_of(model, scores) if scores.ndim == 2 else None
     if head is None or head.no_class or head.one:
-        raise ModelError(f"a second picture needs a model of two classes or more, which {type(model).__name__} is not")
+        name = type(model).__name__
+        raise ModelError(
+            f"a second picture needs a model that takes a picture for one of several classes; {name} does not"
+        )
     return head.probability(scores.detach(), log=False)[0].float().cpu()
 
 

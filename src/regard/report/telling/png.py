@@ -48,14 +48,13 @@ def _figure(view: ToldView) -> Any:
     at -= second + NAMED
     _scale(figure, 0, at - 0.05, 3 * CELL + 2 * GAP - 0.3, view.scale)
     at -= SCALE
-    for i, (m, under) in enumerate(
-        zip(view.own, ("without the other picture", "guided by the other picture"), strict=True)
-    ):
+    for i, (m, under) in enumerate(zip(view.own, _OWN, strict=True)):
         _cell(figure, i, at, (m.title, under), _drawn(m))
         _scale(figure, i, at - third - NAMED + 0.05, CELL - 0.3, m.panel.scale)
     return figure
 
 
+_OWN = ("without the other picture", "on the canvas", "the guided map")
 _UNDER = ("on the canvas, in orange", "on the canvas, in blue", "what tells them apart")
 
 

@@ -26,8 +26,9 @@ class ToldView:
     """What tells class c from class e.
 
     canvas: maps of c, of e and of c − e on the canvas, in one scale: orange speaks for c, blue for e. own: on the first
-    picture's own tokens, c on that picture alone, and c rather than e. shares: of the orange in c − e how much lies on
-    the first picture, of the blue on the second; None where there is none, or where one picture lies in the other.
+    picture's own tokens, c on that picture alone, c on the canvas, and c rather than e. shares: of the orange in c − e how
+    much lies on the first picture, of the blue on the second; None where there is none, or where one picture lies in the
+    other.
     """
 
     told: Told
@@ -65,9 +66,14 @@ def _panel(stream: str, cells: Array, scale: ColourScale, picture: Picture) -> P
 
 
 def _own(told: Told, stream: str) -> list[Named]:
-    """The first picture's own maps, each in its own scale: their numbers are of two runs."""
+    """The first picture's own maps, each in its own scale: their numbers are of two runs, and of two targets."""
+    maps = {
+        f"{told.c}, this picture alone": told.alone,
+        f"{told.c}, with the other": told.on_first[0],
+        f"{told.c} rather than {told.e}": told.guided,
+    }
     found = []
-    for title, exp in ((f"{told.c}, this picture alone", told.alone), (f"{told.c} rather than {told.e}", told.guided)):
+    for title, exp in maps.items():
         cells = _cells(exp, stream)
         found.append(Named(title, _panel(stream, cells, scale_of(cells, exp.signed), told.first)))
     return found
