@@ -100,8 +100,11 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     more = not recording.whole or bool(recording.rereads)  # the read-out takes a gradient of its own
     beyond = again.shared is not None or not all(row.preset for row in rows)  # who reads the gradients at the inputs
     complete = any(p.complete for p in _presets(rows, options)) or "guide" in options
+    only = _only(rows, options)
     states = recording.frontier(w.how.site.layer, w.how.site.stream) if _at_states(w, rows) else []
-    gradients = recording.gradients_later(y, keep=keep or more or complete, inputs=beyond, states=states)
+    rule = None if only is None else only.rule(recording)
+    how: dict[str, Any] = {"inputs": beyond, "states": states, "correction": rule}
+    gradients = recording.gradients_later(y, keep=keep or more or complete, **how)
     readout = LateReadout(lambda: read_rows(recording, y, gradients, w.how.readout, again))
     context = Context(recording, gradients, readout, w.how.seed, w.how.site, w.how.baseline, again, w.reading)
     context.asked = w.how.readout is not None
@@ -109,10 +112,10 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     maps.guides = _guides(w, maps, rows, options)
     made, notes = _made(recording, rows, options, maps.guides)
     beside, _ = _made(recording, [r for r in rows if r.name in maps.guides], _unguided(options), {})
-    corrected = partial(_corrected, recording, y, gradients)
+    corrected = partial(_corrected, recording, y, gradients) if only is None else lambda _rule: gradients
     walked = _walked(w, rows, made | {_beside(name): p for name, p in beside.items()}, corrected, readout)
     for name, preset in [*made.items(), *beside.items()]:
-        if isinstance(preset, Preset | Fusion):
+        if isinstance(preset, Preset | Fusion) and only is None:
             maps.corrected[name] = maps.corrected.get(name, 0) + sum(p.complete for p in preset.presets)
     for name in maps.guides:
         maps.corrected[name] = maps.corrected.get(name, 0) + options["guide"].internal
@@ -156,6 +159,13 @@ def _unguided(options: dict[str, Any]) -> dict[str, Any]:
 def _beside(name: str) -> str:
     """What the unguided map of a method is called among the walks."""
     return f"{name}, unguided"
+
+
+def _only(rows: Sequence[Method], options: dict[str, Any]) -> Preset | None:
+    """The one map that is asked for, where it is one that corrects the gradient itself: no other gradient is taken then."""
+    presets = [p for preset in _presets(rows, options) for p in preset.presets]
+    alone = len(rows) == len(presets) == 1 and "guide" not in options and presets[0].complete
+    return presets[0] if alone else None
 
 
 def _at_states(w: Watched, rows: Sequence[Method]) -> bool:

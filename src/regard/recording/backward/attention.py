@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,13 +21,21 @@ from regard.recording.calls.rebuild import tiles
 from regard.recording.edits import Edit, applies
 from regard.recording.tokens.tags import STRIDE
 
-SIGNS: dict[str, Callable[[Tensor], Tensor]] = {
-    "positive": lambda G: (G > 0).to(G.dtype),
-    "negative": lambda G: (G < 0).to(G.dtype),
-    "absolute": torch.sign,
-    "signed": torch.ones_like,
+
+class Sign(NamedTuple):
+    """M of a sign, as what it makes of G, M⊙G, and of A, A⊙M."""
+
+    of_gradient: Callable[[Tensor], Tensor]
+    of_weights: Callable[[Tensor, Tensor], Tensor]
+
+
+SIGNS = {
+    "positive": Sign(lambda G: G.clamp(min=0), lambda A, G: torch.where(G > 0, A, 0.0)),
+    "negative": Sign(lambda G: G.clamp(max=0), lambda A, G: torch.where(G < 0, A, 0.0)),
+    "absolute": Sign(torch.abs, lambda A, G: A * G.sign()),
+    "signed": Sign(lambda G: G, lambda A, _G: A),
 }
-"""M of each sign: what G is multiplied with."""
+"""M = 1[G>0], 1[G<0], sign G, 1."""
 
 
 @runtime_checkable
@@ -76,7 +84,7 @@ class Correction:
 
     def at_weights(self, G: Tensor, m: Tensor | None, /) -> Tensor:
         """G′ = m⊙M⊙G."""
-        return _guided(SIGNS[self.sign](G) * G, m)
+        return _guided(SIGNS[self.sign].of_gradient(G), m)
 
     def at_scores(self, A: Tensor, G: Tensor, m: Tensor | None, /) -> Tensor:
         """A⊙(G′ − Σ_k A G′)."""
@@ -84,7 +92,7 @@ class Correction:
 
     def to_values(self, A: Tensor, G: Tensor, m: Tensor | None, /) -> Tensor:
         """A⊙M⊙m."""
-        return _guided(A * SIGNS[self.sign](G), m)
+        return _guided(SIGNS[self.sign].of_weights(A, G), m)
 
 
 @dataclass(frozen=True)
@@ -225,43 +233,21 @@ def _through(call: AttentionCall, rule: AttentionRule, bias: Tensor | None) -> t
     groups, heads, n, keys = call.shape
     assert call.q is not None
     empty = torch.zeros((), device=call.output.device, dtype=call.precision)
-    dq, dk = (empty.new_zeros(groups * heads, rows, call.q.shape[-1]) for rows in (n, keys))
-    dv = empty.new_zeros(groups * heads, keys, call.v.shape[-1])
+    dq = empty.new_empty(groups * heads, n, call.q.shape[-1])
+    dk, dv = (empty.new_zeros(groups * heads, keys, t.shape[-1]) for t in (call.q, call.v))
     db = None if bias is None else empty.new_zeros(groups * heads, n, keys)
-    m, parts = _by_pairs(rule, call), _Parts(call)
+    m = _by_pairs(rule, call)
     for tile, A, G in tiles(call, torch.arange(n)):
         assert G is not None
-        q, k, dO = parts.of(tile.pairs)
+        part, span, at_keys = tile.part, tile.span, (tile.pairs, tile.keys)
         guide = None if m is None else m[tile.pairs, :, tile.keys]
-        span = tile.span
-        dS = rule.at_scores(A, G, guide)
-        dv[tile.pairs, tile.keys] += rule.to_values(A, G, guide).transpose(1, 2) @ dO[:, span]
-        dq[tile.pairs, span] += torch.matmul(dS, k[:, tile.keys]).mul_(call.scale)
-        dk[tile.pairs, tile.keys] += torch.matmul(dS.transpose(1, 2), q[:, span]).mul_(call.scale)
+        W, dS = rule.to_values(A, G, guide), rule.at_scores(A, G, guide)
+        dv[at_keys].baddbmm_(W.transpose(1, 2), part.dO[:, span])
+        dk[at_keys].baddbmm_(dS.transpose(1, 2), part.q[:, span])
+        torch.bmm(dS, part.kT.transpose(1, 2)[:, tile.keys], out=dq[tile.pairs, span])
         if db is not None:
             db[tile.pairs, span, tile.keys] += dS
-    return dq, dk, dv, db
-
-
-class _Parts:
-    """q, k and dO of some (group, head) pairs, in the call's precision; those of one tile serve the next."""
-
-    def __init__(self, call: AttentionCall) -> None:
-        self.call = call
-        self.pairs: slice | None = None
-        self.found: tuple[Tensor, ...] = ()
-
-    def of(self, pairs: slice) -> tuple[Tensor, ...]:
-        """(pair, token, width) each."""
-        if pairs != self.pairs:
-            call = self.call
-            assert call.q is not None
-            assert call.k is not None
-            assert call.dO is not None
-            tensors = (call.q, call.k, call.by_rows(call.dO))
-            self.found = tuple(call.layout.pairs(t.detach(), pairs).to(call.precision) for t in tensors)
-            self.pairs = pairs
-        return self.found
+    return dq.mul_(call.scale), dk, dv, db
 
 
 def _by_pairs(rule: AttentionRule, call: AttentionCall) -> Float[Tensor, "pair 1 key"] | None:

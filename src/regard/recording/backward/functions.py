@@ -107,7 +107,7 @@ def proportional(f: Tensor, x: Tensor) -> Tensor:
 def softmax_gradient(A: Tensor, G: Tensor) -> Tensor:
     """A ⊙ (G − Σ_k A_k G_k): from the gradient at a softmax's result to that at its argument, along the last axis."""
     back = A * G
-    return back.sub_(A * back.sum(-1, keepdim=True))
+    return back.addcmul_(A, back.sum(-1, keepdim=True), value=-1)
 
 
 def warmer(A: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ CACHED_ROWS = 128
 class Tile:
     """Some (group, head) pairs, numbered group · heads + head, of a call; some of its query rows; a range of its keys.
 
-    `groups` and `heads` say how the pairs are counted: either whole groups, or some heads of one.
+    `groups` and `heads` say how the pairs are counted: either whole groups, or some heads of one. part: what it is made of.
     """
 
     pairs: slice
@@ -40,6 +40,7 @@ class Tile:
     heads: int
     rows: Int[Tensor, " row"]
     keys: slice
+    part: Part
 
     @property
     def span(self) -> slice | Tensor:
@@ -88,14 +89,15 @@ def tiles(
         for head in range(0, heads, wide):
             count = min(wide, heads - head)
             pairs = slice(group * heads + head, (last - 1) * heads + head + count)
-            part = _Part(call, pairs, buffers)
+            part = Part(call, pairs, buffers)
             for index in block:
                 keys = slice(0, m) if unseen else part.keys(index)
-                yield Tile(pairs, slice(group, last), count, index, keys), *part.rows(index, keys)
+                tile = Tile(pairs, slice(group, last), count, index, keys, part)
+                yield tile, *part.rows(index, keys)
 
 
-class _Part:
-    """Some (group, head) pairs of a call: queries, keys, values and dO in the call's precision, (pair, token, width)."""
+class Part:
+    """Some (group, head) pairs of a call: scaled queries and dO (pair, token, width), keys and values (pair, width, token)."""
 
     def __init__(self, call: Kernel, pairs: slice, buffers: dict[str, Tensor]) -> None:
         self.call, self.pairs, self.buffers = call, pairs, buffers
