@@ -41,6 +41,7 @@ class Target:
     If `c` is None, the predicted class is explained, and the receipt says so. `output` names the field of the model's
     output that holds the scores (default: `logits`, or the output itself if it is a tensor). A class may be an int
     or a (batch,) tensor, one class per sample. `classes` says what the class numbers count: "class", "token" or "text".
+    `contrasted` gives the contrast of a class with the best other one at the same place.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Target:
     headed: Callable[[nn.Module, Any], Target] | None = dataclasses.field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     classes: str = "class"
+    contrasted: Callable[[Tensor], Target] | None = dataclasses.field(default=None, repr=False)
 
     def at(self, classes: Tensor, rival: Tensor | None = None) -> Target:
         """The same target with its classes fixed (one per sample), for runs in which others may be predicted."""
@@ -125,7 +127,8 @@ class Target:
             return cls.contrast(k, d if other is None else other, position, output)
 
         halves = (cls.logit(c, position, output), cls.logit(d, position, output))
-        return cls(f"contrast {_name(c)} - {rival}", read, remade, halves)
+        made = cls(f"contrast {_name(c)} - {rival}", read, remade, halves)
+        return replace(made, contrasted=lambda k: cls.contrast(k, None, position, output))
 
     @classmethod
     def similarity(cls, text: Classes = None) -> Target:
@@ -156,7 +159,8 @@ class Target:
 
         where = "" if isinstance(position, int) and position == -1 else f" after {_tokens(position)}"
         token = "the predicted one" if id is None else _name(id).replace("class", "token")
-        return cls(f"next token: {token}{where}", read, lambda k: cls.next_token(k, position), classes="token")
+        made = cls(f"next token: {token}{where}", read, lambda k: cls.next_token(k, position), classes="token")
+        return replace(made, contrasted=lambda k: cls.contrast(k, None, position))
 
     @classmethod
     def detection(cls, query: Classes, c: Classes = None) -> Target:
@@ -248,7 +252,8 @@ def _scored(
         return _scored(cls, kind, classes, position, output, activation, head)
 
     label = _label(head.word(kind), c, position, head)
-    return cls(label, read, remade, headed=headed, notes=head.notes(kind))
+    made = cls(label, read, remade, headed=headed, notes=head.notes(kind))
+    return replace(made, contrasted=lambda k: cls.contrast(k, None, position, output))
 
 
 def _detection(cls: Made, query: Any, c: Any, background: bool = True) -> Target:

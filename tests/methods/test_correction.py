@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import regard
 from regard import Guide, Target
@@ -153,6 +154,20 @@ def test_internal_guides() -> None:
     named: Any = regard.explain(case.model, case.inputs, 1, "corrected_attention", guide="contrast")
     assert "guided by contrast" in named.receipt.notes
     assert named.options["guide"] == "contrast"
+
+
+def test_a_contrast_is_of_the_place_that_the_target_reads() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes)).eval()
+    inputs = {"input_ids": torch.randint(0, 20, (2, 5))}
+    for target, contrast_there in (
+        (Target.next_token(3, position=2), Target.contrast(3, None, 2)),
+        (Target.logit(3, position=1), Target.contrast(3, None, 1)),
+    ):
+        found: Any = regard.explain(model, inputs, target, "corrected_attention", guide="contrast")
+        expected: Any = regard.explain(model, inputs, target, "corrected_attention", guide=contrast_there)
+        assert same(found.scores, expected.scores)
 
 
 @pytest.mark.parametrize("guide", ["contrast", Guide.box(0, 4, 8, 12)])

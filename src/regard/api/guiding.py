@@ -75,12 +75,12 @@ class Guides:
     def _contrast(self, against: Any) -> dict[str, Tensor]:
         """The map of y_c − y_d."""
         c, labels = self.explained, self.w.reading.labels
-        if c is None or self.target.remade is None:
+        if c is None or self.target.remade is None or self.target.contrasted is None:
             raise Misuse(
                 f"the target ({self.target.label}) is no class, so that it has no contrast; give guide=Target..."
             )
         if against is None:
-            return self.map_of(Target.contrast(c, None))
+            return self.map_of(self.target.contrasted(c))
         if isinstance(against, str):
             if labels is None or against not in labels:
                 raise nearest(against, labels or ["(the model has no labels)"], "label")

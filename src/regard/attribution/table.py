@@ -42,6 +42,7 @@ RULED: dict[str, Any] = {
     "sites": STATES,
     "needs": ("gradient",),
     "rules": "rule_set",
+    "formula": Formula("g ⊙ F, g by rules", "0 at that site", "one node at t = 1, of a changed gradient"),
 }
 CAM_PASSES = "3 forward + 2 gradient"
 BTI: dict[str, Any] = {

@@ -40,7 +40,7 @@ class Tile:
     heads: int
     rows: Int[Tensor, " row"]
     keys: slice
-    part: Part
+    part: Operands
 
     @property
     def span(self) -> slice | Tensor:
@@ -89,14 +89,14 @@ def tiles(
         for head in range(0, heads, wide):
             count = min(wide, heads - head)
             pairs = slice(group * heads + head, (last - 1) * heads + head + count)
-            part = Part(call, pairs, buffers)
+            part = Operands(call, pairs, buffers)
             for index in block:
                 keys = slice(0, m) if unseen else part.keys(index)
                 tile = Tile(pairs, slice(group, last), count, index, keys, part)
                 yield tile, *part.rows(index, keys)
 
 
-class Part:
+class Operands:
     """Some (group, head) pairs of a call: scaled queries and dO (pair, token, width), keys and values (pair, width, token)."""
 
     def __init__(self, call: Kernel, pairs: slice, buffers: dict[str, Tensor]) -> None:
