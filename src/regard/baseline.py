@@ -1,4 +1,4 @@
-"""Against what an explanation is measured (METHODS.md section 1)."""
+"""Against what an explanation is measured (formulas.md section 1)."""
 
 from __future__ import annotations
 

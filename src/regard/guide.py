@@ -1,4 +1,4 @@
-"""What steers the attention of a guided map: a contrast, a region, words, a map, another picture (METHODS.md section 4).
+"""What steers the attention of a guided map: a contrast, a region, words, a map, another picture (formulas.md section 4).
 
 Data alone; `api/guiding.py` makes of it one number for each token.
 """

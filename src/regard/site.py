@@ -1,4 +1,4 @@
-"""Where a map lives, and where its baseline is put (METHODS.md section 1)."""
+"""Where a map lives, and where its baseline is put (formulas.md section 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is explained: a scalar y for each sample, read from the model's output (METHODS.md section 1)."""
+"""What is explained: a scalar y for each sample, read from the model's output (formulas.md section 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Correction, guidance and their identities (METHODS.md sections 2 and 4)."""
+"""Correction, guidance and their identities (formulas.md sections 2 and 4)."""
 
 from __future__ import annotations
 

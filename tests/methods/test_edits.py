@@ -155,7 +155,7 @@ FACTORS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class RuledAttention(torch.autograd.Function):
-    """METHODS.md section 4 by hand: G′ = M⊙G enters dS = A⊙(G′ − Σ_k A G′); dV′ = (A⊙M)ᵀ dO."""
+    """formulas.md section 4 by hand: G′ = M⊙G enters dS = A⊙(G′ − Σ_k A G′); dV′ = (A⊙M)ᵀ dO."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, value: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sites, baselines and the path between them: the identities of METHODS.md section 1, and slow literal twins."""
+"""Sites, baselines and the path between them: the identities of formulas.md section 1, and slow literal twins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The literal twin of Beyond Intuition and of Transition Attention Maps (METHODS.md section 7).
+"""The literal twin of Beyond Intuition and of Transition Attention Maps (formulas.md section 7).
 
 One forward and backward pass for each node, eager attention, gradients at A by autograd, full n×n products, loops; the output
 projection, the values and the block's input by the names that each family gives them. Nothing here uses our code.

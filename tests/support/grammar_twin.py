@@ -1,6 +1,6 @@
 """The literal twin of a model of the grammar: the same choices, by full n×n matrices, in float64, with autograd at every A.
 
-Nothing here uses our code, and nothing of the model but its weights. What an attention *is* (METHODS.md 0): whatever the model
+Nothing here uses our code, and nothing of the model but its weights. What an attention *is* (formulas.md 0): whatever the model
 cuts it into, here it is one A of all heads, rows and samples at once. What each row of a state is made of is kept by matrices
 over the joint rows (class token, tokens of x, tokens of y): R of each path rule, and T, by the token maps alone.
 """
@@ -348,7 +348,7 @@ def edge(m: Map, rule: str) -> Tensor:
 
 
 def all_scores(t: Literal, net: Net) -> dict[str, dict[str, Tensor]]:
-    """The forward form of METHODS.md 3: of every state R = (I + ΣE) R by each rule, and T by the token maps alone.
+    """The forward form of formulas.md 3: of every state R = (I + ΣE) R by each rule, and T by the token maps alone.
 
     Without a residual branch the rows of a state have absorbed no earlier attention but through their values (`Step.keeps`).
     """

@@ -1,4 +1,4 @@
-"""The literal twin of a whole map: joint block roll-out with full matrices (METHODS.md sections 2 and 3).
+"""The literal twin of a whole map: joint block roll-out with full matrices (formulas.md sections 2 and 3).
 
 R (batch, row, row) says what each row of a state, all streams of a sample side by side, has come to rest on: I at first.
 A call adds E K to the state that takes in its output: E is the eager twin's map in its place among all rows, K the state
@@ -26,7 +26,7 @@ END = 1 << 62
 
 class Together(NamedTuple):
     """Calls that are one attention, in the table's words: heads side by side, whose E is the mean over all of them, and
-    outputs that are added, whose E is the sum (METHODS.md section 0)."""
+    outputs that are added, whose E is the sum (formulas.md section 0)."""
 
     heads: tuple[tuple[int, ...], ...] = ()
     added: tuple[tuple[int, ...], ...] = ()

@@ -1,4 +1,4 @@
-"""Rules of the backward pass once more, literally: METHODS.md section 11 written module by module, and none of our code.
+"""Rules of the backward pass once more, literally: formulas.md section 11 written module by module, and none of our code.
 
 `literal(model, rules)` is a copy of a model whose norms, activations, gated MLPs, routers and attentions are formulas in which
 what is constant is detached and what is halved is written as half. Plain autograd of it is the gradient that the rules ask for.
@@ -27,7 +27,7 @@ VOCABULARY = 40
 
 @dataclass(frozen=True)
 class Rules:
-    """One row of the table of METHODS.md section 11."""
+    """One row of the table of formulas.md section 11."""
 
     attention: str
     activation: bool

@@ -1,4 +1,4 @@
-"""The models of styles.py once more, in float64 by full matrices, and every method's map of them (METHODS.md sections 0 to 3).
+"""The models of styles.py once more, in float64 by full matrices, and every method's map of them (formulas.md sections 0 to 3).
 
 Of the models only the weights are used, and nothing of our code. `Rows` are the rows of a state: asked for a rule, they give R
 (batch, row, joint row), what each has come to rest on; asked for "tokens", what it is made of by moving and merging alone.

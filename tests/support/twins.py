@@ -1,4 +1,4 @@
-"""The slow literal twins: METHODS.md in hand-written softmax, autograd through A, full n×n products and loops.
+"""The slow literal twins: formulas.md in hand-written softmax, autograd through A, full n×n products and loops.
 
 Nothing here uses our code.
 """
@@ -270,7 +270,7 @@ MEETS = {"visual_pos": "visual_feats"}
 
 
 def explain(t: Literal, method: str, **options: Any) -> dict[str, Tensor]:
-    """What a method of METHODS.md gives, by stream."""
+    """What a method of formulas.md gives, by stream."""
     if method == "gradient":
         return at_input(t, REDUCE[options.get("reduce", "mean")])
     if method == "input_x_gradient":

@@ -1,4 +1,4 @@
-"""What the user guides a map by, as one number m for each token of a stream (METHODS.md section 4)."""
+"""What the user guides a map by, as one number m for each token of a stream (formulas.md section 4)."""
 
 from __future__ import annotations
 

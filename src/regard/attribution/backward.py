@@ -1,4 +1,4 @@
-"""x ⊙ ∂y/∂x by rules of the backward pass: AttnLRP, CP-LRP, gim (METHODS.md section 11). A method is (rule set, what is read).
+"""x ⊙ ∂y/∂x by rules of the backward pass: AttnLRP, CP-LRP, gim (formulas.md section 11). A method is (rule set, what is read).
 
 These claim Σa = y, and not y − y(baseline): what of y the scores add up to is on the receipt (`conservation`). CP-LRP keeps
 that exactly in decoders without biases whose norms only divide; AttnLRP loses some of it at each softmax, and every bias takes

@@ -1,4 +1,4 @@
-"""The unification table (METHODS.md section 1): methods as quadratures of one integral (arXiv 2605.22417).
+"""The unification table (formulas.md section 1): methods as quadratures of one integral (arXiv 2605.22417).
 
 a = (F − F0) ⊙ ∫₀¹ ∂f/∂F(F0 + t(F − F0)) dt: what tells methods apart is the site, the baseline F0, and the nodes.
 """

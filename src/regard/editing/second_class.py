@@ -1,4 +1,4 @@
-"""External guidance by a second class (arXiv 2605.11392; METHODS.md section 4): another picture on the canvas of the first.
+"""External guidance by a second class (arXiv 2605.11392; formulas.md section 4): another picture on the canvas of the first.
 
 Our reading. What the model sees of each picture is made smaller, by one factor both ways where patches allow it, until both
 stand side by side on a canvas of the model's input size, each on whole patches; what is left over is 0 in normalised space,

@@ -1,6 +1,6 @@
 """Rows to numbers with intervals; differences between methods, example by example; protocol 6: right and wrong apart.
 
-An explanation must agree with the model's performance (METHODS.md section 6, principle 2): a metric over all examples hides
+An explanation must agree with the model's performance (formulas.md section 6, principle 2): a metric over all examples hides
 that the model had some of them wrong from the start, so every summary can be split by that.
 """
 

@@ -1,4 +1,4 @@
-"""Attention transfer: what the target would gain if attention moved between tokens, layer by layer (METHODS.md section 4)."""
+"""Attention transfer: what the target would gain if attention moved between tokens, layer by layer (formulas.md section 4)."""
 
 from __future__ import annotations
 

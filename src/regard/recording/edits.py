@@ -177,7 +177,7 @@ class LeaveOut(MaskKeys):
 
 @dataclass
 class OneHead(Edit):
-    """Re-run some calls with one head over the full width (another model; see METHODS.md section 6)."""
+    """Re-run some calls with one head over the full width (another model; see formulas.md section 6)."""
 
     calls: Sequence[int] | None = None
 

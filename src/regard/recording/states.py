@@ -2,7 +2,7 @@
 
 A state is a tensor that a block (an element of a ModuleList) was given or gave back, whose rows are tokens of a stream. The
 frontier after block l is the newest state of every stream at that moment: with all of it replaced, whatever came before has
-no say any more (METHODS.md section 1).
+no say any more (formulas.md section 1).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Edge rules: one attention call -> one (query × key) matrix E. METHODS.md section 2, a row of it each.
+"""Edge rules: one attention call -> one (query × key) matrix E. formulas.md section 2, a row of it each.
 
 A rule maps A, and A⊙G, head by head; heads are then joined by mean or max (the clamp comes before the mean), or by weights;
 keys may have weights, too.

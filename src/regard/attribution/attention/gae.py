@@ -1,7 +1,7 @@
 """Generic Attention-model Explainability (Chefer et al., ICCV 2021), in two forms.
 
 `walk`: row r of Π(I + E), over all streams together: rules 5 and 6 of the paper for self-attention, and the coupled roll-out
-for several sources. `bimodal`: the paper's rules for co-attention and encoder-decoders, METHODS.md section 5. They are the
+for several sources. `bimodal`: the paper's rules for co-attention and encoder-decoders, formulas.md section 5. They are the
 same for a single source. With E = E_h (G⊙A)₊ of a call whose rows are of source s and whose keys are of source q,
 
     s = q:  R_ss += E R_ss,  R_sb += E R_sb                        (b: any other source)

@@ -1,4 +1,4 @@
-"""Guidance (arXiv 2605.11392; METHODS.md section 4): a map over tokens steers the direction of attention.
+"""Guidance (arXiv 2605.11392; formulas.md section 4): a map over tokens steers the direction of attention.
 
 m = (map)₊ / max, per stream and sample, so that 0 ≤ m ≤ 1, multiplies G before the sign rule. Since m is not negative, an edge
 E becomes E diag(m); complete correction has m in the backward pass too. m is 1 on tokens of streams that no map is given for.

@@ -1,4 +1,4 @@
-"""Weights of heads and of keys in an edge rule (Beyond Intuition, Chen et al., TMLR 2023; METHODS.md section 2)."""
+"""Weights of heads and of keys in an edge rule (Beyond Intuition, Chen et al., TMLR 2023; formulas.md section 2)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Heterogenous attention: a generic interpretation of co-attention, cross-attention and encoder-decoders.
 
 Generic Interpretation Approach for Transformer Models Incorporating Heterogenous Attention Structures (arXiv 2605.27458);
-METHODS.md section 5. A call is homogenous when its queries and keys are of one source, heterogenous when they are of two.
+formulas.md section 5. A call is homogenous when its queries and keys are of one source, heterogenous when they are of two.
 Each source keeps its own propagation; which they are, and in which order calls read them, is read off the recording.
 """
 

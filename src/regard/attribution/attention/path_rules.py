@@ -1,4 +1,4 @@
-"""Path rules: edges -> relevance of input tokens. METHODS.md section 3, as choices for the one walk of `Recording`.
+"""Path rules: edges -> relevance of input tokens. formulas.md section 3, as choices for the one walk of `Recording`.
 
 - `residual_sum`: row r of Π(I + E), less r itself: paths of length ≥ 1.
 - `rollout`: the same with E + I row-normalised, given as it is.

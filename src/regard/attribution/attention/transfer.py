@@ -2,7 +2,7 @@
 
 With S the scores that the softmax takes,
 
-    D_ij = ∂y/∂S_ij = A_ij (G_ij − Σ_k A_ik G_ik)        (arXiv 2605.11392; METHODS.md sections 2 and 4),
+    D_ij = ∂y/∂S_ij = A_ij (G_ij − Σ_k A_ik G_ik)        (arXiv 2605.11392; formulas.md sections 2 and 4),
 
 whose rows sum to 0: attention that one key gains is taken from the others. Over the heads h and the query rows i of an
 attention, t_j = Σ_{h,i} D_ij says what y gains where all of them look more at token j; where it is negative, y gains if they

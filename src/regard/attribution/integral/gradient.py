@@ -1,4 +1,4 @@
-"""Gradients at the input (METHODS.md section 1): pixels and features; the word embeddings for token ids."""
+"""Gradients at the input (formulas.md section 1): pixels and features; the word embeddings for token ids."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The path from a baseline to what the model saw, at a site: y and its gradient at any point F0 + t (F − F0) of it.
 
-All methods that decompose y are quadratures of one integral, a = (F − F0) ⊙ ∫₀¹ ∂f/∂F(F0 + t(F − F0)) dt (METHODS.md section
+All methods that decompose y are quadratures of one integral, a = (F − F0) ⊙ ∫₀¹ ∂f/∂F(F0 + t(F − F0)) dt (formulas.md section
 1). Points run side by side, as samples of one batch, as many as the memory budget allows.
 """
 

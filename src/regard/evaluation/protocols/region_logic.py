@@ -6,7 +6,7 @@
 - **pointing**: the top region is one that the answer is read off (semantic interpretation).
 
 Generic Interpretation Approach for Transformer Models Incorporating Heterogenous Attention Structures (arXiv 2605.27458);
-METHODS.md section 5. Equal scores are put in an order drawn from the seed and the question's name, or, where one top unit is
+formulas.md section 5. Equal scores are put in an order drawn from the seed and the question's name, or, where one top unit is
 asked for, share the hit: a map that is flat gets what chance gives. Padding and special tokens compete with nothing.
 """
 

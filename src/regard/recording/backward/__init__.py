@@ -1,6 +1,6 @@
 """Rules of the backward pass: how a gradient flows through an operation of some kind, while values stay the model's own.
 
-METHODS.md sections 4 and 11. `rules` has the table of what a rule set may say and applies it to each operation of a watched
+formulas.md sections 4 and 11. `rules` has the table of what a rule set may say and applies it to each operation of a watched
 run; `made_of` recognises norms, activations and gates in what a model writes by hand; `attention` rebuilds the backward pass
 of attention in tiles; `functions` has what torch's graph is told.
 """

@@ -1,6 +1,6 @@
 """The backward pass of attention, changed: G = ∂y/∂A is corrected where it passes, and the rest is rebuilt in tiles.
 
-The forward pass is the model's own kernel, and its output, bit for bit. METHODS.md section 4: with M ∈ {1[G>0], 1[G<0], sign G,
+The forward pass is the model's own kernel, its output bit for bit. formulas.md section 4: with M ∈ {1[G>0], 1[G<0], sign G,
 1} and a guide m over the keys, G′ = m⊙M⊙G goes into dS = A⊙(G′ − Σ_k A G′) and dV′ = (A⊙M⊙m)ᵀ dO.
 """
 

@@ -1,4 +1,4 @@
-"""The table of rules: which operations are of which kind, and what a rule set does with each. METHODS.md section 11.
+"""The table of rules: which operations are of which kind, and what a rule set does with each. formulas.md section 11.
 
 Kinds are told by what an operation does and what its operands are made of, wherever the watch sees them: fused, functional, or
 written out by hand. Values are the model's own, bit for bit. What depends on the inputs is what needs a gradient, since

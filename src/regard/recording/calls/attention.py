@@ -1,4 +1,4 @@
-"""An attention: the layer-level unit that the formulas mean (METHODS.md section 0), made of one kernel call or of several.
+"""An attention: the layer-level unit that the formulas mean (formulas.md section 0), made of one kernel call or of several.
 
 It is all calls that read the same state and whose outputs are joined before another call reads one of them without the
 others: side by side along the width (heads one by one, in stripes), along the rows (chunks of queries, windows, samples,

@@ -1,7 +1,7 @@
 """One attention call: softmax(QKᵀ)V as the model ran it, with rows of A and of G = ∂y/∂A rebuilt on demand.
 
 Nothing of size n×n is kept. A fused call keeps q, k, v, the mask and the scale; A's rows are rebuilt from them (rebuild.py).
-A call that the model itself ran with an explicit A keeps that A. In both, G_h = dO_h V_hᵀ, exactly (METHODS.md section 0).
+A call that the model itself ran with an explicit A keeps that A. In both, G_h = dO_h V_hᵀ, exactly (formulas.md section 0).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Rule(Protocol):
-    """An edge rule (METHODS.md section 2): one call's rows of A and G to rows of one matrix E.
+    """An edge rule (formulas.md section 2): one call's rows of A and G to rows of one matrix E.
 
     `gradient` says whether G is needed. `each(A, AG)` gives one matrix a head; `over_heads` is how heads are joined.
     """

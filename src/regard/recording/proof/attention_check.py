@@ -1,6 +1,6 @@
 """Attentions against their calls: each call is part of one attention, once, and rows of A over an attention sum as they must.
 
-METHODS.md section 0: joined along the width, calls share one mean over heads, so that a row of the attention's E sums to 1, or
+formulas.md section 0: joined along the width, calls share one mean over heads, so that a row of the attention's E sums to 1, or
 to what attention sinks leave of it; along rows, each row is one call's; added, rows sum to the number of summands. What a row
 sums to is taken from the pull that the walk takes; what it must sum to, from the calls' own rows of A and their heads.
 """

@@ -1,4 +1,4 @@
-"""The walk over the graph of states: METHODS.md section 3, with every path's sources told apart where that is asked for.
+"""The walk over the graph of states: formulas.md section 3, with every path's sources told apart where that is asked for.
 
 Relevance lives on (sample, row), rows numbered over all streams. Of every call c the walk needs one row of weights, w_c, and
 makes one row of relevance, w_c E_c, on the rows of c's keys. Calls are taken from last to first, so that w_c is complete
@@ -7,7 +7,7 @@ when it is reached: no n×n product is formed, and one call's map is alive at a 
 A *source* is what one side of a call holds: streams that stand side by side in one sequence (words and patches of a joint
 sequence; a class token and its patches) are one source, and so is what their tokens are merged to. All query rows of a
 call are then of one source, and so are its keys. Paths that change their source never to come back ("one") are kept from
-those that re-enter a source that they have left by the set of sources visited (arXiv 2605.27458; METHODS.md section 5).
+those that re-enter a source that they have left by the set of sources visited (arXiv 2605.27458; formulas.md section 5).
 """
 
 from __future__ import annotations

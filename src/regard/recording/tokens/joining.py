@@ -1,5 +1,5 @@
 """Rows that are joined between attentions: a mean or a sum of several rows at each place, beside other places (pairs, windows,
-frames). New rows are made, 1/m of each of the m that they were made of (METHODS.md 3). What is joined before any attention may
+frames). New rows are made, 1/m of each of the m that they were made of (formulas.md 3). What is joined before any attention may
 be parts of one token (codebooks of a frame): that is not known."""
 
 from __future__ import annotations

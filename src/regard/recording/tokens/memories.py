@@ -1,7 +1,7 @@
 """Memory keys and values: rows of a parameter beside the tokens, of which each head may have its own part.
 
 A memory that is kept as (head, memory, width) is one token for each memory, cut into heads beforehand: its parts are merged to
-one row, so that what falls on it goes back to all of them in equal shares (METHODS.md section 3).
+one row, so that what falls on it goes back to all of them in equal shares (formulas.md section 3).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which call's output each element of a tensor is, where outputs of several calls stand in one tensor, stacked or side by side.
 
 What stands side by side has not met yet: it may become heads of one attention, or a sum of attentions. It meets where elements
-of several calls come together in one (METHODS.md 0):
+of several calls come together in one (formulas.md 0):
 
 - along their features (a projection of heads that are concatenated): the calls are heads that stand side by side;
 - each by itself (a sum over the axis along which they were stacked, weighed or not; element by element): they are added.
