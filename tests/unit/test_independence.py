@@ -106,6 +106,28 @@ def test_what_the_graph_cannot_prove_the_gradients_do():
     assert found.receipt.passes > 2
 
 
+def own_function(name):
+    """Less the mean over the samples, as a function of the model's own with a name that something else has."""
+
+    def forward(ctx, x):
+        return x - x.mean(0, keepdim=True)
+
+    def backward(ctx, g):
+        return g - g.mean(0, keepdim=True)
+
+    body = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), body)
+
+
+@pytest.mark.parametrize("name", ["Silu", "Clone", "Linear", "PatchEmbedding", "Scaled", "Instead", "FusedAttention"])
+@pytest.mark.parametrize("method", ["gae", "input_x_gradient", "attnlrp"])
+def test_a_function_of_the_model_s_own_is_known_by_no_name(name, method):
+    mixing = own_function(name)
+    model, x = strong(Encoder(lambda m, z: m.fc(mixing.apply(z)[:, 0]))), noise(3, 5, 16)
+    found = regard.explain(model, x, 1, method)
+    assert any("samples are not independent here" in n for n in found.receipt.notes)
+
+
 def test_token_ids_are_samples_too():
     transformers = pytest.importorskip("transformers")
     small = {

@@ -18,8 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.recording.backward.attention import FusedAttention, WeighedValues
+from regard.recording.backward.functions import Instead, Line, Scaled
 from regard.recording.gradient import gradient
 from regard.recording.inputs import first
+from regard.recording.patch_gradient import PatchEmbedding
 from regard.recording.recording import Recording
 
 TINY = 1e-6  # of the greatest gradient: less is rounding
@@ -150,7 +153,7 @@ def apart(y: Float[Tensor, " batch"]) -> bool:
         name = node.name().partition("Backward")[0]
         if (hasattr(node, "variable") or name == "Embedding") and axis != Axis():
             return False  # samples are axis 0 of what goes in
-        step, rule = NodeStep(node, graph.shape(node, number), axis, len(y), graph), RULES.get(name)
+        step, rule = NodeStep(node, graph.shape(node, number), axis, len(y), graph), _rule(node, name)
         for i, (child, which) in enumerate(graph.operands(node)):
             if child is None or graph.constant(child, len(y)):
                 continue
@@ -373,12 +376,23 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Mm", "Bmm"), _product(0)),
     "Linear": _leading(1),
     "Index": _indexed,
-    **dict.fromkeys(("Convolution", "PatchEmbedding"), _convolved),
+    "Convolution": _convolved,
     "ConstantPadNd": _padded,
     "Repeat": _repeated,
     "Glu": _gated,
     "NativeGroupNorm": _attention,
-    **dict.fromkeys(("_Scaled", "_Line", "_Instead"), _leading(1)),
-    **dict.fromkeys(("_Fused", "_OfWeights"), _attention),
 }
-"""What is known to keep samples apart, by the name of its node in the graph."""
+"""What of torch is known to keep samples apart, by the name of its node in the graph."""
+OURS: dict[type, Rule] = {
+    PatchEmbedding: _convolved,
+    **dict.fromkeys((Scaled, Line, Instead), _leading(1)),
+    **dict.fromkeys((FusedAttention, WeighedValues), _attention),
+}
+"""The same for functions of our own; of a model's own functions nothing is known, whatever their names."""
+
+
+def _rule(node: Any, name: str) -> Rule | None:
+    """What is known of a node."""
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return OURS.get(getattr(type(node), "_forward_cls"))  # noqa: B009 (no stub knows it)
+    return RULES.get(name)

@@ -152,11 +152,11 @@ class Correctable(Edit):
             return None
         O: Tensor
         if call.A is None:
-            O = _Fused.apply(_bare(call), self, *self._operands(call))  # type: ignore[no-untyped-call]
+            O = FusedAttention.apply(_bare(call), self, *self._operands(call))  # type: ignore[no-untyped-call]
         elif isinstance(self.rule, Warmer):
             return None
         else:
-            O = _OfWeights.apply(_bare(call), self, call.A, call.v)  # type: ignore[no-untyped-call]
+            O = WeighedValues.apply(_bare(call), self, call.A, call.v)  # type: ignore[no-untyped-call]
         return O
 
     def _operands(self, call: AttentionCall) -> tuple[Tensor | None, ...]:
@@ -183,7 +183,7 @@ def _bare(call: AttentionCall) -> AttentionCall:
     return replace(call, output=call.output.detach())
 
 
-class _OfWeights(torch.autograd.Function):
+class WeighedValues(torch.autograd.Function):
     """O = A V of a map that the model made itself."""
 
     @staticmethod
@@ -206,7 +206,7 @@ class _OfWeights(torch.autograd.Function):
         return None, None, _like(at_A, A), _like(at_v, v)
 
 
-class _Fused(torch.autograd.Function):
+class FusedAttention(torch.autograd.Function):
     """O of a fused kernel."""
 
     @staticmethod

@@ -12,7 +12,7 @@ GUARD = 1e-10
 """What x is moved by before f(x) is divided by it."""
 
 
-class _Scaled(torch.autograd.Function):
+class Scaled(torch.autograd.Function):
     """x itself, and a share of its gradient."""
 
     @staticmethod
@@ -29,7 +29,7 @@ def scaled(x: Tensor, share: float) -> Tensor:
     """x itself, bit for bit; what comes back to it is `share` of its gradient."""
     if share == 1 or not x.requires_grad:
         return x
-    made: Tensor = _Scaled.apply(x, share)  # type: ignore[no-untyped-call]
+    made: Tensor = Scaled.apply(x, share)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -50,7 +50,7 @@ def shared(
     return scaled(q, at_scores), scaled(k, at_scores), scaled(v, 0.5 if looks else 1.0), biased
 
 
-class _Instead(torch.autograd.Function):
+class Instead(torch.autograd.Function):
     """A value made of x, and a gradient of its own."""
 
     @staticmethod
@@ -72,7 +72,7 @@ def instead(
 
     What is not asked for may be written into, as the model's own backward pass allows.
     """
-    made: Tensor = _Instead.apply(value, at, by_value, x)  # type: ignore[no-untyped-call]
+    made: Tensor = Instead.apply(value, at, by_value, x)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -81,7 +81,7 @@ def in_stead_of(value: Tensor, x: Tensor) -> Tensor:
     return instead(lambda _: value.detach(), lambda g, _: g, x)
 
 
-class _Line(torch.autograd.Function):
+class Line(torch.autograd.Function):
     """f(x) as the straight line through 0 and its value."""
 
     @staticmethod
@@ -100,7 +100,7 @@ class _Line(torch.autograd.Function):
 
 def proportional(f: Tensor, x: Tensor) -> Tensor:
     """f, an element-wise function's value at x, whose gradient at x is that of the straight line through 0 and it: g · f/x."""
-    made: Tensor = _Line.apply((f.detach(),), x)  # type: ignore[no-untyped-call]
+    made: Tensor = Line.apply((f.detach(),), x)  # type: ignore[no-untyped-call]
     return made
 
 
