@@ -172,3 +172,10 @@ def test_gamma_equals_a_loop_over_inputs_and_outputs(name: str) -> None:
         _, (ours,), recording = ruled(Mapped(function).eval(), x, lambda out: out[:, 0], rules, maps=False)
         assert recording.plain == []
         assert_same([ours], [favoured(function, x, weights, gamma)], 1e-8)  # of 1e-10 beside the divisor
+
+
+def test_gamma_names_a_linear_map_whose_bias_depends_on_the_input() -> None:
+    x = drawn(1, 3, 4)
+    model = Mapped(lambda x: torch.addmm(x[0], x[0], drawn(4, 4))[None]).eval()
+    _, _, recording = ruled(model, x, lambda out: out[:, 0], rule_set("attnlrp", gamma=0.25), maps=False)
+    assert [operation for operation, _ in recording.plain] == ["addmm"]

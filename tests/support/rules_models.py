@@ -78,6 +78,9 @@ RMS: dict[str, Callable[[Tensor], Tensor]] = {
     "in place": in_place,
     "F.rms_norm": lambda x: F.rms_norm(x, (WIDTH,), None, EPS),
     "einsum": lambda x: x / (torch.einsum("bnd,bnd->bn", x, x)[..., None] / WIDTH + EPS).sqrt(),
+    "power by name": lambda x: x * (squares(x) + EPS).pow(exponent=-0.5),
+    "divided by name": lambda x: torch.div(x, other=(squares(x) + EPS).sqrt()),
+    "x.div by name": lambda x: x.div(other=(squares(x) + EPS).sqrt()),
     "vecdot": lambda x: x * (torch.linalg.vecdot(x, x).unsqueeze(-1) / WIDTH + EPS).rsqrt(),
 }
 LENGTH: dict[str, Callable[[Tensor], Tensor]] = {
@@ -172,6 +175,38 @@ def new_gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1.0 + torch.tanh(TANH["a"] * (x + TANH["b"] * torch.pow(x, 3.0))))
 
 
+def gelu_step_by_step(x: Tensor) -> Tensor:
+    """A GELU whose gate is written into."""
+    gate = 0.5 * torch.tanh(TANH["a"] * (x + TANH["b"] * x**3))
+    gate += 0.5
+    return x * gate
+
+
+def gelu_of_a_sum(x: Tensor) -> Tensor:
+    """A GELU whose cubic is added in place."""
+    u = x * 1.0
+    u += TANH["b"] * x**3
+    return 0.5 * x * (1 + torch.tanh(TANH["a"] * u))
+
+
+def softsign_in_place(x: Tensor) -> Tensor:
+    size = x.abs() * 1.0
+    size += 1
+    return x / size
+
+
+def snake_in_place(x: Tensor) -> Tensor:
+    y = x.clone()
+    y += torch.sin(x) ** 2
+    return y
+
+
+def taken_away(x: Tensor) -> Tensor:
+    gate = x.sigmoid() * 1.0
+    gate -= 1
+    return x * gate
+
+
 def written_relu(x: Tensor) -> Tensor:
     x = x.clone()
     return F.relu(x, inplace=True)
@@ -208,6 +243,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softsign by hand": lambda x: x / (1 + x.abs()),
     "erf gelu": lambda x: x * 0.5 * (1.0 + torch.erf(x / 2**0.5)),
     "tanh gelu": new_gelu,
+    "tanh gelu step by step": gelu_step_by_step,
+    "tanh gelu of a sum": gelu_of_a_sum,
+    "softsign in place": softsign_in_place,
+    "snake in place": snake_in_place,
+    "taken away": taken_away,
+    "quotient by name": lambda x: torch.div(x, other=1 + torch.exp(-x)),
+    "product by name": lambda x: torch.mul(x, other=x.sigmoid()),
+    "power by name": lambda x: x.pow(exponent=2),
     "square": lambda x: x * x,
     "power": lambda x: x**2,
     "squared relu": lambda x: F.relu(x) ** 2,
@@ -231,6 +274,50 @@ def by_hand(x: Tensor) -> Tensor:
     """softmax(x)."""
     e = torch.exp(x - x.amax(-1, keepdim=True))
     return e / e.sum(-1, keepdim=True)
+
+
+def by_hand_times(x: Tensor) -> Tensor:
+    """softmax(x), times 1 over the sum."""
+    e = torch.exp(x - x.amax(-1, keepdim=True))
+    return e * (1 / e.sum(-1, keepdim=True))
+
+
+def moved_gate(x: Tensor, y: Tensor) -> Tensor:
+    gate = torch.sigmoid(x) * 2
+    gate += 1
+    return gate * y
+
+
+def constant(x: Tensor) -> Tensor:
+    """Numbers that depend on parameters alone, in a tensor of x's shape."""
+    return torch.ones(x.shape, dtype=x.dtype, requires_grad=True).mul(0.5)
+
+
+def into_a_view(x: Tensor, y: Tensor) -> Tensor:
+    """x is added to a part of a table of positions, which is all of it here."""
+    h = constant(x)
+    h.narrow(1, 0, x.shape[1]).add_(x)
+    return h * y
+
+
+def into_places(x: Tensor, y: Tensor) -> Tensor:
+    h = constant(x)
+    h[:, :].add_(x)
+    return h * y
+
+
+def view_of_before(x: Tensor, y: Tensor) -> Tensor:
+    """A view is made, and then what it is a view of is written into."""
+    h = constant(x)
+    view = h[...]
+    h += x
+    return view * y
+
+
+def constants_into_a_view(x: Tensor, y: Tensor) -> Tensor:
+    h = constant(x)
+    h[:, :].add_(constant(x))
+    return h * y
 
 
 def gate_in_place(x: Tensor, y: Tensor) -> Tensor:
@@ -287,6 +374,19 @@ GATES: dict[str, tuple[Written, Literal]] = {
         lambda x, y: y * by_hand(x)[..., :1],
         lambda r, x, y: product(r, y, x.softmax(-1)[..., :1]),
     ),
+    "a router by hand, times one over": (
+        lambda x, y: y * by_hand_times(x)[..., :1],
+        lambda r, x, y: product(r, y, x.softmax(-1)[..., :1]),
+    ),
+    "moved in place": (moved_gate, lambda r, x, y: gated(r, torch.sigmoid(x) * 2 + 1, y)),
+    "a bias of the input's": (
+        lambda x, y: F.linear(x, torch.eye(WIDTH, dtype=x.dtype), y[0, 0]),
+        lambda _r, x, y: x + y[0, 0],
+    ),
+    "into a view of a constant": (into_a_view, lambda r, x, y: product(r, x + 0.5, y)),
+    "into places of a constant": (into_places, lambda r, x, y: product(r, x + 0.5, y)),
+    "a view of what was a constant": (view_of_before, lambda r, x, y: product(r, x + 0.5, y)),
+    "constants into a constant": (constants_into_a_view, lambda _r, x, y: (0.5 + 0.5) * y),
     "written into after": (lambda x, y: _stale(x, y), lambda r, x, y: gated(r, x.sigmoid(), x + y)),
 }  # fmt: skip
 """Products."""

@@ -133,10 +133,16 @@ class MadeOf:
         known = reduced is not None and reduced.length and reduced.inverse is inverse
         return known and reduced is not None and reduced.origin is self.origin(t)
 
-    def is_total(self, by: Tensor, t: Tensor) -> bool:
-        """Whether `by` is the sum of t."""
+    def is_total(self, by: Tensor, t: Tensor, inverse: bool) -> bool:
+        """Whether `by` is the sum of t (or 1 over it: `inverse`)."""
         reduced = self.reduced.of(by)
-        return reduced is not None and self.current(reduced.total) is t
+        return reduced is not None and reduced.inverse is inverse and self.current(reduced.total) is t
+
+    def adds_another(self, op: Operation, into: Tensor) -> bool:
+        """Whether an operation that writes adds what is of another tensor (a residual connection): nothing is learned of that
+        but a mean taken away."""
+        roots = {id(self.function(x).of) for x in op.dependents}
+        return op.name in ("add", "sub") and len(roots) > 1 and self.reduced.of(into) is None
 
     def normed(self, by: Tensor) -> None:
         """A length was found to divide what it was made of: its own gradient is nobody's business."""
@@ -264,7 +270,7 @@ class MadeOf:
         """The origin of a tensor whose own mean is taken from it; None for any other operation."""
         if op.name != "sub" or len(op.dependents) != 2:
             return None
-        x, by = op.dependents
+        x, by = op.operands[:2]
         mean, origin = self.reduced.of(by), self.origin(x)
         return origin if mean is not None and not mean.length and mean.origin is origin else None
 

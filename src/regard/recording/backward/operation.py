@@ -34,13 +34,16 @@ MIRRORED = {"radd": "add", "rsub": "sub", "rmul": "mul", "rdiv": "div", "rtruedi
 INTO = {"iadd", "isub", "imul", "idiv", "itruediv", "ipow", "ifloordiv", "imod"}
 """Arithmetic that writes into its first operand."""
 
+FORMULA = ("input", "self", "other", "exponent", "mat1", "batch1", "mat2", "batch2", "vec1", "vec", "vec2")
+"""Operands that may be given by name, in the order of their formula."""
+
 
 @dataclass(frozen=True)
 class Operation:
     """An operation that is about to run.
 
     Attributes:
-        name: its plain name: `mul` for `x *= y` and `torch.multiply`. operands: its first two, in the order of the formula.
+        name: its plain name: `mul` for `x *= y` and `torch.multiply`. operands: its own, in the order of the formula.
         dependents: the tensors among its arguments that depend on the inputs. into: the tensor that it writes into, or None.
     """
 
@@ -62,7 +65,7 @@ class Operation:
     ) -> Operation:
         """From what a function mode is handed."""
         name, mirrored, writes = plain(name_of(func))
-        operands = tuple(args) if args else tuple(kwargs.values())[:1]
+        operands = (*args, *(kwargs[name] for name in FORMULA if name in kwargs))
         operands = (*operands[:2][::-1], *operands[2:]) if mirrored and len(operands) > 1 else operands
         dependents = tuple(t for t in tensors_in(args) + tensors_in(kwargs.values()) if depends(t))
         writes = writes or bool(kwargs.get("inplace"))

@@ -95,6 +95,7 @@ class Backward:
         self.rules, self.module, self._pairs = rules, module, pairs
         self.known = MadeOf()
         self.constants = ByTensor[bool]()
+        self.written = ByTensor[bool]()
         self.unruled: dict[tuple[str, str], None] = {}
 
     @property
@@ -104,7 +105,8 @@ class Backward:
 
     def depends(self, t: Tensor) -> bool:
         """Whether a tensor depends on the inputs, which are copies of leaves; what is made of parameters alone does not."""
-        return t.requires_grad and not t.is_leaf and t not in self.constants
+        constant = t in self.constants and _whole(t) not in self.written
+        return t.requires_grad and not t.is_leaf and not constant
 
     def pairs(self, t: Tensor, softmax: bool = False) -> bool:
         """Whether a tensor is weights of pairs of tokens, or scores of which a `softmax` is taken."""
@@ -123,7 +125,7 @@ class Backward:
         if not op.dependents or not torch.is_grad_enabled():
             return self._of_parameters(self.run(op))
         if (written := args[0] if op.name == "setitem" else op.into) is not None:
-            self.constants.pop(written)
+            self.written[_whole(written)] = True
         rule = _KINDS.get(op.name)
         if rule is None:
             return self._of_no_kind(op)
@@ -131,7 +133,8 @@ class Backward:
 
     def ended(self) -> list[tuple[str, str]]:
         """`plain`, when the run is over: nothing more is known of its tensors and asked of its watch, so that they may go."""
-        plain, self.known, self.constants = self.plain, MadeOf(), ByTensor()
+        plain, self.known = self.plain, MadeOf()
+        self.constants, self.written = ByTensor(), ByTensor()
         self.module, self._pairs = str, lambda _t, _softmax: False
         return plain
 
@@ -144,7 +147,7 @@ class Backward:
 
     def _into(self, op: Operation, into: Tensor, rule: Kind) -> Tensor:
         """An operation that writes into its operand: apart from it, and then written."""
-        if op.name in ("add", "sub") and self.known.reduced.of(into) is None:
+        if self.known.adds_another(op, into):
             origin = self.known.centred(op)
             self.run(op)
             self.known.origins.learn(into, origin)
@@ -192,6 +195,11 @@ class Backward:
         return instead(lambda t: self.run(op, {id(x): t}), at, x, **how)
 
 
+def _whole(t: Tensor) -> Tensor:
+    """What a tensor is a view of: all views of it are written into together."""
+    return t if t._base is None else t._base
+
+
 def attention(self: Backward, op: Operation) -> Any:
     """A fused kernel: q, k and v are given what part of their gradients is theirs (a changed softmax: attention.py)."""
     given = op.given("query key value attn_mask dropout_p is_causal")
@@ -226,6 +234,8 @@ def product(self: Backward, op: Operation) -> Any:
     for x, by in ((a, b), (b, a)):
         if self.known.divides(by, x, inverse=True):
             return divided(self, op, by)
+        if self.known.is_total(by, x, inverse=True):
+            return shares(self, op, x, by)
     if self.known.function(a).of is self.known.function(b).of:
         return element_wise(self, op)
     return halves(self, op, a, b)
@@ -254,9 +264,9 @@ def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
 
 def contraction(self: Backward, op: Operation) -> Any:
     """A sum of products. Of two that depend on the inputs, as `product`; with constants, linear."""
-    factors = [t for t in op.dependents if not (op.name in ADDED and t is op.operands[0])]
+    factors = [t for t in op.dependents if t is not _bias(op)]
     if len(factors) < 2:
-        return linear(self, op) if len(op.dependents) < 2 else self.run(op)
+        return linear(self, op) if len(op.dependents) < 2 else biased(self, op)
     if len(factors) > 2:
         self.keeps_plain(op.name, factors[0])
         return self.run(op)
@@ -266,6 +276,14 @@ def contraction(self: Backward, op: Operation) -> Any:
         self.known.products_of(a, out, (op.name, self.module()))
         return out
     return halves(self, op, a, b)
+
+
+def biased(self: Backward, op: Operation) -> Any:
+    """A linear map whose bias depends on the inputs as well: linear in both, and not what the γ rule is for."""
+    out = self.run(op)
+    if self.rules.gamma:
+        self.keeps_plain(op.name, out)
+    return out
 
 
 def added_product(self: Backward, op: Operation) -> Any:
@@ -334,8 +352,8 @@ def quotient(self: Backward, op: Operation) -> Any:
         return element_wise(self, op)
     if self.known.divides(b, a, inverse=False):
         return divided(self, op, b)
-    if self.known.is_total(b, a):
-        return shares(self, op, a)
+    if self.known.is_total(b, a, inverse=False):
+        return shares(self, op, a, b)
     if self.known.function(a).of is self.known.function(b).of:
         return element_wise(self, op)
     out = self.run(op)
@@ -343,15 +361,14 @@ def quotient(self: Backward, op: Operation) -> Any:
     return out
 
 
-def shares(self: Backward, op: Operation, a: Tensor) -> Any:
-    """x over its own sum, plain, and a gate if x is; exp(S) over its sum is a softmax that a model writes out."""
+def shares(self: Backward, op: Operation, a: Tensor, total: Tensor) -> Any:
+    """x over its own sum (or times 1 over it), plain, and a gate if x is; exp(S) over its sum is a softmax written out."""
     S = self.known.current(self.known.function(a).exponent)
     if self.rules.attention != "warmer" or S is None or not self.pairs(a):
         out = self.run(op)
         if S is None and self.known.is_gate(a):
             self.known.gates.learn(out, True)
         return out
-    total = op.operands[1]
     dim = next((d for d in range(total.ndim) if total.shape[d] == 1 and a.shape[d] > 1), -1)
     value = self.run(op).detach()
     return instead(lambda _: value, lambda g, A: _warmer_gradient(g, A, dim), S, by_value=True)
