@@ -177,6 +177,7 @@ def test_merged_tokens_are_an_area_and_their_arrow_begins_in_its_middle():
     assert arrow.begins == (0, 20.0, 10.0)
 
 
+@pytest.mark.long
 def test_frames_are_pictures_of_their_own():
     t = torch.zeros(1, 8)
     t[0, 0], t[0, 7] = -0.5, 0.5
@@ -189,6 +190,7 @@ def test_frames_are_pictures_of_their_own():
     plot(with_layers(exp, layer({"video": t}, flows)).transfer())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bands", [1, 2])
 def test_moments_of_a_sound(bands):
     sound = Sound(torch.sin(torch.arange(800) / 5), 400, 2.0, bands=bands)
@@ -234,6 +236,7 @@ def test_a_sample_that_is_not_there():
 # -- the picture ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [on_picture, on_words])
 def test_the_picture_is_the_same_bytes_and_is_written_whole(make, tmp_path, monkeypatch):
     transfer = make().transfer()
@@ -375,6 +378,7 @@ def test_a_batch_is_a_page_of_samples_and_a_layer_can_be_chosen():
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 @pytest.mark.parametrize("make", [on_picture, on_words, nasty])
 def test_a_browser_draws_the_arrows(make, tmp_path):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import regard
 
 RUN = """
@@ -30,6 +32,7 @@ except UnknownName as error:
 """
 
 
+@pytest.mark.long
 def test_all_else_works_without_the_rule_sets(tmp_path: Path) -> None:
     package = Path(regard.__file__).parent
     shutil.copytree(package, tmp_path / "regard", ignore=shutil.ignore_patterns("__pycache__"))
