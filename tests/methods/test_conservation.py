@@ -57,6 +57,19 @@ def test_cp_lrp_conserves_for_each_token_that_a_model_writes(tmp_path) -> None:
         assert float((conserved(each) - 1).abs().max()) < 1e-5
 
 
+def test_nothing_is_claimed_where_only_some_of_the_target_is_seen() -> None:
+    from support.every_method import case_of
+
+    case = case_of("lxmert")
+    exp = regard.explain(case.model, case.inputs, case.target, ["gae"])[0]
+    streams = [*exp.scores]
+    assert len(streams) == 2
+    for stream in streams:
+        found = regard.explain(case.model, case.inputs, case.target, "cp_lrp", site=Site.block(0, stream=stream))
+        assert not found.receipt.complete
+        assert found.receipt.conservation is None
+
+
 def test_biases_take_their_share() -> None:
     family = FAMILIES["gpt2"]
     found = regard.explain(family.build(), dict(family.inputs), family.target, "cp_lrp")

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import regard
 from regard import Guide, Target
+from regard.recording.recording import Recording
 from support import families
 from support.every_method import case_of
 
@@ -178,6 +179,69 @@ def test_guided_maps_of_a_batch_are_those_of_its_samples(guide: Any) -> None:
         one: Any = regard.explain(case.model, {"pixel_values": case.inputs["pixel_values"][i : i + 1]}, 1,
                                   "corrected_attention", guide=guide, correction="complete")  # fmt: skip
         torch.testing.assert_close(both.scores["pixel_values"][i], one.scores["pixel_values"][0], rtol=1e-4, atol=1e-8)
+
+
+def gradients_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The rules of the gradients that are taken from now on."""
+    taken: list[Any] = []
+    plain = Recording.gradients
+
+    def counted(self: Recording, *args: Any, **how: Any) -> Any:
+        taken.append(how.get("correction"))
+        return plain(self, *args, **how)
+
+    monkeypatch.setattr(Recording, "gradients", counted)
+    return taken
+
+
+def test_the_maximum_is_that_of_each_sample_without_its_padding() -> None:
+    case = case_of("bert")
+    ids, mask = case.inputs["input_ids"], case.inputs["attention_mask"]
+    assert not bool(mask.all())
+    m = torch.linspace(0.1, 1, ids.shape[1]) ** 2  # its maximum is padding in the shorter one
+    each = m.expand(2, -1) + 5 * (1 - mask)
+    for guide in (m, each):
+        both: Any = regard.explain(case.model, case.inputs, 1, "corrected_attention", guide={"input_ids": guide})
+        for i in range(2):
+            real = mask[i].bool()
+            one: Any = regard.explain(
+                case.model,
+                {"input_ids": ids[i : i + 1, real], "attention_mask": mask[i : i + 1, real]},
+                1,
+                "corrected_attention",
+                guide={"input_ids": m[real]},
+            )
+            kept = both.scores["input_ids"][i, real]
+            torch.testing.assert_close(kept, one.scores["input_ids"][0], rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(both.guidance.m["input_ids"][i, real], m[real] / m[real].max())
+            assert float(both.guidance.m["input_ids"][i, ~real].abs().sum()) == 0
+
+
+def test_the_passes_of_an_internal_guide_are_those_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of("vit")
+    taken = gradients_of(monkeypatch)
+    for method, options in [
+        ("corrected_attention", {"correction": "complete"}),
+        ("heterogenous", {"correction": "complete", "sign": ["positive", "absolute"]}),
+        ("corrected_attention", {}),
+        ("gae", {}),
+    ]:
+        for guide in ("contrast", Guide.box(0, 4, 8, 12)):
+            taken.clear()
+            exp: Any = regard.explain(case.model, case.inputs, 1, method, guide=guide, **options)
+            assert exp.receipt.passes == 1 + len(taken), (method, options, guide)
+
+
+def test_rows_that_are_made_in_parts_take_each_gradient_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of("bert")
+    how = {"correction": "complete", "sign": "absolute"}
+    whole: Any = regard.explain(case.model, case.inputs, 1, "corrected_attention", **how)
+    parts: Any = regard.explain(case.model, case.inputs, 1, "corrected_attention", memory_budget=1, **how)
+    passes, taken = parts.receipt.passes, gradients_of(monkeypatch)
+    rows = parts.between("input_ids", "input_ids")
+    assert len(taken) == 2  # the model's own, which says where to look, and the corrected one
+    assert parts.receipt.passes == passes + 1 + len(taken)
+    torch.testing.assert_close(rows, whole.between("input_ids", "input_ids"), rtol=1e-4, atol=1e-7)
 
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [

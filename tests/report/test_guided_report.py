@@ -99,6 +99,38 @@ def test_the_sentence_says_how_much_of_the_map_lies_there(scenes: Any, sentences
     assert guided_of(view_of(sentences.explain(TEXT))) is None
 
 
+def test_special_tokens_neither_set_the_maximum_nor_save_a_guide_that_is_zero(sentences: Any) -> None:
+    plain = sentences.explain(TEXT)
+    count = plain.scores["input_ids"].shape[1]
+    low = torch.full((count,), 0.01)
+    first = low.clone()
+    first[0] = 1
+    maps = [sentences.explain(TEXT, guide={"input_ids": m}) for m in (torch.ones(count), low, first)]
+    for exp in maps:
+        assert exp.guidance.m["input_ids"].tolist() == [[1.0] * count]
+        torch.testing.assert_close(exp.scores["input_ids"], plain.scores["input_ids"])
+    only = torch.zeros(count)
+    only[0] = 1
+    for m in (torch.zeros(count), -torch.ones(count), only):
+        with pytest.raises(regard.errors.Misuse, match="nowhere positive"):
+            sentences.explain(TEXT, guide={"input_ids": m})
+
+
+def test_padded_texts_are_guided_as_they_are_alone(sentences: Any) -> None:
+    texts = [TEXT, "A wonderful film."]
+    for guide in ("contrast", "words:wonderful"):
+        both = sentences.explain(texts, target=1, guide=guide)
+        for i, text in enumerate(texts):
+            alone = sentences.explain(text, target=1, guide=guide)
+            count = alone.scores["input_ids"].shape[1]
+            for name in ("m", "unguided"):
+                one, many = (getattr(e.guidance, name)["input_ids"] for e in (alone, both))
+                torch.testing.assert_close(many[i, :count], one[0], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                both.scores["input_ids"][i, :count], alone.scores["input_ids"][0], rtol=1e-4, atol=1e-6
+            )
+
+
 def test_pages_show_the_guide_and_both_maps(scenes: Any, sentences: Any, tmp_path: Path) -> None:
     exp = scenes.explain(zoo.demo_scene(), guide="box:0,0,128,192", method=["gae", "rollout"])
     page = exp[0].to_html(tmp_path / "a.html").read_text("utf-8")

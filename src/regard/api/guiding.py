@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from regard.api.shared_run import Watched
+from regard.attribution.attention.guidance import guide_maps
 from regard.errors import Misuse, nearest
 from regard.explanation.explanation import Explanation
 from regard.explanation.places import WHOLE
@@ -36,23 +37,14 @@ class Guides:
     map_of: Callable[[Target], dict[str, Tensor]]
 
     def tensors(self, guide: Guide) -> dict[str, Tensor]:
-        """m of each stream that the guide is about, (batch or 1, tokens), at most 1; special tokens have 1."""
+        """m of each stream that the guide is about, (batch, tokens), as it is used."""
         made = getattr(self, f"_{guide.kind}", None)
         if made is None:
             raise Misuse(
                 f"{guide.label} guides no map of tensors: a second picture is put beside the first by "
                 "reader.explain(picture, guide=...)"
             )
-        found: dict[str, Tensor] = made(guide.value)
-        return {name: self._with_special(name, m) for name, m in found.items()}
-
-    def _with_special(self, name: str, m: Tensor) -> Tensor:
-        """m over its maximum; 1 on tokens that the tokenizer added, through which the paths of the others lead."""
-        m = m.detach().float().cpu().clamp(min=0)
-        largest = m.amax(1, keepdim=True)
-        m = torch.where(largest > 0, m / largest, m)
-        special = self.w.reading.special.get(name)
-        return m if special is None or special.shape[1] != m.shape[1] else torch.where(special.cpu(), 1.0, m)
+        return guide_maps(self.w.recording, made(guide.value), self.w.reading.special)
 
     def regions(self, guide: Guide) -> dict[str, list[Bool[Tensor, "_ _"]]]:
         """The pixels that a box, a polygon or a mask of the picture's own size holds, of each picture."""

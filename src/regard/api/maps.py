@@ -115,10 +115,10 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     corrected = partial(_corrected, recording, y, gradients) if only is None else lambda _rule: gradients
     walked = _walked(w, rows, made | {_beside(name): p for name, p in beside.items()}, corrected, readout)
     for name, preset in [*made.items(), *beside.items()]:
-        if isinstance(preset, Preset | Fusion) and only is None:
-            maps.corrected[name] = maps.corrected.get(name, 0) + sum(p.complete for p in preset.presets)
-    for name in maps.guides:
-        maps.corrected[name] = maps.corrected.get(name, 0) + options["guide"].internal
+        if only is None:
+            maps.corrected[name] = maps.corrected.get(name, 0) + _completed(preset)
+    for name in maps.guides if maps.guides and options["guide"].internal else ():
+        maps.corrected[name] += 1 + _completed(made[name])  # the gradients of the map that guides
     earlier = (
         reread(recording.calls, recording.rereads, y)
         if w.how.readout is None and any(r.follows_maps(w.how.site) for r in rows)
@@ -149,6 +149,11 @@ def _presets(rows: Sequence[Method], options: dict[str, Any]) -> list[Preset | F
     """Methods of the attention family, as they are before a run is known."""
     found = [row.function(**row_options(row, _unguided(options))) for row in rows if row.preset]
     return [p for p in found if isinstance(p, Preset | Fusion)]
+
+
+def _completed(made: Any) -> int:
+    """How many gradients of its own a method takes: one for each of its maps that corrects the gradient itself."""
+    return sum(p.complete for p in made.presets) if isinstance(made, Preset | Fusion) else 0
 
 
 def _unguided(options: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def one_target(
         exp.receipt.passes += told
         exp.receipt.complete &= not mixed
         exp.receipt.notes += [MIXED if mixed else CROSSED] if crossed else []
+        if not exp.receipt.complete:  # some of y lies elsewhere, so that nothing is claimed of the sum
+            exp.receipt.conservation = None
         out.append(exp)
     return out
 
@@ -131,8 +133,9 @@ class OneMap:
         maps, name, guide = self.maps[0], self.row.name, self.options.get("guide")
         if name not in maps.guides or not isinstance(guide, Guide):
             return None
-        m = {s: _full(t) for s, t in maps.guides[name].items()}
-        return Guidance(guide.label, guide.kind, m, self._scores(maps.unguided[name], streams), maps.regions)
+        return Guidance(
+            guide.label, guide.kind, maps.guides[name], self._scores(maps.unguided[name], streams), maps.regions
+        )
 
     @property
     def _guided_options(self) -> dict[str, Any]:
@@ -242,13 +245,6 @@ class OneMap:
         if self.row.site is not OwnSite.LAST_ATTENTION:
             return ()
         return tuple(c for a in context.readout for c in context.recording.attentions[a].calls)
-
-
-def _full(m: Tensor) -> Tensor:
-    """A guide as it is used: over its maximum, not below 0."""
-    m = (m[None] if m.ndim == 1 else m).detach().float().cpu().clamp(min=0)
-    largest = m.amax(1, keepdim=True)
-    return torch.where(largest > 0, m / largest, m)
 
 
 def _grids(recording: Recording, streams: Sequence[Stream]) -> tuple[dict[str, Grid], dict[str, Raster]]:

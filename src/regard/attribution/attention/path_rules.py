@@ -196,7 +196,8 @@ def relevance(
     for method in methods:
         method.check(recording)
     presets = [p for method in methods for p in method.presets]
-    walked = walks(recording, gradients, readout, presets, tuple(readout))
+    rules = [p.rule(recording) for p in presets]
+    walked = walks(recording, gradients, readout, presets, rules, tuple(readout))
     maps = iter([p.map(w) for p, w in zip(presets, walked, strict=True)])
     return [method.joined(recording, [next(maps) for _ in method.presets]) for method in methods]
 
@@ -206,14 +207,15 @@ def walks(
     gradients: Corrected,
     readout: dict[int, Tensor],
     presets: Sequence[Preset],
+    rules: Sequence[AttentionRule | None],
     finals: Sequence[int],
 ) -> list[Walked]:
-    """What each preset's walk brought to every row, each along the gradients that it corrects."""
+    """What each preset's walk brought to every row, each along the gradients that its rule corrects."""
     found: dict[int, Walked] = {}
     plain = [i for i, p in enumerate(presets) if p.correction == "incomplete"]
     own = [[i] for i, p in enumerate(presets) if p.correction == "complete"]
     for together in [plain, *own] if plain else own:
-        along = gradients(presets[together[0]].rule(recording))
+        along = gradients(rules[together[0]])
         steps = [presets[i].step(recording, finals) for i in together]
         found |= dict(zip(together, recording.walk_apart(along, readout, steps), strict=True))
     return [found[i] for i in range(len(presets))]
@@ -227,11 +229,12 @@ def rows_between(
     stream = recording.stream(name)
     call = _last_look(recording, gradients(None), stream)
     cost = recording.precision.itemsize * recording.batch * recording.rows * (len(recording.calls) + 2)
+    rules = [p.rule(recording) for p in method.presets]  # the same for all parts, whose gradients are taken once
     out = []
     for some in torch.tensor(tokens).split(max(1, recording.budget // (cost * len(method.presets)))):
         r = recording.zeros().repeat(len(some), 1, 1)
         r[torch.arange(len(some)), :, stream.first + some] = (~recording.padded[name][:, some]).T.to(r)
-        walked = walks(recording, gradients, {call.attention: r}, method.presets, (call.attention,))
+        walked = walks(recording, gradients, {call.attention: r}, method.presets, rules, (call.attention,))
         maps = [preset.map(w).expand_as(r) for preset, w in zip(method.presets, walked, strict=True)]
         out.append(method.joined(recording, maps).transpose(0, 1))
     return torch.cat(out, 1)
