@@ -317,3 +317,105 @@ def test_convolutional_networks_have_the_plain_gradient_of_relu() -> None:
         torch.testing.assert_close(gradients(model, x, name, maps=False), expected, rtol=1e-4, atol=1e-6)
     favoured = regard.explain(model, x, 1, "attnlrp", gamma=0.25)
     assert favoured.receipt.conservation is not None
+
+
+# -- what is made past the watch ------------------------------------------------------------------------------------------
+
+
+class Own(torch.autograd.Function):
+    """SiLU with a backward pass of the user's own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.silu(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = x.sigmoid()
+        return g * (s + x * s * (1 - s))
+
+
+def past_the_watch(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def unwatched(x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return f(x)
+
+    return unwatched
+
+
+class Applied(nn.Module):
+    """A function between two linear maps."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.first, self.last = function, nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)).mean(1))
+
+
+def told(function: Callable[[Tensor], Tensor], name: str) -> list[tuple[str, str]]:
+    model, x = strong(Applied(function)), noise(2, 4, 8)
+    recording = record(model, x, rules=rule_set(name), maps=False, strict=False)
+    assert torch.equal(recording.output, model(x))
+    return recording.plain
+
+
+UNSEEN = {
+    "a function of the user's own": (Own.apply, {"OwnBackward"}),
+    "vmap": (torch.vmap(F.silu), {"SiluBackward0"}),
+    "past the watch": (past_the_watch(F.silu), {"SiluBackward0"}),
+    "moved afterwards": (past_the_watch(lambda x: F.silu(x).mT.contiguous().mT[..., :8]), {"SiluBackward0"}),
+    "several": (past_the_watch(lambda x: x * x.sigmoid()), {"MulBackward0", "SigmoidBackward0"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("case", UNSEEN)
+def test_what_is_made_past_the_watch_is_named(case: str, name: str) -> None:
+    function, expected = UNSEEN[case]
+    assert set(told(function, name)) == {(operation, "") for operation in expected}
+
+
+def written(x: Tensor) -> Tensor:
+    """A view is written into, and what it is a view of is read."""
+    h = torch.zeros_like(x)
+    h[:, 1:].copy_(x[:, :-1])
+    h[:, 0] = x[:, -1]
+    h.unsqueeze(0).squeeze_(0).add_(x)
+    first, second = h.chunk(2, -1)
+    return torch.cat([first, second.flip(-1)], -1)
+
+
+SEEN = {
+    "views that are written into": written,
+    "moved past the watch": past_the_watch(lambda x: x.mT.contiguous().mT.unflatten(-1, (2, 4)).flatten(-2)),
+    "a loop over rows": lambda x: torch.stack([row + 1 for row in x]),
+    "several outputs": lambda x: torch.cat([*x.split(3, -1)], -1) + x.max(-1, keepdim=True).values,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEEN)
+def test_what_moves_and_adds_is_no_news(case: str) -> None:
+    assert told(SEEN[case], "attnlrp") == []
+
+
+def test_a_hook_of_the_backward_pass_is_no_news() -> None:
+    model = strong(Applied(F.silu))
+    model.first.register_full_backward_hook(lambda *_: None)
+    assert record(model, noise(2, 4, 8), rules=rule_set("attnlrp"), maps=False, strict=False).plain == []
+
+
+def test_what_ends_a_model_past_the_watch_is_named() -> None:
+    model = nn.Sequential(strong(Applied(F.silu)), Last())
+    recording = record(model.eval(), noise(2, 4, 8), rules=rule_set("attnlrp"), maps=False, strict=False)
+    assert [operation for operation, _ in recording.plain] == ["OwnBackward"]
+
+
+class Last(nn.Module):
+    """An activation of the user's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Own.apply(x)

@@ -23,7 +23,7 @@ from regard.recording.frames import Block, Frames, list_elements, watched
 from regard.recording.inputs import Inputs, ranks, samples_first
 from regard.recording.patch_gradient import operation
 from regard.recording.recorder import Recorder, Until
-from regard.recording.refusals import refuse_reentrant, unwrapped
+from regard.recording.refusals import floats_in, refuse_reentrant, unwrapped
 from regard.recording.states import State, Watch
 from regard.recording.tokens import storage
 from regard.recording.tokens.overrides import Overrides, stated_in
@@ -190,7 +190,7 @@ def _run(
         around,
         returned,
         guessed,
-        recorder.backward.ended() if recorder.backward else [],
+        recorder.backward.ended(floats_in(output)) if recorder.backward else [],
     )
 
 

@@ -7,7 +7,7 @@ parameters are constants here. An operation of no kind keeps its plain gradient,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from regard.recording.backward.functions import (
 )
 from regard.recording.backward.made_of import REDUCES, STRAIGHT, MadeOf
 from regard.recording.backward.operation import Operation, plain
+from regard.recording.backward.unseen import Unseen
 from regard.recording.edits import Edit
 from regard.recording.patch_gradient import operation
 from regard.recording.tokens.by_tensor import ByTensor
@@ -96,6 +97,7 @@ class Backward:
         self.known = MadeOf()
         self.constants = ByTensor[bool]()
         self.written = ByTensor[bool]()
+        self.unseen = Unseen(LINEAR)
         self.unruled: dict[tuple[str, str], None] = {}
 
     @property
@@ -118,7 +120,19 @@ class Backward:
         return [*dict.fromkeys([*self.unruled, *self.known.open.values()])]
 
     def __call__(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run an operation, its gradient by the rules."""
+        """Run an operation, its gradient by the rules; what its operands were made of unseen is named."""
+        self._look_behind(tensors_in(args) + tensors_in(kwargs.values()))
+        out = self._by_rule(func, args, kwargs)
+        self.unseen.know(args[0] if out is None and args else out)
+        return out
+
+    def _look_behind(self, tensors: Iterable[Tensor]) -> None:
+        """What tensors were made of unseen has its plain gradient."""
+        for t in tensors:
+            for name in self.unseen.behind(t) if self.depends(t) else ():
+                self.unruled[name, self.module()] = None
+
+    def _by_rule(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if getattr(func, "__name__", "") in ("__get__", "__set__"):
             return self._of_property(func, args, kwargs)
         op = Operation.read(func, args, kwargs, self.depends)
@@ -131,10 +145,12 @@ class Backward:
             return self._of_no_kind(op)
         return rule(self, op) if op.into is None else self._into(op, op.into, rule)
 
-    def ended(self) -> list[tuple[str, str]]:
-        """`plain`, when the run is over: nothing more is known of its tensors and asked of its watch, so that they may go."""
+    def ended(self, output: Iterable[Tensor]) -> list[tuple[str, str]]:
+        """`plain`, when the run is over and has given its output: nothing more is known of its tensors and asked of its watch,
+        so that they may go."""
+        self._look_behind(output)
         plain, self.known = self.plain, MadeOf()
-        self.constants, self.written = ByTensor(), ByTensor()
+        self.constants, self.written, self.unseen = ByTensor(), ByTensor(), Unseen(LINEAR)
         self.module, self._pairs = str, lambda _t, _softmax: False
         return plain
 
