@@ -6,6 +6,7 @@ Data alone; `api/guiding.py` makes of it one number for each token.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,21 +69,28 @@ class Guide:
     @classmethod
     def box(cls, left: float, top: float, right: float, bottom: float) -> Guide:
         """External: a box of the picture, in its pixels (of the tensor's, where no reader made it)."""
-        corners = _corners(left, top, right, bottom)
+        corners = _box((left, top, right, bottom))
         return cls("box", corners, "box " + ", ".join(f"{v:g}" for v in corners))
 
     @classmethod
     def polygon(cls, *corners: Sequence[tuple[float, float]]) -> Guide:
         """External: one or several outlines, each the (x, y) of its corners in pixels; the inside counts."""
-        made = [[(float(x), float(y)) for x, y in outline] for outline in corners]
+        try:
+            made = [[(float(x), float(y)) for x, y in outline] for outline in corners]
+        except (TypeError, ValueError):
+            raise Misuse(
+                "a polygon is one or several outlines, each a list of its corners (x, y), such as [(0, 0), (8, 0), (8, 8)]"
+            ) from None
         if not made or any(len(outline) < 3 for outline in made):
             raise Misuse("a polygon has three corners or more, (x, y) each")
+        if not all(math.isfinite(v) for outline in made for corner in outline for v in corner):
+            raise Misuse("the corners of a polygon are finite numbers")
         return cls("polygon", made, f"polygon of {sum(map(len, made))} corners")
 
     @classmethod
     def mask(cls, mask: Any, label: str = "mask") -> Guide:
-        """External: where the picture counts: an array or tensor (height, width) of it, or the path of a picture that is not
-        black there."""
+        """External: where the picture counts: an array or tensor (height, width) of it, or a picture (its path, or a PIL image)
+        that is not black there."""
         return cls("mask", mask, label)
 
     @classmethod
@@ -95,13 +103,13 @@ class Guide:
     @classmethod
     def map(cls, values: Any, label: str = "given map") -> Guide:
         """External: a number for each token: a tensor (tokens,), (batch, tokens) or (rows, columns), or a dict of these by
-        stream; or an Explanation."""
+        stream (of a picture, also one for each of its pixels); or an Explanation."""
         return cls("map", values, label)
 
     @classmethod
-    def saved(cls, path: str) -> Guide:
+    def saved(cls, path: str | os.PathLike[str]) -> Guide:
         """The map of an explanation that was saved; it is read when it is used."""
-        return cls("map", path, f"map {Path(path).name}")
+        return cls("map", Path(path), f"map {Path(path).name}")
 
     @classmethod
     def picture(cls, picture: Any, target: Any = None, within: Sequence[float] | None = None, label: str = "") -> Guide:
@@ -110,10 +118,10 @@ class Guide:
         target: that class, its name or number; None: what the model takes the second picture for. within: a box (left, top,
         right, bottom) in pixels of the explained picture, into which the second one is blended instead.
         """
-        named = Path(picture).name if isinstance(picture, str | Path) else "given"
+        named = Path(picture).name if isinstance(picture, str | os.PathLike) else "given"
         return cls(
             "picture",
-            Second(picture, target, None if within is None else _corners(*within)),
+            Second(picture, target, None if within is None else _box(within)),
             label or f"a second picture, {named}",
         )
 
@@ -124,8 +132,8 @@ class Guide:
             return what
         if isinstance(what, str):
             return cls.parse(what)
-        if isinstance(what, Path):
-            return cls._of_file(str(what))
+        if isinstance(what, os.PathLike):
+            return cls._of_file(os.fspath(what))
         if hasattr(what, "scores"):
             return cls.map(what, f"{getattr(what, 'method', 'a map')} of {getattr(what, 'target', '')}".strip())
         if hasattr(what, "value") and hasattr(what, "label"):
@@ -175,12 +183,15 @@ def _there(path: str) -> str:
     return path
 
 
-def _corners(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+def _box(corners: Any) -> tuple[float, float, float, float]:
     """A box. Raises Misuse for what is none."""
-    found = float(left), float(top), float(right), float(bottom)
-    if not all(map(math.isfinite, found)) or found[2] <= found[0] or found[3] <= found[1]:
-        raise Misuse(f"a box is left, top, right, bottom with left < right and top < bottom, not {found}")
-    return found
+    try:
+        left, top, right, bottom = (float(v) for v in corners)
+    except (TypeError, ValueError):
+        left = top = right = bottom = math.nan
+    if not all(map(math.isfinite, (left, top, right, bottom))) or right <= left or bottom <= top:
+        raise Misuse(f"a box is left, top, right, bottom with left < right and top < bottom, not {corners}")
+    return left, top, right, bottom
 
 
 def _outlines(path: str) -> list[list[tuple[float, float]]]:

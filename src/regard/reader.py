@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from regard.api.explain import explain_found, explain_reading
 from regard.api.explain_generation import explain_generation, explain_writing
 from regard.api.inspect import inspect
 from regard.baseline import Baseline
-from regard.editing.budget import budget_in
+from regard.editing.budget import BUDGETS, checked_budget
 from regard.editing.pictures import rewrite_pictures
 from regard.editing.second_class import tell_apart
 from regard.errors import InputError, Misuse, ModelError, TargetError
@@ -91,6 +91,7 @@ class Reader(RawReader):
         """
         guide = Guide.make(options.pop("guide", None))
         if guide is not None and guide.kind == "picture":
+            _refuse_beside(token=token, threshold=threshold, regions=regions, truncate=truncate or None)
             options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
             return self._beside(raw, target, guide, against, method, options)
         reading, notes = self.read_noted(raw, truncate, regions)
@@ -374,21 +375,23 @@ class Reader(RawReader):
         return rewrite_pictures(self, picture, wanted, kept, within, **how)
 
     def robustness(
-        self, pictures: Sequence[Any], to: Sequence[Any] | None = None, budget: Any = 4 / 255, **options: Any
+        self, pictures: Sequence[Any], to: Any = None, budget: float | str | None = None, **options: Any
     ) -> Any:
         """How little rewrites what the model says of some pictures: a `regard.editing.robustness.Robustness`.
 
-        Every picture is rewritten to every other class (`to`: to some, by name or number; default where there are more than
-        10 classes: to the second likeliest) with the smallest budget that suffices, in L∞, up to `budget`. Then it is measured
-        what changes of the file do to the easiest rewriting of each picture, and what gives it away. `options`: steps, seed and
-        told, as in `regard.rewrite`.
+        Every picture is rewritten to every other class (`to`: to one or some, by name or number; default where there are more
+        than 10 classes: to the second likeliest) with the smallest budget that suffices, in L∞, up to `budget` (default 4/255).
+        Then it is measured what changes of the file do to the easiest rewriting of each picture, and what gives it away.
+        `options`: steps, seed and told, as in `regard.rewrite`.
 
         Raises what `rewrite` raises, and Misuse without scikit-learn (`regard[eval]`).
         """
         from regard.editing.robustness import robustness
 
-        wanted = None if to is None else [self.label(c) if isinstance(c, str) else c for c in to]
-        return robustness(self, pictures, wanted, budget_in(budget) if isinstance(budget, str) else budget, **options)
+        some = to if to is None or (isinstance(to, Iterable) and not isinstance(to, str)) else [to]
+        wanted = None if some is None else [self.label(c) if isinstance(c, str) else c for c in some]
+        most = BUDGETS["linf"] if budget is None else checked_budget(budget)
+        return robustness(self, pictures, wanted, most, **options)
 
     def _to_write(self, prompt: Any) -> tuple[Reading, list[str]]:
         """A prompt for a model that writes. Raises ModelError for one that does not."""
@@ -480,6 +483,15 @@ class Reader(RawReader):
         if found is None:
             raise Misuse(f"{type(tokenizer).__name__} has no {kind} token; use another baseline, such as zero")
         return int(found)
+
+
+def _refuse_beside(**given: Any) -> None:
+    """Raise Misuse for what has no meaning where a second picture is put beside the first."""
+    for name, value in given.items():
+        if value is not None:
+            raise Misuse(
+                f"{name}= does not apply where a second picture guides: two pictures and their classes are told apart"
+            )
 
 
 def load(

@@ -131,6 +131,7 @@ def test_a_comparison_can_be_guided():
         ((*PICTURE, "--guide", "contrast", "--method", "gradient"), "unknown option 'guide'"),
         ((*PICTURE, "--option", "sing=signed", "--method", "corrected_attention"), "did you mean 'sign'"),
         ((*PICTURE, "--option", "sign=sined", "--method", "corrected_attention"), "did you mean 'signed'"),
+        ((*PICTURE, "--target", "bag", "--guide", "contrast:bag"), "with itself"),
         ((*TEXT, "--guide", "box:0,0,1,1"), "a picture on one plain grid"),
         ((*TEXT, "--guide", "words:giraffe"), "does not hold the words"),
         ((*TEXT, "--guide", "picture:small.png"), "reads texts"),

@@ -271,6 +271,14 @@ def test_files_of_another_kind_are_refused(tmp_path: Any) -> None:
         regard.rewrite(model, inputs, 0, steps=1, maps=False, **PIXELS).png()
 
 
+def test_a_refusal_does_not_repeat_a_whole_list() -> None:
+    model, inputs = vit()
+    for how in ({"within": [[1] * 16] * 16}, {"to": [1] * 500}, {"mean": [[1] * 16] * 16}):
+        with pytest.raises(regard.RegardError) as refused:
+            regard.rewrite(model, inputs, **({"to": 1, **PIXELS} | how))
+        assert len(str(refused.value)) < 200
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 

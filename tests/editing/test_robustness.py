@@ -189,8 +189,16 @@ def test_refusals(reader: Any, pictures: list[Tensor]) -> None:
         reader.robustness([])
     with pytest.raises(Misuse, match="less than one level"):
         reader.robustness(pictures, budget=0.5 / 255)
-    with pytest.raises(Misuse, match="such as 2/255"):
-        reader.robustness(pictures, budget="a")
+    for budget in ("a", float("nan"), [1], True):
+        with pytest.raises(Misuse, match="such as 2/255"):
+            reader.robustness(pictures, budget=budget)
+
+
+def test_one_class_by_name_or_number_and_the_usual_budget(reader: Any, pictures: list[Tensor]) -> None:
+    named = reader.labels[2]
+    made = [reader.robustness(pictures[:1], to, None, steps=1) for to in (named, 2, [named])]
+    assert {m.budget for m in made} == {4 / 255}
+    assert all(torch.equal(m.asked, made[0].asked) for m in made)
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

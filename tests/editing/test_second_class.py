@@ -186,6 +186,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"guide": Guide.picture("boot.png", target=3), "against": "Bag"}, "given twice"),
     ({"guide": Guide.picture("boot.png", within=(100, 100, 120, 120))}, "outside of what the model sees"),
     ({"method": "gea"}, "gae"),
+    ({"threshold": 0.3}, "threshold= does not apply"),
+    ({"token": 0}, "token= does not apply"),
+    ({"regions": [(0, 0, 8, 8)]}, "regions= does not apply"),
+    ({"truncate": True}, "truncate= does not apply"),
     ({"correction": "whole", "method": "corrected_attention"}, "correction"),
 ]
 

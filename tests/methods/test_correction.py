@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -134,7 +138,8 @@ def test_masks_boxes_polygons_and_maps_are_the_same_region() -> None:
     mask[4:12, 0:8] = 1
     corners = [(0, 4), (8, 4), (8, 12), (0, 12)]
     ways = [tokens, tokens.flatten(), mask, Guide.box(0, 4, 8, 12), (0, 4, 8, 12), "box:0,4,8,12", Guide.polygon(corners),
-            Guide.mask(mask), {"pixel_values": tokens.flatten()}]  # fmt: skip
+            Guide.mask(mask), {"pixel_values": tokens.flatten()}, {"pixel_values": tokens}, {"pixel_values": mask},
+            Guide.mask(Image.fromarray((mask * 255).byte().numpy())), Guide.mask(mask.numpy())]  # fmt: skip
     maps = [scores(case, guide=way) for way in ways]
     assert all(same(m, maps[0]) for m in maps)
     assert not same(maps[0], scores(case))
@@ -255,7 +260,93 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (None, {"path": "rollout", "sign": "signed"}, "rollout"),
     (None, {"path": "last"}, "path"),
     (Guide.picture("dog.png"), {}, "reader.explain"),
+    (None, {"layers": True}, "number of an attention.*True"),
+    (None, {"layers": [0, False]}, "number of an attention.*False"),
+    (Guide.contrast(1.5), {}, "class is a whole number"),
+    (Guide.contrast(True), {}, "class is a whole number"),
+    (Guide.contrast(99), {}, "class 99 is out of range"),
+    (Guide.contrast(torch.tensor([0, 2, 3])), {}, "2 samples with 3 classes"),
+    (Guide.contrast(1), {}, "contrasts class 1 with itself"),
+    (Guide.contrast(torch.tensor([0, 1])), {}, "contrasts class 1 with itself"),
+    (Guide.mask(object()), {}, "made of numbers.*object"),
+    (Guide.map(object()), {}, "made of numbers.*object"),
+    ({"pixel_values": ["a"]}, {}, "made of numbers.*list"),
+    ({"pixel_values": torch.ones(5, 5)}, {}, "5 x 5, and the picture 16 x 16"),
 ]
+
+
+OF_ANOTHER_TYPE: list[tuple[str, dict[str, Any], str]] = [
+    ("corrected_attention", {"layers": "2"}, "a layer is the number of an attention, from 0 on; not '2'"),
+    ("corrected_attention", {"layers": ["2"]}, "a layer is the number of an attention, from 0 on; not '2'"),
+    ("corrected_attention", {"layers": 1.5}, "a layer is the number of an attention, from 0 on; not 1.5"),
+    ("corrected_attention", {"start_layer": "x"}, "a layer is the number of an attention, from 0 on; not 'x'"),
+    ("rollout", {"start_layer": None}, "a layer is the number of an attention, from 0 on; not None"),
+    ("gae", {"start_layer": [0]}, "a layer is the number of an attention, from 0 on; not [0]"),
+    ("corrected_attention", {"sign": [1, 2]}, "unknown sign '[1, 2]'"),
+    ("corrected_attention", {"path": ["rollout"]}, "unknown path '['rollout']'"),
+    ("corrected_attention", {"correction": ["complete"]}, "unknown correction '['complete']'"),
+    ("heterogenous", {"correction": ["complete"]}, "unknown correction '['complete']'"),
+    ("heterogenous", {"path": {}}, "unknown path '{}'"),
+    ("heterogenous", {"sign": 5}, "unknown sign '5'"),
+    ("heterogenous", {"hops": 1}, "unknown hops '1'"),
+    ("heterogenous", {"fusion": ["sum"]}, "unknown fusion '['sum']'"),
+]
+
+
+def test_options_of_another_type_are_refused() -> None:
+    """As users call it: in a process of its own, where no types are checked beside ours."""
+    script = (
+        "import json, sys\nfrom regard.attribution.table import METHODS\nfrom regard.errors import Misuse\n"
+        "for name, options, _ in json.loads(sys.argv[1]):\n"
+        "    try:\n        METHODS[name].function(**options)\n"
+        "    except Misuse as e:\n        print(str(e))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(OF_ANOTHER_TYPE)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == len(OF_ANOTHER_TYPE)
+    assert all(
+        line.replace('"', "'").startswith(wanted) for line, (_, _, wanted) in zip(said, OF_ANOTHER_TYPE, strict=True)
+    ), said
+
+
+def test_a_contrast_with_one_class_per_sample_is_that_of_each() -> None:
+    case = case_of("vit")
+    pixels = case.inputs["pixel_values"]
+    both = scores(case, target=1, guide=Guide.contrast(torch.tensor([0, 2])))["pixel_values"]
+    for i, d in enumerate((0, 2)):
+        one: Any = regard.explain(
+            case.model, {"pixel_values": pixels[i : i + 1]}, 1, "corrected_attention", guide=Guide.contrast(d)
+        )
+        torch.testing.assert_close(both[i], one.scores["pixel_values"][0], rtol=1e-4, atol=1e-8)
+
+
+def test_a_target_that_has_no_contrast_is_refused_with_what_to_do() -> None:
+    case = case_of("vit")
+    for target in (Target.of(lambda out: out.logits[:, 0] * 2, "twice"),):
+        with pytest.raises(regard.RegardError, match=r"twice.*has no contrast.*guide=Target\.of"):
+            regard.explain(case.model, case.inputs, target, guide="contrast")
+
+
+MADE_WRONG = [
+    (lambda: Guide.polygon((0, 0), (8, 0), (8, 8)), "list of its corners"),  # type: ignore[arg-type]
+    (lambda: Guide.polygon([(0, 0, 1), (8, 0, 1), (8, 8, 1)]), "list of its corners"),  # type: ignore[list-item]
+    (lambda: Guide.polygon(7), "list of its corners"),  # type: ignore[arg-type]
+    (lambda: Guide.polygon([(0, 0), (float("nan"), 0), (8, 8)]), "finite"),
+    (lambda: Guide.polygon([(0, 0), (8, 8)]), "three corners"),
+    (lambda: Guide.box("a", 0, 1, 1), "a box is left, top"),  # type: ignore[arg-type]
+    (lambda: Guide.box(None, 0, 1, 1), "a box is left, top"),  # type: ignore[arg-type]
+    (lambda: Guide.picture("dog.png", within=(0, 0, 1)), "a box is left, top"),
+    (lambda: Guide.picture("dog.png", within=3), "a box is left, top"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("make", "said"), MADE_WRONG)
+def test_what_is_no_region_is_refused_when_it_is_made(make: Any, said: str) -> None:
+    with pytest.raises(regard.RegardError, match=said):
+        make()
 
 
 @pytest.mark.parametrize(("guide", "options", "said"), WRONG)

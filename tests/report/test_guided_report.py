@@ -131,6 +131,34 @@ def test_padded_texts_are_guided_as_they_are_alone(sentences: Any) -> None:
             )
 
 
+def test_files_are_guides_by_any_kind_of_path(scenes: Any, tmp_path: Path) -> None:
+    mask = np.zeros((192, 256), dtype=np.uint8)
+    mask[:, :128] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    scenes.explain(zoo.demo_scene()).save(tmp_path / "map.safetensors")
+    for path, kind in ((tmp_path / "mask.png", Guide.mask), (tmp_path / "map.safetensors", Guide.saved)):
+        maps = [scenes.explain(zoo.demo_scene(), guide=g).scores["pixel_values"] for g in (str(path), path, kind(path))]
+        assert torch.equal(maps[0], maps[1])
+        assert torch.equal(maps[0], maps[2])
+    drawn = scenes.explain(zoo.demo_scene(), guide=Guide.mask(Image.open(tmp_path / "mask.png")))
+    boxed = scenes.explain(zoo.demo_scene(), guide="box:0,0,128,192")
+    assert torch.equal(drawn.scores["pixel_values"], boxed.scores["pixel_values"])
+
+
+def test_a_class_is_not_contrasted_with_itself(scenes: Any) -> None:
+    with pytest.raises(regard.errors.Misuse, match="contrasts Sneaker with itself"):
+        scenes.explain(zoo.demo_scene(), target="Sneaker", guide="contrast:Sneaker")
+    with pytest.raises(regard.errors.Misuse, match="contrasts Sneaker with itself"):
+        scenes.explain(zoo.demo_scene(), target=["Trouser", "Sneaker"], guide="contrast:Sneaker")
+
+
+def test_the_refusal_says_which_text_lacks_the_words(sentences: Any) -> None:
+    with pytest.raises(regard.errors.Misuse, match="the text does not hold the words 'giraffe'"):
+        sentences.explain(TEXT, guide=Guide.words("wonderful", "giraffe"))
+    with pytest.raises(regard.errors.Misuse, match="text 1 does not hold the words 'music'"):
+        sentences.explain([TEXT, "A wonderful film."], guide="words:music")
+
+
 def test_pages_show_the_guide_and_both_maps(scenes: Any, sentences: Any, tmp_path: Path) -> None:
     exp = scenes.explain(zoo.demo_scene(), guide="box:0,0,128,192", method=["gae", "rollout"])
     page = exp[0].to_html(tmp_path / "a.html").read_text("utf-8")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -66,19 +69,37 @@ class Guides:
 
     def _contrast(self, against: Any) -> dict[str, Tensor]:
         """The map of y_c − y_d."""
-        c, labels = self.explained, self.w.reading.labels
+        c = self.explained
         if c is None or self.target.remade is None or self.target.contrasted is None:
             raise Misuse(
-                f"the target ({self.target.label}) is no class, so that it has no contrast; give guide=Target..."
+                f"the target ({self.target.label}) has no contrast with another class, as detections, similarities and "
+                "functions have none; guide by another target instead, such as guide=Target.of(function)"
             )
         if against is None:
             return self.map_of(self.target.contrasted(c))
+        return self.map_of(_difference(self.target.at(c), self.target.at(self._rival(c, against))))
+
+    def _rival(self, c: Tensor, against: Any) -> Tensor:
+        """The class of each sample to contrast with. Raises TargetError for what is none, Misuse for the explained one."""
+        labels = self.w.reading.labels or []
         if isinstance(against, str):
-            if labels is None or against not in labels:
+            if against not in labels:
                 raise nearest(against, labels or ["(the model has no labels)"], "label")
             against = labels.index(against)
-        first, second = self.target.at(c), self.target.at(torch.full_like(c, int(against)))
-        return self.map_of(_difference(first, second))
+        Target.logit(against)  # says what a class is, if this is none
+        d = torch.as_tensor(against, device=c.device)
+        if d.ndim and d.shape != c.shape:
+            raise Misuse(
+                f"the guide contrasts {len(c)} samples with {len(d)} classes: give one class, or one per sample"
+            )
+        d = d.to(c.dtype).expand_as(c)
+        if bool((c == d).any()):
+            same = int(c[c == d][0])
+            name = labels[same] if same < len(labels) else f"{self.target.classes} {same}"
+            raise Misuse(
+                f"the guide contrasts {name} with itself; give another class, or the contrast with the best other"
+            )
+        return d
 
     def _target(self, target: Any) -> dict[str, Tensor]:
         return self.map_of(Target.make(target))
@@ -86,15 +107,19 @@ class Guides:
     # -- external ---------------------------------------------------------------------------------------------------
 
     def _map(self, values: Any) -> dict[str, Tensor]:
-        values = Explanation.load(values) if isinstance(values, str) else values
+        values = Explanation.load(values) if isinstance(values, str | os.PathLike) else values
         if hasattr(values, "scores"):
             return self._explained(values.scores)
         if isinstance(values, Mapping):
-            return {str(name): _rows_of(torch.as_tensor(v)) for name, v in values.items()}
+            known = {s.name: s for s in self.w.recording.streams if s.shown}
+            for name in values:
+                if name not in known:
+                    raise nearest(str(name), known, "stream")
+            return {name: self._fitted(known[name], _numbers(v)) for name, v in values.items()}
         only = [s for s in self.w.recording.streams if s.of_input]
         if len(only) != 1:
             raise Misuse(f"say which stream the guide is of, in a dict: {', '.join(s.name for s in only)}")
-        return {only[0].name: self._fitted(only[0], torch.as_tensor(values))}
+        return {only[0].name: self._fitted(only[0], _numbers(values))}
 
     def _explained(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What an explanation says of the streams that are inputs; tokens born from parameters are not guided."""
@@ -191,26 +216,36 @@ class Guides:
         )
 
     def _words(self, phrases: tuple[str, ...]) -> dict[str, Tensor]:
-        """1 on the tokens of every occurrence of the words."""
-        texts = {n: raws for n, raws in self.w.reading.raw.items() if raws and isinstance(raws[0], Text)}
+        """1 on the tokens of every occurrence of the words, in every text of a sample that holds them."""
+        names, raw = {s.name for s in self.w.recording.streams if s.shown}, self.w.reading.raw
+        texts = {name: [t for t in raw[name] if isinstance(t, Text)] for name in raw if name in names}
+        texts = {name: some for name, some in texts.items() if some}
         if not texts:
             raise Misuse("words guide a text that a reader made; give a map of the tokens instead")
-        name, raws = next(iter(texts.items()))
-        width = self.w.recording.stream(name).count
-        return {name: torch.stack([_spoken(text, phrases, width) for text in raws if isinstance(text, Text)])}
+        spoken = {name: [_spoken(r, phrases) for r in raws] for name, raws in texts.items()}
+        for i, k in product(range(max(map(len, spoken.values()))), range(len(phrases))):
+            if not any(bool(found[i % len(found)][k].any()) for found in spoken.values()):
+                which = "the text does" if len(next(iter(spoken.values()))) == 1 else f"text {i} does"
+                raise Misuse(f"{which} not hold the words {phrases[k]!r}")
+        counts = {name: self.w.recording.stream(name).count for name in spoken}
+        return {name: torch.stack([_or_ones(m.amax(0), counts[name]) for m in found]) for name, found in spoken.items()}
 
 
-def _spoken(text: Text, phrases: tuple[str, ...], width: int) -> Float[Tensor, " token"]:
-    m = torch.zeros(width)
-    for phrase in phrases:
+def _spoken(text: Text, phrases: Sequence[str]) -> Float[Tensor, "phrase token"]:
+    """1 on the tokens of every occurrence of each of some phrases."""
+    m = torch.zeros(len(phrases), len(text.offsets))
+    for k, phrase in enumerate(phrases):
         at = text.text.find(phrase)
-        if at < 0:
-            raise Misuse(f"the text does not hold the words {phrase!r}")
         while at >= 0:
-            for i, (a, b) in enumerate(text.offsets):
-                m[i] = 1.0 if b > a and a < at + len(phrase) and b > at else m[i]
+            here = [b > a and a < at + len(phrase) and b > at for a, b in text.offsets]
+            m[k, torch.tensor(here, dtype=torch.bool)] = 1.0
             at = text.text.find(phrase, at + 1)
     return m
+
+
+def _or_ones(m: Float[Tensor, " token"], count: int) -> Float[Tensor, " token"]:
+    """m over all tokens of a stream; a text that holds none of the words is not guided."""
+    return F.pad(m, (0, count - len(m))) if bool(m.any()) else torch.ones(count)
 
 
 def _holds(guide: Guide) -> Holds | None:
@@ -233,11 +268,19 @@ def in_outlines(outlines: list[list[tuple[float, float]]]) -> Holds:
 
 def _mask_of(mask: Any) -> Tensor:
     """A mask as a tensor: of a picture, where it is not black."""
-    if isinstance(mask, str):
+    if isinstance(mask, str | os.PathLike) or hasattr(mask, "getbands"):
         from regard.models.pictures import read_picture
 
         return read_picture(mask)[0].float().amax(-1) > 0
-    return torch.as_tensor(mask)
+    return _numbers(mask)
+
+
+def _numbers(values: Any) -> Tensor:
+    """A map or a mask that was given, as a tensor. Raises Misuse for what is none."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        raise Misuse(f"a guide is made of numbers, in a tensor or an array; not of {type(values).__name__}") from None
 
 
 def inside(x: Tensor, y: Tensor, outline: list[tuple[float, float]]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,7 +151,9 @@ def classes(value: Any, name: str, of: Logits) -> Classes:
         or not hasattr(value, "__index__")
         or (isinstance(value, Tensor) and _is_no_number(value))
     ):
-        raise TargetError(f"{name}= is a class number, or one per sample in an integer (batch,) tensor; not {value!r}")
+        raise TargetError(
+            f"{name}= is a class number, or one per sample in an integer (batch,) tensor; not {reprlib.repr(value)}"
+        )
     found = torch.as_tensor(value if isinstance(value, Tensor) else int(value), device=of.device).long()
     found = found.expand(batch).clone() if found.ndim == 0 else found
     if found.shape != (batch,):

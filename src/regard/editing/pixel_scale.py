@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ class PixelScale:
     ) -> PixelScale:
         """Read what the caller says of a tensor (batch, channel, row, column). Raises Misuse for too little or nonsense."""
         if levels is not None and (not isinstance(levels, int) or isinstance(levels, bool) or levels < 1):
-            raise Misuse(f"levels= is how many steps the range of pixels has, such as 255; not {levels!r}")
+            raise Misuse(f"levels= is how many steps the range of pixels has, such as 255; not {reprlib.repr(levels)}")
         if (low is None) != (high is None):
             raise Misuse("low= and high= are the two ends of the range of pixels; give both, or none")
         known = mean is not None or std is not None
@@ -125,7 +126,7 @@ def _per_channel(value: Any, default: float, x: Tensor, name: str) -> tuple[floa
     try:
         given = [float(v) for v in torch.as_tensor(default if value is None else value).flatten().tolist()]
     except (TypeError, ValueError, RuntimeError):
-        raise Misuse(f"{name}= is a number, or one per channel; not {value!r}") from None
+        raise Misuse(f"{name}= is a number, or one per channel; not {reprlib.repr(value)}") from None
     if len(given) not in (1, channels):
         raise Misuse(f"{name}= has {len(given)} values, and the picture {channels} channels; give one per channel")
     return tuple(given * channels if len(given) == 1 else given)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.editing.asked import Classes, Classifier, Logits, Request, classes, picture_of
-from regard.editing.budget import budget_in
+from regard.editing.budget import BUDGETS, checked_budget
 from regard.editing.pixel_scale import PixelScale
 from regard.editing.projected import HAIR, NORMS, Ball, Change, Norm, Sought, norm_of, search, smallest, wide
 from regard.editing.within import INTERNAL, Mask, before_and_after, internal, mask_of
@@ -30,8 +30,6 @@ from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 
 Told = Callable[[str, int, int], None]
-BUDGETS: dict[Norm, float] = {"linf": 4 / 255, "l2": 0.5}
-"""The budget where none is given, as a share of the range of pixels."""
 ROUNDING = 1e-6
 """What is left of a budget, as a share, for the rounding of float32."""
 HALVINGS = 6
@@ -140,16 +138,14 @@ def _budget(budget: float | int | str | None, norm: Norm, scale: PixelScale) -> 
     span = scale.high - scale.low
     if budget is None:
         return BUDGETS[norm] * span
-    budget = budget_in(budget) if isinstance(budget, str) else budget
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not math.isfinite(budget) or budget <= 0:
-        raise Misuse(f"budget= is a size greater than 0, such as 2/255; not {budget!r}")
+    budget = checked_budget(budget)
     if norm == "linf" and budget > span:
         raise Misuse(
             f"budget={budget:g} is more than the whole range of pixels, {span:g}; for 8-bit levels give {budget:g}/255"
         )
     if scale.levels is not None and budget / scale.unit < 1 - 1e-9:
         raise Misuse(f"budget={budget:g} is less than one level of an 8-bit file, {scale.unit:g}: nothing could change")
-    return float(budget)
+    return budget
 
 
 def _within(within: Any, asked: Request, was: Classes) -> Mask | None:

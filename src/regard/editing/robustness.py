@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from regard.editing.asked import probabilities
+from regard.editing.budget import checked_budget
 from regard.editing.file_changes import FileChange, through
 from regard.editing.pictures import rewrite_pictures
 from regard.editing.rewrite import Told
@@ -115,6 +116,7 @@ def robustness(
     """
     if not pictures:
         raise InputError("there are no pictures to rewrite")
+    budget = checked_budget(budget)
     if budget < 1 / 255:
         raise Misuse("the budget is less than one level of an 8-bit file, 1/255: nothing could change")
     read = [read_picture(p, i) for i, p in enumerate(pictures)]

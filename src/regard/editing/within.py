@@ -28,7 +28,8 @@ def mask_of(within: Any, shape: tuple[int, int, int]) -> Mask:
     batch, rows, columns = shape
     found = torch.as_tensor(np.ascontiguousarray(within)) if hasattr(within, "__array_interface__") else within
     if not isinstance(found, Tensor):
-        raise Misuse(f"within= is a mask of the picture's pixels, or {INTERNAL!r}; not {within!r}")
+        said = repr(within) if isinstance(within, str) else type(within).__name__
+        raise Misuse(f"within= is a mask of the picture's pixels, or {INTERNAL!r}; not {said}")
     found = (found != 0).cpu()
     found = found[None] if found.ndim == 2 else found
     if found.ndim != 3 or found.shape[1:] != (rows, columns) or len(found) not in (1, batch):

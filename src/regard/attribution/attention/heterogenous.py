@@ -36,7 +36,7 @@ def heterogenous(
     "sum", "mean", or "max_normalised", the mean of the maps each over its maximum on that source. `correction`, `path` and
     `guide` are those of `corrected_attention`.
     """
-    signs, paths = (((x,) if isinstance(x, str) else tuple(x)) for x in (sign, hops))
+    signs, paths = (tuple(x) if isinstance(x, list | tuple) else (x,) for x in (sign, hops))
     for value, known, kind in [*((s, SIGNS, "sign") for s in signs), *((h, HOPS, "hops") for h in paths)]:
         if value not in known:
             raise nearest(str(value), known, kind)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -49,19 +50,22 @@ class Preset:
     guide: Guide | None = None
 
     def __post_init__(self) -> None:
-        if self.correction not in CORRECTIONS:
-            raise nearest(str(self.correction), CORRECTIONS, "correction")
+        for value, known, what in (
+            (self.edge, EDGES, "edge rule"),
+            (self.path, PATHS, "path rule"),
+            (self.hops, HOPS, "hops"),
+            (self.correction, CORRECTIONS, "correction"),
+        ):
+            if not isinstance(value, str) or value not in known:
+                raise nearest(str(value), known, what)
+        for number in (*(self.layers or ()), self.start_layer):
+            if not _is_whole(number):
+                raise Misuse(f"a layer is the number of an attention, from 0 on; not {number!r}")
         if self.path == "rollout" and self.edge == "signed":
             raise Misuse(
                 "path='rollout' brings rows to sum 1, which signed edges have no sum for: "
                 "choose sign='absolute', or path='residual_sum'"
             )
-        if self.edge not in EDGES:
-            raise nearest(self.edge, EDGES, "edge rule")
-        if self.path not in PATHS:
-            raise nearest(self.path, PATHS, "path rule")
-        if self.hops not in HOPS:
-            raise nearest(str(self.hops), HOPS, "hops")
 
     def chosen(self, _recording: Recording) -> tuple[Preset | Callable[[Any], Tensor], str]:
         """What the method is for a run: itself, unless it depends on what was recorded; and a note for the receipt."""
@@ -135,6 +139,11 @@ class Preset:
             return step if m is None or not edge.gradient else replace(step, keys=guide_of(m, call))
 
         return how
+
+
+def _is_whole(number: Any) -> bool:
+    """Whether it is a whole number, Python's or numpy's; True and False are none."""
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True)

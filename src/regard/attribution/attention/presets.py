@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from regard.attribution.attention.guidance import Guide
 from regard.attribution.attention.path_rules import Preset
@@ -48,13 +48,14 @@ def corrected_attention(
     rows of I + E to sum 1. guide: a map over tokens that steers the attention (guidance.py).
     """
     if sign not in SIGNS:
-        raise nearest(sign, SIGNS, "sign")
+        raise nearest(str(sign), SIGNS, "sign")
     if path not in ("residual_sum", "rollout"):
         raise nearest(str(path), ("residual_sum", "rollout"), "path")
-    if isinstance(layers, int):
-        layers = (layers,)
-    chosen = None if layers is None else tuple(layers)
-    return Preset(sign, path, chosen, start_layer, correction=correction, guide=guide)
+    if layers is not None and (isinstance(layers, str) or not isinstance(layers, Iterable)):
+        layers = [layers]
+    return Preset(
+        sign, path, None if layers is None else tuple(layers), start_layer, correction=correction, guide=guide
+    )
 
 
 __all__ = ["alpha_avg", "alpha_max", "corrected_attention", "raw_attention", "rollout"]
