@@ -320,6 +320,35 @@ def constants_into_a_view(x: Tensor, y: Tensor) -> Tensor:
     return h * y
 
 
+def gate_by_parts(x: Tensor, y: Tensor) -> Tensor:
+    gate = torch.zeros_like(x)
+    gate[:, :1] = F.silu(x[:, :1])
+    gate[:, 1:] = F.silu(x[:, 1:])
+    return gate * y
+
+
+def gate_through_views(x: Tensor, y: Tensor) -> Tensor:
+    gate = torch.empty_like(x)
+    gate[:, :1].copy_(F.silu(x[:, :1]))
+    gate.narrow(1, 1, x.shape[1] - 1).copy_(F.silu(x[:, 1:]))
+    return gate * y
+
+
+def gate_copied(x: Tensor, y: Tensor) -> Tensor:
+    return torch.empty_like(x).copy_(F.silu(x)) * y
+
+
+def gate_copied_over(x: Tensor, y: Tensor) -> Tensor:
+    return (x * 1).copy_(F.silu(x)) * y
+
+
+def written_over(x: Tensor, y: Tensor) -> Tensor:
+    """What was a gate is none any more."""
+    gate = F.silu(x) * 1
+    gate.copy_(x)
+    return gate * y
+
+
 def gate_in_place(x: Tensor, y: Tensor) -> Tensor:
     x = F.silu(x)
     x *= y
@@ -387,9 +416,30 @@ GATES: dict[str, tuple[Written, Literal]] = {
     "into places of a constant": (into_places, lambda r, x, y: product(r, x + 0.5, y)),
     "a view of what was a constant": (view_of_before, lambda r, x, y: product(r, x + 0.5, y)),
     "constants into a constant": (constants_into_a_view, lambda _r, x, y: (0.5 + 0.5) * y),
+    "cat": (lambda x, y: torch.cat([F.silu(x[:, :1]), F.silu(x[:, 1:])], 1) * y, swiglu),
+    "stack": (lambda x, y: torch.stack([F.silu(row) for row in x]) * y, swiglu),
+    "by parts": (gate_by_parts, swiglu),
+    "through views": (gate_through_views, swiglu),
+    "copied": (gate_copied, swiglu),
+    "copied over": (gate_copied_over, swiglu),
+    "written over": (written_over, product),
+    "chosen": (lambda x, y: torch.where(x > 0.1, F.silu(x), F.gelu(x)) * y, lambda r, x, y: gated(
+        r, torch.where(x > 0.1, activation(r, F.silu, x), activation(r, F.gelu, x)), y
+    )),
+    "partly a gate": (lambda x, y: torch.where(x > 0.1, F.silu(x), y) * x, lambda r, x, y: _partly(r, x, y)),
+    "cat, and cut again": (
+        lambda x, y: (lambda a, b: a * b)(*torch.cat([F.silu(x), F.silu(y).tanh()], -1).chunk(2, -1)),
+        lambda r, x, y: product(r, activation(r, F.silu, x), activation(r, lambda t: F.silu(t).tanh(), y)),
+    ),
     "written into after": (lambda x, y: _stale(x, y), lambda r, x, y: gated(r, x.sigmoid(), x + y)),
 }  # fmt: skip
 """Products."""
+
+
+def _partly(rules: Rules, x: Tensor, y: Tensor) -> Tensor:
+    """Nobody can say what of the product is whose, where gates are constants."""
+    chosen = torch.where(x > 0.1, activation(rules, F.silu, x), y)
+    return chosen * x if rules.constant_gates else product(rules, chosen, x)
 
 
 def _stale(x: Tensor, y: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ x · sigmoid(1.7x) is a function of x alone, taken whole; x · rsqrt(mean(x²) +
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -119,6 +120,19 @@ class MadeOf:
         """Whether an activation made it."""
         return bool(self.gates.of(t))
 
+    def is_partly_gate(self, t: Tensor) -> bool:
+        """Whether an activation made some of it, and something else the rest."""
+        return self.gates.of(t) is False
+
+    def joined(self, op: Operation) -> bool | None:
+        """Of tensors side by side, or one written into another: whether all are gates (True), some (False), none (None)."""
+        over = op.name == "copy" and op.into is not None  # nothing is left of what was there
+        return self._together(t for t in op.dependents if not (over and t is op.into))
+
+    def _together(self, tensors: Iterable[Tensor]) -> bool | None:
+        found = [self.gates.of(t) for t in tensors]
+        return None if all(gate is None for gate in found) else all(found)
+
     def origin(self, t: Tensor) -> object:
         """What a tensor is, but for constant factors and its own mean."""
         found = self.origins.of(t)
@@ -169,6 +183,12 @@ class MadeOf:
         self.reduced.learn(to, self.reduced.of(t))
         self.gates.learn(to, self.gates.of(t))
 
+    def written_through(self, view: Tensor, before: bool | None, depended: bool) -> None:
+        """What is known of a view that was written into is known of what it is a view of, which was a gate `before` or not."""
+        whole, after = view._base, self.gates.of(view)
+        if whole is not None and (before is not None or after is not None):
+            self.gates.learn(whole, after if not depended else bool(before and after))
+
     # -- what is learned --------------------------------------------------------------------------------------------
 
     def learn(self, op: Operation, out: Tensor, made: Made | None, curved: bool) -> None:
@@ -180,15 +200,14 @@ class MadeOf:
             self.powers.learn(out, (self.origin(xs[0]), op.name == "abs"))
         self._follow_origin(op, out)
         self._follow_length(op, out)
-        if self.reduced.of(out) is None and (curved or (len(xs) == 1 and self.is_gate(xs[0]))):
-            self.gates.learn(out, True)
+        if self.reduced.of(out) is None and (curved or len(xs) == 1):
+            self.gates.learn(out, True if curved else self.gates.of(xs[0]))
 
     def moved(self, op: Operation, out: Any) -> None:
         """The same elements elsewhere."""
         first = op.dependents[0]
         for t in tensors_in([out]) if isinstance(out, Tensor | list | tuple) else ():
-            if self.is_gate(first):
-                self.gates.learn(t, True)
+            self.gates.learn(t, self.gates.of(first))
             if t.numel() == first.numel() and (op.name in VIEWS or op.name == "getitem"):  # x[..., None]
                 self.origins.learn(t, self.origin(first))
             if op.name in VIEWS | EXPANSIONS or (op.name == "getitem" and t.numel() == first.numel()):

@@ -73,6 +73,8 @@ MOVED = {plain(name)[0] for name in MOVEMENTS | RESHAPES}
 """Operations that give the same elements elsewhere."""
 LINEAR = MOVED | JOINS | {*CONVOLUTIONS} | {*POOLS} | spellings(WRITES) | spellings(SUMS_INTO) | {*SILENT.split()}
 """Operations that add, move or choose: their plain gradient is the rule."""
+SIDE_BY_SIDE = JOINS | spellings(WRITES) | {"setitem", "copy", "where", "pad"}
+"""Operations that set tensors beside each other, or one in the place of a part of another."""
 STRAIGHT_NAMES = STRAIGHT | {"nan_to_num", "detach", "requires_grad", "data"}
 ADDED = {"addmm", "baddbmm", "addbmm", "addmv", "addr"}
 """Products that are added to their first operand."""
@@ -140,6 +142,14 @@ class Backward:
             return self._of_parameters(self.run(op))
         if (written := args[0] if op.name == "setitem" else op.into) is not None:
             self.written[_whole(written)] = True
+        whole = written._base if written is not None else None
+        before = None if whole is None else self.known.gates.of(whole), whole is not None and whole.requires_grad
+        out = self._of_its_kind(op)
+        if written is not None:
+            self.known.written_through(written, *before)
+        return out
+
+    def _of_its_kind(self, op: Operation) -> Any:
         rule = _KINDS.get(op.name)
         if rule is None:
             return self._of_no_kind(op)
@@ -188,9 +198,12 @@ class Backward:
         return made
 
     def _of_no_kind(self, op: Operation) -> Any:
+        gate = self.known.joined(op)
         out = operation(op.func, op.args, op.kwargs)
         if op.name in MOVED:
             self.known.moved(op, out)
+        elif op.name in SIDE_BY_SIDE:
+            self.known.gates.learn(op.args[0] if op.name == "setitem" else out, gate)
         elif op.name not in LINEAR:
             self.keeps_plain(op.name, out)
         return out
@@ -272,6 +285,10 @@ def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
         if constant[0] != constant[1]:
             gate = a if constant[0] else b
             return self.run(op, {id(gate): held(gate)})
+        if self.known.is_partly_gate(a) or self.known.is_partly_gate(b):
+            out = self.run(op)
+            self.keeps_plain(op.name, out)
+            return out
     out = self.run(op, {id(a): scaled(a, 0.5), id(b): scaled(b, 0.5)} if self.rules.product else None)
     if op.name == "mul":
         self.known.multiplied(a, b, out)
