@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.recording.backward.attention import FusedAttention, WeighedValues
-from regard.recording.backward.functions import Instead, Line, Scaled
+from regard.recording.backward.functions import Instead, Scaled, ThroughZero
 from regard.recording.gradient import gradient
 from regard.recording.inputs import first
 from regard.recording.patch_gradient import PatchEmbedding
@@ -385,7 +385,7 @@ RULES: dict[str, Rule] = {
 """What of torch is known to keep samples apart, by the name of its node in the graph."""
 OURS: dict[type, Rule] = {
     PatchEmbedding: _convolved,
-    **dict.fromkeys((Scaled, Line, Instead), _leading(1)),
+    **dict.fromkeys((Scaled, ThroughZero, Instead), _leading(1)),
     **dict.fromkeys((FusedAttention, WeighedValues), _attention),
 }
 """The same for functions of our own; of a model's own functions nothing is known, whatever their names."""

@@ -81,7 +81,7 @@ def in_stead_of(value: Tensor, x: Tensor) -> Tensor:
     return instead(lambda _: value.detach(), lambda g, _: g, x)
 
 
-class Line(torch.autograd.Function):
+class ThroughZero(torch.autograd.Function):
     """f(x) as the straight line through 0 and its value."""
 
     @staticmethod
@@ -100,7 +100,7 @@ class Line(torch.autograd.Function):
 
 def proportional(f: Tensor, x: Tensor) -> Tensor:
     """f, an element-wise function's value at x, whose gradient at x is that of the straight line through 0 and it: g · f/x."""
-    made: Tensor = Line.apply((f.detach(),), x)  # type: ignore[no-untyped-call]
+    made: Tensor = ThroughZero.apply((f.detach(),), x)  # type: ignore[no-untyped-call]
     return made
 
 
