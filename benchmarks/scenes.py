@@ -36,6 +36,11 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("corrected_attention, negative", "corrected_attention", {"sign": "negative"}),
     ("corrected_attention, absolute", "corrected_attention", {"sign": "absolute"}),
     ("corrected_attention, signed", "corrected_attention", {"sign": "signed"}),
+    *(
+        (f"corrected_attention, {sign}, complete", "corrected_attention", {"sign": sign, "correction": "complete"})
+        for sign in ("positive", "negative", "absolute")
+    ),
+    ("gae, guided by contrast", "gae", {"guide": "contrast"}),
     ("gradient, mean", "gradient", {"reduce": "mean"}),
     ("gradient, l1", "gradient", {"reduce": "l1"}),
     ("gradient, l2", "gradient", {"reduce": "l2"}),
@@ -50,6 +55,10 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("bti_token", "bti_token", {}),
     ("bti_head", "bti_head", {}),
     ("transition_attention", "transition_attention", {}),
+    ("attnlrp", "attnlrp", {}),
+    ("attnlrp, gamma 0.25", "attnlrp", {"gamma": 0.25}),
+    ("cp_lrp", "cp_lrp", {}),
+    ("gim", "gim", {}),
 ]
 
 
