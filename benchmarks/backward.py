@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 
+import long_inputs
 import measure
 import torch
 
@@ -50,23 +51,9 @@ def pictures(tiny: bool) -> measure.Ways:
 
 def words(tokens: int) -> measure.Ways:
     """A random Llama, 8 layers, width 512, and a long text."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 1408}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=1000, max_position_embeddings=tokens)).eval()
-    ids = torch.randint(0, 1000, (1, tokens))
-    inputs = {"input_ids": ids, "logits_to_keep": 1}
-
-    def floor() -> object:
-        embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
-        return torch.autograd.grad(model(inputs_embeds=embedded, logits_to_keep=1).logits[:, -1].max(), embedded)
-
-    def best(out: object) -> torch.Tensor:
-        return out.logits[:, -1].max(-1).values  # type: ignore[attr-defined, no-any-return]
-
+    model, inputs, floor = long_inputs.llama(tokens)
     return {FLOOR: floor} | {
-        name: lambda how=how: regard.explain(model, inputs, best, **how)  # type: ignore[misc]
+        name: lambda how=how: regard.explain(model, inputs, long_inputs.best, **how)  # type: ignore[misc]
         for name, how in METHODS.items()
     }
 

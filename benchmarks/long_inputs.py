@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from collections.abc import Callable
+from typing import Any
 
 import measure
 import torch
@@ -19,8 +21,8 @@ import torch
 import regard
 
 
-def ways(tokens: int, budget: str | None = None) -> measure.Ways:
-    """The model, a long input, and what is compared."""
+def llama(tokens: int) -> tuple[Any, dict[str, Any], Callable[[], object]]:
+    """A random Llama, a long text for it, and the floor on them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -33,11 +35,21 @@ def ways(tokens: int, budget: str | None = None) -> measure.Ways:
         embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
         return torch.autograd.grad(model(inputs_embeds=embedded, logits_to_keep=1).logits[:, -1].max(), embedded)
 
-    def explained() -> object:
-        target = lambda out: out.logits[:, -1].max(-1).values  # noqa: E731
-        return regard.explain(model, inputs, target, method="gae", memory_budget=budget)
+    return model, inputs, floor
 
-    return {"floor": floor, "`gae`": explained}
+
+def best(output: Any) -> torch.Tensor:
+    """The largest logit at the last token."""
+    return output.logits[:, -1].max(-1).values  # type: ignore[no-any-return]
+
+
+def ways(tokens: int, budget: str | None = None) -> measure.Ways:
+    """The model, a long input, and what is compared."""
+    model, inputs, floor = llama(tokens)
+    return {
+        "floor": floor,
+        "`gae`": lambda: regard.explain(model, inputs, best, method="gae", memory_budget=budget),
+    }
 
 
 def once(tokens: int, budget: str | None) -> str:

@@ -49,6 +49,7 @@ try:
         Model,
         Regions,
         Steered,
+        Target,
         Token,
         Truncate,
         Words,
@@ -249,10 +250,7 @@ def compare(
         ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help=BASELINES)] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="A label or class number, a word, an answer. Default: what the model predicts."),
-    ] = None,
+    target: Target = None,
     against: Against = None,
     token: Token = None,
     out: Annotated[
@@ -298,10 +296,7 @@ def compare(
 def transfer(
     input: Input,
     model: Model,
-    target: Annotated[
-        str | None,
-        typer.Option(help="A label or class number, a word, an answer. Default: what the model predicts."),
-    ] = None,
+    target: Target = None,
     against: Against = None,
     token: Token = None,
     layer: Annotated[

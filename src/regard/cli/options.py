@@ -44,6 +44,10 @@ Regions = Annotated[
     typer.Option(help="A JSON file of boxes [[left, top, right, bottom], ...], fractions of the picture, for LXMERT."),
 ]
 BASELINES = "Against what: zero, black, white, mean, blur[:SIGMA], noise[:SEED], mask, pad; zero:local. Default: zero."
+Target = Annotated[
+    str | None,
+    typer.Option(help="A label or class number, a word, an answer. Default: what the model predicts."),
+]
 Against = Annotated[
     str | None,
     typer.Option(help="Another label, word or answer: explain what tells the target (or the --answer) from this one."),

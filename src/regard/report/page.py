@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -56,6 +56,15 @@ def still(panel: PictureView) -> dict[str, Any]:
     original = panel.picture.pixels.cpu().numpy()
     map_ = uri_of(veil(blend(panel), panel.picture.box))
     return {"name": panel.picture.name, "uri": map_, "original": uri_of(original)}
+
+
+def stages_of(panels: Iterable[Any], key: str) -> list[dict[str, Any]]:
+    """Every picture stream among some panels once, however many views or layers draw on it."""
+    first: dict[str, PictureView] = {}
+    for panel in panels:
+        if isinstance(panel, PictureView):
+            first.setdefault(panel.stream, panel)
+    return [stage(p, f"{key}p{i}") for i, p in enumerate(first.values())]
 
 
 def stage(panel: PictureView, key: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from regard.report.page import (
     pieces,
     safe_json,
     scale,
-    stage,
+    stages_of,
     still,
     templates,
     uri_of,
@@ -79,7 +79,7 @@ def _section(section: Section, key: str) -> dict[str, Any]:
     """What the template and the script need of one raw input."""
     rows = [token_links(v) for v in section.views]  # first: what it costs stands on the receipts
     views = [_view(v, f"{key}v{i}") for i, v in enumerate(section.views)]
-    stages = _stages(section, key)
+    stages = stages_of((p for view in section.views for p in view.panels), key)
     objects = _objects(section)
     return {
         "id": key,
@@ -161,16 +161,6 @@ def _fragment(view: SampleView) -> dict[str, Any]:
     shown = _view(view, "")
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
     return shown | {"pictures": [still(p) for p in pictures]}
-
-
-def _stages(section: Section, key: str) -> list[dict[str, Any]]:
-    """Every picture stream of a section once, however many views draw on it."""
-    first: dict[str, PictureView] = {}
-    for view in section.views:
-        for panel in view.panels:
-            if isinstance(panel, PictureView):
-                first.setdefault(panel.stream, panel)
-    return [stage(p, f"{key}p{i}") for i, p in enumerate(first.values())]
 
 
 def _text(panel: TextView) -> dict[str, Any]:

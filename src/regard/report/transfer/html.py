@@ -15,7 +15,7 @@ from regard.explanation.files import write_atomically
 from regard.explanation.transfer import Transfer
 from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY, number
-from regard.report.page import COLOURS, STAGE, cells_of, pieces, safe_json, scale, stage, templates
+from regard.report.page import COLOURS, STAGE, cells_of, pieces, safe_json, scale, stages_of, templates
 from regard.report.receipt import at
 from regard.report.transfer.view import Arrow, LayerView, RunningView, Spot, TransferView, unit, view_of_transfer
 from regard.report.view import PictureView
@@ -49,7 +49,7 @@ def page(transfer: Transfer, layer: int | None = None) -> str:
 
 def _sample(view: TransferView, key: str) -> dict[str, Any]:
     """What the template and the script need of one sample."""
-    stages, running = _stages(view, key), _running(view, key)
+    stages, running = stages_of((p for layer in view.layers for p in layer.panels), key), _running(view, key)
     ids = {s["stream"]: s["id"] for s in [*stages, *running]}
     names = [raw[view.sample].name for raw in view.exp.inputs.values() if view.sample < len(raw)]
     return {
@@ -73,16 +73,6 @@ def _sample(view: TransferView, key: str) -> dict[str, Any]:
             "layers": [_drawn(layer, ids) for layer in view.layers],
         },
     }
-
-
-def _stages(view: TransferView, key: str) -> list[dict[str, Any]]:
-    """Every picture of a sample once, however many layers look at it."""
-    first: dict[str, PictureView] = {}
-    for layer in view.layers:
-        for panel in layer.panels:
-            if isinstance(panel, PictureView):
-                first.setdefault(panel.stream, panel)
-    return [stage(p, f"{key}p{i}") for i, p in enumerate(first.values())]
 
 
 def _running(view: TransferView, key: str) -> list[dict[str, Any]]:
