@@ -41,6 +41,8 @@ PLAIN: dict[str, dict[str, str]] = {
         "sum": "the deviation of a series' first patch, by which all are divided",
         "div": "by the deviation of the first patch",
     },
+    "bloom": {"GeLUFunctionBackward": "the activation, as an autograd function of the model's own"},
+    "recurrent-gemma": {"SqrtBoundDerivativeBackward": "a gate's square root, as an autograd function of the model's own"},
 }
 """Operations of no kind among the rules of the backward pass, and what they are: their gradient is the plain one."""
 
