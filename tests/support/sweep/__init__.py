@@ -42,7 +42,9 @@ PLAIN: dict[str, dict[str, str]] = {
         "div": "by the deviation of the first patch",
     },
     "bloom": {"GeLUFunctionBackward": "the activation, as an autograd function of the model's own"},
-    "recurrent-gemma": {"SqrtBoundDerivativeBackward": "a gate's square root, as an autograd function of the model's own"},
+    "recurrent-gemma": {
+        "SqrtBoundDerivativeBackward": "a gate's square root, as an autograd function of the model's own"
+    },
 }
 """Operations of no kind among the rules of the backward pass, and what they are: their gradient is the plain one."""
 
