@@ -389,8 +389,16 @@ def written(x: Tensor) -> Tensor:
     return torch.cat([first, second.flip(-1)], -1)
 
 
+def in_part(x: Tensor) -> Tensor:
+    """A part of what a linear layer gave is written into, as boxes are moved to their reference."""
+    out = F.linear(x, torch.eye(8), torch.zeros(8, requires_grad=True))
+    out[..., :2] += x[..., 2:4]
+    return out
+
+
 SEEN = {
     "views that are written into": written,
+    "a part of what a layer gave": in_part,
     "moved past the watch": past_the_watch(lambda x: x.mT.contiguous().mT.unflatten(-1, (2, 4)).flatten(-2)),
     "a loop over rows": lambda x: torch.stack([row + 1 for row in x]),
     "several outputs": lambda x: torch.cat([*x.split(3, -1)], -1) + x.max(-1, keepdim=True).values,

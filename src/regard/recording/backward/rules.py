@@ -90,8 +90,7 @@ class Backward:
     """Applies a rule set to the operations of one run.
 
     module: where the model is at work. pairs: whether a tensor is scores or weights of pairs of tokens (one that a softmax is
-    taken of: True). plain: operations that
-    kept their plain gradient, with the module.
+    taken of: True). plain: operations that kept their plain gradient, with the module.
     """
 
     def __init__(self, rules: RuleSet, module: Callable[[], str], pairs: Callable[[Tensor, bool], bool]) -> None:

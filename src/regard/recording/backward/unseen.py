@@ -32,8 +32,8 @@ class Unseen:
     def know(self, out: Any) -> None:
         """What an operation that was seen has given."""
         for t in tensors_in([out]) if isinstance(out, Tensor | list | tuple) else ():
-            if t.grad_fn is not None:
-                self._known.add(t.grad_fn)
+            places = (t.grad_fn, None if t._base is None else t._base.grad_fn)  # `linear` gives a view of what it made
+            self._known.update(p for p in places if p is not None)
 
     def behind(self, t: Tensor) -> list[str]:
         """What has been made past the watch on the way to a tensor, by its names in torch's graph; each is told once."""
