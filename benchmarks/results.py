@@ -56,7 +56,9 @@ from regard.report.evaluation import html as protocols
 PAGE = measure.ROOT / "docs" / "results.md"
 BLUR = Baseline.blur(8.0)
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "corrected_attention": {s: {"sign": s} for s in ("positive", "negative", "absolute", "signed")},
+    "gae": {"": {}, "guided by a contrast": {"guide": "contrast"}},
+    "corrected_attention": {s: {"sign": s} for s in ("positive", "negative", "absolute", "signed")}
+    | {f"{s}, complete": {"sign": s, "correction": "complete"} for s in ("positive", "negative", "absolute")},
     "integrated_gradients": {"zero": {}, "blur": {"baseline": BLUR}},
 }
 """Method -> name of a variant -> its options; all others are run as they are."""
