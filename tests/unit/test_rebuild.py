@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import regard
 from regard.attribution.attention.edge_rules import EDGES
 from regard.errors import Misuse
+from regard.memory import MEMORY_BUDGET, budget_of
 from regard.recording import record
 from regard.recording.calls import AttentionCall, Layout, Pull
 from regard.recording.calls.rebuild import tiles
-from regard.recording.memory import MEMORY_BUDGET, budget_of
 from regard.target import Target
 from support import families
 

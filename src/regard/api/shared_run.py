@@ -11,9 +11,9 @@ from torch import Tensor
 from regard.baseline import Baseline
 from regard.errors import Misuse, nearest
 from regard.explanation.raw_inputs import Reading
+from regard.memory import budget_of
 from regard.recording import Recording
 from regard.recording.ambient import Surroundings
-from regard.recording.memory import budget_of
 from regard.recording.proof.verify import Verification
 from regard.recording.relevance.readout import Readout
 

@@ -32,6 +32,7 @@ from regard.cli.inputs import Pair, check, read_input, read_words
 from regard.cli.rewriting import check_reached, forget_other, in_short, pictures_in, render, render_report, wanted
 from regard.errors import RegardError
 from regard.extras import need
+from regard.memory import budget_of
 from regard.version import __version__
 
 try:
@@ -198,7 +199,7 @@ def explain(
     """Explain what the model makes of each INPUT; write report.html and one picture for each map."""
     where, beside, wanted = places(site, baseline), words(against, token), targets(target)
     names = chosen(method, **where)
-    how: dict[str, Any] = {"measure": measure, "memory_budget": memory_budget, **where}
+    how: dict[str, Any] = {"measure": measure, "memory_budget": budget_of(memory_budget), **where}
     how |= {} if threshold is None else {"threshold": threshold}
     steered, own = guides(guide), pairs(option)
     out = writable(out)
@@ -269,7 +270,7 @@ def compare(
     names = None if methods is None else chosen(methods)
     there = None if sites is None else columns(sites)
     places(None, baseline)
-    how = {"truncate": truncate, "memory_budget": memory_budget, "measure": "full", **words(against, token)}
+    how = {"truncate": truncate, "memory_budget": budget_of(memory_budget), "measure": "full", **words(against, token)}
     how |= guides(guide, whole=False) | pairs(option)
     wanted = targets(None if target is None else [target])
     out = writable(out)
@@ -315,7 +316,7 @@ def transfer(
     debug: Debug = False,
 ) -> None:
     """Show what the target would gain if attention moved between the tokens of INPUT, layer by layer."""
-    how = {"truncate": truncate, "memory_budget": memory_budget, **words(against, token)}
+    how = {"truncate": truncate, "memory_budget": budget_of(memory_budget), **words(against, token)}
     wanted = targets(None if target is None else [target])
     out = writable_file(out, (".html", ".png"))
     check([input], image, text, regions)

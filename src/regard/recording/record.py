@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import NoAttention
+from regard.memory import budget_of
 from regard.recording.ambient import our_own
 from regard.recording.backward import Correctable, RuleSet
 from regard.recording.calls import AttentionCall
@@ -19,7 +20,6 @@ from regard.recording.calls.sample_of_rows import settled
 from regard.recording.cuts import joined
 from regard.recording.edits import Edit
 from regard.recording.inputs import Inputs
-from regard.recording.memory import budget_of
 from regard.recording.own_tokens import own_tokens
 from regard.recording.recorder import inputs_made
 from regard.recording.recording import Recording

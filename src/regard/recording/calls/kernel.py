@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from regard.memory import MEMORY_BUDGET
 from regard.recording.calls.layout import Layout
-from regard.recording.memory import MEMORY_BUDGET
 
 
 class Weights(NamedTuple):

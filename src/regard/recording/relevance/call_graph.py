@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from regard.memory import MEMORY_BUDGET
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.attention import Attention
 from regard.recording.gradient import Gradients
-from regard.recording.memory import MEMORY_BUDGET
 from regard.recording.relevance.rows import Relevance, RowSpace
 from regard.recording.tokens.tags import STRIDE
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from regard.errors import Misuse
-
-if TYPE_CHECKING:
-    pass
-
 
 MEMORY_BUDGET = 1 << 30
 """The most that may be held at a time, in bytes, where the user does not say: runs side by side, rebuilt rows."""
 
-
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "KB": 1 << 10, "M": 1 << 20, "MB": 1 << 20, "G": 1 << 30, "GB": 1 << 30}
-
 
 MOST = 2.0**60
 """More bytes than any memory has."""
