@@ -396,7 +396,32 @@ def in_part(x: Tensor) -> Tensor:
     return out
 
 
+def by_length(write: Callable[[Tensor, Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """x over a length that something was written into."""
+
+    def normed(x: Tensor) -> Tensor:
+        size = x.square().mean(-1, keepdim=True)
+        write(size, x)
+        return x * size.rsqrt()
+
+    return normed
+
+
+WRITTEN_INTO = {
+    "a part of it": lambda size, _: size[:, :1].add_(1e-6),
+    "a place": lambda size, _: size.__setitem__((slice(None), 0), 1.0),
+    "another number": lambda size, x: size.add_(x[..., :1].square()),
+    "moved": lambda size, _: size.copy_(size.flip(1)),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN_INTO)
+def test_a_length_that_is_lost_is_named(case: str) -> None:
+    assert told(by_length(WRITTEN_INTO[case]), "attnlrp") == [("mean", "")]
+
+
 SEEN = {
+    "a mean that is written into": lambda x: x - x.mean(-1, keepdim=True).index_fill_(1, torch.tensor([0]), 0.0),
     "views that are written into": written,
     "a part of what a layer gave": in_part,
     "moved past the watch": past_the_watch(lambda x: x.mT.contiguous().mT.unflatten(-1, (2, 4)).flatten(-2)),

@@ -46,6 +46,32 @@ def in_place(x: Tensor) -> Tensor:
     return x
 
 
+def through_a_view(x: Tensor) -> Tensor:
+    """The length is written into as a whole, through a view of it."""
+    size = squares(x)
+    size[:] += EPS
+    return x * size.rsqrt()
+
+
+def written_over(x: Tensor) -> Tensor:
+    """The length is written where it stood before."""
+    size = squares(x)
+    size[...] = torch.rsqrt(size + EPS)
+    return x * size
+
+
+def copied_over(x: Tensor) -> Tensor:
+    size = squares(x)
+    size.copy_((size + EPS).sqrt())
+    return x / size
+
+
+def through_flat(x: Tensor) -> Tensor:
+    size = squares(x)
+    size.view(-1).add_(EPS)
+    return x * size.rsqrt()
+
+
 def divided_in_place(x: Tensor) -> Tensor:
     size = x.var(-1, correction=0, keepdim=True).add_(EPS).sqrt_()
     x = x.clone()
@@ -76,6 +102,10 @@ RMS: dict[str, Callable[[Tensor], Tensor]] = {
     "torch.multiply": lambda x: torch.multiply(x, torch.rsqrt(torch.mean(torch.mul(x, x), -1, keepdim=True) + EPS)),
     "cast and back": lambda x: x.to(torch.float64).mul(torch.rsqrt(squares(x.double()) + EPS)).to(x.dtype),
     "in place": in_place,
+    "through a view": through_a_view,
+    "written over": written_over,
+    "copied over": copied_over,
+    "through a flat view": through_flat,
     "F.rms_norm": lambda x: F.rms_norm(x, (WIDTH,), None, EPS),
     "einsum": lambda x: x / (torch.einsum("bnd,bnd->bn", x, x)[..., None] / WIDTH + EPS).sqrt(),
     "power by name": lambda x: x * (squares(x) + EPS).pow(exponent=-0.5),

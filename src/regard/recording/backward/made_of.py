@@ -61,13 +61,15 @@ class Made:
 
 @dataclass(frozen=True)
 class Reduced:
-    """A number for each row of one tensor: made of which, whether it is a length (a root), or 1 over one; the sum of what."""
+    """A number for each row of one tensor: made of which, whether it is a length (a root), or 1 over one; the sum of what;
+    whether it was made of squares."""
 
     origin: object
     length: bool = False
     inverse: bool = False
     total: As | None = None
     where: tuple[str, str] = ("", "")
+    squares: bool = False
 
 
 class Known(ByTensor[tuple[int, T]]):
@@ -188,6 +190,22 @@ class MadeOf:
         whole, after = view._base, self.gates.of(view)
         if whole is not None and (before is not None or after is not None):
             self.gates.learn(whole, after if not depended else bool(before and after))
+        if whole is not None and whole.numel() == view.numel():
+            self.reduced.learn(whole, self.reduced.of(view))
+
+    def put_over(self, op: Operation) -> Reduced | None:
+        """What is known of the numbers that are put in the place of all those of a tensor; ask before it is done."""
+        if op.name not in ("setitem", "copy") or not isinstance(value := op.args[-1], Tensor):
+            return None
+        index = op.args[1] if op.name == "setitem" else ...
+        places = index if isinstance(index, tuple) else (index,)
+        everywhere = all(i is ... or (isinstance(i, slice) and i == slice(None)) for i in places)
+        return self.reduced.of(value) if everywhere and value.shape == op.args[0].shape else None
+
+    def lost(self, known: Reduced | None, t: Tensor) -> None:
+        """A row's own number was written into as nobody follows: the length that it may become has its plain gradient."""
+        if known is not None and known.squares and self.reduced.of(t) is None:
+            self.open.setdefault(known.origin, known.where)
 
     # -- what is learned --------------------------------------------------------------------------------------------
 
@@ -222,17 +240,19 @@ class MadeOf:
             return
         if not isinstance(out, Tensor):
             return
-        origin, absolute = self.powers.of(x) or (self.origin(x), False)
+        power = self.powers.of(x)
+        origin, absolute = power or (self.origin(x), False)
         length = absolute or op.name in LENGTHS
         total = As.now(x) if op.name == "sum" else None
-        self.reduced.learn(out, Reduced(origin, length, total=total, where=where))
+        squares = power is not None or length or op.name == "var"
+        self.reduced.learn(out, Reduced(origin, length, total=total, where=where, squares=squares))
         if length or op.name == "var":
             self.open[origin] = where
 
     def products_of(self, x: Tensor, out: Tensor, where: tuple[str, str]) -> None:
         """Sums of squares of a tensor's rows, as a product with itself gives them."""
         if out.ndim < x.ndim:
-            self.reduced.learn(out, Reduced(self.origin(x), where=where))
+            self.reduced.learn(out, Reduced(self.origin(x), where=where, squares=True))
 
     def function_made(self, op: Operation, out: Tensor, curved: bool) -> Made | None:
         """The function of one tensor that an operation gives; None where it is one of several."""
@@ -311,7 +331,7 @@ class MadeOf:
             inverse = not inverse
         elif op.name not in STRAIGHT | {"clamp", "clamp_min", "clip", "maximum", "square"}:
             return
-        self.reduced.learn(out, Reduced(known.origin, length, inverse, known.total, known.where))
+        self.reduced.learn(out, replace(known, length=length, inverse=inverse))
         if length:
             self.open.setdefault(known.origin, known.where)
 

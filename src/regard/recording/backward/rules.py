@@ -141,11 +141,14 @@ class Backward:
             return self._of_parameters(self.run(op))
         if (written := args[0] if op.name == "setitem" else op.into) is not None:
             self.written[_whole(written)] = True
-        whole = written._base if written is not None else None
-        before = None if whole is None else self.known.gates.of(whole), whole is not None and whole.requires_grad
+        if written is None:
+            return self._of_its_kind(op)
+        whole = _whole(written)
+        gate = None if whole is written else self.known.gates.of(whole)
+        depended, number = whole is not written and whole.requires_grad, self.known.reduced.of(whole)
         out = self._of_its_kind(op)
-        if written is not None:
-            self.known.written_through(written, *before)
+        self.known.written_through(written, gate, depended)
+        self.known.lost(number, whole)
         return out
 
     def _of_its_kind(self, op: Operation) -> Any:
@@ -197,12 +200,14 @@ class Backward:
         return made
 
     def _of_no_kind(self, op: Operation) -> Any:
-        gate = self.known.joined(op)
+        gate, number = self.known.joined(op), self.known.put_over(op)
         out = operation(op.func, op.args, op.kwargs)
         if op.name in MOVED:
             self.known.moved(op, out)
         elif op.name in SIDE_BY_SIDE:
-            self.known.gates.learn(op.args[0] if op.name == "setitem" else out, gate)
+            made = op.args[0] if op.name == "setitem" else out
+            self.known.gates.learn(made, gate)
+            self.known.reduced.learn(made, number)
         elif op.name not in LINEAR:
             self.keeps_plain(op.name, out)
         return out
