@@ -139,9 +139,12 @@ class Reader(RawReader):
         """A guide with its names of classes and words read."""
         if guide.kind != "contrast" or guide.value is None or not isinstance(guide.value, str):
             return guide
-        if asking is not None:
+        if asking is not None and asking.kind == "span":  # an answer has no class: both of its places are contrasted
             wanted = token_targets.of_words(asking, reading, target, guide.value, token)
             return Guide("target", wanted.target, guide.label)
+        if asking is not None:
+            rival, name = asking.rival(guide.value, token)
+            return Guide("contrast", rival, f"contrast with {name}")
         return Guide("contrast", class_of(guide.value, reading.labels or [], self.model), guide.label)
 
     def _wanted(

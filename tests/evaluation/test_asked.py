@@ -490,3 +490,45 @@ def test_words_are_compared(folder, monkeypatch, tmp_path):
     run("compare", FACTS, "-m", "zoo/llama-facts", "--target", "bob", "--against", "anna", *how)
     run("compare", SENTENCE, "-m", folder("ner"), *how)
     assert (tmp_path / "regard-out" / "comparison.html").exists()
+
+
+# -- guided by a contrast with a word -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "word", "where"),
+    [
+        ("zoo/llama-facts", FACTS, "lamp", {}),
+        ("zoo/llama-facts", FACTS, "bob", {"token": 3}),
+        ("mlm", "the cat [MASK] .", "cat", {}),
+        ("ner", SENTENCE, "B-PER", {"token": "hamburg"}),
+    ],
+)
+def test_a_guide_contrasts_with_a_word(reader, name, raw, word, where):
+    """The guide is the map of the contrast of the explained word with the other one."""
+    r, named = reader(name), f"contrast:{word}"
+    found = r.explain(raw, guide=named, **where)
+    c = r.explain(raw, **where).receipt.explained
+    against = r.explain(raw, target=c.item(), against=word, **where)
+    same(found, r.explain(raw, guide=against, **where))
+    assert word in found.receipt.notes[0]
+
+
+def test_each_of_several_words_is_guided_by_its_own_contrast(reader):
+    r = reader("zoo/llama-facts")
+    both = r.explain(FACTS, target=["anna", "coin"], guide="contrast:bob")
+    for word, found in zip(["anna", "coin"], both, strict=True):
+        same(found, r.explain(FACTS, target=word, guide="contrast:bob"))
+
+
+@pytest.mark.parametrize("target", ["bob", ["anna", "bob"]])
+def test_a_word_has_no_contrast_with_itself(reader, target):
+    with pytest.raises(Misuse, match=r"the guide contrasts .* with itself"):
+        reader("zoo/llama-facts").explain(FACTS, target=target, guide="contrast:bob")
+
+
+def test_a_guide_contrasts_with_another_answer(reader):
+    r = reader("qa")
+    found = r.explain((QUESTION, PASSAGE), target="berlin", guide="contrast:the mat")
+    against = r.explain((QUESTION, PASSAGE), target="berlin", against="the mat")
+    same(found, r.explain((QUESTION, PASSAGE), target="berlin", guide=against))

@@ -87,21 +87,39 @@ class TokenTargets:
     # -- words ----------------------------------------------------------------------------------------------------------
 
     def _next(self, target: Any, against: Any, token: Any) -> TokenTarget:
+        at, where, lefts = self._after(token)
+        return self._word("next token", where and f" after {where}", at, target, against, lefts)
+
+    def _mask(self, target: Any, against: Any, token: Any) -> TokenTarget:
+        at, where, lefts = self._masked(token)
+        return self._word("token", f" at {where}", at, target, against, lefts)
+
+    def _after(self, token: Any) -> tuple[Any, str, list[str]]:
+        """Where a next token is asked for, what that place is called, and what stands before it in each text."""
         if token is None:
-            return self._word("next token", "", -1, target, against, [t.text for t in self.texts] or [""])
+            return -1, "", [t.text for t in self.texts] or [""]
         at, where = self._place(token)
         lefts = [t.text[: t.offsets[p][1]] for t, p in zip(self.texts, _each(at, self.texts), strict=True)]
         if len(self.texts) == 1:
             at -= len(self.texts[0].tokens)  # rows of a picture may stand before those of the text
-        return self._word("next token", f" after {where}", at, target, against, lefts)
+        return at, where, lefts
 
-    def _mask(self, target: Any, against: Any, token: Any) -> TokenTarget:
+    def _masked(self, token: Any) -> tuple[Any, str, list[str]]:
+        """Where a masked token is asked for, what that place is called, and what stands before it in each text."""
         at, where = self._place(token) if token is not None else (self._masks(), self.tokenizer.mask_token)
         lefts = [
             t.text[: max([b for _, b in t.offsets[:p]], default=0)]
             for t, p in zip(self.texts, _each(at, self.texts), strict=True)
         ]
-        return self._word("token", f" at {where}", at, target, against, lefts)
+        return at, where, lefts
+
+    def rival(self, said: str, token: Any) -> tuple[Any, str]:
+        """The class (one, or one a sample) that a word or a tag names to be contrasted with, and what it is called."""
+        if self.kind == "tags":
+            return self.label(said), said
+        _, _, lefts = self._after(token) if self.kind == "next" else self._masked(token)
+        ids, name, _ = self._spelt(said, lefts)
+        return ids, name
 
     def _masks(self) -> Any:
         """The masked token of every text. Raises Misuse where there is none, or more than one."""
