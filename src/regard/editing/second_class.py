@@ -40,7 +40,7 @@ from regard.target import Target
 MIX = 0.5
 """The share of the second picture where it is blended into the first."""
 PART = "these tokens are a part of a canvas with another picture on it; ask the explanation of the canvas, {}, instead"
-Cells = tuple[int, int, int, int]
+CellSpan = tuple[int, int, int, int]
 """Rows and columns of patches: (first row, first column, rows, columns)."""
 Pixels = Float[Tensor, "1 channel row column"]
 Part = Float[Tensor, "1 channel high wide"]
@@ -56,7 +56,7 @@ class SharedCanvas:
     """
 
     x: Pixels
-    cells: tuple[Cells, Cells]
+    cells: tuple[CellSpan, CellSpan]
     patch: tuple[int, int]
     blended: bool = False
 
@@ -256,7 +256,7 @@ def _grid(asked: TwoPictures, alone: Explanation) -> tuple[int, int]:
     return grid[0], grid[1]
 
 
-def side_by_side(rows: int, columns: int) -> tuple[Cells, Cells]:
+def side_by_side(rows: int, columns: int) -> tuple[CellSpan, CellSpan]:
     """The patches of two pictures of a canvas's own proportions, halved: left and right, in the middle of its height."""
     wide = columns // 2
     high = max(1, min(rows, round(rows * wide / columns)))
@@ -264,7 +264,7 @@ def side_by_side(rows: int, columns: int) -> tuple[Cells, Cells]:
     return (top, 0, high, wide), (top, columns - wide, high, wide)
 
 
-def _region(asked: TwoPictures, box: Box, rows: int, columns: int) -> Cells:
+def _region(asked: TwoPictures, box: Box, rows: int, columns: int) -> CellSpan:
     """The patches that a box of the first picture touches. Raises Misuse for one that the model does not see."""
     left, top, right, bottom = asked.picture(0).box
     across, down = (right - left) / columns, (bottom - top) / rows
@@ -275,7 +275,7 @@ def _region(asked: TwoPictures, box: Box, rows: int, columns: int) -> Cells:
     return first[0], first[1], last[0] - first[0], last[1] - first[1]
 
 
-def _blended(x: Pixels, e: Pixels, cells: Cells, patch: tuple[int, int]) -> Pixels:
+def _blended(x: Pixels, e: Pixels, cells: CellSpan, patch: tuple[int, int]) -> Pixels:
     """The first picture with the second one half seen through a region."""
     out = x.clone()
     there = _inside(out, cells, patch)
@@ -283,13 +283,13 @@ def _blended(x: Pixels, e: Pixels, cells: Cells, patch: tuple[int, int]) -> Pixe
     return out
 
 
-def _inside(x: Pixels, cells: Cells, patch: tuple[int, int]) -> Part:
+def _inside(x: Pixels, cells: CellSpan, patch: tuple[int, int]) -> Part:
     """The pixels of some patches, as a view."""
     (top, left, rows, columns), (high, wide) = cells, patch
     return x[..., top * high : (top + rows) * high, left * wide : (left + columns) * wide]
 
 
-def _scaled(x: Pixels, cells: Cells, patch: tuple[int, int]) -> Part:
+def _scaled(x: Pixels, cells: CellSpan, patch: tuple[int, int]) -> Part:
     """A picture at the size of some patches."""
     size = cells[2] * patch[0], cells[3] * patch[1]
     return F.interpolate(x.float(), size, mode="bilinear", antialias=True).to(x.dtype)

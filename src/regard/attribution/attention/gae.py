@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.attribution.attention.edge_rules import EDGES
-from regard.attribution.attention.guidance import Guide
+from regard.attribution.attention.guidance import GuideMaps
 from regard.attribution.attention.path_rules import Preset
 from regard.attribution.context import Context, Relevance
 from regard.errors import Misuse, nearest
@@ -38,7 +38,7 @@ Matrix = Float[Tensor, "batch row other"]
 
 
 def gae(
-    *, start_layer: int = 0, form: str | None = None, guide: Guide | None = None
+    *, start_layer: int = 0, form: str | None = None, guide: GuideMaps | None = None
 ) -> Preset | Callable[[Context], Relevance]:
     """Generic Attention-model Explainability, rule 5: (positive, residual_sum).
 

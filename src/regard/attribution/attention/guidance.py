@@ -17,11 +17,11 @@ from regard.errors import Misuse, nearest
 from regard.recording import Recording, Stream
 from regard.recording.relevance.rows import Relevance
 
-Guide = Mapping[str, Tensor]
+GuideMaps = Mapping[str, Tensor]
 """A map of some streams: stream -> (batch, tokens), (1, tokens) or (tokens,), of any scale."""
 
 
-def guide_rows(recording: Recording, guide: Guide) -> Relevance:
+def guide_rows(recording: Recording, guide: GuideMaps) -> Relevance:
     """m (batch, row): 1 at rows of streams without a map; merged rows have the mean of what they are made of."""
     m = torch.ones_like(recording.zeros())
     known = {s.name: s for s in recording.streams if s.shown}
@@ -32,7 +32,9 @@ def guide_rows(recording: Recording, guide: Guide) -> Relevance:
     return m
 
 
-def guide_maps(recording: Recording, guide: Guide, special: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def guide_maps(
+    recording: Recording, guide: GuideMaps, special: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """m (batch, tokens) of each stream that a map is given for; `special`: the tokens that the tokenizer added. m of m is m.
 
     Raises UnknownName for a stream that there is not, Misuse for a map of another size, or one that is nowhere positive.
@@ -68,4 +70,4 @@ def _over_maximum(recording: Recording, stream: Stream, values: Tensor, special:
     return torch.where(put, 1.0, above / largest.clamp(min=torch.finfo(above.dtype).tiny))
 
 
-__all__ = ["Guide", "guide_maps", "guide_rows"]
+__all__ = ["GuideMaps", "guide_maps", "guide_rows"]

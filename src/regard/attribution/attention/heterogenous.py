@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from regard.attribution.attention.guidance import Guide
+from regard.attribution.attention.guidance import GuideMaps
 from regard.attribution.attention.path_rules import Fusion, Preset
 from regard.errors import Misuse, nearest
 from regard.recording.relevance.propagation import HOPS
@@ -24,7 +24,7 @@ def heterogenous(
     fusion: str = "sum",
     correction: str = "incomplete",
     path: str = "residual_sum",
-    guide: Guide | None = None,
+    guide: GuideMaps | None = None,
     start_layer: int = 0,
 ) -> Preset | Fusion:
     """The walk over all streams, each source's scores apart — our reading, exact for one-way structures (DETR).

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.attribution.attention.edge_rules import EDGES
-from regard.attribution.attention.guidance import Guide, guide_rows
+from regard.attribution.attention.guidance import GuideMaps, guide_rows
 from regard.errors import Misuse, nearest
 from regard.recording import AttentionCall, Gradients, Recording, Step, Stream
 from regard.recording.backward import AttentionRule, Correction, guide_of
@@ -47,7 +47,7 @@ class Preset:
     start_layer: int = 0
     hops: str = "all"
     correction: str = "incomplete"
-    guide: Guide | None = None
+    guide: GuideMaps | None = None
 
     def __post_init__(self) -> None:
         for value, known, what in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from regard.attribution.attention.guidance import Guide
+from regard.attribution.attention.guidance import GuideMaps
 from regard.attribution.attention.path_rules import Preset
 from regard.errors import nearest
 
@@ -37,7 +37,7 @@ def corrected_attention(
     correction: str = "incomplete",
     layers: Sequence[int] | int | None = None,
     path: str = "residual_sum",
-    guide: Guide | None = None,
+    guide: GuideMaps | None = None,
     start_layer: int = 0,
 ) -> Preset:
     """Corrected attention (arXiv 2605.11392): row of Π(I + E), E the positive, negative, absolute or signed part of G⊙A.

@@ -268,7 +268,7 @@ def product(self: Backward, op: Operation) -> Any:
         if self.known.divides(by, x, inverse=True):
             return divided(self, op, by)
         if self.known.is_total(by, x, inverse=True):
-            return shares(self, op, x, by)
+            return over_total(self, op, x, by)
     if self.known.function(a).of is self.known.function(b).of:
         return element_wise(self, op)
     return halves(self, op, a, b)
@@ -390,7 +390,7 @@ def quotient(self: Backward, op: Operation) -> Any:
     if self.known.divides(b, a, inverse=False):
         return divided(self, op, b)
     if self.known.is_total(b, a, inverse=False):
-        return shares(self, op, a, b)
+        return over_total(self, op, a, b)
     if self.known.function(a).of is self.known.function(b).of:
         return element_wise(self, op)
     out = self.run(op)
@@ -398,7 +398,7 @@ def quotient(self: Backward, op: Operation) -> Any:
     return out
 
 
-def shares(self: Backward, op: Operation, a: Tensor, total: Tensor) -> Any:
+def over_total(self: Backward, op: Operation, a: Tensor, total: Tensor) -> Any:
     """x over its own sum (or times 1 over it), plain, and a gate if x is; exp(S) over its sum is a softmax written out."""
     S = self.known.current(self.known.function(a).exponent)
     if self.rules.attention != "warmer" or S is None or not self.pairs(a):
