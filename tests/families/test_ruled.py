@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
-
-from regard.attribution.backward import RULES, rule_set
-from regard.recording import record
 
 pytest.importorskip("transformers")
-from support.checks import SEED, rows
+from support.checks import rows
 from support.family import Family
+from support.ruled import check_rules
 from support.sweep import FAMILIES, PLAIN
 
 SHORT = {"roberta", "gpt-neox", "gemma2", "gpt-oss", "swin", "clip", "torch-encoder", "detr"}
@@ -29,34 +25,6 @@ def sampled(table: dict[str, Family]) -> list[Any]:
     return kept
 
 
-def tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if hasattr(output, "values") else output if isinstance(output, list | tuple) else ()
-    return [t for part in parts for t in tensors(part)]
-
-
 @pytest.mark.parametrize("name", sampled(FAMILIES))
 def test_values_are_the_models_own_and_what_is_of_no_kind_is_named(name: str) -> None:
-    family = FAMILIES[name]
-    model = family.build()
-    with torch.no_grad():
-        model(**family.inputs)  # transformers hangs hooks of its own on some models in their first run
-        torch.manual_seed(SEED)
-        own = tensors(model(**family.inputs))
-    reached = None
-    for method in (None, *RULES):
-        torch.manual_seed(SEED)
-        rules = None if method is None else rule_set(method)
-        recording = record(model, dict(family.inputs), rules=rules, strict=False)
-        found = recording.gradients(family.target(recording.output)).inputs
-        watched = tensors(recording.output)
-        assert len(watched) == len(own)
-        for a, b in zip(watched, own, strict=True):
-            assert torch.equal(a, b) or bool(((a - b).abs().nan_to_num() <= (1e-5 if family.inexact else 0)).all())
-        assert all(bool(g.isfinite().all()) for g in found.values())
-        alive = {stream for stream, g in found.items() if bool(g.any())}
-        reached = alive if reached is None else reached
-        assert alive <= reached, method
-        assert alive == reached or method == "cp_lrp"  # what is looked at by queries and keys alone has none
-        assert {operation for operation, _ in recording.plain} == (set(PLAIN.get(name, {})) if method else set())
+    check_rules(FAMILIES[name], set(PLAIN.get(name, {})))

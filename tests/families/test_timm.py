@@ -12,6 +12,7 @@ from regard.errors import RegardError
 
 pytest.importorskip("timm", reason="timm and torchvision have an environment of their own: make test-timm")
 from support.checks import CHECKS, Check, rows, state
+from support.ruled import check_rules
 from support.timm_sweep import FAMILIES, OPEN, REFUSED
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", rows(FAMILIES))
 def test_model(name: str, check: Check) -> None:
     check(state(FAMILIES[name]))
+
+
+@pytest.mark.parametrize("name", rows(FAMILIES))
+def test_rules_of_the_backward_pass(name: str) -> None:
+    check_rules(FAMILIES[name], set())
 
 
 @pytest.mark.parametrize("name", rows(REFUSED))
