@@ -96,15 +96,8 @@ class Maps:
 def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: dict[str, Any], keep: bool) -> Maps:
     """One gradient, one walk for all methods of the attention family, and the other methods."""
     started = time.perf_counter()
-    recording = w.recording
-    more = not recording.whole or bool(recording.rereads)  # the read-out takes a gradient of its own
-    beyond = again.shared is not None or not all(row.preset for row in rows)  # who reads the gradients at the inputs
-    complete = any(p.complete for p in _presets(rows, options)) or "guide" in options
-    only = _only(rows, options)
-    states = recording.frontier(w.how.site.layer, w.how.site.stream) if _at_states(w, rows) else []
-    rule = None if only is None else only.rule(recording)
-    how: dict[str, Any] = {"inputs": beyond, "states": states, "correction": rule}
-    gradients = recording.gradients_later(y, keep=keep or more or complete, **how)
+    recording, only = w.recording, _only(rows, options)
+    gradients = _gradients(w, y, again, rows, options, keep)
     readout = LateReadout(lambda: read_rows(recording, y, gradients, w.how.readout, again))
     context = Context(recording, gradients, readout, w.how.seed, w.how.site, w.how.baseline, again, w.reading)
     context.asked = w.how.readout is not None
@@ -114,16 +107,10 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     beside, _ = _made(recording, [r for r in rows if r.name in maps.guides], _unguided(options), {})
     corrected = partial(_corrected, recording, y, gradients) if only is None else lambda _rule: gradients
     walked = _walked(w, rows, made | {_beside(name): p for name, p in beside.items()}, corrected, readout)
-    for name, preset in [*made.items(), *beside.items()]:
-        if only is None:
-            maps.corrected[name] = maps.corrected.get(name, 0) + _completed(preset)
-    for name in maps.guides if maps.guides and options["guide"].internal else ():
-        maps.corrected[name] += 1 + _completed(made[name])  # the gradients of the map that guides
-    earlier = (
-        reread(recording.calls, recording.rereads, y)
-        if w.how.readout is None and any(r.follows_maps(w.how.site) for r in rows)
-        else []
-    )
+    if only is None:
+        maps.corrected = _counted(maps, made, beside, options)
+    by_default = w.how.readout is None and any(r.follows_maps(w.how.site) for r in rows)
+    earlier = reread(recording.calls, recording.rereads, y) if by_default else []
     shared = time.perf_counter() - started
     for row in rows:
         since = time.perf_counter()
@@ -138,6 +125,29 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
             maps.unguided[row.name] = _checked(recording, row.name, plain)
         maps.seconds[row.name] = shared + time.perf_counter() - since
     return maps
+
+
+def _gradients(
+    w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: dict[str, Any], keep: bool
+) -> Gradients:
+    """The one gradient, taken when it is first asked for; kept where others are taken of the same graph."""
+    recording, only = w.recording, _only(rows, options)
+    more = not recording.whole or bool(recording.rereads)  # the read-out takes a gradient of its own
+    beyond = again.shared is not None or not all(row.preset for row in rows)  # who reads the gradients at the inputs
+    complete = any(p.complete for p in _presets(rows, options)) or "guide" in options
+    states = recording.frontier(w.how.site.layer, w.how.site.stream) if _at_states(w, rows) else []
+    rule = None if only is None else only.rule(recording)
+    return recording.gradients_later(y, keep=keep or more or complete, inputs=beyond, states=states, correction=rule)
+
+
+def _counted(maps: Maps, made: dict[str, Any], beside: dict[str, Any], options: dict[str, Any]) -> dict[str, int]:
+    """How many gradients each method took beside the model's own."""
+    out: dict[str, int] = {}
+    for name, preset in [*made.items(), *beside.items()]:
+        out[name] = out.get(name, 0) + _completed(preset)
+    for name in maps.guides if maps.guides and options["guide"].internal else ():
+        out[name] += 1 + _completed(made[name])  # the gradients of the map that guides
+    return out
 
 
 def _corrected(recording: Recording, y: Tensor, gradients: Gradients, rule: AttentionRule | None) -> Gradients:
