@@ -23,7 +23,7 @@ demo: $(READY)
 	$(BIN)/python demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" $(COVERAGE)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" --durations=20 $(COVERAGE)
 
 # The same tests, and which branches they leave out: fails below the floor of pyproject.toml.
 coverage: COVERAGE = --cov --cov-report=term:skip-covered

@@ -65,6 +65,7 @@ def test_the_written_file_has_the_new_class_and_the_page_says_so() -> None:
     assert np.abs(after - before).max() <= 4 + 1  # Pillow's resize may differ by a level from the processor's
 
 
+@pytest.mark.long
 def test_what_is_not_found_ends_with_1_and_leaves_no_rewritten_picture() -> None:
     run(DEMO, "--to", "Dress", "-q")
     failed = run(DEMO, "--to", "Bag", "--budget", "1/255", code=1)
@@ -130,6 +131,7 @@ def test_an_interrupted_run_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert files() == []
 
 
+@pytest.mark.long
 def test_a_report_on_a_folder() -> None:
     config, processor, how = image_parts("vit")
     strong(transformers.ViTForImageClassification(config)).save_pretrained("model")

@@ -128,6 +128,7 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
         assert float(F.cosine_similarity(a, b, 0)) > 0.99
 
 
+@pytest.mark.long
 def test_autocast_is_the_users() -> None:
     case = case_of("vit")
     exact = maps(case)
@@ -143,6 +144,7 @@ def test_autocast_is_the_users() -> None:
         )
 
 
+@pytest.mark.long
 def test_a_default_device_and_type_change_nothing() -> None:
     case = case_of("bert")
     expected = maps(case)
@@ -156,6 +158,7 @@ def test_a_default_device_and_type_change_nothing() -> None:
     assert_alike(found, expected, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SETS)
 def test_tensors_of_a_run_go_with_it(name: str) -> None:
     case = case_of("vit")

@@ -224,6 +224,7 @@ def test_untrusted_names_stay_text(scenes: Any, sentences: Any, tmp_path: Path) 
         assert "onerror=alert(1)&gt;" in text
 
 
+@pytest.mark.long
 def test_the_told_page_and_figure_say_what_was_shown(scenes: Any, tmp_path: Path) -> None:
     images, single = zoo.scenes().images, zoo.scenes().single.nonzero()[:, 0].tolist()
     told = scenes.explain(images[single[0]], guide=Guide.picture(images[single[100]])).told

@@ -264,6 +264,7 @@ def test_the_picture_tells_the_story():
     assert sum(isinstance(a, FancyArrowPatch) for a in figure.findobj()) == 2
 
 
+@pytest.mark.long
 def test_long_texts_end_in_the_picture():
     exp = sentence("word " * 3000)
     count = exp.scores["input_ids"].shape[1]
