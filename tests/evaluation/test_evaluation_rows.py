@@ -28,6 +28,7 @@ from regard.evaluation import (
     examples_of,
     summaries,
 )
+from regard.evaluation.protocols import perturbation
 from regard.evaluation.statistics import bootstrap
 from regard.explanation.raw_inputs import Reading
 from support.records import Made, records
@@ -62,6 +63,17 @@ def test_rows_do_not_depend_on_the_batch(vit, examples):
         for name in set(a.values) - counted:
             # maps are equal to 1e-6; a pixel at a threshold may fall on its other side, one in 4096
             assert a.values[name] == pytest.approx(b.values[name], abs=1e-3), name
+
+
+def test_how_units_are_taken_away_is_found_once_for_all_methods(vit, examples, monkeypatch):
+    """And for all orders; another fill is another removal. The rows are those of methods that share nothing."""
+    made, recorded = [], perturbation.record
+    monkeypatch.setattr(perturbation, "record", lambda *a: made.append(a) or recorded(*a))
+    asked = [Perturbation("token", fill, order) for fill in ("drop", "black") for order in ("positive", "negative")]
+    together = evaluate_rows(vit.model, examples[:3], ["gradient", "random"], asked)
+    assert len(made) == 3 * 2
+    alone = [r for m in ("gradient", "random") for p in asked for r in evaluate_rows(vit.model, examples[:3], [m], [p])]
+    assert records(together) == records(alone)
 
 
 def test_texts_of_different_lengths_need_no_padding():

@@ -81,8 +81,9 @@ def evaluate_rows(
     failed = {e.name: e.error for e in examples if e.error}
     batches = [b for some in _batches(examples, batch) for b in _answered(model, some, failed)]
     for some in batches:
+        how: dict[str, Any] = {"batch": some, "seed": seed, "memory_budget": memory_budget, "kept": {}}
         for m, choice in enumerate(chosen):
-            maps = _BatchMaps(model=model, choice=choice, batch=some, seed=seed, memory_budget=memory_budget)
+            maps = _BatchMaps(model=model, choice=choice, **how)
             for p, protocol in enumerate(protocols):
                 for example, predicted in zip(some.examples, some.predicted, strict=True):
                     known = {"label": example.label, "group": example.group, "predicted": predicted}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from regard.recording import Recording
 from regard.recording.ambient import as_the_user
 from regard.recording.edits import LeaveOut
 from regard.recording.run import run
+from regard.recording.tokens.cells import Cells
 from regard.target import scores
 
 Taken = Bool[Tensor, "copy unit"]
@@ -50,6 +52,7 @@ class Removal(ABC):
             )
         return logits
 
+    @cached_property
     def bytes_of_one(self) -> int:
         """What all operations of a run on the example make: more than one copy ever holds at a time."""
         made: int = run(self.model, self.inputs).made
@@ -87,30 +90,41 @@ class Filled(Removal):
 
 @dataclass
 class Patches(Removal):
-    """Patches left out of the run: masked as keys of every attention call, and not counted by a mean over tokens."""
+    """Patches left out of the run: masked as keys of every attention call, and not counted by a mean over tokens.
 
-    recording: Recording = field(repr=False)
+    Attributes:
+        rows: the patches' rows among those of all tokens. total: how many rows there are. made: what a run makes, in bytes;
+            A of every call too, which has to be built here.
+    """
 
-    @property
-    def rows(self) -> slice:
-        """The patches' rows among all tokens."""
-        return self.recording.stream(self.stream).rows
+    rows: slice
+    total: int
+    made: int
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: dict[str, Tensor], stream: str, recording: Recording) -> Patches:
+        """From a recording of the run. Raises Misuse where patches that are left out still reach the output."""
+        calls = [c.shape for c in recording.calls]
+        size = int(recording.made + 8 * sum(g * h * n * m for g, h, n, m in calls))
+        made = cls(model, inputs, stream, recording.stream(stream).rows, recording.rows, size)
+        _refuse_leak(made, recording.stream(stream).cells)
+        return made
 
     @property
     def units(self) -> int:
         """Patches."""
-        return self.recording.stream(self.stream).count
+        return int(self.rows.stop - self.rows.start)
+
+    @cached_property
+    def bytes_of_one(self) -> int:
+        """What a run makes."""
+        return self.made
 
     def without(self, taken: Taken) -> Any:
         """A run whose tokens see only what is left."""
-        hidden = torch.zeros(len(taken), self.recording.rows, dtype=torch.bool)
+        hidden = torch.zeros(len(taken), self.total, dtype=torch.bool)
         hidden[:, self.rows] = taken
         return run(self.model, self._copies(len(taken)), [LeaveOut(hidden)]).output
-
-    def bytes_of_one(self) -> int:
-        """Also A of every call, which has to be built here."""
-        calls = [c.shape for c in self.recording.calls]
-        return int(self.recording.made + 8 * sum(g * h * n * m for g, h, n, m in calls))
 
 
 @dataclass
@@ -198,13 +212,12 @@ def groups_of(text: Text) -> list[list[int]]:
     return [[i for i, at in starts.items() if a <= at < b] for a, b in text.words]
 
 
-def refuse_leak(patches: Patches) -> None:
+def _refuse_leak(patches: Patches, cells: Cells | None) -> None:
     """Half of the patches are left out: the output may then have no gradient at them.
 
     Where patches are merged, convolved, or pooled by another operation than a mean, masking keys does not take them out.
     """
-    cells = patches.recording.stream(patches.stream).cells
-    hidden = torch.zeros(1, patches.recording.rows, dtype=torch.bool)
+    hidden = torch.zeros(1, patches.total, dtype=torch.bool)
     hidden[:, patches.rows] = away = torch.arange(patches.units) % 2 == 0
     with torch.enable_grad():
         made = run(patches.model, patches.inputs, [LeaveOut(hidden)])
@@ -231,5 +244,4 @@ __all__ = [
     "cut",
     "filling_of",
     "groups_of",
-    "refuse_leak",
 ]

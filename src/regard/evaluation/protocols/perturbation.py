@@ -30,7 +30,6 @@ from regard.attribution.removal.units import (
     content_tokens,
     filling_of,
     groups_of,
-    refuse_leak,
 )
 from regard.errors import Misuse, nearest
 from regard.evaluation.examples import Example, checked, stream_of
@@ -140,6 +139,7 @@ class Perturbation(Protocol):
             explained=explained,
             seed=maps.seed,
             memory_budget=maps.memory_budget,
+            kept=maps.kept,
         )
 
     def direction(self, metric: str) -> int:
@@ -187,16 +187,22 @@ def perturbation(
     explained: int | None = None,
     seed: int = 0,
     memory_budget: int = MEMORY,
+    kept: dict[Any, Any] | None = None,
 ) -> list[Row]:
     """One example: its curves of the answer and of the explained class's probability, and their AUCs.
 
     Args:
         explanation: of this one sample. explained: the class that it is for (None: the label, or the model's answer, as
             `setting.explained` says). seed: of the order of equal scores. memory_budget: bytes for the copies of a batch.
+            kept: what maps of the same examples share.
     """
     refuse(model, False)
-    with rng_kept(model), our_own():
-        removal = remover(model, example, setting, stream_of(explanation, setting.stream))
+    stream, kept = stream_of(explanation, setting.stream), {} if kept is None else kept
+    key = (example.name, stream, setting.unit, setting.fill, setting.token, setting.sigma)
+    if key not in kept:
+        with rng_kept(model), our_own():
+            kept[key] = remover(model, example, setting, stream)
+    removal = kept[key]
     scores = unit_scores(explanation, example, setting, removal)
     if len(scores) != removal.units:
         raise Misuse(f"the map of example {example.name} has {len(scores)} scores for {removal.units} {setting.unit}s")
@@ -251,9 +257,7 @@ def remover(model: nn.Module, example: Example, setting: Perturbation, stream: s
         return Filled(model, reading.inputs, stream, filling_of(reading, x, setting.fill, setting.sigma), pixels)
     recording = record(model, reading.inputs)
     if setting.fill == "drop":
-        patches = Patches(model, reading.inputs, stream, recording)
-        refuse_leak(patches)
-        return patches
+        return Patches.of(model, reading.inputs, stream, recording)
     grid, cells = recording.stream(stream).grid, recording.stream(stream).cells
     if grid is None or cells is None or x.ndim != 4:
         raise Misuse(f"the tokens of {stream!r} are no grid of patches; use fill='drop'")
@@ -325,7 +329,7 @@ def probabilities_of(
 ) -> Float[Tensor, "step classes"]:
     """The model's probabilities with the first `counts` units of the order away: in batches that fit the budget."""
     with torch.no_grad(), rng_kept(model), our_own():
-        size = max(1, min(len(counts), budget // max(1, removal.bytes_of_one())))
+        size = max(1, min(len(counts), budget // max(1, removal.bytes_of_one)))
         parts = [removal.logits(order, counts[i : i + size]) for i in range(0, len(counts), size)]
     logits = torch.cat(parts).double().cpu()
     if not bool(torch.isfinite(logits).all()):

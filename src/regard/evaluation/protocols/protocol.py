@@ -146,10 +146,15 @@ class Judged(ABC):
 
 @dataclass(kw_only=True)
 class ExampleMaps(Judged):
-    """A method by its maps of examples, and the model that they are of."""
+    """A method by its maps of examples, and the model that they are of.
+
+    Attributes:
+        kept: what a protocol knows of the examples, by a key of its own, whatever the method; methods may share it.
+    """
 
     model: nn.Module
     memory_budget: int = MEMORY
+    kept: dict[Any, Any] = field(default_factory=dict)
 
     @abstractmethod
     def of(self, example: Any, explained: str) -> tuple[Explanation, int | None]:
