@@ -98,7 +98,7 @@ def everything(folder="."):
 
 def test_a_memory_budget_is_handed_on(reader):
     explain("It isn't good, no.", "--memory-budget", "64MB")
-    assert reader.budget == "64MB"
+    assert reader.budget == 64 << 20
 
 
 def test_sites_and_baselines_are_handed_on_in_words(reader):
