@@ -382,13 +382,14 @@ def test_sites_and_baselines_for_real(tmp_path, monkeypatch):
     assert "is for texts" in run("explain", demo_scene(), "-m", "zoo/vit-scenes", *where[:-1], "pad", code=2).stderr
 
 
+@pytest.mark.long
 def test_all_methods_for_real(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("explain", "A quiet film of rare beauty.", "-m", "zoo/bert-sentiment", "--method", "all", "-q")
     assert len(everything("regard-out")) == len(regard.methods()) + 1
 
 
-@pytest.mark.parametrize("model", ["zoo/bert-sentiment", "zoo/vit-scenes"])
+@pytest.mark.parametrize("model", ["zoo/bert-sentiment", pytest.param("zoo/vit-scenes", marks=pytest.mark.long)])
 def test_compare_for_real(model, tmp_path, monkeypatch):
     from regard.zoo import demo_scene
 

@@ -11,6 +11,7 @@ from torch import Tensor
 import regard
 from regard import Site
 from support import trained
+from support.every_method import quick
 
 COUNT = 6
 READS = {"zoo/vit-scenes": None, "zoo/bert-sentiment": 0, "MiniLM": None}
@@ -49,7 +50,7 @@ def at_zero(name: str) -> Tensor:
         return logits(of.model(inputs_embeds=torch.where(kept[..., None], words, 0.0), **x))
 
 
-@pytest.mark.parametrize("name", trained.ALL)
+@pytest.mark.parametrize("name", quick(trained.ALL, ["zoo/vit-scenes"]))
 def test_T_is_that_of_the_inputs_at_every_site(name: str) -> None:
     """T = y(x) − y(x0), y(x0) by a run of the plain model, to 1e-4."""
     of = case(name)
@@ -62,7 +63,7 @@ def test_T_is_that_of_the_inputs_at_every_site(name: str) -> None:
         torch.testing.assert_close(receipt.attribution_target, T, rtol=1e-4, atol=1e-5, msg=site.label)
 
 
-@pytest.mark.parametrize("name", trained.ALL)
+@pytest.mark.parametrize("name", quick(trained.ALL, ["zoo/bert-sentiment"]))
 def test_T_of_each_attention_call_is_that_of_its_output_at_zero(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain model, torch's function exchanged for one that returns zeros the c-th time."""
     of, x = case(name), case(name).inputs()
@@ -84,7 +85,7 @@ def test_T_of_each_attention_call_is_that_of_its_output_at_zero(name: str, monke
     assert len({round(float(t.sum()), 3) for t in found}) == len(found), "each call has its own T"
 
 
-@pytest.mark.parametrize("name", [*list(trained.ALL)[:2], pytest.param("MiniLM", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", quick(trained.ALL, ["zoo/bert-sentiment"]))
 def test_sixteen_nodes(name: str) -> None:
     """The median of ε/|T| over samples and sites is at most 1 %; where single sites have more is told in the docs."""
     errors = [case(name).explain("revised_ig", site=s, steps=16).receipt.relative_error for s in sites(name)]
@@ -92,9 +93,7 @@ def test_sixteen_nodes(name: str) -> None:
     assert float(errors[-2].nanmedian()) <= 0.01, "the default site"
 
 
-@pytest.mark.parametrize(
-    "name", ["zoo/bert-sentiment", *(pytest.param(n, marks=pytest.mark.long) for n in ("zoo/vit-scenes", "MiniLM"))]
-)
+@pytest.mark.parametrize("name", quick(trained.ALL, ["zoo/bert-sentiment"]))
 def test_a_tolerance_is_reached_at_every_site(name: str) -> None:
     """ε/|T| ≤ 0.1 % for every sample, or the receipt says of whom not."""
     for site in sites(name):

@@ -113,7 +113,7 @@ def test_the_watched_run_is_the_models_own(name: str) -> None:
 # -- how the user calls it --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n if n in ("vit", "bert") else pytest.param(n, marks=pytest.mark.long) for n in CORE])
+@pytest.mark.parametrize("name", quick(CORE, ["bert"]))
 def test_works_under_no_grad_and_with_frozen_parameters(name: str) -> None:
     case = families.CASES[name]()
     expected = explain(case, NAMES, **FEW)
@@ -150,7 +150,7 @@ class Adding(nn.Module):
         return self.head(self.encoder(x).mean(1))
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_embeddings_that_the_model_changes_in_place(frozen: bool) -> None:
     inputs = {"input_ids": torch.arange(12).view(2, 6)}
     model = Adding(True).eval().requires_grad_(not frozen)
@@ -167,7 +167,7 @@ def cast(inputs: Any, dtype: torch.dtype) -> Any:
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
 
 
-@pytest.mark.parametrize("name", quick(CORE))
+@pytest.mark.parametrize("name", quick(CORE, ["bert", "fours_bmm"]))
 def test_float64_and_bfloat16_models(name: str) -> None:
     """bfloat16 keeps 8 bits: through two layers a map may move by some per cent of its largest value, here up to 15 %."""
     case = families.CASES[name]()
@@ -191,7 +191,7 @@ def test_float64_and_bfloat16_models(name: str) -> None:
             raise AssertionError(h.method) from e
 
 
-@pytest.mark.parametrize("name", quick(["vit", "bert", "lxmert"]))
+@pytest.mark.parametrize("name", quick(["vit", "bert", "lxmert"], ["vit"]))
 def test_lists_of_methods_and_targets_are_flat_and_share_one_forward(name: str) -> None:
     case = families.CASES[name]()
     targets = [case.target, lambda out: -2 * case.target(out)]

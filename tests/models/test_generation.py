@@ -20,6 +20,7 @@ from regard.explanation.raw_inputs import Picture, Text, words_of
 from regard.models.generate import _spans, write
 from regard.report.generation.html import fragment, page
 from regard.report.generation.view import view
+from support.every_method import quick
 from support.writers import BESIDE, SEEING, WRITERS, save
 
 torch.set_num_threads(1)
@@ -70,7 +71,7 @@ def close(a: torch.Tensor, b: torch.Tensor, rtol: float) -> None:
 # -- the maps ---------------------------------------------------------------------------------------------------------
 
 
-@every
+@pytest.mark.parametrize("name", quick(WRITERS, ["llama", "t5", "llava"]))
 def test_each_map_is_that_of_its_token_on_the_sequence_and_on_the_prefix_alone(reader, name):
     r = reader(name)
     g = r.explain_generation(prompt(name), 5, min_new_tokens=5)

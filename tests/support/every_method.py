@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import pytest
@@ -44,9 +44,9 @@ QUICK = {
 PADDED = ["bert", "roberta", "distilbert", "gpt2", "gpt2_left", "llama", "t5", "t5_encoder", "lxmert", "vilt"]
 
 
-def quick(names: Iterable[str]) -> list[Any]:
-    """All names, those that are not QUICK marked long."""
-    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in names]
+def quick(names: Iterable[str], kept: Container[str] = QUICK) -> list[Any]:
+    """All names, those that are not kept (QUICK) marked long."""
+    return [n if n in kept else pytest.param(n, marks=pytest.mark.long) for n in names]
 
 
 @functools.cache
