@@ -95,7 +95,8 @@ def batch_of(reader: regard.reader.Reader, facts: Sequence[Fact]) -> Batch:
 
 
 def variants() -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Every method of the table: its row's title, its name, and its options; one row for each choice of an option."""
+    """Every method of the table: its row's title, its name, and its options; one row for each choice of an option, and for the
+    complete correction and a guide."""
     for method in regard.methods():
         choice = next((c for c in CHOICES if c in method.options), None)
         for value in CHOICES[choice] if choice else ("",):
@@ -103,6 +104,9 @@ def variants() -> Iterator[tuple[str, str, dict[str, str]]]:
             if title not in SAME:
                 shown = "gae = corrected_attention, positive" if title == "gae" else title
                 yield shown, method.name, {choice: value} if choice else {}
+    for sign in CHOICES["sign"]:
+        yield f"corrected_attention, {sign}, complete", "corrected_attention", {"sign": sign, "correction": "complete"}
+    yield "gae, guided by a contrast", "gae", {"guide": "contrast"}
 
 
 def scores(reader: regard.reader.Reader, batch: Batch, target: Target, method: str, options: dict[str, str]) -> Tensor:

@@ -67,6 +67,7 @@ def raw_cross_attention(context: Context) -> Relevance:
 def variants(more: Sequence[Variant]) -> list[Variant]:
     """The rows of the tables."""
     options = {f"heterogenous, {s}, {h}": {"sign": s, "hops": h} for s in SIGNS for h in HOPS}
+    options |= {f"heterogenous, {s}, all, complete": {"sign": s, "correction": "complete"} for s in SIGNS}
     return [
         *(Variant(label, "heterogenous", o) for label, o in options.items()),
         Variant("gae", "gae", {}),
@@ -74,6 +75,7 @@ def variants(more: Sequence[Variant]) -> list[Variant]:
         Variant("rollout", "rollout", {}),
         Variant(RAW, RAW, {}),
         *(Variant(m, m, {}) for m in ("raw_attention", "gradient", "input_x_gradient", "revised_ig")),
+        *(Variant(m, m, {}) for m in ("attnlrp", "cp_lrp", "gim")),
         *more,
         Variant("random", "random", {}),
     ]
@@ -81,7 +83,10 @@ def variants(more: Sequence[Variant]) -> list[Variant]:
 
 ZERO = {"site": Site.input(), "steps": 64}
 QUESTIONS = variants(
-    [Variant("revised_ig, region features", "revised_ig", ZERO | {"baseline": {REGIONS: Baseline.zero()}})]
+    [
+        Variant("revised_ig, region features", "revised_ig", ZERO | {"baseline": {REGIONS: Baseline.zero()}}),
+        Variant("heterogenous, positive, all, guided by a contrast", "heterogenous", {"guide": "contrast"}),
+    ]
 )
 OBJECTS = variants(
     [Variant("revised_ig, pixels", "revised_ig", ZERO), *(Variant(m, m, {}) for m in ("grad_cam", "odam"))]
