@@ -415,6 +415,7 @@ WRITTEN_INTO = {
     "a place": lambda size, _: size.__setitem__((slice(None), 0), 1.0),
     "another number": lambda size, x: size.add_(x[..., :1].square()),
     "moved": lambda size, _: size.copy_(size.flip(1)),
+    "another's, by name": lambda size, x: size.copy_(other=x[..., :1].square()),
 }
 
 

@@ -66,6 +66,12 @@ def copied_over(x: Tensor) -> Tensor:
     return x / size
 
 
+def copied_by_name(x: Tensor) -> Tensor:
+    size = squares(x)
+    size.copy_(other=(size + EPS).rsqrt())
+    return x * size
+
+
 def through_flat(x: Tensor) -> Tensor:
     size = squares(x)
     size.view(-1).add_(EPS)
@@ -105,6 +111,7 @@ RMS: dict[str, Callable[[Tensor], Tensor]] = {
     "through a view": through_a_view,
     "written over": written_over,
     "copied over": copied_over,
+    "copied by name": copied_by_name,
     "through a flat view": through_flat,
     "F.rms_norm": lambda x: F.rms_norm(x, (WIDTH,), None, EPS),
     "einsum": lambda x: x / (torch.einsum("bnd,bnd->bn", x, x)[..., None] / WIDTH + EPS).sqrt(),

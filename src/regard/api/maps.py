@@ -97,7 +97,7 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     """One gradient, one walk for all methods of the attention family, and the other methods."""
     started = time.perf_counter()
     recording, only = w.recording, _only(rows, options)
-    gradients = _gradients(w, y, again, rows, options, keep)
+    gradients = _gradients(w, y, again, rows, options, keep, only)
     readout = LateReadout(lambda: read_rows(recording, y, gradients, w.how.readout, again))
     context = Context(recording, gradients, readout, w.how.seed, w.how.site, w.how.baseline, again, w.reading)
     context.asked = w.how.readout is not None
@@ -128,10 +128,19 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
 
 
 def _gradients(
-    w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: dict[str, Any], keep: bool
+    w: Watched,
+    y: Tensor,
+    again: Rerun,
+    rows: Sequence[Method],
+    options: dict[str, Any],
+    keep: bool,
+    only: Preset | None,
 ) -> Gradients:
-    """The one gradient, taken when it is first asked for; kept where others are taken of the same graph."""
-    recording, only = w.recording, _only(rows, options)
+    """The one gradient, taken when it is first asked for; kept where others are taken of the same graph.
+
+    only: the one map that is asked for, where no other gradient than its own is taken.
+    """
+    recording = w.recording
     more = not recording.whole or bool(recording.rereads)  # the read-out takes a gradient of its own
     beyond = again.shared is not None or not all(row.preset for row in rows)  # who reads the gradients at the inputs
     complete = any(p.complete for p in _presets(rows, options)) or "guide" in options

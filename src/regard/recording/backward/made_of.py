@@ -195,12 +195,15 @@ class MadeOf:
 
     def put_over(self, op: Operation) -> Reduced | None:
         """What is known of the numbers that are put in the place of all those of a tensor; ask before it is done."""
-        if op.name not in ("setitem", "copy") or not isinstance(value := op.args[-1], Tensor):
+        if op.name not in ("setitem", "copy"):
             return None
-        index = op.args[1] if op.name == "setitem" else ...
+        given = op.given("into index other" if op.name == "setitem" else "into other")
+        value, index = given.get("other"), given.get("index", ...)
         places = index if isinstance(index, tuple) else (index,)
         everywhere = all(i is ... or (isinstance(i, slice) and i == slice(None)) for i in places)
-        return self.reduced.of(value) if everywhere and value.shape == op.args[0].shape else None
+        if not everywhere or not isinstance(value, Tensor) or value.shape != op.args[0].shape:
+            return None
+        return self.reduced.of(value)
 
     def lost(self, known: Reduced | None, t: Tensor) -> None:
         """A row's own number was written into as nobody follows: the length that it may become has its plain gradient."""
