@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,37 @@ from support.as_found import assert_unchanged, prepared, same, state
 from support.every_method import FEW, NAMES, case_of, explain, quick
 
 torch.set_num_threads(1)
+
+# -- a run goes with its map ------------------------------------------------------------------------------------------
+
+
+HOW: dict[str, dict[str, Any]] = {
+    "gae": {},
+    "corrected_attention": {"correction": "complete"},
+    "attnlrp": {},
+    "gim": {},
+}
+
+
+@pytest.mark.parametrize("name", ["vit", "bert"])
+@pytest.mark.parametrize("method", HOW)
+def test_no_tensor_of_a_run_waits_for_the_garbage_collector(name: str, method: str) -> None:
+    """On an accelerator, what waits for it is memory that the next run does not have."""
+    case = case_of(name)
+    explain(case, method, **HOW[method])
+    gc.collect()
+    gc.disable()
+    try:
+        explain(case, method, **HOW[method])
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [tuple(t.shape) for t in gc.garbage if isinstance(t, Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
+
 
 # -- the model is left as found ---------------------------------------------------------------------------------------
 

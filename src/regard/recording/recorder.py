@@ -92,9 +92,9 @@ class Recorder(TorchFunctionMode):
         self.resting = False
         self.depths: list[int] = []
         self.groups: dict[Any, tuple[Layout, Tensor, Tensor, Tensor]] = {}
-        trail.module = self._module
 
     def __enter__(self) -> Any:
+        self.trail.module = self._module
         _at_work.recorders.append(self)
         self.depths.append(torch._C._len_torch_function_stack())
         return super().__enter__()  # type: ignore[no-untyped-call]
@@ -105,6 +105,10 @@ class Recorder(TorchFunctionMode):
         depth = self.depths.pop()
         while torch._C._len_torch_function_stack() > depth:
             torch._C._pop_torch_function_stack()
+        if not self.depths:
+            self.trail.module = (
+                str  # a trail that held the recorder would keep the run alive until garbage is collected
+            )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None

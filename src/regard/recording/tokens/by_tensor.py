@@ -12,6 +12,13 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+class _Kept(dict[int, tuple[weakref.ref[Tensor], T]]):
+    """What is known, by a tensor's number. What is called when a tensor goes holds it weakly, so that it goes when it is not
+    asked any more, and with it what it holds, before garbage is collected."""
+
+    __slots__ = ("__weakref__",)
+
+
 class ByTensor(Generic[T]):
     """A value for each of some tensors, by identity; it goes when its tensor does.
 
@@ -23,12 +30,13 @@ class ByTensor(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, tuple[weakref.ref[Tensor], T]] = {}
+        self._of = _Kept[T]()
+        self._forget = partial(_forget, weakref.ref(self._of))
 
     def __setitem__(self, tensor: Tensor, value: T) -> None:
         known = self._of.get(id(tensor))
         same = known is not None and known[0]() is tensor
-        ref = known[0] if same and known is not None else weakref.ref(tensor, partial(_forget, self._of, id(tensor)))
+        ref = known[0] if same and known is not None else weakref.ref(tensor, partial(self._forget, id(tensor)))
         self._of[id(tensor)] = ref, value
 
     def get(self, tensor: Any) -> T | None:
@@ -62,7 +70,8 @@ class ByTensor(Generic[T]):
         return len(self._of)
 
 
-def _forget(of: dict[int, tuple[weakref.ref[Tensor], T]], key: int, ref: weakref.ref[Tensor]) -> None:
+def _forget(kept: weakref.ref[_Kept[Any]], key: int, ref: weakref.ref[Tensor]) -> None:
     """A tensor is gone; another one may have its number by now."""
-    if (found := of.get(key)) is not None and found[0] is ref:
+    of = kept()
+    if of is not None and (found := of.get(key)) is not None and found[0] is ref:
         del of[key]
