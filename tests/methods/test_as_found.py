@@ -27,10 +27,12 @@ HOW: dict[str, dict[str, Any]] = {
     "corrected_attention": {"correction": "complete"},
     "attnlrp": {},
     "gim": {},
+    "integrated_gradients": {"steps": 2},
+    "bti_head": {},
 }
 
 
-@pytest.mark.parametrize("name", ["vit", "bert"])
+@pytest.mark.parametrize("name", ["vit", "bert", "lxmert"])
 @pytest.mark.parametrize("method", HOW)
 def test_no_tensor_of_a_run_waits_for_the_garbage_collector(name: str, method: str) -> None:
     """On an accelerator, what waits for it is memory that the next run does not have."""

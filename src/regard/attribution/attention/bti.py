@@ -186,7 +186,7 @@ class _Way:
     def gradients(self) -> dict[int, Float[Tensor, "group head some key"]]:
         """Σ_k w_k ∂y(x_k)/∂A at the read rows of each final call."""
         found, start = self._ends()
-        many = side_by_side(self.context, self.again, graph=False)
+        many = side_by_side(self.context.recording, self.again, graph=False)
         parts = [self._sum(found, start, *p) for p in zip(self.t.split(many), self.w.split(many), strict=True)]
         self.context.nodes += len(self.t)
         return {i: torch.stack([p[i] for p in parts]).sum(0) for i in self.rows}

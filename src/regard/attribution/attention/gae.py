@@ -94,7 +94,7 @@ class Graph:
         self.ends = {c.index: recording.ends(c) for c in calls}
         self.events: list[AttentionCall | Merge] = sorted([*calls, *recording.merges], key=lambda e: e.event)
         self.none = recording.zeros()
-        self.ones = Pushed(self, self.none + 1)
+        self.added_to_ones: dict[int, Relevance] = {}
         nobody = torch.zeros(recording.rows, dtype=torch.bool).index_fill_(0, torch.tensor([0]), True)
         self.rows = {s: (nobody | (self.of == s)).nonzero()[:, 0] for s in self.of.unique().tolist() if s > 0}
         self.place = torch.zeros(recording.rows, dtype=torch.int64)
@@ -105,6 +105,10 @@ class Graph:
     def keys(self, call: AttentionCall) -> Tensor | None:
         """The guide at a call's keys: E diag(m) stands for E."""
         return None if self.guide is None else guide_of(self.guide, call)
+
+    def sums(self, seen: int) -> Relevance:
+        """(R − I) 1 at a state."""
+        return Pushed(self, self.none + 1, self.added_to_ones).at(seen)[1]
 
     def crosses(self, call: AttentionCall) -> bool:
         """Whether a call's keys are of another source than its rows."""
@@ -160,14 +164,14 @@ class Graph:
 
     def _crossed(self, call: AttentionCall, w: Relevance) -> Relevance:
         """(w R̄ᵀ) E of one cross call."""
-        itself, moved = Pushed(self, w).at(call.rows_seen)
-        x = itself + _over(moved, self.ones.at(call.rows_seen)[1])
+        itself, moved = Pushed(self, w, {}).at(call.rows_seen)
+        x = itself + _over(moved, self.sums(call.rows_seen))
         pull = Pull(self.recording.gather(x, call.queries), POSITIVE, keys=self.keys(call))
         return self.recording.scatter(call.pull_all([pull])[0].moved, call.keys)
 
     def _rows_from(self, seen: int, v: Relevance) -> Relevance:
         """v R̄ at a state: v itself, and u (R − I)."""
-        u = _over(v, self.ones.at(seen)[1])
+        u = _over(v, self.sums(seen))
         walkers = [
             Walker(lambda _call: None, [Part(seen, v)]),
             Walker(lambda call: None if self.crosses(call) else Step(POSITIVE, keys=self.keys(call)), [Part(seen, u)]),
@@ -232,11 +236,13 @@ class Graph:
 
 
 class Pushed:
-    """R x at any state, through the calls of sources on themselves: what each row has of a column x of relevance."""
+    """R x at any state, through the calls of sources on themselves: what each row has of a column x of relevance.
 
-    def __init__(self, graph: Graph, x: Relevance) -> None:
-        self.graph, self.x = graph, x
-        self.added: dict[int, Relevance] = {}
+    added: what each call adds to it, as far as it is known.
+    """
+
+    def __init__(self, graph: Graph, x: Relevance, added: dict[int, Relevance]) -> None:
+        self.graph, self.x, self.added = graph, x, added
 
     def at(self, seen: int) -> tuple[Relevance, Relevance]:
         """(I x, (R − I) x) at a state that has absorbed `seen`; I holds token maps alone."""

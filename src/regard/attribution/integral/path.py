@@ -192,7 +192,7 @@ class Path:
         nodes: points of the path that were run so far.
     """
 
-    context: Context
+    recording: Recording
     again: Rerun
     places: list[Place]
     start: Values
@@ -214,7 +214,7 @@ class Path:
             start, at_input = start_of(context, found, site, baseline)
             y0 = context.again.y(context.again.output(start)).float().cpu()
         y = context.gradients.value.float().cpu()
-        return cls(context, context.again, found, start, y, y0, site, label(baseline), at_input)
+        return cls(context.recording, context.again, found, start, y, y0, site, label(baseline), at_input)
 
     @property
     def complete(self) -> bool:
@@ -243,7 +243,7 @@ class Path:
         """(F − F0) ⊙ ∂f/∂F at points of the path, summed over each row's features."""
         out: list[Relevance] = []
         self.nodes += len(t)
-        fit = 1 if any(p.unsure for p in self.places) else side_by_side(self.context, self.again)
+        fit = 1 if any(p.unsure for p in self.places) else side_by_side(self.recording, self.again)
         for some in t.tensor_split(-(-len(t) // fit)):
             out += self._side_by_side(some)
         return torch.stack(out)
@@ -262,19 +262,19 @@ class Path:
         with torch.enable_grad():
             values = {p.key: between(self.start[p.key], p, t).requires_grad_() for p in self.places}
             output = self.again.output(values, copies=k)
-            samples = (k * self.again.batch, self.context.recording.batch)
-            if k > 1 and not are_copies(output, self.context.recording.output, samples):
+            samples = (k * self.again.batch, self.recording.batch)
+            if k > 1 and not are_copies(output, self.recording.output, samples):
                 return [r for s in t.split(1) for r in self._at(s)]  # samples of this output rest on one another
             grads = gradients_at([*values.values()], self.again.y(output, k).sum())
         steps = {p.key: p.F - self.start[p.key] for p in self.places}
         out = []
         for i in range(k):
             parts = [
-                p.rows(steps[p.key] * g.chunk(k, p.samples)[i], self.context.recording)
+                p.rows(steps[p.key] * g.chunk(k, p.samples)[i], self.recording)
                 for p, g in zip(self.places, grads, strict=True)
                 if g is not None
             ]
-            out.append(torch.stack(parts).sum(0) if parts else self.context.recording.zeros())
+            out.append(torch.stack(parts).sum(0) if parts else self.recording.zeros())
         return out
 
     def gradient(self, values: Values, half: int | None = None) -> Values:
@@ -311,12 +311,11 @@ class AttentionPath(Path):
                 )
         with torch.no_grad():
             y0 = context.again.y(context.again.run([Scale(0.0, calls)]).output).float().cpu()
-        return cls(
-            context, context.again, [], {}, context.gradients.value.float().cpu(), y0, site, "A = 0", calls=calls
-        )
+        y = context.gradients.value.float().cpu()
+        return cls(context.recording, context.again, [], {}, y, y0, site, "A = 0", calls=calls)
 
     def _at(self, t: Tensor) -> list[Relevance]:
-        k, recording = len(t), self.context.recording
+        k, recording = len(t), self.recording
         with torch.enable_grad():
             made = self.again.run([Scale(t.float().repeat_interleave(self.again.batch), self.calls)], copies=k)
             copies = are_copies(made.output, recording.output, (k * self.again.batch, recording.batch))
@@ -344,14 +343,13 @@ def path(context: Context, site: Site, baseline: Baselines) -> Path:
     return (AttentionPath if site.kind == "attention" else Path).make(context, site, baseline)
 
 
-def side_by_side(context: Context, again: Rerun, graph: bool = True) -> int:
+def side_by_side(recording: Recording, again: Rerun, graph: bool = True) -> int:
     """How many points fit the memory budget at a time, by what one run of the recorded batch made.
 
     graph=False: what is made before the last attention call is not kept.
     """
     if not again.can_be_cut:
         return 1
-    recording = context.recording
     one = max(1, recording.made * again.batch // recording.batch)
     if not graph:
         one = max(1, one // len(recording.calls))
