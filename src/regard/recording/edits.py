@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regard.errors import ModelError
 from regard.recording.calls import AttentionCall
+from regard.recording.calls.kernel import visible
 from regard.recording.tokens.tags import STRIDE, stream_of
 
 
@@ -143,6 +144,31 @@ class Probabilities(Edit):
 
 
 @dataclass
+class Imposed(Edit):
+    """Put other weights, or other values, or both, into some calls (None: all), whatever the call's own are.
+
+    `weights`: call -> A (group, head or 1, row, key). `values`: call -> V (group, head, key, width). None, or a function that
+    gives None: the call's own.
+    """
+
+    weights: Callable[[AttentionCall], Tensor | None] | None = None
+    values: Callable[[AttentionCall], Tensor | None] | None = None
+    calls: Sequence[int] | None = None
+
+    def call(self, call: AttentionCall) -> Tensor | None:
+        """A V, of what was put in."""
+        if not applies(self.calls, call.index):
+            return None
+        A = None if self.weights is None else self.weights(call)
+        V = None if self.values is None else self.values(call)
+        if A is None and V is None:
+            return None
+        A = differentiable_probabilities(call) if A is None else A
+        V = call.repeated(call.v) if V is None else V
+        return call.in_place(A.to(V) @ V)
+
+
+@dataclass
 class MaskKeys(Edit):
     """Hide tokens: no call may look at the rows `hidden`, (batch, row) over all streams; A is renormalised over the others."""
 
@@ -221,3 +247,25 @@ def masked(call: AttentionCall, scores: Tensor) -> Tensor:
 def rebuilt(call: AttentionCall, A: Tensor) -> Tensor:
     """A V, in the model's axes and dtype."""
     return call.in_place(A.to(call.v.dtype) @ call.repeated(call.v))
+
+
+def uniform(call: AttentionCall) -> Tensor:
+    """The attention that knows no content: every row looks alike at all keys that it may look at, (group, head or 1, row, key).
+
+    Of weights that a model made itself it is known only which are zero: those keys are taken for hidden.
+    """
+    open_ = open_keys(call).to(call.precision)
+    return open_ / open_.sum(-1, keepdim=True).clamp(min=1)
+
+
+def open_keys(call: AttentionCall) -> Tensor:
+    """Which keys each row may look at, (group, head or 1, row, key)."""
+    n, m = call.shape[2:]
+    if call.A is not None:
+        return call.layout(call.A.detach()) > 0
+    open_ = torch.ones(1, 1, n, m, dtype=torch.bool, device=call.output.device)
+    if call.mask is not None:
+        mask = visible(call.mask)
+        mask = mask if mask.ndim > 1 else mask[None]
+        open_ = call.layout(mask.expand(*mask.shape[:-2], n, m))
+    return open_.tril() if call.causal else open_
