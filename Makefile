@@ -78,6 +78,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/long_inputs.py
 	$(BIN)/python benchmarks/several_targets.py
 	$(BIN)/python benchmarks/verify.py
+	$(BIN)/python benchmarks/causal.py
 	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/facts.py
 	$(BIN)/python benchmarks/atoms.py

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from regard.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from regard.api.causal_later import Explanation as Explanation
+    from regard.api.causal_later import Generation as Generation
     from regard.api.explain import explain as explain
     from regard.api.inspect import inspect as inspect
     from regard.attribution.table import methods as methods
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from regard.errors import RegardError as RegardError
     from regard.evaluation.compare import Comparison as Comparison
     from regard.evaluation.compare import compare as compare
-    from regard.explanation.explanation import Explanation as Explanation
-    from regard.explanation.generation import Generation as Generation
     from regard.explanation.receipt import Receipt as Receipt
     from regard.explanation.rewriting import Rewriting as Rewriting
     from regard.guide import Guide as Guide
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 HOMES = {
     "Baseline": "baseline",
     "Comparison": "evaluation.compare",
-    "Explanation": "explanation.explanation",
-    "Generation": "explanation.generation",
+    "Explanation": "api.causal_later",
+    "Generation": "api.causal_later",
     "Guide": "guide",
     "Receipt": "explanation.receipt",
     "RegardError": "errors",
@@ -65,7 +65,8 @@ HOMES = {
     "rewrite": "editing.rewrite",
     "verify": "recording.proof.verify",
 }
-"""The public names, each with the module that it is imported from when it is first used."""
+"""The public names, each with the module that it is imported from when it is first used: of what is loaded from files, the one
+that can test it on its model."""
 
 __all__ = [*HOMES]
 

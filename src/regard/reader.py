@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from regard.api.causal_later import tested_or_noted
 from regard.api.explain import explain_found, explain_reading
 from regard.api.explain_generation import explain_generation, explain_writing
 from regard.api.inspect import inspect
@@ -100,6 +101,8 @@ class Reader(RawReader):
         wanted = self._wanted(raw, target, threshold, reading, against, token, asking)
         options |= {} if guide is None else {"guide": self._guide(guide, target, reading, asking, token)}
         how = {"method": method, "baseline": self._baseline(baseline), "site": self._site(site), **options}
+        tested = how.get("measure") == "causal"  # when it is known what the classes are called
+        how |= {"measure": "full"} if tested else {}
         if wanted.find is not None:
             found: Any = explain_found(self.model, wanted.reading, wanted.find, **how)
         else:
@@ -109,6 +112,9 @@ class Reader(RawReader):
             explanation.receipt.notes.extend([*wanted.notes, *notes])
         if asking is not None and asking.kind in ("next", "mask"):
             token_targets.names_in(every, asking)
+        if tested:
+            for explanation in every:
+                tested_or_noted(explanation)
         return found
 
     def _beside(self, raw: Any, target: Any, guide: Guide, against: Any, method: Any, options: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.errors import Misuse, TargetError
+from regard.errors import Misuse, TargetError, nearest
 from regard.head import ORDINARY, Head, check_activation, head_of
 
 Classes = Any
@@ -41,7 +41,8 @@ class Target:
     If `c` is None, the predicted class is explained, and the receipt says so. `output` names the field of the model's
     output that holds the scores (default: `logits`, or the output itself if it is a tensor). A class may be an int
     or a (batch,) tensor, one class per sample. `classes` says what the class numbers count: "class", "token" or "text".
-    `contrasted` gives the contrast of a class with the best other one at the same place.
+    `contrasted` gives the contrast of a class with the best other one at the same place, `likelihood` its probability there.
+    `made`: the class method that it was made with and its arguments, where a file can hold them.
     """
 
     label: str
@@ -52,6 +53,8 @@ class Target:
     notes: tuple[str, ...] = ()
     classes: str = "class"
     contrasted: Callable[[Tensor], Target] | None = dataclasses.field(default=None, repr=False)
+    likelihood: Callable[[Tensor], Target] | None = dataclasses.field(default=None, repr=False)
+    made: tuple[str, dict[str, Any]] | None = dataclasses.field(default=None, repr=False)
 
     def at(self, classes: Tensor, rival: Tensor | None = None) -> Target:
         """The same target with its classes fixed (one per sample), for runs in which others may be predicted."""
@@ -128,7 +131,12 @@ class Target:
 
         halves = (cls.logit(c, position, output), cls.logit(d, position, output))
         made = cls(f"contrast {_name(c)} - {rival}", read, remade, halves)
-        return replace(made, contrasted=lambda k: cls.contrast(k, None, position, output))
+        return replace(
+            made,
+            contrasted=lambda k: cls.contrast(k, None, position, output),
+            likelihood=lambda k: _scored(cls, "probability", k, position, output),
+            made=("contrast", {"c": c, "d": d, "position": position, "output": output}),
+        )
 
     @classmethod
     def similarity(cls, text: Classes = None) -> Target:
@@ -147,7 +155,7 @@ class Target:
             return Value(cosines.gather(1, which[:, None])[:, 0], which, best, shared)
 
         label = "similarity" if text is None else f"similarity with text {text}"
-        return cls(label, read, cls.similarity, classes="text")
+        return cls(label, read, cls.similarity, classes="text", made=("similarity", {"text": text}))
 
     @classmethod
     def next_token(cls, id: Classes = None, position: Classes = -1) -> Target:
@@ -160,7 +168,12 @@ class Target:
         where = "" if isinstance(position, int) and position == -1 else f" after {_tokens(position)}"
         token = "the predicted one" if id is None else _name(id).replace("class", "token")
         made = cls(f"next token: {token}{where}", read, lambda k: cls.next_token(k, position), classes="token")
-        return replace(made, contrasted=lambda k: cls.contrast(k, None, position))
+        return replace(
+            made,
+            contrasted=lambda k: cls.contrast(k, None, position),
+            likelihood=lambda k: _scored(cls, "probability", k, position, None),
+            made=("next_token", {"id": id, "position": position}),
+        )
 
     @classmethod
     def detection(cls, query: Classes, c: Classes = None) -> Target:
@@ -181,7 +194,8 @@ class Target:
             _in_range(torch.stack([at, to]), first.shape[-1], "token")
             return Value(first.gather(1, at[:, None])[:, 0] + last.gather(1, to[:, None])[:, 0])
 
-        return cls(f"span {_name(start, '')}-{_name(end, '')}", read)
+        given = {"start": start, "end": end}
+        return cls(f"span {_name(start, '')}-{_name(end, '')}", read, made=("span", given))
 
     @classmethod
     def region(cls, mask: Any, c: Classes = None, output: str | int | None = None) -> Target:
@@ -225,6 +239,26 @@ class Target:
         raise Misuse(f"a target is None, an int, a (batch,) tensor, a Target or a callable; not {_said(what)}")
 
 
+KINDS: dict[str, Callable[..., Target]] = {
+    "logit": Target.logit,
+    "probability": Target.probability,
+    "log_probability": Target.log_probability,
+    "contrast": Target.contrast,
+    "similarity": Target.similarity,
+    "next_token": Target.next_token,
+    "detection": Target.detection,
+    "span": Target.span,
+}
+"""The class methods whose arguments a file can hold."""
+
+
+def made_again(kind: str, given: Mapping[str, Any]) -> Target:
+    """The target that `Target.made` tells of, as a file has it. Raises UnknownName for a kind that there is not."""
+    if kind not in KINDS:
+        raise nearest(kind, KINDS, "kind of target")
+    return KINDS[kind](**given)
+
+
 Made = type[Target]
 
 
@@ -241,9 +275,9 @@ def _scored(
     check_activation(activation)
 
     def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-        given = scores(out, output)
+        given = _picked(scores(out, output), position, inputs, out)  # first: there may be many rows of many classes
         made = given if kind == "logit" else head.probability(given, log=kind == "log-probability")
-        return _of_class(made, c, position, inputs, out, head)
+        return _of_class(made, c, None, inputs, out, head)
 
     def headed(model: nn.Module, out: Any) -> Target:
         return _scored(cls, kind, c, position, output, activation, head_of(model, scores(out, output), activation))
@@ -253,11 +287,19 @@ def _scored(
 
     label = _label(head.word(kind), c, position, head)
     made = cls(label, read, remade, headed=headed, notes=head.notes(kind))
-    return replace(made, contrasted=lambda k: cls.contrast(k, None, position, output))
+    given = {"c": c, "position": position, "output": output} | ({} if kind == "logit" else {"activation": activation})
+    return replace(
+        made,
+        contrasted=lambda k: cls.contrast(k, None, position, output),
+        likelihood=None
+        if kind == "probability"
+        else lambda k: _scored(cls, "probability", k, position, output, activation),
+        made=(kind.replace("-", "_"), given),
+    )
 
 
-def _detection(cls: Made, query: Any, c: Any, background: bool = True) -> Target:
-    """A class at an object query. `background`: the last score is that of "no object"."""
+def _detection(cls: Made, query: Any, c: Any, background: bool = True, likely: bool = False) -> Target:
+    """A class at an object query. `background`: the last score is that of "no object". `likely`: its probability."""
 
     def read(out: Any, inputs: Mapping[str, Any]) -> Value:
         logits = scores(out, None)
@@ -266,16 +308,25 @@ def _detection(cls: Made, query: Any, c: Any, background: bool = True) -> Target
         queries = _classes(query, logits, "object query")
         _in_range(queries, logits.shape[1], "object query")
         at = logits[torch.arange(len(logits), device=logits.device), queries]
+        if likely:
+            at = at.softmax(-1) if background else at.sigmoid()
         known = (at[:, :-1] if background else at).detach().argmax(-1) if c is None else c
         return _of_class(at, known, None, inputs)
 
     def headed(model: nn.Module, out: Any) -> Target:
         count = getattr(getattr(model, "config", None), "num_labels", None)
-        return _detection(cls, query, c, background=scores(out, None).shape[-1] != count)
+        return _detection(cls, query, c, scores(out, None).shape[-1] != count, likely)
 
     which = f"query {query}" if isinstance(query, int) else f"queries {_name(query, '')}"
     label = f"{which}, {_label('logit', c, None)}"
-    return cls(label, read, lambda classes: _detection(cls, query, classes, background), headed=headed)
+    return cls(
+        label,
+        read,
+        lambda classes: _detection(cls, query, classes, background, likely),
+        headed=headed,
+        likelihood=None if likely else lambda k: _detection(cls, query, k, background, True),
+        made=None if likely else ("detection", {"query": query, "c": c}),
+    )
 
 
 def one_a_sample(y: Any, label: str) -> Tensor:

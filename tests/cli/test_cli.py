@@ -101,6 +101,16 @@ def test_a_memory_budget_is_handed_on(reader):
     assert reader.budget == 64 << 20
 
 
+def test_whether_to_test_maps_against_chance_is_handed_on(reader, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "regard.explanation.causal_test.shown_tested", lambda found, test: asked.append((len(found), test))
+    )
+    for option in ([], ["--test"], ["--no-test"]):
+        explain("a b", *option)
+    assert asked == [(1, None), (1, True), (1, False)]
+
+
 def test_sites_and_baselines_are_handed_on_in_words(reader):
     explain("a b", "--method", "rollout", "--site", "block:-2", "--baseline", "blur:3")
     assert reader.where == {"site": "block:-2", "baseline": "blur:3"}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from regard.api.causal_later import tested_or_noted
 from regard.api.maps import row_options
 from regard.api.one_target import one_target
 from regard.api.shared_run import Settings, Watched
@@ -70,7 +71,8 @@ def explain(
         streams: whose tokens calls read, where the trail is lost or you know better: a dict from a stream's name to an
             attention call (its number, or the path of a module), to `{"call": ..., "side": ..., "at": ..., "grid": ...}`, or to
             `{"axis": ...}`, the token axis of that input.
-        measure: "lazy" runs `output_difference` and the attribution error when first read; "full" at once.
+        measure: "lazy" runs `output_difference` and the attribution error when first read; "full" at once; "causal" also the
+            causal test of every map (`Explanation.test`).
         seed: for methods that draw.
         training: explain a model in train mode nevertheless.
         memory_budget: bytes (or "512MB") that rebuilt attention rows, and runs side by side (nodes of a path), may take at a
@@ -152,7 +154,11 @@ def _explained(
                     explanation.found = found
                     made[m, t] = explanation
             started = time.perf_counter()
-    return [made[m, t] for m in range(len(rows)) for t in range(len(wanted))]
+    every = [made[m, t] for m in range(len(rows)) for t in range(len(wanted))]
+    if how.measure == "causal":
+        for explanation in every:
+            tested_or_noted(explanation)
+    return every
 
 
 def _guided(guide: Any) -> dict[str, Any]:

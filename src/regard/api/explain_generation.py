@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from regard.api.explain import explain_reading
 from regard.attribution.table import method as method_row
 from regard.errors import Misuse, nearest
+from regard.explanation.causal_test import LateTest
 from regard.explanation.explanation import Explanation
 from regard.explanation.generation import AGAINST, Generation, begins
 from regard.explanation.raw_inputs import Reading, Text
@@ -130,7 +131,8 @@ def _explained(
     inputs: dict[str, Any] = dict(written.reading.inputs)
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         inputs["logits_to_keep"] = len(written.ids) + 1  # the prompt's own scores are not asked for
-    reading = dataclasses.replace(written.reading, inputs=inputs)
+    prompts = {written.stream: written.start}
+    reading = dataclasses.replace(written.reading, inputs=inputs, prompts=prompts)
     found = explain_reading(model, reading, targets, how.method, seed=seed, **how.options)
     assert isinstance(found, list)
     for explanation in found:
@@ -215,6 +217,7 @@ def _nothing(like: Explanation, label: str) -> Explanation:
             refused="both answers have this token, so nothing is explained here and no token looks at another"
         ),
         _transfer=LateTransfer(refused="both answers have this token, so nothing is explained here and nothing moves"),
+        late_test=LateTest(refused="both answers have this token, so nothing is explained here that could be tested"),
     )
 
 
@@ -290,6 +293,7 @@ def less(one: Explanation, other: Explanation, stream: str, start: int) -> Expla
         _transfer=LateTransfer(
             refused="each answer was read in a pass of its own; ask one of them how attention is transferred"
         ),
+        late_test=LateTest(refused="each answer was read in a pass of its own; test one of them"),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.api.causal_later import late_test
 from regard.api.maps import Maps, maps_of, row_options
 from regard.api.measuring import measurement, token_rows, versions
 from regard.api.notes import blind_notes, run_notes
@@ -39,7 +40,7 @@ def one_target(
     w: Watched, target: Target, rows: Sequence[Method], options: dict[str, Any], keep: bool
 ) -> list[Explanation]:
     """Explanations of one target by each method. `keep`: the graph is needed once more."""
-    recording = w.recording
+    recording, wish = w.recording, target
     target, value = _value(recording, target)
     crossed, told = (False, 0) if value.shared else crossing(recording, value.y)
     value = replace(value, shared=True) if crossed else value
@@ -48,7 +49,7 @@ def one_target(
     mixed = crossed and any(m.reads_more(s) for m, s in zip(maps, shown, strict=True))
     out = []
     for row in rows:
-        exp = OneMap(w, target, value, row, row_options(row, options), maps, shown).explanation()
+        exp = OneMap(w, target, value, row, row_options(row, options), maps, shown, wish).explanation()
         exp.receipt.passes += told
         exp.receipt.complete &= not mixed
         exp.receipt.notes += [MIXED if mixed else CROSSED] if crossed else []
@@ -92,7 +93,8 @@ def _maps(
 class OneMap:
     """What the explanation of one target by one method is made of.
 
-    maps: of all samples, or of each by itself; then `shown` has the sample of each stream that is shown for it.
+    maps: of all samples, or of each by itself; then `shown` has the sample of each stream that is shown for it. wish: the
+    target as it was asked for.
     """
 
     w: Watched
@@ -102,6 +104,7 @@ class OneMap:
     options: dict[str, Any]
     maps: Sequence[Maps]
     shown: Sequence[dict[str, int]]
+    wish: Target
 
     def explanation(self) -> Explanation:
         """Scores by stream, with their receipt."""
@@ -109,7 +112,7 @@ class OneMap:
         streams, relevance = self._streams, self._relevance
         scores = self._scores(relevance, streams)
         receipt = self._receipt(relevance, blind_notes(streams, scores, w.reading.raw))
-        if w.how.measure == "full":
+        if w.how.measure != "lazy":
             receipt.measure()
         grid, rasters = _grids(w.recording, streams)
         return Explanation(
@@ -126,6 +129,7 @@ class OneMap:
             guidance=self._guidance(streams),
             _token_rows=token_rows(w, fixed, value, self.row, self._guided_options, receipt),
             _transfer=late_transfer(w, fixed, value, receipt),
+            late_test=late_test(w, self.wish, fixed, value),
         )
 
     def _guidance(self, streams: Sequence[Stream]) -> Guidance | None:

@@ -17,7 +17,7 @@ from regard.recording.ambient import Surroundings
 from regard.recording.proof.verify import Verification
 from regard.recording.relevance.readout import Readout
 
-MEASURES = ("lazy", "full")
+MEASURES = ("lazy", "full", "causal")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
+from regard.recording import Recording
 
 
 def random(context: Context) -> Relevance:
@@ -19,7 +20,7 @@ def random(context: Context) -> Relevance:
     recording = context.recording
     out = recording.zeros()
     for sample in range(recording.batch):
-        generator = torch.Generator().manual_seed(context.seed ^ _fingerprint(context, sample))
+        generator = torch.Generator().manual_seed(context.seed ^ fingerprint(recording, sample))
         for stream in recording.streams:
             visible = torch.ones(stream.count, dtype=torch.bool)
             if stream.shown:
@@ -30,11 +31,11 @@ def random(context: Context) -> Relevance:
     return out
 
 
-def _fingerprint(context: Context, sample: int) -> int:
+def fingerprint(recording: Recording, sample: int) -> int:
     """A number made of the sample's own inputs, padding and masks left out."""
     code = 0
-    for name, value in sorted(context.recording.inputs.items()):
-        padded = context.recording.padded.get(name)
+    for name, value in sorted(recording.inputs.items()):
+        padded = recording.padded.get(name)
         if not isinstance(value, Tensor) or padded is None or sample >= len(value):
             continue
         own = value[sample].detach().cpu()

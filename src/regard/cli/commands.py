@@ -193,6 +193,14 @@ def explain(
             metavar="TEXT", help="Explain this answer to INPUT (a text or a file), token by token and as a whole."
         ),
     ] = None,
+    test: Annotated[
+        bool | None,
+        typer.Option(
+            "--test/--no-test",
+            help="Test whether each map is better than chance: about 50 forward passes for an input. Default: as many as half "
+            "a minute suffices for.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -213,7 +221,7 @@ def explain(
         how |= {"method": names[0], "target": (target or ["logit"])[0], **own}
         written = read_words(answer) if answer is not None else generate or 0
         other = None if against is None else read_words(against)
-        _explain_written(inputs, model, written, other, how, paired, out, quiet)
+        _explain_written(inputs, model, written, other, how, paired, out, quiet, test)
         return
     how |= {"method": names, "target": wanted, "truncate": truncate, **beside, **steered, **own}
     reader = _load(model)
@@ -222,6 +230,7 @@ def explain(
         raw, stem, more = pair.read(value)
         with busy(f"explaining {stem}"):
             found += [_named(e, stem, pair) for e in reader.explain(raw, **how, **more)]
+    _test(found, test)
     with busy("drawing"):
         told = bool(found) and found[0].told is not None
         files = write_all(found, out, render_told if told else render_explanations)
@@ -464,6 +473,7 @@ def _explain_written(
     paired: Callable[[Any], Pair],
     out: Path,
     quiet: bool,
+    test: bool | None,
 ) -> None:
     """Explain so many tokens that the model writes on from each INPUT, or an answer to it that is there."""
     reader = _load(model)
@@ -475,9 +485,18 @@ def _explain_written(
                 found.append((stem, reader.explain_generation(raw, written, **how)))
             else:
                 found.append((stem, reader.explain_writing(raw, written, against, **how)))
+    _test([exp for _, g in found for exp in (*([] if g.whole is None else [g.whole]), *g)], test)
     with busy("drawing"):
         files = write_all(found, out, render_generations)
     show_generations(found, files, quiet)
+
+
+def _test(found: Sequence[Explanation], test: bool | None) -> None:
+    """Test what is to be shown, before it is drawn."""
+    from regard.explanation.causal_test import shown_tested
+
+    with busy("testing"):
+        shown_tested(found, test)
 
 
 def _report_rewriting(pictures: list[Path], model: str, how: dict[str, Any], out: Path, quiet: bool) -> None:

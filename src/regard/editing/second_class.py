@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from regard.api.explain import explain_reading
 from regard.editing.asked import Classifier
 from regard.errors import InputError, Misuse, ModelError
+from regard.explanation.causal_test import LateTest
 from regard.explanation.explanation import Explanation
 from regard.explanation.places import PLAINLY, WHOLE
 from regard.explanation.raw_inputs import Picture, Reading
@@ -319,6 +320,7 @@ def _on_first(asked: TwoPictures, canvas: SharedCanvas, whole: Explanation) -> E
     (top, left, rows, columns), name = canvas.cells[0], asked.stream
     part = whole.cells(name)[0][top : top + rows, left : left + columns]
     receipt = copy.copy(whole.receipt)
+    receipt.causal = []  # it was of the canvas
     receipt.notes = [*whole.receipt.notes, "sums on the receipt are of the whole canvas"]
     return replace(
         whole,
@@ -328,6 +330,7 @@ def _on_first(asked: TwoPictures, canvas: SharedCanvas, whole: Explanation) -> E
         receipt=receipt,
         _token_rows=TokenRows(refused=PART.format("told.difference")),
         _transfer=LateTransfer(refused=PART.format("told.difference")),
+        late_test=LateTest(refused=PART.format("told.difference")),
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from regard.errors import Misuse, nearest
 from regard.explanation import display
 from regard.explanation.boxes import Box, Found
+from regard.explanation.causal_test import CausalTest, HowTested, LateTest, shown_tested
 from regard.explanation.export import as_json_file, defined, frame, raws_as_dicts, rows
 from regard.explanation.files import as_json, checked, packed, unpacked, write_atomically
 from regard.explanation.guidance import Guidance
@@ -51,6 +52,7 @@ class Explanation:
             to list: the tokens that are explained and predicted.
         signed: whether a negative score has a meaning (evidence against); chooses the colour map.
         found: the object that the target is, where a detector found it.
+        late_test: how `test` finds what it gives.
         guidance: what steered it, and the map without that; None where no guide was given.
         told: where a second picture guided it, all that was explained (`regard.explanation.told.Told`); not saved.
     """
@@ -71,6 +73,7 @@ class Explanation:
     told: Any = field(default=None, repr=False, compare=False)
     _token_rows: TokenRows = field(default_factory=TokenRows, repr=False, compare=False)
     _transfer: LateTransfer = field(default_factory=LateTransfer, repr=False, compare=False)
+    late_test: LateTest = field(default_factory=LateTest, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -204,6 +207,71 @@ class Explanation:
         """
         return Transfer(self.target, self.receipt.target_value, self._transfer.layers(flows), self)
 
+    def test(
+        self,
+        share: float = 0.1,
+        random: int = 49,
+        *,
+        sufficiency: bool = False,
+        stream: str | None = None,
+        unit: str | None = None,
+        seed: int = 0,
+        model: Any = None,
+    ) -> CausalTest | list[CausalTest]:
+        """Whether this map is better than chance, here: a `CausalTest`, or a list of them, one for each of several samples.
+
+        The k units that score highest are taken away, and k random ones, so many times: the target should fall farther without
+        the former. A unit is a word where words are known, else a token (a patch, a region, a moment of a sound); special
+        tokens, padding, and tokens that the target does not see or reads by themselves are none. Of what a model wrote, the
+        prompt's are tested. Costs about `random` forward passes; what was found is kept on the receipt, and saved.
+
+        Args:
+            share: of the units that is taken away. k is at least so large that there are 50 choices of k.
+            random: how many random choices; all others where there are at most 200 choices. All methods and targets on an input
+                share them.
+            sufficiency: test too what is kept of the target with the highest units alone (twice the cost).
+            stream: whose tokens; default: the picture's, else the longest text's.
+            unit: "token" for the model's own tokens also where words are known.
+            seed: of the random choices, and of the order of equal scores.
+            model: for an explanation that was loaded or unpickled: the model that was explained, or its reader.
+
+        Raises Misuse for a test that there cannot be, and after `load` without a model; UnknownName for a stream or a unit.
+        """
+        given = {
+            "share": share,
+            "random": random,
+            "sufficiency": sufficiency,
+            "stream": stream,
+            "unit": unit,
+            "seed": seed,
+        }
+        return self._tested(HowTested.checked(**given), model)
+
+    def _tested(self, asked: HowTested, model: Any = None, seconds: float = math.inf) -> CausalTest | list[CausalTest]:
+        """A test, as it was found before or run now."""
+        found = [t for t in self.receipt.causal if t.asked == asked]
+        if len(found) < len(self.receipt.target_value):
+            found = self.late_test.tests(self, asked, model, seconds)
+            self.receipt.causal = [*(t for t in self.receipt.causal if t.asked != asked), *found]
+            self.receipt.passes += sum(t.passes for t in found)
+        return found[0] if len(found) == 1 else found
+
+    def test_unasked(self, seconds: float) -> None:
+        """The test that a page shows; where there can be none, or it would take more than so many seconds, why not."""
+        late = self.late_test
+        if self.receipt.causal or not (late.possible or late.refused):
+            return
+        try:
+            self._tested(HowTested(), None, seconds)
+            late.skipped = ""
+        except Exception as e:  # whatever a user's model makes of an input without some of its tokens
+            late.skipped = (str(e).splitlines() or [type(e).__name__])[0]
+
+    @property
+    def untested(self) -> str:
+        """Why a page shows no test; "" where there is one, or none was wanted."""
+        return "" if self.receipt.causal else self.late_test.skipped
+
     def grouped(self, by: Any, stream: str | None = None) -> list[Groups]:
         """Sums of scores over parts of each text: for every sample its `Group`s (name, text, start, end, score) in order.
 
@@ -286,6 +354,7 @@ class Explanation:
             guidance=None if self.guidance is None else self.guidance.of_sample(i),
             _token_rows=self._token_rows.of_sample(i),
             _transfer=self._transfer.of_sample(i),
+            late_test=self.late_test.of_sample(i),
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -309,6 +378,7 @@ class Explanation:
             "guidance": None if self.guidance is None else self.guidance.packed(tensors),
             "between": self._token_rows.packed(tensors),
             "transfer": self._transfer.packed(tensors),
+            "causal": self.late_test.packed(tensors),
         }
         return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
 
@@ -323,8 +393,12 @@ class Explanation:
         """Draw one sample with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
         return display.plot_explanation(self, path, sample)
 
-    def to_html(self, path: str | os.PathLike[str]) -> Path:
-        """Write a self-contained page (needs `regard[viz]`)."""
+    def to_html(self, path: str | os.PathLike[str], test: bool | None = None) -> Path:
+        """Write a self-contained page (needs `regard[viz]`).
+
+        test: whether the page shows the causal test (`test`): True, False, or None: if it takes at most about half a minute.
+        """
+        shown_tested([self], test)
         return display.write_explanation(self, path)
 
     def _repr_html_(self) -> str:
@@ -348,6 +422,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
         _token_rows=TokenRows.unpacked(header.get("between", {}), header["streams"], tensors),
         _transfer=LateTransfer.unpacked(header.get("transfer"), tensors),
+        late_test=LateTest.unpacked(header.get("causal"), tensors),
     )
 
 

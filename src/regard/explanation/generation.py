@@ -16,6 +16,7 @@ from torch import Tensor
 
 from regard.errors import nearest
 from regard.explanation import display
+from regard.explanation.causal_test import LateTest, shown_tested
 from regard.explanation.explanation import Explanation
 from regard.explanation.export import as_json_file, defined, frame
 from regard.explanation.files import as_json, checked, packed, raws_of, unpacked, write_atomically
@@ -170,6 +171,8 @@ class Generation(Sequence[Explanation]):
             "options": as_json(first.options),
             "targets": [e.target for e in self],
             "receipts": [e.receipt.as_dict() for e in self],
+            "causal": first.late_test.packed(tensors),
+            "causal_targets": [e.late_test.made for e in self],
             **{name: getattr(self, name) for name in ("ids", "stream", "start", "method", "target")},
         }
         if self.whole is not None:
@@ -187,8 +190,10 @@ class Generation(Sequence[Explanation]):
         """Draw the map with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
         return display.plot_generation(self, path)
 
-    def to_html(self, path: str | os.PathLike[str]) -> Path:
-        """Write a self-contained page (needs `regard[viz]`): point at a token to see what it rests on."""
+    def to_html(self, path: str | os.PathLike[str], test: bool | None = None) -> Path:
+        """Write a self-contained page (needs `regard[viz]`): point at a token to see what it rests on. test: as in
+        `Explanation.to_html`."""
+        shown_tested(self, test)
         return display.write_generation(self, path)
 
     def _repr_html_(self) -> str:
@@ -206,14 +211,17 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Generation
         "options": header["options"],
     }
     scores = {s: tensors[f"scores/{s}"] for s in header["streams"]}
+    late = LateTest.unpacked(header.get("causal"), tensors)
+    tested = [late.of_target(t) for t in header.get("causal_targets", [None] * len(header["targets"]))]
     made = [
         Explanation(
             target=target,
             scores={s: t[i : i + 1].clone() for s, t in scores.items()},
             receipt=Receipt.from_dict(receipt),
+            late_test=test,
             **shared,
         )
-        for i, (target, receipt) in enumerate(zip(header["targets"], header["receipts"], strict=True))
+        for i, (target, receipt, test) in enumerate(zip(header["targets"], header["receipts"], tested, strict=True))
     ]
     own = {name: header[name] for name in ("ids", "stream", "start", "method", "target")}
     whole = header.get("whole")
@@ -242,6 +250,7 @@ def _packed(whole: Explanation, tensors: dict[str, Tensor]) -> dict[str, Any]:
     tensors |= {f"whole/{s}": x.detach().cpu().float().contiguous() for s, x in whole.scores.items()}
     inputs = packed(whole.inputs, tensors)
     own = {"target": whole.target, "signed": whole.signed, "streams": list(whole.scores)}
+    own["lacking"] = whole.late_test.refused or whole.late_test.lacking
     return own | {"inputs": inputs, "receipt": whole.receipt.as_dict()}
 
 
@@ -253,6 +262,7 @@ def _unpacked(header: dict[str, Any], tensors: dict[str, Tensor], shared: dict[s
             "signed": header["signed"],
             "scores": {s: tensors[f"whole/{s}"] for s in header["streams"]},
             "receipt": Receipt.from_dict(header["receipt"]),
+            "late_test": LateTest(lacking=str(header.get("lacking", LateTest.lacking))),
             "inputs": {s: raws_of(s, entries, tensors) for s, entries in header["inputs"].items()},
         }
     )

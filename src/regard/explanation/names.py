@@ -63,6 +63,20 @@ def token_name(exp: Explanation, stream: str, number: int, sample: int = 0) -> s
     return name if count == 1 else f"{name} {number + 1}"
 
 
+def class_name(exp: Explanation, sample: int = 0) -> str:
+    """The explained class of a sample, where the target is of one; "" else."""
+    if exp.found is not None:
+        return exp.found.label
+    if exp.receipt.explained is None or exp.receipt.classes == "text":
+        return ""
+    explained = exp.receipt.explained.reshape(-1)
+    index = int(explained[min(sample, len(explained) - 1)])
+    if index in exp.names:
+        return exp.names[index]
+    known = exp.labels is not None and exp.receipt.classes == "class" and 0 <= index < len(exp.labels)
+    return exp.labels[index] if known and exp.labels else f"{exp.receipt.classes} {index}"
+
+
 def patch_name(row: int, column: int, frame: int | None = None, picture: int | None = None) -> str:
     """A place on a grid, counted from 1, as pages count."""
     parts = {"frame": frame, "picture": picture}

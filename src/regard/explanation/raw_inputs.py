@@ -102,6 +102,7 @@ class Reading:
         raw: stream name -> one `Picture`, `Text` or `Sound` per sample.
         special: stream name -> bool (batch, tokens), True for tokens that the tokenizer added (CLS, SEP, padding).
         labels: class names in index order. mean, std: the picture processor's normalisation, one value a channel.
+        prompts: of what a model wrote, text stream -> how many tokens of it were there before.
     """
 
     inputs: dict[str, Tensor]
@@ -110,6 +111,7 @@ class Reading:
     labels: list[str] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    prompts: dict[str, int] = field(default_factory=dict)
 
 
 class Word(NamedTuple):

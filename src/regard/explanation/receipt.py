@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regard.explanation.causal_test import CausalTest
 from regard.explanation.files import as_json
 
 SAME = 1e-4
@@ -60,6 +61,7 @@ class Receipt:
         predicted, explained: class indices where the target is a class, else None. classes: what they count: "class", "token"
             or "text". reads: the tokens that the target reads, stream by stream; asked: whether the user named them.
         conservation: Σa / y of a method that claims that its scores add up to y itself, (batch,); else None.
+        causal: the causal tests that were run (`Explanation.test`), the last one last.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
     """
@@ -84,6 +86,7 @@ class Receipt:
     reads: list[ReadTokens] = field(default_factory=list)
     asked: bool = False
     conservation: Tensor | None = None
+    causal: list[CausalTest] = field(default_factory=list)
     _measured: Measured | None = field(default=None, repr=False)
     _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
 
@@ -143,6 +146,7 @@ class Receipt:
         names = [f.name for f in dataclasses.fields(self) if not f.name.startswith("_")]
         values = {name: getattr(self, name) for name in names}
         values["reads"] = [dataclasses.asdict(r) for r in self.reads]
+        values["causal"] = [test.as_dict() for test in self.causal]
         values |= {
             "output_difference": measured.output_difference,
             "faithful": measured.output_difference,
@@ -166,7 +170,8 @@ class Receipt:
 
         fields = {f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.name.startswith("_")}
         reads = [r.of_sample(i) if len(r.counts) == batch else r for r in self.reads]
-        made = Receipt(**(fields | {"notes": list(self.notes), "reads": reads}))
+        causal = [dataclasses.replace(t, sample=0) for t in self.causal if t.sample == i]
+        made = Receipt(**(fields | {"notes": list(self.notes), "reads": reads, "causal": causal}))
         made._measured, made._measure = (measure(), None) if self._measured is not None else (None, measure)
         return made
 
@@ -193,6 +198,7 @@ class Receipt:
         for name in ("predicted", "explained"):
             values[name] = None if values[name] is None else torch.tensor(values[name])
         values["reads"] = [ReadTokens(**r) for r in values.get("reads", ())]
+        values["causal"] = [CausalTest.from_dict(t) for t in values.get("causal", ())]
         if "classes" not in values:  # saved before receipts said it
             values["classes"] = "text" if values["target"].startswith("similarity") else "class"
         return cls(**values, _measured=measured)

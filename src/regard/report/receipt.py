@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from regard.explanation.causal_test import CausalTest
 from regard.explanation.explanation import Explanation
 from regard.explanation.names import stream_name, token_name
 from regard.explanation.receipt import ReadTokens, Receipt
@@ -33,6 +34,7 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
         *_conservation(r, sample),
         *_error(r, sample),
         _output(r),
+        *causal(exp, sample),
         ReceiptLine(
             "cost", f"{r.passes} passes, {r.seconds:.2g} s", "forward and gradient passes, those of the checks included"
         ),
@@ -122,6 +124,20 @@ def _output(r: Receipt) -> ReceiptLine:
     if r.same_output:
         return ReceiptLine("output", SAME, "" if value == 0 else f"up to rounding: {number(value)} at most")
     return ReceiptLine("output", differs(value), "what was watched is not your model's own run: do not trust this map")
+
+
+def causal(exp: Explanation, sample: int) -> list[ReceiptLine]:
+    """The causal tests that were run; why there is none where a page would have shown one."""
+    if exp.untested:
+        return [ReceiptLine("causal test", "not run", exp.untested)]
+    tests = [t for t in exp.receipt.causal if t.sample == sample]
+    return [ReceiptLine("causal test", t.sentence, about(t) if t.tested else "") for t in tests]
+
+
+def about(test: CausalTest) -> str:
+    """What kind of test it is, and what it cost."""
+    plural = test.units_called.partition(" ")[2]
+    return f"{plural} are {test.removal}; a test of this map on this input, not of the method; {test.passes} passes"
 
 
 def differs(value: float) -> str:

@@ -15,6 +15,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.files import write_atomically
 from regard.explanation.names import object_name
 from regard.report import need
+from regard.report.causal import causal_of
 from regard.report.colour import DARK, LIGHT, OPACITY
 from regard.report.explanation.token_links import token_links
 from regard.report.guided import GuidedPicture, GuidedText, guided_of
@@ -115,7 +116,8 @@ def _view(view: SampleView, key: str) -> dict[str, Any]:
         "method": view.method,
         "target": view.target,
         "guided": _guided(view),
-        "receipt": lines(view.exp, view.sample),
+        "causal": (tested := causal_of(view.exp, view.sample)),
+        "receipt": [line for line in lines(view.exp, view.sample) if not tested or line.name != "causal test"],
         "accounts": accounts(view.exp.receipt, view.sample),
         "scales": [(p, scale(p.scale)) for p in pictures],
         "texts": [_text(p) for p in view.panels if isinstance(p, TextView)],

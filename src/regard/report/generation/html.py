@@ -18,6 +18,7 @@ from regard.errors import Misuse
 from regard.explanation.files import write_atomically
 from regard.explanation.generation import Generation
 from regard.report import need
+from regard.report.causal import causal_of
 from regard.report.colour import DARK, LIGHT, OPACITY, Array
 from regard.report.generation.view import GenerationView, TextUnit, WrittenRow, view
 from regard.report.page import COLOURS, STAGE, pieces, safe_json, scale, stage, still, templates
@@ -77,7 +78,7 @@ def _section(g: Generation, key: str) -> dict[str, Any]:
         "stages": stages,
         "read": [{"name": p.name, "units": {by: _units(p.units[by], v, 0, by) for by in p.units}} for p in v.read],
         "written": {"name": v.written.name, "units": _tokens(v)},
-        "rows": [_row(r, i, names[i], receipts[i], shared) for i, r in enumerate(v.rows)],
+        "rows": [_row(r, i, names[i], receipts[i], shared, causal_of(g[i])) for i, r in enumerate(v.rows)],
         "shared": shared,
         "data": {
             "id": key,
@@ -88,14 +89,20 @@ def _section(g: Generation, key: str) -> dict[str, Any]:
 
 
 def _row(
-    row: WrittenRow, number: int, name: str, receipt: Sequence[ReceiptLine], shared: Sequence[ReceiptLine]
+    row: WrittenRow,
+    number: int,
+    name: str,
+    receipt: Sequence[ReceiptLine],
+    shared: Sequence[ReceiptLine],
+    tested: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     return {
         "number": number,
         "name": name,
         "shares": [(n, percent(round(s, 3))) for n, s in row.shares],
         "scales": {by: scale(s) for by, s in row.scales.items()},
-        "receipt": [line for line in receipt if line not in shared],
+        "causal": tested,
+        "receipt": [line for line in receipt if line not in shared and not (tested and line.name == "causal test")],
     }
 
 

@@ -1,0 +1,426 @@
+"""The causal test: is a map better than chance on this input? What was found, its sentence, and how it is found when asked for.
+
+The k units that score highest are taken away; the target should fall farther than it does without k units drawn by chance
+(formulas.md section 12). It is a test of this map on this input, not of the method, and it shares removal's weakness: what is
+left is not what the model was trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.errors import Misuse, nearest
+from regard.explanation.files import as_json
+
+LEVEL = 0.05
+"""A map is better than chance where p is at most this."""
+SECONDS = 30.0
+"""As long as a page may take to test maps without having been asked to."""
+LEAST = 8
+"""The fewest units that can be tested: of fewer there are not 50 choices."""
+CHOICES = 50
+"""The least number of choices of k units among all."""
+FEW = "too few tokens to test"
+UNITS = ("word", "token")
+PLURALS = {"patch": "patches"}
+
+
+@dataclass(frozen=True)
+class HowTested:
+    """How to test: the share of units that is taken away, how many random choices it is held against, and of what."""
+
+    share: float = 0.1
+    random: int = 49
+    sufficiency: bool = False
+    stream: str | None = None
+    unit: str | None = None
+    seed: int = 0
+
+    @classmethod
+    def checked(cls, **given: Any) -> HowTested:
+        """Raises Misuse for values that no test can have, UnknownName for a unit that there is not."""
+        asked = cls(**given)
+        number = isinstance(asked.share, int | float) and not isinstance(asked.share, bool)
+        if not number or not 0 < asked.share <= 0.5:
+            raise Misuse(
+                f"share is the part of the tokens that is taken away, above 0 and at most 0.5, not {asked.share!r}"
+            )
+        for name, least in (("random", math.ceil(1 / LEVEL) - 1), ("seed", 0)):
+            value = getattr(asked, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
+                why = f": with fewer no map can be better than chance at {LEVEL}" if name == "random" else ""
+                raise Misuse(f"{name} is a whole number from {least} on, not {value!r}{why}")
+        if asked.unit is not None and asked.unit not in UNITS:
+            raise nearest(str(asked.unit), UNITS, "unit of a causal test")
+        return replace(asked, share=float(asked.share), sufficiency=bool(asked.sufficiency))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run with units away, held against the same with random choices.
+
+    y: the target there. change: how far it moved in the direction that the map claims (highest: y falls; lowest: y rises;
+    kept: y itself). random: the same of each random choice; random_median: the median of these; as_far: how many of these
+    are at least as large.
+    p_value: (1 + as_far) / (random + 1). probability: of the explained class there, where there are classes.
+    """
+
+    y: float
+    change: float
+    random_median: float
+    as_far: int
+    p_value: float
+    probability: float | None = None
+    random: tuple[float, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class CausalTest:
+    """Whether the units that a map scores highest move the target farther than random ones. `print` it for its sentence.
+
+    Attributes:
+        stream, unit, units: whose tokens were tested ("patch", "word", "token", "region", "moment"), and how many there are.
+        share, k: how many of them were taken away. random: the random choices; every: these are all other choices.
+        value, probability: the target with all units there, and the probability of its class, where there are classes.
+        highest: without the k highest. lowest: without the k lowest, of signed maps. kept: with only the k highest.
+        number, label: what y is called ("logit"), and the class that it is of. removal: how units were taken away.
+        seed: of the random choices, and of the order of equal scores. passes: forward and gradient passes that it took.
+        sample: the sample's number in its batch. reason: why nothing could be tested; then there are no outcomes.
+    """
+
+    stream: str
+    unit: str
+    units: int
+    share: float
+    seed: int = 0
+    k: int = 0
+    random: int = 0
+    every: bool = False
+    value: float = math.nan
+    probability: float | None = None
+    highest: Outcome | None = None
+    lowest: Outcome | None = None
+    kept: Outcome | None = None
+    number: str = "target"
+    label: str = ""
+    removal: str = ""
+    passes: int = 0
+    sample: int = 0
+    reason: str = ""
+    asked: HowTested = field(default_factory=HowTested, repr=False)
+
+    @property
+    def tested(self) -> bool:
+        """Whether there was something to test."""
+        return self.highest is not None
+
+    @property
+    def drop(self) -> float | None:
+        """y less y without the k highest."""
+        return None if self.highest is None else self.highest.change
+
+    @property
+    def random_median(self) -> float | None:
+        """The median drop of the random choices."""
+        return None if self.highest is None else self.highest.random_median
+
+    @property
+    def p_value(self) -> float | None:
+        """How often chance alone does as well; None where nothing could be tested."""
+        return None if self.highest is None else self.highest.p_value
+
+    @property
+    def keep(self) -> float | None:
+        """y with only the k highest; None unless sufficiency was asked for."""
+        return None if self.kept is None else self.kept.y
+
+    @property
+    def keep_p_value(self) -> float | None:
+        """How often k random units keep as much."""
+        return None if self.kept is None else self.kept.p_value
+
+    @property
+    def better_than_chance(self) -> bool | None:
+        """Whether p is at most 0.05; None where nothing could be tested."""
+        return None if self.p_value is None else self.p_value <= LEVEL
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in words."""
+        if self.highest is None:
+            few = f" ({self.units_called}; at least {LEAST} are needed)" if self.reason == FEW else ""
+            return f"{self.reason[:1].upper()}{self.reason[1:]}{few}."
+        which = f"{self.k} " if self.k > 1 else ""
+        start = f"Without the {which}highest of {self.units_called} the {self._called}"
+        parts = [f"{start} {self._moved(self.highest)}; {self._chance(self.highest, 'fall')}."]
+        if not self.better_than_chance:
+            parts.append("The map fails: here it is not better than chance.")
+        if self.lowest is not None:
+            parts.append(
+                f"Without the {which}lowest it {self._moved(self.lowest)}; {self._chance(self.lowest, 'rise')}."
+            )
+        if self.kept is not None:
+            kept = f"With only the {which}highest it is {_number(self.kept.y)}{_percents(self.kept.probability)}"
+            parts.append(f"{kept}; {self._chance(self.kept, 'keep')}.")
+        return " ".join(parts)
+
+    def __str__(self) -> str:
+        return self.sentence
+
+    @property
+    def units_called(self) -> str:
+        """All units, in words: "64 patches"."""
+        return _count(self.units, self.unit)
+
+    @property
+    def _called(self) -> str:
+        return f"{self.number} of {self.label}" if self.label else self.number
+
+    def _moved(self, outcome: Outcome) -> str:
+        """From where to where, with the probabilities."""
+        a, b = _apart(self.value, outcome.y)
+        if a == b:
+            return f"stays at {a}{_percents(self.probability)}"
+        verb = "rises" if outcome.y > self.value else "falls"
+        return f"{verb} from {a} to {b}{_percents(self.probability, outcome.probability)}"
+
+    def _chance(self, outcome: Outcome, claim: str) -> str:
+        """How many random choices do as well, and p."""
+        one, several = _verbs(outcome, claim)
+        choices = f"of the {self.random} other choices" if self.every else f"of {self.random} random choices"
+        found = f"{outcome.as_far or 'none'} {several if outcome.as_far > 1 else one}"
+        return f"{choices} {found} (p = {outcome.p_value:.2g})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        plain: dict[str, Any] = as_json(dataclasses.asdict(self))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CausalTest:
+        """The inverse of `as_dict`."""
+        made = {**values, "asked": HowTested(**values["asked"])}
+        for name in ("highest", "lowest", "kept"):
+            made[name] = None if values[name] is None else _outcome(values[name])
+        if values["value"] is None or math.isnan(values["value"]):
+            made["value"] = math.nan  # the same one, so that tests are equal
+        return cls(**made)
+
+
+def _outcome(values: Mapping[str, Any]) -> Outcome:
+    return Outcome(**{**values, "random": tuple(map(float, values["random"]))})
+
+
+def _verbs(outcome: Outcome, claim: str) -> tuple[str, str]:
+    """What one, and what several random choices do that are counted: at least as far as the map's."""
+    if claim == "keep":
+        return "keeps as much", "keep as much"
+    other = "rise" if claim == "fall" else "fall"
+    if outcome.change > 0:
+        return f"{claim}s as far", f"{claim} as far"
+    if outcome.change < 0:
+        return f"{other}s no farther", f"{other} no farther"
+    return f"stays or {claim}s", f"stay or {claim}"
+
+
+def _count(count: int, unit: str) -> str:
+    """So many units, in words."""
+    return f"{count} {unit if count == 1 else PLURALS.get(unit, unit + 's')}"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    """A value of the target with three figures, large ones without an exponent."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.{digits}g}"
+
+
+def _apart(a: float, b: float) -> tuple[str, str]:
+    """Two values with as many figures as tell them apart, six at most."""
+    for digits in (3, 4, 5):
+        if (x := _number(a, digits)) != (y := _number(b, digits)):
+            return x, y
+    return _number(a, 6), _number(b, 6)
+
+
+def _percents(*values: float | None) -> str:
+    """(87 % to 12 %), where there are probabilities."""
+    known = [_percent(v) for v in values if v is not None]
+    return f" ({' to '.join(known)})" if known and len(known) == len(values) else ""
+
+
+def _percent(value: float) -> str:
+    """A probability: whole per cents, of less than one per cent tenths."""
+    if 0 < value < 0.0005:
+        return "<0.1 %"
+    return f"{100 * value:.1f} %" if 0 < value < 0.0095 else f"{100 * value:.0f} %"
+
+
+# -- when it is asked for ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a map can be tested by once its model is given again: the inputs, and how the target was made.
+
+    Attributes:
+        inputs: as `regard.explain` took them: a tensor, a tuple of tensors, or a dict of tensors and plain values.
+        target: the name of `Target`'s constructor, and its arguments. special: stream -> bool (batch, tokens), the tokens
+            that the tokenizer added. prompts: text stream -> how many tokens of it were there before the model wrote.
+    """
+
+    inputs: Any = field(repr=False)
+    target: tuple[str, dict[str, Any]]
+    special: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    prompts: Mapping[str, int] = field(default_factory=dict)
+    batch_axis: Any = 0
+
+    def packed(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """For a file: what is no tensor; tensors go among the `tensors`."""
+        given = self.inputs
+        kind = "dict" if isinstance(given, Mapping) else "tuple" if isinstance(given, tuple) else "tensor"
+        named = given if kind == "dict" else dict(enumerate(given if kind == "tuple" else [given]))
+        plain: dict[str, Any] = {}
+        for name, value in named.items():
+            if isinstance(value, Tensor):
+                tensors[f"causal/inputs/{name}"] = value.detach().cpu().clone().contiguous()
+            plain[str(name)] = None if isinstance(value, Tensor) else [value]
+        tensors |= {f"causal/special/{name}": t.cpu().clone().contiguous() for name, t in self.special.items()}
+        own = {"target": packed_target(self.target), "prompts": dict(self.prompts)}
+        return own | {"kind": kind, "inputs": plain, "special": [*self.special], "batch_axis": self.batch_axis}
+
+    @classmethod
+    def unpacked(cls, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Recipe:
+        """The inverse of `packed`."""
+        values = {k: tensors[f"causal/inputs/{k}"] if v is None else v[0] for k, v in entry["inputs"].items()}
+        inputs: Any = values if entry["kind"] == "dict" else tuple(values.values())
+        return cls(
+            inputs[0] if entry["kind"] == "tensor" else inputs,
+            target_of(entry["target"]),
+            {name: tensors[f"causal/special/{name}"] for name in entry["special"]},
+            {str(k): int(n) for k, n in entry["prompts"].items()},
+            entry["batch_axis"],
+        )
+
+
+def packed_target(target: tuple[str, dict[str, Any]]) -> list[Any]:
+    """How a target was made, for a file."""
+    return [target[0], as_json(target[1])]
+
+
+def target_of(entry: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+    """The inverse of `packed_target`."""
+    kind, given = entry
+    return str(kind), {k: torch.tensor(v) if isinstance(v, list) else v for k, v in given.items()}
+
+
+Compute = Callable[[Any, HowTested, Sequence[int], float], list[CausalTest]]
+"""(explanation, asked, samples, seconds) -> a test of each of the samples; Misuse where it would take more seconds."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """What tests on a model that is given again, and what unpickles a test so that it can."""
+
+    on: Callable[[Any, Recipe], Compute]
+    restored: Callable[..., LateTest]
+
+
+AGAIN: list[Again] = []
+"""The room that runs models puts it here."""
+
+
+@dataclass
+class LateTest:
+    """How an explanation is tested when that is asked for.
+
+    Attributes:
+        compute: what tests on the model that was explained; None after `load`. refused: why there is no test, or "".
+        recipe: what it takes to test on a model that is given again; lacking: why there is none.
+        samples: which samples of the batch that was explained the explanation holds; None: all.
+        skipped: why a page that would have shown a test has none.
+    """
+
+    compute: Compute | None = field(default=None, repr=False)
+    refused: str = ""
+    recipe: Recipe | None = field(default=None, repr=False)
+    lacking: str = "it was saved before explanations could be tested"
+    samples: tuple[int, ...] | None = None
+    skipped: str = ""
+
+    def tests(self, exp: Any, asked: HowTested, model: Any = None, seconds: float = math.inf) -> list[CausalTest]:
+        """One test a sample. Raises Misuse where there can be none, or it takes longer than so many seconds."""
+        if self.refused:
+            raise Misuse(self.refused)
+        compute = self.compute if model is None else self._on(model)
+        if compute is None:
+            raise Misuse(
+                "this explanation was saved or pickled without its model, and a test runs the model; give it: test(model=...)"
+            )
+        samples = range(len(exp.receipt.target_value)) if self.samples is None else self.samples
+        return compute(exp, asked, samples, seconds)
+
+    def _on(self, model: Any) -> Compute:
+        """What tests on a model that is given: a module, or a reader of one."""
+        if self.recipe is None:
+            raise Misuse(f"this explanation cannot be tested on a model that is given: {self.lacking}; explain again")
+        if not AGAIN:
+            raise Misuse("explanations are read with regard.Explanation where they are to be tested")
+        return AGAIN[0].on(model, self.recipe)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rest = (self.refused, self.recipe, self.lacking, self.samples, self.skipped)
+        return (AGAIN[0].restored, rest) if AGAIN else (LateTest, (None, *rest))
+
+    def __deepcopy__(self, memo: Any) -> LateTest:
+        return replace(self)
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is, or was, a model to test on."""
+        return self.compute is not None or self.recipe is not None
+
+    def of_sample(self, i: int) -> LateTest:
+        """The test of one sample alone."""
+        return replace(self, samples=(i if self.samples is None else self.samples[i],))
+
+    @property
+    def made(self) -> list[Any] | None:
+        """For a file: how the target was made, which others on the same inputs share all else with."""
+        return None if self.recipe is None else packed_target(self.recipe.target)
+
+    def of_target(self, made: Sequence[Any] | None) -> LateTest:
+        """The same of another target on the same inputs."""
+        recipe = None if made is None or self.recipe is None else replace(self.recipe, target=target_of(made))
+        return replace(self, recipe=recipe)
+
+    def packed(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """For a file: what is no tensor; the inputs go among the tensors."""
+        recipe = None if self.recipe is None else self.recipe.packed(tensors)
+        return {"refused": self.refused, "lacking": self.lacking, "samples": self.samples, "recipe": recipe}
+
+    @classmethod
+    def unpacked(cls, entry: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> LateTest:
+        """The inverse of `packed`."""
+        if entry is None:
+            return cls()
+        samples = None if entry["samples"] is None else tuple(map(int, entry["samples"]))
+        recipe = None if entry["recipe"] is None else Recipe.unpacked(entry["recipe"], tensors)
+        return cls(None, str(entry["refused"]), recipe, str(entry["lacking"]), samples)
+
+
+def shown_tested(explanations: Iterable[Any], test: bool | None = None) -> None:
+    """Test what is to be shown: all (True), none (False), or as many as `SECONDS` suffice for (None); what is not tested says
+    why."""
+    end = time.perf_counter() + (math.inf if test else SECONDS)
+    for exp in explanations if test is not False else ():
+        exp.test_unasked(max(0.0, end - time.perf_counter()))
+
+
+__all__ = ["AGAIN", "FEW", "LEAST", "LEVEL", "CausalTest", "HowTested", "LateTest", "Outcome", "Recipe", "shown_tested"]
