@@ -16,4 +16,6 @@ if importlib.util.find_spec("timm") is None:  # it has an environment of its own
 
 pytest.register_assert_rewrite("support.checks")
 
-checked.check("regard.recording", "regard.attribution", "regard.explanation", "regard.editing", "regard.target")
+checked.check(
+    "regard.recording", "regard.attribution", "regard.explanation", "regard.editing", "regard.target", "regard.theory"
+)

@@ -1,4 +1,4 @@
-"""The command line: `regard explain | compare | transfer | rewrite | inspect | methods | zoo`.
+"""The command line: `regard explain | compare | transfer | rewrite | theory | inspect | methods | zoo`.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -30,6 +30,7 @@ from regard.cli.files import (
 )
 from regard.cli.inputs import Pair, check, read_input, read_words
 from regard.cli.rewriting import check_reached, forget_other, in_short, pictures_in, render, render_report, wanted
+from regard.cli.theory import check_agreed, check_theory, in_short_of_theory, laboratory, render_theory
 from regard.errors import RegardError
 from regard.extras import need
 from regard.memory import budget_of
@@ -410,6 +411,45 @@ def rewrite(
         typer.echo(one_line(str(found)))
     show_files(files, quiet)
     check_reached(found)
+
+
+@app.command()
+@_guarded
+def theory(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The Stanford Sentiment Treebank, {train,dev,test}.trees.txt.gz. Default: a small language of our own.",
+        ),
+    ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="An earlier --out: its classifier is examined, and none is trained."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="The sentence that is shown. Default: one of the test sentences.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of training and of sampling.")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.html, figures, numbers and the classifier; older ones are replaced.")
+    ] = Path("regard-theory"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train a classifier whose explanations have closed forms, test each of them, and show attention against post-hoc."""
+    check_theory(data, classifier, text, seed)
+    out = writable(out)
+    for extra in ("viz", "eval"):
+        need(extra)
+    with steps("training") as told:
+        found = laboratory(data, classifier, text, seed, told)
+    with busy("drawing"):
+        files = write_all([found], out, render_theory)
+    if not quiet:
+        typer.echo(in_short_of_theory(found))
+    show_files([f for f in files if f.suffix in (".html", ".png")], quiet)
+    check_agreed(found)
 
 
 @app.command()

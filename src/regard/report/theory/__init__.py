@@ -1,0 +1,1 @@
+"""The page of the mathematical laboratory: the analytic classifier, its closed forms, and what they agree with."""
