@@ -42,12 +42,12 @@ class OneLayer(nn.Module):
         S = q @ k.transpose(-2, -1) / self.root
         if attention_mask is not None:
             S = S.masked_fill(attention_mask[:, None, None] == 0, float("-inf"))
-        read: Tensor = S.softmax(-1) @ v
-        return read.transpose(1, 2).flatten(1)
+        return (S.softmax(-1) @ v).transpose(1, 2).flatten(1)
 
     def _split(self, x: Tensor) -> Float[Tensor, "batch head token part"]:
         """Heads apart."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        apart: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return apart
 
 
 class AttentionClassifier(nn.Module):

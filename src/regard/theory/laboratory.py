@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,7 @@ def examine(
 ) -> Findings:
     """Test every closed form on `texts` test sentences, in float64, and put the seven explainers to `words` of them."""
     exact = copy.deepcopy(model).double().eval()
-    random = fresh(model.words, replace(Recipe(), **model.sizes), torch.Generator().manual_seed(seed))
+    random = fresh(model.words, alike(model), torch.Generator().manual_seed(seed))
     chosen = spread(corpus.test, texts)
     found = Findings.empty()
     steps = 2 * len(chosen) + min(words, len(corpus.test))
@@ -132,6 +132,12 @@ def examine(
     found.errors = {n: float(np.sqrt(np.concatenate(e).mean())) for n, e in errors.items() if e}
     found.z = np.concatenate(z)
     return found
+
+
+def alike(model: AttentionClassifier) -> Recipe:
+    """What makes an untrained classifier of the same sizes."""
+    sizes: dict[str, Any] = dict(model.sizes)
+    return Recipe(**sizes)
 
 
 def typical(corpus: Corpus) -> Labelled:

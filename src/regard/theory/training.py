@@ -42,7 +42,7 @@ class Recipe:
 
 def recipe_of(corpus: Corpus) -> Recipe:
     """What was found to do well on a corpus: a small one of whole sentences, or a large one of phrases."""
-    return Recipe() if all(t.whole for t in corpus.train) else Recipe(epochs=4, batch=128, rate=3e-3)
+    return Recipe() if all(t.whole for t in corpus.train) else Recipe(epochs=4)
 
 
 def train(corpus: Corpus, recipe: Recipe = Recipe(), seed: int = 0, told: Told | None = None) -> AttentionClassifier:
