@@ -94,6 +94,7 @@ def test_a_closed_form_that_is_wrong_ends_with_1_and_says_so(
 ) -> None:
     wrong = copy.deepcopy(experiment)
     wrong.found.agreements["gradient"].formula[0] *= 1.001
+    wrong.found.places = {}  # as of a text of one word
     monkeypatch.setattr(cli, "laboratory", lambda *_: wrong)
     monkeypatch.setattr("regard.report.theory.html._uris", lambda *_: {"light": "data:,", "dark": "data:,"})
     monkeypatch.setattr("regard.report.theory.figures.agreement", lambda *_: Figure())
@@ -103,6 +104,8 @@ def test_a_closed_form_that_is_wrong_ends_with_1_and_says_so(
     page = Path("o/report.html").read_text("utf-8")
     assert page.count("<strong>Does not agree</strong>") == 1
     assert "Not all closed forms agree" in page
+    assert "What position does" not in page
+    assert files("o") == [f for f in FILES if f != "position.png"]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,11 @@ def test_what_is_refused(args: tuple[str, ...], said: str) -> None:
     Path("file").write_text("x")
     assert said in run("--out", "o", *args, code=2).stderr
     assert sorted(p.name for p in Path().iterdir()) == ["file"]
+
+
+def test_a_text_that_is_too_long_is_refused(made: Path) -> None:
+    said = run("--classifier", made, "--text", "dull " * 64, code=2).stderr
+    assert "--text has 64 words, and the classifier takes 63" in said
 
 
 def test_a_classifier_of_other_data_is_refused(made: Path) -> None:

@@ -24,7 +24,7 @@ from regard.theory import (
     units,
     write,
 )
-from regard.theory.classifier import sinusoids
+from regard.theory.classifier import sinusoids, words_of
 from regard.theory.data import OPENING, STRENGTH, phrases
 
 SST = Path(__file__).resolve().parents[3] / "shared" / "data" / "sst"
@@ -38,7 +38,7 @@ def test_words_of_a_text():
         ("It’s well-made", ["it", "'s", "well-made"]),
         (["It", "is"], ["it", "is"]),
     ):
-        assert model.known_form(said) == words
+        assert words_of(said) == words
         ids = model.read(said)["input_ids"][0].tolist()
         assert [model.words[i] for i in ids] == ["[CLS]", *words]
     both = model.read("it is", "good")
@@ -112,7 +112,7 @@ def test_the_trained_one_ranks_by_attention_without_sign_and_by_lime_with_it(cor
 
 def test_the_opening_counts_more(trained):
     """What position does: the same word, later in the sentence, says less of the same sign."""
-    rest = AttentionClassifier([]).known_form("the plot was long, the cast is early and the music feels french")
+    rest = words_of("the plot was long, the cast is early and the music feels french")
     limits = []
     for at in (3, 8):
         words = [*rest[:at], "dreadful", *rest[at + 1 :]]
@@ -192,6 +192,9 @@ def test_files_of_trees(tmp_path):
     corpus = read_treebank(tmp_path)
     assert [len(part) for part in (corpus.train, corpus.dev, corpus.test)] == [7, 2, 2]
     assert accuracy(train(corpus, SMALL), corpus.test) in (0.0, 0.5, 1.0)
+    (tmp_path / "test.trees.txt").write_text("(2 (2 a) (2 film))\n")
+    with pytest.raises(InputError, match="no test sentence that is positive or negative"):
+        read_treebank(tmp_path)
     (tmp_path / "test.trees.txt").write_text("no tree\n")
     with pytest.raises(InputError, match="holds no trees"):
         read_treebank(tmp_path)

@@ -430,7 +430,7 @@ def theory(
     text: Annotated[
         str | None, typer.Option(help="The sentence that is shown. Default: one of the test sentences.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of training and of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the language, of training and of sampling.")] = 0,
     out: Annotated[
         Path, typer.Option(help="Folder for report.html, figures, numbers and the classifier; older ones are replaced.")
     ] = Path("regard-theory"),

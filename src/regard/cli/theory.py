@@ -37,10 +37,19 @@ def laboratory(
     """Train the classifier, or read it; examine it; put the seven explainers to one sentence."""
     from regard.theory.data import language, read_treebank
     from regard.theory.laboratory import examine, move
-    from regard.theory.training import accuracy
+    from regard.theory.store import read
+    from regard.theory.training import Recipe, accuracy
 
-    corpus = language(seed) if data is None else read_treebank(data)
-    model, card = _classifier(corpus, classifier, seed, told)
+    model, card = (None, {"seed": seed}) if classifier is None else read(classifier)
+    corpus = language(card.get("seed", seed)) if data is None else read_treebank(data)
+    if text is not None:
+        _check_length(text, Recipe().length if model is None else model.length)
+    if model is None:
+        model, card = _trained(corpus, seed, told)
+    elif card.get("corpus") != corpus.name:
+        raise Misuse(
+            f"the classifier in {classifier} was trained on {card.get('corpus')}, not on {corpus.name}; give the same --data"
+        )
     right = {"dev": accuracy(model, corpus.dev), "test": accuracy(model, corpus.test)}
     found = examine(model, corpus, seed=seed, told=told)
     made = _of_one(model, corpus, text, seed)
@@ -49,19 +58,19 @@ def laboratory(
     return made
 
 
-def _classifier(
-    corpus: Corpus, folder: Path | None, seed: int, told: Told | None
-) -> tuple[AttentionClassifier, dict[str, Any]]:
-    from regard.theory.store import read
+def _check_length(text: str, length: int) -> None:
+    """Refuse a text that the classifier would cut."""
+    from regard.theory.classifier import words_of
+
+    count = len(words_of(text))
+    if count >= length:
+        raise InputError(f"--text has {count} words, and the classifier takes {length - 1}; shorten it")
+
+
+def _trained(corpus: Corpus, seed: int, told: Told | None) -> tuple[AttentionClassifier, dict[str, Any]]:
+    """A classifier of a corpus, and how it was trained."""
     from regard.theory.training import recipe_of, train
 
-    if folder is not None:
-        model, card = read(folder)
-        if card.get("corpus") != corpus.name:
-            raise Misuse(
-                f"the classifier in {folder} was trained on {card.get('corpus')}, not on {corpus.name}; give the same --data"
-            )
-        return model, card
     recipe, start = recipe_of(corpus), time.perf_counter()
     model = train(corpus, recipe, seed, told)
     seconds = round(time.perf_counter() - start)
@@ -70,6 +79,7 @@ def _classifier(
 
 def _of_one(model: AttentionClassifier, corpus: Corpus, text: str | None, seed: int) -> Experiment:
     """One sentence: the seven explainers, and Regard's own methods beside their closed forms."""
+    from regard.theory.classifier import words_of
     from regard.theory.data import Labelled
     from regard.theory.explainers import seven
     from regard.theory.laboratory import Experiment, Findings, cut, typical
@@ -77,7 +87,7 @@ def _of_one(model: AttentionClassifier, corpus: Corpus, text: str | None, seed: 
     if text is None:
         shown = cut(model, typical(corpus))
     else:
-        words = tuple(model.known_form(text))
+        words = tuple(words_of(text))
         shown = Labelled(words, 0.5, True, (0.0,) * len(words))
     inputs = model.read(shown.words)
     f = float(model(**inputs).detach())

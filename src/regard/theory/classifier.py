@@ -107,17 +107,12 @@ class AttentionClassifier(nn.Module):
 
         Raises InputError for a text without words.
         """
-        rows = [[CLS, *(self.number.get(w, UNK) for w in self.known_form(t))][: self.length] for t in texts]
+        rows = [[CLS, *(self.number.get(w, UNK) for w in words_of(t))][: self.length] for t in texts]
         if not rows or min(map(len, rows)) < 2:
             raise InputError("a text has no words; give the classifier at least one")
         longest = max(map(len, rows))
         ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows], device=self.embedding.weight.device)
         return {"input_ids": ids, "attention_mask": (ids != PAD).long()}
-
-    def known_form(self, text: str | Sequence[str]) -> list[str]:
-        """The words of a text in lower case, as many as the model takes."""
-        words = WORD.findall(text.replace("’", "'")) if isinstance(text, str) else text
-        return [w.lower() for w in words][: self.length - 1]
 
     @property
     def layer(self) -> OneLayer:
@@ -132,6 +127,12 @@ class AttentionClassifier(nn.Module):
         return {**self.sizes, "words": list(self.words[len(SPECIAL) :])}
 
 
+def words_of(text: str | Sequence[str]) -> list[str]:
+    """The words of a text in lower case; stops are words, and `n't`, `'s` apart."""
+    words = WORD.findall(text.replace("’", "'")) if isinstance(text, str) else text
+    return [w.lower() for w in words]
+
+
 def sinusoids(length: int, width: int) -> Float[Tensor, "token width"]:
     """W_p(t): sin(t ω) and cos(t ω) side by side, ω = 10000^(-2i / width)."""
     omega = 10000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
@@ -139,4 +140,4 @@ def sinusoids(length: int, width: int) -> Float[Tensor, "token width"]:
     return torch.stack([turn.sin(), turn.cos()], -1).flatten(1).to(torch.get_default_dtype())
 
 
-__all__ = ["AttentionClassifier", "sinusoids"]
+__all__ = ["AttentionClassifier", "sinusoids", "words_of"]

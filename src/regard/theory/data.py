@@ -48,11 +48,14 @@ def read_treebank(folder: Path) -> Corpus:
     """The Stanford Sentiment Treebank (Socher et al., 2013) from {train,dev,test}.trees.txt.gz, or the same unzipped.
 
     Train: every phrase once. Dev and test: the whole sentences that are not neutral, 872 and 1821 (SST-2).
-    Raises InputError for a file that is missing or holds no trees.
+    Raises InputError for a file that is missing or holds no trees, or no such sentences.
     """
     train, dev, test = (read_trees(folder, split) for split in SPLITS)
     unique = {(p.words, p.label): p for p in train}
     dev, test = ([p for p in part if p.whole and p.label != 0.5] for part in (dev, test))
+    for split, part in (("dev", dev), ("test", test)):
+        if not part:
+            raise InputError(f"{folder} has no {split} sentence that is positive or negative")
     about = "Stanford Sentiment Treebank (Socher et al., 2013): film reviews, with a label for every phrase"
     return Corpus("SST-2", [*unique.values()], dev, test, about, "as people labelled each word alone")
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regard.errors import InputError
 from regard.theory.classifier import AttentionClassifier
 from regard.theory.data import Corpus, Labelled
 from regard.theory.explainers import seven
@@ -99,10 +100,15 @@ def examine(
     seed: int = 0,
     told: Told | None = None,
 ) -> Findings:
-    """Test every closed form on `texts` test sentences, in float64, and put the seven explainers to `words` of them."""
+    """Test every closed form on `texts` test sentences, in float64, and put the seven explainers to `words` of them.
+
+    Raises InputError where no sentence has two distinct words.
+    """
     exact = copy.deepcopy(model).double().eval()
     random = fresh(model.words, alike(model), torch.Generator().manual_seed(seed))
     chosen = spread(corpus.test, texts)
+    if not chosen:
+        raise InputError("no test sentence has two distinct words, and LIME is about what is left of them")
     found = Findings.empty()
     steps = 2 * len(chosen) + min(words, len(corpus.test))
     done = 0

@@ -47,7 +47,8 @@ def page(of: Experiment) -> str:
             checks=_checks(found),
             paper=_paper(found),
             sampled={"most": SAMPLES[-1], "z": f"{float((found.z**2).mean()):.2f}"},
-            figures={name: _uris(draw, found) for name, draw in (("agreement", agreement), ("position", position))},
+            figures={"agreement": _uris(agreement, found)}
+            | ({"position": _uris(position, found)} if found.places else {}),
             sentence=_sentence(of),
             signs=sign_table(found),
             place=_place(found),
