@@ -14,8 +14,9 @@ from regard.errors import Misuse, nearest
 
 Channels = float | Sequence[float]
 TokenId = Callable[[str], int]
-"""The id of a tokenizer's "mask" or "pad" token."""
-SPELLINGS = ("zero", "black", "white", "mean", "blur", "noise", "mask", "pad")
+"""The id of a tokenizer's "mask", "pad" or "unk" token."""
+TOKENS = ("mask", "pad", "unk")
+SPELLINGS = ("zero", "black", "white", "mean", "blur", "noise", *TOKENS)
 """Baselines that have a name in words, as `Baseline.parse` reads them."""
 
 
@@ -80,6 +81,11 @@ class Baseline:
         return cls("token", _whole(id, "a token's id"), f"pad token {id}")
 
     @classmethod
+    def unk_token(cls, id: int) -> Baseline:
+        """The token for unknown words in place of every content token."""
+        return cls("token", _whole(id, "a token's id"), f"unknown token {id}")
+
+    @classmethod
     def of(cls, value: Any, label: str = "given") -> Baseline:
         """Your own: a tensor of the input's shape (one sample's, or the batch's), or ids for an input of ids."""
         import torch
@@ -113,19 +119,19 @@ class Baseline:
 
     @classmethod
     def parse(cls, words: str, token_id: TokenId | None = None) -> Baseline:
-        """`zero`, `black`, `white`, `mean`, `blur` or `blur:SIGMA`, `noise` or `noise:SEED`, `mask`, `pad`; `zero:local`.
+        """`zero` (`zero:local`), `black`, `white`, `mean`, `blur` (`blur:SIGMA`), `noise` (`noise:SEED`), `mask`, `pad`, `unk`.
 
-        `token_id` gives the ids of `mask` and `pad`, which a reader knows. Raises UnknownName or Misuse, naming what would be
+        `token_id` gives the ids of the last three, which a reader knows. Raises UnknownName or Misuse, naming what would be
         accepted.
 
         >>> Baseline.parse("blur:5").label
         'blur, sigma 5'
         """
         kind, number, local = _parts(words)
-        if kind in ("mask", "pad"):
-            of = cls.mask_token if kind == "mask" else cls.pad_token
-            return of((token_id or _no_reader)(kind))
-        made: Baseline = getattr(cls, kind)(*(() if number is None else (number,)))
+        if kind in TOKENS:
+            made: Baseline = getattr(cls, f"{kind}_token")((token_id or _no_reader)(kind))
+            return made
+        made = getattr(cls, kind)(*(() if number is None else (number,)))
         return made.local() if local else made
 
 

@@ -484,11 +484,11 @@ class Reader(RawReader):
         return Baseline.parse(baseline, self._token_id) if isinstance(baseline, str) else baseline
 
     def _token_id(self, kind: str) -> int:
-        """The id of the tokenizer's mask or padding token. Raises Misuse if it has none."""
+        """The id of the tokenizer's mask, padding or unknown token. Raises Misuse if it has none."""
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         if self.kind == "image":
             raise Misuse(f"baseline {kind!r} is for texts, and {type(self.model).__name__} reads pictures; use zero")
-        found = tokenizer.mask_token_id if kind == "mask" else pad_id(tokenizer)
+        found = pad_id(tokenizer) if kind == "pad" else getattr(tokenizer, f"{kind}_token_id")
         if found is None:
             raise Misuse(f"{type(tokenizer).__name__} has no {kind} token; use another baseline, such as zero")
         return int(found)

@@ -148,7 +148,9 @@ def _explained(
             if find:
                 wanted, find = [_target_of(thing) for thing in find(recording.output)], None
             watched.seconds = time.perf_counter() - started
-            for t, (wish, found) in enumerate(wanted):
+            watched.targets = [wish for wish, _ in wanted]
+            for watched.number, (wish, found) in enumerate(wanted):
+                t = watched.number
                 maps = one_target(watched, wish, [rows[m] for m in group], options, keep=t < len(wanted) - 1)
                 for m, explanation in zip(group, maps, strict=True):
                     explanation.found = found
@@ -220,6 +222,8 @@ def _inputs_suffice(inputs: Inputs, rows: Sequence[Method], site: Site | None) -
     if any(row.site not in (OwnSite.INPUT, OwnSite.NONE) for row in rows) or (
         site is not None and site.kind != "input"
     ):
+        return False
+    if any("calls" in row.needs for row in rows):
         return False
     read = {name: t for name, t in inputs.tensors.items() if not is_mask(name, t)}
     alike = {inputs.axis(name) for name in inputs.tensors} == {0} and len({len(t) for t in read.values()}) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -69,9 +69,8 @@ class Maps:
         """Where any of the maps has relevance, for a run whose read-out is not followed: (batch, row), its size."""
         return sum((r.abs() for r in self.relevance.values()), self.context.recording.zeros())
 
-    def of_samples(self, name: str, shown: Mapping[str, int]) -> Tensor:
+    def of_samples(self, relevance: Relevance, shown: Mapping[str, int]) -> Tensor:
         """(row,) of the samples that are shown."""
-        relevance = self.relevance[name]
         out = torch.zeros(relevance.shape[1], dtype=torch.float32)
         recording = self.context.recording
         for stream in recording.streams:
@@ -93,7 +92,15 @@ class Maps:
         return False
 
 
-def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options: dict[str, Any], keep: bool) -> Maps:
+def maps_of(
+    w: Watched,
+    y: Tensor,
+    again: Rerun,
+    rows: Sequence[Method],
+    options: dict[str, Any],
+    keep: bool,
+    siblings: Callable[[], Sequence[Rerun | None]],
+) -> Maps:
     """One gradient, one walk for all methods of the attention family, and the other methods."""
     started = time.perf_counter()
     recording, only = w.recording, _only(rows, options)
@@ -101,6 +108,7 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     readout = LateReadout(lambda: read_rows(recording, y, gradients, w.how.readout, again))
     context = Context(recording, gradients, readout, w.how.seed, w.how.site, w.how.baseline, again, w.reading)
     context.asked = w.how.readout is not None
+    context.siblings, context.number, context.shared_runs = siblings, w.number, w.between_targets
     maps = Maps(context, readout)
     maps.guides = _guides(w, maps, rows, options)
     made, notes = _made(recording, rows, options, maps.guides)
@@ -115,7 +123,7 @@ def maps_of(w: Watched, y: Tensor, again: Rerun, rows: Sequence[Method], options
     for row in rows:
         since = time.perf_counter()
         told = [*(earlier if row.follows_maps(w.how.site) else []), *notes.get(row.name, [])]
-        context = maps.contexts[row.name] = replace(maps.context, notes=told)
+        context = maps.contexts[row.name] = replace(maps.context, notes=told, fits=[])
         readout.asked = False
         found = walked[row.name] if row.name in walked else made[row.name](context)
         maps.read_by[row.name] = readout.asked

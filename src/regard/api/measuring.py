@@ -15,6 +15,7 @@ from regard.attribution.attention.path_rules import Corrected, Fusion, Preset, r
 from regard.attribution.integral.baseline_values import zero_of
 from regard.attribution.integral.path import Path
 from regard.attribution.method import Method, OwnSite
+from regard.attribution.removal.explained import Removed
 from regard.explanation.receipt import Measured, Receipt
 from regard.explanation.token_rows import TokenRows
 from regard.recording import Gradients, Recording, record
@@ -33,7 +34,7 @@ MIXED_ROWS = "samples read tokens of one another here: explain one pair at a tim
 
 
 def measurement(
-    w: Watched, target: Target, row: Method, value: Value, finals: tuple[int, ...], paths: Sequence[Path]
+    w: Watched, target: Target, row: Method, value: Value, finals: tuple[int, ...], paths: Sequence[Path | Removed]
 ) -> Callable[[], Measured]:
     """A closure for the receipt that does not hold the recording: only the model, its inputs, and the output."""
     model, inputs, named, rng = w.recording.model, w.recording.given, w.recording.inputs, w.rng

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from regard.attribution.integral.path import Path
+from regard.attribution.removal.explained import Removed
 from regard.explanation.names import input_name
 from regard.explanation.raw_inputs import Raw
 from regard.recording import Recording, Stream
 from regard.recording.inputs import CACHES
 
 
-def run_notes(recording: Recording, follows: bool, along: Path | None) -> list[str]:
+def run_notes(recording: Recording, follows: bool, along: Path | Removed | None) -> list[str]:
     """What to know of the run; of its attention only where the method follows it."""
     notes = recording.overrides.sentences() + (_of_attention(recording) if follows else []) + _of_packed(recording)
     notes += _of_caches(recording, follows)

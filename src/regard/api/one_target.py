@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +21,14 @@ from regard.api.transferring import late_transfer
 from regard.attribution.context import Context, summed
 from regard.attribution.integral.path import Path
 from regard.attribution.method import Method, OwnSite
+from regard.attribution.removal.explained import Removed
 from regard.attribution.rerun import Rerun
 from regard.errors import NonFinite
 from regard.explanation.explanation import Explanation
 from regard.explanation.guidance import Guidance
 from regard.explanation.places import WHOLE, Grid, Raster
 from regard.explanation.raw_inputs import Raw
-from regard.explanation.receipt import ReadTokens, Receipt
+from regard.explanation.receipt import ReadTokens, Receipt, Surrogate
 from regard.guide import Guide
 from regard.recording import Recording, Stream
 from regard.recording.ambient import as_the_user
@@ -76,17 +78,39 @@ def _maps(
     w: Watched, target: Target, value: Value, rows: Sequence[Method], options: dict[str, Any], keep: bool
 ) -> list[Maps]:
     """The maps of all methods: once for all samples, or once for each where they read one another."""
-    recording = w.recording
     with torch.enable_grad():
         parts = value.y.split(1) if value.shared else (value.y,)
-    again = Rerun(
+    again = _again(w, target, value)
+    return [
+        maps_of(
+            w,
+            y,
+            replace(again, shared=i if value.shared else None),
+            rows,
+            options,
+            keep or i < len(parts) - 1,
+            partial(_siblings, w),
+        )
+        for i, y in enumerate(parts)
+    ]
+
+
+def _again(w: Watched, target: Target, value: Value) -> Rerun:
+    """How the recorded run can be repeated for a target."""
+    recording = w.recording
+    return Rerun(
         recording.model, recording.given, target, recording.batch, value.explained, value.rival, w.how.streams, w.rng[0],
         in_place=not recording.whole,
     )  # fmt: skip
-    return [
-        maps_of(w, y, replace(again, shared=i if value.shared else None), rows, options, keep or i < len(parts) - 1)
-        for i, y in enumerate(parts)
-    ]
+
+
+def _siblings(w: Watched) -> Sequence[Rerun | None]:
+    """All targets of the call; None for one whose values rest on several samples."""
+    if w.reruns is None:
+        known = [_value(w.recording, t) for t in w.targets]
+        alone = [not v.shared and len(v.y) == w.recording.batch for _, v in known]
+        w.reruns = [_again(w, t, v) if one else None for (t, v), one in zip(known, alone, strict=True)]
+    return w.reruns
 
 
 @dataclass(frozen=True)
@@ -152,7 +176,7 @@ class OneMap:
         return self.maps[0].contexts[self.row.name]
 
     @property
-    def _paths(self) -> list[Path]:
+    def _paths(self) -> list[Path | Removed]:
         return [p for m in self.maps if (p := m.contexts[self.row.name].reference) is not None]
 
     @property
@@ -166,7 +190,19 @@ class OneMap:
         name = self.row.name
         if not self.value.shared:
             return self.maps[0].relevance[name]
-        return torch.stack([m.of_samples(name, s) for m, s in zip(self.maps, self.shown, strict=True)])
+        return torch.stack([m.of_samples(m.relevance[name], s) for m, s in zip(self.maps, self.shown, strict=True)])
+
+    def _surrogate(self, streams: Sequence[Stream]) -> Surrogate | None:
+        """What a linear model that was fitted to runs says of itself."""
+        contexts = [m.contexts[self.row.name] for m in self.maps]
+        fits = [f for c in contexts for f in c.fits]
+        if not fits:
+            return None
+        errors = contexts[0].errors
+        if self.value.shared:
+            pairs = zip(self.maps, contexts, self.shown, strict=True)
+            errors = torch.stack([m.of_samples(c.errors, s) for m, c, s in pairs])
+        return Surrogate.of(fits, self._scores(errors, streams))
 
     @property
     def _streams(self) -> list[Stream]:
@@ -199,6 +235,7 @@ class OneMap:
             attribution_sum=summed(relevance, len(value.y)),
             decomposes=row.decomposes,
             conservation=self._conservation(relevance),
+            surrogate=self._surrogate(self._streams),
             complete=along.complete if along is not None else not row.site.of_attention,
             predicted=None if value.predicted is None else value.predicted.cpu(),
             explained=None if value.explained is None else value.explained.cpu(),
@@ -215,7 +252,7 @@ class OneMap:
         y = self.value.y.detach().float().cpu()
         return summed(relevance, len(y)) / y if self.row.conserves else None
 
-    def _notes(self, along: Path | None) -> list[str]:
+    def _notes(self, along: Path | Removed | None) -> list[str]:
         w, follows = self.w, self.row.follows_maps(self.w.how.site)
         notes = [*self.target.notes, *run_notes(w.recording, follows, along), *(w.proof.notes if w.proof else [])]
         return notes + [n for m in self.maps for n in m.contexts[self.row.name].notes]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from regard.attribution.rerun import Rerun
 from regard.baseline import Baseline
 from regard.errors import Misuse, nearest
 from regard.explanation.raw_inputs import Reading
@@ -16,6 +17,7 @@ from regard.recording import Recording
 from regard.recording.ambient import Surroundings
 from regard.recording.proof.verify import Verification
 from regard.recording.relevance.readout import Readout
+from regard.target import Target
 
 MEASURES = ("lazy", "full", "causal")
 
@@ -66,7 +68,11 @@ class Settings:
 
 @dataclass
 class Watched:
-    """What one call of `explain` shares among its methods and targets."""
+    """What one call of `explain` shares among its methods and targets.
+
+    targets: all of the call; number: the one that is being explained. reruns: each with its classes fixed, once one was asked
+    for; between_targets: what runs that serve all of them found.
+    """
 
     recording: Recording
     reading: Reading
@@ -76,3 +82,7 @@ class Watched:
     proof: Verification | None = None
     seconds: float = 0.0
     plain: dict[Any, Any] = field(default_factory=dict)
+    targets: list[Target] = field(default_factory=list)
+    number: int = 0
+    reruns: list[Rerun | None] | None = None
+    between_targets: dict[Any, Any] = field(default_factory=dict)

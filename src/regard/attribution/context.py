@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, Sequence, ValuesView
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -75,6 +75,9 @@ class Context:
         asked: whether the read-out is the user's. cells: the streams that the map is of, where they are not the inputs' own.
         read: how the read rows were weighed, where the method weighs them otherwise than the read-out says.
         reference: what the map is measured against, where the method found that out itself. notes: for the receipt.
+        siblings: every target of the call, each with its classes fixed (None: one that shares no runs); `number`: this one's
+            place among them. shared_runs: what they found in runs that serve all of them.
+        fits: what a linear model fitted to runs says of itself, one a target value; errors: its standard errors, as relevance.
     """
 
     recording: Recording
@@ -91,6 +94,11 @@ class Context:
     cells: list[Stream] | None = None
     read: str = ""
     notes: list[str] = field(default_factory=list)
+    siblings: Callable[[], Sequence[Rerun | None]] = tuple
+    number: int = 0
+    shared_runs: dict[Any, Any] = field(default_factory=dict, repr=False)
+    fits: list[Any] = field(default_factory=list)
+    errors: Any = None
 
     @property
     def r(self) -> Relevance:

@@ -53,8 +53,8 @@ class Method:
         signed: whether a negative score has a meaning. signed_by: an option, and the value with which it has one.
         sites: kinds of sites that can be asked for. explicit: whether a baseline can be.
         keeps: what the recording must hold beside the calls: "states" between blocks, "branches" around calls (see `record`).
-        needs: "maps", the attention maps of the run; "gradient", the gradient of the watched run itself. Without "maps" the
-            method runs on any differentiable model.
+        needs: "maps", the attention maps of the run; "gradient", the gradient of the watched run itself; "calls", the attention
+            calls of the run, where it has any. Without "maps" the method runs on any differentiable model.
         compared: its place in `regard.compare` where no methods are named; 0: it has none.
         floor: what every method should do better than; charts draw it in grey.
         rules: what gives its rule set for the backward pass, as (name, **options) -> `RuleSet`: the name of a function in its

@@ -52,6 +52,13 @@ BTI: dict[str, Any] = {
     "explicit": True,
 }
 CHEN = "Chen et al., TMLR 2023"
+REMOVAL: dict[str, Any] = {
+    "site": OwnSite.INPUT,
+    "baseline": "units left out of attention, or as given",
+    "signed": True,
+    "explicit": True,
+    "needs": ("calls",),
+}
 FORWARD = "1 forward (+ 1 gradient to find the read-out)"
 
 METHODS: dict[str, Method] = {
@@ -254,6 +261,30 @@ METHODS: dict[str, Method] = {
             summary="input times gradient, softmaxes warmer and products halved on the way back",
         ),
         Method(
+            "occlusion",
+            "removal.occlusion",
+            "Zeiler & Fergus, ECCV 2014",
+            "4 forward + 2 gradient + 1 forward a unit",
+            **REMOVAL,
+            summary="how far the target falls without each unit",
+        ),
+        Method(
+            "lime",
+            "removal.lime",
+            "Ribeiro et al., KDD 2016",
+            "4 forward + 2 gradient + samples x 1 forward",
+            **REMOVAL,
+            summary="weighted ridge regression of the target on which units are there",
+        ),
+        Method(
+            "shap_kernel",
+            "removal.lime",
+            "Lundberg & Lee, NeurIPS 2017",
+            "4 forward + 2 gradient + samples x 1 forward",
+            **(REMOVAL | {"decomposes": True}),
+            summary="Shapley values of the units, by the same regression under KernelSHAP's weights",
+        ),
+        Method(
             "alpha_avg",
             "attention.presets",
             LOPARDO,
@@ -294,7 +325,7 @@ RENAMED = {
 """Names that mean two things: what to say of them."""
 
 
-ALIASES = {"heterogeneous": "heterogenous"}
+ALIASES = {"heterogeneous": "heterogenous", "kernel_shap": "shap_kernel", "kernelshap": "shap_kernel"}
 """Other spellings of a name."""
 
 

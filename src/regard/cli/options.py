@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,7 +44,9 @@ Regions = Annotated[
     Path | None,
     typer.Option(help="A JSON file of boxes [[left, top, right, bottom], ...], fractions of the picture, for LXMERT."),
 ]
-BASELINES = "Against what: zero, black, white, mean, blur[:SIGMA], noise[:SEED], mask, pad; zero:local. Default: zero."
+BASELINES = (
+    "Against what: zero, black, white, mean, blur[:SIGMA], noise[:SEED], mask, pad, unk; zero:local. Default: zero."
+)
 Target = Annotated[
     str | None,
     typer.Option(help="A label or class number, a word, an answer. Default: what the model predicts."),
@@ -153,7 +156,9 @@ def pairs(given: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _value(said: str) -> Any:
-    """A number, true, false or null; else the words as they are."""
+    """A number (inf too), true, false or null; else the words as they are."""
+    if said.lower() in ("inf", "infinity"):
+        return math.inf
     try:
         found = json.loads(said)
     except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,50 @@ class ReadTokens:
         return ReadTokens(self.stream, self.counts[i : i + 1], self.first[i : i + 1])
 
 
+@dataclass(frozen=True)
+class Surrogate:
+    """A linear model of the target that a method (`lime`, `shap_kernel`) fitted to runs without some of the units.
+
+    Attributes:
+        r2: what share of the target's weighted variance it explains, (batch,); NaN where the target does not vary.
+        intercept: its value without any unit, (batch,). units, runs: how many there were, (batch,).
+        exact: whether every subset of the units was run, so that other draws would change nothing, (batch,).
+        standard_errors: how far the scores would move with other draws: stream -> (batch, tokens).
+    """
+
+    r2: Tensor
+    intercept: Tensor
+    units: Tensor
+    runs: Tensor
+    exact: Tensor
+    standard_errors: dict[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def of(cls, fits: Sequence[Any], standard_errors: dict[str, Tensor]) -> Surrogate:
+        """Of fitted models, one a sample."""
+        r2, intercept = (torch.tensor([float(getattr(f, k)) for f in fits]) for k in ("r2", "intercept"))
+        units, runs = (torch.tensor([int(getattr(f, k)) for f in fits]) for k in ("units", "runs"))
+        return cls(r2, intercept, units, runs, torch.tensor([bool(f.exact) for f in fits]), standard_errors)
+
+    def of_sample(self, i: int) -> Surrogate:
+        """That of one sample."""
+        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        errors = {k: v[i : i + 1] for k, v in parts.pop("standard_errors").items()}
+        return Surrogate(**{k: v[i : i + 1] for k, v in parts.items()}, standard_errors=errors)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        found: dict[str, Any] = as_json({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        return found
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Surrogate:
+        """The inverse of `as_dict`."""
+        errors = {k: torch.tensor(v, dtype=torch.float32) for k, v in values["standard_errors"].items()}
+        made = {k: torch.tensor(v) for k, v in values.items() if k != "standard_errors"}
+        return cls(**made, standard_errors=errors)
+
+
 @dataclass
 class Receipt:
     """What was explained, against what, where, and how much of it the map accounts for. Tensors are (batch,).
@@ -62,6 +106,7 @@ class Receipt:
             or "text". reads: the tokens that the target reads, stream by stream; asked: whether the user named them.
         conservation: Σa / y of a method that claims that its scores add up to y itself, (batch,); else None.
         causal: the causal tests that were run (`Explanation.test`), the last one last.
+        surrogate: the linear model whose coefficients the scores are, with its R² and its standard errors; else None.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
     """
@@ -87,6 +132,7 @@ class Receipt:
     asked: bool = False
     conservation: Tensor | None = None
     causal: list[CausalTest] = field(default_factory=list)
+    surrogate: Surrogate | None = None
     _measured: Measured | None = field(default=None, repr=False)
     _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
 
@@ -147,6 +193,7 @@ class Receipt:
         values = {name: getattr(self, name) for name in names}
         values["reads"] = [dataclasses.asdict(r) for r in self.reads]
         values["causal"] = [test.as_dict() for test in self.causal]
+        values["surrogate"] = None if self.surrogate is None else self.surrogate.as_dict()
         values |= {
             "output_difference": measured.output_difference,
             "faithful": measured.output_difference,
@@ -171,7 +218,9 @@ class Receipt:
         fields = {f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self) if not f.name.startswith("_")}
         reads = [r.of_sample(i) if len(r.counts) == batch else r for r in self.reads]
         causal = [dataclasses.replace(t, sample=0) for t in self.causal if t.sample == i]
-        made = Receipt(**(fields | {"notes": list(self.notes), "reads": reads, "causal": causal}))
+        surrogate = None if self.surrogate is None else self.surrogate.of_sample(i)
+        own = {"notes": list(self.notes), "reads": reads, "causal": causal, "surrogate": surrogate}
+        made = Receipt(**(fields | own))
         made._measured, made._measure = (measure(), None) if self._measured is not None else (None, measure)
         return made
 
@@ -195,6 +244,8 @@ class Receipt:
         for name in ("target_value", "attribution_sum"):
             values[name] = _tensor(values[name])
         values["conservation"] = _tensor(values.get("conservation"))
+        fitted = values.get("surrogate")
+        values["surrogate"] = None if fitted is None else Surrogate.from_dict(fitted)
         for name in ("predicted", "explained"):
             values[name] = None if values[name] is None else torch.tensor(values[name])
         values["reads"] = [ReadTokens(**r) for r in values.get("reads", ())]

@@ -32,6 +32,7 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
         ReceiptLine("read-out", read_out(exp, sample), "the tokens that the target reads"),
         ReceiptLine("sum of the map", number(at(r.attribution_sum, sample)), "over all tokens, special ones included"),
         *_conservation(r, sample),
+        *_surrogate(r, sample),
         *_error(r, sample),
         _output(r),
         *causal(exp, sample),
@@ -90,6 +91,32 @@ def _conservation(r: Receipt, sample: int) -> list[ReceiptLine]:
     if share is None:
         return []
     return [ReceiptLine("conservation", f"{share:.3g}", "the sum of the map over the target; the method aims at 1")]
+
+
+def _surrogate(r: Receipt, sample: int) -> list[ReceiptLine]:
+    """How well the linear model fits whose coefficients the scores are, and how far they would move with other draws."""
+    fit = r.surrogate
+    if fit is None:
+        return []
+    i = min(sample, len(fit.r2) - 1)
+    r2 = float(fit.r2[i])
+    line = ReceiptLine(
+        "linear model",
+        f"R² {r2:.3g}" if r2 == r2 else "R² undefined",
+        f"the share of the target's variance that it explains, over {int(fit.runs[i])} runs without some of "
+        f"{int(fit.units[i])} units",
+    )
+    return [line, _errors_of_draws(r, i)] if int(fit.units[i]) else [line]
+
+
+def _errors_of_draws(r: Receipt, i: int) -> ReceiptLine:
+    fit = r.surrogate
+    assert fit is not None
+    if bool(fit.exact[i]):
+        return ReceiptLine("standard error", "0", "every subset of the units was run: no draw would change the map")
+    largest = max(float(errors[min(i, len(errors) - 1)].max()) for errors in fit.standard_errors.values())
+    said = "undefined, too few runs for so many units" if largest != largest else f"at most {number(largest)}"
+    return ReceiptLine("standard error", said, "of a score, over other draws of the subsets")
 
 
 def _error(r: Receipt, sample: int) -> list[ReceiptLine]:
