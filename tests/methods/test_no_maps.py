@@ -471,7 +471,25 @@ class Cut(nn.Module):
         return self.head(z)
 
 
-@pytest.mark.parametrize("method", [m for m in FREE if m != "random"])
+BY_RUNS = ("occlusion", "lime", "shap_kernel")
+
+
+@pytest.mark.parametrize("method", BY_RUNS)
+def test_runs_alone_need_no_gradient(method: str) -> None:
+    model, x = strong(Cut()), noise(2, 5, 6)
+    exp = regard.explain(model, x, 1, method)
+    assert exp.receipt.baseline == "zero"
+    with torch.no_grad():
+        whole, none = model(x)[:, 1], model(torch.zeros_like(x))[:, 1]
+        drops = torch.stack([whole - model(x * (torch.arange(5) != t)[:, None])[:, 1] for t in range(5)], 1)
+    torch.testing.assert_close(exp.receipt.attribution_target, whole - none, rtol=0, atol=1e-6)
+    if method == "occlusion":
+        torch.testing.assert_close(exp.scores["input"], drops, rtol=0, atol=1e-6)
+    if method == "shap_kernel":
+        torch.testing.assert_close(exp.scores["input"].sum(1), whole - none, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [m for m in FREE if m not in ("random", *BY_RUNS)])
 def test_a_gradient_that_cannot_come_through_is_no_map_of_zeros(method: str) -> None:
     with pytest.raises(ModelError, match="the model's own forward cuts it off"):
         regard.explain(strong(Cut()), noise(2, 5, 6), 1, method)

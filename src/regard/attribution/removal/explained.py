@@ -15,7 +15,7 @@ from regard.attribution.context import Context, Relevance
 from regard.attribution.integral.baseline_values import Baselines, is_local, label, reference
 from regard.attribution.removal.runs import LEFT_OUT, Taken, Without, content, reached
 from regard.attribution.removal.surrogate import Fit
-from regard.errors import Misuse
+from regard.errors import Misuse, ModelError
 from regard.recording.inputs import first
 from regard.recording.tokens.tags import stream_of
 from regard.site import Site
@@ -93,8 +93,9 @@ def explained(
     """
     assert context.again is not None
     y = context.gradients.value.double().cpu()
-    tokens = _content(context)
-    x0, baseline = _in_their_place(context, tokens)
+    read = _read(context)
+    tokens = content(context.recording, context.reading, context.recording.zeros() if read is None else read)
+    x0, baseline = _in_their_place(context, tokens, known=read is not None)
     out, errors = (context.recording.zeros().double() for _ in range(2))
     ends, passes = y.clone(), 0
     for i in range(len(y)):
@@ -107,7 +108,7 @@ def explained(
         out += _shared_out(unit, found.coefficients)
         ends[i] = one.ends[1] if one.units else y[i]
         passes = max(passes, one.without.runs)
-    checked = 2 if context.baseline is None and context.recording.whole else 0
+    checked = 2 if context.baseline is None and context.recording.whole and read is not None else 0
     context.reference = Removed(baseline, y.float(), ends.float(), passes + checked)
     context.errors = errors
     return out.to(context.recording.precision)
@@ -119,10 +120,12 @@ def _shared_out(unit: Int[Tensor, "sample row"], values: Float[Tensor, " unit"])
     return torch.cat([share, share.new_zeros(1)])[unit]
 
 
-def _content(context: Context) -> Bool[Tensor, "sample row"]:
-    """Tokens that can be taken away."""
-    recording, reading = context.recording, context.reading
-    return content(recording, reading, context.r if _differentiable(context) else recording.zeros())
+def _read(context: Context) -> Relevance | None:
+    """Weights of the rows that the target reads; None where no gradient comes through that could tell."""
+    try:
+        return context.r if _differentiable(context) else None
+    except ModelError:
+        return None
 
 
 def _config_alone(context: Context) -> list[str]:
@@ -168,8 +171,13 @@ def _changed(context: Context, x0: Mapping[str, Tensor] | None) -> Bool[Tensor, 
     return out
 
 
-def _in_their_place(context: Context, tokens: Bool[Tensor, "sample row"]) -> tuple[dict[str, Tensor] | None, str]:
-    """What stands in the place of units that are taken away (None: they are left out of attention), and its name."""
+def _in_their_place(
+    context: Context, tokens: Bool[Tensor, "sample row"], *, known: bool
+) -> tuple[dict[str, Tensor] | None, str]:
+    """What stands in the place of units that are taken away (None: they are left out of attention), and its name.
+
+    known: a gradient tells what the target reads.
+    """
     wanted: Baselines = context.baseline
     if wanted is not None:
         if is_local(wanted):
@@ -177,7 +185,7 @@ def _in_their_place(context: Context, tokens: Bool[Tensor, "sample row"]) -> tup
                 "a unit is taken away at the input, so its baseline has no local form; write zero, not zero:local"
             )
         return reference(context, wanted), label(wanted)
-    if context.recording.whole and _differentiable(context):
+    if context.recording.whole and known:
         assert context.again is not None
         alternate = torch.where(tokens, tokens.cumsum(1) - 1, -1)
         if not bool(reached(context.again, context.recording, alternate).any()):

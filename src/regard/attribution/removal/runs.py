@@ -203,7 +203,7 @@ def reached(again: Rerun, recording: Recording, unit: Int[Tensor, "sample row"])
     for name, g in zip(entries, found, strict=False):
         if g is not None:
             sizes = torch.maximum(sizes, _largest(recording, name, g))
-    return (sizes * hidden).amax(1) > 1e-5 * sizes.amax(1)
+    return (sizes * hidden).amax(1) >= 1e-5 * sizes.amax(1)  # also where no gradient comes through
 
 
 def _largest(recording: Recording, name: str, g: Tensor) -> Float[Tensor, "sample row"]:
