@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import regard
 from regard.attribution.context import Context
 from regard.attribution.integral.baseline_values import reference
-from regard.attribution.removal.runs import Without, content, drawn_from, reached, subsets_of_size
+from regard.attribution.removal.runs import LEFT_OUT, Without, content, drawn_from, reached, subsets_of_size
 from regard.attribution.rerun import Rerun
 from regard.baseline import Baseline
 from regard.explanation.raw_inputs import Reading
@@ -116,6 +117,18 @@ def test_targets_share_runs() -> None:
 def test_what_still_reaches_the_target_is_known(name: str, there: bool) -> None:
     _, w = without(name, 0)
     assert bool(reached(w.again, w.recording, w.unit)[0]) is there
+
+
+def test_in_half_precision_rounding_is_no_way_to_the_target() -> None:
+    case = families.CASES["vit"]()
+    case.model.bfloat16()
+    inputs = {"pixel_values": case.inputs["pixel_values"].bfloat16()}
+    half = regard.explain(case.model, inputs, case.target, "occlusion")
+    assert half.receipt.baseline == LEFT_OUT
+    case.model.float()
+    single = regard.explain(case.model, {"pixel_values": inputs["pixel_values"].float()}, case.target, "occlusion")
+    off = (half.scores["pixel_values"] - single.scores["pixel_values"]).abs().max()
+    assert float(off) < 0.15 * float(single.scores["pixel_values"].abs().max())
 
 
 def test_subsets() -> None:

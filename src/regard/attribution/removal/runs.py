@@ -199,11 +199,12 @@ def reached(again: Rerun, recording: Recording, unit: Int[Tensor, "sample row"])
         mine = {s.name for s in recording.streams if s.of_input}
         entries = {k: t for k, t in made.leaves.items() if stream_of(k) in mine}
         found = gradient(y, [*entries.values()]) if y.requires_grad and entries else []
-    sizes = torch.zeros(unit.shape, dtype=torch.float64)
+    sizes, rounding = torch.zeros(unit.shape, dtype=torch.float64), 1e-5
     for name, g in zip(entries, found, strict=False):
         if g is not None:
+            rounding = max(rounding, 16 * torch.finfo(g.dtype).eps)  # A is brought back to its sum in the model's dtype
             sizes = torch.maximum(sizes, _largest(recording, name, g))
-    return (sizes * hidden).amax(1) >= 1e-5 * sizes.amax(1)  # also where no gradient comes through
+    return (sizes * hidden).amax(1) >= rounding * sizes.amax(1)  # also where no gradient comes through
 
 
 def _largest(recording: Recording, name: str, g: Tensor) -> Float[Tensor, "sample row"]:
