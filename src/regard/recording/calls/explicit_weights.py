@@ -14,6 +14,9 @@ from regard.recording.tokens.elementwise import tensors_in
 from regard.recording.tokens.tags import PARAMETERS, STRIDE, Tag, constant, thin
 from regard.recording.tokens.tracker import Trail
 
+SOFT = ("exp", "exp2")
+"""What makes a softmax by hand, which is zero only where a mask makes it so."""
+
 
 def attention_product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
     """The product weights × values, with the weights on the left, or None.
@@ -100,9 +103,7 @@ def unreadable(trail: Trail, p: Product | None, args: Sequence[Any]) -> str:
         if tag is not None and tag.probs:
             return _in_parts(trail, tag, p)
         weights, axis = p.a.detach(), p.la.index(p.summed)
-        if _sums_to_one(weights, axis) or (
-            tag is not None and tag.made in ("exp", "exp2") and _leaves_some(weights, axis)
-        ):
+        if _sums_to_one(weights, axis) or (tag is not None and tag.made in SOFT and _leaves_some(weights, axis)):
             return ""
         by = f" (but from `{tag.made}`, each by itself)" if tag is not None and tag.made else ""
         return f"its weights come from no softmax{by}, and do not sum to 1"
@@ -154,6 +155,7 @@ def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict
     key = p.summed
     tag = trail.tag(p.a)
     assert tag is not None
+    sparse = not (tag.probs or tag.lost) and tag.made not in SOFT
     columns = tag.keys or tag  # a lost trail knows of no columns
     if constant(columns.ids, p.la.index(key)) and not constant(tag.ids, p.la.index(key)):
         tag, columns = columns, tag
@@ -170,7 +172,8 @@ def weights_and_values(trail: Trail, p: Product) -> tuple[list[Tag | None], dict
         v_tag = replace(v_tag, ids=_axes(v_tag.ids, p.lb, [*lead, key, width]))
     A, v = _axes(p.a, p.la, order), _axes(p.b, p.lb, [*lead, key, width])
     axes = tuple(p.lo.index(c) for c in [*lead, row, width] if c)
-    return [q_tag, k_tag, v_tag], {"A": A, "v": v, "axes": axes, "single": not row, "biased": tag.biased}
+    fields = {"A": A, "v": v, "axes": axes, "single": not row, "biased": tag.biased, "sparse": sparse}
+    return [q_tag, k_tag, v_tag], fields
 
 
 def _row_axis(p: Product, ids: Tensor, learned: bool) -> str:

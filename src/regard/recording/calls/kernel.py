@@ -45,7 +45,8 @@ class Kernel:
     Attributes:
         layout: see `Layout`. queries, keys: ids (group, token) of the rows and columns (tokens/tags.py).
         output: O, in the model's own axes; `axes` permutes it to (lead..., row, width).
-        q, k, v, mask, causal, scale: of a fused kernel. A: of weights that the model made.
+        q, k, v, mask, causal, scale: of a fused kernel. A: of weights that the model made; sparse: not by a softmax (entmax,
+            sparsemax), so that a zero in it need not be a mask's.
         single: each query row is a group of its own, since its values are too (v_ij); the output has no axis of rows then.
         weights: where G of all products with A is read, if A multiplies several values. G: that gradient, when bound.
         dO: ∂y/∂O in the output's own axes, when bound to a target. budget: the most bytes that rebuilt rows may take at a time.
@@ -62,6 +63,7 @@ class Kernel:
     causal: bool = False
     scale: float = 1.0
     A: Tensor | None = field(default=None, repr=False)
+    sparse: bool = False
     axes: tuple[int, ...] | None = field(default=None, repr=False)
     single: bool = False
     weights: Weights | None = field(default=None, repr=False)
@@ -103,11 +105,11 @@ class Kernel:
         return out.permute([self.axes.index(d) for d in range(out.ndim)])
 
     def dead_keys(self) -> Bool[Tensor, "group key"]:
-        """Keys that the mask hides from every query row."""
+        """Keys that the mask hides from every query row; none where zeros may be the weights' own."""
         groups, _, _, m = self.shape
-        if self.A is not None:
+        if self.A is not None and not self.sparse:
             return (self.layout(self.A.detach().amax(-2, keepdim=True)).amax((1, 2)) == 0).cpu()
-        if self.mask is None:
+        if self.mask is None or self.A is not None:
             return torch.zeros(groups, m, dtype=torch.bool)
         open_ = visible(self.mask)
         if open_.ndim > 1 and open_.shape[-2] > 1:
