@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from regard import probe
 from regard.api.causal_later import tested_or_noted
 from regard.api.explain import explain_found, explain_reading
 from regard.api.explain_generation import explain_generation, explain_writing
@@ -427,6 +429,26 @@ class Reader(RawReader):
     def verify(self, raw: Any, *, truncate: bool = False, regions: Any = None, **options: Any) -> Any:
         """Read raw inputs and prove whose tokens the model's attention reads on them: `regard.verify`, with its options."""
         return verify(self.model, self._run_on(raw, truncate, regions).inputs, **options)
+
+    def probe(
+        self, name: str, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any
+    ) -> Any:
+        """Read raw inputs and ask one of the probes of `regard.probe` about the model's run on them.
+
+        Args:
+            name: one of `regard.probe.PROBES`. raw: what `read` takes; several inputs make one batch.
+            target: for a probe of a target, as in `explain`: one class or word. truncate, regions: as in `read`.
+            options: of the probe.
+        """
+        ask = probe.named(name, target=target, **options)
+        reading = self._run_on(raw, truncate, regions)
+        if target is not None:
+            options["target"] = self._single(raw, target, reading)
+        found = ask(self.model, reading.inputs, **options)
+        if not hasattr(found, "names"):
+            return found
+        raws = next(iter(reading.raw.values()), ())
+        return dataclasses.replace(found, names=tuple(r.name for r in raws))
 
     def record(
         self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from regard.probes.heads import Heads, similar_heads
 from regard.recording import AttentionCall, Recording, record
 from regard.recording.ambient import our_own
 from regard.recording.calls.certainty import Certainty
@@ -58,6 +59,7 @@ class Seen:
     calls: list[SeenCall]
     blocks: list[Block]
     readout: str = ""
+    heads: Heads | None = None
 
     def __str__(self) -> str:
         head = ("call", "module", "queries", "keys", "heads", "shape", "kind", "implementation", "certainty")
@@ -83,7 +85,8 @@ class Seen:
             for s in self.streams
         ]
         readout = ["", f"read-out: {self.readout}"] if self.readout else []
-        return "\n".join(["streams", *("  " + s for s in streams), "", *table, *readout])
+        heads = ["", "heads", str(self.heads)] if self.heads is not None else []
+        return "\n".join(["streams", *("  " + s for s in streams), "", *table, *readout, *heads])
 
     __repr__ = __str__
 
@@ -97,11 +100,13 @@ def inspect(
     readout: Readout = None,
     training: bool = False,
     batch_axis: Any = 0,
+    heads: bool = False,
 ) -> Seen:
     """Run the model once and say what was seen, and how sure it is: streams, calls, blocks.
 
     Lost trails are shown, not raised. `streams` and `batch_axis` as in `regard.explain`. Where a target (or `readout`) is
-    given, the rows that it reads are told as well, at the cost of a gradient.
+    given, the rows that it reads are told as well, at the cost of a gradient. heads: how alike the heads of each
+    attention are (`regard.probe.heads`).
     """
     asked = target is not None or readout is not None
     refuse(model, training)
@@ -109,7 +114,7 @@ def inspect(
         recording = record(
             model, inputs, target, streams=streams, training=training, strict=False, batch_axis=batch_axis
         )
-        seen = summary(recording)
+        seen = replace(summary(recording), heads=similar_heads(recording) if heads else None)
         if not asked:
             return seen
         if any(c.lost for c in recording.calls):

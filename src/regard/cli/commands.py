@@ -1,4 +1,4 @@
-"""The command line: `regard explain | compare | transfer | rewrite | theory | inspect | methods | zoo`.
+"""The command line: `regard explain | compare | transfer | rewrite | theory | inspect | probe | methods | zoo`.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -465,6 +465,7 @@ def inspect(
             "--verify", help="Prove that rows are the tokens that they are said to be; exit code 1 where not."
         ),
     ] = False,
+    heads: Annotated[bool, typer.Option("--heads", help="Tell how alike the heads of each layer are.")] = False,
     debug: Debug = False,
 ) -> None:
     """Show what is seen of the model's run on INPUT: token streams, attention calls, blocks."""
@@ -474,13 +475,55 @@ def inspect(
     pair, wrong = Pair.checked(reader, None, text, regions), False
     for value in inputs:
         raw, _, more = pair.read(value)
-        typer.echo(str(reader.inspect(raw, **more)))
+        typer.echo(str(reader.inspect(raw, heads=heads, **more)))
         if verify:
             proof = reader.verify(raw, **more)
             typer.echo(f"\n{proof}")
             wrong = wrong or not proof.ok
     if wrong:
         raise typer.Exit(1)
+
+
+@app.command()
+@_guarded
+def probe(
+    name: Annotated[str, typer.Argument(metavar="PROBE", help="shortcut, correspondence or heads.")],
+    inputs: Inputs,
+    model: Model,
+    target: Target = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A page (.html); an older one is replaced.")] = Path(
+        "regard-out/probe.html"
+    ),
+    truncate: Truncate = False,
+    memory_budget: Budget = None,
+    text: Words = None,
+    regions: Regions = None,
+    option: Chosen = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Ask PROBE about the model's run on all INPUTs together, and write a page."""
+    own, budget = pairs(option), budget_of(memory_budget)
+    wanted = targets(None if target is None else [target])
+    asked: Any = regard.probe
+    asked.named(name, target=wanted, **own)
+    out = writable_file(out, (".html",))
+    check(inputs, None, text, regions)
+    check_model(model)
+    reader = _load(model)
+    pair = Pair.checked(reader, None, text, regions)
+    read = [pair.read(value) for value in inputs]
+    more = {"truncate": truncate, **read[0][2], **own} | ({} if budget is None else {"memory_budget": budget})
+    with busy(f"probing {read[0][1]}"):
+        raws = [raw for raw, _, _ in read]
+        found = reader.probe(name, raws[0] if len(raws) == 1 else raws, wanted, **more)
+    if hasattr(found, "names"):
+        found = dataclasses.replace(found, names=tuple(stem for _, stem, _ in read))
+    with busy("drawing"):
+        found.to_html(out)
+    if not quiet:
+        typer.echo(f"{found}\n")
+    show_file(out, quiet)
 
 
 @app.command()

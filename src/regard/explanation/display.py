@@ -119,3 +119,10 @@ def write_told(told: Any, path: AnyPath) -> Path:
     from regard.report.telling.html import write_page
 
     return write_page([told], path)
+
+
+def write_probe(result: Any, path: AnyPath) -> Path:
+    """What a probe found as a page."""
+    from regard.report.probe.html import write_page
+
+    return write_page([result], path)
