@@ -11,9 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,8 +28,6 @@ from regard.cli.files import (
 )
 from regard.cli.inputs import Pair, check, read_input, read_words
 from regard.cli.rewriting import check_reached, forget_other, in_short, pictures_in, render, render_report, wanted
-from regard.cli.theory import check_agreed, check_theory, in_short_of_theory, laboratory, render_theory
-from regard.errors import RegardError
 from regard.extras import need
 from regard.memory import budget_of
 from regard.version import __version__
@@ -39,6 +35,7 @@ from regard.version import __version__
 try:
     import typer
 
+    from regard.cli import experiments
     from regard.cli.options import (
         BASELINES,
         Against,
@@ -68,12 +65,12 @@ try:
     from regard.cli.options import (
         guide as guides,
     )
+    from regard.cli.running import guarded, load
     from regard.cli.terminal import (
         accuracy,
         as_table,
         busy,
         cell,
-        in_options,
         one_line,
         show_explanations,
         show_file,
@@ -108,36 +105,6 @@ def main(arguments: list[str] | None = None) -> None:
     app(arguments, prog_name="regard")
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn every way in which a command can end into one line on stderr and an exit code."""
-
-    @functools.wraps(command)
-    def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
-        try:
-            command(*args, debug=debug, **kwargs)
-        except KeyboardInterrupt:
-            raise _end("interrupted", 130, debug) from None
-        except RegardError as e:
-            raise _end(f"error: {in_options(str(e))}", e.exit_code, debug) from None
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-            raise typer.Exit(1) from None
-        except (typer.Exit, typer.Abort):
-            raise
-        except Exception as e:
-            said = f"error: {type(e).__name__}: {e} (unexpected; --debug shows where)"
-            raise _end(said, 1, debug) from None
-
-    return run
-
-
-def _end(message: str, code: int, debug: bool) -> typer.Exit:
-    if debug:
-        traceback.print_exc()
-    typer.echo(one_line(message), err=True)
-    return typer.Exit(code)
-
-
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
@@ -148,7 +115,7 @@ def _root(
 
 
 @app.command()
-@_guarded
+@guarded
 def explain(
     inputs: Inputs,
     model: Model,
@@ -225,7 +192,7 @@ def explain(
         _explain_written(inputs, model, written, other, how, paired, out, quiet, test)
         return
     how |= {"method": names, "target": wanted, "truncate": truncate, **beside, **steered, **own}
-    reader = _load(model)
+    reader = load(model)
     pair, found = paired(reader), list[Any]()
     for value in inputs:
         raw, stem, more = pair.read(value)
@@ -239,7 +206,7 @@ def explain(
 
 
 @app.command()
-@_guarded
+@guarded
 def compare(
     input: Input,
     model: Model,
@@ -286,7 +253,7 @@ def compare(
     out = writable(out)
     check([input], None, text, regions)
     check_model(model)
-    reader = _load(model)
+    reader = load(model)
     pair = Pair.checked(reader, None, text, regions)
     raw, stem, more = pair.read(input)
     with steps() as told:
@@ -303,7 +270,7 @@ def compare(
 
 
 @app.command()
-@_guarded
+@guarded
 def transfer(
     input: Input,
     model: Model,
@@ -331,7 +298,7 @@ def transfer(
     out = writable_file(out, (".html", ".png"))
     check([input], image, text, regions)
     check_model(model)
-    reader = _load(model)
+    reader = load(model)
     pair = Pair.checked(reader, image, text, regions)
     raw, stem, more = pair.read(input)
     with busy(f"explaining {stem}"):
@@ -348,7 +315,7 @@ def transfer(
 
 
 @app.command()
-@_guarded
+@guarded
 def rewrite(
     input: Annotated[
         str, typer.Argument(metavar="PICTURE", help="A picture file, or - (stdin); with --report a folder of pictures.")
@@ -399,7 +366,7 @@ def rewrite(
         return
     check([input, *([] if within in (None, "internal") else [str(within)])], None, None, None)
     check_model(model)
-    reader = _load(model)
+    reader = load(model)
     raw, stem = read_input(input, "image") if reader.kind == "image" else (input, input)
     with steps("rewriting") as told:
         found = reader.rewrite(raw, told=told, **how)
@@ -413,47 +380,11 @@ def rewrite(
     check_reached(found)
 
 
-@app.command()
-@_guarded
-def theory(
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="The Stanford Sentiment Treebank, {train,dev,test}.trees.txt.gz. Default: a small language of our own.",
-        ),
-    ] = None,
-    classifier: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="An earlier --out: its classifier is examined, and none is trained."),
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="The sentence that is shown. Default: one of the test sentences.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the language, of training and of sampling.")] = 0,
-    out: Annotated[
-        Path, typer.Option(help="Folder for report.html, figures, numbers and the classifier; older ones are replaced.")
-    ] = Path("regard-theory"),
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
-    debug: Debug = False,
-) -> None:
-    """Train a classifier whose explanations have closed forms, test each of them, and show attention against post-hoc."""
-    check_theory(data, classifier, text, seed)
-    out = writable(out)
-    for extra in ("viz", "eval"):
-        need(extra)
-    with steps("training") as told:
-        found = laboratory(data, classifier, text, seed, told)
-    with busy("drawing"):
-        files = write_all([found], out, render_theory)
-    if not quiet:
-        typer.echo(in_short_of_theory(found))
-    show_files([f for f in files if f.suffix in (".html", ".png")], quiet)
-    check_agreed(found)
+app.command()(experiments.theory)
 
 
 @app.command()
-@_guarded
+@guarded
 def inspect(
     inputs: Inputs,
     model: Model,
@@ -471,7 +402,7 @@ def inspect(
     """Show what is seen of the model's run on INPUT: token streams, attention calls, blocks."""
     check(inputs, None, text, regions)
     check_model(model)
-    reader = _load(model, draws=False)
+    reader = load(model, draws=False)
     pair, wrong = Pair.checked(reader, None, text, regions), False
     for value in inputs:
         raw, _, more = pair.read(value)
@@ -484,50 +415,11 @@ def inspect(
         raise typer.Exit(1)
 
 
-@app.command()
-@_guarded
-def probe(
-    name: Annotated[str, typer.Argument(metavar="PROBE", help="shortcut, correspondence or heads.")],
-    inputs: Inputs,
-    model: Model,
-    target: Target = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A page (.html); an older one is replaced.")] = Path(
-        "regard-out/probe.html"
-    ),
-    truncate: Truncate = False,
-    memory_budget: Budget = None,
-    text: Words = None,
-    regions: Regions = None,
-    option: Chosen = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
-    debug: Debug = False,
-) -> None:
-    """Ask PROBE about the model's run on all INPUTs together, and write a page."""
-    own, budget = pairs(option), budget_of(memory_budget)
-    wanted = targets(None if target is None else [target])
-    asked: Any = regard.probe
-    asked.named(name, target=wanted, **own)
-    out = writable_file(out, (".html",))
-    check(inputs, None, text, regions)
-    check_model(model)
-    reader = _load(model)
-    pair = Pair.checked(reader, None, text, regions)
-    read = [pair.read(value) for value in inputs]
-    more = {"truncate": truncate, **read[0][2], **own} | ({} if budget is None else {"memory_budget": budget})
-    with busy(f"probing {read[0][1]}"):
-        raws = [raw for raw, _, _ in read]
-        found = reader.probe(name, raws[0] if len(raws) == 1 else raws, wanted, **more)
-    if hasattr(found, "names"):
-        found = dataclasses.replace(found, names=tuple(stem for _, stem, _ in read))
-    with busy("drawing"):
-        found.to_html(out)
-    if not quiet:
-        typer.echo(f"{found}\n")
-    show_file(out, quiet)
+app.command()(experiments.probe)
 
 
 @app.command()
-@_guarded
+@guarded
 def methods(debug: Debug = False) -> None:
     """List the methods."""
     table: Any = regard.methods()
@@ -536,7 +428,7 @@ def methods(debug: Debug = False) -> None:
 
 
 @app.command()
-@_guarded
+@guarded
 def zoo(debug: Debug = False) -> None:
     """List the bundled models."""
     from regard.zoo import cards
@@ -559,7 +451,7 @@ def _explain_written(
     test: bool | None,
 ) -> None:
     """Explain so many tokens that the model writes on from each INPUT, or an answer to it that is there."""
-    reader = _load(model)
+    reader = load(model)
     pair, found = paired(reader), list[Any]()
     for value in inputs:
         raw, stem, _ = pair.read(value)
@@ -586,7 +478,7 @@ def _report_rewriting(pictures: list[Path], model: str, how: dict[str, Any], out
     """Rewrite all pictures of a folder, and write how little it takes."""
     need("eval")
     check_model(model)
-    reader = _load(model)
+    reader = load(model)
     with steps("rewriting") as told:
         found = reader.robustness(pictures, told=told, **how)
     with busy("drawing"):
@@ -594,17 +486,6 @@ def _report_rewriting(pictures: list[Path], model: str, how: dict[str, Any], out
     if not quiet:
         typer.echo(in_short(found))
     show_files(files, quiet)
-
-
-def _load(name: str, draws: bool = True) -> Any:
-    """The reader of a model. Raises Misuse first where what draws the report is not installed."""
-    from regard.report import need
-
-    if draws:
-        need("viz")
-    load: Any = regard.load
-    with busy("loading the model"):
-        return load(name)
 
 
 def _named(exp: Explanation, name: str, pair: Pair) -> Explanation:

@@ -124,7 +124,7 @@ def _measured(run: Probed, values: str, others: int) -> Shortcut:
     own, sides = own_attention(recording), dict[str, list[Tensor]](weights=[], neither=[], keep=[])
     count = min(others, recording.batch - 1)
     for shift in range(1, count + 1):
-        entering = Replace(content_of_others(recording, shift))
+        entering = Replace(dict(content_of_others(recording, shift)))
         y, predicted = run.changed(entering, Imposed(own, mean))
         sides["weights"].append(y)
         sides["neither"].append(run.changed(entering, Imposed(uniform, mean))[0])

@@ -1,0 +1,59 @@
+"""How a command runs: what guards it, and how it loads its model."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+import regard
+from regard.cli.terminal import busy, in_options, one_line
+from regard.errors import RegardError
+from regard.extras import need
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn every way in which a command can end into one line on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        try:
+            command(*args, debug=debug, **kwargs)
+        except KeyboardInterrupt:
+            raise _end("interrupted", 130, debug) from None
+        except RegardError as e:
+            raise _end(f"error: {in_options(str(e))}", e.exit_code, debug) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as e:
+            said = f"error: {type(e).__name__}: {e} (unexpected; --debug shows where)"
+            raise _end(said, 1, debug) from None
+
+    return run
+
+
+def _end(message: str, code: int, debug: bool) -> typer.Exit:
+    if debug:
+        traceback.print_exc()
+    typer.echo(one_line(message), err=True)
+    return typer.Exit(code)
+
+
+def load(name: str, draws: bool = True) -> Any:
+    """The reader of a model. Raises Misuse first where what draws the report is not installed."""
+    if draws:
+        need("viz")
+    made: Any = regard.load
+    with busy("loading the model"):
+        return made(name)
+
+
+__all__ = ["guarded", "load"]
