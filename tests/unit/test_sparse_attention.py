@@ -101,9 +101,8 @@ def test_a_token_that_nobody_looks_at_is_no_padding() -> None:
     """Its attention is exactly zero in every row of every call, and it still counts in the mean."""
     model, x = Sparse(sparsemax), inputs()
     for layer in model.qkv:
-        layer.weight.data[:16] = 0.0
-        layer.weight.data[0, 0] = layer.weight.data[8, 0] = 1.0  # one head looks by the first feature alone
-        layer.weight.data[4, 0] = layer.weight.data[12, 0] = 1.0
+        layer.weight.data[:17] = 0.0  # the first feature stays as it is
+        layer.weight.data[[0, 4, 8, 12], 0] = 1.0  # both heads look by it alone
     x[..., 0] = torch.tensor([9.0, 9.0, 9.0, 9.0, 9.0, 1.0])
     recording = record(model, {"x": x}, target=0)
     assert all(bool((c.rows(torch.arange(6)).A[..., 5] == 0).all()) for c in recording.calls)

@@ -15,7 +15,7 @@ from regard.api.causal import Call, Case
 from regard.api.shared_run import Settings, Watched
 from regard.errors import Misuse
 from regard.explanation import causal_test
-from regard.explanation.causal_test import CausalTest, HowTested, LateTest, Recipe
+from regard.explanation.causal_test import CausalTest, HowTested, Ingredients, LateTest
 from regard.explanation.explanation import Explanation
 from regard.explanation.generation import Generation
 from regard.explanation.raw_inputs import Reading
@@ -37,8 +37,8 @@ def late_test(w: Watched, wish: Target, target: Target, value: Value) -> LateTes
     number = next((n for n, c in call.cases.items() if c.wish is wish), len(call.cases))
     case = Case(w.recording.model, w.recording.given, target, w.reading, w.how, w.around, call, number, wish)
     case = call.cases.setdefault(number, replace(case, rng=w.rng, classes=value.explained, rivals=value.rival))
-    recipe, lacking = _recipe(w, target)
-    return LateTest(case.tests, recipe=recipe, lacking=lacking)
+    ingredients, lacking = _ingredients(w, target)
+    return LateTest(case.tests, ingredients=ingredients, lacking=lacking)
 
 
 def tested_or_noted(exp: Explanation) -> None:
@@ -48,7 +48,7 @@ def tested_or_noted(exp: Explanation) -> None:
         exp.receipt.notes.append(f"no causal test: {exp.untested}")
 
 
-def _recipe(w: Watched, target: Target) -> tuple[Recipe | None, str]:
+def _ingredients(w: Watched, target: Target) -> tuple[Ingredients | None, str]:
     """What it takes to test on a model that is given again, or why that cannot be."""
     given = w.recording.given.given
     values = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple) else (given,)
@@ -59,7 +59,7 @@ def _recipe(w: Watched, target: Target) -> tuple[Recipe | None, str]:
     if w.how.streams is not None:
         return None, "streams= was given for it, which no file holds"
     inputs = {k: _detached(v) for k, v in given.items()} if isinstance(given, Mapping) else _detached(given)
-    return Recipe(inputs, target.made, dict(w.reading.special), dict(w.reading.prompts), w.how.batch_axis), ""
+    return Ingredients(inputs, target.made, dict(w.reading.special), dict(w.reading.prompts), w.how.batch_axis), ""
 
 
 def _detached(value: Any) -> Any:
@@ -68,15 +68,15 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def on_model(model: Any, recipe: Recipe) -> causal_test.Compute:
+def on_model(model: Any, ingredients: Ingredients) -> causal_test.Compute:
     """What tests on a model that is given again: a module, or a reader of one."""
     module: Any = model if isinstance(model, nn.Module) else getattr(model, "model", model)
     refuse(module, False)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    given = Inputs.of(module, _on(recipe.inputs, device), recipe.batch_axis)
-    target = made_again(recipe.target[0], _on(recipe.target[1], device))
-    reading = Reading({}, special=dict(recipe.special), prompts=dict(recipe.prompts))
-    how = Settings(batch_axis=recipe.batch_axis).read()
+    given = Inputs.of(module, _on(ingredients.inputs, device), ingredients.batch_axis)
+    target = made_again(ingredients.target[0], _on(ingredients.target[1], device))
+    reading = Reading({}, special=dict(ingredients.special), prompts=dict(ingredients.prompts))
+    how = Settings(batch_axis=ingredients.batch_axis).read()
 
     def tests(exp: Explanation, asked: HowTested, samples: Sequence[int], seconds: float) -> list[CausalTest]:
         around = Surroundings.now()

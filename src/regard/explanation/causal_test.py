@@ -266,7 +266,7 @@ def _percent(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Ingredients:
     """What a map can be tested by once its model is given again: the inputs, and how the target was made.
 
     Attributes:
@@ -296,7 +296,7 @@ class Recipe:
         return own | {"kind": kind, "inputs": plain, "special": [*self.special], "batch_axis": self.batch_axis}
 
     @classmethod
-    def unpacked(cls, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Recipe:
+    def unpacked(cls, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ingredients:
         """The inverse of `packed`."""
         values = {k: tensors[f"causal/inputs/{k}"] if v is None else v[0] for k, v in entry["inputs"].items()}
         inputs: Any = values if entry["kind"] == "dict" else tuple(values.values())
@@ -328,7 +328,7 @@ Compute = Callable[[Any, HowTested, Sequence[int], float], list[CausalTest]]
 class Again:
     """What tests on a model that is given again, and what unpickles a test so that it can."""
 
-    on: Callable[[Any, Recipe], Compute]
+    on: Callable[[Any, Ingredients], Compute]
     restored: Callable[..., LateTest]
 
 
@@ -342,14 +342,14 @@ class LateTest:
 
     Attributes:
         compute: what tests on the model that was explained; None after `load`. refused: why there is no test, or "".
-        recipe: what it takes to test on a model that is given again; lacking: why there is none.
+        ingredients: what it takes to test on a model that is given again; lacking: why there is none.
         samples: which samples of the batch that was explained the explanation holds; None: all.
         skipped: why a page that would have shown a test has none.
     """
 
     compute: Compute | None = field(default=None, repr=False)
     refused: str = ""
-    recipe: Recipe | None = field(default=None, repr=False)
+    ingredients: Ingredients | None = field(default=None, repr=False)
     lacking: str = "it was saved before explanations could be tested"
     samples: tuple[int, ...] | None = None
     skipped: str = ""
@@ -368,14 +368,14 @@ class LateTest:
 
     def _on(self, model: Any) -> Compute:
         """What tests on a model that is given: a module, or a reader of one."""
-        if self.recipe is None:
+        if self.ingredients is None:
             raise Misuse(f"this explanation cannot be tested on a model that is given: {self.lacking}; explain again")
         if not AGAIN:
             raise Misuse("explanations are read with regard.Explanation where they are to be tested")
-        return AGAIN[0].on(model, self.recipe)
+        return AGAIN[0].on(model, self.ingredients)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        rest = (self.refused, self.recipe, self.lacking, self.samples, self.skipped)
+        rest = (self.refused, self.ingredients, self.lacking, self.samples, self.skipped)
         return (AGAIN[0].restored, rest) if AGAIN else (LateTest, (None, *rest))
 
     def __deepcopy__(self, memo: Any) -> LateTest:
@@ -384,7 +384,7 @@ class LateTest:
     @property
     def possible(self) -> bool:
         """Whether there is, or was, a model to test on."""
-        return self.compute is not None or self.recipe is not None
+        return self.compute is not None or self.ingredients is not None
 
     def of_sample(self, i: int) -> LateTest:
         """The test of one sample alone."""
@@ -393,17 +393,19 @@ class LateTest:
     @property
     def made(self) -> list[Any] | None:
         """For a file: how the target was made, which others on the same inputs share all else with."""
-        return None if self.recipe is None else packed_target(self.recipe.target)
+        return None if self.ingredients is None else packed_target(self.ingredients.target)
 
     def of_target(self, made: Sequence[Any] | None) -> LateTest:
         """The same of another target on the same inputs."""
-        recipe = None if made is None or self.recipe is None else replace(self.recipe, target=target_of(made))
-        return replace(self, recipe=recipe)
+        ingredients = (
+            None if made is None or self.ingredients is None else replace(self.ingredients, target=target_of(made))
+        )
+        return replace(self, ingredients=ingredients)
 
     def packed(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """For a file: what is no tensor; the inputs go among the tensors."""
-        recipe = None if self.recipe is None else self.recipe.packed(tensors)
-        return {"refused": self.refused, "lacking": self.lacking, "samples": self.samples, "recipe": recipe}
+        ingredients = None if self.ingredients is None else self.ingredients.packed(tensors)
+        return {"refused": self.refused, "lacking": self.lacking, "samples": self.samples, "ingredients": ingredients}
 
     @classmethod
     def unpacked(cls, entry: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> LateTest:
@@ -411,8 +413,8 @@ class LateTest:
         if entry is None:
             return cls()
         samples = None if entry["samples"] is None else tuple(map(int, entry["samples"]))
-        recipe = None if entry["recipe"] is None else Recipe.unpacked(entry["recipe"], tensors)
-        return cls(None, str(entry["refused"]), recipe, str(entry["lacking"]), samples)
+        ingredients = None if entry["ingredients"] is None else Ingredients.unpacked(entry["ingredients"], tensors)
+        return cls(None, str(entry["refused"]), ingredients, str(entry["lacking"]), samples)
 
 
 def shown_tested(explanations: Iterable[Any], test: bool | None = None) -> None:
@@ -423,4 +425,15 @@ def shown_tested(explanations: Iterable[Any], test: bool | None = None) -> None:
         exp.test_unasked(max(0.0, end - time.perf_counter()))
 
 
-__all__ = ["AGAIN", "FEW", "LEAST", "LEVEL", "CausalTest", "HowTested", "LateTest", "Outcome", "Recipe", "shown_tested"]
+__all__ = [
+    "AGAIN",
+    "FEW",
+    "LEAST",
+    "LEVEL",
+    "CausalTest",
+    "HowTested",
+    "Ingredients",
+    "LateTest",
+    "Outcome",
+    "shown_tested",
+]
