@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from regard.cli import commands as cli
@@ -59,7 +58,7 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_and_the_numbers(made: Path, experiment: lab.Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "laboratory", lambda *_: experiment)
+    monkeypatch.setattr("regard.cli.experiments.laboratory", lambda *_: experiment)
     shown = run("--classifier", made, "--out", "o")
     assert files("o") == FILES
     page = Path("o/report.html").read_text("utf-8")
@@ -84,7 +83,6 @@ def test_regard_s_own_methods_stand_beside_the_closed_forms(experiment: lab.Expe
     assert list(experiment.watched) == ["α-avg", "α-max", "G-avg", "G-l1", "G-l2", "G×I"]
     assert max(experiment.watched.values()) < 1e-4
     word, others = experiment.found.moved
-    assert word in ("dreadful", "lovely")
     assert sorted([word, *others]) == sorted(experiment.text.words)
     assert {len(v) for v in experiment.found.places.values()} == {len(others) + 1}
 
@@ -95,10 +93,7 @@ def test_a_closed_form_that_is_wrong_ends_with_1_and_says_so(
     wrong = copy.deepcopy(experiment)
     wrong.found.agreements["gradient"].formula[0] *= 1.001
     wrong.found.places = {}  # as of a text of one word
-    monkeypatch.setattr(cli, "laboratory", lambda *_: wrong)
-    monkeypatch.setattr("regard.report.theory.html._uris", lambda *_: {"light": "data:,", "dark": "data:,"})
-    monkeypatch.setattr("regard.report.theory.figures.agreement", lambda *_: Figure())
-    monkeypatch.setattr("regard.report.theory.figures.position", lambda *_: Figure())
+    monkeypatch.setattr("regard.cli.experiments.laboratory", lambda *_: wrong)
     failed = run("--out", "o", code=1)
     assert "do not agree with their reference: gradient" in failed.stderr
     page = Path("o/report.html").read_text("utf-8")
