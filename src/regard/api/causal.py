@@ -6,6 +6,7 @@ that all methods and targets on it share them, and in one call of `explain` also
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import time
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,12 +53,23 @@ Found = tuple[Tensor, Tensor | None]
 
 @dataclass(eq=False)
 class Call:
-    """What all targets of one call of `explain` share: `cases`, by their numbers; `drawn`: what these are on random choices;
-    `leaks`: of a prompt, whether units that are left out of attention reach what was written."""
+    """What all targets of one call of `explain` share.
 
-    cases: dict[int, Case] = field(default_factory=dict)
+    cases: by their numbers, as long as an explanation needs them. drawn: what these are on random choices. leaks: of a prompt,
+    whether units that are left out of attention reach what was written.
+    """
+
+    cases: WeakValueDictionary[int, Case] = field(default_factory=WeakValueDictionary)
     drawn: dict[Any, dict[int, Found]] = field(default_factory=dict)
     leaks: dict[str, Bool[Tensor, " sample"]] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def number_of(self, wish: Target) -> int:
+        """The number of a target; a new one, which none before it had, where it is not known."""
+        for number, case in self.cases.items():
+            if case.wish is wish:
+                return number
+        return next(self.numbers)
 
 
 @dataclass(eq=False)

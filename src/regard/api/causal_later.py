@@ -34,7 +34,7 @@ def late_test(w: Watched, wish: Target, target: Target, value: Value) -> LateTes
     if len(value.y) > 1 and (value.shared or len(value.y) < w.recording.batch):
         return LateTest(refused=MIXED)
     call = w.plain.setdefault("causal", Call())
-    number = next((n for n, c in call.cases.items() if c.wish is wish), len(call.cases))
+    number = call.number_of(wish)
     case = Case(w.recording.model, w.recording.given, target, w.reading, w.how, w.around, call, number, wish)
     case = call.cases.setdefault(number, replace(case, rng=w.rng, classes=value.explained, rivals=value.rival))
     ingredients, lacking = _ingredients(w, target)
