@@ -1,10 +1,10 @@
 """Time and peak memory of rules of the backward pass against the floor: complete correction, AttnLRP, CP-LRP, gim.
 
 The floor is the plain forward pass and the gradient of the target at the input, in the model's own fused kernels. Ways run in
-turn, round by round; peak memory is measured in a process of its own for each. Memory on a long input: a random Llama.
+turn, round by round; peak memory is measured in a process of its own for each. On a long input, a random Llama, memory alone.
 
     python benchmarks/backward.py            # ViT-B/16, batch 4, and a Llama of 2048 tokens
-    python benchmarks/backward.py --tokens 8192 --write
+    python benchmarks/backward.py --long 8192 --write
     python benchmarks/backward.py --tiny     # a quick check that it runs
 """
 
@@ -63,21 +63,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--tokens", type=int, default=2048, help="of the Llama; 0: no Llama")
+    parser.add_argument("--long", type=int, default=0, help="of the Llama whose memory alone is measured; 0: none")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
     args = parser.parse_args()
     torch.set_num_threads(2)
     tokens = min(args.tokens, 64) if args.tiny else args.tokens
+    asked = f"--tokens {tokens}" + (f" --long {args.long}" if args.long else "")
+    pictures_are = "ViT (tiny)" if args.tiny else "ViT-B/16"
     parts = [
-        f"`python benchmarks/backward.py --tokens {tokens}`: {measure.machine()}, median of {args.rounds} rounds, each way in "
-        "turn in one process.",
-        f"{'ViT (tiny)' if args.tiny else 'ViT-B/16'}, batch 4, 197 tokens:\n\n"
-        + _table(pictures, args.tiny, args.rounds),
+        f"`python benchmarks/backward.py {asked}`: {measure.machine()}, median of {args.rounds} rounds, each way in turn in "
+        "one process.",
+        f"{pictures_are}, batch 4, 197 tokens:\n\n" + _table(pictures, args.tiny, args.rounds),
     ]
     if tokens:
         parts.append(
             f"Llama, 8 layers, width 512, {tokens} tokens:\n\n" + _table(words, tokens, max(1, args.rounds // 2))
         )
+    if args.long:
+        longer = min(args.long, 128) if args.tiny else args.long
+        parts.append(f"The same Llama, {longer} tokens, memory alone:\n\n" + _memory(longer))
     text = "\n\n".join(parts)
     print(text)
     if args.write:
@@ -87,6 +92,18 @@ def main() -> None:
 def _table(make: object, size: object, rounds: int) -> str:
     compared = make(size)  # type: ignore[operator]
     return measure.table(measure.medians(compared, rounds), measure.peaks(make, size, names=[*compared]), FLOOR)  # type: ignore[arg-type]
+
+
+def _memory(tokens: int) -> str:
+    """Rows of ratios to the floor, whose own bytes are told."""
+    names = [FLOOR, *METHODS]
+    found = measure.peaks(words, tokens, names=names)
+    lines = ["| way | resident memory | allocated memory |", "|---|---|---|"]
+    for name in names:
+        ratios = [a / b for a, b in zip(found[name], found[FLOOR], strict=True)]
+        lines.append(f"| {name} | " + " | ".join(f"{r:.2f} x" for r in ratios) + " |")
+    resident, allocated = (n / 1e6 for n in found[FLOOR])
+    return "\n".join(lines) + f"\n\nThe floor takes {resident:,.0f} MB (resident) and {allocated:,.0f} MB (allocated)."
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ REFUSED = [
     ((*TEXT, "--site", "blok[3]"), "did you mean 'block[L]'"),
     ((*TEXT, "--baseline", "blur:none"), "blur:none is not understood"),
     ((*TEXT, "--memory-budget", "64 XB"), "memory_budget must be a positive number of bytes"),
+    ((*TEXT, "--generate", "3", "--target", "Paris"), "unknown target 'Paris' of --generate"),
     (("transfer", "a film", "-m", "zoo/bert-sentiment", "--memory-budget", "0"), "memory_budget must be a positive"),
     (("compare", "a film", "-m", "zoo/bert-sentiment", "--memory-budget", "none"), "memory_budget must be a positive"),
     ((*TEXT, "--target", " "), "--target is empty"),

@@ -31,8 +31,7 @@ from regard.models.generate import Written, already, write
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 from regard.target import Target, Value
-
-TARGETS = ("logit", "log_probability", "contrast")
+from regard.written import TARGETS
 
 
 @dataclass(frozen=True)

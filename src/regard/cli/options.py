@@ -17,6 +17,7 @@ from regard.guide import Guide
 from regard.models.checkpoint import ADAPTER
 from regard.models.places import place
 from regard.site import Site
+from regard.written import TARGETS
 from regard.zoo import in_zoo
 
 INPUT = "A picture file, a text, a text file, a chat (JSON), or - (stdin)."
@@ -220,7 +221,7 @@ def check_generate(
     if len(names) > 1:
         raise Misuse(f"{asked} takes one method at a time; give its name with --method")
     if target and len(target) > 1:
-        raise Misuse(f"{asked} takes one --target: logit, log_probability or contrast")
+        raise Misuse(f"{asked} takes one --target: {', '.join(TARGETS[:-1])} or {TARGETS[-1]}")
     if target:
         _check_token_target(target[0], asked)
     if truncate:
@@ -229,8 +230,6 @@ def check_generate(
 
 def _check_token_target(target: str, asked: str) -> None:
     """Refuse what is explained of no token that is written."""
-    from regard.api.explain_generation import TARGETS
-
     if target not in TARGETS:
         raise UnknownName(
             f"unknown target {target!r} of {asked}, which explains each token of a text: give {', '.join(TARGETS)}; leave "

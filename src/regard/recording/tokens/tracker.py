@@ -22,8 +22,17 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
+from regard.recording.tokens.birth import (
+    in_order,
+    of_features,
+    of_several,
+    owners_of_all,
+    regrouped,
+    tokens_apart,
+    whole_axis,
+)
 from regard.recording.tokens.by_tensor import ByTensor
-from regard.recording.tokens.cells import lattice, owners
+from regard.recording.tokens.cells import lattice
 from regard.recording.tokens.parameter_names import Names
 from regard.recording.tokens.tags import (
     SEVERAL,
@@ -265,7 +274,7 @@ class Trail:
         """
         samples, rows, shape = ids // STRIDE * STRIDE, ids % STRIDE, tag.source.shape
         features = False
-        if cells is not None and _of_several(cells):
+        if cells is not None and of_several(cells):
             return lost(replace(tag, ids=torch.zeros_like(ids), raw=False), SEVERAL)
         if tag.raw and tag.source.ids:
             elements, index, nobody = torch.arange(1, math.prod(shape) + 1), rows - 1, False
@@ -288,7 +297,7 @@ class Trail:
                 "shape": shape,
                 "owned": None
                 if tag.source.ids
-                else partial(_of_features, shape)
+                else partial(of_features, shape)
                 if features
                 else self._owned(tag, index - int(nobody), ids[..., None] if cells is None else cells),
             }
@@ -341,10 +350,10 @@ class Trail:
         """What finds the token of each element of the input; `cells` are elements, or rows of streams before this one."""
         count = math.prod(tag.source.shape)
         if tag.raw:
-            return partial(_owners, count, tokens, cells)
+            return partial(owners_of_all, count, tokens, cells)
         first, last = int((cells % STRIDE).min()), int((cells % STRIDE).max())
         before = [s for s in self.streams if s.first <= last and s.first + s.count > first and s.owned is not None]
-        return partial(_regrouped, count, before, tokens, cells)
+        return partial(regrouped, count, before, tokens, cells)
 
     def _elements_of(self, rows: Tensor) -> Tensor:
         stream = self.stream_of(int(rows[0]))
@@ -550,7 +559,7 @@ class Trail:
             return lost(tag, "pairs of tokens")
         if not tag.raw:
             return tag
-        if (apart := _tokens_apart(tag)) is not None:
+        if (apart := tokens_apart(tag)) is not None:
             return self.born(tag, apart)
         return self.born(tag, first_along(tag.ids, -1), tag.ids[..., None, :]).moved(lambda i: i.expand(tag.ids.shape))
 
@@ -567,7 +576,7 @@ class Trail:
         if (
             int(changes.sum()) > 15
         ):  # features of several rows in turn: each row once is enough where all occur equally often
-            ids, changes = _in_order(ids, changes)
+            ids, changes = in_order(ids, changes)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), changes.nonzero()[:, 0] + 1])
         return self.merged(tag, ids[..., starts]).moved(lambda i: i.movedim(-1, dim))
 
@@ -601,62 +610,3 @@ def _pointer(t: Tensor) -> int:
         return t.data_ptr()
     except RuntimeError:
         return 0
-
-
-def _tokens_apart(tag: Tag) -> Tensor | None:
-    """The first element of each raw element's token (tokens, width), where several tokens stand along the last axis."""
-    if len(tag.source.shape) != 2 or tag.source.ids or not tag.ids.numel():
-        return None
-    rows = tag.ids % STRIDE
-    first = torch.where(rows > 0, rows - (rows - 1) % tag.source.shape[1], 0)
-    return None if constant(first, -1) else tag.ids - rows + first
-
-
-def _in_order(ids: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids sorted along their last axis, and where they change then, if all stand there equally often; else as they were."""
-    ordered = thin(ids, but=-1).sort(-1).values
-    fewer = (ordered[..., 1:] != ordered[..., :-1]).flatten(0, -2)
-    runs = torch.diff(torch.cat([torch.tensor([-1]), fewer.any(0).nonzero()[:, 0], torch.tensor([ids.shape[-1] - 1])]))
-    if bool((fewer == fewer[:1]).all()) and bool((runs == runs[0]).all()):
-        return ordered.expand(ids.shape), fewer.any(0)
-    return ids, changes
-
-
-def whole_axis(elements: Tensor, shape: Sequence[int], cells: Tensor | None) -> Tensor | None:
-    """Features (tokens, width): every token of the input, also those that the model drops before it looks; else None."""
-    if len(shape) != 2 or not len(elements) or len(((elements - 1) % shape[1]).unique()) > 1:
-        return None
-    if cells is not None and not torch.equal(*((cells[..., i] % STRIDE - 1) // shape[1] for i in (0, -1))):
-        return None  # several rows of the table make one token
-    return torch.arange(shape[0]) * shape[1] + elements[0] - (elements[0] - 1) // shape[1] * shape[1]
-
-
-def _of_several(cells: Tensor) -> bool:
-    """Whether a cell begins in one sample and ends in another."""
-    first, last = cells[..., 0], cells[..., -1]
-    return bool(((first // STRIDE != last // STRIDE) & (first > 0) & (last > 0)).any())
-
-
-def _owners(count: int, tokens: Tensor, cells: Tensor) -> Tensor:
-    """The token of each element, by the cells of all samples (sample, ..., m), or of one where those of all are alike."""
-    apart = cells - cells[:1]
-    alike = cells.ndim > 1 and bool((apart == apart[(slice(None), *[slice(1)] * (cells.ndim - 1))]).all())
-    if alike and torch.equal(tokens, tokens[:1].expand_as(tokens)):
-        tokens, cells = tokens[:1], cells[:1]
-    return owners(count, tokens, cells % STRIDE)
-
-
-def _of_features(shape: tuple[int, ...]) -> Tensor:
-    """The token of each element of a table (token, width)."""
-    return torch.arange(shape[0] * shape[1]) // shape[1]
-
-
-def _regrouped(count: int, before: Sequence[Stream], tokens: Tensor, cells: Tensor) -> Tensor:
-    """The token of each element, where tokens were joined to new ones."""
-    rows = cells % STRIDE
-    new, own = owners(int(rows.max()), tokens, rows), torch.full((count,), -1)
-    for stream in before:
-        old = stream.owned() if stream.owned is not None else own
-        mine = (old >= 0) & (old + stream.first <= len(new))
-        own[mine] = new[old[mine] + stream.first - 1]
-    return own
