@@ -19,6 +19,7 @@ import regard
 from regard.attribution.backward import rule_set
 from regard.errors import ModelError
 from regard.recording import record
+from regard.recording.backward.made_of import RECENT
 from support import families
 from support.as_found import assert_unchanged, prepared, state
 from support.every_method import case_of
@@ -443,6 +444,29 @@ def test_a_hook_of_the_backward_pass_is_no_news() -> None:
     model = strong(Applied(F.silu))
     model.first.register_full_backward_hook(lambda *_: None)
     assert record(model, noise(2, 4, 8), rules=rule_set("attnlrp"), maps=False, strict=False).plain == []
+
+
+@pytest.mark.parametrize("between", [0, 3, 12])
+def test_a_function_of_what_the_model_has_let_go_is_taken_whole_or_named(between: int) -> None:
+    """tanh(h²) where nothing else holds h, after so many functions of other tensors."""
+
+    class Letting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            squared = self.first(x).square()
+            beside = [F.silu(x.roll(i, -1) + 0).sum() for i in range(between)]
+            return self.last((squared.tanh() + 0 * sum(beside)).mean(1))
+
+    model, x = strong(Letting()), noise(2, 4, 8).requires_grad_()
+    recording = record(model, x.detach(), target=1, rules=rule_set("attnlrp"), maps=False, strict=False)
+    assert [operation for operation, _ in recording.plain] == (["tanh"] if between > RECENT else [])
+    (found,) = recording.gradients().inputs.values()
+    h = model.first(x.detach())
+    expected = (model.last.weight[1] / 4 * h.square().tanh() / h) @ model.first.weight
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_ends_a_model_past_the_watch_is_named() -> None:

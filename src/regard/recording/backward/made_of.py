@@ -6,12 +6,14 @@ x · sigmoid(1.7x) is a function of x alone, taken whole; x · rsqrt(mean(x²) +
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.weak import TensorWeakRef
 
 from regard.recording.backward.operation import Operation
 from regard.recording.tokens.by_tensor import ByTensor
@@ -31,19 +33,16 @@ VIEWS = {"view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten", "vie
 """The same elements, in the same order."""
 SMALL = 4096
 """Elements that a constant may have to be asked what it makes of 0."""
+RECENT = 8
+"""Tensors of which functions were made last: they are kept, for the model may go on with a function of what it has let go."""
 
 
 @dataclass(frozen=True)
 class As:
-    """A tensor as it was before it was written into again."""
+    """A tensor as it was before it was written into again, as long as it is there."""
 
-    tensor: Tensor
+    ref: TensorWeakRef
     version: int
-
-    @classmethod
-    def now(cls, t: Tensor) -> As:
-        """As it is."""
-        return cls(t, version(t))
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,16 @@ class Made:
     at_zero: Any
     curved: bool
     exponent: As | None = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """The same as it is kept: of a tensor that goes when nobody needs it."""
+
+    of: As
+    at_zero: Any
+    curved: bool
+    exponent: As | None
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,8 @@ class MadeOf:
     """What is known of the tensors of a run."""
 
     def __init__(self) -> None:
-        self.made = Known[tuple[As, Made]]()
+        self.made = Known[Function]()
+        self.recent = deque[Tensor](maxlen=RECENT)
         self.origins = Known[object]()
         self.powers = Known[tuple[object, bool]]()
         self.reduced = Known[Reduced]()
@@ -107,16 +117,30 @@ class MadeOf:
 
     def function(self, t: Tensor) -> Made:
         """The function that a tensor is; of itself where nothing is known."""
-        root, made = self.made.of(t) or (None, None)
-        of = self.current(root)
-        return Made(t, 0.0, False) if made is None or of is None else replace(made, of=of)
+        known = self.made.of(t)
+        of = None if known is None else self.current(known.of)
+        if known is None or of is None:
+            return Made(t, 0.0, False)
+        return Made(of, known.at_zero, known.curved, known.exponent)
+
+    def forgotten(self, t: Tensor) -> bool:
+        """Whether a tensor is a function of one that is gone."""
+        known = self.made.of(t)
+        return known is not None and known.curved and self.current(known.of) is None
+
+    def now(self, t: Tensor) -> As:
+        """A tensor as it is; it is kept for a while."""
+        if not any(t is other for other in self.recent):
+            self.recent.append(t)
+        return As(TensorWeakRef(t), version(t))
 
     def current(self, of: As | None) -> Tensor | None:
         """A tensor as it was, or what was kept of it before it is written into; None if it is gone."""
-        if of is None:
+        t = None if of is None else of.ref()
+        if of is None or t is None:
             return None
-        kept = (self.kept.get(of.tensor) or {}).get(of.version)
-        return of.tensor if kept is None and version(of.tensor) == of.version else kept
+        kept = (self.kept.get(t) or {}).get(of.version)
+        return t if kept is None and version(t) == of.version else kept
 
     def is_gate(self, t: Tensor) -> bool:
         """Whether an activation made it."""
@@ -216,7 +240,7 @@ class MadeOf:
         """Learn what an element-wise operation gave: the function that it is of one tensor (None: of none)."""
         xs = op.dependents
         if made is not None:
-            self.made.learn(out, (As.now(made.of), made))
+            self.made.learn(out, Function(self.now(made.of), made.at_zero, made.curved, made.exponent))
         if op.name in ("pow", "square", "abs") or (op.name == "mul" and len(xs) == 2 and xs[0] is xs[1]):
             self.powers.learn(out, (self.origin(xs[0]), op.name == "abs"))
         self._follow_origin(op, out)
@@ -246,7 +270,7 @@ class MadeOf:
         power = self.powers.of(x)
         origin, absolute = power or (self.origin(x), False)
         length = absolute or op.name in LENGTHS
-        total = As.now(x) if op.name == "sum" else None
+        total = self.now(x) if op.name == "sum" else None
         squares = power is not None or length or op.name == "var"
         self.reduced.learn(out, Reduced(origin, length, total=total, where=where, squares=squares))
         if length or op.name == "var":
@@ -264,7 +288,7 @@ class MadeOf:
             return None
         if not curved and not any(k.curved for k in known) and self._shifts(op):
             return None
-        exponent = As.now(op.dependents[0]) if op.name in ("exp", "exp2") else None
+        exponent = self.now(op.dependents[0]) if op.name in ("exp", "exp2") else None
         if op.name in ("mul", "masked_fill", "to") and len(known) == 1:
             exponent = known[0].exponent
         return Made(known[0].of, self._at_zero(op), curved or any(k.curved for k in known), exponent)

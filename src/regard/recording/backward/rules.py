@@ -277,7 +277,7 @@ def product(self: Backward, op: Operation) -> Any:
 def divided(self: Backward, op: Operation, by: Tensor) -> Any:
     """x over a length that was made of it: the length is a constant."""
     self.known.normed(by)
-    return self.run(op, {id(by): held(by)} if self.rules.norm else None)
+    return self.run(op, {id(by): by.detach()} if self.rules.norm else None)
 
 
 def halves(self: Backward, op: Operation, a: Tensor, b: Tensor) -> Any:
@@ -419,7 +419,7 @@ def element_wise(self: Backward, op: Operation) -> Any:
     curved = _curved(op)
     made = self.known.function_made(op, out, curved)
     unknown = len(op.dependents) > 1 if made is None else self.rules.activation and made.at_zero is None
-    if curved and unknown:
+    if curved and (unknown or any(self.known.forgotten(x) for x in op.dependents)):
         self.keeps_plain(op.name, out)
     if self.rules.activation and made is not None and made.curved and _is_zero(made.at_zero):
         out = proportional(out, made.of)
