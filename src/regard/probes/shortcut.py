@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from regard.errors import Misuse, nearest
 from regard.explanation import display
-from regard.probes.watched import Probed, probed, share, table
+from regard.probes.watched import Probed, even_attention, probed, recorded_call, share, table
 from regard.recording import AttentionCall, Recording
-from regard.recording.edits import Imposed, Replace, uniform
+from regard.recording.edits import Imposed, Replace
 from regard.recording.tokens.tags import stream_of
 
 VALUES = ("others", "mean")
@@ -121,15 +121,16 @@ def _measured(run: Probed, values: str, others: int) -> Shortcut:
             "one sample has no others whose values could stand in the place of its own: give two or more at a time"
         )
     mean = mean_of_others(recording) if values == "mean" else None
-    own, sides = own_attention(recording), dict[str, list[Tensor]](weights=[], neither=[], keep=[])
+    own, even = own_attention(recording), even_attention(recording)
+    sides = dict[str, list[Tensor]](weights=[], neither=[], keep=[])
     count = min(others, recording.batch - 1)
     for shift in range(1, count + 1):
         entering = Replace(dict(content_of_others(recording, shift)))
         y, predicted = run.changed(entering, Imposed(own, mean))
         sides["weights"].append(y)
-        sides["neither"].append(run.changed(entering, Imposed(uniform, mean))[0])
+        sides["neither"].append(run.changed(entering, Imposed(even, mean))[0])
         sides["keep"] += _stays(run, predicted)
-    values_only, kept = run.changed(Imposed(uniform))
+    values_only, kept = run.changed(Imposed(even))
     values_keep = _stays(run, kept)
     return Shortcut(
         target=run.label,
@@ -156,12 +157,7 @@ def own_attention(recording: Recording) -> Callable[[AttentionCall], Tensor]:
     """A of every call of a run, rebuilt when a repeated run comes to that call; one is alive at a time."""
 
     def weights(call: AttentionCall) -> Tensor:
-        recorded = recording.calls[call.index]
-        if recorded.shape != call.shape:
-            raise Misuse(
-                f"attention call {call.index} ({call.module}) is not of the shape that it had in the first run"
-            )
-        return recorded.rows(torch.arange(call.shape[2])).A
+        return recorded_call(recording, call).rows(torch.arange(call.shape[2])).A
 
     return weights
 
@@ -196,7 +192,7 @@ def mean_of_others(recording: Recording) -> Callable[[AttentionCall], Tensor]:
     """V of every call: at each position the mean over the other samples that have a token there; else over all their tokens."""
 
     def values(call: AttentionCall) -> Tensor:
-        recorded = recording.calls[call.index]
+        recorded = recorded_call(recording, call)
         V, alive = recorded.repeated(recorded.v).detach(), ~recorded.dead_keys().to(recorded.v.device)
         order = recorded.samples.argsort(stable=True)
         if recorded.weights is not None or len(order) % recording.batch or int(recorded.samples.min()) < 0:

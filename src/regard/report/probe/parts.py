@@ -12,11 +12,12 @@ from regard.report.colour import number
 
 class ProbeCell(NamedTuple):
     """A cell of a table: its text; how long its bar is (0 to 1; negative: in the colour of what speaks against); how deep its
-    colour is (0 to 1)."""
+    colour is (0 to 1); whether it is marked by a frame."""
 
     text: str
     bar: float | None = None
     depth: float | None = None
+    framed: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def bar(value: float, limit: float = 1.0) -> ProbeCell:
     """A number with a bar that is full at the limit."""
     if math.isnan(value):
         return ProbeCell("–")
+    if math.isinf(value):
+        return ProbeCell("∞" if value > 0 else "−∞")
     return ProbeCell(number(value), max(-1.0, min(1.0, value / limit)) if limit else 0.0)
 
 

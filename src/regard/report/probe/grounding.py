@@ -1,0 +1,86 @@
+"""The section of a probe of grounding."""
+
+from __future__ import annotations
+
+from regard.probes.grounding import Grounding, Phrase
+from regard.report.probe import rerun
+from regard.report.probe.parts import ProbeCell, ProbeSection, ProbeTable, bar, percent, sample_name, shade
+
+MEANING = (
+    "If it is known which regions a phrase means, attention can be marked: how much of it lies there, whether its peak does, "
+    "and how far it is from looking there alone (KL; 0 is there alone and evenly). A layer that points well grounds the phrase. "
+    "One that does not may do other work, and a model can answer rightly without any layer that points: the phrase may have "
+    "been bound to its region from the other side, by regions that look at words. The best of several heads is good by chance "
+    "too.",
+    "The last table puts the known regions in the place of what the phrases look at, in all these layers and heads at once. "
+    "Where the number hardly changes, the model either looks there already, or this attention does not reach its answer.",
+)
+SHOWN, WIDEST = 16, 40  # phrases and regions in the tables of maps
+
+
+def section(found: Grounding) -> ProbeSection:
+    """A sentence, a row for each layer, maps of phrases over regions, and what the known regions change."""
+    rows, chance, count = found.rows(), float(found.chance.mean()), len(found.phrases)
+    best = max(rows, key=lambda row: row.pointing)
+    looks = "phrase looks" if count == 1 else "phrases look"
+    told = (
+        f"In layer {best.layer}, {percent(best.pointing)} of {count} {looks} most at a region that they mean; "
+        f"by chance {percent(chance)} would."
+    )
+    facts = [
+        ("text", found.query_stream, f"{count} {'phrase' if count == 1 else 'phrases'} with known regions"),
+        ("regions", found.key_stream, f"{found.attention.shape[-1]}; a phrase’s attention over them is brought to sum 1"),
+        ("passes", str(found.passes), "runs of the model"),
+    ]
+    after = rerun.changed(found, f"{found.target}, with the attention of phrases put on the known regions")
+    title = f"Grounding: {found.query_stream} to {found.key_stream}"
+    return ProbeSection(title, told, [_layers(found, chance), after, *_maps(found)], facts, MEANING)
+
+
+def _layers(found: Grounding, chance: float) -> ProbeTable:
+    """A row for each layer, and one of even attention."""
+    rows, even = found.rows(), float(found.kl_even.mean())
+    limit = max([r.kl for r in rows if r.kl < float("inf")] + [even])
+    cells = [
+        [
+            ProbeCell(f"{r.layer} · {r.module}"),
+            *(bar(v) for v in (r.on_regions, r.on_known, r.pointing)),
+            ProbeCell(str(r.best_head)),
+            bar(r.best_pointing),
+            bar(r.kl, limit),
+        ]
+        for r in rows
+    ]
+    last = [ProbeCell("even attention"), ProbeCell(""), bar(chance), bar(chance), ProbeCell(""), ProbeCell(""), bar(even, limit)]
+    head = ("layer", "on all regions", "of that on the known", "pointing", "best head", "its pointing", "KL")
+    return ProbeTable("", head, [*cells, last])
+
+
+def _maps(found: Grounding) -> list[ProbeTable]:
+    """Of each layer, what phrases look at: colours, the known regions framed. Nothing where there are too many regions."""
+    count = found.attention.shape[-1]
+    if count > WIDEST:
+        return []
+    rest = f", the first {SHOWN} phrases" if len(found.phrases) > SHOWN else ""
+    head = ["", *map(str, range(count))]
+    return [
+        ProbeTable(
+            f"Layer {layer}: share of each region, known ones framed{rest}",
+            head,
+            [
+                [ProbeCell(_name(found, phrase)), *(_cell(v, k in phrase.regions) for k, v in enumerate(row.tolist()))]
+                for phrase, row in zip(found.phrases[:SHOWN], maps, strict=False)
+            ],
+            matrix=True,
+        )
+        for layer, maps in zip(found.layers, found.attention, strict=True)
+    ]
+
+
+def _cell(value: float, known: bool) -> ProbeCell:
+    return shade(value)._replace(framed=known)
+
+
+def _name(found: Grounding, phrase: Phrase) -> str:
+    """What a phrase is called; with its sample where there are several."""
+    return phrase.said if len(found.before) == 1 else f"{phrase.said} · {sample_name(found.names, phrase.sample)}"
