@@ -450,7 +450,12 @@ class Reader(RawReader):
             options["pairs"] = phrases_in(reading, options["pairs"], options.get("query_stream"))
         found = ask(self.model, reading.inputs, **options)
         raws = next(iter(reading.raw.values()), ())
-        told = {"names": tuple(r.name for r in raws), "classes": tuple(reading.labels or self.labels)}
+        pictures = tuple(p for some in reading.raw.values() for p in some if isinstance(p, Picture) and p.regions)
+        told = {
+            "names": tuple(r.name for r in raws),
+            "classes": tuple(reading.labels or self.labels),
+            "pictures": pictures,
+        }
         return dataclasses.replace(found, **{k: v for k, v in told.items() if hasattr(found, k)})
 
     def record(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from regard.attribution.attention.edge_rules import EDGES
 from regard.errors import Misuse
 from regard.explanation import display
+from regard.explanation.raw_inputs import Picture
 from regard.probes.imposed import changes, fitting_calls, imposing
 from regard.probes.priors import on_rows, stream_called
 from regard.probes.watched import Probed, probed, table
@@ -62,7 +63,8 @@ class Grounding:
         chance: on_known and pointing of even attention, and kl_even its KL.
         target, before, after, predicted_before, predicted_after: as of `AttentionRerun`, with q in the place of p in all these
             layers and their heads. passes: forward passes.
-        names, classes: what to call samples and classes, where somebody said so.
+        names, classes: what to call samples and classes, where somebody said so. pictures: of each sample, with its regions,
+            where a reader made them.
     """
 
     query_stream: str
@@ -86,6 +88,7 @@ class Grounding:
     passes: int = 0
     names: tuple[str, ...] = field(default=(), repr=False)
     classes: tuple[str, ...] = field(default=(), repr=False)
+    pictures: tuple[Picture, ...] = field(default=(), repr=False)
 
     def rows(self) -> list[LayerGrounding]:
         """Each layer in numbers, means over the phrases."""

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from regard.explanation.raw_inputs import Picture
 from regard.probes.grounding import Grounding, Phrase
+from regard.report.page import uri_of
 from regard.report.probe import rerun
-from regard.report.probe.parts import ProbeCell, ProbeSection, ProbeTable, bar, percent, sample_name, shade
+from regard.report.probe.parts import (
+    ProbeCell,
+    ProbePicture,
+    ProbeSection,
+    ProbeTable,
+    bar,
+    percent,
+    sample_name,
+    shade,
+)
 
 MEANING = (
     "If it is known which regions a phrase means, attention can be marked: how much of it lies there, whether its peak does, "
@@ -12,10 +23,10 @@ MEANING = (
     "One that does not may do other work, and a model can answer rightly without any layer that points: the phrase may have "
     "been bound to its region from the other side, by regions that look at words. The best of several heads is good by chance "
     "too.",
-    "The last table puts the known regions in the place of what the phrases look at, in all these layers and heads at once. "
+    "The table of samples puts the known regions in the place of what the phrases look at, in all these layers and heads at once. "
     "Where the number hardly changes, the model either looks there already, or this attention does not reach its answer.",
 )
-SHOWN, WIDEST = 16, 40  # phrases and regions in the tables of maps
+SHOWN, WIDEST = 16, 40  # phrases (and pictures), and regions, in the tables of maps
 
 
 def section(found: Grounding) -> ProbeSection:
@@ -24,7 +35,7 @@ def section(found: Grounding) -> ProbeSection:
     best = max(rows, key=lambda row: row.pointing)
     looks = "phrase looks" if count == 1 else "phrases look"
     told = (
-        f"In layer {best.layer}, {percent(best.pointing)} of {count} {looks} most at a region that they mean; "
+        f"{'In' if len(rows) == 1 else 'At best, in'} layer {best.layer}, {percent(best.pointing)} of {count} {looks} most at a region that they mean; "
         f"by chance {percent(chance)} would."
     )
     facts = [
@@ -34,7 +45,15 @@ def section(found: Grounding) -> ProbeSection:
     ]
     after = rerun.changed(found, f"{found.target}, with the attention of phrases put on the known regions")
     title = f"Grounding: {found.query_stream} to {found.key_stream}"
-    return ProbeSection(title, told, [_layers(found, chance), after, *_maps(found)], facts, MEANING)
+    tables = [_layers(found, chance), after, *_maps(found)]
+    return ProbeSection(title, told, tables, facts, MEANING, [_numbered(p) for p in found.pictures[:SHOWN]])
+
+
+def _numbered(picture: Picture) -> ProbePicture:
+    """A picture with its regions."""
+    height, width = picture.pixels.shape[:2]
+    boxes = [(b.left, b.top, b.right - b.left, b.bottom - b.top) for b in picture.regions]
+    return ProbePicture(picture.name, uri_of(picture.pixels.cpu().numpy()), (width, height), boxes)
 
 
 def _layers(found: Grounding, chance: float) -> ProbeTable:
@@ -61,24 +80,24 @@ def _maps(found: Grounding) -> list[ProbeTable]:
     count = found.attention.shape[-1]
     if count > WIDEST:
         return []
-    rest = f", the first {SHOWN} phrases" if len(found.phrases) > SHOWN else ""
+    rest = f" (the first {SHOWN} phrases)" if len(found.phrases) > SHOWN else ""
+    limit = float(found.attention[:, :SHOWN].max())
     head = ["", *map(str, range(count))]
     return [
         ProbeTable(
-            f"Layer {layer}: share of each region, known ones framed{rest}",
+            f"Layer {layer}: known regions framed{rest}",
             head,
             [
-                [ProbeCell(_name(found, phrase)), *(_cell(v, k in phrase.regions) for k, v in enumerate(row.tolist()))]
+                [
+                    ProbeCell(_name(found, phrase)),
+                    *(shade(v, limit)._replace(framed=k in phrase.regions) for k, v in enumerate(row.tolist())),
+                ]
                 for phrase, row in zip(found.phrases[:SHOWN], maps, strict=False)
             ],
             matrix=True,
         )
         for layer, maps in zip(found.layers, found.attention, strict=True)
     ]
-
-
-def _cell(value: float, known: bool) -> ProbeCell:
-    return shade(value)._replace(framed=known)
 
 
 def _name(found: Grounding, phrase: Phrase) -> str:

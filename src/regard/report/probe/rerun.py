@@ -20,7 +20,7 @@ def section(found: AttentionRerun) -> ProbeSection:
     """A sentence, and the number of each sample before and after."""
     facts = [
         ("attention", found.prior, "in the place of the model’s own, in all heads"),
-        ("calls", ", ".join(map(str, found.calls)), "attention calls that were changed, as `regard inspect` numbers them"),
+        ("calls", ", ".join(map(str, found.calls)), "attention calls that were changed, by the numbers that regard inspect gives them"),
         ("passes", str(found.passes), "runs of the model"),
     ]
     return ProbeSection(f"Another attention: {found.target}", told(found), [changed(found, "")], facts, MEANING)
