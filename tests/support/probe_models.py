@@ -139,7 +139,7 @@ class Pointing(nn.Module):
 
     def forward(self, input_ids: Tensor, regions: Tensor) -> Tensor:
         codes, values = regions[..., :REGIONS], regions[..., REGIONS:]
-        turned = torch.stack([codes.roll(h, -1) for h in range(self.heads)], 1)
+        turned = torch.stack([codes.roll(-h, -1) for h in range(self.heads)], 1)
         V, words = values[:, None].expand(-1, self.heads, -1, -1), self.words(input_ids)
         if self.loop:
             seen = [torch.softmax(words @ turned[:, h].mT, -1) @ V[:, h] for h in range(self.heads)]
