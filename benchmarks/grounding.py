@@ -3,8 +3,8 @@
     python benchmarks/grounding.py           # print the tables
     python benchmarks/grounding.py --write   # and put them into docs/heterogenous.md
 
-`zoo/lxmert-scenes`: the bundled questions of which it is known which regions the asked word names. One thread, some seconds; the
-numbers do not depend on the machine.
+`zoo/lxmert-scenes`: the bundled questions of which it is known which regions the asked word names. One thread, some seconds;
+the numbers do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class Asked:
 def layers(asked: Asked) -> str:
     """Where the asked word looks, layer by layer."""
     found = asked.found
-    lines = ["| attention | on the known regions | pointing | KL, nats | best head | its pointing |", "| --- " * 6 + "|"]
+    lines = [
+        "| attention | on the known regions | pointing | KL, nats | best head | its pointing |",
+        "| --- " * 6 + "|",
+    ]
     for i, row in enumerate(found.rows()):
         numbers = (asked.told(t[i]) for t in (found.on_known, found.pointing, found.kl))
         lines.append(
@@ -110,7 +113,10 @@ def priors(asked: Asked) -> str:
         "all words at another item": all_words(away),
         "all words evenly": all_words(torch.ones_like(away)),
     }
-    lines = ["| attention of words to regions | right answers | answers changed | the logit changes by |", "| --- " * 4 + "|"]
+    lines = [
+        "| attention of words to regions | right answers | answers changed | the logit changes by |",
+        "| --- " * 4 + "|",
+    ]
     lines.append(f"| the model's own | {asked.told(asked.right(found.predicted_before))} | | |")
     for name, run in runs.items():
         changed = run.predicted_after.ne(run.predicted_before).double()

@@ -13,8 +13,8 @@ from regard.explanation.raw_inputs import Reading, Text
 def phrases_in(reading: Reading, pairs: Any, stream: str | None = None) -> Any:
     """Pairs (phrase, what it means) as (token numbers, what it means, name), a list for each text.
 
-    A phrase is given in words, whose occurrences all count, or by numbers of tokens, which are named by what they stand for. What
-    is no such pair goes on as it is, for the probe to refuse.
+    A phrase is given in words, whose occurrences all count, or by numbers of tokens, which are named by what they stand for.
+    What is no such pair goes on as it is, for the probe to refuse.
 
     Raises Misuse where the text does not hold the words, or where it is not clear which text is meant.
     """
@@ -26,9 +26,8 @@ def phrases_in(reading: Reading, pairs: Any, stream: str | None = None) -> Any:
     (found,) = texts.values()
     lists = [pairs] if len(found) == 1 else pairs
     if not _listed(lists) or len(lists) != len(found) or not all(map(_listed, lists)):
-        raise Misuse(
-            "pairs is a list of (phrase, regions)" + ("" if len(found) == 1 else f", one such list for each of {len(found)} texts")
-        )
+        each = "" if len(found) == 1 else f", one such list for each of {len(found)} texts"
+        raise Misuse(f"pairs is a list of (phrase, regions){each}")
     return [[_named(text, pair) for pair in own] for text, own in zip(found, lists, strict=True)]
 
 
@@ -56,7 +55,9 @@ def tokens_of(text: Text, phrase: str) -> list[int]:
     spelt = r"\s+".join(map(re.escape, phrase.split()))
     whole = [m.span() for m in re.finditer(rf"(?<!\w){spelt}(?!\w)", text.text, re.IGNORECASE)] if spelt else []
     spans = whole or ([m.span() for m in re.finditer(spelt, text.text, re.IGNORECASE)] if spelt else [])
-    tokens = [i for i, (a, b) in enumerate(text.offsets) if b > a and any(a < end and b > start for start, end in spans)]
+    tokens = [
+        i for i, (a, b) in enumerate(text.offsets) if b > a and any(a < end and b > start for start, end in spans)
+    ]
     if not tokens:
         raise Misuse(f"the text does not hold the words {phrase!r}: {text.text[:80]!r}")
     return tokens

@@ -221,8 +221,8 @@ def _on_tokens(
 def looking(
     recording: Recording, layer: int, phrases: Sequence[Phrase], text: Stream, regions: Stream
 ) -> tuple[Float[Tensor, "phrase region"], Float[Tensor, "head phrase region"]]:
-    """What a phrase's tokens have on each region in an attention, of all that they have on tokens: the mean over heads, and head
-    by head (in a unit of its own)."""
+    """What a phrase's tokens have on each region in an attention, of all that they have on tokens: the mean over heads, and
+    head by head (in a unit of its own)."""
     slot = [sum(g.sample == f.sample for g in phrases[:i]) for i, f in enumerate(phrases)]
     r = recording.zeros().repeat(max(slot) + 1, 1, 1)
     for k, f in zip(slot, phrases, strict=True):
@@ -236,8 +236,8 @@ def looking(
 
 
 def _heads(recording: Recording, layer: int, by_call: dict[int, Tensor]) -> Float[Tensor, "head slot batch row"]:
-    """The heads of an attention: those of its calls one after the other, but for chunks and windows, whose calls have other rows
-    of the same heads."""
+    """The heads of an attention: those of its calls one after the other, but for chunks and windows, whose calls have other
+    rows of the same heads."""
     found: list[tuple[Tensor, Tensor]] = []
     for some in recording.attentions[layer].heads:
         rows = torch.cat([recording.calls[i].queries.flatten() for i in some])
@@ -289,13 +289,17 @@ def _phrases(recording: Recording, pairs: Any, text: Stream, regions: Stream) ->
     lists = lists and all(isinstance(own, Sequence) and not isinstance(own, str) for own in pairs)
     if not lists or len(pairs) != recording.batch:
         got = f"{len(pairs)} lists" if lists else type(pairs).__name__
-        raise Misuse(f"pairs is a list with a list of (tokens, regions) for each of {recording.batch} samples, not {got}")
+        raise Misuse(
+            f"pairs is a list with a list of (tokens, regions) for each of {recording.batch} samples, not {got}"
+        )
     if not any(len(own) for own in pairs):
         raise Misuse("no pair is given: what some tokens of the text mean must be known")
     for sample, own in enumerate(pairs):
         for pair in own:
             if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
-                raise Misuse(f"a pair is (tokens, regions), by number, or (tokens, regions, name); not {str(pair)[:60]!r}")
+                raise Misuse(
+                    f"a pair is (tokens, regions), by number, or (tokens, regions, name); not {str(pair)[:60]!r}"
+                )
             tokens, known = (_numbers(recording, sample, *side) for side in ((pair[0], text), (pair[1], regions)))
             said = str(pair[2]) if len(pair) == 3 else _counted("token", tokens)
             yield Phrase(sample, tokens, known, said)
@@ -319,7 +323,9 @@ def _numbers(recording: Recording, sample: int, given: Any, stream: Stream) -> t
             f"{str(given)[:60]} names no tokens of {stream.name!r}: give numbers from 0 to {stream.count - 1}, or a mask"
         )
     if bool(recording.padded[stream.name][sample, list(numbers)].any()):
-        raise Misuse(f"{_counted('token', numbers)} of {stream.name!r} in sample {sample} is padding, in whole or in part")
+        raise Misuse(
+            f"{_counted('token', numbers)} of {stream.name!r} in sample {sample} is padding, in whole or in part"
+        )
     return numbers
 
 

@@ -112,7 +112,9 @@ def rerun(
 
     Raises UnknownName for a stream that there is not, Misuse for a prior that does not fit, and where samples read one another.
     """
-    if not (attention == "uniform" if isinstance(attention, str) else isinstance(attention, Mapping) or callable(attention)):
+    if not (
+        attention == "uniform" if isinstance(attention, str) else isinstance(attention, Mapping) or callable(attention)
+    ):
         raise Misuse(f"{SAY}; not {str(attention)[:60]!r}")
     with probed(model, inputs, target, **options) as run:
         which = _numbers(run.recording, calls)

@@ -14,6 +14,7 @@ from regard.errors import Misuse, nearest
 from regard.recording import AttentionCall, Recording, Stream
 from regard.recording.tokens.tags import STRIDE
 
+
 @dataclass(frozen=True)
 class Prior:
     """What rows are to have on the tokens of one stream, among these tokens.
@@ -53,7 +54,9 @@ def prior_of(recording: Recording, between: Any, given: Any) -> Prior:
     """
     names = tuple(between.split(" to ")) if isinstance(between, str) else between if isinstance(between, tuple) else ()
     if not 1 <= len(names) <= 2 or not all(isinstance(name, str) for name in names):
-        raise Misuse(f"a prior is on a stream, or on (the stream that looks, the stream it looks at); not on {between!r}")
+        raise Misuse(
+            f"a prior is on a stream, or on (the stream that looks, the stream it looks at); not on {between!r}"
+        )
     found = [stream_called(recording, name) for name in names]
     of, stream = (None if len(found) == 1 else found[0]), found[-1]
     return on_rows(recording, _checked(recording, given, found, " to ".join(names)), of, stream)

@@ -6,6 +6,7 @@ code that later layers read, whatever the values under them are. Such a shortcut
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,7 +40,8 @@ class Shortcut:
         weights_keep: the share of the others with which the own attention alone still gives the predicted class, (batch,);
             values_keep: whether uniform attention still gives it. None where the target is of no class.
         values: what stood in the place of the values. others: how many samples did. passes: forward passes.
-        names: what to call the samples, where somebody said so.
+        alike: the same class is explained in all samples, so that the values carry as much of it in all samples together as
+            others' do, by construction. names: what to call the samples, where somebody said so.
     """
 
     target: str
@@ -52,6 +54,7 @@ class Shortcut:
     values: str
     others: int
     passes: int
+    alike: bool = False
     names: tuple[str, ...] = field(default=(), repr=False)
 
     @property
@@ -66,11 +69,11 @@ class Shortcut:
 
     @property
     def overall(self) -> tuple[float, float]:
-        """Both shares of all samples together: of weights, of values."""
+        """Both shares of all samples together: of weights, of values; the latter is NaN where the samples are `alike`."""
         parts = (self.weights_only, self.values_only)
         whole, size = (self.own - self.neither).sum(), self.own.abs().sum()
         weights, values = (float(share((p - self.neither).sum(), whole, size)) for p in parts)
-        return weights, values
+        return weights, math.nan if self.alike else values
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained page (needs `regard[viz]`)."""
@@ -143,6 +146,7 @@ def _measured(run: Probed, values: str, others: int) -> Shortcut:
         values=values,
         others=count,
         passes=run.passes,
+        alike=all(t is None or len(t.unique()) == 1 for t in (run.again.classes, run.again.rivals)),
     )
 
 

@@ -19,12 +19,12 @@ from regard.report.probe.parts import (
 
 MEANING = (
     "If it is known which regions a phrase means, attention can be marked: how much of it lies there, whether its peak does, "
-    "and how far it is from looking there alone (KL; 0 is there alone and evenly). A layer that points well grounds the phrase. "
-    "One that does not may do other work, and a model can answer rightly without any layer that points: the phrase may have "
-    "been bound to its region from the other side, by regions that look at words. The best of several heads is good by chance "
-    "too.",
-    "The table of samples puts the known regions in the place of what the phrases look at, in all these layers and heads at once. "
-    "Where the number hardly changes, the model either looks there already, or this attention does not reach its answer.",
+    "and how far it is from looking there alone (KL; 0 is there alone and evenly). A layer that points well grounds the "
+    "phrase. One that does not may do other work, and a model can answer rightly without any layer that points: the phrase may "
+    "have been bound to its region from the other side, by regions that look at words. The best of several heads is good by "
+    "chance too.",
+    "The table of samples puts the known regions in the place of what the phrases look at, in all these layers and heads at "
+    "once. Where the number hardly changes, the model either looks there already, or this attention does not reach its answer.",
 )
 SHOWN, WIDEST = 16, 40  # phrases (and pictures), and regions, in the tables of maps
 
@@ -32,21 +32,36 @@ SHOWN, WIDEST = 16, 40  # phrases (and pictures), and regions, in the tables of 
 def section(found: Grounding) -> ProbeSection:
     """A sentence, a row for each layer, maps of phrases over regions, and what the known regions change."""
     rows, chance, count = found.rows(), float(found.chance.mean()), len(found.phrases)
-    best = max(rows, key=lambda row: row.pointing)
-    looks = "phrase looks" if count == 1 else "phrases look"
-    told = (
-        f"{'In' if len(rows) == 1 else 'At best, in'} layer {best.layer}, {percent(best.pointing)} of {count} {looks} most at a region that they mean; "
-        f"by chance {percent(chance)} would."
-    )
     facts = [
         ("text", found.query_stream, f"{count} {'phrase' if count == 1 else 'phrases'} with known regions"),
-        ("regions", found.key_stream, f"{found.attention.shape[-1]}; a phrase’s attention over them is brought to sum 1"),
+        (
+            "regions",
+            found.key_stream,
+            f"{found.attention.shape[-1]}; a phrase’s attention over them is brought to sum 1",
+        ),
         ("passes", str(found.passes), "runs of the model"),
     ]
     after = rerun.changed(found, f"{found.target}, with the attention of phrases put on the known regions")
     title = f"Grounding: {found.query_stream} to {found.key_stream}"
     tables = [_layers(found, chance), after, *_maps(found)]
-    return ProbeSection(title, told, tables, facts, MEANING, [_numbered(p) for p in found.pictures[:SHOWN]])
+    return ProbeSection(
+        title, _told(found, chance), tables, facts, MEANING, [_numbered(p) for p in found.pictures[:SHOWN]]
+    )
+
+
+def _told(found: Grounding, chance: float) -> str:
+    """How many phrases the best layer points at rightly."""
+    rows, count = found.rows(), len(found.phrases)
+    best = max(rows, key=lambda row: row.pointing)
+    where = f"{'In' if len(rows) == 1 else 'At best, in'} layer {best.layer}"
+    if count > 1:
+        looks = f"{percent(best.pointing)} of {count} phrases look most at a region that they mean"
+        return f"{where}, {looks}; by chance {percent(chance)} would."
+    if not best.pointing:
+        return f"In no layer does “{found.phrases[0].said}” look most at a region that it means."
+    return (
+        f"{where}, “{found.phrases[0].said}” looks most at a region that it means; {percent(chance)} would by chance."
+    )
 
 
 def _numbered(picture: Picture) -> ProbePicture:
@@ -70,7 +85,8 @@ def _layers(found: Grounding, chance: float) -> ProbeTable:
         ]
         for r in rows
     ]
-    last = [ProbeCell("even attention"), ProbeCell(""), bar(chance), bar(chance), ProbeCell(""), ProbeCell(""), bar(even, limit)]
+    none = ProbeCell("")
+    last = [ProbeCell("even attention"), none, bar(chance), bar(chance), none, none, bar(even, limit)]
     head = ("layer", "on all regions", "of that on the known", "pointing", "best head", "its pointing", "KL")
     return ProbeTable("", head, [*cells, last])
 

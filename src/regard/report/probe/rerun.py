@@ -20,7 +20,11 @@ def section(found: AttentionRerun) -> ProbeSection:
     """A sentence, and the number of each sample before and after."""
     facts = [
         ("attention", found.prior, "in the place of the model’s own, in all heads"),
-        ("calls", ", ".join(map(str, found.calls)), "attention calls that were changed, by the numbers that regard inspect gives them"),
+        (
+            "calls",
+            ", ".join(map(str, found.calls)),
+            "attention calls that were changed, numbered as by inspect",
+        ),
         ("passes", str(found.passes), "runs of the model"),
     ]
     return ProbeSection(f"Another attention: {found.target}", told(found), [changed(found, "")], facts, MEANING)
@@ -35,7 +39,9 @@ def told(found: Any) -> str:
     other = int((found.predicted_before != found.predicted_after).sum())
     if count == 1:
         return f"The prediction: {prediction(found, 0)}. The number changes by {bar(moved).text}."
-    return f"{other} of {count} predictions change ({percent(other / count)}); the number by {bar(moved).text} on average."
+    return (
+        f"{other} of {count} predictions change ({percent(other / count)}); the number by {bar(moved).text} on average."
+    )
 
 
 def changed(found: Any, caption: str) -> ProbeTable:
