@@ -31,7 +31,7 @@ SHOWN, WIDEST = 16, 40  # phrases (and pictures), and regions, in the tables of 
 
 def section(found: Grounding) -> ProbeSection:
     """A sentence, a row for each layer, maps of phrases over regions, and what the known regions change."""
-    rows, chance, count = found.rows(), float(found.chance.mean()), len(found.phrases)
+    chance, count = float(found.chance.mean()), len(found.phrases)
     facts = [
         ("text", found.query_stream, f"{count} {'phrase' if count == 1 else 'phrases'} with known regions"),
         (
