@@ -86,6 +86,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/guidance.py
 	$(BIN)/python benchmarks/heterogenous.py
+	$(BIN)/python benchmarks/grounding.py
 
 docs: $(READY)
 	$(BIN)/python -m pytest tests/docs/test_docs.py

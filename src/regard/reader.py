@@ -25,6 +25,7 @@ from regard.models.chats import is_chat
 from regard.models.default_targets import Wanted
 from regard.models.labels import called, class_of, labels_of
 from regard.models.loading import Loaded
+from regard.models.phrases import phrases_in
 from regard.models.places import is_name
 from regard.models.reading import RawReader
 from regard.models.texts import pad_id
@@ -438,17 +439,24 @@ class Reader(RawReader):
         Args:
             name: one of `regard.probe.PROBES`. raw: what `read` takes; several inputs make one batch.
             target: for a probe of a target, as in `explain`: one class or word. truncate, regions: as in `read`.
-            options: of the probe.
+            options: of the probe. The `pairs` of grounding may have their phrases in words; of one input they are a list of
+                (phrase, regions), of several a list of these for each.
         """
         ask = probe.named(name, target=target, **options)
         reading = self._run_on(raw, truncate, regions)
-        if target is not None:
+        if probe.of_target(name):
             options["target"] = self._single(raw, target, reading)
+        if "pairs" in options:
+            options["pairs"] = phrases_in(reading, options["pairs"], options.get("query_stream"))
         found = ask(self.model, reading.inputs, **options)
-        if not hasattr(found, "names"):
-            return found
         raws = next(iter(reading.raw.values()), ())
-        return dataclasses.replace(found, names=tuple(r.name for r in raws))
+        pictures = tuple(p for some in reading.raw.values() for p in some if isinstance(p, Picture) and p.regions)
+        told = {
+            "names": tuple(r.name for r in raws),
+            "classes": tuple(reading.labels or self.labels),
+            "pictures": pictures,
+        }
+        return dataclasses.replace(found, **{k: v for k, v in told.items() if hasattr(found, k)})
 
     def record(
         self, raw: Any, target: Any = None, *, truncate: bool = False, regions: Any = None, **options: Any

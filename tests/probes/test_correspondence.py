@@ -98,6 +98,25 @@ def test_a_sample_alone_and_some_tokens(tmp_path: Path) -> None:
     assert len(str(both).splitlines()) == 4
 
 
+def test_tokens_that_reach_the_target_past_attention_are_replaced_by_zeros() -> None:
+    """Left out of attention, a token would go on through the convolution."""
+
+    class Convolved(Blocks):
+        def forward(self, x: Tensor) -> Tensor:
+            shifted = torch.cat([x[:, :1], x[:, :-1]], 1)
+            made: Tensor = super().forward(x) + self.head((x * shifted).sum(1))
+            return made
+
+    model, x = Convolved("mixed"), drawn(BATCH, TOKENS, 6)
+    found = regard.probe.correspondence(model, x, 1, draws=1)
+    assert "replaced by zeros" in found.taken
+    for i in range(TOKENS):
+        without = x.clone()
+        without[:, i] = 0
+        torch.testing.assert_close(found.drop[:, i], (model(x) - model(without))[:, 1].detach())
+    assert regard.probe.correspondence(Blocks("mixed"), x, 1, draws=1).taken == "left out of attention"
+
+
 def test_what_is_refused() -> None:
     x = drawn(1, TOKENS, 6)
     with pytest.raises(ModelError, match="no block"):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import regard
 from regard.errors import Misuse
+from regard.probes.heads import Heads, LayerHeads
 from support.probe_models import Layers, drawn
 
 torch.set_num_threads(1)
@@ -68,6 +69,22 @@ def test_inspect_shows_them_and_so_does_a_page(tmp_path: Path) -> None:
     text = seen.heads.to_html(tmp_path / "heads.html").read_text("utf-8")
     assert "2 pairs of heads, in 2 of 2 layers, do nearly the same." in text
     assert text.count('class="matrix"') == 4
+
+
+def test_calls_of_one_attention_keep_their_own_pairs_apart() -> None:
+    """Two chunks of queries make one attention; only the first chunk's heads are alike."""
+    one, other = torch.eye(2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
+    found = Heads([LayerHeads(0, "first", other, other), LayerHeads(0, "second", one, one)])
+    lines = str(found).splitlines()
+    assert lines[1].endswith("0-1 (1.00, 1.00)")
+    assert lines[2].endswith("none")
+    assert len(found.redundant) == 1
+
+
+def test_a_page_of_layers_with_one_head(tmp_path: Path) -> None:
+    text = regard.probe.heads(Layers(heads=1), drawn(3, 5, 6)).to_html(tmp_path / "one.html").read_text("utf-8")
+    assert "Every layer has one head alone" in text
+    assert 'class="matrix"' not in text
 
 
 def test_a_threshold_that_is_no_share_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ BATCH, TOKENS = 4, 5
 
 @pytest.mark.parametrize("values", ["others", "mean"])
 def test_a_shortcut_that_was_planted_in_the_attention(values: str) -> None:
-    found = regard.probe.shortcut(OneLook(TOKENS, shortcut=True), drawn(BATCH, TOKENS, 6), values=values)
+    of = torch.tensor([0, 2, 1, 1])
+    found = regard.probe.shortcut(OneLook(TOKENS, shortcut=True), drawn(BATCH, TOKENS, 6), of, values=values)
     torch.testing.assert_close(found.weights_share, torch.ones(BATCH, dtype=torch.float64))
     torch.testing.assert_close(found.values_share, torch.zeros(BATCH, dtype=torch.float64))
     assert found.weights_keep is not None
@@ -67,6 +69,17 @@ def test_the_four_runs_are_those_of_the_model_written_out(values: str) -> None:
         torch.testing.assert_close(getattr(found, name), expected.detach(), rtol=1e-9, atol=1e-9)
     assert found.others == BATCH - 1
     assert found.passes == 2 + 2 * found.others
+
+
+def test_samples_of_one_class_do_not_tell_what_the_values_carry(tmp_path: Path) -> None:
+    """Under uniform attention the others' content is then the batch's own, once more: both sums are the same."""
+    found = regard.probe.shortcut(Layers(), drawn(BATCH, TOKENS, 6), 1)
+    assert float(found.values_only.sum()) == pytest.approx(float(found.neither.sum()), abs=1e-12)
+    assert found.alike
+    assert not math.isnan(found.overall[0])
+    assert math.isnan(found.overall[1])
+    assert "give samples of several classes" in found.to_html(tmp_path / "alike.html").read_text("utf-8")
+    assert not regard.probe.shortcut(Layers(), drawn(BATCH, TOKENS, 6), torch.tensor([0, 2, 1, 1])).alike
 
 
 def test_a_result_is_a_table_and_a_page(tmp_path: Path) -> None:

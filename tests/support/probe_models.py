@@ -112,3 +112,99 @@ class Blocks(nn.Module):
             x = block(x)
         logits: Tensor = self.head(x.mean(1))
         return logits
+
+
+REGIONS = 4
+
+
+class Pointing(nn.Module):
+    """Words that look at regions. Word number w looks at region w mod 4 with a share e^s / (e^s + 3), s its sharpness, at the
+    others alike; logits are the mean over words of what they see.
+
+    regions are (code, value): the code is one-hot, so that a word's embedding is its scores. Of several heads, head h looks at
+    region w + h. `loop`: heads are calls of their own.
+    """
+
+    def __init__(self, sharpness: float = 2.0, heads: int = 1, loop: bool = False) -> None:
+        super().__init__()
+        self.heads, self.loop = heads, loop
+        self.words = nn.Embedding(8, REGIONS, dtype=torch.float64)
+        self.words.weight.data = sharpness * torch.eye(REGIONS, dtype=torch.float64).repeat(2, 1)
+        self.eval()
+
+    def maps(self, input_ids: Tensor, regions: Tensor) -> Tensor:
+        """A, (sample, head, word, region), written out."""
+        S = self.words(input_ids) @ regions[..., :REGIONS].transpose(1, 2)
+        return torch.softmax(torch.stack([S.roll(h, -1) for h in range(self.heads)], 1), -1)
+
+    def forward(self, input_ids: Tensor, regions: Tensor) -> Tensor:
+        codes, values = regions[..., :REGIONS], regions[..., REGIONS:]
+        turned = torch.stack([codes.roll(-h, -1) for h in range(self.heads)], 1)
+        V, words = values[:, None].expand(-1, self.heads, -1, -1), self.words(input_ids)
+        if self.loop:
+            seen = [torch.softmax(words @ turned[:, h].mT, -1) @ V[:, h] for h in range(self.heads)]
+            logits: Tensor = torch.cat(seen, -1).unflatten(-1, (self.heads, -1)).mean((1, 2))
+            return logits
+        made: Tensor = (torch.softmax(words[:, None] @ turned.mT, -1) @ V).mean((1, 2))
+        return made
+
+
+class Joint(nn.Module):
+    """Words and features in one sequence with a class token, which reads all; some words may be padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(8, WIDTH, dtype=torch.float64)
+        self.cls = nn.Parameter(drawn(1, 1, WIDTH, seed=6))
+        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH, bias=False, dtype=torch.float64) for _ in range(2))
+        self.head = nn.Linear(WIDTH, CLASSES, bias=False, dtype=torch.float64)
+        for i, weight in enumerate([self.words.weight, *(m.weight for m in self.qkv), self.head.weight]):
+            nn.init.normal_(weight, std=0.7, generator=torch.Generator().manual_seed(50 + i))
+        self.eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, feats: Tensor, twin: Any = None) -> Tensor:
+        h = torch.cat([self.cls.expand(len(feats), 1, WIDTH), self.words(input_ids), feats], 1)
+        open_ = torch.ones(h.shape[:2], dtype=torch.bool)
+        open_[:, 1 : 1 + input_ids.shape[1]] = attention_mask.bool()
+        for i, layer in enumerate(self.qkv):
+            q, k, v = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in layer(h).chunk(3, -1))
+            A = torch.softmax((q @ k.mT).masked_fill(~open_[:, None, None], -torch.inf), -1)
+            A = A if twin is None else twin(i, A)
+            h = h + (A @ v).transpose(1, 2).flatten(2)
+        logits: Tensor = self.head(torch.tanh(h[:, 0]))
+        return logits
+
+
+class Merging(nn.Module):
+    """Features that look at one another, are merged two by two (their mean), and are looked at by words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(8, WIDTH, dtype=torch.float64)
+        nn.init.normal_(self.words.weight, generator=torch.Generator().manual_seed(60))
+        self.merge = nn.Linear(2 * WIDTH, WIDTH, bias=False, dtype=torch.float64)
+        self.merge.weight.data = torch.eye(WIDTH, dtype=torch.float64).repeat(1, 2) / 2
+        self.eval()
+
+    def merged(self, feats: Tensor) -> Tensor:
+        """What the words look at."""
+        feats = feats + torch.softmax(feats @ feats.mT, -1) @ feats
+        made: Tensor = self.merge(torch.cat([feats[:, 0::2], feats[:, 1::2]], -1))
+        return made
+
+    def forward(self, input_ids: Tensor, feats: Tensor) -> Tensor:
+        merged = self.merged(feats)
+        logits: Tensor = (torch.softmax(self.words(input_ids) @ merged.mT, -1) @ merged).mean(1)
+        return logits
+
+
+def pointed() -> dict[str, Tensor]:
+    """Two samples for `Pointing`: three words, four regions with values (3)."""
+    code = torch.eye(REGIONS, dtype=torch.float64).expand(2, REGIONS, REGIONS)
+    return {"input_ids": torch.tensor([[0, 5, 2], [7, 7, 1]]), "regions": torch.cat([code, drawn(2, REGIONS, 3)], -1)}
+
+
+def joint() -> dict[str, Tensor]:
+    """Two samples for `Joint`: three words, of which the second has one less, and four features."""
+    words, mask = torch.tensor([[0, 5, 2], [7, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    return {"input_ids": words, "attention_mask": mask, "feats": drawn(2, 4, WIDTH, seed=8)}

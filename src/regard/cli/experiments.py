@@ -10,7 +10,7 @@ import typer
 
 import regard
 from regard.cli.files import writable, writable_file, write_all
-from regard.cli.inputs import Pair, check
+from regard.cli.inputs import Pair, check, read_json
 from regard.cli.options import (
     Budget,
     Chosen,
@@ -72,7 +72,7 @@ def theory(
 
 @guarded
 def probe(
-    name: Annotated[str, typer.Argument(metavar="PROBE", help="shortcut, correspondence or heads.")],
+    name: Annotated[str, typer.Argument(metavar="PROBE", help="shortcut, correspondence, heads, grounding or rerun.")],
     inputs: Inputs,
     model: Model,
     target: Target = None,
@@ -83,12 +83,26 @@ def probe(
     memory_budget: Budget = None,
     text: Words = None,
     regions: Regions = None,
+    pairs_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--pairs",
+            metavar="FILE",
+            help="Of grounding: a JSON file of known pairs [[PHRASE, [REGION, ...]], ...], regions by number, from 0 on.",
+        ),
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRIOR", help="Of rerun: uniform, or a JSON file {STREAM: [WEIGHT, ...]}, a weight for each token."
+        ),
+    ] = None,
     option: Chosen = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
     debug: Debug = False,
 ) -> None:
     """Ask PROBE about the model's run on all INPUTs together, and write a page."""
-    own, budget = pairs(option), budget_of(memory_budget)
+    own, budget = pairs(option) | _known(pairs_file, attention), budget_of(memory_budget)
     wanted = targets(None if target is None else [target])
     asked: Any = regard.probe
     asked.named(name, target=wanted, **own)
@@ -109,6 +123,17 @@ def probe(
     if not quiet:
         typer.echo(f"{found}\n")
     show_file(out, quiet)
+
+
+def _known(pairs_file: Path | None, attention: str | None) -> dict[str, Any]:
+    """What files say of the regions that phrases mean, and of the attention that is put in the place of the model's own."""
+    found: dict[str, Any] = {}
+    if pairs_file is not None:
+        found["pairs"] = read_json(pairs_file, "[[phrase, [region, ...]], ...]")
+    if attention is not None:
+        form = "{stream: [weight, ...]}"
+        found["attention"] = attention if attention == "uniform" else read_json(Path(attention), form)
+    return found
 
 
 __all__ = ["probe", "theory"]

@@ -174,11 +174,16 @@ def _pictures_or_texts(reader: Any, text: str | None) -> str:
 
 def _boxes(path: Path) -> list[list[float]]:
     """Boxes in a JSON file; the reader checks their shape."""
-    existing(str(path))
-    made = _json(_decoded(_bytes(path), str(path)), str(path), "[[left, top, right, bottom], ...]")
+    made = read_json(path, "[[left, top, right, bottom], ...]")
     if not isinstance(made, list) or not all(isinstance(b, list) and len(b) == 4 for b in made):
         raise InputError(f"{path} holds no boxes; give [[left, top, right, bottom], ...]")
     return made
+
+
+def read_json(path: Path, form: str) -> Any:
+    """What a JSON file holds; `form`: what it is to hold. Raises InputError where it is not there, or is no JSON."""
+    existing(str(path))
+    return _json(_decoded(_bytes(path), str(path)), str(path), form)
 
 
 def _json(text: str, name: str, form: str) -> Any:

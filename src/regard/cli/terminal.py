@@ -30,7 +30,9 @@ def one_line(text: str) -> str:
 def in_options(message: str) -> str:
     """An error in the words of the command line: `token=` is `--token` there."""
     return re.sub(
-        r"\b(truncate)=True\b|\b(target|against|token|threshold|text|regions)=(?=[\s;,.)]|$)", _option, message
+        r"\b(truncate)=True\b|\b(target|against|token|threshold|text|regions|pairs|attention)=(?=[\s:;,.)]|$)",
+        _option,
+        message,
     )
 
 

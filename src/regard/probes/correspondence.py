@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.attribution.attention.edge_rules import EDGES
-from regard.attribution.removal.runs import Without, content, drawn_from, rows_at
+from regard.attribution.removal.runs import LEFT_OUT, Without, content, drawn_from, reached, rows_at
 from regard.errors import Misuse, ModelError, nearest
 from regard.explanation import display
 from regard.explanation.raw_inputs import Reading
@@ -32,6 +32,7 @@ from regard.recording.tokens.tags import STRIDE, stream_of
 
 DRAWS = 8
 """How many random directions of a state stand for all of them, where nobody says."""
+ZEROS = "replaced by zeros, since left out of attention they still reach the target"
 MOST = 32
 """How many tokens are looked at, evenly spaced, where nobody says."""
 
@@ -49,7 +50,7 @@ class Correspondence:
         attention: what each token gets in a layer, the mean over heads and over all rows that are no padding.
         drop: by how much y falls without the token; NaN for tokens that cannot be taken away.
         correlation: Spearman's, of attention and drop over the tokens; NaN where either is the same for all.
-        passes: forward and gradient passes.
+        passes: forward and gradient passes. taken: how tokens were taken away.
     """
 
     target: str
@@ -63,6 +64,7 @@ class Correspondence:
     drop: Float[Tensor, "batch token"] = field(repr=False)
     correlation: Float[Tensor, "layer batch"] = field(repr=False)
     passes: int = 0
+    taken: str = LEFT_OUT
     names: tuple[str, ...] = field(default=(), repr=False)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
@@ -98,7 +100,8 @@ def correspondence(
     """How much the state at a position is about the token there, block by block, and how attention to it goes with its removal.
 
     Args:
-        model, inputs, target: as in `regard.explain`. Tokens are taken away by leaving them out of attention and of means.
+        model, inputs, target: as in `regard.explain`. Tokens are taken away by leaving them out of attention and of means;
+            where they would reach the target all the same, by zeros (for ids: no embedding) in their place.
         stream: an input's; None: the first whose tokens can be taken away.
         draws: ‖∂h/∂x‖ is the root mean square over so many random directions of h; None: over all, exactly.
         tokens: how many are looked at, evenly spaced. The cost is layers · tokens · draws gradients, and a run for each token.
@@ -127,7 +130,8 @@ def _measured(run: Probed, name: str | None, draws: int | None, tokens: int, see
         raise ModelError(f"no block gives back a state in which tokens of {stream.name!r} stand")
     own, entropy = zip(*(_shares(run, state, stream, at, draws, seed) for _, state in layers), strict=True)
     got = torch.stack([received(recording, block)[:, stream.rows][:, at] for block, _ in layers]).double()
-    drop = _drops(run, removable, stream, at)
+    x0 = _in_their_place(run, removable, stream)
+    drop = _drops(run, removable, stream, at, x0)
     return Correspondence(
         target=run.label,
         stream=stream.name,
@@ -140,6 +144,7 @@ def _measured(run: Probed, name: str | None, draws: int | None, tokens: int, see
         drop=drop,
         correlation=torch.stack([spearman(layer, drop) for layer in got]),
         passes=run.passes,
+        taken=LEFT_OUT if x0 is None else ZEROS,
     )
 
 
@@ -261,7 +266,22 @@ def _looking(recording: Recording, call: AttentionCall) -> Float[Tensor, "group 
     return recording.gather((~recording.hidden()).to(recording.precision), call.queries)
 
 
-def _drops(run: Probed, removable: Tensor, stream: Stream, at: Tensor) -> Float[Tensor, "batch token"]:
+def _in_their_place(run: Probed, removable: Tensor, stream: Stream) -> dict[str, Tensor] | None:
+    """Zeros in the place of what enters under the stream's name; None where its tokens can be left out of attention."""
+    tokens = torch.zeros_like(removable)
+    tokens[:, stream.rows] = removable[:, stream.rows]
+    run.passes += 2
+    if run.recording.whole and not bool(
+        reached(run.again, run.recording, torch.where(tokens, tokens.cumsum(1) - 1, -1)).any()
+    ):
+        return None
+    leaves = run.recording.leaves
+    return {name: torch.zeros_like(t.detach()) for name, t in leaves.items() if stream_of(name) == stream.name}
+
+
+def _drops(
+    run: Probed, removable: Tensor, stream: Stream, at: Tensor, x0: dict[str, Tensor] | None
+) -> Float[Tensor, "batch token"]:
     """y less y without each token, one by one; NaN for those that cannot be taken away."""
     recording, y = run.recording, run.y.detach().double().cpu()
     out = torch.full((recording.batch, len(at)), torch.nan, dtype=torch.float64)
@@ -271,7 +291,7 @@ def _drops(run: Probed, removable: Tensor, stream: Stream, at: Tensor) -> Float[
             continue
         unit = torch.full((recording.batch, recording.rows), -1)
         unit[sample, stream.first + at[can]] = torch.arange(len(can))
-        without = Without(run.again, recording, sample, unit)
+        without = Without(run.again, recording, sample, unit, x0)
         out[sample, can] = y[sample] - without.y(torch.eye(len(can), dtype=torch.bool))
         run.passes += without.runs
     return out

@@ -76,8 +76,12 @@ class Heads:
     @property
     def redundant(self) -> list[HeadPair]:
         """Pairs that do the same, the most alike first."""
-        found = [p for layer in self.layers for p in layer.pairs() if min(p.cka, p.cosine) >= self.threshold]
+        found = [p for layer in self.layers for p in self.redundant_in(layer)]
         return sorted(found, key=lambda p: -min(p.cka, p.cosine))
+
+    def redundant_in(self, layer: LayerHeads) -> list[HeadPair]:
+        """Those of one entry of `layers`; an attention of chunks or windows has several."""
+        return [p for p in layer.pairs() if min(p.cka, p.cosine) >= self.threshold]
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained page (needs `regard[viz]`)."""
@@ -91,7 +95,7 @@ class Heads:
 
     def _row(self, layer: LayerHeads) -> tuple[str, ...]:
         """Medians over the pairs of a layer, and its redundant pairs."""
-        every, same = [*layer.pairs()], [p for p in self.redundant if p.layer == layer.layer]
+        every, same = [*layer.pairs()], self.redundant_in(layer)
         numbers = [median([p.cka for p in every]), median([p.cosine for p in every])]
         said = ", ".join(f"{p.one}-{p.other} ({p.cka:.2f}, {p.cosine:.2f})" for p in same)
         return str(layer.layer), layer.name, str(layer.heads), *(f"{n:.2f}" for n in numbers), said or "none"

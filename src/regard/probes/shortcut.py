@@ -6,6 +6,7 @@ code that later layers read, whatever the values under them are. Such a shortcut
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 
 from regard.errors import Misuse, nearest
 from regard.explanation import display
-from regard.probes.watched import Probed, probed, share, table
+from regard.probes.watched import Probed, even_attention, probed, recorded_call, share, table
 from regard.recording import AttentionCall, Recording
-from regard.recording.edits import Imposed, Replace, uniform
+from regard.recording.edits import Imposed, Replace
 from regard.recording.tokens.tags import stream_of
 
 VALUES = ("others", "mean")
@@ -39,7 +40,8 @@ class Shortcut:
         weights_keep: the share of the others with which the own attention alone still gives the predicted class, (batch,);
             values_keep: whether uniform attention still gives it. None where the target is of no class.
         values: what stood in the place of the values. others: how many samples did. passes: forward passes.
-        names: what to call the samples, where somebody said so.
+        alike: the same class is explained in all samples, so that the values carry as much of it in all samples together as
+            others' do, by construction. names: what to call the samples, where somebody said so.
     """
 
     target: str
@@ -52,6 +54,7 @@ class Shortcut:
     values: str
     others: int
     passes: int
+    alike: bool = False
     names: tuple[str, ...] = field(default=(), repr=False)
 
     @property
@@ -66,11 +69,11 @@ class Shortcut:
 
     @property
     def overall(self) -> tuple[float, float]:
-        """Both shares of all samples together: of weights, of values."""
+        """Both shares of all samples together: of weights, of values; the latter is NaN where the samples are `alike`."""
         parts = (self.weights_only, self.values_only)
         whole, size = (self.own - self.neither).sum(), self.own.abs().sum()
         weights, values = (float(share((p - self.neither).sum(), whole, size)) for p in parts)
-        return weights, values
+        return weights, math.nan if self.alike else values
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained page (needs `regard[viz]`)."""
@@ -121,15 +124,16 @@ def _measured(run: Probed, values: str, others: int) -> Shortcut:
             "one sample has no others whose values could stand in the place of its own: give two or more at a time"
         )
     mean = mean_of_others(recording) if values == "mean" else None
-    own, sides = own_attention(recording), dict[str, list[Tensor]](weights=[], neither=[], keep=[])
+    own, even = own_attention(recording), even_attention(recording)
+    sides = dict[str, list[Tensor]](weights=[], neither=[], keep=[])
     count = min(others, recording.batch - 1)
     for shift in range(1, count + 1):
         entering = Replace(dict(content_of_others(recording, shift)))
         y, predicted = run.changed(entering, Imposed(own, mean))
         sides["weights"].append(y)
-        sides["neither"].append(run.changed(entering, Imposed(uniform, mean))[0])
+        sides["neither"].append(run.changed(entering, Imposed(even, mean))[0])
         sides["keep"] += _stays(run, predicted)
-    values_only, kept = run.changed(Imposed(uniform))
+    values_only, kept = run.changed(Imposed(even))
     values_keep = _stays(run, kept)
     return Shortcut(
         target=run.label,
@@ -142,6 +146,7 @@ def _measured(run: Probed, values: str, others: int) -> Shortcut:
         values=values,
         others=count,
         passes=run.passes,
+        alike=all(t is None or len(t.unique()) == 1 for t in (run.again.classes, run.again.rivals)),
     )
 
 
@@ -156,12 +161,7 @@ def own_attention(recording: Recording) -> Callable[[AttentionCall], Tensor]:
     """A of every call of a run, rebuilt when a repeated run comes to that call; one is alive at a time."""
 
     def weights(call: AttentionCall) -> Tensor:
-        recorded = recording.calls[call.index]
-        if recorded.shape != call.shape:
-            raise Misuse(
-                f"attention call {call.index} ({call.module}) is not of the shape that it had in the first run"
-            )
-        return recorded.rows(torch.arange(call.shape[2])).A
+        return recorded_call(recording, call).rows(torch.arange(call.shape[2])).A
 
     return weights
 
@@ -196,7 +196,7 @@ def mean_of_others(recording: Recording) -> Callable[[AttentionCall], Tensor]:
     """V of every call: at each position the mean over the other samples that have a token there; else over all their tokens."""
 
     def values(call: AttentionCall) -> Tensor:
-        recorded = recording.calls[call.index]
+        recorded = recorded_call(recording, call)
         V, alive = recorded.repeated(recorded.v).detach(), ~recorded.dead_keys().to(recorded.v.device)
         order = recorded.samples.argsort(stable=True)
         if recorded.weights is not None or len(order) % recording.batch or int(recorded.samples.min()) < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, NonFinite
-from regard.recording import Recording, record
+from regard.recording import AttentionCall, Recording, record
 from regard.recording.ambient import as_the_user, our_own
-from regard.recording.edits import Edit
+from regard.recording.edits import Edit, uniform
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 from regard.target import Target
@@ -87,6 +87,30 @@ def probed(
         yield Probed(recording, again, wanted, value.y, wanted.label, predicted)
 
 
+def recorded_call(recording: Recording, call: AttentionCall) -> AttentionCall:
+    """The call of a run that a call of a repeated run is. Raises Misuse where their shapes differ."""
+    recorded = recording.calls[call.index] if call.index < len(recording.calls) else None
+    if recorded is None or recorded.shape != call.shape:
+        raise Misuse(f"attention call {call.index} ({call.module}) is not of the shape that it had in the first run")
+    return recorded
+
+
+def even_attention(recording: Recording) -> Callable[[AttentionCall], Tensor]:
+    """A of every call as if nothing were known of the content: uniform over the keys that a row may look at.
+
+    Of sparse weights (sparsemax, entmax) the zeros tell of the content; there it is all keys that are no padding.
+    """
+    hidden = recording.hidden().to(recording.precision)
+
+    def weights(call: AttentionCall) -> Tensor:
+        if not call.sparse:
+            return uniform(call)
+        there = 1 - recording.gather(hidden, recorded_call(recording, call).keys)[:, None, None]
+        return (there / there.sum(-1, keepdim=True).clamp(min=1)).expand(-1, -1, call.shape[2], -1)
+
+    return weights
+
+
 def finite(y: Tensor) -> Tensor:
     """y itself. Raises NonFinite where it is no number."""
     if not bool(torch.isfinite(y).all()):
@@ -106,4 +130,4 @@ def share(part: Tensor, whole: Tensor, size: Tensor) -> Tensor:
     return torch.where(whole.abs() > 1e-6 * size.abs().clamp(min=1), part / whole, torch.nan)
 
 
-__all__ = ["Probed", "finite", "probed", "share", "table"]
+__all__ = ["Probed", "even_attention", "finite", "probed", "recorded_call", "share", "table"]

@@ -61,6 +61,17 @@ class Questions:
         """Return each question's ``visual_feats`` (q, 8, 64) and ``visual_pos`` (q, 8, 4); the words go to the tokenizer."""
         return {"visual_feats": self.features[self.scene], "visual_pos": self.boxes[self.scene]}
 
+    def phrases(self) -> list[list[tuple[int, tuple[int, ...]]]]:
+        """Return for each question the (token, regions) known of it: the asked word and the regions that it names.
+
+        In a relation it names the item beside the one that is asked for. No pair where all items are asked for, or where the
+        item is not there.
+        """
+        beside = torch.tensor([kind == "relation" for kind in self.kinds])
+        named = torch.where(beside[:, None], self.evidence & ~self.source, self.evidence)
+        regions = [tuple(row.nonzero()[:, 0].tolist()) for row in named]
+        return [[(at, of)] if at >= 0 and of else [] for at, of in zip(self.asked.tolist(), regions, strict=True)]
+
     def select(self, rows: Tensor) -> Questions:
         """Return the questions at ``rows``, indices or a bool mask (q,), about the same scenes."""
         kept = torch.arange(len(self))[rows].tolist()

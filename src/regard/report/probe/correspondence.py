@@ -28,6 +28,6 @@ def section(found: Correspondence) -> ProbeSection:
         ("stream", found.stream, f"{len(found.tokens)} of its tokens were looked at"),
         ("directions", str(found.draws or "all"), "of each state, whose gradients were taken"),
         ("passes", str(found.passes), "forward and gradient passes"),
-        ("target", found.target, "whose value falls or rises where a token is left out of attention"),
+        ("target", found.target, f"whose value falls or rises where a token is taken away; tokens are {found.taken}"),
     ]
     return ProbeSection(f"Correspondence: {found.stream}", told, [ProbeTable("", head, cells)], facts, MEANING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from regard.probes.heads import Heads, LayerHeads, median
 from regard.report.colour import number
-from regard.report.probe.parts import ProbeCell, ProbeSection, ProbeTable, shade
+from regard.report.probe.parts import ProbeCell, ProbeSection, ProbeTable, bar, shade
 
 MEANING = (
     "Heads whose maps and outputs are nearly the same do the same work: one of them could be left out, and a map that is "
@@ -20,10 +20,13 @@ def section(found: Heads) -> ProbeSection:
     """A sentence, the redundant pairs, and both matrices of every layer."""
     same = found.redundant
     count, layers = len(same), len({p.layer for p in same})
+    several = {layer.layer for layer in found.layers if layer.heads > 1}
     told = (
-        f"{count} {'pair' if count == 1 else 'pairs'} of heads, in {layers} of {len(found.layers)} layers, do nearly the same."
+        f"{count} {'pair' if count == 1 else 'pairs'} of heads, in {layers} of {len(several)} layers, do nearly the same."
         if same
         else "No two heads of a layer do the same."
+        if several
+        else "Every layer has one head alone, so that none can be like another."
     )
     head = ("layer", "heads", "CKA of outputs", "cosine of maps")
     rows = [
@@ -42,8 +45,23 @@ def section(found: Heads) -> ProbeSection:
         ("CKA", number(_median(found, "cka")), "the median over all pairs of a layer"),
         ("cosine", number(_median(found, "cosine")), "the median over all pairs of a layer"),
     ]
-    matrices = [m for layer in found.layers for m in _matrices(layer)]
-    return ProbeSection("Heads that are alike", told, [*listed, *matrices], facts, MEANING)
+    matrices = [m for layer in found.layers if layer.heads > 1 for m in _matrices(layer)]
+    return ProbeSection("Heads that are alike", told, [_layers(found), *listed, *matrices], facts, MEANING)
+
+
+def _layers(found: Heads) -> ProbeTable:
+    """A row for each layer: medians over its pairs, and how many of them are redundant."""
+    rows = [
+        [
+            ProbeCell(f"{layer.layer} · {layer.name}"),
+            ProbeCell(str(layer.heads)),
+            bar(median([p.cka for p in layer.pairs()])),
+            bar(median([p.cosine for p in layer.pairs()])),
+            ProbeCell(str(len(found.redundant_in(layer)))),
+        ]
+        for layer in found.layers
+    ]
+    return ProbeTable("", ("layer", "heads", "CKA of outputs", "cosine of maps", "redundant pairs"), rows)
 
 
 def _median(found: Heads, which: str) -> float:

@@ -10,17 +10,21 @@ from typing import Any
 from regard.errors import Misuse
 from regard.explanation.files import write_atomically
 from regard.probes.correspondence import Correspondence
+from regard.probes.grounding import Grounding
 from regard.probes.heads import Heads
+from regard.probes.imposed import AttentionRerun
 from regard.probes.shortcut import Shortcut
 from regard.report import need
 from regard.report.page import COLOURS, templates
-from regard.report.probe import correspondence, heads, shortcut
+from regard.report.probe import correspondence, grounding, heads, rerun, shortcut
 from regard.report.probe.parts import ProbeSection
 
 SECTIONS: dict[type, Callable[[Any], ProbeSection]] = {
     Shortcut: shortcut.section,
     Correspondence: correspondence.section,
     Heads: heads.section,
+    Grounding: grounding.section,
+    AttentionRerun: rerun.section,
 }
 """What each kind of result looks like."""
 

@@ -20,12 +20,7 @@ def section(found: Shortcut) -> ProbeSection:
     """A sentence, the four runs sample by sample, and both shares."""
     weights, values = found.overall
     limit = float(max(t.abs().max() for t in (found.own, found.weights_only, found.values_only, found.neither)))
-    told = (
-        f"The attention weights alone carry {percent(weights)} of the number, the values under uniform attention "
-        f"{percent(values)}."
-        if not math.isnan(weights + values)
-        else "Neither the weights nor the values carry anything of the number: it is the same without both."
-    )
+    told = _told(found, weights, values)
     columns = (found.own, found.weights_only, found.values_only, found.neither)
     numbers = [[bar(float(c[i]), limit) for c in columns] for i in range(len(found.own))]
     shares = [[bar(float(s[i])) for s in (found.weights_share, found.values_share)] for i in range(len(found.own))]
@@ -42,6 +37,19 @@ def section(found: Shortcut) -> ProbeSection:
         "share of the values",
     )
     return ProbeSection(f"Shortcut: {found.target}", told, [ProbeTable("", head, rows)], _facts(found), MEANING)
+
+
+def _told(found: Shortcut, weights: float, values: float) -> str:
+    """Both shares in a sentence."""
+    if math.isnan(weights):
+        return "Neither the weights nor the values carry anything of the number: it is the same without both."
+    said = f"The attention weights alone carry {percent(weights)} of the number"
+    if found.alike:
+        return (
+            f"{said}. What the values carry cannot be told of all samples together, since the same class is explained in "
+            "all of them: give samples of several classes."
+        )
+    return f"{said}, the values under uniform attention {percent(values)}."
 
 
 def _facts(found: Shortcut) -> list[tuple[str, str, str]]:
