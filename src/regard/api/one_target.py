@@ -28,7 +28,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.guidance import Guidance
 from regard.explanation.places import WHOLE, Grid, Raster
 from regard.explanation.raw_inputs import Raw
-from regard.explanation.receipt import ReadTokens, Receipt, Surrogate
+from regard.explanation.receipt import LearnedMask, ReadTokens, Receipt, Surrogate
 from regard.guide import Guide
 from regard.recording import Recording, Stream
 from regard.recording.ambient import as_the_user
@@ -204,6 +204,11 @@ class OneMap:
             errors = torch.stack([m.of_samples(c.errors, s) for m, c, s in pairs])
         return Surrogate.of(fits, self._scores(errors, streams))
 
+    def _mask(self) -> LearnedMask | None:
+        """What a mask that was learned for the target says of itself."""
+        learned = [m.contexts[self.row.name].mask for m in self.maps]
+        return LearnedMask.joined(learned) if learned[0] is not None else None
+
     @property
     def _streams(self) -> list[Stream]:
         return [s for s in self._context.cells or self.w.recording.streams if s.shown]
@@ -236,6 +241,7 @@ class OneMap:
             decomposes=row.decomposes,
             conservation=self._conservation(relevance),
             surrogate=self._surrogate(self._streams),
+            mask=self._mask(),
             complete=along.complete if along is not None else not row.site.of_attention,
             predicted=None if value.predicted is None else value.predicted.cpu(),
             explained=None if value.explained is None else value.explained.cpu(),
