@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from regard.api.causal_later import late_test
+from regard.api.heads_later import late_heads
 from regard.api.maps import Maps, maps_of, row_options
 from regard.api.measuring import measurement, token_rows, versions
 from regard.api.notes import blind_notes, run_notes
@@ -153,6 +154,7 @@ class OneMap:
             guidance=self._guidance(streams),
             _token_rows=token_rows(w, fixed, value, self.row, self._guided_options, receipt),
             _transfer=late_transfer(w, fixed, value, receipt),
+            _heads=late_heads(w, fixed, value, self.row, self._guided_options, self._read_weights, receipt),
             late_test=late_test(w, self.wish, fixed, value),
         )
 
@@ -170,6 +172,11 @@ class OneMap:
         """The options, the guide as the map that was made of it."""
         guides = self.maps[0].guides
         return self.options | ({"guide": guides[self.row.name]} if self.row.name in guides else {})
+
+    @property
+    def _read_weights(self) -> dict[int, Tensor]:
+        """The read-out, of a method that walks from it."""
+        return dict(self.maps[0].readout.items()) if self.row.preset else {}
 
     @property
     def _context(self) -> Context:

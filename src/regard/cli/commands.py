@@ -1,4 +1,4 @@
-"""The command line: `regard explain | compare | transfer | rewrite | theory | inspect | probe | methods | zoo`.
+"""The command line: `regard explain | compare | transfer | rewrite | theory | inspect | probe | heads | methods | zoo`.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -416,6 +416,7 @@ def inspect(
 
 
 app.command()(experiments.probe)
+app.command()(experiments.heads)
 
 
 @app.command()
