@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import regard
 from regard.errors import Misuse
@@ -56,17 +57,14 @@ def test_a_head_of_a_layer_is_its_row_of_the_map(name: str) -> None:
     case = case_of(name)
     literal = twins.run(case)
     for method, rule in (("raw_attention", "mean"), ("gae", "positive")):
-        for layer, head in ((0, 1), (1, 0)):
+        for layer, head in ((0, 1), (1, 1)):
             found = explain(case, method, heads={layer: head}).scores
             agree(found, along(literal, {layer: (head,)}, rule))
 
 
-@pytest.mark.parametrize("name", ["bert", "llama"])
-def test_some_heads_of_some_layers(name: str) -> None:
-    case = case_of(name)
+def test_some_heads_of_some_layers() -> None:
+    case = case_of("llama")
     literal = twins.run(case)
-    heads = literal.A[0].shape[1]
-    assert heads > 2
     layers = range(len(literal.A))
     agree(explain(case, "gae", heads=[0, 2]).scores, along(literal, dict.fromkeys(layers, (0, 2)), "positive"))
     agree(explain(case, "gae", heads={0: [1, 2], 1: 0}).scores, along(literal, {0: (1, 2), 1: (0,)}, "positive"))
@@ -89,17 +87,30 @@ def test_the_mean_over_heads_is_the_methods_own_map(name: str) -> None:
             torch.testing.assert_close(every[stream], scores, rtol=1e-5, atol=1e-7)
 
 
+class Looped(nn.Module):
+    """One layer whose three heads are kernel calls of their own; the first token is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.W = nn.Parameter(torch.randn(3, 3, 6, 4, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        O = [F.scaled_dot_product_attention(*(x[:, None] @ w for w in head))[:, 0] for head in self.W]
+        return torch.cat(O, -1)[:, 0]
+
+
 def test_heads_in_a_loop_are_numbered_through() -> None:
     """Heads that are calls of their own are the heads of one attention, in their order."""
-    case = case_of("fours_heads")
-    recording = regard.record(case.model, case.inputs)
-    assert len(recording.attentions[0].calls) > 1
-    plain = explain(case_of("fours_bmm"), "raw_attention")
-    for head in range(4):
-        found = explain(case, "raw_attention", heads={0: head}).scores
-        same = explain(case_of("fours_bmm"), "raw_attention", heads={0: head}).scores
-        for stream in plain.scores:
-            torch.testing.assert_close(found[stream], same[stream], rtol=1e-5, atol=1e-7)
+    model, x = Looped().eval(), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+    assert len(regard.record(model, x).attentions) == 1
+    for head, (q, k, _) in enumerate(model.W):
+        A = torch.softmax((x @ q) @ (x @ k).transpose(1, 2) / 2, -1).detach()
+        for heads in (head, {0: head}):
+            found = regard.explain(model, x, 0, "raw_attention", heads=heads).scores["input"]
+            torch.testing.assert_close(found, A[:, 0], rtol=1e-5, atol=1e-6)
+    each = regard.explain(model, x, 0, "raw_attention").heads()
+    assert (len(each), each[0].heads) == (1, 3)
 
 
 def test_rows_between_tokens_follow_the_head() -> None:
@@ -163,7 +174,6 @@ def test_they_are_not_saved(tmp_path: Path) -> None:
         ({0: []}, "heads is a head's number"),
         ("all", "heads is a head's number"),
         (["0:1", 2], "heads is a head's number"),
-        (1.5, "heads is a head's number"),
     ],
 )
 def test_heads_that_are_none(heads: Any, says: str) -> None:
