@@ -65,19 +65,11 @@ def plain_table(heads: HeadMaps) -> str:
     return "\n".join(out[:-1])
 
 
-def _inputs(heads: HeadMaps) -> list[str]:
-    """The streams that are inputs' own; all, where none is known to be."""
-    exp = heads.explanation
-    known = [s for s in exp.scores if s in exp.inputs or s in exp.grid]
-    return known or list(exp.scores)
-
-
 def _panels(heads: HeadMaps, layer: HeadLayer, head: int, sample: int) -> list[Panel]:
-    """One head's map as pictures, texts and short streams."""
-    streams = _inputs(heads)
-    alone = {s: m[:, head] for s, m in layer.maps.items() if s in streams}
+    """One head's map as pictures and texts; streams of a few tokens, as of a class token, where there is nothing else."""
+    alone = {s: m[:, head] for s, m in layer.maps.items()}
     view = view_of(dataclasses.replace(heads.explanation, scores=alone, found=None), sample)
-    return [*view.panels, *view.listed]
+    return [*(view.panels or view.listed)]
 
 
 def _held(panels: Sequence[Panel]) -> float:
