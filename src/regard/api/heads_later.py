@@ -16,7 +16,7 @@ from regard.attribution.attention.path_rules import Corrected, Preset, relevance
 from regard.attribution.method import Method
 from regard.explanation.head_maps import HeadLayer, LateHeads
 from regard.explanation.receipt import Receipt
-from regard.recording import Recording
+from regard.recording import Gradients, Recording
 from regard.target import Target, Value
 
 
@@ -35,13 +35,14 @@ def late_heads(
     if value.shared or len(value.y) < w.recording.batch:
         return LateHeads(refused=MIXED_ROWS.format("each head's map"))
     own = {k: v for k, v in options.items() if k not in ("heads", "form", "start_layer")}
-    method, again, device = row.function(**own), watched_again(w, target), value.y.device
+    method, again, y = row.function(**own), watched_again(w, target), value.y.detach()
     assert isinstance(method, Preset)
 
     def compute() -> list[HeadLayer]:
         with again() as (recording, gradients):
-            layers = list(_layers(recording, gradients, dict(readout), method, device))
-        receipt.passes += 2
+            along = gradients if method.gradient else lambda _rule: Gradients(recording.calls, {}, y)
+            layers = list(_layers(recording, along, dict(readout), method, y.device))
+        receipt.passes += 1 + method.gradient
         return layers
 
     return LateHeads(compute)

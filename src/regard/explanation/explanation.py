@@ -213,8 +213,8 @@ class Explanation:
         """Each head's own map, layer by layer: that of this method where it follows one head of one layer alone.
 
         Of `raw_attention` it is where the head looks from the tokens that the target reads; of `gae` what of it speaks for the
-        target. `explain(heads={layer: head})` gives one of them as an explanation of its own. Costs one more forward and gradient, once; it
-        is kept, and not saved.
+        target. `explain(heads={layer: head})` gives one of them as an explanation of its own. Costs one more forward, of
+        `gae` and gradient, once; it is kept, and not saved.
 
         Raises Misuse for other methods, after `load`, and where samples read one another's tokens.
         """

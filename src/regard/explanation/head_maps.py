@@ -83,7 +83,7 @@ class LateHeads:
     known: list[HeadLayer] | None = field(default=None, repr=False)
 
     def layers(self) -> list[HeadLayer]:
-        """The layers. Costs one more forward and gradient where they are not known yet."""
+        """The layers. Costs one more run where they are not known yet."""
         if self.refused:
             raise Misuse(self.refused)
         if self.known is None:

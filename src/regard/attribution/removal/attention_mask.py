@@ -27,6 +27,7 @@ from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
 from regard.attribution.random import fingerprint
+from regard.attribution.removal.explained import config_alone
 from regard.attribution.removal.lime import check_positive
 from regard.attribution.removal.occlusion import check_whole
 from regard.attribution.removal.runs import content
@@ -73,6 +74,7 @@ def attention_mask(
         p = learned(runs, _noise(context, first, runs.can), float(penalty), steps, float(rate))
         out[first : first + len(runs.can)][runs.can] = p.to(out)
         masks.append(_told(runs, p, float(penalty), steps))
+    context.notes.extend(config_alone(context))
     context.mask = LearnedMask.joined(masks)
     context.nodes = steps + 1  # a run without any key, and one with those that are kept
     return out
