@@ -21,6 +21,7 @@ from regard.recording.edits import MaskKeys, WeighKeys
 from regard.report.receipt import lines
 from regard.target import Target
 from support.every_method import case_of
+from support.tiny_clip import clip, inputs
 
 torch.set_num_threads(1)
 
@@ -224,6 +225,15 @@ def test_the_seed_is_what_is_drawn_from() -> None:
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_a_value_that_rests_on_several_samples() -> None:
+    """Two pictures and one of three texts: each value has a mask of its own, over the keys of all."""
+    exp = regard.explain(clip(), inputs(2, 3), Target.similarity(text=1), "attention_mask", steps=2)
+    assert len(exp.receipt.mask.left) == len(exp.receipt.target_value) == 2
+    for scores in exp.scores.values():
+        assert 0 <= float(scores.min()) <= float(scores.max()) < 1
+    assert float(exp.scores["pixel_values"].min()) > 0.5
 
 
 def test_special_tokens_and_padding_have_no_mask() -> None:

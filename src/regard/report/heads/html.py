@@ -20,7 +20,7 @@ from regard.report import need
 from regard.report.colour import OPACITY, Array, number
 from regard.report.page import COLOURS, templates, uri_of
 from regard.report.receipt import at
-from regard.report.view import ChartView, Panel, PictureView, TextView, target_of, view_of
+from regard.report.view import ChartView, Panel, PictureView, TextView, plain, target_of, view_of
 
 SIDE = 96  # pixels of the picture under a map
 NAMED = 3  # of the strongest tokens of a map
@@ -62,7 +62,7 @@ def plain_table(heads: HeadMaps) -> str:
         widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
         out += [*([f"sample {i}"] if heads.explanation.batch > 1 else []), *lines, ""]
-    return "\n".join(out[:-1])
+    return plain("\n".join(out[:-1]), keep="\n")
 
 
 def _panels(heads: HeadMaps, layer: HeadLayer, head: int, sample: int) -> list[Panel]:
@@ -161,7 +161,8 @@ def _seen(panel: Panel) -> str:
     assert panel.picture is not None
     pixels: Array = panel.picture.pixels.cpu().numpy()
     left, top, right, bottom = (round(v) for v in panel.raster.box(panel.picture.box))
-    image = Image.fromarray(np.ascontiguousarray(pixels)).convert("L").crop((left, top, right, bottom))
+    box = (left, top, max(left + 1, right), max(top + 1, bottom))
+    image = Image.fromarray(np.ascontiguousarray(pixels)).convert("L").crop(box)
     image = image.resize((SIDE, max(1, round(SIDE * image.height / image.width))), Image.Resampling.LANCZOS)
     return uri_of(np.asarray(image))
 
