@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from regard.api.causal_later import late_test
+from regard.api.heads_later import late_heads
 from regard.api.maps import Maps, maps_of, row_options
 from regard.api.measuring import measurement, token_rows, versions
 from regard.api.notes import blind_notes, run_notes
@@ -28,7 +29,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.guidance import Guidance
 from regard.explanation.places import WHOLE, Grid, Raster
 from regard.explanation.raw_inputs import Raw
-from regard.explanation.receipt import ReadTokens, Receipt, Surrogate
+from regard.explanation.receipt import LearnedMask, ReadTokens, Receipt, Surrogate
 from regard.guide import Guide
 from regard.recording import Recording, Stream
 from regard.recording.ambient import as_the_user
@@ -153,6 +154,7 @@ class OneMap:
             guidance=self._guidance(streams),
             _token_rows=token_rows(w, fixed, value, self.row, self._guided_options, receipt),
             _transfer=late_transfer(w, fixed, value, receipt),
+            _heads=late_heads(w, fixed, value, self.row, self._guided_options, self._read_weights, receipt),
             late_test=late_test(w, self.wish, fixed, value),
         )
 
@@ -170,6 +172,11 @@ class OneMap:
         """The options, the guide as the map that was made of it."""
         guides = self.maps[0].guides
         return self.options | ({"guide": guides[self.row.name]} if self.row.name in guides else {})
+
+    @property
+    def _read_weights(self) -> dict[int, Tensor]:
+        """The read-out, of a method that walks from it."""
+        return dict(self.maps[0].readout.items()) if self.row.preset else {}
 
     @property
     def _context(self) -> Context:
@@ -204,6 +211,11 @@ class OneMap:
             errors = torch.stack([m.of_samples(c.errors, s) for m, c, s in pairs])
         return Surrogate.of(fits, self._scores(errors, streams))
 
+    def _mask(self) -> LearnedMask | None:
+        """What a mask that was learned for the target says of itself."""
+        learned = [m.contexts[self.row.name].mask for m in self.maps]
+        return LearnedMask.joined(learned) if learned[0] is not None else None
+
     @property
     def _streams(self) -> list[Stream]:
         return [s for s in self._context.cells or self.w.recording.streams if s.shown]
@@ -236,6 +248,7 @@ class OneMap:
             decomposes=row.decomposes,
             conservation=self._conservation(relevance),
             surrogate=self._surrogate(self._streams),
+            mask=self._mask(),
             complete=along.complete if along is not None else not row.site.of_attention,
             predicted=None if value.predicted is None else value.predicted.cpu(),
             explained=None if value.explained is None else value.explained.cpu(),

@@ -78,6 +78,7 @@ class Context:
         siblings: every target of the call, each with its classes fixed (None: one that shares no runs); `number`: this one's
             place among them. shared_runs: what they found in runs that serve all of them.
         fits: what a linear model fitted to runs says of itself, one a target value; errors: its standard errors, as relevance.
+        mask: what a mask that was learned says of itself.
     """
 
     recording: Recording
@@ -99,6 +100,7 @@ class Context:
     shared_runs: dict[Any, Any] = field(default_factory=dict, repr=False)
     fits: list[Any] = field(default_factory=list)
     errors: Any = None
+    mask: Any = None
 
     @property
     def r(self) -> Relevance:

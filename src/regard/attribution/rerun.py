@@ -53,9 +53,14 @@ class Rerun:
 
     def of_sample(self, i: int) -> Rerun:
         """The same for one sample alone."""
-        classes, rivals = (None if v is None else v[i : i + 1] for v in (self.classes, self.rivals))
-        inputs = self._each(lambda v, axis: v.narrow(axis, i, 1))
-        return replace(self, inputs=inputs, batch=1, classes=classes, rivals=rivals)
+        return self.of_samples(i, 1)
+
+    def of_samples(self, first: int, count: int) -> Rerun:
+        """The same for some samples that follow one another."""
+        own = slice(first, first + count)
+        classes, rivals = (None if v is None else v[own] for v in (self.classes, self.rivals))
+        inputs = self._each(lambda v, axis: v.narrow(axis, first, count))
+        return replace(self, inputs=inputs, batch=count, classes=classes, rivals=rivals)
 
     def run(self, edits: Sequence[Edit], *, copies: int = 1, states: bool = False, until: Until | None = None) -> Run:
         """One watched forward pass with edits; gradients are recorded if the caller's grad mode says so."""

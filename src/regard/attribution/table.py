@@ -285,6 +285,14 @@ METHODS: dict[str, Method] = {
             summary="Shapley values of the units, by the same regression under KernelSHAP's weights",
         ),
         Method(
+            "attention_mask",
+            "removal.attention_mask",
+            "Shi et al., ICML 2021",
+            "3 forward + 1 gradient + steps x (1 forward + 1 gradient)",
+            **NO_UNIT,
+            summary="how likely each key is kept by a sparse mask, learned to leave the target where it is",
+        ),
+        Method(
             "alpha_avg",
             "attention.presets",
             LOPARDO,

@@ -1,4 +1,4 @@
-"""The command line: `regard explain | compare | transfer | rewrite | theory | inspect | probe | methods | zoo`.
+"""The command line: `regard explain | compare | transfer | rewrite | theory | inspect | probe | heads | methods | zoo`.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -311,6 +311,51 @@ def transfer(
         if several and len(found) > 1:
             typer.echo(f"{len(found)} objects were found; this is of the likeliest (--target names another)\n")
         typer.echo(str(moved) + "\n")
+    show_file(out, quiet)
+
+
+@app.command()
+@guarded
+def heads(
+    input: Input,
+    model: Model,
+    method: Annotated[
+        Literal["raw_attention", "gae"],
+        typer.Option(help="Where each head looks, or what of that speaks for the target."),
+    ] = "raw_attention",
+    target: Target = None,
+    against: Against = None,
+    token: Token = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A page (.html); an older one is replaced.")] = Path(
+        "regard-out/heads.html"
+    ),
+    truncate: Truncate = False,
+    memory_budget: Budget = None,
+    image: Image = None,
+    text: Words = None,
+    regions: Regions = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show each head's own map of INPUT, from the tokens that the target reads: a row a layer, a column a head."""
+    how = {"truncate": truncate, "memory_budget": budget_of(memory_budget), **words(against, token)}
+    wanted = targets(None if target is None else [target])
+    out = writable_file(out, (".html",))
+    check([input], image, text, regions)
+    check_model(model)
+    reader = load(model)
+    pair = Pair.checked(reader, image, text, regions)
+    raw, stem, more = pair.read(input)
+    with busy(f"explaining {stem}"):
+        made = reader.explain(raw, target=wanted, method=method, **how, **more)
+        several = isinstance(made, list)
+        found = _named(made[0] if several else made, stem, pair).heads()
+    with busy("drawing"):
+        found.to_html(out)
+    if not quiet:
+        if several and len(made) > 1:
+            typer.echo(f"{len(made)} objects were found; this is of the likeliest (--target names another)\n")
+        typer.echo(f"{found}\n")
     show_file(out, quiet)
 
 

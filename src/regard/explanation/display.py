@@ -93,6 +93,20 @@ def transfer_table(transfer: Any) -> str:
     return plain_table(transfer)
 
 
+def write_heads(heads: Any, path: AnyPath) -> Path:
+    """The maps of single heads as a page."""
+    from regard.report.heads.html import write_page
+
+    return write_page(heads, path)
+
+
+def heads_table(heads: Any) -> str:
+    """The maps of single heads as text: a line a layer."""
+    from regard.report.heads.html import plain_table
+
+    return plain_table(heads)
+
+
 def plot_rewriting(rewriting: Any, path: AnyPath | None, sample: int) -> Any:
     """One rewritten picture as a matplotlib figure; as PNG if `path`."""
     from regard.report.rewriting.png import plot

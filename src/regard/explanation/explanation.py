@@ -26,6 +26,7 @@ from regard.explanation.causal_test import CausalTest, HowTested, LateTest, show
 from regard.explanation.export import as_json_file, defined, frame, raws_as_dicts, rows
 from regard.explanation.files import as_json, checked, packed, unpacked, write_atomically
 from regard.explanation.guidance import Guidance
+from regard.explanation.head_maps import HeadMaps, LateHeads
 from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, placed, raster_of, resized
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words_of
 from regard.explanation.receipt import Receipt
@@ -73,6 +74,7 @@ class Explanation:
     told: Any = field(default=None, repr=False, compare=False)
     _token_rows: TokenRows = field(default_factory=TokenRows, repr=False, compare=False)
     _transfer: LateTransfer = field(default_factory=LateTransfer, repr=False, compare=False)
+    _heads: LateHeads = field(default_factory=LateHeads, repr=False, compare=False)
     late_test: LateTest = field(default_factory=LateTest, repr=False, compare=False)
 
     @property
@@ -206,6 +208,17 @@ class Explanation:
         NoAttention, TrailLost or Unmoved where there is no attention to follow that the target depends on.
         """
         return Transfer(self.target, self.receipt.target_value, self._transfer.layers(flows), self)
+
+    def heads(self) -> HeadMaps:
+        """Each head's own map, layer by layer: that of this method where it follows one head of one layer alone.
+
+        Of `raw_attention` it is where the head looks from the tokens that the target reads; of `gae` what of it speaks for the
+        target. `explain(heads={layer: head})` gives one of them as an explanation of its own. Costs one more forward, of
+        `gae` and gradient, once; it is kept, and not saved.
+
+        Raises Misuse for other methods, after `load`, and where samples read one another's tokens.
+        """
+        return HeadMaps(self._heads.layers(), self)
 
     def test(
         self,
@@ -354,6 +367,7 @@ class Explanation:
             guidance=None if self.guidance is None else self.guidance.of_sample(i),
             _token_rows=self._token_rows.of_sample(i),
             _transfer=self._transfer.of_sample(i),
+            _heads=self._heads.of_sample(i),
             late_test=self.late_test.of_sample(i),
         )
 

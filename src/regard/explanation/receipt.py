@@ -85,6 +85,50 @@ class Surrogate:
         return cls(**made, standard_errors=errors)
 
 
+@dataclass(frozen=True)
+class LearnedMask:
+    """A mask over the keys of attention that a method (`attention_mask`) learned for a target. Tensors are (batch,).
+
+    Attributes:
+        keys: over how many tokens it was learned. kept: how many of them it keeps, those with a probability over 1/2.
+        left: the target's value where attention looks at these alone (and at what has no mask). none: at none of them.
+        penalty: what keeping all of them cost, in the unit |y − none|. steps: of the optimisation.
+    """
+
+    keys: Tensor
+    kept: Tensor
+    left: Tensor
+    none: Tensor
+    penalty: float
+    steps: int
+
+    @property
+    def sparsity(self) -> Tensor:
+        """What share of the keys is left out; NaN where there was none."""
+        return 1 - self.kept / self.keys
+
+    @classmethod
+    def joined(cls, parts: Sequence[LearnedMask]) -> LearnedMask:
+        """Masks of some samples, one after the other."""
+        each = {k: torch.cat([getattr(p, k) for p in parts]) for k in ("keys", "kept", "left", "none")}
+        return cls(**each, penalty=parts[0].penalty, steps=parts[0].steps)
+
+    def of_sample(self, i: int) -> LearnedMask:
+        """That of one sample."""
+        parts = {k: getattr(self, k)[i : i + 1] for k in ("keys", "kept", "left", "none")}
+        return dataclasses.replace(self, **parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        found: dict[str, Any] = as_json({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        return found
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LearnedMask:
+        """The inverse of `as_dict`."""
+        return cls(**{k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
 @dataclass
 class Receipt:
     """What was explained, against what, where, and how much of it the map accounts for. Tensors are (batch,).
@@ -107,6 +151,7 @@ class Receipt:
         conservation: Σa / y of a method that claims that its scores add up to y itself, (batch,); else None.
         causal: the causal tests that were run (`Explanation.test`), the last one last.
         surrogate: the linear model whose coefficients the scores are, with its R² and its standard errors; else None.
+        mask: the mask over keys of attention whose probabilities the scores are: what it keeps, and what is left of y; else None.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
     """
@@ -133,6 +178,7 @@ class Receipt:
     conservation: Tensor | None = None
     causal: list[CausalTest] = field(default_factory=list)
     surrogate: Surrogate | None = None
+    mask: LearnedMask | None = None
     _measured: Measured | None = field(default=None, repr=False)
     _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
 
@@ -194,6 +240,7 @@ class Receipt:
         values["reads"] = [dataclasses.asdict(r) for r in self.reads]
         values["causal"] = [test.as_dict() for test in self.causal]
         values["surrogate"] = None if self.surrogate is None else self.surrogate.as_dict()
+        values["mask"] = None if self.mask is None else self.mask.as_dict()
         values |= {
             "output_difference": measured.output_difference,
             "faithful": measured.output_difference,
@@ -219,7 +266,8 @@ class Receipt:
         reads = [r.of_sample(i) if len(r.counts) == batch else r for r in self.reads]
         causal = [dataclasses.replace(t, sample=0) for t in self.causal if t.sample == i]
         surrogate = None if self.surrogate is None else self.surrogate.of_sample(i)
-        own = {"notes": list(self.notes), "reads": reads, "causal": causal, "surrogate": surrogate}
+        mask = None if self.mask is None else self.mask.of_sample(i)
+        own = {"notes": list(self.notes), "reads": reads, "causal": causal, "surrogate": surrogate, "mask": mask}
         made = Receipt(**(fields | own))
         made._measured, made._measure = (measure(), None) if self._measured is not None else (None, measure)
         return made
@@ -246,6 +294,8 @@ class Receipt:
         values["conservation"] = _tensor(values.get("conservation"))
         fitted = values.get("surrogate")
         values["surrogate"] = None if fitted is None else Surrogate.from_dict(fitted)
+        learned = values.get("mask")
+        values["mask"] = None if learned is None else LearnedMask.from_dict(learned)
         for name in ("predicted", "explained"):
             values[name] = None if values[name] is None else torch.tensor(values[name])
         values["reads"] = [ReadTokens(**r) for r in values.get("reads", ())]

@@ -179,12 +179,25 @@ class MaskKeys(Edit):
         """A with the hidden keys at zero, each row brought back to its sum, times V."""
         if not applies(self.calls, call.index):
             return None
-        samples, keys = call.keys // STRIDE - 1, call.keys % STRIDE
-        keep = ~self.hidden[samples.clamp(min=0), keys].to(call.output.device)
-        A = differentiable_probabilities(call)
-        cut = A * keep[:, None, None]
-        total = cut.sum(-1, keepdim=True)
-        return rebuilt(call, torch.where(total > 0, cut * (A.sum(-1, keepdim=True) / total.clamp(min=1e-30)), 0.0))
+        return rebuilt(call, weighed(differentiable_probabilities(call), ~at_keys(self.hidden, call)))
+
+
+@dataclass
+class WeighKeys(Edit):
+    """Multiply the weight of every key by M, (batch, row) over all streams, 0 to 1; A is brought back to the sums of its rows.
+
+    It is the attention of a softmax to whose scores log M was added, and has a gradient at M, also where M is 0.
+    """
+
+    M: Tensor
+    calls: Sequence[int] | None = None
+
+    def call(self, call: AttentionCall) -> Tensor | None:
+        """A ⊙ M, each row brought back to its sum, times V."""
+        if not applies(self.calls, call.index):
+            return None
+        A = differentiable_probabilities(call).to(call.precision)
+        return rebuilt(call, weighed(A, at_keys(self.M, call).to(A)))
 
 
 @dataclass
@@ -218,6 +231,19 @@ class OneHead(Edit):
         scores = masked(call, q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5)
         O = torch.softmax(scores, -1) @ v
         return call.in_place(O[:, 0].unflatten(-1, (call.layout.heads, -1)).transpose(1, 2))
+
+
+def at_keys(values: Tensor, call: AttentionCall) -> Tensor:
+    """Values (batch, row) over all streams at a call's keys, (group, key), where the call's output is."""
+    samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
+    return values[samples.clamp(min=0), rows].to(call.output.device)
+
+
+def weighed(A: Tensor, M: Tensor) -> Tensor:
+    """A with its keys weighed by M (group, key), each row brought back to its sum; 0 where nothing is left of a row."""
+    left = A * M[:, None, None]
+    total = left.sum(-1, keepdim=True)
+    return torch.where(total > 0, left * (A.sum(-1, keepdim=True) / total.clamp(min=1e-30)), 0.0)
 
 
 def differentiable_probabilities(call: AttentionCall) -> Tensor:

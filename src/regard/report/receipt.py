@@ -33,6 +33,7 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
         ReceiptLine("sum of the map", number(at(r.attribution_sum, sample)), "over all tokens, special ones included"),
         *_conservation(r, sample),
         *_surrogate(r, sample),
+        *_mask(r, sample),
         *_error(r, sample),
         _output(r),
         *causal(exp, sample),
@@ -117,6 +118,18 @@ def _errors_of_draws(r: Receipt, i: int) -> ReceiptLine:
     largest = max(float(errors[min(i, len(errors) - 1)].max()) for errors in fit.standard_errors.values())
     said = "undefined, too few runs for so many units" if largest != largest else f"at most {number(largest)}"
     return ReceiptLine("standard error", said, "of a score, over other draws of the subsets")
+
+
+def _mask(r: Receipt, sample: int) -> list[ReceiptLine]:
+    """How many keys a learned mask keeps, and what they leave of the target."""
+    if r.mask is None:
+        return []
+    mask = r.mask.of_sample(min(sample, len(r.mask.keys) - 1))
+    keys, kept, left, none = (float(t) for t in (mask.keys, mask.kept, mask.left, mask.none))
+    said = f"keeps {kept:.0f} of {keys:.0f} keys"
+    y = number(at(r.target_value, sample))
+    alone = f"the target is {number(left)} of {y} where attention looks at these alone, {number(none)} at none of them"
+    return [ReceiptLine("mask", said, alone)]
 
 
 def _error(r: Receipt, sample: int) -> list[ReceiptLine]:

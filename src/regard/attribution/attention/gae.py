@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.attribution.attention.chosen_heads import ChosenHeads, Wanted
 from regard.attribution.attention.edge_rules import EDGES
 from regard.attribution.attention.guidance import GuideMaps
 from regard.attribution.attention.path_rules import Preset
@@ -38,7 +39,7 @@ Matrix = Float[Tensor, "batch row other"]
 
 
 def gae(
-    *, start_layer: int = 0, form: str | None = None, guide: GuideMaps | None = None
+    *, start_layer: int = 0, form: str | None = None, guide: GuideMaps | None = None, heads: Wanted = None
 ) -> Preset | Callable[[Context], Relevance]:
     """Generic Attention-model Explainability, rule 5: (positive, residual_sum).
 
@@ -46,13 +47,27 @@ def gae(
     "bimodal" (the paper's own rules for several sources), or None: bimodal where exactly two sources are read (co-attention,
     encoder-decoders, object queries), else the walk; the receipt says which. Both are the same for one source.
     guide: a map over tokens that steers the attention (guidance.py).
+    heads: E is the mean over these heads alone, 5 or [0, 5], in every layer; or those of some layers, {3: 5} (in words 3:5), with
+    paths through no other layer. Then it is the walk.
     """
     if form is not None and form not in FORMS:
         raise nearest(str(form), FORMS, "form")
+    chosen = ChosenHeads.make(heads)
+    if chosen is not None:
+        return _of_heads(chosen, form, start_layer, guide)
     if form is None:
         return ByItsAuthors("positive", "residual_sum", None, start_layer, guide=guide)
     preset = Preset("positive", "residual_sum", None, start_layer, guide=guide)
     return preset if form == "walk" else lambda context: bimodal(context, preset)
+
+
+def _of_heads(chosen: ChosenHeads, form: str | None, start_layer: int, guide: GuideMaps | None) -> Preset:
+    """The walk along some heads."""
+    if form == "bimodal":
+        raise Misuse("heads are followed by the walk alone; leave form='bimodal' out")
+    if chosen.layers and start_layer:
+        raise Misuse("heads= names its layers; leave start_layer out")
+    return Preset("positive", "residual_sum", None, start_layer, guide=guide, heads=chosen)
 
 
 class ByItsAuthors(Preset):

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.attribution.attention.chosen_heads import ChosenHeads
 from regard.attribution.attention.edge_rules import EDGES
 from regard.attribution.attention.guidance import GuideMaps, guide_rows
 from regard.errors import Misuse, nearest
@@ -38,7 +39,7 @@ class Preset:
 
     hops: which paths count, by the sources they visit (`residual_sum` only). correction: "incomplete" corrects the maps alone,
     "complete" the gradient too, wherever it passes through attention. guide: a map of each stream that steers the attention
-    (guidance.py); None: it is 1.
+    (guidance.py); None: it is 1. heads: those that are followed, and no other layer where these are named; None: all.
     """
 
     edge: str
@@ -48,6 +49,7 @@ class Preset:
     hops: str = "all"
     correction: str = "incomplete"
     guide: GuideMaps | None = None
+    heads: ChosenHeads | None = None
 
     def __post_init__(self) -> None:
         for value, known, what in (
@@ -102,6 +104,8 @@ class Preset:
         for layer in (*(self.layers or ()), self.start_layer):
             if not 0 <= layer < count:
                 raise Misuse(f"layer {layer} is out of range: the run has {count} attentions, numbered from 0")
+        if self.heads is not None:
+            self.heads.check(recording)
         several = [c for c in recording.calls if c.weights is not None]
         if self.correction == "complete" and several:
             where = several[0].module or "the model itself"
@@ -109,6 +113,12 @@ class Preset:
                 f"complete correction is not defined here: the map of attention call {several[0].index} ({where}) multiplies "
                 "several values; use correction='incomplete'"
             )
+
+    def follows(self, attention: int, finals: Sequence[int]) -> bool:
+        """Whether paths go through an attention: from `start_layer` on, or the last, or those that `heads` names."""
+        if self.heads is not None and self.heads.layers:
+            return bool(self.heads.of(attention))
+        return (self.path != "last" or attention in finals) and attention >= self.start_layer
 
     def corrects(self, attention: int) -> bool:
         """Whether an attention is among those that are corrected."""
@@ -132,10 +142,11 @@ class Preset:
         m = self.guided(recording)
 
         def how(call: AttentionCall) -> Step | None:
-            if (self.path == "last" and call.attention not in finals) or call.attention < self.start_layer:
+            if not self.follows(call.attention, finals):
                 return None
             edge = EDGES[self.edge if self.corrects(call.attention) else "mean"]
             step = edge.step(recording, call, self.path == "rollout", self.hops)
+            step = step if self.heads is None else replace(step, heads=self.heads.weights(recording, call))
             return step if m is None or not edge.gradient else replace(step, keys=guide_of(m, call))
 
         return how

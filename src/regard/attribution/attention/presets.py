@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from regard.attribution.attention.chosen_heads import ChosenHeads, Wanted
 from regard.attribution.attention.guidance import GuideMaps
 from regard.attribution.attention.path_rules import Preset
 from regard.errors import nearest
@@ -11,9 +12,14 @@ from regard.errors import nearest
 SIGNS = ("positive", "negative", "absolute", "signed")
 
 
-def raw_attention() -> Preset:
-    """The last attention map, mean over heads."""
-    return Preset("mean", "last")
+def raw_attention(*, heads: Wanted = None) -> Preset:
+    """The last attention map, mean over heads.
+
+    heads: the mean over these alone, 5 or [0, 5]; or over those of other layers, {3: 5} or {3: [0, 5], 4: 1} (in words 3:5):
+    where head 5 of layer 3 looks from the tokens that the target reads. Of several layers the maps are added, with what the
+    later ones bring from the earlier.
+    """
+    return Preset("mean", "last", heads=ChosenHeads.make(heads))
 
 
 def alpha_avg() -> Preset:

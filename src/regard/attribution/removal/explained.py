@@ -128,7 +128,7 @@ def _read(context: Context) -> Relevance | None:
         return None
 
 
-def _config_alone(context: Context) -> list[str]:
+def config_alone(context: Context) -> list[str]:
     """A note on each input of ids whose special tokens no reader has named."""
     recording = context.recording
     ids = [n for n, t in recording.given.tensors.items() if not t.is_floating_point()]
@@ -189,10 +189,10 @@ def _in_their_place(
         assert context.again is not None
         alternate = torch.where(tokens, tokens.cumsum(1) - 1, -1)
         if not bool(reached(context.again, context.recording, alternate).any()):
-            context.notes.extend(_config_alone(context))
+            context.notes.extend(config_alone(context))
             return None, LEFT_OUT
         context.notes.append(STILL_THERE.format(label(None)))
     return reference(context, None), label(None)
 
 
-__all__ = ["OneSample", "Removed", "explained"]
+__all__ = ["OneSample", "Removed", "config_alone", "explained"]

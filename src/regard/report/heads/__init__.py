@@ -1,0 +1,1 @@
+"""Each head's own map as a page."""
