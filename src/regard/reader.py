@@ -275,6 +275,7 @@ class Reader(RawReader):
         target: Any = None,
         *,
         truncate: bool = False,
+        regions: Any = None,
         against: Any = None,
         token: str | int | None = None,
         **options: Any,
@@ -286,7 +287,8 @@ class Reader(RawReader):
         from regard.evaluation.posthoc import attention_vs_posthoc
 
         def explained(_model: Any, given: Any, *args: Any, **how: Any) -> Any:
-            found = self.explain(given, *args, **how, truncate=truncate, against=against, token=token)
+            how |= {"truncate": truncate, "regions": regions, "against": against, "token": token}
+            found = self.explain(given, *args, **how)
             return detectors.likeliest(found) if self.detects else token_targets.first(found)
 
         return attention_vs_posthoc(self.model, raws, target, explained=explained, **options)

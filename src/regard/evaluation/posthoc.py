@@ -308,8 +308,8 @@ class Comparing:
         if not self.inputs:
             if self.first is not None:
                 raise self.first
-            why = f"all {len(self.left_out)} have too few tokens" if self.left_out else "there are no inputs"
-            raise Misuse(f"nothing to compare: {why} (at least {LEAST} words, patches or tokens are needed)")
+            few = f"no input has {LEAST} words, patches or tokens ({len(self.left_out)} were given)"
+            raise Misuse(f"nothing to compare: {few if self.left_out else 'there are no inputs'}")
         rest = (tuple(self.inputs), tuple(self.left_out), self.top, seed, model)
         return PosthocAgreement(tuple(self.methods), *rest, self.shown)
 

@@ -200,10 +200,10 @@ class PosthocAgreement:
         found = [(f"{KINDS[a]} with {KINDS[b]}", self.between(a, b)) for a, b in pairs]
         lines = [f"{name}: τ-b {whole(mean)}" for name, mean in found if not math.isnan(mean.value)]
         shared = self.between("attention", "posthoc", "overlap")
-        lines.append(f"of the highest {self.top:.0%} of units both name {whole(shared)}; chance {spelled(self.chance)}")
+        lines.append(f"of the highest {100 * self.top:g} % of units both have {whole(shared)}; chance {spelled(self.chance)}")
         opposed = self.between("attention", "posthoc", "sign_disagreement")
         if not math.isnan(opposed.value):
-            lines.append(f"of attention's highest, post-hoc maps speak against {whole(opposed)}")
+            lines.append(f"of attention's highest units, signed post-hoc maps score below 0 {whole(opposed)}")
         return [*lines, counted(len(self.inputs), len(self.missing))]
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:

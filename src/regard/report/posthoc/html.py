@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import os
 from collections import Counter
@@ -15,7 +17,7 @@ from regard.explanation.files import write_atomically
 from regard.report import need
 from regard.report.comparison.html import drawn, original, panels_of
 from regard.report.page import COLOURS, templates
-from regard.report.view import view_of
+from regard.report.view import csv_cell, view_of
 
 TITLE = "Attention against post-hoc maps"
 DEEPEST = 0.75
@@ -51,6 +53,21 @@ def page(of: PosthocAgreement) -> str:
     return str(found)
 
 
+def numbers(of: PosthocAgreement) -> str:
+    """Every number as CSV: `PosthocAgreement.records`; an empty cell where it is undefined."""
+    buffer, rows = io.StringIO(), of.records()
+    writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _written(v) for k, v in row.items()} for row in rows)
+    return buffer.getvalue()
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value if isinstance(value, int) else csv_cell(str(value))
+
+
 # -- what it is of, and what was found --------------------------------------------------------------------------------------
 
 
@@ -78,8 +95,8 @@ def _facts(of: PosthocAgreement) -> list[tuple[str, str, str]]:
     opposed = of.between("attention", "posthoc", "sign_disagreement")
     floor = of.between("floor", "posthoc", "sign_disagreement")
     shared = of.between("attention", "posthoc", "overlap")
-    top = f"of the highest {of.top:.0%} of units, at least one"
-    facts = [("top-k overlap", whole(shared), f"share {top}, that an attention and a post-hoc map both have; chance {spelled(of.chance)}")]
+    top = f"of the highest {100 * of.top:g} % of units, at least one, the share"
+    facts = [("top-k overlap", whole(shared), f"{top} that an attention and a post-hoc map both have; chance {spelled(of.chance)}")]
     if not math.isnan(opposed.value):
         said = f"share of attention’s highest units that signed post-hoc maps score below 0; of random ones {whole(floor)}"
         facts.append(("sign disagreement", whole(opposed), said))
@@ -192,4 +209,4 @@ def _left_out(of: PosthocAgreement) -> dict[str, Any]:
     }
 
 
-__all__ = ["page", "write_page"]
+__all__ = ["numbers", "page", "write_page"]
