@@ -22,9 +22,14 @@ from regard.evaluation.posthoc_agreement import KINDS, PosthocAgreement, counted
 
 PAGE = measure.ROOT / "docs" / "theory.md"
 SCENES = 24
-SAMPLES = 512
+SAMPLES = 256
 """Of LIME, an input."""
-COLUMNS = {"kendall": "τ-b", "kendall_of_sizes": "τ-b of sizes", "overlap": "top-k overlap", "sign_disagreement": "sign disagreement"}
+COLUMNS = {
+    "kendall": "τ-b",
+    "kendall_of_sizes": "τ-b of sizes",
+    "overlap": "top-k overlap",
+    "sign_disagreement": "sign disagreement",
+}
 PAIRS = (("attention", "posthoc"), ("posthoc", "posthoc"), ("attention", "attention"), ("floor", "posthoc"))
 
 
@@ -54,21 +59,27 @@ def main() -> None:
 
 def about(found: PosthocAgreement) -> str:
     """What the tables are of."""
-    sizes, unit = [i.units for i in found.inputs], found.inputs[0].unit
-    many = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    return f"{counted(len(found.inputs), len(found.missing))} (fewer than 8 units), {many} {dict(patch='patches').get(unit, unit + 's')} each. Kendall's τ-b:"
+    sizes, unit = sorted(i.units for i in found.inputs), found.inputs[0].unit
+    many = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+    units = {"patch": "patches"}.get(unit, f"{unit}s")
+    few = " (fewer than 8 units)" if found.missing else ""
+    return f"{counted(len(found.inputs), len(found.missing))}{few}, {many} {units} each. Kendall's τ-b:"
 
 
 def by_method(found: PosthocAgreement) -> str:
     """Every attention map, and random, with every post-hoc map."""
     columns, rows = found.of_kind("posthoc"), [*found.of_kind("attention"), *found.of_kind("floor")]
-    return table(["", *(f"`{c}`" for c in columns)], [[f"`{r}`", *(whole(found.interval(r, c)) for c in columns)] for r in rows])
+    return table(
+        ["", *(f"`{c}`" for c in columns)], [[f"`{r}`", *(whole(found.interval(r, c)) for c in columns)] for r in rows]
+    )
 
 
 def by_kind(found: PosthocAgreement) -> str:
     """The kinds of maps with one another, by several metrics."""
     rows = [[f"{KINDS[a]} with {KINDS[b]}", *(whole(found.between(a, b, m)) for m in COLUMNS)] for a, b in PAIRS]
-    return table(["", *(c + (f" (chance {spelled(found.chance)})" if m == "overlap" else "") for m, c in COLUMNS.items())], rows)
+    return table(
+        ["", *(c + (f" (chance {spelled(found.chance)})" if m == "overlap" else "") for m, c in COLUMNS.items())], rows
+    )
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

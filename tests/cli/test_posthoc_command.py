@@ -35,7 +35,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lines_of_a_file_and_what_is_left_out() -> None:
-    lines = ["=I <b>loved</b> every minute of it, and so did she.", "", "Dull.", "A dull and lifeless film without any charm at all."]
+    lines = [
+        "=I <b>loved</b> every minute of it, and so did she.",
+        "",
+        "Dull.",
+        "A dull and lifeless film without any charm at all.",
+    ]
     Path("reviews.txt").write_text("\n".join(lines), encoding="utf-8")
     shown = run("reviews.txt", "--lines", *MODEL, *CHEAP, "--out", "o").stdout
     assert "attention with post-hoc: τ-b " in shown
@@ -47,7 +52,7 @@ def test_lines_of_a_file_and_what_is_left_out() -> None:
     assert "<b>loved" not in page
     assert "=I &lt;b&gt;loved&lt;/b&gt;" in page
     assert "too few tokens to test (2; at least 8 are needed)" in page
-    rows = list(csv.DictReader(Path("o/agreement.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader(Path("o/agreement.csv").read_text("utf-8").splitlines()))
     assert len(rows) == 2 * 5 * 4
     assert rows[0]["input"].startswith("'=I <b>loved")  # no formula of a spreadsheet
     assert {r["first"] for r in rows} == {"raw_attention", "rollout", "gradient", "input_x_gradient", "random"}
@@ -93,7 +98,7 @@ def test_what_inputs_stand_for() -> None:
         (["--seed", "-1"], "--seed is a whole number"),
         (["--attention", "rolout"], "did you mean 'rollout'"),
         (["--attention", "gradient"], "'gradient' reads no attention map"),
-        (["--posthoc", "lime", "--option", "sampels=3"], "did you mean 'samples'"),
+        (["--posthoc", "lime", "--option", "sample=3"], "did you mean 'samples'"),
         (["--target", "dog"], "unknown label 'dog'"),
         (["--lines"], "no such file"),
         (["--out", "file"], "is a file; --out needs a folder"),

@@ -49,7 +49,7 @@ def test_equal_maps_agree_in_everything() -> None:
     assert found.values("raw_attention", "input_x_gradient", "sign_disagreement").tolist() == [0, 0]
     assert math.isnan(found.interval("raw_attention", "gradient", "sign_disagreement").value)  # lengths have no sign
     assert found.undefined("raw_attention", "gradient", "sign_disagreement") == 2
-    (one, other) = found.inputs
+    one = found.inputs[0]
     assert (one.units, one.k, one.unit, one.stream) == (TOKENS, 1, "token", "input")
     assert found.chance == pytest.approx(1 / TOKENS)
 
@@ -222,8 +222,8 @@ def test_where_all_fail_the_first_error_is_raised() -> None:
         ({"posthoc": ["limes"]}, UnknownName, "did you mean 'lime'"),
         ({"posthoc": ["gradient", "random"]}, Misuse, "random is always there"),
         ({"posthoc": ["gradient", "gradient"]}, Misuse, "'gradient' is named twice"),
-        ({"posthoc": [("gradient", {"reduse": "l1"})]}, UnknownName, "did you mean 'reduce'"),
-        ({"sampels": 3, "posthoc": ["lime"]}, UnknownName, "did you mean 'samples'"),
+        ({"posthoc": [("gradient", {"reduces": "l1"})]}, UnknownName, "did you mean 'reduce'"),
+        ({"sample": 3, "posthoc": ["lime"]}, UnknownName, "did you mean 'samples'"),
         ({"top": 0.7}, Misuse, "top is the share"),
         ({"top": True}, Misuse, "top is the share"),
         ({"unit": "letter"}, UnknownName, "unit of a causal test"),
@@ -267,8 +267,19 @@ def test_options_of_one_method_and_of_all() -> None:
 
     some = ["gradient", ("gradient", {"reduce": "mean"}), "lime", "occlusion"]
     found = compared(alike(), [ones()], posthoc=some, samples=50, baseline=0, explained=explained)
-    assert [m.title for m in found.methods] == ["raw_attention", "gradient", "gradient, reduce=mean", "lime", "occlusion", "random"]
-    assert [names for names, _ in asked] == [["raw_attention", "gradient", "random"], ["gradient"], ["lime", "occlusion"]]
+    assert [m.title for m in found.methods] == [
+        "raw_attention",
+        "gradient",
+        "gradient, reduce=mean",
+        "lime",
+        "occlusion",
+        "random",
+    ]
+    assert [names for names, _ in asked] == [
+        ["raw_attention", "gradient", "random"],
+        ["gradient"],
+        ["lime", "occlusion"],
+    ]
     assert asked[1][1] == {"seed": 0, "reduce": "mean"}
     assert asked[2][1] == {"seed": 0, "unit": "word", "bow": False, "samples": 50, "baseline": 0}
 

@@ -1,4 +1,4 @@
-"""Classifiers whose attention, gradient and signs are set token by token, so that their agreement is known; double precision."""
+"""Classifiers whose attention, gradients and signs are set token by token: how far they agree is known. Double precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOKENS = 10
 class Placed(nn.Module):
     """y = Σ_j A_j pull_j Σ_d x_jd: attention A ∝ `looks`, whatever is there, and each place has a pull of its own.
 
-    So the raw attention at j is looks_j / Σ looks, the gradient's length ∝ looks_j |pull_j|, and for x = 1 input times gradient is
+    So the raw attention at j is looks_j / Σ looks, the gradient's length ∝ looks_j |pull_j|, and for x = 1 input times gradient
     ∝ looks_j pull_j.
     """
 

@@ -80,7 +80,9 @@ def theory(
 def attention_vs_posthoc(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT", help="A picture file, a folder of pictures, a text, a text file, or - (stdin)."),
+        typer.Argument(
+            metavar="INPUT", help="A picture file, a folder of pictures, a text, a text file, or - (stdin)."
+        ),
     ],
     model: Model,
     target: Target = None,

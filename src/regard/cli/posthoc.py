@@ -17,7 +17,9 @@ NUMBERS = "agreement.csv"
 def check_numbers(top: float, seed: int) -> None:
     """Refuse numbers that cannot be, before a model is loaded."""
     if not 0 < top <= 0.5:
-        raise Misuse(f"--top is the share of the units that counts as the highest, above 0 and at most 0.5, not {top:g}")
+        raise Misuse(
+            f"--top is the share of the units that counts as the highest, above 0 and at most 0.5, not {top:g}"
+        )
     if seed < 0:
         raise Misuse(f"--seed is a whole number from 0 on, not {seed}")
 
@@ -53,7 +55,9 @@ def read_all(pair: Pair, values: Sequence[str], lines: bool) -> tuple[list[Any],
     """
     if lines and pair.kind != "text":
         raise Misuse(f"--lines is for models that read texts, and this one reads {pair.kind}s as INPUT")
-    found = [pair.joined(line, headline(line)) for v in values for line in _lines(v)] if lines else map(pair.read, values)
+    found = (
+        [pair.joined(line, headline(line)) for v in values for line in _lines(v)] if lines else map(pair.read, values)
+    )
     raws, names, more = zip(*found, strict=True)
     return list(raws), list(names), more[0]
 

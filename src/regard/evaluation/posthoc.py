@@ -114,7 +114,9 @@ _GENERAL = {f.name for f in dataclasses.fields(Settings)} - {"seed", "measure", 
 def _check(data: Any, top: Any, target: Any) -> None:
     """Misuse for data that is one input, several targets, and a share that is none."""
     if isinstance(data, str | bytes | Mapping | Tensor) or not isinstance(data, Iterable):
-        raise Misuse(f"data is a list of inputs, or yields them one by one; not a {type(data).__name__}: put it in a list")
+        raise Misuse(
+            f"data is a list of inputs, or yields them one by one; not a {type(data).__name__}: put it in a list"
+        )
     if isinstance(target, list):
         raise Misuse("one target can be compared, the same for all inputs; give one")
     if isinstance(top, bool) or not isinstance(top, int | float) or not 0 < top <= 0.5:
@@ -195,7 +197,7 @@ def _takes(a: ComparedMethod, b: ComparedMethod) -> bool:
 
 @dataclass
 class InputMaps:
-    """How maps of an input are made: the calls of `explain`, each of some methods. A call that failed once is split for good."""
+    """How maps of an input are made: calls of `explain`, each for some methods. A call that failed once is split for good."""
 
     model: nn.Module
     target: Any

@@ -125,7 +125,7 @@ class PosthocAgreement:
         return int(np.isnan(self.values(first, second, metric)).sum())
 
     def between(self, kind: str, other: str, metric: str = "kendall") -> Interval:
-        """The mean over all pairs of a map of one kind and one of another (two of the same), input by input, with its interval."""
+        """The same of the mean over all pairs of a map of one kind and one of another (or of two maps of the same kind)."""
         return self._mean(self.means(kind, other, metric))
 
     def means(self, kind: str, other: str, metric: str = "kendall") -> Numbers:
@@ -177,7 +177,7 @@ class PosthocAgreement:
         return frame(self.records())
 
     def table(self, metric: str = "kendall") -> list[list[str]]:
-        """A metric's means as rows of text: every method's map first, the post-hoc methods' second; the first row is the head."""
+        """A metric's means as text, under a head: a row's method has the first map, a column's, a post-hoc one, the second."""
         columns = self.of_kind("posthoc")
         head = [METRICS[_metric(metric)].called, *columns]
         rows = [[m.title, *(self._cell(m.title, c, metric) for c in columns)] for m in self.methods]
@@ -200,7 +200,9 @@ class PosthocAgreement:
         found = [(f"{KINDS[a]} with {KINDS[b]}", self.between(a, b)) for a, b in pairs]
         lines = [f"{name}: τ-b {whole(mean)}" for name, mean in found if not math.isnan(mean.value)]
         shared = self.between("attention", "posthoc", "overlap")
-        lines.append(f"of the highest {100 * self.top:g} % of units both have {whole(shared)}; chance {spelled(self.chance)}")
+        lines.append(
+            f"of the highest {100 * self.top:g} % of units both have {whole(shared)}; chance {spelled(self.chance)}"
+        )
         opposed = self.between("attention", "posthoc", "sign_disagreement")
         if not math.isnan(opposed.value):
             lines.append(f"of attention's highest units, signed post-hoc maps score below 0 {whole(opposed)}")
@@ -238,4 +240,14 @@ def extremes(shown: Sequence[ShownInput]) -> tuple[ShownInput, ...]:
     return (known[0], known[-1]) if len(known) > 1 else tuple(known or shown[:1])
 
 
-__all__ = ["ComparedInput", "ComparedMethod", "LeftOut", "PosthocAgreement", "ShownInput", "counted", "extremes", "spelled", "whole"]
+__all__ = [
+    "ComparedInput",
+    "ComparedMethod",
+    "LeftOut",
+    "PosthocAgreement",
+    "ShownInput",
+    "counted",
+    "extremes",
+    "spelled",
+    "whole",
+]

@@ -25,14 +25,18 @@ class AgreementMetric(NamedTuple):
 
 
 METRICS = {
-    "kendall": AgreementMetric("Kendall’s τ-b", "rank correlation of the scores: 1 the same order, 0 none, −1 the opposite"),
+    "kendall": AgreementMetric(
+        "Kendall’s τ-b", "rank correlation of the scores: 1 the same order, 0 none, −1 the opposite"
+    ),
     "spearman": AgreementMetric("Spearman’s ρ", "correlation of the ranks of the scores"),
     "overlap": AgreementMetric("top-k overlap", "share of the k highest units that both maps have"),
     "kendall_of_sizes": AgreementMetric("τ-b of sizes", "the same of the scores without their signs", sizes=True),
     "spearman_of_sizes": AgreementMetric("ρ of sizes", "the same of the scores without their signs", sizes=True),
     "overlap_of_sizes": AgreementMetric("top-k overlap of sizes", "the same of scores without their signs", sizes=True),
     "sign_disagreement": AgreementMetric(
-        "sign disagreement", "share of the first map’s k highest units that the second one, a signed map, scores below 0", False
+        "sign disagreement",
+        "share of the first map’s k highest units that the second one, a signed map, scores below 0",
+        False,
     ),
 }
 

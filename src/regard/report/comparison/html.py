@@ -239,4 +239,16 @@ def _jpeg(pixels: Array) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-__all__ = ["HEAD", "accounts", "drawn", "maps", "numbers", "original", "page", "panels_of", "plain_table", "table", "write_page"]
+__all__ = [
+    "HEAD",
+    "accounts",
+    "drawn",
+    "maps",
+    "numbers",
+    "original",
+    "page",
+    "panels_of",
+    "plain_table",
+    "table",
+    "write_page",
+]

@@ -96,9 +96,17 @@ def _facts(of: PosthocAgreement) -> list[tuple[str, str, str]]:
     floor = of.between("floor", "posthoc", "sign_disagreement")
     shared = of.between("attention", "posthoc", "overlap")
     top = f"of the highest {100 * of.top:g} % of units, at least one, the share"
-    facts = [("top-k overlap", whole(shared), f"{top} that an attention and a post-hoc map both have; chance {spelled(of.chance)}")]
+    facts = [
+        (
+            "top-k overlap",
+            whole(shared),
+            f"{top} that an attention and a post-hoc map both have; chance {spelled(of.chance)}",
+        )
+    ]
     if not math.isnan(opposed.value):
-        said = f"share of attention’s highest units that signed post-hoc maps score below 0; of random ones {whole(floor)}"
+        said = (
+            f"share of attention’s highest units that signed post-hoc maps score below 0; of random ones {whole(floor)}"
+        )
         facts.append(("sign disagreement", whole(opposed), said))
     targets = Counter(i.target for i in of.inputs).most_common(3)
     facts.append(("target", "; ".join(name for name, _ in targets), "what the maps explain"))
@@ -114,7 +122,10 @@ def _matrix(of: PosthocAgreement, metric: str) -> dict[str, Any]:
     """Every two methods: a row is the first map, a column the second; random is a row alone."""
     columns = [m for m in of.methods if m.kind != "floor"]
     row_of = METRICS[metric]
-    rows = [{"name": m.title, "kind": m.kind, "cells": [_cell(of, m.title, c.title, metric) for c in columns]} for m in of.methods]
+    rows = [
+        {"name": m.title, "kind": m.kind, "cells": [_cell(of, m.title, c.title, metric) for c in columns]}
+        for m in of.methods
+    ]
     return {
         "called": row_of.called,
         "about": row_of.about,
@@ -166,8 +177,16 @@ def _strip(values: list[float], mean: Interval) -> dict[str, Any]:
     if math.isnan(mean.value):
         return {"lines": "", "said": "undefined"}
     low, middle, high = (_across(v) for v in (mean.low, mean.value, mean.high))
-    said = f"mean {whole(mean)}" + (f"; {len(known)} inputs from {spelled(min(known))} to {spelled(max(known))}" if known else "")
-    return {"lines": lines, "low": f"{low:.1f}", "span": f"{max(high - low, 0.8):.1f}", "middle": f"{middle:.1f}", "said": said}
+    said = f"mean {whole(mean)}" + (
+        f"; {len(known)} inputs from {spelled(min(known))} to {spelled(max(known))}" if known else ""
+    )
+    return {
+        "lines": lines,
+        "low": f"{low:.1f}",
+        "span": f"{max(high - low, 0.8):.1f}",
+        "middle": f"{middle:.1f}",
+        "said": said,
+    }
 
 
 def _across(value: float) -> float:
@@ -187,7 +206,9 @@ def _shown(one: ShownInput, of: PosthocAgreement, i: int, count: int) -> dict[st
         "name": one.name,
         "which": which,
         "agreement": spelled(one.agreement),
-        "target": f"{label} ({compared.label})" if compared and compared.label and compared.label not in label else label,
+        "target": f"{label} ({compared.label})"
+        if compared and compared.label and compared.label not in label
+        else label,
         "original": original(view_of(exps[0][1])) if exps else "",
         "maps": [{"name": m.title, "kind": KINDS[m.kind], "panels": _panels(e)} for m, e in exps],
     }

@@ -115,7 +115,9 @@ def table(found: Robustness) -> str:
     for i, c in found.asked.nonzero().tolist():
         value = float(found.smallest[i, c])
         size = "" if math.isinf(value) else f"{round(255 * value, 3):g}"
-        writer.writerow([csv_cell(found.names[i]), csv_cell(found.label(int(found.was[i]))), csv_cell(found.label(c)), size])
+        writer.writerow(
+            [csv_cell(found.names[i]), csv_cell(found.label(int(found.was[i]))), csv_cell(found.label(c)), size]
+        )
     return buffer.getvalue()
 
 
