@@ -49,7 +49,7 @@ def main() -> None:
     for name, inputs in data.items():
         found = regard.load(name).attention_vs_posthoc(inputs, samples=SAMPLES)
         parts.append(f"`{name}`, {about(found)}\n\n{by_method(found)}\n\n{by_kind(found)}")
-        print(parts[-1], "\n")
+        print(parts[-1], "\n", flush=True)
         if asked.out is not None:
             asked.out.mkdir(parents=True, exist_ok=True)
             found.to_html(asked.out / f"{Path(name).name}.html")

@@ -267,7 +267,7 @@ class Comparing:
         self.left_out.append(LeftOut(name, said(error)))
 
     def _compare(self, made: Mapping[str, Explanation], row: int, units: UnitTokens, name: str, group: Any) -> None:
-        """One sample: its numbers, and its maps if they agree less or more than all before."""
+        """One sample: its numbers, and its maps where they are to be shown."""
         n = len(units.tokens)
         if n < LEAST:
             self.left_out.append(LeftOut(name, f"{FEW} ({n}; at least {LEAST} are needed)"))
@@ -278,7 +278,7 @@ class Comparing:
         values = agreements(scores, signed, k)
         about = (units.stream, units.unit, n, k, one.target, class_name(one, row))
         self.inputs.append(ComparedInput(name, group, *about, values))
-        self._show(made, row, name, self._agreement(values["kendall"]))
+        self._show(made, row, self._agreement(values["kendall"]))
 
     def _scores(self, exp: Explanation | None, title: str, row: int, units: UnitTokens, name: str) -> Numbers:
         """One score a unit, the sum over its tokens; NaN where there is no map of these tokens."""
@@ -300,8 +300,9 @@ class Comparing:
         known = known[~np.isnan(known)]
         return float(known.mean()) if known.size else math.nan
 
-    def _show(self, made: Mapping[str, Explanation], row: int, name: str, agreement: float) -> None:
-        kept = extremes([*self.shown, ShownInput(name, agreement, {})])
+    def _show(self, made: Mapping[str, Explanation], row: int, agreement: float) -> None:
+        """Keep the maps of the last input, if they agree less or more than all before."""
+        kept = extremes([*self.shown, ShownInput(self.inputs[-1], agreement, {})])
         own = {title: still(e[row]) for title, e in made.items()} if any(not s.maps for s in kept) else {}
         self.shown = tuple(s if s.maps else dataclasses.replace(s, maps=own) for s in kept)
 

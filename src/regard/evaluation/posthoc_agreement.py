@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from regard.errors import nearest
 from regard.evaluation.rank_agreement import METRICS
-from regard.evaluation.statistics import Interval, Numbers, mean_with_interval
+from regard.evaluation.statistics import Interval, Numbers, ratios_of_sums
 from regard.explanation import display
 from regard.explanation.explanation import Explanation
 from regard.explanation.export import frame
@@ -68,9 +68,14 @@ class ShownInput:
     """The maps of one input, for a page: method -> explanation, of this sample alone. agreement: the mean of Kendall's τ-b of
     its attention maps with its post-hoc maps."""
 
-    name: str
+    compared: ComparedInput
     agreement: float
     maps: Mapping[str, Explanation] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """What the input is called."""
+        return self.compared.name
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,14 @@ class PosthocAgreement:
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
     def _mean(self, values: Numbers) -> Interval:
-        known = [(v, i.group) for v, i in zip(values.tolist(), self.inputs, strict=True) if not math.isnan(v)]
-        return mean_with_interval([v for v, _ in known], groups=[g for _, g in known])
+        """The mean of what is defined; inputs of one group are drawn together, as one sum over one count."""
+        sums: dict[Hashable, list[float]] = {}
+        for value, each in zip(values.tolist(), self.inputs, strict=True):
+            if not math.isnan(value):
+                sums.setdefault(each.group, []).append(value)
+        if not sums:
+            return Interval(math.nan, math.nan, math.nan)
+        return ratios_of_sums([[sum(own)] for own in sums.values()], [[len(own)] for own in sums.values()])
 
     def _place(self, title: str) -> int:
         titles = [m.title for m in self.methods]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import os
 from collections import Counter
@@ -121,18 +122,28 @@ def _facts(of: PosthocAgreement) -> list[tuple[str, str, str]]:
 def _matrix(of: PosthocAgreement, metric: str) -> dict[str, Any]:
     """Every two methods: a row is the first map, a column the second; random is a row alone."""
     columns = [m for m in of.methods if m.kind != "floor"]
-    row_of = METRICS[metric]
+    row_of, known = METRICS[metric], _intervals(of, metric)
     rows = [
-        {"name": m.title, "kind": m.kind, "cells": [_cell(of, m.title, c.title, metric) for c in columns]}
+        {"name": m.title, "kind": m.kind, "cells": [_cell(of, known, m.title, c.title, metric) for c in columns]}
         for m in of.methods
     ]
     return {
         "called": row_of.called,
-        "about": row_of.about,
+        "about": row_of.about + (f"; chance {spelled(of.chance)}" if metric.startswith("overlap") else ""),
         "head": [{"name": c.title, "kind": c.kind} for c in columns],
         "rows": _borders(rows),
         "first": sum(c.kind == "attention" for c in columns),
     }
+
+
+def _intervals(of: PosthocAgreement, metric: str) -> dict[tuple[str, str], Interval]:
+    """The interval of every two methods; once for both orders where these are the same."""
+    found: dict[tuple[str, str], Interval] = {}
+    titles = [m.title for m in of.methods]
+    for a, b in itertools.permutations(titles, 2):
+        other = found.get((b, a)) if METRICS[metric].symmetric else None
+        found[a, b] = of.interval(a, b, metric) if other is None else other
+    return found
 
 
 def _borders(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,10 +151,12 @@ def _borders(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row | {"begins": i > 0 and row["kind"] != rows[i - 1]["kind"]} for i, row in enumerate(rows)]
 
 
-def _cell(of: PosthocAgreement, first: str, second: str, metric: str) -> dict[str, Any]:
+def _cell(
+    of: PosthocAgreement, intervals: dict[tuple[str, str], Interval], first: str, second: str, metric: str
+) -> dict[str, Any]:
     if first == second:
         return {"text": "", "interval": "", "alpha": "0", "hue": "for", "title": ""}
-    found, missing = of.interval(first, second, metric), of.undefined(first, second, metric)
+    found, missing = intervals[first, second], of.undefined(first, second, metric)
     known = len(of.inputs) - missing
     if math.isnan(found.value):
         return {"text": "–", "interval": "", "alpha": "0", "hue": "for", "title": f"undefined on all {missing}"}
@@ -200,15 +213,13 @@ def _shown(one: ShownInput, of: PosthocAgreement, i: int, count: int) -> dict[st
     """One input with all its maps, each on a scale of its own."""
     exps = [(m, one.maps[m.title]) for m in of.methods if m.title in one.maps]
     which = "" if count == 1 else "least" if i == 0 else "most"
-    label = next((e.target for _, e in exps), "")
-    compared = next((c for c in of.inputs if c.name == one.name), None)
+    compared = one.compared
+    named = compared.label and compared.label not in compared.target
     return {
         "name": one.name,
         "which": which,
         "agreement": spelled(one.agreement),
-        "target": f"{label} ({compared.label})"
-        if compared and compared.label and compared.label not in label
-        else label,
+        "target": f"{compared.target} ({compared.label})" if named else compared.target,
         "original": original(view_of(exps[0][1])) if exps else "",
         "maps": [{"name": m.title, "kind": KINDS[m.kind], "panels": _panels(e)} for m, e in exps],
     }
