@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import regard
 from regard.cli.inputs import Pair, existing, headline, read_input
 from regard.cli.options import chosen
 from regard.cli.rewriting import pictures_in
@@ -27,7 +28,12 @@ def check_numbers(top: float, seed: int) -> None:
 def listed(attention: Sequence[str] | None, posthoc: Sequence[str] | None) -> dict[str, list[str]]:
     """The methods that are asked for, one by one or with commas between them; the usual ones where none are."""
     asked = {"attention": attention, "posthoc": posthoc}
-    return {kind: chosen(",".join(names)) for kind, names in asked.items() if names is not None}
+    found = {kind: chosen(",".join(names)) for kind, names in asked.items() if names is not None}
+    table: Any = regard.methods()
+    for row in table:
+        if row.name in found.get("attention", ()) and "maps" not in row.needs:
+            raise Misuse(f"method {row.name!r} reads no attention map; name it with --posthoc")
+    return found
 
 
 def expanded(values: Sequence[str], lines: bool) -> list[str]:
