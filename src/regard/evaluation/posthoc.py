@@ -68,9 +68,9 @@ def attention_vs_posthoc(
 ) -> PosthocAgreement:
     """How far attention maps agree with post-hoc maps, input by input, with intervals over the inputs. Needs `regard[eval]`.
 
-    Compared are the scores of units: whole words where a reader knows them, else tokens; those that the causal test takes away,
-    so no padding, no special token, not the one position that is read. A word scores the sum of its tokens; `lime` and
-    `occlusion` take whole words away, each place of a word by itself. `regard.evaluation.rank_agreement` has the metrics.
+    Maps are compared on the units that the causal test takes away: whole words where a reader knows them, else tokens; no
+    padding, no special token, not the one position that is read. A word scores the sum of its tokens, and `lime` and
+    `occlusion` take away whole words, each place of a word by itself. The metrics are in `regard.evaluation.rank_agreement`.
 
     Args:
         model: as in `regard.explain`.
@@ -81,8 +81,8 @@ def attention_vs_posthoc(
         top: the share of the units that counts as "the highest": k = max(1, ⌈top · n⌉).
         unit: "token" for the model's own tokens also where words are known. stream: whose; default: the picture's, else the
             longest text's.
-        names: what the inputs are called. groups: what they are of: inputs with the same are drawn together in intervals
-            (crops of one photograph). Default: every sample stands alone.
+        names: what the inputs are called. groups: a value for each input; inputs with the same value (crops of one photograph)
+            are drawn together in intervals. Default: every sample stands alone.
         seed: of methods that draw. told: called before each input. explained: what is called instead of `regard.explain`.
         options: as in `regard.explain`; a method's option goes to all methods that take it.
 
