@@ -61,9 +61,8 @@ def read_all(pair: Pair, values: Sequence[str], lines: bool) -> tuple[list[Any],
     """
     if lines and pair.kind != "text":
         raise Misuse(f"--lines is for models that read texts, and this one reads {pair.kind}s as INPUT")
-    found = (
-        [pair.joined(line, headline(line)) for v in values for line in _lines(v)] if lines else map(pair.read, values)
-    )
+    texts = [(line, headline(line)) for value in values for line in _lines(value)] if lines else []
+    found = [pair.joined(*text) for text in texts] if lines else [pair.read(value) for value in values]
     raws, names, more = zip(*found, strict=True)
     return list(raws), list(names), more[0]
 

@@ -135,7 +135,11 @@ def _methods(
     attention: Sequence[Choice], posthoc: Sequence[Choice], options: Mapping[str, Any], baseline: Any
 ) -> list[ComparedMethod]:
     """All that are compared, their options checked. Raises Misuse where a kind is empty or a method is named twice."""
-    kinds = {"attention": _listed(attention, "attention"), "posthoc": _listed(posthoc, "posthoc"), "floor": [FLOOR]}
+    kinds: dict[str, Sequence[Choice]] = {
+        "attention": _listed(attention, "attention"),
+        "posthoc": _listed(posthoc, "posthoc"),
+        "floor": [FLOOR],
+    }
     found = [_method(choice, kind, options, baseline) for kind, some in kinds.items() for choice in some]
     titles = [m.title for m in found]
     if again := next((t for t in titles if titles.count(t) > 1), None):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from regard.errors import nearest
 from regard.evaluation.rank_agreement import METRICS
@@ -51,7 +50,7 @@ class ComparedInput:
     k: int
     target: str
     label: str
-    values: Mapping[str, Float[np.ndarray, "method method"]] = field(repr=False)
+    values: Mapping[str, Numbers] = field(repr=False)
 
 
 @dataclass(frozen=True)

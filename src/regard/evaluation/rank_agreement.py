@@ -1,4 +1,7 @@
-"""How far two maps of one input agree on its units (formulas.md section 8): ranks, the units that both put first, and signs."""
+"""How far two maps of one input agree on its units (formulas.md section 8): ranks, the units that both put first, and signs.
+
+A map is an array (unit,).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
+from regard.evaluation.statistics import Numbers
 from regard.extras import brought_by
-
-Scores = Float[np.ndarray, " unit"]
 
 
 class AgreementMetric(NamedTuple):
@@ -41,32 +42,33 @@ METRICS = {
 }
 
 
-def kendall(a: Scores, b: Scores) -> float:
+def kendall(a: Numbers, b: Numbers) -> float:
     """Kendall's τ-b: (concordant − discordant) / √((pairs not tied in a)(pairs not tied in b)); NaN where a map is constant."""
     if _constant(a) or _constant(b):
         return math.nan
     return float(brought_by("eval", "scipy.stats").kendalltau(a, b, variant="b", method="asymptotic").statistic)
 
 
-def spearman(a: Scores, b: Scores) -> float:
+def spearman(a: Numbers, b: Numbers) -> float:
     """Spearman's ρ, the correlation of ranks, equal scores sharing their mean rank; NaN where a map is constant."""
     if _constant(a) or _constant(b):
         return math.nan
     return float(brought_by("eval", "scipy.stats").spearmanr(a, b).statistic)
 
 
-def _constant(a: Scores) -> bool:
+def _constant(a: Numbers) -> bool:
     return bool((a == a[0]).all())
 
 
-def chosen(a: Scores, k: int) -> Scores:
+def chosen(a: Numbers, k: int) -> Numbers:
     """How likely each unit is to be among the k highest where equal scores are put in a random order; they add up to k."""
     border = np.sort(a)[-k]
     above, tied = a > border, a == border
-    return above + tied * (k - above.sum()) / tied.sum()
+    found: Numbers = above + tied * (k - above.sum()) / tied.sum()
+    return found
 
 
-def overlap(a: Scores, b: Scores, k: int) -> float:
+def overlap(a: Numbers, b: Numbers, k: int) -> float:
     """The share of the k highest units of one map that the other has among its own: expected, ties broken at random in each.
 
     Chance gives k/n.
@@ -74,7 +76,7 @@ def overlap(a: Scores, b: Scores, k: int) -> float:
     return float(chosen(a, k) @ chosen(b, k) / k)
 
 
-def sign_disagreement(a: Scores, b: Scores, k: int) -> float:
+def sign_disagreement(a: Numbers, b: Numbers, k: int) -> float:
     """The share of the k highest units of a, ties broken at random, to which b gives a negative score.
 
     Chance gives the share of b's scores that are negative.
@@ -82,12 +84,10 @@ def sign_disagreement(a: Scores, b: Scores, k: int) -> float:
     return float(chosen(a, k) @ (b < 0) / k)
 
 
-def agreements(
-    scores: Float[np.ndarray, "map unit"], signed: Sequence[bool], k: int
-) -> dict[str, Float[np.ndarray, "map map"]]:
-    """Every metric of every two maps; a row is the first map, a column the second. NaN where one of them is missing (NaN).
+def agreements(scores: Numbers, signed: Sequence[bool], k: int) -> dict[str, Numbers]:
+    """Every metric of every two maps, (map, map): a row is the first map, a column the second; NaN where one is missing.
 
-    signed: which maps have a sign: sign disagreement with one that has none is NaN.
+    scores: (map, unit), a missing map NaN. signed: which maps have a sign: sign disagreement with one that has none is NaN.
     """
     found = {name: np.full((len(scores),) * 2, np.nan) for name in METRICS}
     there = [i for i, a in enumerate(scores) if not np.isnan(a).any()]
@@ -101,14 +101,14 @@ def agreements(
     return found
 
 
-def _symmetric(a: Scores, b: Scores, k: int, signed: bool) -> dict[str, float]:
+def _symmetric(a: Numbers, b: Numbers, k: int, signed: bool) -> dict[str, float]:
     """What does not depend on which map comes first, of scores and of their sizes."""
     whole = _ranks(a, b, k)
     sizes = _ranks(np.abs(a), np.abs(b), k) if signed else whole
     return whole | {f"{name}_of_sizes": value for name, value in sizes.items()}
 
 
-def _ranks(a: Scores, b: Scores, k: int) -> dict[str, float]:
+def _ranks(a: Numbers, b: Numbers, k: int) -> dict[str, float]:
     return {"kendall": kendall(a, b), "spearman": spearman(a, b), "overlap": overlap(a, b, k)}
 
 

@@ -408,8 +408,9 @@ class Explanation:
 def still(exp: Explanation) -> Explanation:
     """The same scores, held by neither the model nor its run: nothing more can be measured, tested or asked of it."""
     receipt = dataclasses.replace(exp.receipt, _measure=None, _measured=Measured())
-    late = {"_token_rows": TokenRows(), "_transfer": LateTransfer(), "late_test": LateTest()}
-    return dataclasses.replace(exp, receipt=receipt, **late)
+    return dataclasses.replace(
+        exp, receipt=receipt, _token_rows=TokenRows(), _transfer=LateTransfer(), late_test=LateTest()
+    )
 
 
 def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
