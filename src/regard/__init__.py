@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from regard.errors import RegardError as RegardError
     from regard.evaluation.compare import Comparison as Comparison
     from regard.evaluation.compare import compare as compare
+    from regard.evaluation.posthoc import attention_vs_posthoc as attention_vs_posthoc
+    from regard.evaluation.posthoc_agreement import PosthocAgreement as PosthocAgreement
     from regard.explanation.receipt import Receipt as Receipt
     from regard.explanation.rewriting import Rewriting as Rewriting
     from regard.guide import Guide as Guide
@@ -49,12 +51,14 @@ HOMES = {
     "Explanation": "api.causal_later",
     "Generation": "api.causal_later",
     "Guide": "guide",
+    "PosthocAgreement": "evaluation.posthoc_agreement",
     "Receipt": "explanation.receipt",
     "RegardError": "errors",
     "Rewriting": "explanation.rewriting",
     "Site": "site",
     "Target": "target",
     "Verification": "recording.proof.verify",
+    "attention_vs_posthoc": "evaluation.posthoc",
     "compare": "evaluation.compare",
     "explain": "api.explain",
     "inspect": "api.inspect",

@@ -270,6 +270,30 @@ class Reader(RawReader):
             **options,
         )
 
+    def attention_vs_posthoc(
+        self,
+        raws: Iterable[Any],
+        target: Any = None,
+        *,
+        truncate: bool = False,
+        regions: Any = None,
+        against: Any = None,
+        token: str | int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Read raw inputs one by one, and tell how far attention maps agree with post-hoc maps: `regard.attention_vs_posthoc`.
+
+        Classes, words, sites and baselines in words as in `explain`. Of a detector's objects the likeliest is explained.
+        """
+        from regard.evaluation.posthoc import attention_vs_posthoc
+
+        def explained(_model: Any, given: Any, *args: Any, **how: Any) -> Any:
+            how |= {"truncate": truncate, "regions": regions, "against": against, "token": token}
+            found = self.explain(given, *args, **how)
+            return detectors.likeliest(found) if self.detects else token_targets.first(found)
+
+        return attention_vs_posthoc(self.model, raws, target, explained=explained, **options)
+
     def explain_generation(
         self,
         prompt: Any,

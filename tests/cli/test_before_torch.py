@@ -49,6 +49,12 @@ REFUSED = [
     (("rewrite", "none.png", "-m", "zoo/vit-scenes"), "--to is missing"),
     (("rewrite", "none.png", "-m", "zoo/vit-scenes", "--to", "Bag", "--budget", "x"), "such as 2/255"),
     (("inspect", "none.txt", "-m", "zoo/bert-sentiment"), "no such file: none.txt"),
+    (("attention-vs-posthoc", "none.txt", "-m", "zoo/bert-sentiment"), "no such file: none.txt"),
+    (("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--lines"), "no such file: text"),
+    (("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--top", "0.9"), "--top is the share"),
+    (("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--attention", "lime"), "'lime' reads no attention map"),
+    (("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--posthoc", "limes"), "did you mean 'lime'"),
+    (("attention-vs-posthoc", ".", "-m", "zoo/vit-scenes"), "holds no pictures"),
 ]
 POISONED = """
 import sys

@@ -32,7 +32,7 @@ from regard.attribution.removal.runs import LEFT_OUT, Taken, Without, content, d
 from regard.attribution.rerun import Rerun
 from regard.baseline import Baseline
 from regard.errors import Misuse, NoAttention, RegardError, TargetError, TrailLost, nearest
-from regard.explanation.causal_test import FEW, LEAST, CausalTest, HowTested, Outcome
+from regard.explanation.causal_test import FEW, LEAST, CausalTest, HowTested, Outcome, UnitTokens
 from regard.explanation.explanation import Explanation
 from regard.explanation.names import class_name
 from regard.explanation.raw_inputs import Picture, Reading, Sound, Text
@@ -104,6 +104,12 @@ class Case:
             runs = [Trial(self, recording, exp, asked, row, sample) for row, sample in enumerate(samples)]
             _check_cost(recording, each * sum(run.left() for run in runs), seconds)
             return [run.test() for run in runs]
+
+    def units(self, exp: Explanation, asked: HowTested, samples: Sequence[int]) -> list[UnitTokens]:
+        """The units that a test of each of some samples would take away."""
+        with self.running():
+            recording = self.recorded()
+            return [Trial(self, recording, exp, asked, row, sample).tokens for row, sample in enumerate(samples)]
 
     @property
     def others(self) -> list[Case]:
@@ -203,6 +209,11 @@ class Trial:
         self.stream = self._stream()
         self.unit, self.groups = self._units()
         self.n, self.k = len(self.groups), size_of(len(self.groups), self.asked.share)
+
+    @property
+    def tokens(self) -> UnitTokens:
+        """Which tokens each unit is made of."""
+        return UnitTokens(self.stream.name, self.unit, self.stream.count, self.groups)
 
     def left(self) -> int:
         """How many runs it takes still."""

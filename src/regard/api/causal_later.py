@@ -38,7 +38,7 @@ def late_test(w: Watched, wish: Target, target: Target, value: Value) -> LateTes
     case = Case(w.recording.model, w.recording.given, target, w.reading, w.how, w.around, call, number, wish)
     case = call.cases.setdefault(number, replace(case, rng=w.rng, classes=value.explained, rivals=value.rival))
     ingredients, lacking = _ingredients(w, target)
-    return LateTest(case.tests, ingredients=ingredients, lacking=lacking)
+    return LateTest(case.tests, ingredients=ingredients, lacking=lacking, find=case.units)
 
 
 def tested_or_noted(exp: Explanation) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `regard explain | compare | transfer | rewrite | theory | inspect | probe | heads | methods | zoo`.
+"""The commands: explain, compare, transfer, heads, rewrite, theory, attention-vs-posthoc, inspect, probe, methods, zoo.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -426,6 +426,7 @@ def rewrite(
 
 
 app.command()(experiments.theory)
+app.command()(experiments.attention_vs_posthoc)
 
 
 @app.command()

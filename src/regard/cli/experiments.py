@@ -1,4 +1,4 @@
-"""Commands that ask more than a map: `regard theory | probe`."""
+"""Commands that ask more than a map: `regard theory | attention-vs-posthoc | probe`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import regard
 from regard.cli.files import writable, writable_file, write_all
 from regard.cli.inputs import Pair, check, read_json
 from regard.cli.options import (
+    BASELINES,
+    Against,
     Budget,
     Chosen,
     Debug,
@@ -19,12 +21,16 @@ from regard.cli.options import (
     Model,
     Regions,
     Target,
+    Token,
     Truncate,
     Words,
     check_model,
     pairs,
+    places,
     targets,
+    words,
 )
+from regard.cli.posthoc import check_numbers, expanded, listed, read_all, render_posthoc
 from regard.cli.running import guarded, load
 from regard.cli.terminal import busy, show_file, show_files, steps
 from regard.cli.theory import check_agreed, check_theory, in_short_of_theory, laboratory, render_theory
@@ -68,6 +74,66 @@ def theory(
         typer.echo(in_short_of_theory(found))
     show_files([f for f in files if f.suffix in (".html", ".png")], quiet)
     check_agreed(found)
+
+
+@guarded
+def attention_vs_posthoc(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT", help="A picture file, a folder of pictures, a text, a text file, or - (stdin)."
+        ),
+    ],
+    model: Model,
+    target: Target = None,
+    against: Against = None,
+    token: Token = None,
+    attention: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Methods that read attention; may be repeated. Default: four of them."),
+    ] = None,
+    posthoc: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Post-hoc methods; may be repeated. Default: five of them."),
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help=BASELINES)] = None,
+    top: Annotated[float, typer.Option(help="The share of the units that counts as the highest.")] = 0.1,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Each INPUT is a text file, and each of its lines an input of its own.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of methods that draw.")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.html and agreement.csv; older ones are replaced.")
+    ] = Path("regard-out"),
+    truncate: Truncate = False,
+    memory_budget: Budget = None,
+    text: Words = None,
+    regions: Regions = None,
+    option: Chosen = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Tell how far attention maps of the INPUTs agree with gradients, LIME, occlusion and integrated gradients."""
+    check_numbers(top, seed)
+    names, own, budget = listed(attention, posthoc), pairs(option), budget_of(memory_budget)
+    how: dict[str, Any] = {"top": top, "seed": seed, "truncate": truncate, **names, **words(against, token), **own}
+    how |= places(None, baseline) | ({} if budget is None else {"memory_budget": budget})
+    wanted = targets(None if target is None else [target])
+    out = writable(out)
+    values = expanded(inputs, lines)
+    check(values, None, text, regions)
+    check_model(model)
+    need("eval")
+    reader = load(model)
+    raws, called, more = read_all(Pair.checked(reader, None, text, regions), values, lines)
+    with steps("comparing") as told:
+        found = reader.attention_vs_posthoc(raws, wanted, names=called, told=told, **how, **more)
+    with busy("drawing"):
+        page, numbers = write_all([found], out, render_posthoc)
+    if not quiet:
+        typer.echo(f"{found}\n")
+        show_file(numbers, quiet)
+    show_file(page, quiet)
 
 
 @guarded
@@ -136,4 +202,4 @@ def _known(pairs_file: Path | None, attention: str | None) -> dict[str, Any]:
     return found
 
 
-__all__ = ["probe", "theory"]
+__all__ = ["attention_vs_posthoc", "probe", "theory"]

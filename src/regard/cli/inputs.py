@@ -56,7 +56,7 @@ def read_input(value: str, kind: str) -> tuple[Any, str]:
     if _is_there(value):
         path = Path(value)
         return _chat_in(_decoded(_bytes(path), str(path)), str(path)), path.name
-    return value, _headline(value)
+    return value, headline(value)
 
 
 def read_words(value: str) -> str:
@@ -129,7 +129,10 @@ class Pair:
 
     def read(self, value: str) -> tuple[Any, str, dict[str, Any]]:
         """An INPUT as the reader takes it, its name, and options for the reader."""
-        raw, stem = read_input(value, self.kind)
+        return self.joined(*read_input(value, self.kind))
+
+    def joined(self, raw: Any, stem: str) -> tuple[Any, str, dict[str, Any]]:
+        """The same of what an INPUT stands for."""
         if self.image is not None:
             raw = (self.image, raw)
         elif self.text is not None:
@@ -263,7 +266,7 @@ def _stdin_picture() -> Any:
     return image
 
 
-def _headline(text: str) -> str:
+def headline(text: str) -> str:
     """The first words of a text, to call it by."""
     line = " ".join(text.split())
     return line if len(line) <= 48 else line[:47].rsplit(" ", 1)[0] + " …"

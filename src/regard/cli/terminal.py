@@ -154,7 +154,8 @@ def _print_explanations(found: Sequence[Explanation]) -> None:
 def show_file(file: Path, quiet: bool) -> None:
     """Print where a single file is."""
     shown = _from_here(file)
-    typer.echo(shown if quiet else f"{'picture' if file.suffix.lower() == '.png' else 'report'}: {shown}")
+    kind = {".png": "picture", ".csv": "numbers"}.get(file.suffix.lower(), "report")
+    typer.echo(shown if quiet else f"{kind}: {shown}")
 
 
 def show_files(files: Sequence[Path], quiet: bool) -> None:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -320,6 +320,18 @@ def target_of(entry: Sequence[Any]) -> tuple[str, dict[str, Any]]:
     return str(kind), {k: torch.tensor(v) if isinstance(v, list) else v for k, v in given.items()}
 
 
+class UnitTokens(NamedTuple):
+    """What of one sample can be taken away: whose tokens, what a unit is called, how many tokens the stream has, and the tokens
+    of each unit."""
+
+    stream: str
+    unit: str
+    count: int
+    tokens: list[list[int]]
+
+
+FindUnits = Callable[[Any, HowTested, Sequence[int]], list[UnitTokens]]
+"""(explanation, asked, samples) -> the units of each of the samples."""
 Compute = Callable[[Any, HowTested, Sequence[int], float], list[CausalTest]]
 """(explanation, asked, samples, seconds) -> a test of each of the samples; Misuse where it would take more seconds."""
 
@@ -344,7 +356,7 @@ class LateTest:
         compute: what tests on the model that was explained; None after `load`. refused: why there is no test, or "".
         ingredients: what it takes to test on a model that is given again; lacking: why there is none.
         samples: which samples of the batch that was explained the explanation holds; None: all.
-        skipped: why a page that would have shown a test has none.
+        skipped: why a page that would have shown a test has none. find: what finds the units; None after `load`.
     """
 
     compute: Compute | None = field(default=None, repr=False)
@@ -353,6 +365,17 @@ class LateTest:
     lacking: str = "it was saved before explanations could be tested"
     samples: tuple[int, ...] | None = None
     skipped: str = ""
+    find: FindUnits | None = field(default=None, repr=False)
+
+    def units(self, exp: Any, asked: HowTested) -> list[UnitTokens]:
+        """The units of each sample that a test would take away. Raises Misuse where there can be no test."""
+        if self.refused or self.find is None:
+            raise Misuse(self.refused or "this explanation holds no model, which alone tells what can be taken away")
+        return self.find(exp, asked, self._samples(exp))
+
+    def _samples(self, exp: Any) -> Sequence[int]:
+        """Which samples of the batch that was explained the explanation holds."""
+        return range(len(exp.receipt.target_value)) if self.samples is None else self.samples
 
     def tests(self, exp: Any, asked: HowTested, model: Any = None, seconds: float = math.inf) -> list[CausalTest]:
         """One test a sample. Raises Misuse where there can be none, or it takes longer than so many seconds."""
@@ -363,8 +386,7 @@ class LateTest:
             raise Misuse(
                 "this explanation was saved or pickled without its model, and a test runs the model; give it: test(model=...)"
             )
-        samples = range(len(exp.receipt.target_value)) if self.samples is None else self.samples
-        return compute(exp, asked, samples, seconds)
+        return compute(exp, asked, self._samples(exp), seconds)
 
     def _on(self, model: Any) -> Compute:
         """What tests on a model that is given: a module, or a reader of one."""
@@ -435,5 +457,6 @@ __all__ = [
     "Ingredients",
     "LateTest",
     "Outcome",
+    "UnitTokens",
     "shown_tested",
 ]

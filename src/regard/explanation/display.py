@@ -140,3 +140,10 @@ def write_probe(result: Any, path: AnyPath) -> Path:
     from regard.report.probe.html import write_page
 
     return write_page([result], path)
+
+
+def write_posthoc(agreement: Any, path: AnyPath) -> Path:
+    """How far attention maps agree with post-hoc maps as a page."""
+    from regard.report.posthoc.html import write_page
+
+    return write_page(agreement, path)

@@ -29,7 +29,7 @@ from regard.explanation.guidance import Guidance
 from regard.explanation.head_maps import HeadMaps, LateHeads
 from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, placed, raster_of, resized
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words_of
-from regard.explanation.receipt import Receipt
+from regard.explanation.receipt import Measured, Receipt
 from regard.explanation.spans import Groups, grouped
 from regard.explanation.token_rows import TokenRows, tokens_asked
 from regard.explanation.transfer import FLOWS, LateTransfer, Transfer
@@ -417,6 +417,14 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         return display.explanation_fragment(self)
+
+
+def still(exp: Explanation) -> Explanation:
+    """The same scores, held by neither the model nor its run: nothing more can be measured, tested or asked of it."""
+    receipt = dataclasses.replace(exp.receipt, _measure=None, _measured=Measured())
+    return dataclasses.replace(
+        exp, receipt=receipt, _token_rows=TokenRows(), _transfer=LateTransfer(), late_test=LateTest()
+    )
 
 
 def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:

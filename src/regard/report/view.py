@@ -391,3 +391,9 @@ def plain(text: str, keep: str = "") -> str:
     bad = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
     joiners = keep + "\u200d\ufe0f\u200c"
     return "".join(c if c in joiners or unicodedata.category(c) not in bad else "�" for c in text)
+
+
+def csv_cell(text: str) -> str:
+    """Untrusted text that no spreadsheet takes for a formula."""
+    said = " ".join(text.split())
+    return f"'{said}" if said[:1] in ("=", "+", "-", "@") else said

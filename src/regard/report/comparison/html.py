@@ -169,7 +169,7 @@ def _section(c: Comparison, sample: int) -> dict[str, Any]:
     return {
         "id": key,
         "name": name_of(first, sample),
-        "original": _original(view_of(first, sample)),
+        "original": original(view_of(first, sample)),
         "target": lines(first, sample)[0],
         "rows": rows,
         "own": [{"method": e.method, "cell": next(cells)} for e in c.own.values()],
@@ -204,14 +204,15 @@ def _cell(exp: Explanation, sample: int, key: str) -> dict[str, Any]:
         "id": key,
         "site": exp.receipt.site,
         "about": f"{exp.method} at {exp.receipt.site}",
-        "panels": [_panel(p, len(panels) > 1) for p in panels],
+        "panels": [drawn(p, len(panels) > 1) for p in panels],
         "listed": beside,
         "ratio": accounts(exp, sample),
         "known": error is not None and not math.isnan(error),
     }
 
 
-def _panel(panel: Panel, several: bool) -> dict[str, Any]:
+def drawn(panel: Panel, several: bool) -> dict[str, Any]:
+    """A panel for a template: a picture with its map drawn in, or coloured pieces of text, with its scale."""
     scale = panel.best[1] if isinstance(panel, TextView) else panel.scale
     shown: dict[str, Any] = {"stream": panel.name if several else "", "uri": "", "pieces": [], "tokens": False}
     shown["scale"] = {"ends": ends(scale), "signed": scale.signed, "empty": scale.limit == 0, "note": scale.note}
@@ -223,7 +224,7 @@ def _panel(panel: Panel, several: bool) -> dict[str, Any]:
     return shown | {"pieces": pieces, "tokens": not panel.words}
 
 
-def _original(view: SampleView) -> str:
+def original(view: SampleView) -> str:
     """The first picture as it is, where there is one."""
     found = [p.picture for p in view.panels if isinstance(p, PictureView) and p.picture is not None]
     return _jpeg(veil(_resized(found[0]).pixels.numpy(), _resized(found[0]).box)) if found else ""
@@ -238,4 +239,16 @@ def _jpeg(pixels: Array) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-__all__ = ["HEAD", "accounts", "maps", "numbers", "page", "plain_table", "table", "write_page"]
+__all__ = [
+    "HEAD",
+    "accounts",
+    "drawn",
+    "maps",
+    "numbers",
+    "original",
+    "page",
+    "panels_of",
+    "plain_table",
+    "table",
+    "write_page",
+]

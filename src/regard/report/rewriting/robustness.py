@@ -21,6 +21,7 @@ from regard.report.colour import FOR, LIGHT, text_colour
 from regard.report.evaluation import charts
 from regard.report.page import COLOURS, templates
 from regard.report.rewriting.html import share
+from regard.report.view import csv_cell
 
 MANY = 12
 """Classes up to which pairs are a square; where there are more, they are a list of the easiest."""
@@ -114,14 +115,10 @@ def table(found: Robustness) -> str:
     for i, c in found.asked.nonzero().tolist():
         value = float(found.smallest[i, c])
         size = "" if math.isinf(value) else f"{round(255 * value, 3):g}"
-        writer.writerow([_plain(found.names[i]), _plain(found.label(int(found.was[i]))), _plain(found.label(c)), size])
+        writer.writerow(
+            [csv_cell(found.names[i]), csv_cell(found.label(int(found.was[i]))), csv_cell(found.label(c)), size]
+        )
     return buffer.getvalue()
-
-
-def _plain(text: str) -> str:
-    """Untrusted text that no spreadsheet takes for a formula."""
-    said = " ".join(text.split())
-    return f"'{said}" if said[:1] in ("=", "+", "-", "@") else said
 
 
 def _figure_uris(found: Robustness) -> dict[str, str]:

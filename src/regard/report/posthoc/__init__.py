@@ -1,0 +1,1 @@
+"""Attention maps against post-hoc maps, as a page."""
