@@ -1,4 +1,4 @@
-"""The learned mask over keys: models whose support is known, the objective and the optimisation written out, what the receipt says."""
+"""The learned mask over keys: models whose support is known, objective and optimisation written out, what the receipt says."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_they_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="explain again"):
         regard.Explanation.load(tmp_path / "map.safetensors").heads()
     found = exp.heads()
-    kept = pickle.loads(pickle.dumps(exp)).heads()  # noqa: S301
+    kept = pickle.loads(pickle.dumps(exp)).heads()
     assert torch.equal(kept[0].maps["input_ids"], found[0].maps["input_ids"])
     assert copy.deepcopy(exp).heads().layers is found.layers
 

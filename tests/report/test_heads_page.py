@@ -39,7 +39,7 @@ def test_the_page_of_a_picture() -> None:
 
 def test_a_text_cannot_break_out() -> None:
     exp = sentence()
-    stream, scores = next((s, v) for s, v in exp.scores.items() if s in exp.inputs)
+    stream = next(s for s in exp.scores if s in exp.inputs)
     text = dataclasses.replace(exp.inputs[stream][0], name=NASTY)
     exp = dataclasses.replace(exp, inputs={**exp.inputs, stream: [text]}, target=NASTY)
     maps = {s: torch.rand(len(v), 3, v.shape[1]) for s, v in exp.scores.items()}
@@ -52,7 +52,7 @@ def test_a_text_cannot_break_out() -> None:
 def test_special_tokens_are_left_out() -> None:
     """What lies on them is no part of what a head holds."""
     exp = sentence()
-    stream, scores = next((s, v) for s, v in exp.scores.items() if s in exp.inputs)
+    stream = next(s for s in exp.scores if s in exp.inputs)
     special = exp.inputs[stream][0].special
     maps = {s: torch.zeros(len(v), 1, v.shape[1]) for s, v in exp.scores.items()}
     maps[stream][0, 0, list(special).index(True)] = 9

@@ -89,7 +89,8 @@ class LateHeads:
         if self.known is None:
             if self.compute is None:
                 raise Misuse(
-                    "each head's map is found by running the model, which a saved or pickled explanation is without; explain again"
+                    "each head's map is found by running the model, which a saved or pickled explanation is without; "
+                    "explain again"
                 )
             self.known = self.compute()
         return self.known

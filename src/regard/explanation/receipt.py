@@ -151,7 +151,7 @@ class Receipt:
         conservation: Σa / y of a method that claims that its scores add up to y itself, (batch,); else None.
         causal: the causal tests that were run (`Explanation.test`), the last one last.
         surrogate: the linear model whose coefficients the scores are, with its R² and its standard errors; else None.
-        mask: the mask over keys of attention whose probabilities the scores are: what it keeps, and what is left of y; else None.
+        mask: the mask over keys of attention whose probabilities the scores are: what it keeps, what is left of y; else None.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
     """

@@ -47,8 +47,8 @@ def gae(
     "bimodal" (the paper's own rules for several sources), or None: bimodal where exactly two sources are read (co-attention,
     encoder-decoders, object queries), else the walk; the receipt says which. Both are the same for one source.
     guide: a map over tokens that steers the attention (guidance.py).
-    heads: E is the mean over these heads alone, 5 or [0, 5], in every layer; or those of some layers, {3: 5} (in words 3:5), with
-    paths through no other layer. Then it is the walk.
+    heads: E is the mean over these heads alone, 5 or [0, 5], in every layer; or those of some layers, {3: 5} (in words 3:5),
+    with paths through no other layer. Then it is the walk.
     """
     if form is not None and form not in FORMS:
         raise nearest(str(form), FORMS, "form")

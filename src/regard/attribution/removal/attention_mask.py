@@ -1,4 +1,4 @@
-"""A mask over the keys of attention, learned on the frozen model for one target: the differentiable attention mask of SparseBERT
+"""A mask over the keys of attention, learned on the frozen model for one target: SparseBERT's differentiable attention mask
 (Shi et al., ICML 2021; formulas.md section 10).
 
 M_j is 1 where token j may be looked at, 0 where not, in every attention call, head and query row alike. It minimises

@@ -44,7 +44,9 @@ def page(heads: HeadMaps) -> str:
     template = templates().get_template("heads.html.j2")
     method = heads.explanation.method
     return str(
-        template.render(title=title, samples=samples, colours=COLOURS, opacity=OPACITY, method=method, lead=MEANING[method])
+        template.render(
+            title=title, samples=samples, colours=COLOURS, opacity=OPACITY, method=method, lead=MEANING[method]
+        )
     )
 
 
@@ -148,9 +150,7 @@ def _spots(panel: Panel) -> list[tuple[float, str]]:
         return [(score, f"token {n}") for n, score in enumerate(panel.scores)]
     if panel.regions:
         return [(float(v), f"region {n + 1}") for n, v in enumerate(panel.cells.ravel())]
-    return [
-        (float(v), f"row {r + 1}, column {c + 1}") for (r, c), v in np.ndenumerate(panel.cells) if math.isfinite(v)
-    ]
+    return [(float(v), f"row {r + 1}, column {c + 1}") for (r, c), v in np.ndenumerate(panel.cells) if math.isfinite(v)]
 
 
 def _seen(panel: Panel) -> str:
