@@ -52,7 +52,10 @@ REFUSED = [
     (("attention-vs-posthoc", "none.txt", "-m", "zoo/bert-sentiment"), "no such file: none.txt"),
     (("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--lines"), "no such file: text"),
     (("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--top", "0.9"), "--top is the share"),
-    (("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--attention", "lime"), "'lime' reads no attention map"),
+    (
+        ("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--attention", "lime"),
+        "'lime' reads no attention map",
+    ),
     (("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--posthoc", "limes"), "did you mean 'lime'"),
     (("attention-vs-posthoc", ".", "-m", "zoo/vit-scenes"), "holds no pictures"),
 ]

@@ -78,7 +78,7 @@ def _about(of: PosthocAgreement) -> dict[str, str]:
     sizes = sorted(i.units for i in of.inputs)
     many = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
     units = {"patch": "patches"}.get(unit, f"{unit}s")
-    return {"counted": counted(len(of.inputs), len(of.missing)), "model": of.model, "units": f"{many} {units}"}
+    return {"counted": counted(len(of.inputs), len(of.missing)), "model": of.model, "many": many, "units": units}
 
 
 def _summary(of: PosthocAgreement) -> list[dict[str, Any]]:
@@ -109,6 +109,9 @@ def _facts(of: PosthocAgreement) -> list[tuple[str, str, str]]:
             f"share of attention’s highest units that signed post-hoc maps score below 0; of random ones {whole(floor)}"
         )
         facts.append(("sign disagreement", whole(opposed), said))
+    sizes, others = (of.between(kind, "posthoc", "kendall_of_sizes") for kind in ("attention", "posthoc"))
+    beside = "" if math.isnan(others.value) else f"; post-hoc with post-hoc {whole(others)}"
+    facts.append(("τ-b of sizes", whole(sizes), f"attention with post-hoc, scores without their signs{beside}"))
     targets = Counter(i.target for i in of.inputs).most_common(3)
     facts.append(("target", "; ".join(name for name, _ in targets), "what the maps explain"))
     own = [f"{m.title}: {', '.join(f'{k}={v}' for k, v in m.options.items())}" for m in of.methods if m.options]
