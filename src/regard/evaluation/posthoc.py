@@ -289,9 +289,9 @@ class Comparing:
         if exp is None:
             return np.full(len(units.tokens), np.nan)
         batch = exp.scores.get(units.stream)
-        if batch is None or batch.shape[1] != units.count:
+        if batch is None or batch.shape[1] != units.length:
             cells = 0 if batch is None else batch.shape[1]
-            reason = f"its map has {cells} cells where the model has {units.count} tokens of {units.stream}"
+            reason = f"its map has {cells} cells where the model has {units.length} tokens of {units.stream}"
             self.left_out.append(LeftOut(name, reason, title))
             return np.full(len(units.tokens), np.nan)
         own = batch[min(row, len(batch) - 1)].detach().double().cpu().numpy()

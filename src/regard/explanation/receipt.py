@@ -111,7 +111,7 @@ class LearnedMask:
     def joined(cls, parts: Sequence[LearnedMask]) -> LearnedMask:
         """Masks of some samples, one after the other."""
         each = {k: torch.cat([getattr(p, k) for p in parts]) for k in ("keys", "kept", "left", "none")}
-        return cls(**each, penalty=parts[0].penalty, steps=parts[0].steps)
+        return dataclasses.replace(parts[0], **each)
 
     def of_sample(self, i: int) -> LearnedMask:
         """That of one sample."""

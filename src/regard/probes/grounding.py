@@ -181,7 +181,8 @@ def _measured(run: Probed, text: Stream, regions: Stream, phrases: list[Phrase])
 
 def kl(q: Float[Tensor, "*#some region"], p: Float[Tensor, "*some region"]) -> Float[Tensor, "*some"]:
     """KL(q‖p) = Σ q log(q / p); infinite where p has nothing on a region that q has something on."""
-    return (torch.special.xlogy(q, q) - torch.where(q > 0, q * p.log(), 0.0)).sum(-1)
+    terms: Tensor = torch.special.xlogy(q, q) - torch.where(q > 0, q * p.log(), 0.0)
+    return terms.sum(-1)
 
 
 def pointing(
