@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -95,6 +95,8 @@ class LearnedMask:
         penalty: what keeping all of them cost, in the unit |y − none|. steps: of the optimisation.
     """
 
+    BY_SAMPLE: ClassVar[tuple[str, ...]] = ("keys", "kept", "left", "none")
+
     keys: Tensor
     kept: Tensor
     left: Tensor
@@ -110,12 +112,12 @@ class LearnedMask:
     @classmethod
     def joined(cls, parts: Sequence[LearnedMask]) -> LearnedMask:
         """Masks of some samples, one after the other."""
-        each = {k: torch.cat([getattr(p, k) for p in parts]) for k in ("keys", "kept", "left", "none")}
+        each: dict[str, Any] = {k: torch.cat([getattr(p, k) for p in parts]) for k in cls.BY_SAMPLE}
         return dataclasses.replace(parts[0], **each)
 
     def of_sample(self, i: int) -> LearnedMask:
         """That of one sample."""
-        parts = {k: getattr(self, k)[i : i + 1] for k in ("keys", "kept", "left", "none")}
+        parts: dict[str, Any] = {k: getattr(self, k)[i : i + 1] for k in self.BY_SAMPLE}
         return dataclasses.replace(self, **parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,7 +128,8 @@ class LearnedMask:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LearnedMask:
         """The inverse of `as_dict`."""
-        return cls(**{k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 @dataclass
