@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
@@ -289,9 +290,9 @@ class Comparing:
         if exp is None:
             return np.full(len(units.tokens), np.nan)
         batch = exp.scores.get(units.stream)
-        if batch is None or batch.shape[1] != units.count:
+        if batch is None or batch.shape[1] != units.length:
             cells = 0 if batch is None else batch.shape[1]
-            reason = f"its map has {cells} cells where the model has {units.count} tokens of {units.stream}"
+            reason = f"its map has {cells} cells where the model has {units.length} tokens of {units.stream}"
             self.left_out.append(LeftOut(name, reason, title))
             return np.full(len(units.tokens), np.nan)
         own = batch[min(row, len(batch) - 1)].detach().double().cpu().numpy()
@@ -328,8 +329,8 @@ def _name(exp: Explanation, stream: str, row: int, number: int, count: int, give
     if given is None and isinstance(raw, Text):
         words = " ".join(raw.text.split())
         return words if len(words) <= NAMED else f"{words[: NAMED - 1]}…"
-    if given is None and isinstance(raw, Picture) and raw.name != Picture.name:
-        return raw.name
+    if given is None and isinstance(raw, Picture) and not re.fullmatch(rf"{Picture.name}( \d+)?", raw.name):
+        return raw.name  # of a file; else it is a number in a batch
     return (given or f"input {number}") + (f", sample {row}" if count > 1 else "")
 
 

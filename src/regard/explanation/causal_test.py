@@ -326,7 +326,7 @@ class UnitTokens(NamedTuple):
 
     stream: str
     unit: str
-    count: int
+    length: int
     tokens: list[list[int]]
 
 
