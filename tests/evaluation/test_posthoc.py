@@ -303,4 +303,5 @@ def test_pictures_of_the_zoo() -> None:
     data = [scenes.images[i].numpy() for i in range(4)]
     found = reader.attention_vs_posthoc(data, samples=64)
     assert {(i.unit, i.units, i.k) for i in found.inputs} == {("patch", 64, 7)}
+    assert [i.name for i in found.inputs] == [f"input {i}" for i in range(4)]
     assert found.between("attention", "posthoc").value > found.between("floor", "posthoc").value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
@@ -328,8 +329,8 @@ def _name(exp: Explanation, stream: str, row: int, number: int, count: int, give
     if given is None and isinstance(raw, Text):
         words = " ".join(raw.text.split())
         return words if len(words) <= NAMED else f"{words[: NAMED - 1]}…"
-    if given is None and isinstance(raw, Picture) and raw.name != Picture.name:
-        return raw.name
+    if given is None and isinstance(raw, Picture) and not re.fullmatch(rf"{Picture.name}( \d+)?", raw.name):
+        return raw.name  # of a file; else it is a number in a batch
     return (given or f"input {number}") + (f", sample {row}" if count > 1 else "")
 
 
