@@ -126,7 +126,8 @@ class LearnedMask:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LearnedMask:
         """The inverse of `as_dict`."""
-        return cls(**{k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()})
+        made: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**made)
 
 
 @dataclass
