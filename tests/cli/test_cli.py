@@ -63,7 +63,7 @@ class Reader:
         make = picture if self.kind == "image" else sentence
         return [make(method=m, target=f"logit of '{t}'", labels=[t]) for m in method for t in targets]
 
-    def inspect(self, raw):
+    def inspect(self, raw, heads=False):
         return f"streams of {raw}"
 
 
