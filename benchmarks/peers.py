@@ -39,7 +39,8 @@ class Peer:
         print(f"making an environment for {self.name} in {CACHE / self.name}", file=sys.stderr)
         venv.create(CACHE / self.name, clear=True, with_pip=True)
         pip = [str(self.python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
-        for packages in (self.packages, ("--no-deps", *self.alone)):
+        alone = [("--no-deps", *self.alone)] if self.alone else []
+        for packages in (self.packages, *alone):
             if subprocess.run([*pip, *packages], check=False).returncode:
                 raise SystemExit(f"pip could not install {' '.join(packages)}; {self.name} is measured only with it")
         ready.write_text(asked, encoding="utf-8")
