@@ -160,7 +160,7 @@ def _of_elements(recording: Recording, name: str, unit: Int[Tensor, "sample row"
     return unit[torch.arange(len(rows)).view(-1, *[1] * (rows.ndim - 1)), rows]
 
 
-def _at_units(taken: Taken, unit: Int[Tensor, ...]) -> Bool[Tensor, "copy ..."]:
+def _at_units(taken: Taken, unit: Int[Tensor, "*place"]) -> Bool[Tensor, "copy ..."]:
     """Whether the unit at each place is taken; -1 is never."""
     return torch.cat([taken, taken.new_zeros(len(taken), 1)], 1)[:, unit]
 
