@@ -233,6 +233,23 @@ def test_measure_causal_tests_at_once() -> None:
     exp = regard.explain(model, x, 1, measure="causal")
     (found,) = exp.receipt.causal
     assert exp.receipt.passes >= found.passes > 49
+
+
+def test_the_receipt_counts_the_passes_of_a_test_and_their_time() -> None:
+    model, x = case(24)
+    exp = regard.explain(model, x, 1)
+    passes, seconds = exp.receipt.passes, exp.receipt.seconds
+    found = exp.test()
+    assert exp.receipt.passes == passes + found.passes
+    assert exp.receipt.seconds > seconds
+    exp.test()  # what was found is not run again
+    assert exp.receipt.passes == passes + found.passes
+
+
+def test_a_test_at_once_is_among_the_values_of_the_receipt() -> None:
+    model, x = case(24)
+    exp = regard.explain(model, x, 1, measure="causal")
+    (found,) = exp.receipt.causal
     assert exp.to_dict()["receipt"]["causal"][0]["highest"]["p_value"] == found.p_value
 
 

@@ -294,23 +294,13 @@ def transfer(
 ) -> None:
     """Show what the target would gain if attention moved between the tokens of INPUT, layer by layer."""
     how = {"truncate": truncate, "memory_budget": budget_of(memory_budget), **words(against, token)}
-    wanted = targets(None if target is None else [target])
+    how["target"] = targets(None if target is None else [target])
     out = writable_file(out, (".html", ".png"))
-    check([input], image, text, regions)
-    check_model(model)
-    reader = load(model)
-    pair = Pair.checked(reader, image, text, regions)
-    raw, stem, more = pair.read(input)
-    with busy(f"explaining {stem}"):
-        found = reader.explain(raw, target=wanted, **how, **more)
-        several = isinstance(found, list)
-        moved = _named(found[0] if several else found, stem, pair).transfer()
+    moved, note = _of_one(input, model, (image, text, regions), how, lambda exp: exp.transfer())
     with busy("drawing"):
         moved.to_html(out, layer) if out.suffix.lower() == ".html" else moved.plot(out, layer=layer)
     if not quiet:
-        if several and len(found) > 1:
-            typer.echo(f"{len(found)} objects were found; this is of the likeliest (--target names another)\n")
-        typer.echo(str(moved) + "\n")
+        typer.echo(f"{note}{moved}\n")
     show_file(out, quiet)
 
 
@@ -339,23 +329,13 @@ def heads(
 ) -> None:
     """Show each head's own map of INPUT, from the tokens that the target reads: a row a layer, a column a head."""
     how = {"truncate": truncate, "memory_budget": budget_of(memory_budget), **words(against, token)}
-    wanted = targets(None if target is None else [target])
+    how |= {"target": targets(None if target is None else [target]), "method": method}
     out = writable_file(out, (".html",))
-    check([input], image, text, regions)
-    check_model(model)
-    reader = load(model)
-    pair = Pair.checked(reader, image, text, regions)
-    raw, stem, more = pair.read(input)
-    with busy(f"explaining {stem}"):
-        made = reader.explain(raw, target=wanted, method=method, **how, **more)
-        several = isinstance(made, list)
-        found = _named(made[0] if several else made, stem, pair).heads()
+    found, note = _of_one(input, model, (image, text, regions), how, lambda exp: exp.heads())
     with busy("drawing"):
         found.to_html(out)
     if not quiet:
-        if several and len(made) > 1:
-            typer.echo(f"{len(made)} objects were found; this is of the likeliest (--target names another)\n")
-        typer.echo(f"{found}\n")
+        typer.echo(f"{note}{found}\n")
     show_file(out, quiet)
 
 
@@ -483,6 +463,23 @@ def zoo(debug: Debug = False) -> None:
         [name, cell(c.get("task")), cell(c.get("what")), accuracy(c.get("accuracy"))] for name, c in cards().items()
     ]
     stdout().print(as_table(["name", "task", "what it does", "accuracy"], rows))
+
+
+def _of_one(
+    input: str, model: str, beside: tuple[Any, Any, Any], how: dict[str, Any], ask: Callable[[Explanation], Any]
+) -> tuple[Any, str]:
+    """What is asked of the explanation of one input, the likeliest of several, and what to say before it is printed."""
+    check([input], *beside)
+    check_model(model)
+    reader = load(model)
+    pair = Pair.checked(reader, *beside)
+    raw, stem, more = pair.read(input)
+    with busy(f"explaining {stem}"):
+        made = reader.explain(raw, **how, **more)
+        every = made if isinstance(made, list) else [made]
+        found = ask(_named(every[0], stem, pair))
+    several = f"{len(every)} objects were found; this is of the likeliest (--target names another)\n\n"
+    return found, several if len(every) > 1 else ""
 
 
 def _explain_written(

@@ -10,6 +10,7 @@ import json
 import math
 import operator
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,7 +265,9 @@ class Explanation:
         """A test, as it was found before or run now."""
         found = [t for t in self.receipt.causal if t.asked == asked]
         if len(found) < len(self.receipt.target_value):
+            started = time.perf_counter()
             found = self.late_test.tests(self, asked, model, seconds)
+            self.receipt.seconds += time.perf_counter() - started
             self.receipt.causal = [*(t for t in self.receipt.causal if t.asked != asked), *found]
             self.receipt.passes += sum(t.passes for t in found)
         return found[0] if len(found) == 1 else found
