@@ -110,9 +110,9 @@ def main() -> None:
         both = ways(batch)
         a, b = (both[name]() for name in ("literal", "regard"))
         gap = float((a - b).abs().max() / a.abs().max())  # type: ignore[operator, union-attr]
-        slow, fast, least = measure.medians(both, args.rounds).values()
-        shares = " | ".join(f"{t / least:.2f}" for t in (slow, fast, least))
-        lines.append(f"| {batch} | {shares} | {slow / fast:.1f} x | {gap:.0e} |")
+        times = measure.timed(both, args.rounds)
+        shares = " | ".join(f"{measure.ratio(times, way, 'floor'):.2f}" for way in times)
+        lines.append(f"| {batch} | {shares} | {measure.ratio(times, 'literal', 'regard'):.1f} x | {gap:.0e} |")
     text = (
         f"`python benchmarks/bti.py`: ViT-S/16 at 224, random, K = {K}, {measure.machine()}, median of {args.rounds} "
         "rounds, both in turn in one process.\n\n" + "\n".join(lines)

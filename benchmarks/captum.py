@@ -77,8 +77,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(2)
-    seconds = measure.medians(ways(args.tiny), args.rounds)
-    lines = [f"| {own} | {theirs} | {seconds[own] / seconds[theirs]:.2f} x |" for own, theirs in BESIDE]
+    times = measure.timed(ways(args.tiny), args.rounds)
+    lines = [f"| {own} | {theirs} | {measure.ratio(times, own, theirs):.2f} x |" for own, theirs in BESIDE]
     size = "ViT (tiny)" if args.tiny else "ViT-S/16"
     head = f"`python benchmarks/captum.py`: {size}, one picture, {measure.machine()}, median of {args.rounds} rounds in turn."
     text = "\n".join([head, "", "| map | beside | time |", "|---|---|---|", *lines])

@@ -49,10 +49,10 @@ def ways(tiny: bool) -> measure.Ways:
 
 
 def cost(tiny: bool, rounds: int) -> str:
-    """Seconds of each way over those of a plain forward pass, as a table."""
-    seconds = measure.medians(ways(tiny), 1 if tiny else rounds)
+    """Time of each way over that of a plain forward pass, as a table."""
+    times = measure.timed(ways(tiny), 1 if tiny else rounds)
     lines = ["| what | plain forward passes' time |", "|---|---|"]
-    lines += [f"| {name} | {s / seconds[FORWARD]:.1f} |" for name, s in seconds.items() if name != FORWARD]
+    lines += [f"| {name} | {measure.ratio(times, name, FORWARD):.1f} |" for name in times if name != FORWARD]
     what = "a small ViT" if tiny else "ViT-B/16, one picture, 196 patches"
     return (
         f"`python benchmarks/causal.py`: {what}, {measure.machine()}, median of {rounds} rounds in turn.\n\n"

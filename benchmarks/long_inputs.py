@@ -77,9 +77,9 @@ def main() -> None:
     else:
         parts = [f"{head}, median of {args.rounds} rounds."]
         for tokens in args.tokens:
-            seconds = measure.medians(ways(tokens, args.budget), args.rounds)
-            memory = measure.peaks(ways, tokens, args.budget, names=[*seconds])
-            parts.append(f"{tokens} tokens:\n\n" + measure.table(seconds, memory, "floor"))
+            times = measure.timed(ways(tokens, args.budget), args.rounds)
+            memory = measure.peaks(ways, tokens, args.budget, names=[*times])
+            parts.append(f"{tokens} tokens:\n\n" + measure.table(times, memory, "floor"))
         text, name = "\n\n".join(parts), "long-inputs"
     print(text)
     if args.write:

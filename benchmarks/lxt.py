@@ -130,7 +130,7 @@ def _ratios(family: Family, layers: int, width: int, ids: Tensor, rounds: int) -
         with patched(family, "attnlrp"):
             return input_x_gradient(theirs, ids, family.score)
 
-    seconds = measure.medians(
+    times = measure.timed(
         {
             FLOOR: lambda: input_x_gradient(model, ids, family.score),
             "LXT": lxt,
@@ -139,7 +139,7 @@ def _ratios(family: Family, layers: int, width: int, ids: Tensor, rounds: int) -
         rounds,
         time.process_time,
     )
-    return {way: s / seconds[FLOOR] for way, s in seconds.items()}
+    return {way: measure.ratio(times, way, FLOOR) for way in times}
 
 
 # -- tables --------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What the benchmarks share: ways timed in turn, peak memory of each in a process of its own, tables between markers.
 
-Ways run round by round in one process, so that a busy machine slows all of them; ratios are of medians. Peak memory is told
-twice: the growth of the resident set, and the bytes that torch's allocator held at most (which no leftovers can hide).
+Ways run round by round in one process, and a ratio is taken within each round, then the median of the rounds: a machine whose
+speed drifts from one round to the next leaves it alone. Peak memory is told twice: the growth of the resident set, and the
+bytes that torch's allocator held at most (which no leftovers can hide).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ os.environ["KINETO_LOG_LEVEL"] = "5"
 import torch
 
 Ways = Mapping[str, Callable[[], object]]
+Times = Mapping[str, Sequence[float]]
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -33,8 +35,8 @@ class Peak(NamedTuple):
     allocated: int
 
 
-def medians(ways: Ways, rounds: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-    """Seconds of each way by a clock, the median of some rounds, after one round to warm up."""
+def timed(ways: Ways, rounds: int, clock: Callable[[], float] = time.perf_counter) -> Times:
+    """Seconds of each way by a clock, round by round, after one round to warm up."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, run in ways.items():
@@ -42,7 +44,12 @@ def medians(ways: Ways, rounds: int, clock: Callable[[], float] = time.perf_coun
             run()
             if turn:
                 times[name].append(clock() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
+    return times
+
+
+def ratio(times: Times, way: str, floor: str) -> float:
+    """How often a way's time holds its floor's: the median of the rounds' own ratios."""
+    return statistics.median(a / b for a, b in zip(times[way], times[floor], strict=True))
 
 
 def peaks(make: Callable[..., Ways], *args: Any, names: list[str]) -> dict[str, Peak]:
@@ -92,11 +99,11 @@ def _rss() -> int:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def table(seconds: Mapping[str, float], memory: Mapping[str, Peak], floor: str) -> str:
+def table(times: Times, memory: Mapping[str, Peak], floor: str) -> str:
     """Rows of ratios to the floor, as Markdown."""
     lines = ["| way | time | resident memory | allocated memory |", "|---|---|---|---|"]
-    for name in seconds:
-        ratios = [seconds[name] / seconds[floor], *(a / b for a, b in zip(memory[name], memory[floor], strict=True))]
+    for name in times:
+        ratios = [ratio(times, name, floor), *(a / b for a, b in zip(memory[name], memory[floor], strict=True))]
         lines.append(f"| {name} | " + " | ".join(f"{r:.2f} x" for r in ratios) + " |")
     return "\n".join(lines)
 

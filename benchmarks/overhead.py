@@ -89,12 +89,12 @@ def main() -> None:
     theirs = compared[CLASSICAL]()
     assert isinstance(theirs, Tensor)
     assert float((ours - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
-    seconds = measure.medians(compared, args.rounds)
+    times = measure.timed(compared, args.rounds)
     memory = measure.peaks(ways, args.tiny, names=[*compared])
     text = (
         f"`python benchmarks/overhead.py`: {'ViT (tiny)' if args.tiny else 'ViT-B/16'}, batch 4, 197 tokens, "
         f"{measure.machine()}, median of {args.rounds} rounds, each way in turn in one process.\n\n"
-        + measure.table(seconds, memory, FLOOR)
+        + measure.table(times, memory, FLOOR)
     )
     print(text)
     if args.write:

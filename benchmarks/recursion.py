@@ -10,6 +10,7 @@ classical way must keep 2 L H n² numbers for it, ours keeps none.
 from __future__ import annotations
 
 import argparse
+import statistics
 
 import measure
 import torch
@@ -85,8 +86,9 @@ def main() -> None:
     lines = ["| tokens | what | full products | one row | ratio |", "|---|---|---|---|---|"]
     for n in args.tokens:
         for what, make in (("recursion alone", alone), ("from the maps", from_maps)):
-            full, row = measure.medians(make(args.layers, n), args.rounds).values()
-            lines.append(f"| {n} | {what} | {1e3 * full:.0f} ms | {1e3 * row:.1f} ms | {full / row:.1f} x |")
+            times = measure.timed(make(args.layers, n), args.rounds)
+            full, row = (1e3 * statistics.median(seconds) for seconds in times.values())
+            lines.append(f"| {n} | {what} | {full:.0f} ms | {row:.1f} ms | {measure.ratio(times, *times):.1f} x |")
     text = (
         f"`python benchmarks/recursion.py`: {args.layers} layers, {HEADS} heads, {measure.machine()}, median of "
         f"{args.rounds} rounds.\n\n" + "\n".join(lines)

@@ -46,15 +46,15 @@ def main() -> None:
     proof = compared["`regard.verify`"]()
     assert isinstance(proof, regard.Verification)
     assert proof.ok
-    seconds = measure.medians(compared, args.rounds)
+    times = measure.timed(compared, args.rounds)
     memory = measure.peaks(ways, args.tiny, names=[*compared])
     what = f"{'ViT (tiny)' if args.tiny else 'ViT-B/16'}, one picture, 197 tokens, {proof.claims} claims, {proof.passes} passes"
     text = (
         f"`python benchmarks/verify.py`: {what}, {measure.machine()}, median of {args.rounds} rounds, each way in turn in one "
-        "process.\n\n" + measure.table(seconds, memory, FLOOR)
+        "process.\n\n" + measure.table(times, memory, FLOOR)
     )
     print(text)
-    if not args.tiny and seconds["`regard.verify`"] > MOST * seconds[FLOOR]:
+    if not args.tiny and measure.ratio(times, "`regard.verify`", FLOOR) > MOST:
         raise SystemExit(f"a proof costs more than {MOST:g} floors")
     if args.write:
         measure.write("verify", text)

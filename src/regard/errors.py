@@ -50,6 +50,16 @@ class Unmoved(ModelError):
     """The target has no gradient at any attention call."""
 
 
+class OtherRows(ModelError):
+    """A repeated run has rows of tokens that the recorded run had not: what is merged depends on the tokens' values."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this model merges other tokens when some are hidden from it, so attention cannot leave tokens out here; take "
+            "them away at the input (occlusion, lime and shap_kernel do, by a baseline)"
+        )
+
+
 class TrailLost(Misuse):
     """It could not be followed whose tokens an attention call reads."""
 

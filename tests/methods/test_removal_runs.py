@@ -15,10 +15,13 @@ from regard.attribution.integral.baseline_values import reference
 from regard.attribution.removal.runs import LEFT_OUT, Without, content, drawn_from, reached, subsets_of_size
 from regard.attribution.rerun import Rerun
 from regard.baseline import Baseline
+from regard.errors import OtherRows
 from regard.explanation.raw_inputs import Reading
 from regard.recording import record
 from regard.target import Target
 from support import families
+from support import grammar_models as models
+from support.grammar_words import alone
 
 
 def without(name: str, sample: int, baseline: Baseline | None = None) -> tuple[families.Case, Without]:
@@ -141,3 +144,23 @@ def test_subsets() -> None:
     assert not torch.equal(many, subsets_of_size(64, 7, 49, 4))
     plain = torch.rand(4, generator=torch.Generator().manual_seed(3))
     assert not torch.equal(plain, torch.rand(4, generator=drawn_from(3, "subsets")))
+
+
+@pytest.mark.parametrize("move", ["tome", "tome sum"])
+def test_tokens_that_are_merged_as_their_values_have_it_are_filled(move: str) -> None:
+    net = alone()[f"move {move}"]
+    model, x = models.build(net), models.inputs(net)["x"]
+    found = regard.explain(model, {"x": x}, 1, "occlusion")
+    assert found.receipt.baseline == "zero"
+    read = found.receipt.reads[0].first
+    expected = torch.zeros(x.shape[:2])
+    with torch.no_grad():
+        y = model(x=x)[:, 1]
+        for sample, token in itertools.product(range(len(x)), range(x.shape[1])):
+            if token != read[sample]:  # where the target is read nothing is taken away
+                one = x.clone()
+                one[sample, token] = 0
+                expected[sample, token] = y[sample] - model(x=one)[sample, 1]
+    torch.testing.assert_close(found.scores["x"], expected, rtol=0, atol=1e-5)
+    with pytest.raises(OtherRows, match="merges other tokens"):
+        regard.explain(model, {"x": x}, 1, "attention_mask", steps=2)

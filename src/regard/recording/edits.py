@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.errors import ModelError
+from regard.errors import ModelError, OtherRows
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.kernel import visible
 from regard.recording.tokens.tags import STRIDE, stream_of
@@ -234,8 +234,10 @@ class OneHead(Edit):
 
 
 def at_keys(values: Tensor, call: AttentionCall) -> Tensor:
-    """Values (batch, row) over all streams at a call's keys, (group, key), where the call's output is."""
+    """Values (batch, row) over all streams at a call's keys, (group, key), where the call's output is. Raises OtherRows."""
     samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
+    if int(rows.max()) >= values.shape[1]:
+        raise OtherRows
     return values[samples.clamp(min=0), rows].to(call.output.device)
 
 

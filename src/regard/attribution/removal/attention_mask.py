@@ -32,7 +32,7 @@ from regard.attribution.removal.lime import check_positive
 from regard.attribution.removal.occlusion import check_whole
 from regard.attribution.removal.runs import content
 from regard.attribution.rerun import Rerun
-from regard.errors import Misuse, NonFinite
+from regard.errors import Misuse, NonFinite, OtherRows
 from regard.explanation.receipt import LearnedMask
 from regard.recording import Recording
 from regard.recording.edits import WeighKeys
@@ -105,10 +105,21 @@ class MaskedRuns:
             shares = merge.shares.abs().to(m)
             made = (M[:, merge.sources] * shares).sum(2) / shares.sum(1).clamp(min=1e-12)
             M = M.index_copy(1, merge.rows, made)
-        y = self.again.y(self.again.run([WeighKeys(M)]).output).double().cpu()
+        made = self.again.run([WeighKeys(M)])
+        if not self._merged_alike(made.trail.merges):
+            raise OtherRows
+        y = self.again.y(made.output).double().cpu()
         if not bool(torch.isfinite(y).all()):
             raise NonFinite("the target is NaN or infinite where attention looks at some of the keys alone")
         return y
+
+    def _merged_alike(self, merges: Sequence[Merge]) -> bool:
+        """Whether a run's own merges are the recorded run's, which M at merged rows was made with."""
+        known = self.merges[max(0, len(self.merges) - len(merges)) :]
+        return len(known) == len(merges) and all(
+            torch.equal(a.rows, b.rows) and torch.equal(a.sources, b.sources)
+            for a, b in zip(known, merges, strict=True)
+        )
 
     @cached_property
     def none(self) -> Float[Tensor, " value"]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from regard.attribution.integral.baseline_values import special_tokens
 from regard.attribution.rerun import Rerun, are_copies
-from regard.errors import Misuse, NonFinite, RegardError
+from regard.errors import Misuse, NonFinite, OtherRows, RegardError
 from regard.explanation.raw_inputs import Reading
 from regard.recording import Recording
 from regard.recording.edits import LeaveOut
@@ -194,7 +194,10 @@ def reached(again: Rerun, recording: Recording, unit: Int[Tensor, "sample row"])
     another operation than a mean, or read at their own position. Told by gradients, every other unit left out."""
     hidden = (unit >= 0) & (unit % 2 == 0)
     with torch.enable_grad():
-        made = again.run([LeaveOut(hidden)])
+        try:
+            made = again.run([LeaveOut(hidden)])
+        except OtherRows:  # merged, and as their values have it
+            return torch.ones(len(unit), dtype=torch.bool)
         y = again.y(made.output).sum()
         mine = {s.name for s in recording.streams if s.of_input}
         entries = {k: t for k, t in made.leaves.items() if stream_of(k) in mine}

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from regard.attribution.integral.baseline_values import blurred, special_tokens
-from regard.errors import Misuse
+from regard.errors import Misuse, OtherRows
 from regard.explanation.raw_inputs import Reading, Text
 from regard.recording import Recording
 from regard.recording.ambient import as_the_user
@@ -219,20 +219,27 @@ def _refuse_leak(patches: Patches, cells: Cells | None) -> None:
     """
     hidden = torch.zeros(1, patches.total, dtype=torch.bool)
     hidden[:, patches.rows] = away = torch.arange(patches.units) % 2 == 0
-    with torch.enable_grad():
-        made = run(patches.model, patches.inputs, [LeaveOut(hidden)])
-        logits = scores(made.output, None)
-        y = (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum()
-        (g,) = torch.autograd.grad(y, [made.leaves[patches.stream]], allow_unused=True)
-    if g is None:
-        return
-    size = g.abs().float().cpu()
-    per_patch = size[0].amax(-1) if cells is None else cells.gathered(size)[0].amax(-1)
-    if per_patch[away].max() > 1e-5 * per_patch.max():
+    if _leaks(patches, hidden, away, cells):
         raise Misuse(
             f"patches of {patches.stream!r} that are left out still reach this model's output (they are merged, mixed outside "
             "attention, or pooled by another operation than a mean); use unit='pixel', or a picture's fill"
         )
+
+
+def _leaks(patches: Patches, hidden: Tensor, away: Tensor, cells: Cells | None) -> bool:
+    with torch.enable_grad():
+        try:
+            made = run(patches.model, patches.inputs, [LeaveOut(hidden)])
+        except OtherRows:  # merged, and as their values have it
+            return True
+        logits = scores(made.output, None)
+        y = (logits * torch.linspace(1, 2, logits.shape[-1]).to(logits)).sum()
+        (g,) = torch.autograd.grad(y, [made.leaves[patches.stream]], allow_unused=True)
+    if g is None:
+        return False
+    size = g.abs().float().cpu()
+    per_patch = size[0].amax(-1) if cells is None else cells.gathered(size)[0].amax(-1)
+    return bool(per_patch[away].max() > 1e-5 * per_patch.max())
 
 
 __all__ = [
