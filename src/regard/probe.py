@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from regard.errors import Misuse, nearest
+from regard.errors import Misuse, UnknownName, nearest
 from regard.probes.correspondence import Correspondence as Correspondence
 from regard.probes.correspondence import correspondence as correspondence
 from regard.probes.grounding import Grounding as Grounding
@@ -63,6 +63,9 @@ def named(name: str, *, target: Any = None, **options: Any) -> Callable[..., Any
     known = [*takes, *(n for n in ("streams", "training", "batch_axis", "memory_budget") if n not in takes)]
     for option in options:
         if option not in known:
+            others = [p for p, made in PROBES.items() if option in inspect.signature(made).parameters]
+            if others:
+                raise UnknownName(f"the probe {name!r} takes no {option!r}; {' and '.join(others)} does")
             raise nearest(option, known, f"option of the probe {name!r}")
     for needed in (n for n, p in takes.items() if p.default is p.empty and n not in options):
         raise Misuse(f"the probe {name!r} needs {needed}=: {NEEDED[needed]}")

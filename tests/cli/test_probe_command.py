@@ -91,7 +91,7 @@ def test_another_attention(scene):
         (["grounding", "--pairs", "other.json"], "the text does not hold the words 'the boot'"),
         (["grounding", "--pairs", "scene.png"], "scene.png is not UTF-8 text"),
         (["rerun", "--attention", "pairs.json"], 'attention is "uniform", a prior'),
-        (["heads", "--pairs", "pairs.json"], "unknown option of the probe 'heads' 'pairs'"),
+        (["heads", "--pairs", "pairs.json"], "the probe 'heads' takes no 'pairs'; grounding does"),
     ],
 )
 def test_what_is_known_must_fit(scene, arguments, said):
@@ -106,7 +106,7 @@ def test_what_is_known_must_fit(scene, arguments, said):
         (["shortcuts", *TEXTS], "unknown probe 'shortcuts'; did you mean 'shortcut'?"),
         (["shortcut", TEXTS[0]], "give two or more at a time"),
         (["heads", TEXTS[0], "--target", "negative"], "the probe 'heads' is of no target; leave --target out"),
-        (["heads", TEXTS[0], "--option", "draws=2"], "unknown option of the probe 'heads' 'draws'"),
+        (["heads", TEXTS[0], "--option", "draws=2"], "the probe 'heads' takes no 'draws'; correspondence does"),
         (["heads", TEXTS[0], "--out", "page.txt"], "--out is a file that ends in .html"),
     ],
 )

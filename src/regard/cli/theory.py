@@ -154,10 +154,10 @@ def in_short_of_theory(of: Experiment) -> str:
         lines.append(f"{formula} differs from {reference} by at most {of.found.agreements[name].worst:.1e}")
     for name in ("paper, trained", "paper, random"):
         a = of.found.agreements[name]
-        correlation, scale = (sorted(v)[len(v) // 2] for v in (a.correlations, a.scales))
         weights = {"paper, trained": "trained", "paper, random": "random"}[name]
         lines.append(
-            f"the 3/2 formula, {weights} weights: correlation with the limit {correlation:.3f}, {scale:.2f} times as large"
+            f"the 3/2 formula, {weights} weights: correlation with the limit {a.median_correlation:.3f}, "
+            f"{a.median_scale:.2f} times as large"
         )
     return "\n".join(lines)
 

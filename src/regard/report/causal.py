@@ -24,7 +24,7 @@ def _shown(test: CausalTest) -> dict[str, Any]:
         "title": title[test.better_than_chance],
         "passed": bool(test.better_than_chance),
         "sentence": test.sentence,
-        "strip": None if test.highest is None else strip(test.highest),
+        "strip": None if test.highest is None else strip(test.highest) | {"every": test.every},
         "about": about(test) if test.tested else "",
     }
 

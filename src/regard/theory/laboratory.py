@@ -65,6 +65,16 @@ class Agreement:
         pairs = zip(self.formula, self.reference, strict=True)
         return [float(a @ b / (b @ b)) for a, b in pairs if b @ b > 1e-24]
 
+    @property
+    def median_correlation(self) -> float:
+        """Of the texts' own."""
+        return float(np.median(self.correlations))
+
+    @property
+    def median_scale(self) -> float:
+        """Of the texts' own."""
+        return float(np.median(self.scales))
+
 
 @dataclass
 class Findings:
@@ -256,8 +266,8 @@ def as_json(found: Findings) -> dict[str, Any]:
             name: {
                 "texts": a.texts,
                 "worst_difference": a.worst,
-                "median_correlation": float(np.median(a.correlations)),
-                "median_scale": float(np.median(a.scales)),
+                "median_correlation": a.median_correlation,
+                "median_scale": a.median_scale,
             }
             for name, a in found.agreements.items()
         },

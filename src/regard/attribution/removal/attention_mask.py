@@ -105,10 +105,10 @@ class MaskedRuns:
             shares = merge.shares.abs().to(m)
             made = (M[:, merge.sources] * shares).sum(2) / shares.sum(1).clamp(min=1e-12)
             M = M.index_copy(1, merge.rows, made)
-        made = self.again.run([WeighKeys(M)])
-        if not self._merged_alike(made.trail.merges):
+        left = self.again.run([WeighKeys(M)])
+        if not self._merged_alike(left.trail.merges):
             raise OtherRows
-        y = self.again.y(made.output).double().cpu()
+        y = self.again.y(left.output).double().cpu()
         if not bool(torch.isfinite(y).all()):
             raise NonFinite("the target is NaN or infinite where attention looks at some of the keys alone")
         return y

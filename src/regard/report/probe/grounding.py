@@ -101,7 +101,7 @@ def _maps(found: Grounding) -> list[ProbeTable]:
     head = ["", *map(str, range(count))]
     return [
         ProbeTable(
-            f"Layer {layer}: known regions framed{rest}",
+            f"Layer {layer}: known regions framed, numbered from 0 as in the pairs{rest}",
             head,
             [
                 [
