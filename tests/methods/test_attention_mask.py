@@ -177,7 +177,7 @@ def test_the_optimisation_is_the_one_written_out(penalty: float, seed: int) -> N
     torch.testing.assert_close(found.receipt.mask.left.double(), torch.stack(left).detach(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vit", "bert", "gpt2_left", "t5", "swin", "fours_heads"])
+@pytest.mark.parametrize("name", ["vit", "bert", "gpt2_left", "llama", "t5", "swin", "fours_heads"])
 def test_a_mask_of_zeros_and_ones_hides_keys(name: str) -> None:
     """Weighing by 1 changes nothing, by 0 and 1 hides, and there is a gradient at 0: that of a small weight."""
     case = case_of(name)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
 from torch import Tensor
 
 from regard.errors import ModelError, OtherRows
@@ -179,7 +181,8 @@ class MaskKeys(Edit):
         """A with the hidden keys at zero, each row brought back to its sum, times V."""
         if not applies(self.calls, call.index):
             return None
-        return rebuilt(call, weighed(differentiable_probabilities(call), ~at_keys(self.hidden, call)))
+        seen = ~at_keys(self.hidden, call)
+        return fused(call, seen) if call.A is None else rebuilt(call, weighed(differentiable_probabilities(call), seen))
 
 
 @dataclass
@@ -258,6 +261,25 @@ def differentiable_probabilities(call: AttentionCall) -> Tensor:
     scores = masked(call, scores)
     nowhere = (scores == -torch.inf).all(-1, keepdim=True)
     return torch.softmax(scores.masked_fill(nowhere, 0.0), -1).masked_fill(nowhere, 0.0)
+
+
+def fused(call: AttentionCall, seen: Bool[Tensor, "group key"]) -> Tensor:
+    """softmax(q kᵀ · scale + mask) V over the keys that are seen, in torch's own kernel; 0 where a row sees none."""
+    assert call.q is not None
+    assert call.k is not None
+    n, m = call.shape[2:]
+    mask = seen[:, None, None]
+    if call.causal:
+        mask = mask & torch.ones(n, m, dtype=torch.bool, device=seen.device).tril()
+    if call.mask is not None:
+        own = call.layout(call.mask.expand(*call.mask.shape[:-2], n, m))
+        own = own[:, :1] if own.stride(1) == 0 else own  # one mask for all heads
+        mask = mask & own if own.dtype == torch.bool else own.masked_fill(~mask, -torch.inf)
+    nowhere = (~mask if mask.dtype == torch.bool else mask == -torch.inf).all(-1, keepdim=True)
+    mask = mask | nowhere if mask.dtype == torch.bool else mask.masked_fill(nowhere, 0.0)
+    q, k, v = call.layout(call.q), call.repeated(call.k), call.repeated(call.v)
+    O = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=call.scale)
+    return call.in_place(O.masked_fill(nowhere, 0.0))
 
 
 def masked(call: AttentionCall, scores: Tensor) -> Tensor:
