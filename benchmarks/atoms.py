@@ -14,6 +14,7 @@ Intervals are 95 % bootstrap; questions on reactions with one and the same produ
     python benchmarks/atoms.py                      # fetch the wheel (3 MB) with pip, and print the table
     python benchmarks/atoms.py --wheel ../rxn       # where the wheel lies already
     python benchmarks/atoms.py --write              # and put the table into docs/known-answers.md
+    python benchmarks/atoms.py --kept FOLDER        # keep the maps, and take up there what was cut off
 
 The wheel is checked against its published digest. Its weights are a pickle; they are read by `torch.load(weights_only=True)`,
 which makes tensors and nothing else, and no code of the wheel is run: the reactions are string constants of its tests.
@@ -33,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import measure
 import torch
 from peers import CACHE
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import regard
@@ -265,6 +267,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "guide": (None, "contrast"),
     "reduce": ("mean", "l1", "l2"),
 }
+FEWER = {"lime": {"samples": 256}, "shap_kernel": {"samples": 512}}
+"""Draws that are enough here, a quarter of the defaults: the default ones would take hours."""
 """Options whose every value is a row of its own, wherever a method's default is one of them; but rollout is not guided."""
 WORDS = {"incomplete": "", "residual_sum": "", None: "", "complete": "complete", "contrast": "guided by the contrast"}
 """Words for values, in a row's title."""
@@ -291,8 +295,9 @@ def _choices_of(name: str, options: Mapping[str, Any]) -> Iterator[Variant]:
     for values in itertools.product(*own.values()):
         if {"rollout", "contrast"} <= {*values}:
             continue
-        said = ", ".join(filter(None, (WORDS.get(v, v) for v in values)))
-        yield Variant(f"{name}, {said}" if said else name, name, dict(zip(own, values, strict=True)))
+        fewer = FEWER.get(name, {})
+        said = ", ".join([*filter(None, (WORDS.get(v, v) for v in values)), *(f"{n} {o}" for o, n in fewer.items())])
+        yield Variant(f"{name}, {said}" if said else name, name, dict(zip(own, values, strict=True)) | fewer)
 
 
 def maps_of(model: torch.nn.Module, q: Questions, v: Variant) -> Tensor:
@@ -319,13 +324,18 @@ def own_head_unmasked(model: torch.nn.Module, q: Questions) -> Tensor:
 # -- the table -----------------------------------------------------------------------------------------------------------
 
 
-def rows_of(model: torch.nn.Module, asked: Sequence[Questions]) -> tuple[dict[str, list[Tensor]], dict[str, str]]:
-    """Title of a row -> its maps, one tensor a reaction; and what does not apply, with the reason."""
+def rows_of(
+    model: torch.nn.Module, asked: Sequence[Questions], kept: Path | None = None
+) -> tuple[dict[str, list[Tensor]], dict[str, str]]:
+    """Title of a row -> its maps, one tensor a reaction; and what does not apply, with the reason.
+
+    kept: a folder for the maps of every row, where they are looked for first.
+    """
     found: dict[str, list[Tensor]] = {}
     refused = {}
     for v in variants():
         try:
-            maps = [maps_of(model, q, v) for q in asked]
+            maps = made_once(kept, v.title, lambda v=v: [maps_of(model, q, v) for q in asked])
         except Misuse as e:
             refused[v.title] = str(e)
             continue
@@ -336,6 +346,22 @@ def rows_of(model: torch.nn.Module, asked: Sequence[Questions]) -> tuple[dict[st
     found[f"{head}, from the mask"] = [own_head(model, q) for q in asked]
     found[f"{head}, as RXNMapper reads it"] = [own_head_unmasked(model, q) for q in asked]
     return found, refused
+
+
+def made_once(kept: Path | None, title: str, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """The maps of a row, from the folder where they lie there already."""
+    if kept is None:
+        return make()
+    file = kept / (re.sub(r"[^a-z0-9]+", "-", title.lower()) + ".safetensors")
+    if file.exists():
+        found = load_file(file)
+        return [found[str(i)] for i in range(len(found))]
+    maps = make()
+    kept.mkdir(parents=True, exist_ok=True)
+    save_file({str(i): m.contiguous() for i, m in enumerate(maps)}, begun := file.with_suffix(".begun"))
+    begun.rename(file)
+    print(title, flush=True)
+    return maps
 
 
 def table(asked: Sequence[Questions], found: Mapping[str, Sequence[Tensor]]) -> str:
@@ -386,6 +412,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--wheel", type=Path, help=f"a folder with {WHEEL}")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--kept", type=Path, help="a folder for the maps: a run that was cut off goes on from there")
     given = parser.parse_args()
     try:
         archive = wheel(given.wheel)
@@ -396,7 +423,7 @@ def main() -> None:
     vocabulary = vocabulary_of(archive)
     asked = [Questions.of(Reaction.parse(smiles), vocabulary) for smiles in mapped]
     model = model_of(archive)
-    found, refused = rows_of(model, asked)
+    found, refused = rows_of(model, asked, given.kept)
     text = f"{table(asked, found)}\n\n{note(asked, refused, guessed(model, asked))}"
     print(text)
     if given.write:
