@@ -63,7 +63,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "lime": {"256 samples": {"samples": 256}},
     "shap_kernel": {"512 samples": {"samples": 512}},
 }
-"""Method -> name of a variant -> its options; all others are run as they are. A quarter of the samples that are drawn by default:
+"""Method -> name of a variant -> its options; all others are run as they are. A quarter of the samples drawn by default:
 with all of them this page would take a day."""
 TWINS = {"corrected_attention, positive", "alpha_avg", "taylor"}
 """The same maps as `gae`, `raw_attention` and, at zero, `input_x_gradient`: left out of a figure of few."""
