@@ -1,0 +1,272 @@
+"""Attention-ECLIP and Grad-ECLIP: one map, that of the formulas written out with eager attention; one head is another model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regard
+from regard.attribution.attention import eclip
+from regard.attribution.context import Context
+from regard.attribution.rerun import Rerun
+from regard.errors import Misuse, UnknownName
+from regard.recording import record
+from regard.target import Target
+from support import families
+from support.eclip_twin import by_attention, by_channels, literal, written_out
+
+transformers = pytest.importorskip("transformers")
+
+from transformers.models.clip import modeling_clip  # noqa: E402
+from transformers.models.siglip import modeling_siglip  # noqa: E402
+from transformers.models.vit import modeling_vit  # noqa: E402
+
+TOWER = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+TEXT = TOWER | {
+    "vocab_size": 40,
+    "max_position_embeddings": 8,
+    "eos_token_id": 39,
+    "bos_token_id": 1,
+    "pad_token_id": 0,
+}
+PICTURE = TOWER | {"image_size": 32, "patch_size": 8}
+METHODS = {"attention_eclip": by_attention, "grad_eclip": by_channels}
+
+
+@dataclass
+class Tower:
+    """One side of a model: its stream, its attentions among all that the model runs, the row that is read in each sample, the
+    tokens that have a score, and the first of the keys that is one of the stream's tokens."""
+
+    stream: str
+    calls: Sequence[int]
+    row: Tensor
+    keep: Tensor
+    first: int = 0
+
+
+@dataclass
+class Case:
+    """A model with what its twin needs. single: the modules of the last attention of each tower."""
+
+    model: nn.Module
+    module: Any
+    inputs: dict[str, Tensor]
+    y: Callable[[Any], Tensor]
+    towers: list[Tower]
+    single: Callable[[int], list[nn.Module]]
+
+
+def pictures(count: int) -> Tensor:
+    return families.noise(count, 3, 32, 32, seed=2).double()
+
+
+def of_clip() -> Case:
+    """Two pictures, each with a text of its own length."""
+    config = transformers.CLIPConfig(text_config=TEXT, vision_config=PICTURE, projection_dim=8)
+    torch.manual_seed(0)
+    model = families.strong(transformers.CLIPModel(config)).double()
+    ids = torch.tensor([[1, 5, 9, 22, 7, 39], [1, 30, 12, 39, 0, 0]])
+    given = {"input_ids": ids, "attention_mask": (ids > 0).long(), "pixel_values": pictures(2)}
+    words = (ids > 1) & (ids < 39)
+    patches = torch.ones(2, 17, dtype=torch.bool)
+    patches[:, 0] = False
+    towers = [
+        Tower("pixel_values", [2, 1, 0], torch.zeros(2, dtype=torch.long), patches, 1),
+        Tower("input_ids", [5, 4, 3], torch.tensor([5, 3]), words),
+    ]
+    last = (model.vision_model.encoder.layers, model.text_model.encoder.layers)
+    return Case(
+        model, modeling_clip, given, lambda out: out.logits_per_image.diagonal(), towers,
+        lambda n: [layer.self_attn for layers in last for layer in layers[-n:]],
+    )  # fmt: skip
+
+
+def of_siglip() -> Case:
+    """The picture's tower ends in a head that asks all patches; the text's reads its last position."""
+    text = TOWER | {"vocab_size": 40, "max_position_embeddings": 6, "projection_size": 16, "pad_token_id": 0}
+    config = transformers.SiglipConfig(
+        text_config=text | {"bos_token_id": None, "eos_token_id": None}, vision_config=PICTURE
+    )
+    torch.manual_seed(0)
+    model = families.strong(transformers.SiglipModel(config)).double()
+    ids = torch.tensor([[5, 9, 22, 7, 31, 2], [6, 30, 12, 17, 3, 8]])
+    words = torch.ones(2, 6, dtype=torch.bool)
+    words[:, -1] = False  # the position that is read
+    none = torch.zeros(2, dtype=torch.long)
+    towers = [
+        Tower("pixel_values", [3], none, torch.ones(2, 16, dtype=torch.bool)),
+        Tower("input_ids", [6, 5, 4], none + 5, words),
+    ]
+    return Case(
+        model, modeling_siglip, {"input_ids": ids, "pixel_values": pictures(2)}, lambda out: out.logits_per_image.diagonal(),
+        towers, lambda n: [model.vision_model.head.attention, *(m.self_attn for m in model.text_model.encoder.layers[-n:])],
+    )  # fmt: skip
+
+
+def of_vit() -> Case:
+    """A classifier."""
+    torch.manual_seed(0)
+    model = families.strong(
+        transformers.ViTForImageClassification(transformers.ViTConfig(**PICTURE, num_labels=3))
+    ).double()
+    patches = torch.ones(2, 17, dtype=torch.bool)
+    patches[:, 0] = False
+    tower = Tower("pixel_values", [2, 1, 0], torch.zeros(2, dtype=torch.long), patches, 1)
+    return Case(model, modeling_vit, {"pixel_values": pictures(2)}, lambda out: out.logits[:, 1], [tower], lambda n: [])
+
+
+CASES = {"clip": of_clip, "siglip": of_siglip}
+DEFAULT = {"heads": "model", "loosening": "cosine", "layers": 1, "qk": "heads", "qk_range": "content"}
+
+
+def of_twin(case: Case, method: str, how: dict[str, Any]) -> dict[str, Tensor]:
+    """Each stream's map, written out."""
+    single = case.single(how["layers"]) if how["heads"] == "single" else []
+    with written_out(case.model, case.module, single) as seen:
+        y = case.y(case.model(**case.inputs))
+    found = {}
+    for tower in case.towers:
+        layers = [seen[i] for i in tower.calls[: how["layers"]]]
+        whole = literal(y, layers, tower.row, tower.keep, METHODS[method], SimpleNamespace(**how))
+        found[tower.stream] = whole[:, tower.first :]
+    return found
+
+
+def in_double(case: Case, method: str, **options: Any) -> dict[str, Tensor]:
+    """The map of each stream as the method counts it; that of `regard.explain` is in single precision."""
+    recording = record(case.model, case.inputs, branches=True)
+    again = Rerun(case.model, recording.given, Target.of(case.y), recording.batch)
+    y = again.y(recording.output)
+    gradients = recording.gradients(y, keep=True)
+    context = Context(recording, gradients, recording.readout(gradients), again=again)
+    found = getattr(eclip, method)(context, **options)
+    return {t.stream: found[:, recording.stream(t.stream).rows] for t in case.towers}
+
+
+def agree(case: Case, method: str, **options: Any) -> None:
+    found = in_double(case, method, **options)
+    for stream, expected in of_twin(case, method, DEFAULT | options).items():
+        assert float(expected.abs().max()) > 0
+        scale = float(expected.abs().max())
+        off = float((found[stream] - expected).abs().max())
+        assert off <= 1e-10 * scale, f"{method} of {stream}, {options}: off by {off:.2g} of {scale:.2g}"
+
+
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("heads", ["model", "single"])
+def test_the_map_is_the_one_written_out(family: str, method: str, heads: str) -> None:
+    agree(CASES[family](), method, heads=heads)
+
+
+@pytest.mark.parametrize("heads", ["model", "single"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loosening": "none"},
+        {"loosening": "softmax"},
+        {"loosening": "attention"},
+        {"qk": "projected"},
+        {"qk_range": "all"},
+        {"qk": "projected", "qk_range": "all", "layers": 2},
+        {"layers": 3},
+    ],
+    ids=str,
+)
+def test_every_option_is_the_one_written_out(options: dict[str, Any], heads: str) -> None:
+    agree(of_clip(), "attention_eclip", heads=heads, **options)
+
+
+def test_a_classifier_has_one_too() -> None:
+    agree(of_vit(), "attention_eclip")
+    agree(of_vit(), "grad_eclip", layers=2)
+
+
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("heads", ["model", "single"])
+def test_by_heads_and_by_channels_is_one_map(family: str, heads: str) -> None:
+    """The paper's claim, in float32 as people run it, too."""
+    case = CASES[family]()
+    one, other = (in_double(case, m, heads=heads) for m in METHODS)
+    for stream, scores in one.items():
+        torch.testing.assert_close(scores, other[stream], rtol=0, atol=1e-10 * float(scores.abs().max()))
+    case.model.float()
+    inputs = {k: v.float() if v.is_floating_point() else v for k, v in case.inputs.items()}
+    one, other = (regard.explain(case.model, inputs, case.y, m, heads=heads).scores for m in METHODS)
+    for stream, scores in one.items():
+        torch.testing.assert_close(scores, other[stream], rtol=0, atol=1e-5 * float(scores.abs().max() or 1))
+
+
+def test_one_head_is_another_model_and_the_receipt_says_by_how_much() -> None:
+    case = of_clip()
+    own = regard.explain(case.model, case.inputs, case.y, "attention_eclip").receipt
+    assert not any("another model" in note for note in own.notes)
+    receipt = regard.explain(case.model, case.inputs, case.y, "attention_eclip", heads="single").receipt
+    with torch.no_grad():
+        before = case.model(**case.inputs).logits_per_image
+        with written_out(case.model, case.module, case.single(1)):
+            after = case.model(**case.inputs).logits_per_image
+    (note,) = [n for n in receipt.notes if "another model" in n]
+    assert f"the target by up to {float((before - after).diagonal().abs().max()):.3g}" in note
+    same = int((before.argmax(1) == after.argmax(1)).sum())
+    assert f"is the same in {same} of 2" in note
+    assert receipt.target_value.double() == pytest.approx(before.diagonal().tolist(), rel=1e-5)
+
+
+def test_a_map_of_nothing_is_zeros() -> None:
+    """All keys alike: λ spans nothing; and a target that falls with every token."""
+    case = of_vit()
+    last = case.model.vit.layers[-1] if hasattr(case.model.vit, "layers") else case.model.vit.encoder.layer[-1]
+    key = next(m for name, m in last.named_modules() if name.endswith(("key", "k_proj")))
+    with torch.no_grad():
+        key.weight.zero_()
+    found = regard.explain(case.model, case.inputs, case.y, "attention_eclip").scores["pixel_values"]
+    assert torch.equal(found, torch.zeros_like(found))
+
+
+def test_a_mean_over_patches_reads_every_row() -> None:
+    """No row is left out where all are read, and the products are added before they are clamped."""
+    config = transformers.SiglipConfig(vision_config=PICTURE | {"vision_use_head": False}, num_labels=3)
+    model = families.strong(transformers.SiglipForImageClassification(config))
+    x = families.noise(1, 3, 32, 32, seed=2)
+    found = regard.explain(model, {"pixel_values": x}, 1, "attention_eclip", loosening="none").scores["pixel_values"]
+    with written_out(model, modeling_siglip) as seen:
+        y = model(pixel_values=x).logits[0, 1]
+    (G,) = torch.autograd.grad(y, [seen[-1].A])
+    torch.testing.assert_close(found, G.sum((1, 2)).clamp(min=0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"heads": "one"}, UnknownName, "heads 'one'"),
+        ({"loosening": "cos"}, UnknownName, "loosening 'cos'"),
+        ({"qk": "after"}, UnknownName, "qk 'after'"),
+        ({"qk_range": "77"}, UnknownName, "qk_range '77'"),
+        ({"layers": 0}, Misuse, "1 or more"),
+        ({"layers": 4}, Misuse, "in 3 attentions only"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    case = of_vit()
+    with pytest.raises(error, match=words):
+        regard.explain(case.model, case.inputs, case.y, "attention_eclip", **options)
+
+
+@pytest.mark.parametrize("heads", ["model", "single"])
+def test_a_model_that_computes_its_own_softmax(heads: str) -> None:
+    """Its queries and keys are found in one more run."""
+    case = of_clip()
+    fused = in_double(case, "attention_eclip", heads=heads, layers=2)
+    case.model.set_attn_implementation("eager")
+    eager = in_double(case, "attention_eclip", heads=heads, layers=2)
+    for stream, scores in fused.items():
+        most = 1e-5 * float(scores.abs().max())  # Transformers' eager softmax is in single precision
+        torch.testing.assert_close(eager[stream], scores, rtol=0, atol=most)
