@@ -109,6 +109,15 @@ METHODS: dict[str, Method] = {
             keeps=("branches",),
             summary="the same by channels of the values: equal to attention_eclip",
         ),
+        Method(
+            "legrad",
+            "attention.legrad",
+            "Bousselham et al., ICCV 2025",
+            "1 forward + layers x (1 forward + 1 gradient above that layer)",
+            **NO_UNIT,
+            keeps=("states",),
+            summary="positive gradient at the last layers' maps, of the target read from that layer's mean token",
+        ),
         Method("gae", "attention.gae", CHEFER, preset=True, compared=9, summary="row of Π(I + E_h (G⊙A)₊)"),
         Method(
             "corrected_attention",
