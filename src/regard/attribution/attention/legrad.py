@@ -62,7 +62,7 @@ class Tower:
 
 
 @dataclass
-class ReadAt(Edit):
+class ReadInPlace(Edit):
     """What a block gives back is put, at the last block, in the place of that: all tokens, or their mean in each token's."""
 
     source: State
@@ -92,7 +92,7 @@ def _of_block(context: Context, tower: Tower, state: State) -> Relevance:
     """One block's term."""
     recording, again, calls = context.recording, context.again, tower.calls(state)
     assert again is not None
-    edit = ReadAt(state, tower.states[-1], not tower.pooling, context.hidden())
+    edit = ReadInPlace(state, tower.states[-1], not tower.pooling, context.hidden())
     with torch.no_grad():
         made = again.run([GraphFrom(tuple(calls)), edit])
         with torch.enable_grad():
