@@ -36,7 +36,8 @@ def tensor_of(output: Any) -> Tensor:
 
 
 def term(case: Case, blocks: Sequence[nn.Module], l: int, call: int, padded: Tensor | None, pooled: bool) -> Tensor:
-    """One block's term, (batch, key): the tail reads the mean of its tokens (pooled: the tokens themselves)."""
+    """One block's term, (batch, key): the tail reads the mean of its tokens (pooled: the tokens themselves). Rows of padding
+    count in no mean."""
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -58,7 +59,12 @@ def term(case: Case, blocks: Sequence[nn.Module], l: int, call: int, padded: Ten
         for hook in hooks:
             hook.remove()
     (G,) = torch.autograd.grad(y.sum(), [seen[call].A])
-    return G.clamp(min=0).mean((1, 2))
+    shown = torch.ones(G.shape[0], G.shape[2]) if padded is None else (~padded).float()
+    rows = [
+        (g * m[None, :, None]).sum((0, 1)) / (len(g) * m.sum())
+        for g, m in zip(G.clamp(min=0), shown.to(G), strict=True)
+    ]
+    return torch.stack(rows)
 
 
 def vision(case: Case) -> Sequence[nn.Module]:

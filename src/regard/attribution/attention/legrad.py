@@ -14,7 +14,6 @@ from regard.attribution.rerun import CLOSED
 from regard.errors import Misuse, ModelError
 from regard.recording import AttentionCall, Recording
 from regard.recording.edits import Edit, GraphFrom
-from regard.recording.frames import Block
 from regard.recording.gradient import gradients_at
 from regard.recording.states import State, parts, replaced
 from regard.recording.tokens.tags import STRIDE, constant
@@ -34,31 +33,28 @@ def legrad(context: Context, *, layers: int = 2) -> Relevance:
         raise Misuse(f"layers= is how many blocks are added up, the last first: 1 or more, not {layers!r}")
     out = context.recording.zeros()
     for tower in towers(context.recording):
-        for state in tower.last(layers):
-            out += _of_block(context, tower, state)
+        for state, calls in tower.last(layers):
+            out += _of_block(context, tower, state, calls)
     return out
 
 
 @dataclass
 class Tower:
-    """Blocks that hand one sequence of tokens on: the state that each gives back, and the calls that pool the last one."""
+    """A sequence of tokens that block after block hands on: the state that each gives back, the calls that ran on the way to
+    each, and those that pool the last state, if any do."""
 
-    blocks: list[Block]
     states: list[State]
+    calls: list[list[int]]
     pooling: list[int]
 
-    def last(self, count: int) -> list[State]:
-        """The states after the last blocks."""
+    def last(self, count: int) -> list[tuple[State, list[int]]]:
+        """The states after the last blocks, and whose A the target rests on where each is read."""
         if count > len(self.states):
             raise Misuse(
-                f"layers={count}, but {self.blocks[-1].module} is the last of {len(self.states)} blocks that can be read"
+                f"layers={count}, but the tokens after {self.states[-1].key.module} stand after {len(self.states)} "
+                f"block{'s' if len(self.states) > 1 else ''} only"
             )
-        return self.states[-count:]
-
-    def calls(self, state: State) -> list[int]:
-        """Whose A the target rests on where a state is read."""
-        own = next(b for b in self.blocks if (b.module, b.visit) == state.key[:2])
-        return self.pooling or own.calls
+        return [(s, self.pooling or c) for s, c in zip(self.states[-count:], self.calls[-count:], strict=True)]
 
 
 @dataclass
@@ -88,9 +84,9 @@ class ReadInPlace(Edit):
         return ((value * keep).sum(axis, keepdim=True) / keep.sum(axis, keepdim=True).clamp(min=1)).expand_as(value)
 
 
-def _of_block(context: Context, tower: Tower, state: State) -> Relevance:
+def _of_block(context: Context, tower: Tower, state: State, calls: list[int]) -> Relevance:
     """One block's term."""
-    recording, again, calls = context.recording, context.again, tower.calls(state)
+    recording, again = context.recording, context.again
     assert again is not None
     edit = ReadInPlace(state, tower.states[-1], not tower.pooling, context.hidden())
     with torch.no_grad():
@@ -105,45 +101,58 @@ def _of_block(context: Context, tower: Tower, state: State) -> Relevance:
             raise ModelError(f"attention call {own.index} looks at other tokens when another block is read")
     grads = gradients_at([c.output for c in found], y)
     context.nodes += 1
-    return sum((_positive(recording, c.bind(g)) for c, g in zip(found, grads, strict=True)), recording.zeros())
+    shown = (~context.hidden()).to(recording.precision)
+    return sum((_positive(recording, c.bind(g), shown) for c, g in zip(found, grads, strict=True)), recording.zeros())
 
 
-def _positive(recording: Recording, call: AttentionCall) -> Relevance:
-    """The mean over heads and query rows of (∂s/∂A)₊, at every key."""
+def _positive(recording: Recording, call: AttentionCall, shown: Relevance) -> Relevance:
+    """The mean over heads and query rows (those that are shown) of (∂s/∂A)₊, at every key."""
     groups, heads, n, m = call.shape
+    weight = recording.gather(shown, call.queries).to(call.output.device, call.precision)
     total = torch.zeros(groups, m, dtype=call.precision, device=call.output.device)
     for index in call.chunks(torch.arange(n)):
         G = call.rows(index).G
         assert G is not None
-        total += G.clamp(min=0).sum((1, 2))
-    return recording.scatter(total / (heads * n), call.keys)
+        total += (G.clamp(min=0) * weight[:, None, index.to(weight.device), None]).sum((1, 2))
+    return recording.scatter(total / (heads * weight.sum(1, keepdim=True).clamp(min=1)), call.keys)
 
 
 def towers(recording: Recording) -> list[Tower]:
-    """The blocks by the tokens that they hand on; blocks before the last change of shape are in no tower.
+    """The states after blocks by their tokens and shape; those whose tokens are merged later (stages) are left out.
 
-    Raises Misuse where the model has no blocks.
+    Raises Misuse where no state is known, or no attention leads to one.
     """
-    if not recording.blocks:
-        raise Misuse(
-            "legrad reads the tokens after blocks, and no block (an element of a ModuleList that holds attention) was seen"
-        )
-    out: dict[frozenset[int], Tower] = {}
+    out: dict[tuple[Any, ...], Tower] = {}
+    since = 0
     for block in recording.blocks:
         state = next((s for s in recording.states if s.key[:3] == (block.module, block.visit, "out")), None)
         if state is None:
             continue
-        rows = frozenset((state.ids[state.ids > 0] % STRIDE).unique().tolist())
-        tower = out.setdefault(rows, Tower([], [], []))
-        if tower.states and tower.states[-1].value.shape != state.value.shape:
-            tower.blocks, tower.states = [], []
-        tower.blocks.append(block)
+        between = [c.index for c in recording.calls if since <= c.event < state.time]
+        tower = out.setdefault((rows_in(state.ids), state.value.shape), Tower([], [], []))
         tower.states.append(state)
-    inside = {i for b in recording.blocks for i in b.calls}
-    for rows, tower in out.items():
-        after = [c for c in recording.calls if c.index not in inside and c.index > max(tower.blocks[-1].calls)]
-        tower.pooling = [c.index for c in after if rows == frozenset((c.keys[c.keys > 0] % STRIDE).unique().tolist())]
-    return [*out.values()]
+        tower.calls.append(block.calls or between)
+        since = state.time
+    made = [t for (rows, _), t in out.items() if any(t.calls) and not _merged(recording, rows, t.states[-1].time)]
+    if not made:
+        raise Misuse(
+            "legrad reads the tokens after blocks, and no block (an element of a ModuleList that holds attention) was seen"
+        )
+    inside = {i for tower in out.values() for calls in tower.calls for i in calls}
+    for tower in made:
+        last = max(i for calls in tower.calls for i in calls)
+        after = [c for c in recording.calls if c.index > last and c.index not in inside]
+        tower.pooling = [c.index for c in after if rows_in(c.keys) == rows_in(tower.states[-1].ids)]
+    return made
+
+
+def rows_in(ids: Tensor) -> frozenset[int]:
+    """The rows that some ids name, of all samples."""
+    return frozenset((ids[ids > 0] % STRIDE).unique().tolist())
+
+
+def _merged(recording: Recording, rows: frozenset[int], time: int) -> bool:
+    return any(m.event >= time and bool(rows & rows_in(m.sources)) for m in recording.merges)
 
 
 def token_axis(state: State) -> int:
