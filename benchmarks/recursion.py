@@ -70,7 +70,8 @@ def from_maps(layers: int, n: int) -> measure.Ways:
 def _call(i: int, layout: Layout, ids: Tensor, n: int) -> AttentionCall:
     q, k, v, dO = torch.randn(4, 1, HEADS, n, WIDTH)
     return AttentionCall(
-        i, i, "", "sdpa", layout, ids, ids, 0, v, v, q=q, k=k, scale=WIDTH**-0.5, dO=dO / n / 10
+        index=i, event=i, module="", kernel="sdpa", layout=layout, queries=ids, keys=ids, seen=0, output=v, v=v, q=q, k=k,
+        scale=WIDTH**-0.5, dO=dO / n / 10,
     )  # fmt: skip
 
 

@@ -38,6 +38,18 @@ def test_every_benchmark_can_be_imported() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
+def test_what_is_timed_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On something tiny: it makes calls of its own, as no run does."""
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(sys, "argv", ["recursion.py", "--layers", "2", "--tokens", "9", "--rounds", "1"])
+    threads = torch.get_num_threads()
+    try:
+        importlib.import_module("recursion").main()
+    finally:
+        torch.set_num_threads(threads)
+    assert capsys.readouterr().out.count(" x |") == 2
+
+
 def written(folder: Path, maps: dict[str, Tensor], receipts: dict[str, Any]) -> Path:
     """A folder as `same_maps.py write` leaves it, of one model."""
     folder.mkdir()

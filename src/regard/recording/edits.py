@@ -24,6 +24,11 @@ from regard.recording.tokens.tags import STRIDE, stream_of
 class Edit:
     """The places at which a run can be changed. Subclasses override what they change."""
 
+    @property
+    def blind(self) -> bool:
+        """Whether `call` gives every fused call another output without a look at its own, which need not be computed then."""
+        return False
+
     def entered(self, name: str, value: Tensor) -> Tensor | None:
         """An input tensor (float), or the word embeddings of an id input (batch, token, width).
 
@@ -177,6 +182,11 @@ class MaskKeys(Edit):
     hidden: Tensor
     calls: Sequence[int] | None = None
 
+    @property
+    def blind(self) -> bool:
+        """Wherever all calls are meant: q, k and v say it all."""
+        return self.calls is None
+
     def call(self, call: AttentionCall) -> Tensor | None:
         """A with the hidden keys at zero, each row brought back to its sum, times V."""
         if not applies(self.calls, call.index):
@@ -220,7 +230,7 @@ class LeaveOut(MaskKeys):
 def at_keys(values: Tensor, call: AttentionCall) -> Tensor:
     """Values (batch, row) over all streams at a call's keys, (group, key), where the call's output is. Raises OtherRows."""
     samples, rows = call.keys // STRIDE - 1, call.keys % STRIDE
-    if int(rows.max()) >= values.shape[1]:
+    if rows.numel() and int(rows.max()) >= values.shape[1]:
         raise OtherRows
     return values[samples.clamp(min=0), rows].to(call.output.device)
 

@@ -266,7 +266,8 @@ class Recorder(TorchFunctionMode):
         given = dict(zip(names, args, strict=False)) | kwargs
         q, k, v = given["query"], given["key"], given["value"]
         self._free_mask(given)
-        out: Tensor = self._run(func, (), given)
+        unseen = any(e.blind for e in self.edits) and q.shape[:-3] == k.shape[:-3] == v.shape[:-3]
+        out: Tensor = q.new_empty(*q.shape[:-1], v.shape[-1]) if unseen else self._run(func, (), given)
         tags = [self.trail.tag(t) for t in (q, k, v)]
         scale = given.get("scale")
         return self._called(
