@@ -312,6 +312,17 @@ METHODS: dict[str, Method] = {
             summary="Shapley values of the units, by the same regression under KernelSHAP's weights",
         ),
         Method(
+            "interaction",
+            "removal.interaction",
+            "Baniecki et al., NeurIPS 2025 (FIxLIP)",
+            "1 forward + 1 gradient + 400 pictures and 128 texts, each encoded once",
+            site=OwnSite.INPUT,
+            baseline="units left out of attention",
+            signed=True,
+            pairs=True,
+            summary="what a patch or word adds, and each pair beyond that: random patches and words left out, crossed",
+        ),
+        Method(
             "attention_mask",
             "removal.attention_mask",
             "Shi et al., ICML 2021",
