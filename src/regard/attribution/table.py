@@ -319,7 +319,7 @@ METHODS: dict[str, Method] = {
             site=OwnSite.INPUT,
             baseline="units left out of attention",
             signed=True,
-            pairs=True,
+            of_pairs=True,
             summary="what a patch or word adds, and each pair beyond that: random patches and words left out, crossed",
         ),
         Method(
