@@ -195,6 +195,7 @@ class Alone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.clip = small()
+        self.config = self.clip.config  # which ids are special tokens
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         out = self.clip(pixel_values=pixel_values, input_ids=input_ids)
