@@ -204,9 +204,9 @@ class Alone(nn.Module):
 
 def test_without_embeddings_texts_are_encoded_again() -> None:
     whole = regard.explain(small(), given(), similarity, "interaction")
-    alone = regard.explain(Alone().eval(), given(), lambda out: out[0][:, 0], "interaction", memory_budget=300_000)
+    alone = regard.explain(Alone().eval(), given(), lambda out: out[0][:, 0], "interaction", memory_budget=100_000)
     torch.testing.assert_close(alone.scores, whole.scores, rtol=0, atol=1e-5)
-    few = regard.explain(small(), given(), similarity, "interaction", memory_budget=300_000)
+    few = regard.explain(small(), given(), similarity, "interaction", memory_budget=100_000)
     torch.testing.assert_close(few.scores, whole.scores, rtol=0, atol=1e-5)
     assert whole.receipt.surrogate.runs < few.receipt.surrogate.runs < alone.receipt.surrogate.runs
 

@@ -190,7 +190,7 @@ class BothSides:
         Where the output holds both embeddings and the similarity is their product, scaled and shifted, every copy is encoded
         once; else the texts are encoded again for each batch of pictures.
         """
-        n = max(1, self.budget // max(1, self.made))
+        n = max(4, self.budget // max(1, self.made))  # fewer would not tell what the similarity is a product of
         begun = self._outputs(z[:n], w[:n])
         block = begun[self.place].double()
         product = product_of(begun, block)
