@@ -82,7 +82,7 @@ def interaction(
 # -- the fit --------------------------------------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
+class Interactions(NamedTuple):
     """What one value's crossings say: the model, both sides' values with their errors, and R² on unseen masks."""
 
     crossed: Crossed
@@ -95,18 +95,18 @@ class Found(NamedTuple):
         return Fit(torch.cat(self.values), self.crossed.base, self.r2, torch.cat(self.errors), passes, exact)
 
 
-def fit(both: BothSides, z: Masks, w: Masks, p: float, seed: int) -> Found:
+def fit(both: BothSides, z: Masks, w: Masks, p: float, seed: int) -> Interactions:
     """From the similarities of all crossings."""
     y = both.crossed(z.kept, w.kept)
     found = fitted(z, w, y)
-    return Found(found, found.values(p), errors(z, w, y, p, seed)[:2], unseen_r2(z, w, y))
+    return Interactions(found, found.values(p), errors(z, w, y, p, seed)[:2], unseen_r2(z, w, y))
 
 
 # -- the runs -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Side:
+class UnitSide:
     """One stream of one sample, and the unit of each of its tokens (-1: none)."""
 
     stream: Stream
@@ -141,8 +141,8 @@ class BothSides:
     budget: int
     made: int
     rows: int
-    first: Side
-    second: Side
+    first: UnitSide
+    second: UnitSide
     y: float
     of: dict[str, int] = field(default_factory=dict)
     place: int = 0
@@ -158,7 +158,7 @@ class BothSides:
             for sample in (unit[:, stream.rows] >= 0).any(1).nonzero()[:, 0].tolist():
                 own = unit[sample, stream.rows]
                 numbers = own[own >= 0].unique()
-                found.append(Side(stream, sample, torch.where(own >= 0, torch.searchsorted(numbers, own), -1)))
+                found.append(UnitSide(stream, sample, torch.where(own >= 0, torch.searchsorted(numbers, own), -1)))
         if len(found) != 2:
             names = " and ".join(s.stream.name for s in found) or "nothing"
             raise Misuse(APART.format(f"this target rests on {names}"))
@@ -169,7 +169,7 @@ class BothSides:
         return both
 
     @property
-    def sides(self) -> tuple[Side, Side]:
+    def sides(self) -> tuple[UnitSide, UnitSide]:
         """Of the picture, and of the text."""
         return self.first, self.second
 
@@ -246,7 +246,7 @@ class BothSides:
         raise Misuse(APART.format("no such similarity was found in its output"))
 
 
-class Product(NamedTuple):
+class EmbeddingProduct(NamedTuple):
     """A similarity as scale · ⟨first, second⟩ + shift of two tensors of the output, by their numbers."""
 
     first: int
@@ -259,7 +259,7 @@ class Product(NamedTuple):
         return self.scale * E @ F.T + self.shift
 
 
-def product_of(output: Sequence[Tensor], y: Float[Tensor, "copy other"]) -> Product | None:
+def product_of(output: Sequence[Tensor], y: Float[Tensor, "copy other"]) -> EmbeddingProduct | None:
     """Which two tensors of an output a similarity is the scaled product of; None where there are none, or y does not vary."""
     n, m = y.shape
     spread = float((y - y.mean()).abs().max())
@@ -274,7 +274,7 @@ def product_of(output: Sequence[Tensor], y: Float[Tensor, "copy other"]) -> Prod
         scale = float((centred * y).sum() / centred.square().sum().clamp(min=1e-300))
         shift = float(y.mean() - scale * x.mean())
         if float((scale * x + shift - y).abs().max()) <= CLOSE * spread:
-            return Product(i, j, scale, shift)
+            return EmbeddingProduct(i, j, scale, shift)
     return None
 
 
@@ -283,4 +283,4 @@ def _is_ids(recording: Recording, stream: Stream) -> bool:
     return ids is not None and not ids.is_floating_point()
 
 
-__all__ = ["BothSides", "Product", "interaction", "product_of"]
+__all__ = ["BothSides", "EmbeddingProduct", "interaction", "product_of"]
