@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import regard
 from regard.recording import record
 from regard.recording.backward import Correctable, Correction
-from regard.recording.edits import MaskKeys, OneHead, Probabilities, Replace, ReplaceBlock, Scale
+from regard.recording.edits import MaskKeys, Probabilities, Replace, ReplaceBlock, Scale
+from regard.recording.one_head import OneHead
 from support import capture, families
 from support.as_found import assert_unchanged, state
 from support.every_method import assert_close, case_of

@@ -30,7 +30,7 @@ def late_heads(
     receipt: Receipt,
 ) -> LateHeads:
     """How an explanation finds its heads' maps. The passes are counted on the receipt."""
-    if "heads" not in row.options:
+    if not row.preset or "heads" not in row.options:
         return LateHeads(refused=f"method {row.name!r} has no map of a head; use 'gae' or 'raw_attention'")
     if value.shared or len(value.y) < w.recording.batch:
         return LateHeads(refused=MIXED_ROWS.format("each head's map"))

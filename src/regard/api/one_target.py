@@ -30,6 +30,7 @@ from regard.explanation.guidance import Guidance
 from regard.explanation.places import WHOLE, Grid, Raster
 from regard.explanation.raw_inputs import Raw
 from regard.explanation.receipt import LearnedMask, ReadTokens, Receipt, Surrogate
+from regard.explanation.token_rows import TokenRows
 from regard.guide import Guide
 from regard.recording import Recording, Stream
 from regard.recording.ambient import as_the_user
@@ -152,7 +153,7 @@ class OneMap:
             options={k: v.label if isinstance(v, Guide) else v for k, v in self.options.items()},
             rasters=rasters,
             guidance=self._guidance(streams),
-            _token_rows=token_rows(w, fixed, value, self.row, self._guided_options, receipt),
+            _token_rows=self._pairs(streams) or token_rows(w, fixed, value, self.row, self._guided_options, receipt),
             _transfer=late_transfer(w, fixed, value, receipt),
             _heads=late_heads(w, fixed, value, self.row, self._guided_options, self._read_weights, receipt),
             late_test=late_test(w, self.wish, fixed, value),
@@ -198,6 +199,15 @@ class OneMap:
         if not self.value.shared:
             return self.maps[0].relevance[name]
         return torch.stack([m.of_samples(m.relevance[name], s) for m, s in zip(self.maps, self.shown, strict=True)])
+
+    def _pairs(self, streams: Sequence[Stream]) -> TokenRows | None:
+        """What pairs of tokens do together, of a method that finds that at once."""
+        pairs = [m.contexts[self.row.name].between for m in self.maps]
+        if pairs[0] is None:
+            return None
+        whole = torch.cat(pairs).to(self.value.y.device)
+        known = {q.name: {k.name: whole[:, q.rows, k.rows] for k in streams} for q in streams}
+        return TokenRows(tokens={s.name: [*range(s.count)] for s in streams}, known=known)
 
     def _surrogate(self, streams: Sequence[Stream]) -> Surrogate | None:
         """What a linear model that was fitted to runs says of itself."""

@@ -78,7 +78,7 @@ class Context:
         siblings: every target of the call, each with its classes fixed (None: one that shares no runs); `number`: this one's
             place among them. shared_runs: what they found in runs that serve all of them.
         fits: what a linear model fitted to runs says of itself, one a target value; errors: its standard errors, as relevance.
-        mask: what a mask that was learned says of itself.
+        mask: what a mask that was learned says of itself. between: what pairs of tokens do together, (value, row, row).
     """
 
     recording: Recording
@@ -101,6 +101,7 @@ class Context:
     fits: list[Any] = field(default_factory=list)
     errors: Any = None
     mask: Any = None
+    between: Any = None
 
     @property
     def r(self) -> Relevance:

@@ -60,6 +60,7 @@ class Method:
         rules: what gives its rule set for the backward pass, as (name, **options) -> `RuleSet`: the name of a function in its
             home, or the function itself; "": its gradients are the model's own.
         conserves: it claims that its scores add up to y.
+        of_pairs: it is of a picture and a text that a model encodes apart, and is refused elsewhere.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Method:
     floor: bool = False
     rules: str | Callable[..., Any] = ""
     conserves: bool = False
+    of_pairs: bool = False
 
     def rule_set(self, options: Mapping[str, Any]) -> Any:
         """How gradients flow in the run that it is given; None: as in the model itself."""

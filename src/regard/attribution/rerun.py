@@ -19,6 +19,11 @@ from regard.recording.run import Run, run, unwatched
 from regard.recording.states import ReplaceStates
 from regard.target import Target
 
+CLOSED = (
+    "no gradient reaches the last attention from the target: the model switches gradients off around it (torch.no_grad(), or "
+    "a torch.autograd.Function of its own); use 'gae' or 'revised_ig'"
+)
+
 
 @dataclass(frozen=True)
 class Rerun:

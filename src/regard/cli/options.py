@@ -113,7 +113,8 @@ def places(site: str | None, baseline: str | None) -> dict[str, str]:
 
 
 def chosen(names: str, site: str | None = None, baseline: str | None = None) -> list[str]:
-    """The methods asked for, each once; `all` are those that take the site and the baseline, in words, that are asked for.
+    """The methods asked for, each once; `all` are those of any input that take the site and the baseline, in words, that are
+    asked for.
 
     Raises UnknownName with the nearest names for an unknown one.
     """
@@ -124,7 +125,7 @@ def chosen(names: str, site: str | None = None, baseline: str | None = None) -> 
         raise UnknownName(f"no method is named; known: {', '.join(known)}")
     if asked == ["all"]:
         there = site is None or Site.parse(site).kind
-        rows = [row for row in table.rows if there is True or there in row.sites]
+        rows = [row for row in table.rows if not row.of_pairs and (there is True or there in row.sites)]
         return [row.name for row in rows if baseline is None or row.explicit]
     for name in asked:
         if name not in known:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from regard.errors import ModelError, OtherRows
+from regard.errors import OtherRows
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.kernel import visible
 from regard.recording.tokens.tags import STRIDE, stream_of
@@ -225,25 +225,6 @@ class LeaveOut(MaskKeys):
         samples, at = rows // STRIDE - 1, rows % STRIDE
         keep = ~(self.hidden[samples.clamp(min=0), at] & (rows > 0)).to(value.device)
         return (value * keep).sum(axes) / keep.sum(axes).clamp(min=1)
-
-
-@dataclass
-class OneHead(Edit):
-    """Re-run some calls with one head over the full width (another model; see formulas.md section 6)."""
-
-    calls: Sequence[int] | None = None
-
-    def call(self, call: AttentionCall) -> Tensor | None:
-        """softmax(QKᵀ/√(H d)) V with heads concatenated; masks are those of the first head."""
-        if not applies(self.calls, call.index):
-            return None
-        if call.q is None or call.k is None:
-            raise ModelError(f"call {call.index} ({call.module}) computes its own softmax; one head needs its q and k")
-        joined = (call.layout(call.q), call.repeated(call.k), call.repeated(call.v))
-        q, k, v = (t.transpose(1, 2).flatten(2)[:, None] for t in joined)
-        scores = masked(call, q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5)
-        O = torch.softmax(scores, -1) @ v
-        return call.in_place(O[:, 0].unflatten(-1, (call.layout.heads, -1)).transpose(1, 2))
 
 
 def at_keys(values: Tensor, call: AttentionCall) -> Tensor:

@@ -22,7 +22,7 @@ from regard.attribution.context import Context, LateReadout, Relevance
 from regard.attribution.integral.baseline_values import label
 from regard.attribution.integral.path import Place, Values, between, edits, places, side_by_side, start_of
 from regard.attribution.integral.quadrature import nodes
-from regard.attribution.rerun import Rerun, are_copies
+from regard.attribution.rerun import CLOSED, Rerun, are_copies
 from regard.errors import Misuse, ModelError, RegardError, nearest
 from regard.recording import AttentionCall
 from regard.recording.edits import GraphFrom
@@ -32,10 +32,6 @@ from regard.site import Site
 
 Matrix = Float[Tensor, "read batch row"]
 PATHS = ("input", "embedding_output")
-CLOSED = (
-    "no gradient reaches the last attention from the target: the model switches gradients off around it (torch.no_grad(), or "
-    "a torch.autograd.Function of its own); use 'gae' or 'revised_ig'"
-)
 
 
 def bti_token(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -114,6 +114,15 @@ def explained(
     return out.to(context.recording.precision)
 
 
+def tokens_of_each_value(context: Context) -> Iterator[Bool[Tensor, "sample row"]]:
+    """The tokens that may be taken away for each value of the target."""
+    assert context.again is not None
+    read, count = _read(context), len(context.gradients.value)
+    tokens = content(context.recording, context.reading, context.recording.zeros() if read is None else read)
+    for i in range(count):
+        yield tokens & _of(context, i, count)
+
+
 def _shared_out(unit: Int[Tensor, "sample row"], values: Float[Tensor, " unit"]) -> Float[Tensor, "sample row"]:
     """A unit's value in equal parts on its tokens."""
     share = values / torch.bincount(unit[unit >= 0], minlength=len(values))
@@ -195,4 +204,4 @@ def _in_their_place(
     return reference(context, None), label(None)
 
 
-__all__ = ["OneSample", "Removed", "config_alone", "explained"]
+__all__ = ["OneSample", "Removed", "config_alone", "explained", "tokens_of_each_value"]

@@ -34,12 +34,11 @@ LEFT_OUT = "left out of attention"
 
 
 def content(recording: Recording, reading: Reading, read: Relevance) -> Bool[Tensor, "batch row"]:
-    """The tokens of inputs that can be taken away: no padding, no special token, not the one position that is read.
+    """The tokens of inputs that can be taken away: no padding, no special token, not the one position that is read of a stream.
 
     read: weights of the rows that the target reads.
     """
     out = torch.zeros(recording.batch, recording.rows, dtype=torch.bool)
-    one = (read > 0).sum(1, keepdim=True) == 1  # a mean over all tokens reads no position of its own
     for stream in recording.streams:
         if not (stream.of_input and stream.shown):
             continue
@@ -51,7 +50,9 @@ def content(recording: Recording, reading: Reading, read: Relevance) -> Bool[Ten
             special = special_tokens(recording.model, ids) if special is None else special.bool().cpu()
             if special.shape[1:] == (stream.count,):
                 out[:, stream.rows] &= ~special
-    return out & ~((read > 0) & one)
+        here = read[:, stream.rows] > 0  # a mean over all tokens reads no position of its own
+        out[:, stream.rows] &= ~(here & (here.sum(1, keepdim=True) == 1))
+    return out
 
 
 @dataclass

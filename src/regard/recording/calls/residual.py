@@ -42,14 +42,17 @@ class Linear(NamedTuple):
     x: Tensor
     axes: tuple[int, ...]
     weight: Float[Tensor, "in out"]
+    bias: Float[Tensor, " out"] | None = None
 
 
 class OutputLayer(NamedTuple):
-    """A linear layer that reads a call's output: the movements that bring it there, the axes summed over, the weights."""
+    """A linear layer that reads a call's output: the movements that bring it there, the axes summed over, the weights, and the
+    bias that the layer adds itself."""
 
     moves: tuple[Move, ...]
     axes: tuple[int, ...]
     weight: Float[Tensor, "in out"]
+    bias: Float[Tensor, " out"] | None = None
 
 
 class Norms(NamedTuple):
@@ -119,7 +122,7 @@ class Branches:
         elif (linear := read_linear(self.trail, name, args, kwargs)) is not None and isinstance(out, Tensor):
             if linear.x in self._moved:
                 event, moves = self._moved[linear.x]
-                self.of[event].layers.append(OutputLayer(moves, linear.axes, linear.weight))
+                self.of[event].layers.append(OutputLayer(moves, linear.axes, linear.weight, linear.bias))
             self._given[out] = linear.x
         else:
             self._other(name, args, kwargs, out)
@@ -165,7 +168,8 @@ def read_linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
     """An operation as a linear layer; None where it is none, or where no operand is a weight matrix."""
     if name == "linear":
         named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-        return Linear(named["input"], (-1,), named["weight"].detach().mT)
+        bias = named.get("bias")
+        return Linear(named["input"], (-1,), named["weight"].detach().mT, None if bias is None else bias.detach())
     p = read_product(name, args, kwargs) if name in PRODUCTS else None
     if p is None:
         return None
@@ -220,6 +224,11 @@ def output_projection(branches: Mapping[int, Branch], call: AttentionCall) -> Fl
     if found is None:
         raise Misuse(f"{where}: its input is not one token's heads side by side; choose another method")
     return found
+
+
+def output_bias(branches: Mapping[int, Branch], call: AttentionCall) -> Float[Tensor, " out"] | None:
+    """What the layer of `output_projection` adds; None where it adds nothing itself."""
+    return branch_of(branches, call).layers[0].bias
 
 
 def columns(call: AttentionCall, reader: OutputLayer) -> Float[Tensor, "head width out"] | None:

@@ -1,0 +1,125 @@
+"""LeGrad beside its formula written out: eager attention, a hook at the last block, gradients by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regard
+from regard.attribution.attention.legrad import legrad
+from regard.attribution.context import Context
+from regard.attribution.rerun import Rerun
+from regard.errors import Misuse
+from regard.recording import record
+from regard.target import Target
+from support import families
+from support.dual_encoders import Case, of_clip, of_siglip, of_vit
+from support.eclip_twin import written_out
+from support.tiny import noise
+
+
+def in_double(case: Case, **options: Any) -> dict[str, Tensor]:
+    """The map as the method counts it."""
+    recording = record(case.model, case.inputs, states=True)
+    again = Rerun(case.model, recording.given, Target.of(case.y), recording.batch)
+    gradients = recording.gradients_later(again.y(recording.output))
+    found = legrad(Context(recording, gradients, {}, again=again), **options)
+    return {t.stream: found[:, recording.stream(t.stream).rows] for t in case.towers}
+
+
+def tensor_of(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def term(case: Case, blocks: Sequence[nn.Module], l: int, call: int, padded: Tensor | None, pooled: bool) -> Tensor:
+    """One block's term, (batch, key): the tail reads the mean of its tokens (pooled: the tokens themselves). Rows of padding
+    count in no mean."""
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        kept.append(tensor_of(output))
+
+    def put(_module: nn.Module, _args: Any, output: Any) -> Any:
+        value = kept[0]
+        if not pooled:
+            shown = torch.ones(value.shape[:2]) if padded is None else (~padded).float()
+            rows = [(v * m[:, None]).sum(0) / m.sum() for v, m in zip(value, shown.to(value), strict=True)]
+            value = torch.stack(rows)[:, None].expand_as(value)
+        return value if isinstance(output, Tensor) else (value, *output[1:])
+
+    hooks = [blocks[l].register_forward_hook(keep), blocks[-1].register_forward_hook(put)]
+    try:
+        with written_out(case.model, case.module) as seen:
+            y = case.y(case.model(**case.inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    (G,) = torch.autograd.grad(y.sum(), [seen[call].A])
+    shown = torch.ones(G.shape[0], G.shape[2]) if padded is None else (~padded).float()
+    rows = [
+        (g * m[None, :, None]).sum((0, 1)) / (len(g) * m.sum())
+        for g, m in zip(G.clamp(min=0), shown.to(G), strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def vision(case: Case) -> Sequence[nn.Module]:
+    tower = case.model.vit if hasattr(case.model, "vit") else case.model.vision_model
+    return tower.layers if hasattr(tower, "layers") else tower.encoder.layers
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("make", [of_clip, of_vit, of_siglip], ids=["clip", "vit", "siglip"])
+def test_the_picture_s_map_is_the_one_written_out(make: Any, layers: int) -> None:
+    case = make()
+    blocks, pooled = vision(case), make is of_siglip
+    expected = sum(term(case, blocks, l, 3 if pooled else l, None, pooled) for l in range(3 - layers, 3))
+    found = in_double(case, layers=layers)["pixel_values"]
+    first = case.towers[0].first
+    torch.testing.assert_close(found, expected[:, first:], rtol=0, atol=1e-10 * float(expected.max()))
+
+
+@pytest.mark.parametrize("make", [of_clip, of_siglip], ids=["clip", "siglip"])
+def test_a_text_tower_has_one_too_and_padding_counts_in_no_mean(make: Any) -> None:
+    case = make()
+    mask = case.inputs.get("attention_mask")
+    padded = None if mask is None else mask == 0
+    start = 4 if make is of_siglip else 3
+    blocks = case.model.text_model.encoder.layers
+    expected = sum(term(case, blocks, l, start + l, padded, False) for l in (1, 2))
+    torch.testing.assert_close(in_double(case)["input_ids"], expected, rtol=0, atol=1e-10 * float(expected.max()))
+
+
+def test_a_sample_is_the_same_alone() -> None:
+    case = families.CASES["vit"]()
+    found = regard.explain(case.model, case.inputs, case.target, "legrad", layers=1)
+    assert found.receipt.baseline == "none"
+    assert bool((found.scores["pixel_values"] >= 0).all())
+    alone = {k: v[:1] for k, v in case.inputs.items()}
+    one = regard.explain(case.model, alone, case.target, "legrad", layers=1).scores["pixel_values"]
+    torch.testing.assert_close(one, found.scores["pixel_values"][:1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [0, 9, True])
+def test_layers_that_are_not_there(layers: Any) -> None:
+    case = of_vit()
+    with pytest.raises(Misuse, match="layers="):
+        regard.explain(case.model, case.inputs, case.y, "legrad", layers=layers)
+
+
+def test_a_model_without_blocks_is_refused() -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.head = nn.Linear(8, 24), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).chunk(3, -1)
+            return self.head(nn.functional.scaled_dot_product_attention(q, k, v).mean(1))
+
+    with pytest.raises(Misuse, match="no block"):
+        regard.explain(One().eval(), noise(1, 4, 8), 1, "legrad")
