@@ -35,6 +35,7 @@ class Row:
     signed: bool = False
     sites: tuple[str, ...] = ()
     explicit: bool = False
+    of_pairs: bool = False
 
 
 class Table:

@@ -22,6 +22,7 @@ from support import families
 from support.tiny import noise
 
 transformers = pytest.importorskip("transformers")
+torch.set_num_threads(1)
 
 WORDS = torch.tensor([[1, 5, 9, 22, 7, 39]])
 
