@@ -190,6 +190,24 @@ def test_on_a_model_they_are_runs_one_by_one() -> None:
     assert surrogate.runs.tolist() == [32]  # each encoded once
 
 
+def test_the_receipt_is_measured_against_nothing_left() -> None:
+    """y without any patch and any word, not on an input of zeros; and every run is counted."""
+    model, inputs = small(), given()
+    recording = record(model, inputs)
+    hidden = torch.zeros(1, recording.rows, dtype=torch.bool)
+    hidden[0, recording.stream("pixel_values").rows] = True
+    first = recording.stream("input_ids").first
+    hidden[0, first + 1 : first + 5] = True
+    expected = similarity(record(model, inputs, edits=[LeaveOut(hidden)]).output)
+    runs: list[int] = []
+    with_hook = model.register_forward_hook(lambda *_: runs.append(1))
+    receipt = regard.explain(model, inputs, similarity, "interaction").receipt
+    with_hook.remove()
+    assert receipt.baseline == "left out of attention"
+    assert receipt.passes == len(runs) + 1  # and the gradient
+    torch.testing.assert_close(receipt.baseline_value, expected.detach(), rtol=0, atol=1e-5)
+
+
 class Alone(nn.Module):
     """A model that gives the similarity alone, as OpenAI's does."""
 

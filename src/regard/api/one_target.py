@@ -282,7 +282,8 @@ class OneMap:
 
     def _passes(self) -> int:
         """Forward and gradient passes: of the run, of the paths, of points that a method runs on its own (two each)."""
-        nodes = sum(2 * m.contexts[self.row.name].nodes for m in self.maps)
+        contexts = [m.contexts[self.row.name] for m in self.maps]
+        nodes = sum(2 * c.nodes + c.forwards for c in contexts)
         shared = 1 + (len(self.value.y) if self.value.shared else 1) + (self.w.proof.passes if self.w.proof else 0)
         corrected = sum(m.corrected.get(self.row.name, 0) for m in self.maps)
         return shared + sum(p.passes for p in self._paths) + nodes + corrected

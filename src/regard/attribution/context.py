@@ -72,6 +72,7 @@ class Context:
         readout: the number of each final attention -> its weights r, (batch, row) over all rows. seed: for methods that draw.
         site, baseline: as asked for, or None: the method's own. again: how the run can be repeated with changes.
         reading: special tokens, and the normalisation of pictures. nodes: how many points of a path were run.
+        forwards: plain runs of a method's own, without a gradient.
         asked: whether the read-out is the user's. cells: the streams that the map is of, where they are not the inputs' own.
         read: how the read rows were weighed, where the method weighs them otherwise than the read-out says.
         reference: what the map is measured against, where the method found that out itself. notes: for the receipt.
@@ -90,6 +91,7 @@ class Context:
     again: Rerun | None = None
     reading: Reading = field(default_factory=lambda: Reading({}))
     nodes: int = 0
+    forwards: int = 0
     reference: Any = None
     asked: bool = False
     cells: list[Stream] | None = None

@@ -187,6 +187,7 @@ class Explanation:
 
         Row i is the method's map with the read-out at token i of `query_stream`, in the last state of that stream that the
         target rests on. So exp.scores is the mean of the rows of the stream that the target reads, by its read-out weights.
+        Of `interaction` it is what each pair adds beyond what its two sides do.
         `rows`: token numbers, None for all. Padding is 0 on both sides. Rows that were not asked for before
         take one more forward and gradient, and a walk that grows with their number; they are kept, and saved.
 

@@ -97,11 +97,11 @@ def by_channels(call: AttentionCall, rows: Rows) -> Float[Tensor, "group head ro
 class Choice:
     """The options of both, checked."""
 
-    heads: str = "model"
-    loosening: str = "cosine"
-    layers: int = 1
-    qk: str = "heads"
-    qk_range: str = "content"
+    heads: str
+    loosening: str
+    layers: int
+    qk: str
+    qk_range: str
 
     def __post_init__(self) -> None:
         for value, known, what in (
@@ -209,6 +209,7 @@ def sides_at(context: Context, calls: Sequence[AttentionCall]) -> dict[int, Side
     if missing:
         assert context.again is not None
         seen = ScoreOperands(missing)
+        context.forwards += 1
         with torch.no_grad():
             context.again.run([seen])
         found |= seen.sides
@@ -301,6 +302,7 @@ def _as_one_head(context: Context, calls: Sequence[int]) -> list[AttentionCall]:
     if len(made.calls) != len(recording.calls):
         raise ModelError("the run with one head made another number of attention calls")
     grads = gradients_at([made.calls[i].output for i in calls], y.sum())
+    context.nodes += 1
     context.notes.append(differs(recording.output, made.output, y, context.gradients.value))
     joined = [
         None if g is None else side_by_side(made.calls[i].canonical(g)) for i, g in zip(calls, grads, strict=True)

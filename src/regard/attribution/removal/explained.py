@@ -104,8 +104,8 @@ def explained(
         one = OneSample(context, Without(context.again, context.recording, sample, unit, x0), baseline)
         found = fit(one) if one.units else Fit.of_nothing(float(y[i]))
         context.fits.append(found)
-        errors += _shared_out(unit, found.errors)
-        out += _shared_out(unit, found.coefficients)
+        errors += shared_out(unit, found.errors)
+        out += shared_out(unit, found.coefficients)
         ends[i] = one.ends[1] if one.units else y[i]
         passes = max(passes, one.without.runs)
     checked = 2 if context.baseline is None and context.recording.whole and read is not None else 0
@@ -123,8 +123,8 @@ def tokens_of_each_value(context: Context) -> Iterator[Bool[Tensor, "sample row"
         yield tokens & _of(context, i, count)
 
 
-def _shared_out(unit: Int[Tensor, "sample row"], values: Float[Tensor, " unit"]) -> Float[Tensor, "sample row"]:
-    """A unit's value in equal parts on its tokens."""
+def shared_out(unit: Int[Tensor, "*place"], values: Float[Tensor, " unit"]) -> Float[Tensor, "*place"]:
+    """A unit's value in equal parts on its tokens; 0 where there is none (-1)."""
     share = values / torch.bincount(unit[unit >= 0], minlength=len(values))
     return torch.cat([share, share.new_zeros(1)])[unit]
 
@@ -204,4 +204,4 @@ def _in_their_place(
     return reference(context, None), label(None)
 
 
-__all__ = ["OneSample", "Removed", "config_alone", "explained", "tokens_of_each_value"]
+__all__ = ["OneSample", "Removed", "config_alone", "explained", "shared_out", "tokens_of_each_value"]

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
 from regard.attribution.removal.banzhaf import Crossed, Kept, Masks, Others, errors, fitted, masks, unseen_r2
-from regard.attribution.removal.explained import tokens_of_each_value
+from regard.attribution.removal.explained import Removed, shared_out, tokens_of_each_value
 from regard.attribution.removal.grouping import numbered
 from regard.attribution.removal.occlusion import check_whole
+from regard.attribution.removal.runs import LEFT_OUT, at_units
 from regard.attribution.removal.surrogate import Fit
 from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, NonFinite, RegardError
@@ -61,7 +62,7 @@ def interaction(
         raise Misuse(f"p is the chance of a unit to be there, between 0 and 1, not {p!r}")
     recording, y = context.recording, context.gradients.value.double().cpu()
     out, spread = (recording.zeros().double() for _ in range(2))
-    pairs = torch.zeros(len(y), recording.rows, recording.rows)
+    pairs, nothing = torch.zeros(len(y), recording.rows, recording.rows), y.clone()
     for i, tokens in enumerate(tokens_of_each_value(context)):
         both = BothSides.of_units(
             context, numbered(recording, context.reading, tokens, unit, window=window), float(y[i])
@@ -75,7 +76,10 @@ def interaction(
             spread[side.sample, side.stream.rows] += side.shared(error)
         pairs[i] = both.on_rows(found.crossed.pairs, recording.rows)
         context.fits.append(found.as_fit(both.passes, exact=z.exact and w.exact))
+        nothing[i] = float(both.crossed(*(torch.zeros(1, side.units) for side in both.sides)))
+        context.forwards += both.forwards
     context.errors, context.between = spread, pairs
+    context.reference = Removed(LEFT_OUT, y.float(), nothing.float(), 0)
     return out.to(recording.precision)
 
 
@@ -120,13 +124,11 @@ class UnitSide:
 
     def shared(self, values: Float[Tensor, " unit"]) -> Float[Tensor, " token"]:
         """A unit's value in equal parts on its tokens."""
-        share = values / torch.bincount(self.unit[self.unit >= 0], minlength=self.units)
-        return torch.cat([share, share.new_zeros(1)])[self.unit]
+        return shared_out(self.unit, values)
 
     def hidden(self, kept: Kept) -> Bool[Tensor, "copy token"]:
         """The tokens of units that are not there."""
-        away = torch.cat([kept == 0, torch.zeros(len(kept), 1, dtype=torch.bool)], 1)
-        return away[:, self.unit]
+        return at_units(kept == 0, self.unit)
 
 
 @dataclass
@@ -134,7 +136,7 @@ class BothSides:
     """Copies of a picture crossed with copies of a text, each without some of its units.
 
     again: the run that is repeated. y: the similarity of the two as they are. of: input -> the side that it belongs to.
-    passes: of either encoder, so far.
+    passes: of either encoder, so far. forwards: runs of the model.
     """
 
     again: Rerun
@@ -147,6 +149,7 @@ class BothSides:
     of: dict[str, int] = field(default_factory=dict)
     place: int = 0
     passes: int = 0
+    forwards: int = 0
 
     @classmethod
     def of_units(cls, context: Context, unit: Int[Tensor, "sample row"], y: float) -> BothSides:
@@ -209,6 +212,7 @@ class BothSides:
     def _outputs(self, z: Kept, w: Others) -> list[Tensor]:
         """All floating tensors of the output of one run, copies of the first beside copies of the second."""
         self.passes += len(z) + len(w)
+        self.forwards += 1
         counts = (len(z), len(w))
         hidden = torch.zeros(max(counts), self.rows, dtype=torch.bool)
         for side, kept in zip(self.sides, (z, w), strict=True):

@@ -122,7 +122,7 @@ class Without:
     def _output(self, again: Rerun, taken: Taken) -> object:
         """The model's output without the taken units, copy by copy."""
         if self.x0 is None:
-            away = _at_units(taken, self._cut(self.unit, 0)).flatten(0, 1)
+            away = at_units(taken, self._cut(self.unit, 0)).flatten(0, 1)
             return again.run([LeaveOut(away)], copies=len(taken)).output
         return again.output({name: self._filled(name, taken) for name in self.x0}, copies=len(taken))
 
@@ -132,7 +132,7 @@ class Without:
         axis = self.recording.axis(name)
         x, x0 = (first(self._cut(t, axis), axis) for t in (self.recording.leaves[name].detach(), self.x0[name]))
         unit = self._unit_at[name]
-        away = _at_units(taken, self._cut(unit, 0) if len(unit) > 1 else unit).to(x.device)
+        away = at_units(taken, self._cut(unit, 0) if len(unit) > 1 else unit).to(x.device)
         return torch.cat([back(torch.where(one, x0.to(x), x), axis) for one in away], axis or 0)
 
     def _cut(self, t: Tensor, axis: int | None) -> Tensor:
@@ -161,7 +161,7 @@ def _of_elements(recording: Recording, name: str, unit: Int[Tensor, "sample row"
     return unit[torch.arange(len(rows)).view(-1, *[1] * (rows.ndim - 1)), rows]
 
 
-def _at_units(taken: Taken, unit: Int[Tensor, "*place"]) -> Bool[Tensor, "copy ..."]:
+def at_units(taken: Taken, unit: Int[Tensor, "*place"]) -> Bool[Tensor, "copy ..."]:
     """Whether the unit at each place is taken; -1 is never."""
     return torch.cat([taken, taken.new_zeros(len(taken), 1)], 1)[:, unit]
 
@@ -247,6 +247,7 @@ __all__ = [
     "LEFT_OUT",
     "Taken",
     "Without",
+    "at_units",
     "content",
     "drawn_from",
     "reached",
