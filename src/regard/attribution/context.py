@@ -28,6 +28,13 @@ def summed(a: Relevance, count: int) -> Float[Tensor, " sum"]:
     return (by_sample if len(a) == count else by_sample.sum()[None]).float()
 
 
+def merged_too(recording: Recording, values: Float[Tensor, "*batch row"]) -> Float[Tensor, "*batch row"]:
+    """Values of rows, written over at merged rows: what their sources have, in the shares in which they are made of them."""
+    for merge in recording.merges:
+        values[..., merge.rows] = (values[..., merge.sources] * merge.shares.abs().to(values)).sum(-1)
+    return values
+
+
 class LateReadout:
     """The read-out, found when it is first asked for: most methods that take a gradient at the input do without.
 
@@ -116,9 +123,7 @@ class Context:
         for stream in self.recording.streams if self.cells is None else self.cells:
             if stream.of_input:
                 is_token[stream.rows] = 1
-        for merge in self.recording.merges:
-            is_token[merge.rows] = (is_token[merge.sources] * merge.shares.abs().float()).sum(1)
-        return is_token
+        return merged_too(self.recording, is_token)
 
     def hidden(self) -> Tensor:
         """bool (batch, row): padding."""

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from regard.attribution.context import Context, Relevance
+from regard.attribution.context import Context, Relevance, merged_too
 from regard.attribution.removal.runs import content
 from regard.errors import Misuse, ModelError, nearest
 from regard.recording import AttentionCall, Rows
@@ -272,10 +272,7 @@ def content_rows(context: Context) -> Float[Tensor, "batch row"]:
     """1 at the tokens of inputs that can have a score: no padding, no special token, not the one row that is read. Of merged
     rows, the share that is made of such tokens."""
     recording = context.recording
-    keep = content(recording, context.reading, context.r).to(recording.precision)
-    for merge in recording.merges:
-        keep[:, merge.rows] = (keep[:, merge.sources] * merge.shares.abs().to(keep)).sum(2)
-    return keep
+    return merged_too(recording, content(recording, context.reading, context.r).to(recording.precision))
 
 
 def _rows(attention: Attention, calls: Sequence[AttentionCall], side: str) -> Tensor:
