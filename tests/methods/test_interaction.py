@@ -20,28 +20,17 @@ from regard.recording import record
 from regard.recording.edits import LeaveOut
 from support import families
 from support.tiny import noise
+from support.tiny_clip import clip
 
-transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
 
 WORDS = torch.tensor([[1, 5, 9, 22, 7, 39]])
 
 
-def small(projection: int = 8) -> Any:
+def small() -> Any:
     """Four patches."""
-    tower = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    text = tower | {
-        "vocab_size": 40,
-        "max_position_embeddings": 8,
-        "eos_token_id": 39,
-        "bos_token_id": 1,
-        "pad_token_id": 0,
-    }
-    config = transformers.CLIPConfig(
-        text_config=text, vision_config=tower | {"image_size": 16, "patch_size": 8}, projection_dim=projection
-    )
     torch.manual_seed(0)
-    return families.strong(transformers.CLIPModel(config))
+    return clip(image_size=16)
 
 
 def given(pictures: int = 1) -> dict[str, Tensor]:

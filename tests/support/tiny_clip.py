@@ -8,7 +8,7 @@ from support import families
 transformers = pytest.importorskip("transformers")
 
 
-def clip():
+def clip(image_size=32):
     tower = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     text = tower | {
         "vocab_size": 40,
@@ -18,7 +18,7 @@ def clip():
         "pad_token_id": 0,
     }
     config = transformers.CLIPConfig(
-        text_config=text, vision_config=tower | {"image_size": 32, "patch_size": 8}, projection_dim=8
+        text_config=text, vision_config=tower | {"image_size": image_size, "patch_size": 8}, projection_dim=8
     )
     return families.strong(transformers.CLIPModel(config))
 

@@ -148,9 +148,15 @@ class Without:
         """How many copies fit the memory budget at a time."""
         if not self.alone:
             return 1
-        recording = self.recording
-        maps = sum(math.prod(c.shape) for c in recording.calls) if self.x0 is None else 0  # A is built
-        return max(1, recording.budget // max(1, (recording.made + 8 * maps) // recording.batch))
+        made = made_hiding_keys(self.recording) if self.x0 is None else self.recording.made
+        return max(1, self.recording.budget // max(1, made // self.recording.batch))
+
+
+def made_hiding_keys(recording: Recording) -> int:
+    """Bytes that a run makes in which keys are hidden: of calls with weights or a mask of their own these are made anew."""
+    return recording.made + 8 * sum(
+        math.prod(c.shape) for c in recording.calls if c.A is not None or c.mask is not None
+    )
 
 
 def _of_elements(recording: Recording, name: str, unit: Int[Tensor, "sample row"]) -> Int[Tensor, "sample ..."]:
@@ -250,6 +256,7 @@ __all__ = [
     "at_units",
     "content",
     "drawn_from",
+    "made_hiding_keys",
     "reached",
     "rows_at",
     "subsets_of_size",

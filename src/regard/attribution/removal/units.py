@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from regard.attribution.integral.baseline_values import blurred, special_tokens
+from regard.attribution.removal.runs import Taken, made_hiding_keys
 from regard.errors import Misuse, OtherRows
 from regard.explanation.raw_inputs import Reading, Text
 from regard.recording import Recording
@@ -21,8 +22,6 @@ from regard.recording.edits import LeaveOut
 from regard.recording.run import run
 from regard.recording.tokens.cells import Cells
 from regard.target import scores
-
-Taken = Bool[Tensor, "copy unit"]
 
 
 @dataclass
@@ -104,8 +103,7 @@ class Patches(Removal):
     @classmethod
     def of(cls, model: nn.Module, inputs: dict[str, Tensor], stream: str, recording: Recording) -> Patches:
         """From a recording of the run. Raises Misuse where patches that are left out still reach the output."""
-        calls = [c.shape for c in recording.calls]
-        size = int(recording.made + 8 * sum(g * h * n * m for g, h, n, m in calls))
+        size = made_hiding_keys(recording)
         made = cls(model, inputs, stream, recording.stream(stream).rows, recording.rows, size)
         _refuse_leak(made, recording.stream(stream).cells)
         return made
