@@ -24,7 +24,7 @@ from regard.recording.backward import AttentionRule
 from regard.recording.edits import Edit, Replace, Scale
 from regard.recording.inputs import Inputs
 from regard.recording.random_state import rng_kept
-from regard.recording.refusals import floats_in, refuse
+from regard.recording.refusals import difference, floats_in, refuse
 from regard.recording.run import run
 from regard.recording.tokens.tags import stream_of
 from regard.target import Target, Value
@@ -143,12 +143,6 @@ def _plain(model: nn.Module, inputs: Inputs) -> Any:
 
 def _detached(output: Any) -> list[Tensor]:
     return [t.detach() for t in floats_in(output)]
-
-
-def difference(watched: Sequence[Tensor], plain: Any) -> float:
-    """max |output difference| over all floating tensors of two outputs."""
-    pairs = list(zip(watched, floats_in(plain), strict=False))
-    return max((float((a.float() - b.float()).abs().max()) for a, b in pairs if a.numel()), default=float("nan"))
 
 
 def versions() -> dict[str, str]:

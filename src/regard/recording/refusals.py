@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -127,3 +127,9 @@ def floats_in(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for v in output:
             yield from floats_in(v)
+
+
+def difference(watched: Iterable[Tensor], plain: Any) -> float:
+    """max |output difference| over all floating tensors of two outputs."""
+    pairs = list(zip(watched, floats_in(plain), strict=False))
+    return max((float((a.float() - b.float()).abs().max()) for a, b in pairs if a.numel()), default=float("nan"))

@@ -10,7 +10,6 @@ Grad-ECLIP's release computes the last block with one head over the full width, 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from regard.recording.calls.attention import Attention, rows_of_heads
 from regard.recording.calls.residual import output_bias, output_projection
 from regard.recording.gradient import gradients_at
 from regard.recording.one_head import OneHead, ScoreOperands, Sides, side_by_side, sides_of
-from regard.recording.refusals import floats_in
+from regard.recording.refusals import difference, floats_in
 from regard.recording.tokens.tags import STRIDE
 
 LOOSENINGS = ("cosine", "softmax", "attention", "none")
@@ -309,14 +308,12 @@ def _as_one_head(context: Context, calls: Sequence[int]) -> list[AttentionCall]:
 
 def differs(own: Any, single: Any, y: Tensor, y_own: Tensor) -> str:
     """By how much a run with one head is another model."""
-    pairs = [
-        (a.detach(), b.detach()) for a, b in zip(floats_in(own), floats_in(single), strict=False) if a.shape == b.shape
-    ]
-    most = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=math.nan)
+    most = difference(floats_in(own), single)
     said = f"heads='single' explains another model: its output differs by up to {most:.3g}"
     if y.shape == y_own.shape:
         said += f", the target by up to {float((y.detach() - y_own.to(y)).abs().max()):.3g}"
-    logits = next(((a, b) for a, b in pairs if a.ndim == 2 and a.shape[1] > 1), None)
+    pairs = zip(floats_in(own), floats_in(single), strict=False)
+    logits = next(((a.detach(), b.detach()) for a, b in pairs if a.ndim == 2 and a.shape[1] > 1), None)
     if logits is not None:
         same = int((logits[0].argmax(1) == logits[1].argmax(1)).sum())
         said += f"; the highest score is the same in {same} of {len(logits[0])}"
