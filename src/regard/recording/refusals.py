@@ -132,4 +132,6 @@ def floats_in(output: Any) -> Iterator[Tensor]:
 def difference(watched: Iterable[Tensor], plain: Any) -> float:
     """max |output difference| over all floating tensors of two outputs."""
     pairs = list(zip(watched, floats_in(plain), strict=False))
-    return max((float((a.float() - b.float()).abs().max()) for a, b in pairs if a.numel()), default=float("nan"))
+    return max(
+        (float((a.float() - b.detach().float()).abs().max()) for a, b in pairs if a.numel()), default=float("nan")
+    )

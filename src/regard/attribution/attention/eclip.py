@@ -308,7 +308,7 @@ def _as_one_head(context: Context, calls: Sequence[int]) -> list[AttentionCall]:
 
 def differs(own: Any, single: Any, y: Tensor, y_own: Tensor) -> str:
     """By how much a run with one head is another model."""
-    most = difference(floats_in(own), single)
+    most = difference([t.detach() for t in floats_in(own)], single)
     said = f"heads='single' explains another model: its output differs by up to {most:.3g}"
     if y.shape == y_own.shape:
         said += f", the target by up to {float((y.detach() - y_own.to(y)).abs().max()):.3g}"
