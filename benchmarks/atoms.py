@@ -267,9 +267,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "guide": (None, "contrast"),
     "reduce": ("mean", "l1", "l2"),
 }
+"""Options whose every value is a row of its own, wherever a method's default is one of them; but rollout is not guided."""
 FEWER = {"lime": {"samples": 256}, "shap_kernel": {"samples": 512}}
 """Draws that are enough here, a quarter of the defaults: the default ones would take hours."""
-"""Options whose every value is a row of its own, wherever a method's default is one of them; but rollout is not guided."""
 WORDS = {"incomplete": "", "residual_sum": "", None: "", "complete": "complete", "contrast": "guided by the contrast"}
 """Words for values, in a row's title."""
 TWINS = {
@@ -286,7 +286,12 @@ FIRST = "gae"
 
 def variants() -> list[Variant]:
     """Every method of the table, once for each of its choices."""
-    every = (v for m in regard.methods() if m.name not in ONE_STREAM for v in _choices_of(m.name, m.options))
+    every = (
+        v
+        for m in regard.methods()
+        if m.name not in ONE_STREAM and not m.of_pairs
+        for v in _choices_of(m.name, m.options)
+    )
     return [v for v in every if v.title not in TWINS]
 
 
