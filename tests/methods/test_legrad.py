@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import regard
+from regard.attribution.attention import legrad as home
 from regard.attribution.attention.legrad import legrad
 from regard.attribution.context import Context
 from regard.attribution.rerun import Rerun
 from regard.errors import Misuse
-from regard.recording import record
+from regard.recording import record, recorder
+from regard.recording.patch_gradient import operation
 from regard.target import Target
 from support import families
 from support.dual_encoders import Case, of_clip, of_siglip, of_vit
@@ -123,3 +125,35 @@ def test_a_model_without_blocks_is_refused() -> None:
 
     with pytest.raises(Misuse, match="no block"):
         regard.explain(One().eval(), noise(1, 4, 8), 1, "legrad")
+
+
+@pytest.mark.parametrize("make", [of_clip, of_vit, of_siglip], ids=["clip", "vit", "siglip"])
+def test_blocks_that_are_known_are_not_computed_again(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map is the same to the last digit, and of each tower few linear layers are run again."""
+    case, computed = make(), []
+    linear = nn.functional.linear
+    monkeypatch.setattr(recorder, "operation", lambda func, *a: [computed.append(func), operation(func, *a)][1])
+    found = in_double(case)
+    few = sum(f is linear for f in computed)
+    computed.clear()
+    monkeypatch.setattr(home, "others", lambda *_: {})
+    every = in_double(case)
+    assert few < 0.7 * sum(f is linear for f in computed)
+    for stream in every:
+        torch.testing.assert_close(found[stream], every[stream], rtol=0, atol=0)
+
+
+def test_blocks_that_hand_on_more_than_their_output_are_computed_after_all() -> None:
+    case, seen = of_vit(), []
+    layers = case.model.vit.layers
+    inner = next(m for m in layers[0].modules() if isinstance(m, nn.Linear))
+    inner.register_forward_hook(lambda _m, _a, out: seen.append(out))
+
+    def reads(_module: nn.Module, args: Any) -> Any:
+        return (args[0] + seen[-1][..., :1].sin(), *args[1:])
+
+    layers[-2].register_forward_pre_hook(reads)
+    expected = sum(term(case, layers, l, l, None, False) for l in (1, 2))
+    torch.testing.assert_close(
+        in_double(case)["pixel_values"], expected[:, 1:], rtol=0, atol=1e-10 * float(expected.max())
+    )

@@ -154,7 +154,17 @@ def _gradients(
     complete = any(p.complete for p in _presets(rows, options)) or "guide" in options
     states = recording.frontier(w.how.site.layer, w.how.site.stream) if _at_states(w, rows) else []
     rule = None if only is None else only.rule(recording)
-    return recording.gradients_later(y, keep=keep or more or complete, inputs=beyond, states=states, correction=rule)
+    last = recording.whole and again.shared is None and "guide" not in options and all(_ends(r, options) for r in rows)
+    return recording.gradients_later(
+        y, last=last, keep=keep or more or complete, inputs=beyond, states=states, correction=rule
+    )
+
+
+def _ends(row: Method, options: dict[str, Any]) -> bool:
+    """Whether a method asks for no gradient but those of the last attentions, if only to find the read-out."""
+    if row.preset:
+        return not any(p.gradient for preset in _presets([row], options) for p in preset.presets)
+    return row.reads_last
 
 
 def _counted(maps: Maps, made: dict[str, Any], beside: dict[str, Any], options: dict[str, Any]) -> dict[str, int]:

@@ -53,6 +53,7 @@ class Method:
         signed: whether a negative score has a meaning. signed_by: an option, and the value with which it has one.
         sites: kinds of sites that can be asked for. explicit: whether a baseline can be.
         keeps: what the recording must hold beside the calls: "states" between blocks, "branches" around calls (see `record`).
+            keeps_with: (option, value, what) of what it must hold only where an option has a value.
         needs: "maps", the attention maps of the run; "gradient", the gradient of the watched run itself; "calls", the attention
             calls of the run, where it has any. Without "maps" the method runs on any differentiable model.
         compared: its place in `regard.compare` where no methods are named; 0: it has none.
@@ -60,6 +61,7 @@ class Method:
         rules: what gives its rule set for the backward pass, as (name, **options) -> `RuleSet`: the name of a function in its
             home, or the function itself; "": its gradients are the model's own.
         conserves: it claims that its scores add up to y.
+        reads_last: of the gradients of the watched run, it asks for those of the last attentions alone (`Gradients.bound`).
         of_pairs: it is of a picture and a text that a model encodes apart, and is refused elsewhere.
     """
 
@@ -76,6 +78,7 @@ class Method:
     sites: tuple[str, ...] = ()
     explicit: bool = False
     keeps: tuple[str, ...] = ()
+    keeps_with: tuple[str, Any, str] | None = None
     needs: tuple[str, ...] = ("maps", "gradient")
     unit_step: bool = False
     signed_by: tuple[str, Any] = ("signed", True)
@@ -84,6 +87,7 @@ class Method:
     floor: bool = False
     rules: str | Callable[..., Any] = ""
     conserves: bool = False
+    reads_last: bool = False
     of_pairs: bool = False
 
     def rule_set(self, options: Mapping[str, Any]) -> Any:
@@ -120,6 +124,13 @@ class Method:
         for name in options:
             if name not in self.options:
                 raise nearest(name, self.options, f"option of method {self.name!r}")
+
+    def kept(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the recording must hold, under these options."""
+        if self.keeps_with is None:
+            return self.keeps
+        option, value, what = self.keeps_with
+        return (*self.keeps, what) if options.get(option) == value else self.keeps
 
     def is_signed(self, options: Mapping[str, Any]) -> bool:
         """Whether negative scores mean something, under these options (several maps may be fused: any of them)."""

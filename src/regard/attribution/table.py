@@ -89,6 +89,7 @@ METHODS: dict[str, Method] = {
             "Selvaraju et al., 2017; " + CHEFER,
             site=OwnSite.LAST_ATTENTION,
             baseline="A = 0 at the last call",
+            reads_last=True,
             summary="last attention map, heads weighted by their mean gradient",
         ),
         Method(
@@ -97,7 +98,8 @@ METHODS: dict[str, Method] = {
             "arXiv 2605.12952",
             site=OwnSite.LAST_ATTENTION,
             baseline="A = 0 at the last call",
-            keeps=("branches",),
+            keeps_with=("qk", "projected", "branches"),
+            reads_last=True,
             summary="gradient of the last attention map, added over heads, weighed by how alike query and key are",
         ),
         Method(
@@ -106,7 +108,8 @@ METHODS: dict[str, Method] = {
             "Zhao et al., ICML 2024",
             site=OwnSite.LAST_ATTENTION,
             baseline="A = 0 at the last call",
-            keeps=("branches",),
+            keeps_with=("qk", "projected", "branches"),
+            reads_last=True,
             summary="the same by channels of the values: equal to attention_eclip",
         ),
         Method(

@@ -41,6 +41,10 @@ class Edit:
     def block(self, module: str, visit: int, output: Any) -> Any | None:
         """The output of a block (an element of a ModuleList), at its visit-th call."""
 
+    def skips(self, module: str, visit: int) -> bool:  # noqa: ARG002
+        """Whether `block` gives this visit's output without a look at what was computed, which need not be right then."""
+        return False
+
     def call(self, call: AttentionCall) -> Tensor | None:
         """The output O of an attention call, in the call's own axes."""
 

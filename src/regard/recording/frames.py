@@ -40,11 +40,27 @@ class Frames:
     stack: list[str] = field(default_factory=list)
     visits: dict[str, int] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    """How deep in the stack the modules are whose output will be replaced unseen."""
 
     @property
     def mine(self) -> bool:
         """Whether the hook was called by the recorded thread (another thread may run the same model)."""
         return threading.get_ident() == self.owner
+
+    def push(self, name: str, edits: Sequence[Edit]) -> int:
+        """A module begins; how often it has begun by now."""
+        self.stack.append(name)
+        self.visits[name] = visit = self.visits.get(name, 0) + 1
+        if any(edit.skips(name, visit - 1) for edit in edits):
+            self.skipped.append(len(self.stack))
+        return visit
+
+    def pop(self) -> str:
+        """The innermost module ends."""
+        if self.skipped and self.skipped[-1] == len(self.stack):
+            self.skipped.pop()
+        return self.stack.pop()
 
     def block(self) -> Visit | None:
         """The innermost ModuleList element at work."""
@@ -68,8 +84,7 @@ def watched(
         if not frames.mine or kwargs is None:
             return None
         name = frames.names[id(module)]
-        frames.stack.append(name)
-        frames.visits[name] = visit = frames.visits.get(name, 0) + 1
+        visit = frames.push(name, edits)
         changed = None
         for edit in edits:
             new = edit.entering(name, visit - 1, args, kwargs)
@@ -86,7 +101,7 @@ def watched(
         if isinstance(module, nn.Linear) and args and isinstance(output, Tensor):
             with torch._C.DisableTorchFunction():  # what is asked here is no operation of the model's
                 through_linear(trail, args[0], output)
-        name = frames.stack.pop()
+        name = frames.pop()
         changed = None
         for edit in edits:
             new = edit.block(name, frames.visits[name] - 1, output)

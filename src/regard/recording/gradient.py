@@ -69,18 +69,43 @@ class Gradients:
     states: dict[Key, Tensor] = field(default_factory=dict)
     cut: bool = field(default_factory=bool)
 
+    def bound(self, calls: Sequence[int]) -> list[AttentionCall]:
+        """Some calls, bound to the target."""
+        return [self.calls[i] for i in calls]
+
 
 class LateGradients(Gradients):
-    """Gradients that are taken when one is first asked for."""
+    """Gradients that are taken when one is first asked for.
 
-    def __init__(self, take: Callable[[], Gradients], value: Tensor) -> None:
-        self._take, self.value = take, value
+    some: what takes those at the outputs of some calls alone, of the last ones where none are named; None where these do not
+    suffice. Calls that it was not asked for are left unbound.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[], Gradients],
+        value: Tensor,
+        some: Callable[[Sequence[int] | None], list[AttentionCall] | None] | None = None,
+    ) -> None:
+        self._take, self._some, self.value = take, some, value
+        self.taken = False
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("calls", "inputs", "states", "cut"):
             raise AttributeError(name)
+        if name == "calls" and self._some is not None and (found := self._some(None)) is not None:
+            self.calls, self.taken = found, True
+            return found
         self.__dict__ |= self._take().__dict__
+        self.taken = True
         return self.__dict__[name]
+
+    def bound(self, calls: Sequence[int]) -> list[AttentionCall]:
+        """Some calls, bound to the target: from no further down than these where not all gradients were taken."""
+        known = self.calls
+        if self._some is not None and any(known[i].dO is None for i in calls):
+            known = self._some(calls) or self._take().calls
+        return [known[i] for i in calls]
 
 
 def cut_off(calls: Sequence[AttentionCall]) -> str:

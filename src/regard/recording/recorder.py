@@ -208,7 +208,9 @@ class Recorder(TorchFunctionMode):
         self.resting = self.resting or (self.until is not None and self.until(self))
 
     def _run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """The operation itself, as the model runs it."""
+        """The operation itself, as the model runs it; in a block that is skipped, its costly ones give zeros."""
+        if self.frames.skipped and (zeros := _zeros_instead(func, args, kwargs)) is not None:
+            return zeros
         run = operation if self.backward is None else self.backward
         if self.elsewhere:
             with as_the_user():
@@ -519,6 +521,17 @@ def inputs_made(recorder: Recorder) -> bool:
 def entered(names: Collection[str]) -> Until:
     """These inputs, or their word embeddings, have entered."""
     return lambda recorder: recorder.leaves.keys() >= {*names}
+
+
+def _zeros_instead(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Zeros of the shape that a linear layer or a fused attention gives; None for other operations, which are run."""
+    names = {F.linear: ("input", "weight"), F.scaled_dot_product_attention: ("query", "key", "value")}.get(func)
+    if names is None:
+        return None
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    x, last = given[names[0]], given[names[-1]]
+    zeros: Tensor = x.new_zeros(*x.shape[:-1], last.shape[0 if func is F.linear else -1])
+    return zeros
 
 
 def _of_pairs(trail: Trail, t: Tensor, softmax: bool) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from regard.recording.frames import Block
 from regard.recording.gradient import CUT, Gradients, LateGradients, gradient
 from regard.recording.inputs import Inputs
 from regard.recording.relevance.call_graph import CallGraph
+from regard.recording.relevance.left_behind import left_over
 from regard.recording.relevance.propagation import Part, Step, Walked, Walker, unmerged, walk
 from regard.recording.relevance.readout import Readout, found, given
 from regard.recording.relevance.rows import Relevance, Relevances
@@ -114,13 +116,15 @@ class Recording(CallGraph):
         keep: bool = False,
         states: Sequence[State] = (),
         inputs: bool = True,
+        calls: Sequence[int] | None = None,
         correction: AttentionRule | None = None,
     ) -> Gradients:
         """∂y/∂O of every call, ∂y/∂x of every input (`inputs`) and of some states, in one backward pass to the first of them.
 
         `target` is what `regard.explain` takes (None: the one given to `regard.record`, else the predicted class), or y
-        itself, (batch,), computed from `output`. Parameters get no gradient. keep: another target follows. correction: how the
-        gradient is changed where it passes through attention (of a recording that is `correctable`).
+        itself, (batch,), computed from `output`. Parameters get no gradient. keep: another target follows. calls: those that
+        are asked for (None: all); the others are left unbound. correction: how the gradient is changed where it passes
+        through attention (of a recording that is `correctable`).
         """
         if isinstance(target, Tensor) and target.is_floating_point():
             value = target
@@ -131,21 +135,22 @@ class Recording(CallGraph):
         if not value.requires_grad:
             raise ModelError(CUT if self.ruled else NO_GRADIENT)
         leaves = self.leaves if inputs else {}
-        at = [c.output for c in self.calls] + list(leaves.values()) + [s.value for s in states]
-        at += [c.weights.root for c in self.calls if c.weights is not None]
+        asked = self.calls if calls is None else [self.calls[i] for i in calls]
+        at = [c.output for c in asked] + list(leaves.values()) + [s.value for s in states]
+        at += [c.weights.root for c in asked if c.weights is not None]
         wanted = [t for t in at if t.requires_grad]
         with self._corrected(correction):
             found = iter(gradient(value, wanted, keep=keep) if wanted else [])
         grads = [next(found) if t.requires_grad else None for t in at]
-        roots = iter(grads[len(grads) - sum(c.weights is not None for c in self.calls) :])
-        calls = [c.bind(g, None if c.weights is None else next(roots)) for c, g in zip(self.calls, grads, strict=False)]
-        calls = self._beside(calls)
+        roots = iter(grads[len(grads) - sum(c.weights is not None for c in asked) :])
+        bound = [c.bind(g, None if c.weights is None else next(roots)) for c, g in zip(asked, grads, strict=False)]
+        every = self._beside([*({c.index: c for c in self.calls} | {c.index: c for c in bound}).values()])
         whole = [torch.zeros_like(t) if g is None else g.detach() for t, g in zip(at, grads, strict=True)]
-        n, m = len(self.calls), len(self.calls) + len(leaves)
+        n, m = len(asked), len(asked) + len(leaves)
         at_inputs = dict(zip(leaves, whole[n:m], strict=True))
         at_states = {s.key: g for s, g in zip(states, whole[m:], strict=False)}
         cut = inputs and all(g is None for g in grads[n:m])
-        return Gradients(calls, at_inputs, value.detach(), at_states, cut)
+        return Gradients(every, at_inputs, value.detach(), at_states, cut)
 
     @contextmanager
     def _corrected(self, correction: AttentionRule | None) -> Iterator[None]:
@@ -161,9 +166,27 @@ class Recording(CallGraph):
         finally:
             self.correctable.rule = None
 
-    def gradients_later(self, y: Tensor, **how: Any) -> Gradients:
-        """The same, taken when first read: a method that runs points of its own needs no gradient of this run."""
-        return LateGradients(lambda: self.gradients(y, **how), y.detach())
+    def gradients_later(self, y: Tensor, *, last: bool = False, **how: Any) -> Gradients:
+        """The same, taken when first read: a method that runs points of its own needs no gradient of this run.
+
+        last: of the calls, the last ones are asked for alone, and the gradient goes no further down where these suffice.
+        """
+        some = partial(self._bound_at, y) if last and y.requires_grad else None
+        return LateGradients(lambda: self.gradients(y, **how), y.detach(), some)
+
+    def _bound_at(self, y: Tensor, calls: Sequence[int] | None = None) -> list[AttentionCall] | None:
+        """All calls, those named bound to y, or those of the final attentions.
+
+        None where the final ones are not all that a read-out asks for: y does not move each of them, so that others may be
+        the last for it, or rows of earlier ones are taken along by none, so that it may read these.
+        """
+        ends = self.final_attentions()
+        if calls is None and (not ends or any(a not in ends for a in left_over(self))):
+            return None
+        wanted = [i for a in ends for i in self.attentions[a].calls] if calls is None else calls
+        found = self.gradients(y, keep=True, inputs=False, calls=wanted).calls
+        moved = {c.attention for c in (found[i] for i in wanted) if c.dO is not None and bool(c.dO.any())}
+        return None if calls is None and moved != {*ends} else found
 
     def _beside(self, calls: list[AttentionCall]) -> list[AttentionCall]:
         """Bound calls, each with the others of its attention."""

@@ -27,7 +27,7 @@ def attention_grad_cam(context: Context) -> Relevance:
         return call.shared((theta * A).mean(1), at)
 
     for i, r in context.readout.items():
-        calls = [context.gradients.calls[c] for c in recording.attentions[i].calls]
+        calls = context.gradients.bound(recording.attentions[i].calls)
         for weights, rows in rows_of_heads(calls, r, weighted, "sum"):
             out += (weights[..., None] * rows.clamp(min=0).sum(2)).sum(0)
     return out

@@ -239,11 +239,11 @@ def chosen_layers(context: Context, choice: Choice) -> list[Layer]:
     """The last attentions that each read row asks in, bound to the target, the last first."""
     recording = context.recording
     chosen = [(a, r) for last, r in context.readout.items() for a in _back_from(context, last, r, choice.layers)]
-    if choice.heads == "model":
-        bound = context.gradients.calls
-        return [Layer([bound[i] for i in recording.attentions[a].calls], r) for a, r in chosen]
     every = sorted({i for a, _ in chosen for i in recording.attentions[a].calls})
-    calls = dict(zip(every, _as_one_head(context, every), strict=True))
+    if choice.heads == "model":
+        calls = dict(zip(every, context.gradients.bound(every), strict=True))
+    else:
+        calls = dict(zip(every, _as_one_head(context, every), strict=True))
     return [Layer([calls[i] for i in recording.attentions[a].calls], r) for a, r in chosen]
 
 

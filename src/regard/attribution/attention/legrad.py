@@ -3,7 +3,8 @@ attention. formulas.md section 10."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from regard.recording.edits import Edit, GraphFrom
 from regard.recording.gradient import gradients_at
 from regard.recording.states import State, parts, replaced
 from regard.recording.tokens.tags import STRIDE, constant
+
+CLOSE = 1e-3
+"""How far a block's output may be from the recorded one, as a share of its size, where what it was given is the same."""
 
 
 def legrad(context: Context, *, layers: int = 2) -> Relevance:
@@ -59,21 +63,36 @@ class Tower:
 
 @dataclass
 class ReadInPlace(Edit):
-    """What a block gives back is put, at the last block, in the place of that: all tokens, or their mean in each token's."""
+    """What a block gives back is put, at the last block, in the place of that: all tokens, or their mean in each token's.
+
+    known: (block, visit) -> what it gave back in the recorded run; it does so again without being computed. as_recorded: the
+    source gave back what it did then, or that is not known yet.
+    """
 
     source: State
     place: State
     mean: bool
     hidden: Tensor
+    known: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
     read: list[Tensor] = field(default_factory=list)
+    as_recorded: bool = True
+
+    def skips(self, module: str, visit: int) -> bool:
+        """All that is known."""
+        return (module, visit) in self.known
 
     def block(self, module: str, visit: int, output: Any) -> Any | None:
         """Keep the source's value; give it out at the place."""
-        if (module, visit) == self.source.key[:2]:
-            value = [*parts(output)][self.source.key.part]
+        at, every = (module, visit), [*parts(output)]
+        if at == self.source.key[:2]:
+            value = every[self.source.key.part]
             self.read = [self._mean(value) if self.mean else value]
-        if (module, visit) == self.place.key[:2]:
+            self.as_recorded &= alike(value, self.source.value)
+        if at == self.place.key[:2]:
             return replaced(output, {self.place.key.part: self.read[0]})
+        if at in self.known:
+            self.as_recorded &= len(every) == 1
+            return replaced(output, {0: self.known[at].clone()})  # a model may go on to write into it
         return None
 
     def _mean(self, value: Tensor) -> Tensor:
@@ -88,9 +107,11 @@ def _of_block(context: Context, tower: Tower, state: State, calls: list[int]) ->
     """One block's term."""
     recording, again = context.recording, context.again
     assert again is not None
-    edit = ReadInPlace(state, tower.states[-1], not tower.pooling, context.hidden())
+    edit = ReadInPlace(state, tower.states[-1], not tower.pooling, context.hidden(), others(recording, state, calls))
     with torch.no_grad():
         made = again.run([GraphFrom(tuple(calls)), edit])
+        if not edit.as_recorded:  # blocks hand on more than their output
+            made = again.run([GraphFrom(tuple(calls)), replace(edit, known={}, read=[])])
         with torch.enable_grad():
             y = again.y(made.output).sum()
     if not y.requires_grad:
@@ -103,6 +124,23 @@ def _of_block(context: Context, tower: Tower, state: State, calls: list[int]) ->
     context.nodes += 1
     shown = (~context.hidden()).to(recording.precision)
     return sum((_positive(recording, c.bind(g), shown) for c, g in zip(found, grads, strict=True)), recording.zeros())
+
+
+def others(recording: Recording, state: State, calls: Sequence[int]) -> dict[tuple[str, int], Tensor]:
+    """What blocks gave back, but for the one of a state, those that hold some calls, and those around either."""
+    needed = [state.key.module, *(b.module for b in recording.blocks if {*b.calls} & {*calls})]
+    found: dict[tuple[str, int], Tensor] = {}
+    for s in recording.states:
+        around = any(f"{n}.".startswith(f"{s.key.module}.") or f"{s.key.module}.".startswith(f"{n}.") for n in needed)
+        if s.key.side == "out" and s.key.part == 0 and not around:
+            found[s.key[:2]] = s.value.detach()
+    return found
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors differ by no more than rounding."""
+    size = float(b.detach().abs().max())
+    return a.shape == b.shape and float((a.detach() - b.detach()).abs().max()) <= CLOSE * max(size, 1e-30)
 
 
 def _positive(recording: Recording, call: AttentionCall, shown: Relevance) -> Relevance:

@@ -36,7 +36,7 @@ def left_behind(
     `found`: the read-out at the final ones. `again` runs the model with edits, and gives its calls and y, in the graph. Costs
     nothing where there can be none, which the graph of y tells.
     """
-    rows = {a: mine for a, mine in _last_of_all(graph).items() if a not in found and bool(mine.any())}
+    rows = {a: mine for a, mine in left_over(graph).items() if a not in found}
     rows = {a: mine for a, mine in rows.items() if _alive(graph, gradients, a, mine)}
     if not rows:
         return {}
@@ -45,8 +45,8 @@ def left_behind(
     return _weights(graph, rows, again) if rows else {}
 
 
-def _last_of_all(graph: CallGraph) -> dict[int, Tensor]:
-    """Attention -> bool (batch, row): its query rows that no later attention has among its own."""
+def left_over(graph: CallGraph) -> dict[int, Tensor]:
+    """Attention -> bool (batch, row): its query rows that no later attention has among its own, where there are any."""
     taken = torch.zeros(graph.batch, graph.rows, dtype=torch.bool)
     out: dict[int, Tensor] = {}
     for event in in_turn(graph.calls, graph.merges):
@@ -61,7 +61,7 @@ def _last_of_all(graph: CallGraph) -> dict[int, Tensor]:
             own[(call.queries // STRIDE - 1).clamp(min=0), call.queries % STRIDE] = True
         own[:, 0] = False
         out[event[0].attention], taken = own & ~taken, taken | own
-    return out
+    return {a: mine for a, mine in out.items() if bool(mine.any())}
 
 
 def _alive(graph: CallGraph, gradients: Gradients, attention: int, rows: Tensor) -> bool:
@@ -106,4 +106,4 @@ def _weights(
     return out
 
 
-__all__ = ["left_behind"]
+__all__ = ["left_behind", "left_over"]
