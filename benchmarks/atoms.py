@@ -289,7 +289,7 @@ def variants() -> list[Variant]:
     every = (
         v
         for m in regard.methods()
-        if m.name not in ONE_STREAM and not m.of_pairs
+        if m.name not in ONE_STREAM and not m.only_of
         for v in _choices_of(m.name, m.options)
     )
     return [v for v in every if v.title not in TWINS]

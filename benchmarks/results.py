@@ -85,7 +85,7 @@ def variants(pictures: bool) -> list[Variant]:
     every = [
         Variant(f"{m.name}, {name}" if name else m.name, m.name, options)
         for m in regard.methods()
-        if m.name not in MANY_STREAMS and not m.of_pairs
+        if m.name not in MANY_STREAMS and not m.only_of
         for name, options in OPTIONS.get(m.name, {"": {}}).items()
     ]
     return [v for v in every if pictures or v.label not in PICTURES_ONLY]

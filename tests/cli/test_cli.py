@@ -35,7 +35,7 @@ class Row:
     signed: bool = False
     sites: tuple[str, ...] = ()
     explicit: bool = False
-    of_pairs: bool = False
+    only_of: str = ""
 
 
 class Table:
@@ -397,7 +397,7 @@ def test_sites_and_baselines_for_real(tmp_path, monkeypatch):
 def test_all_methods_for_real(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("explain", "A quiet film of rare beauty.", "-m", "zoo/bert-sentiment", "--method", "all", "-q")
-    assert len(everything("regard-out")) == sum(not m.of_pairs for m in regard.methods()) + 1
+    assert len(everything("regard-out")) == sum(not m.only_of for m in regard.methods()) + 1
 
 
 @pytest.mark.parametrize("model", ["zoo/bert-sentiment", pytest.param("zoo/vit-scenes", marks=pytest.mark.long)])

@@ -157,3 +157,20 @@ def test_blocks_that_hand_on_more_than_their_output_are_computed_after_all() -> 
     torch.testing.assert_close(
         in_double(case)["pixel_values"], expected[:, 1:], rtol=0, atol=1e-10 * float(expected.max())
     )
+
+
+def test_what_is_bright_whatever_is_asked_has_no_score() -> None:
+    """Class 2's map is that of a prompt that names nothing."""
+    case = of_siglip()
+    given = {"input_ids": case.inputs["input_ids"], "pixel_values": case.inputs["pixel_values"][:1]}
+    plain, empty = (
+        regard.explain(case.model, given, Target.logit(c, output="logits_per_image"), "legrad").scores["pixel_values"]
+        for c in (0, 1)
+    )
+    target = Target.logit(0, output="logits_per_image")
+    found = regard.explain(case.model, given, target, "legrad", correct=1).scores["pixel_values"]
+    bright = empty - empty.min() > 0.8 * (empty.max() - empty.min())
+    assert 0 < int(bright.sum()) < 16
+    torch.testing.assert_close(found, plain * ~bright, rtol=0, atol=0)
+    with pytest.raises(Misuse, match="correct= is the number of another class"):
+        regard.explain(case.model, case.inputs, case.y, "legrad", correct=1)

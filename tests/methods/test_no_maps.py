@@ -16,8 +16,8 @@ from regard import Baseline, Site, Target
 from regard.errors import Misuse, ModelError, NoAttention, RegardError, TrailLost
 from support.tiny import ids, noise, strong
 
-FREE = [m.name for m in regard.methods() if not (m.of_pairs or m.follows_maps(None))]
-BOUND = [m.name for m in regard.methods() if m.follows_maps(None) and not m.of_pairs]
+FREE = [m.name for m in regard.methods() if not (m.only_of or m.follows_maps(None))]
+BOUND = [m.name for m in regard.methods() if m.follows_maps(None) and not m.only_of]
 D = 8
 
 

@@ -15,7 +15,7 @@ from support import families
 
 torch.set_num_threads(1)
 
-NAMES = [m.name for m in regard.methods() if not m.of_pairs]
+NAMES = [m.name for m in regard.methods() if not m.only_of]
 
 FEW = {"steps": 3, "samples": 2}
 """Points of a path and draws of noise: what holds here does not rest on their number."""

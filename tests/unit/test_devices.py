@@ -243,7 +243,7 @@ def offloaded(model: nn.Module, how: str, folder: Any) -> nn.Module:
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_method_under_another_default_dtype() -> None:
-    case, names = FAMILIES["vit"](), [m.name for m in regard.methods() if m.name != "random" and not m.of_pairs]
+    case, names = FAMILIES["vit"](), [m.name for m in regard.methods() if m.name != "random" and not m.only_of]
     few = {"steps": 2, "samples": 2}
     expected = regard.explain(case.model, case.inputs, case.target, names, **few)
     torch.set_default_dtype(torch.float64)

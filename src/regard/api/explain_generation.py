@@ -128,7 +128,8 @@ def _explained(
 ) -> list[Explanation]:
     """Several targets of one pass over a prompt and what was written after it."""
     inputs: dict[str, Any] = dict(written.reading.inputs)
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+    all_read = "scores" in method_row(how.method).needs
+    if not all_read and "logits_to_keep" in inspect.signature(model.forward).parameters:
         inputs["logits_to_keep"] = len(written.ids) + 1  # the prompt's own scores are not asked for
     prompts = {written.stream: written.start}
     reading = dataclasses.replace(written.reading, inputs=inputs, prompts=prompts)

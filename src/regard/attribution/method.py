@@ -55,14 +55,15 @@ class Method:
         keeps: what the recording must hold beside the calls: "states" between blocks, "branches" around calls (see `record`).
             keeps_with: (option, value, what) of what it must hold only where an option has a value.
         needs: "maps", the attention maps of the run; "gradient", the gradient of the watched run itself; "calls", the attention
-            calls of the run, where it has any. Without "maps" the method runs on any differentiable model.
+            calls of the run, where it has any; "scores", those of every position that the model scores. Without "maps" the
+            method runs on any differentiable model.
         compared: its place in `regard.compare` where no methods are named; 0: it has none.
         floor: what every method should do better than; charts draw it in grey.
         rules: what gives its rule set for the backward pass, as (name, **options) -> `RuleSet`: the name of a function in its
             home, or the function itself; "": its gradients are the model's own.
         conserves: it claims that its scores add up to y.
         reads_last: of the gradients of the watched run, it asks for those of the last attentions alone (`Gradients.bound`).
-        of_pairs: it is of a picture and a text that a model encodes apart, and is refused elsewhere.
+        only_of: the one kind of model that it is of, in words; elsewhere it is refused, and "all" methods leave it out.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Method:
     rules: str | Callable[..., Any] = ""
     conserves: bool = False
     reads_last: bool = False
-    of_pairs: bool = False
+    only_of: str = ""
 
     def rule_set(self, options: Mapping[str, Any]) -> Any:
         """How gradients flow in the run that it is given; None: as in the model itself."""

@@ -125,7 +125,7 @@ def chosen(names: str, site: str | None = None, baseline: str | None = None) -> 
         raise UnknownName(f"no method is named; known: {', '.join(known)}")
     if asked == ["all"]:
         there = site is None or Site.parse(site).kind
-        rows = [row for row in table.rows if not row.of_pairs and (there is True or there in row.sites)]
+        rows = [row for row in table.rows if not row.only_of and (there is True or there in row.sites)]
         return [row.name for row in rows if baseline is None or row.explicit]
     for name in asked:
         if name not in known:

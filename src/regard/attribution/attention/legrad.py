@@ -3,62 +3,79 @@ attention. formulas.md section 10."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
-from regard.attribution.rerun import CLOSED
+from regard.attribution.rerun import CLOSED, Rerun
+from regard.attribution.towers import Tower, alike, others, token_axis, towers
 from regard.errors import Misuse, ModelError
 from regard.recording import AttentionCall, Recording
 from regard.recording.edits import Edit, GraphFrom
 from regard.recording.gradient import gradients_at
 from regard.recording.states import State, parts, replaced
-from regard.recording.tokens.tags import STRIDE, constant
+from regard.recording.tokens.tags import STRIDE
 
-CLOSE = 1e-3
-"""How far a block's output may be from the recorded one, as a share of its size, where what it was given is the same."""
+BRIGHT = 0.8
+"""A patch is bright whatever is asked if the correcting map is larger there, as a share of its range (LeGrad's release)."""
 
 
-def legrad(context: Context, *, layers: int = 2) -> Relevance:
+def legrad(context: Context, *, layers: int = 2, correct: int | None = None) -> Relevance:
     """Σ_l mean over heads and query rows of (∂s^l/∂A^l)₊, for the last `layers` blocks of every tower.
 
     s^l is the target with every token after the last block replaced by the mean of the tokens after block l: the model's own
     tail reads block l. Where the tower ends in an attention that pools its tokens (SigLIP), s^l is the target with the tokens
     after block l in the place of the last block's, and A^l the pooling attention's.
 
+    correct: another class of the target, such as the number of a text that names nothing ("a photo of a", among texts that a
+    picture is compared with). A patch that its own map finds bright, above 0.8 of the range from its least value to its
+    largest, is so whatever is asked (SigLIP has such patches), and has no score.
+
     Our reading: of any model with blocks whose states have one shape, classifiers and text towers too; padding counts in no
     mean.
     """
     if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
         raise Misuse(f"layers= is how many blocks are added up, the last first: 1 or more, not {layers!r}")
-    out = context.recording.zeros()
-    for tower in towers(context.recording):
-        for state, calls in tower.last(layers):
-            out += _of_block(context, tower, state, calls)
+    again = context.again
+    assert again is not None
+    out = _of_target(context, again, layers)
+    return (
+        out if correct is None else out * ~bright(context.recording, _of_target(context, other(again, correct), layers))
+    )
+
+
+def other(again: Rerun, c: int) -> Rerun:
+    """The same runs with another class of the target. Raises Misuse where the target is of none."""
+    if isinstance(c, bool) or not isinstance(c, int) or again.classes is None:
+        raise Misuse(
+            f"correct= is the number of another class of the target, and the target is {again.target.label}; not {c!r}"
+        )
+    return replace(again, classes=torch.full_like(again.classes, c))
+
+
+def bright(recording: Recording, found: Relevance) -> Bool[Tensor, "batch row"]:
+    """The patches at which a map is bright, picture by picture."""
+    out = torch.zeros_like(found, dtype=torch.bool)
+    for stream in recording.streams:
+        if stream.grid is not None:
+            own = found[:, stream.rows]
+            least, most = own.amin(1, keepdim=True), own.amax(1, keepdim=True)
+            out[:, stream.rows] = own - least > BRIGHT * (most - least)
     return out
 
 
-@dataclass
-class Tower:
-    """A sequence of tokens that block after block hands on: the state that each gives back, the calls that ran on the way to
-    each, and those that pool the last state, if any do."""
-
-    states: list[State]
-    calls: list[list[int]]
-    pooling: list[int]
-
-    def last(self, count: int) -> list[tuple[State, list[int]]]:
-        """The states after the last blocks, and whose A the target rests on where each is read."""
-        if count > len(self.states):
-            raise Misuse(
-                f"layers={count}, but the tokens after {self.states[-1].key.module} stand after {len(self.states)} "
-                f"block{'s' if len(self.states) > 1 else ''} only"
-            )
-        return [(s, self.pooling or c) for s, c in zip(self.states[-count:], self.calls[-count:], strict=True)]
+def _of_target(context: Context, again: Rerun, layers: int) -> Relevance:
+    """The map of the target of some runs."""
+    out = context.recording.zeros()
+    for tower in towers(context.recording, "legrad"):
+        for state, calls in tower.last(layers):
+            out += _of_block(context, again, tower, state, calls)
+    return out
 
 
 @dataclass
@@ -103,10 +120,9 @@ class ReadInPlace(Edit):
         return ((value * keep).sum(axis, keepdim=True) / keep.sum(axis, keepdim=True).clamp(min=1)).expand_as(value)
 
 
-def _of_block(context: Context, tower: Tower, state: State, calls: list[int]) -> Relevance:
+def _of_block(context: Context, again: Rerun, tower: Tower, state: State, calls: list[int]) -> Relevance:
     """One block's term."""
-    recording, again = context.recording, context.again
-    assert again is not None
+    recording = context.recording
     edit = ReadInPlace(state, tower.states[-1], not tower.pooling, context.hidden(), others(recording, state, calls))
     with torch.no_grad():
         made = again.run([GraphFrom(tuple(calls)), edit])
@@ -126,23 +142,6 @@ def _of_block(context: Context, tower: Tower, state: State, calls: list[int]) ->
     return sum((_positive(recording, c.bind(g), shown) for c, g in zip(found, grads, strict=True)), recording.zeros())
 
 
-def others(recording: Recording, state: State, calls: Sequence[int]) -> dict[tuple[str, int], Tensor]:
-    """What blocks gave back, but for the one of a state, those that hold some calls, and those around either."""
-    needed = [state.key.module, *(b.module for b in recording.blocks if {*b.calls} & {*calls})]
-    found: dict[tuple[str, int], Tensor] = {}
-    for s in recording.states:
-        around = any(f"{n}.".startswith(f"{s.key.module}.") or f"{s.key.module}.".startswith(f"{n}.") for n in needed)
-        if s.key.side == "out" and s.key.part == 0 and not around:
-            found[s.key[:2]] = s.value.detach()
-    return found
-
-
-def alike(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors differ by no more than rounding."""
-    size = float(b.detach().abs().max())
-    return a.shape == b.shape and float((a.detach() - b.detach()).abs().max()) <= CLOSE * max(size, 1e-30)
-
-
 def _positive(recording: Recording, call: AttentionCall, shown: Relevance) -> Relevance:
     """The mean over heads and query rows (those that are shown) of (∂s/∂A)₊, at every key."""
     groups, heads, n, m = call.shape
@@ -153,56 +152,6 @@ def _positive(recording: Recording, call: AttentionCall, shown: Relevance) -> Re
         assert G is not None
         total += (G.clamp(min=0) * weight[:, None, index.to(weight.device), None]).sum((1, 2))
     return recording.scatter(total / (heads * weight.sum(1, keepdim=True).clamp(min=1)), call.keys)
-
-
-def towers(recording: Recording) -> list[Tower]:
-    """The states after blocks by their tokens and shape; those whose tokens are merged later (stages) are left out.
-
-    Raises Misuse where no state is known, or no attention leads to one.
-    """
-    out: dict[tuple[Any, ...], Tower] = {}
-    since = 0
-    for block in recording.blocks:
-        state = next((s for s in recording.states if s.key[:3] == (block.module, block.visit, "out")), None)
-        if state is None:
-            continue
-        between = [c.index for c in recording.calls if since <= c.event < state.time]
-        tower = out.setdefault((rows_in(state.ids), state.value.shape), Tower([], [], []))
-        tower.states.append(state)
-        tower.calls.append(block.calls or between)
-        since = state.time
-    made = [t for (rows, _), t in out.items() if any(t.calls) and not _merged(recording, rows, t.states[-1].time)]
-    if not made:
-        raise Misuse(
-            "legrad reads the tokens after blocks, and no block (an element of a ModuleList that holds attention) was seen"
-        )
-    inside = {i for tower in out.values() for calls in tower.calls for i in calls}
-    for tower in made:
-        last = max(i for calls in tower.calls for i in calls)
-        after = [c for c in recording.calls if c.index > last and c.index not in inside]
-        tower.pooling = [c.index for c in after if rows_in(c.keys) == rows_in(tower.states[-1].ids)]
-    return made
-
-
-def rows_in(ids: Tensor) -> frozenset[int]:
-    """The rows that some ids name, of all samples."""
-    return frozenset((ids[ids > 0] % STRIDE).unique().tolist())
-
-
-def _merged(recording: Recording, rows: frozenset[int], time: int) -> bool:
-    return any(m.event >= time and bool(rows & rows_in(m.sources)) for m in recording.merges)
-
-
-def token_axis(state: State) -> int:
-    """The axis of a state along which one sample's rows change. Raises Misuse where there are several."""
-    rows = state.ids % STRIDE
-    axes = [d for d in range(rows.ndim) if rows.shape[d] > 1 and not constant(rows, d)]
-    if len(axes) != 1:
-        raise Misuse(
-            f"the tokens after {state.key.module} lie along {len(axes) or 'no'} axes: their mean is not defined here; choose "
-            "another method"
-        )
-    return axes[0]
 
 
 __all__ = ["legrad"]
