@@ -20,6 +20,7 @@ from regard.evaluation import (
     Row,
     Sanity,
     Segmentation,
+    accuracies,
     attribution_error,
     consistency,
     curve,
@@ -31,7 +32,11 @@ from regard.evaluation import (
 from regard.evaluation.protocols import perturbation
 from regard.evaluation.statistics import bootstrap
 from regard.explanation.raw_inputs import Reading
+from regard.target import Target
+from support.dual_encoders import of_clip
+from support.eclip_twin import written_out
 from support.records import Made, records
+from support.tiny import noise
 
 SHORT = Perturbation("token", "drop", steps=(0.5,), auc=(0, 0.5))
 
@@ -298,3 +303,26 @@ def test_names_of_before_are_still_read():
     assert (evaluation.Asked, evaluation.standings) == (evaluation.RegionQuestions, evaluation.ranking)
     with pytest.raises(AttributeError, match="standing"):
         evaluation.standing  # noqa: B018
+
+
+def test_the_accuracy_of_the_explained_model_stands_beside_that_of_the_user_s() -> None:
+    case = of_clip()
+    ids, mask = (case.inputs[k] for k in ("input_ids", "attention_mask"))
+    target = Target.logit(0, output="logits_per_image")
+    found, first, second = [], [], []
+    for picture in noise(6, 3, 32, 32, seed=4).double():
+        given = {"input_ids": ids, "attention_mask": mask, "pixel_values": picture[None]}
+        found.append(regard.explain(case.model, given, target, "attention_eclip", heads="single"))
+        with torch.no_grad():
+            first.append(int(case.model(**given).logits_per_image.argmax()))
+            with written_out(case.model, case.module, case.single(1)):
+                second.append(int(case.model(**given).logits_per_image.argmax()))
+    labels = [0, 1, 0, 1, 1, 0]
+    both = accuracies(found, labels)
+    assert both.own.value == sum(a == b for a, b in zip(first, labels)) / 6
+    assert both.explained.value == sum(a == b for a, b in zip(second, labels)) / 6
+    assert both.same.value == sum(a == b for a, b in zip(first, second)) / 6
+    with pytest.raises(Misuse, match="5 labels for 6"):
+        accuracies(found, labels[:5])
+    plain = regard.explain(case.model, given, target, "attention_eclip")
+    assert accuracies([plain], [first[-1]]).same.value == 1

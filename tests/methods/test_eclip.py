@@ -15,6 +15,7 @@ from regard.attribution.context import Context
 from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, UnknownName
 from regard.recording import record
+from regard.report.receipt import lines as receipt_lines
 from regard.target import Target
 from support import families
 from support.dual_encoders import PICTURE, Case, of_clip, of_siglip, of_vit
@@ -110,16 +111,27 @@ def test_by_heads_and_by_channels_is_one_map(family: str, heads: str) -> None:
 def test_one_head_is_another_model_and_the_receipt_says_by_how_much() -> None:
     case = of_clip()
     own = regard.explain(case.model, case.inputs, case.y, "attention_eclip").receipt
-    assert not any("another model" in note for note in own.notes)
+    assert own.explained_model is None
     receipt = regard.explain(case.model, case.inputs, case.y, "attention_eclip", heads="single").receipt
     with torch.no_grad():
         before = case.model(**case.inputs).logits_per_image
         with written_out(case.model, case.module, case.single(1)):
             after = case.model(**case.inputs).logits_per_image
-    (note,) = [n for n in receipt.notes if "another model" in n]
-    assert f"the target by up to {float((before - after).diagonal().abs().max()):.3g}" in note
-    same = int((before.argmax(1) == after.argmax(1)).sum())
-    assert f"is the same in {same} of 2" in note
+    other = receipt.explained_model
+    assert other is not None
+    assert other.predicted is not None
+    assert other.own is not None
+    torch.testing.assert_close(other.target_difference, (after - before).diagonal().float(), rtol=1e-5, atol=1e-7)
+    assert other.output_difference >= float((after - before).abs().max()) - 1e-9
+    assert other.predicted.tolist() == after.argmax(1).tolist()
+    assert other.own.tolist() == before.argmax(1).tolist()
+    exp = regard.explain(case.model, case.inputs, case.y, "attention_eclip", heads="single")
+    lines = {line.name: line for line in receipt_lines(exp, 0)}
+    assert "one head each" in lines["explained model"].value
+    again = type(receipt).from_dict(receipt.as_dict()).explained_model
+    assert again is not None
+    assert again.as_dict() == other.as_dict()
+    assert other.of_sample(1).target_difference.tolist() == other.target_difference[1:].tolist()
     assert receipt.target_value.double() == pytest.approx(before.diagonal().tolist(), rel=1e-5)
 
 

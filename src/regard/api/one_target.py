@@ -29,7 +29,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.guidance import Guidance
 from regard.explanation.places import WHOLE, Grid, Raster
 from regard.explanation.raw_inputs import Raw
-from regard.explanation.receipt import LearnedMask, ReadTokens, Receipt, Surrogate
+from regard.explanation.receipt import ExplainedModel, LearnedMask, ReadTokens, Receipt, Surrogate
 from regard.explanation.token_rows import TokenRows
 from regard.guide import Guide
 from regard.recording import Recording, Stream
@@ -226,6 +226,12 @@ class OneMap:
         learned = [m.contexts[self.row.name].mask for m in self.maps]
         return LearnedMask.joined(learned) if learned[0] is not None else None
 
+    def _explained_model(self) -> ExplainedModel | None:
+        """The model that the map is of, where it is another one than the user's."""
+        others: list[ExplainedModel | None] = [m.contexts[self.row.name].explained_model for m in self.maps]
+        known = [o for o in others if o is not None]
+        return replace(known[0], target_difference=torch.cat([o.target_difference for o in known])) if known else None
+
     @property
     def _streams(self) -> list[Stream]:
         return [s for s in self._context.cells or self.w.recording.streams if s.shown]
@@ -259,6 +265,7 @@ class OneMap:
             conservation=self._conservation(relevance),
             surrogate=self._surrogate(self._streams),
             mask=self._mask(),
+            explained_model=self._explained_model(),
             complete=along.complete if along is not None else not row.site.of_attention,
             predicted=None if value.predicted is None else value.predicted.cpu(),
             explained=None if value.explained is None else value.explained.cpu(),

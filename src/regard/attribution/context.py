@@ -86,7 +86,8 @@ class Context:
         siblings: every target of the call, each with its classes fixed (None: one that shares no runs); `number`: this one's
             place among them. shared_runs: what they found in runs that serve all of them.
         fits: what a linear model fitted to runs says of itself, one a target value; errors: its standard errors, as relevance.
-        mask: what a mask that was learned says of itself. between: what pairs of tokens do together, (value, row, row).
+        mask: what a mask that was learned says of itself. explained_model: by how much the model that the map is of differs
+            from the user's. between: what pairs of tokens do together, (value, row, row).
     """
 
     recording: Recording
@@ -110,6 +111,7 @@ class Context:
     fits: list[Any] = field(default_factory=list)
     errors: Any = None
     mask: Any = None
+    explained_model: Any = None
     between: Any = None
 
     @property

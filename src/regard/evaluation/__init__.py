@@ -43,7 +43,16 @@ from regard.evaluation.protocols.table import PROTOCOLS
 from regard.evaluation.ranking import ranking
 from regard.evaluation.runner import evaluate_documents, evaluate_rows
 from regard.evaluation.statistics import Interval
-from regard.evaluation.summaries import Difference, Summary, consistency, curve, differences, summaries
+from regard.evaluation.summaries import (
+    Accuracies,
+    Difference,
+    Summary,
+    accuracies,
+    consistency,
+    curve,
+    differences,
+    summaries,
+)
 
 RENAMED = {"Asked": RegionQuestions, "standings": ranking}
 
@@ -58,6 +67,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "PROTOCOLS",
     "Absence",
+    "Accuracies",
     "AttributionError",
     "Difference",
     "Document",
@@ -80,6 +90,7 @@ __all__ = [
     "Segmentation",
     "Sufficiency",
     "Summary",
+    "accuracies",
     "attribution_error",
     "batch_invariance",
     "cascade",

@@ -22,6 +22,7 @@ from regard.evaluation.statistics import (
     paired,
     ratios_of_sums,
 )
+from regard.explanation.explanation import Explanation
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,44 @@ def consistency(rows: Sequence[Row], seed: int = 0) -> list[Summary]:
     return [s for s in summaries(rows, seed, split=True) if s.split != "all"]
 
 
+@dataclass(frozen=True)
+class Accuracies:
+    """How often the user's model and the one that the maps are of put the right class first, and how often both the same one.
+
+    They are one model, and `same` is 1, unless the method explains another (`Receipt.explained_model`).
+    """
+
+    own: Interval
+    explained: Interval
+    same: Interval
+    examples: int
+
+
+def accuracies(explanations: Sequence[Explanation], labels: Sequence[int], seed: int = 0) -> Accuracies:
+    """Principle 2's other half: the accuracy of the explained model beside that of the user's, over samples in turn.
+
+    labels: the right class of each sample, all explanations in order. Raises Misuse where their number is another, or an
+    explanation knows no predicted class.
+    """
+    own: list[int] = []
+    explained: list[int] = []
+    for explanation in explanations:
+        receipt = explanation.receipt
+        other = receipt.explained_model
+        first = receipt.predicted if other is None or other.own is None else other.own
+        second = first if other is None else other.predicted
+        if first is None or second is None:
+            raise Misuse(f"which class the model puts first is not known of {receipt.target}: explain a class")
+        own += first.tolist()
+        explained += second.tolist()
+    if len(own) != len(labels):
+        raise Misuse(f"there are {len(labels)} labels for {len(own)} explained samples")
+    right, other_right = ([float(a == b) for a, b in zip(of, labels, strict=True)] for of in (own, explained))
+    same = [float(a == b) for a, b in zip(own, explained, strict=True)]
+    means = [mean_with_interval(values, seed) for values in (right, other_right, same)]
+    return Accuracies(means[0], means[1], means[2], len(own))
+
+
 def side(row: Row) -> str:
     """Which side of the split a row is on."""
     return {True: "right", False: "wrong", None: "unknown"}[row.right]
@@ -136,4 +175,14 @@ def curve(rows: Sequence[Row], name: str, seed: int = 0) -> list[Interval]:
     return [mean_with_interval(step, seed, groups) for step in zip(*(c.y for c in found), strict=True)]
 
 
-__all__ = ["Difference", "Summary", "consistency", "curve", "differences", "side", "summaries"]
+__all__ = [
+    "Accuracies",
+    "Difference",
+    "Summary",
+    "accuracies",
+    "consistency",
+    "curve",
+    "differences",
+    "side",
+    "summaries",
+]

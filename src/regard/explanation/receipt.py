@@ -132,6 +132,45 @@ class LearnedMask:
         return cls(**plain)
 
 
+@dataclass(frozen=True)
+class ExplainedModel:
+    """The model that a map is of, where it is not the user's own: a run in which something was changed. Tensors are (batch,).
+
+    Attributes:
+        what: what was changed. output_difference: the largest difference of its output from that of the user's model.
+        target_difference: its target's value less that of the user's model.
+        predicted, own: the class with the highest score of each sample, by it and by the user's model; None where no scores of
+            classes (batch, class) were found.
+    """
+
+    what: str
+    output_difference: float
+    target_difference: Tensor
+    predicted: Tensor | None = None
+    own: Tensor | None = None
+
+    @property
+    def same(self) -> Tensor | None:
+        """Whether both put the same class first, bool (batch,)."""
+        return None if self.predicted is None or self.own is None else self.predicted == self.own
+
+    def of_sample(self, i: int) -> ExplainedModel:
+        """That of one sample."""
+        parts: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and i < len(v)}
+        return dataclasses.replace(self, **{k: v[i : i + 1] for k, v in parts.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        found: dict[str, Any] = as_json({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        return found
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ExplainedModel:
+        """The inverse of `as_dict`."""
+        plain: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
+
+
 @dataclass
 class Receipt:
     """What was explained, against what, where, and how much of it the map accounts for. Tensors are (batch,).
@@ -155,6 +194,7 @@ class Receipt:
         causal: the causal tests that were run (`Explanation.test`), the last one last.
         surrogate: the linear model whose coefficients the scores are, with its R² and its standard errors; else None.
         mask: the mask over keys of attention whose probabilities the scores are: what it keeps, what is left of y; else None.
+        explained_model: the model that the map is of, where it is not the user's own (`heads="single"`); else None.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
     """
@@ -182,6 +222,7 @@ class Receipt:
     causal: list[CausalTest] = field(default_factory=list)
     surrogate: Surrogate | None = None
     mask: LearnedMask | None = None
+    explained_model: ExplainedModel | None = None
     _measured: Measured | None = field(default=None, repr=False)
     _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
 
@@ -244,6 +285,7 @@ class Receipt:
         values["causal"] = [test.as_dict() for test in self.causal]
         values["surrogate"] = None if self.surrogate is None else self.surrogate.as_dict()
         values["mask"] = None if self.mask is None else self.mask.as_dict()
+        values["explained_model"] = None if self.explained_model is None else self.explained_model.as_dict()
         values |= {
             "output_difference": measured.output_difference,
             "faithful": measured.output_difference,
@@ -270,7 +312,9 @@ class Receipt:
         causal = [dataclasses.replace(t, sample=0) for t in self.causal if t.sample == i]
         surrogate = None if self.surrogate is None else self.surrogate.of_sample(i)
         mask = None if self.mask is None else self.mask.of_sample(i)
+        other = None if self.explained_model is None else self.explained_model.of_sample(i)
         own = {"notes": list(self.notes), "reads": reads, "causal": causal, "surrogate": surrogate, "mask": mask}
+        own |= {"explained_model": other}
         made = Receipt(**(fields | own))
         made._measured, made._measure = (measure(), None) if self._measured is not None else (None, measure)
         return made
@@ -299,6 +343,8 @@ class Receipt:
         values["surrogate"] = None if fitted is None else Surrogate.from_dict(fitted)
         learned = values.get("mask")
         values["mask"] = None if learned is None else LearnedMask.from_dict(learned)
+        other = values.get("explained_model")
+        values["explained_model"] = None if other is None else ExplainedModel.from_dict(other)
         for name in ("predicted", "explained"):
             values[name] = None if values[name] is None else torch.tensor(values[name])
         values["reads"] = [ReadTokens(**r) for r in values.get("reads", ())]

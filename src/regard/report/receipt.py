@@ -34,6 +34,7 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
         *_conservation(r, sample),
         *_surrogate(r, sample),
         *_mask(r, sample),
+        *_explained_model(r, sample),
         *_error(r, sample),
         _output(r),
         *causal(exp, sample),
@@ -130,6 +131,27 @@ def _mask(r: Receipt, sample: int) -> list[ReceiptLine]:
     y = number(at(r.target_value, sample))
     alone = f"the target is {number(left)} of {y} where attention looks at these alone, {number(none)} at none of them"
     return [ReceiptLine("mask", said, alone)]
+
+
+def _explained_model(r: Receipt, sample: int) -> list[ReceiptLine]:
+    """By how much the model that the map is of differs from the user's."""
+    if r.explained_model is None:
+        return []
+    other = r.explained_model.of_sample(min(sample, len(r.explained_model.target_difference) - 1))
+    said = f"another model: {other.what}"
+    moved = number(abs(float(other.target_difference[0])))
+    same = other.same
+    ranks = (
+        ""
+        if same is None
+        else f"; both put the same {r.classes} first"
+        if bool(same[0])
+        else (f"; it puts another {r.classes} first")
+    )
+    more = (
+        f"its output differs from your model's by up to {number(other.output_difference)}, the target by {moved}{ranks}"
+    )
+    return [ReceiptLine("explained model", said, more)]
 
 
 def _error(r: Receipt, sample: int) -> list[ReceiptLine]:

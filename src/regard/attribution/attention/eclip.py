@@ -10,7 +10,7 @@ Grad-ECLIP's release computes the last block with one head over the full width, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch import Tensor
 
 from regard.attribution.context import Context, Relevance, merged_too
 from regard.attribution.removal.runs import content
+from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, ModelError, nearest
+from regard.explanation.receipt import ExplainedModel
 from regard.recording import AttentionCall, Rows
 from regard.recording.calls.attention import Attention, rows_of_heads
 from regard.recording.calls.residual import output_bias, output_projection
@@ -299,25 +301,30 @@ def _as_one_head(context: Context, calls: Sequence[int]) -> list[AttentionCall]:
         raise ModelError("the run with one head made another number of attention calls")
     grads = gradients_at([made.calls[i].output for i in calls], y.sum())
     context.nodes += 1
-    context.notes.append(differs(recording.output, made.output, y, context.gradients.value))
+    context.explained_model = another_model(again, recording.output, made.output, context.gradients.value, y)
     joined = [
         None if g is None else side_by_side(made.calls[i].canonical(g)) for i, g in zip(calls, grads, strict=True)
     ]
     return [single.single[i].bind(g) for i, g in zip(calls, joined, strict=True)]
 
 
-def differs(own: Any, single: Any, y: Tensor, y_own: Tensor) -> str:
-    """By how much a run with one head is another model."""
+def another_model(again: Rerun, own: Any, single: Any, y_own: Tensor, y: Tensor) -> ExplainedModel:
+    """By how much the run that gave the output `single` is another model than the one that gave `own`."""
     most = difference([t.detach() for t in floats_in(own)], single)
-    said = f"heads='single' explains another model: its output differs by up to {most:.3g}"
-    if y.shape == y_own.shape:
-        said += f", the target by up to {float((y.detach() - y_own.to(y)).abs().max()):.3g}"
-    pairs = zip(floats_in(own), floats_in(single), strict=False)
-    logits = next(((a.detach(), b.detach()) for a, b in pairs if a.ndim == 2 and a.shape[1] > 1), None)
-    if logits is not None:
-        same = int((logits[0].argmax(1) == logits[1].argmax(1)).sum())
-        said += f"; the highest score is the same in {same} of {len(logits[0])}"
-    return said
+    moved = (y.detach() - y_own.to(y)).float().cpu()
+    first = [first_class(again, output) for output in (own, single)]
+    return ExplainedModel("its last attentions have one head each", most, moved, predicted=first[1], own=first[0])
+
+
+def first_class(again: Rerun, output: Any) -> Tensor | None:
+    """The class that has the highest score, by the target, or of the texts that pictures are compared with."""
+    predicted = again.target.value(output, again.inputs.bare).predicted
+    if predicted is not None:
+        return predicted.cpu()
+    compared: Any = output.get("logits_per_image") if isinstance(output, Mapping) else None
+    if not isinstance(compared, Tensor) or compared.ndim != 2 or compared.shape[1] < 2:
+        return None
+    return compared.detach().argmax(1).cpu()
 
 
 __all__ = ["attention_eclip", "grad_eclip"]
