@@ -18,6 +18,7 @@ from regard.attribution.removal.surrogate import every_subset
 from regard.errors import Misuse
 from regard.recording import record
 from regard.recording.edits import LeaveOut
+from regard.target import Target
 from support import families
 from support.tiny import noise
 from support.tiny_clip import clip
@@ -230,6 +231,20 @@ def test_a_picture_among_texts() -> None:
     torch.testing.assert_close(
         among.between("input_ids", "pixel_values"), alone.between("input_ids", "pixel_values"), rtol=0, atol=1e-5
     )
+
+
+def test_the_cosine_itself_is_the_logit_over_its_scale() -> None:
+    """It is no tensor of the output; the reader asks for it of a pair."""
+    model = small()
+    logit = regard.explain(model, given(), similarity, "interaction")
+    cosine = regard.explain(model, given(), Target.similarity(), "interaction")
+    scale = float(model.logit_scale.detach().exp())
+    for stream, scores in cosine.scores.items():
+        torch.testing.assert_close(scores * scale, logit.scores[stream], rtol=1e-4, atol=1e-5 * scale)
+    pairs = (e.between("input_ids", "pixel_values") for e in (cosine, logit))
+    a, b = pairs
+    torch.testing.assert_close(a * scale, b, rtol=1e-3, atol=1e-4 * scale)
+    assert cosine.receipt.passes == logit.receipt.passes
 
 
 def test_it_is_saved_with_its_pairs(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import regard
 from regard.attribution.context import Context
@@ -21,6 +22,7 @@ from regard.recording import record
 from regard.target import Target
 from support import families
 from support import grammar_models as models
+from support.dual_encoders import of_clip
 from support.grammar_words import alone
 
 
@@ -164,3 +166,47 @@ def test_tokens_that_are_merged_as_their_values_have_it_are_filled(move: str) ->
     torch.testing.assert_close(found.scores["x"], expected, rtol=0, atol=1e-5)
     with pytest.raises(OtherRows, match="merges other tokens"):
         regard.explain(model, {"x": x}, 1, "attention_mask", steps=2)
+
+
+class Compared(nn.Module):
+    """All pictures with all texts: similarities, or what a softmax over the texts and none of them makes of these."""
+
+    def __init__(self, softmax: bool) -> None:
+        super().__init__()
+        self.model, self.softmax = of_clip().model, softmax
+        self.sizes: list[int] = []
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Any:
+        self.sizes.append(len(input_ids))
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values)
+        if self.softmax:
+            scores = out.logits_per_image
+            none = torch.zeros(len(scores), 1, dtype=scores.dtype)
+            out.logits_per_image = scores - torch.cat([scores, none], 1).logsumexp(1, keepdim=True)
+            out.logits_per_text = out.logits_per_image.T
+        return out
+
+
+@pytest.mark.parametrize("method", ["occlusion", "integrated_gradients", "revised_ig", "bti_token"])
+def test_copies_of_a_pair_are_run_side_by_side(method: str) -> None:
+    """Every picture is compared with every text, and each copy's own similarity is taken."""
+    case = of_clip()
+    one = {k: v[:1] for k, v in case.inputs.items()}
+    target = lambda out: out.logits_per_image.diagonal()  # noqa: E731
+    fast, slow = Compared(False).eval(), Compared(False).eval()
+    found = regard.explain(fast, one, target, method)
+    expected = regard.explain(slow, one, target, method, memory_budget=1)
+    for stream, scores in expected.scores.items():
+        torch.testing.assert_close(found.scores[stream], scores, rtol=1e-4, atol=1e-6 * float(scores.abs().max()))
+    assert max(fast.sizes) > 2
+    assert max(slow.sizes) <= 2
+
+
+@pytest.mark.parametrize("method", ["occlusion", "revised_ig"])
+def test_copies_that_are_weighed_against_one_another_are_run_one_by_one(method: str) -> None:
+    case = of_clip()
+    one = {k: v[:1] for k, v in case.inputs.items()}
+    target = lambda out: out.logits_per_image.diagonal()  # noqa: E731
+    free, small = (regard.explain(Compared(True).eval(), one, target, method, memory_budget=b) for b in (None, 1))
+    for stream, scores in small.scores.items():
+        torch.testing.assert_close(free.scores[stream], scores, rtol=1e-4, atol=1e-6 * float(scores.abs().max()))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.attribution.towers import alike
 from regard.errors import Misuse, RegardError
 from regard.recording.edits import Edit, Replace
 from regard.recording.inputs import Inputs, is_mask
 from regard.recording.recorder import Until, entered
 from regard.recording.run import Run, run, unwatched
-from regard.recording.states import ReplaceStates
+from regard.recording.states import ReplaceStates, parts, replaced
 from regard.target import Target
 
 CLOSED = (
@@ -33,6 +34,7 @@ class Rerun:
         inputs: as they were given. target: with `classes` (and `rivals`) for its classes, whatever a changed run predicts.
         streams: what the user said of the tokens. rng: the random state that the recorded run began with.
         shared: the one sample that y belongs to where samples read rows of one another. in_place: see `recorder.run`.
+        known: what was found out about its runs.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class Rerun:
     rng: Tensor | None = None
     shared: int | None = None
     in_place: bool = False
+    known: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def can_be_cut(self) -> bool:
@@ -85,6 +88,33 @@ class Rerun:
                 return unwatched(self.model, self._begun(copies), {n: values[n] for n in names})
         until = entered(names) if plain else None  # where the output's samples stand elsewhere is known by watching it
         return self.run(edits(values), copies=copies, until=until).output
+
+    def copied(self, output: Any, one: Any, copies: int, batch: int) -> Any | None:
+        """A run's output as that of so many copies; None where copies rest on one another.
+
+        one: what the recorded run, of `batch` samples, gave.
+
+        Where all pictures of a batch are compared with all its texts, two copies alike are run once, and must give what one
+        does: similarities do, their softmax over the texts does not.
+        """
+        if copies == 1:
+            return output
+        found = as_copies(output, one, copies, (copies * self.batch, batch))
+        if found is None or (found[1] and not self._crossed_alone()):
+            return None
+        return found[0]
+
+    def _crossed_alone(self) -> bool:
+        """Whether two copies alike give what one does."""
+        if "crossed alone" not in self.known:
+            with torch.no_grad():
+                single, double = self.run([]).output, self.run([], copies=2).output
+            found = as_copies(double, single, 2, (2 * self.batch, self.batch))
+            self.known["crossed alone"] = found is not None and all(
+                a.shape == b.shape or alike(a[: len(b)], b)
+                for a, b in zip(parts(found[0]), parts(single), strict=False)
+            )
+        return self.known["crossed alone"]
 
     def _begun(self, copies: int) -> Inputs:
         """The inputs, side by side as often as asked; the random state is that of the recorded run."""
@@ -149,17 +179,22 @@ def of_copy(output: Any, i: int, copies: int) -> Any:
     return output
 
 
-def shapes(output: Any) -> list[tuple[int, ...]]:
-    """The shapes of an output's tensors, in order."""
-    if isinstance(output, Tensor):
-        return [tuple(output.shape)]
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
-    return [s for v in values for s in shapes(v)]
+def as_copies(many: Any, one: Any, copies: int, samples: tuple[int, int]) -> tuple[Any, bool] | None:
+    """An output of so many copies, and whether some of its tensors were crossed; None where it is no such output.
 
-
-def are_copies(many: Any, one: Any, samples: tuple[int, int]) -> bool:
-    """Whether `many`, of so many samples, is what `one` is: axis 0 of tensors as long as the samples ask, all others alike."""
-    pairs = list(zip(shapes(many), shapes(one), strict=False))
-    return all(
-        a == b or (len(a) == len(b) > 0 and a[0] * samples[1] == b[0] * samples[0] and a[1:] == b[1:]) for a, b in pairs
-    )
+    one: what the recorded run gave; samples: how many `many` and `one` are of. Axis 0 of a tensor is as long as the samples
+    ask, all others are alike, or it is the same tensor. A crossed tensor (the similarities of all pictures and all texts) has
+    the samples of every copy along axis 1 too; what copies have in common with one another is taken out of it.
+    """
+    pairs = list(zip(parts(many), parts(one), strict=False))
+    n, m = samples
+    new: dict[int, Tensor] = {}
+    for number, (a, b) in enumerate(pairs):
+        scaled = a.ndim == b.ndim > 0 and a.shape[0] * m == b.shape[0] * n
+        if a.shape == b.shape or (scaled and a.shape[1:] == b.shape[1:]):
+            continue
+        if not (scaled and a.ndim > 1 and a.shape[1] * m == b.shape[1] * n and a.shape[2:] == b.shape[2:]):
+            return None
+        own = zip(a.chunk(copies), range(copies), strict=True)
+        new[number] = torch.cat([rows.chunk(copies, 1)[i] for rows, i in own])
+    return (replaced(many, new), True) if new else (many, False)

@@ -22,7 +22,7 @@ from regard.attribution.context import Context, LateReadout, Relevance
 from regard.attribution.integral.baseline_values import label
 from regard.attribution.integral.path import Place, Values, between, edits, places, side_by_side, start_of
 from regard.attribution.integral.quadrature import nodes
-from regard.attribution.rerun import CLOSED, Rerun, are_copies
+from regard.attribution.rerun import CLOSED, Rerun
 from regard.errors import Misuse, ModelError, RegardError, nearest
 from regard.recording import AttentionCall
 from regard.recording.edits import GraphFrom
@@ -211,14 +211,14 @@ class _Way:
         with torch.no_grad():
             values = {p.key: between(start[p.key], p, t) for p in found}
             made = self.again.run([*edits(values), GraphFrom(tuple(self.rows))], copies=k)
-            samples = (k * self.again.batch, recording.batch)
-            if k > 1 and not are_copies(made.output, recording.output, samples):
+            output = self.again.copied(made.output, recording.output, k, recording.batch)
+            if output is None:
                 raise ModelError("samples of this output rest on one another")
             if len(made.calls) != len(recording.calls):
                 raise ModelError("a batch of another size makes a different number of attention calls")
             last = [made.calls[i] for i in self.rows]
             with torch.enable_grad():
-                y = self.again.y(made.output, k).sum()
+                y = self.again.y(output, k).sum()
             if not y.requires_grad:  # GraphFrom opened it inside of code that closes it again
                 raise ModelError(CLOSED)
             grads = gradients_at([c.output for c in last], y)

@@ -18,7 +18,7 @@ from regard.attribution.attention.edge_rules import EDGES
 from regard.attribution.context import Context, Relevance
 from regard.attribution.integral.baseline_values import Baselines, is_local, label, local_streams, reference
 from regard.attribution.integral.gradient import shared_out
-from regard.attribution.rerun import Rerun, are_copies, edits
+from regard.attribution.rerun import Rerun, edits
 from regard.errors import Misuse, RegardError
 from regard.recording import Recording, Stream
 from regard.recording.calls import Pull
@@ -262,8 +262,8 @@ class Path:
         with torch.enable_grad():
             values = {p.key: between(self.start[p.key], p, t).requires_grad_() for p in self.places}
             output = self.again.output(values, copies=k)
-            samples = (k * self.again.batch, self.recording.batch)
-            if k > 1 and not are_copies(output, self.recording.output, samples):
+            output = self.again.copied(output, self.recording.output, k, self.recording.batch)
+            if output is None:
                 return [r for s in t.split(1) for r in self._at(s)]  # samples of this output rest on one another
             grads = gradients_at([*values.values()], self.again.y(output, k).sum())
         steps = {p.key: p.F - self.start[p.key] for p in self.places}
@@ -318,13 +318,13 @@ class AttentionPath(Path):
         k, recording = len(t), self.recording
         with torch.enable_grad():
             made = self.again.run([Scale(t.float().repeat_interleave(self.again.batch), self.calls)], copies=k)
-            copies = are_copies(made.output, recording.output, (k * self.again.batch, recording.batch))
-            if k > 1 and not (
-                copies and len(made.calls) == len(recording.calls)
+            output = self.again.copied(made.output, recording.output, k, recording.batch)
+            if k > 1 and (
+                output is None or len(made.calls) != len(recording.calls)
             ):  # a loop over samples makes more calls
                 return [r for s in t.split(1) for r in self._at(s)]  # samples of this output rest on one another
             wanted = [c for c in made.calls if self.calls is None or c.index in self.calls]
-            y = self.again.y(made.output, k).sum()
+            y = self.again.y(output, k).sum()
             grads = torch.autograd.grad(y, [c.output for c in wanted], allow_unused=True)
         out = torch.zeros(k * self.again.batch, recording.rows, dtype=recording.precision)
         for call, dO in zip(wanted, grads, strict=True):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from regard.attribution.context import Context, Relevance
 from regard.attribution.removal.banzhaf import Crossed, Kept, Masks, Others, errors, fitted, masks, unseen_r2
@@ -136,7 +137,8 @@ class BothSides:
     """Copies of a picture crossed with copies of a text, each without some of its units.
 
     again: the run that is repeated. y: the similarity of the two as they are. of: input -> the side that it belongs to.
-    passes: of either encoder, so far. forwards: runs of the model.
+    place: which tensor of the output has the similarities; cosine: the numbers of the two embeddings that it is the cosine of,
+    where no tensor has them. passes: of either encoder, so far. forwards: runs of the model.
     """
 
     again: Rerun
@@ -148,6 +150,7 @@ class BothSides:
     y: float
     of: dict[str, int] = field(default_factory=dict)
     place: int = 0
+    cosine: tuple[int, int] | None = None
     passes: int = 0
     forwards: int = 0
 
@@ -219,7 +222,11 @@ class BothSides:
             hidden[: len(kept), side.stream.rows] = side.hidden(kept)
         with torch.no_grad():
             made = replace(self.again, inputs=self._inputs(counts)).run([LeaveOut(hidden)])
-        return [t.detach() for t in floats_in(made.returned)]
+        found = [t.detach() for t in floats_in(made.returned)]
+        if self.cosine is not None:
+            E, F = (normalize(found[i].double(), dim=-1) for i in self.cosine)
+            found += [E, F, E @ F.T]
+        return found
 
     def _inputs(self, counts: tuple[int, int]) -> Inputs:
         given, new = self.again.inputs, {}
@@ -242,12 +249,22 @@ class BothSides:
                 made = self._outputs(*whole)
             except RegardError:
                 continue
-            places = [i for i, t in enumerate(made) if t.shape == (2, 3)]
-            close = [i for i in places if float((made[i] - self.y).abs().max()) <= CLOSE * max(1.0, abs(self.y))]
-            if close:
-                self.place, self.passes = close[0], 0
+            self.passes = 0
+            places = [i for i, t in enumerate(made) if t.shape == (2, 3) and self._is_y(t)]
+            if places:
+                self.place = places[0]
                 return
+            firsts, seconds = ([i for i, t in enumerate(made) if t.ndim == 2 and len(t) == n] for n in (2, 3))
+            for i, j in itertools.product(firsts, seconds):
+                E, F = made[i].double(), made[j].double()
+                if E.shape[1] == F.shape[1] and self._is_y(normalize(E, dim=-1) @ normalize(F, dim=-1).T):
+                    self.cosine, self.place = (i, j), len(made) + 2
+                    return
         raise Misuse(APART.format("no such similarity was found in its output"))
+
+    def _is_y(self, similarities: Tensor) -> bool:
+        """Whether those of whole copies are the one that is explained."""
+        return float((similarities - self.y).abs().max()) <= CLOSE * max(1.0, abs(self.y))
 
 
 class EmbeddingProduct(NamedTuple):

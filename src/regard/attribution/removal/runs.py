@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from regard.attribution.integral.baseline_values import special_tokens
-from regard.attribution.rerun import Rerun, are_copies
+from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, NonFinite, OtherRows, RegardError
 from regard.explanation.raw_inputs import Reading
 from regard.recording import Recording
@@ -110,8 +110,9 @@ class Without:
         copies = len(taken)
         again, *others = (self._mine(t) for t in (self.again, *targets))
         with torch.no_grad():
-            output = self._output(again, taken)
-            if copies > 1 and not are_copies(output, self.recording.output, (copies, self.recording.batch)):
+            one = self.recording.output
+            output = again.copied(self._output(again, taken), one, copies, self.recording.batch)
+            if output is None:
                 raise Misuse("samples of this output rest on one another")
             return torch.stack([t.y(output, copies).double().cpu() for t in others])
 
