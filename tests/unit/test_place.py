@@ -1,5 +1,7 @@
 """The map lies on the original picture where the object is: not square, resized and cropped, the object off the centre."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,47 @@ def test_the_map_is_where_the_object_is(name: str) -> None:
     cell = 8 * min(height, width) / 64
     assert abs(float(centre[0]) - (top + size / 2)) < cell
     assert abs(float(centre[1]) - (left + size / 2)) < cell
+
+
+class BrightestOfFlat(nn.Module):
+    """The same of rows of patches, as SigLIP 2 is given them: padded at the end, with the shape of each picture beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.ones(1, 1, 1))
+        self.patches, self.head = nn.Linear(192, 1, bias=False), nn.Linear(1, 2)
+        nn.init.constant_(self.patches.weight, 1 / 192)
+
+    def forward(self, pixel_values: Tensor, pixel_attention_mask: Tensor, spatial_shapes: Tensor) -> Tensor:
+        assert spatial_shapes.prod(1).tolist() == pixel_attention_mask.sum(1).tolist()
+        tokens = self.patches(pixel_values)
+        query = self.cls_token.expand(len(tokens), -1, -1)
+        scores = 20 * query @ tokens.transpose(1, 2)
+        scores = scores.masked_fill(pixel_attention_mask[:, None] == 0, -1e9)
+        return self.head(torch.softmax(scores, -1) @ tokens)[:, 0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(210, 330), (330, 210), (96, 400)])
+def test_rows_of_patches_lie_where_their_shape_says(height: int, width: int, tmp_path: Path) -> None:
+    from transformers import Siglip2ImageProcessorPil
+
+    top, left, size = height // 3, width // 4, 36
+    pixels = np.full((height, width, 3), 20, np.uint8)
+    pixels[top : top + size, left : left + size] = 250
+    patches = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=80)
+    reader = regard.load(BrightestOfFlat().eval(), processor=patches)
+    exp = reader.explain([Image.fromarray(pixels)] * 2, target=0, method="raw_attention")
+    rows, columns = exp.grid["pixel_values"]
+    assert rows * columns < 80 == exp.scores["pixel_values"].shape[1]
+    for drawn in exp.on_original():
+        assert drawn.shape == (height, width)
+        y, x = divmod(int(drawn.argmax()), width)
+        assert top <= y < top + size
+        assert left <= x < left + size
+    assert exp.place_of("pixel_values", columns + 1) == {"row": 1, "column": 1}
+    exp.save(tmp_path / "map.safetensors")
+    again = regard.Explanation.load(tmp_path / "map.safetensors")
+    torch.testing.assert_close(again.on_original(), exp.on_original())
 
 
 def test_nothing_is_drawn_outside_of_the_crop() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -329,4 +330,9 @@ def _grids(recording: Recording, streams: Sequence[Stream]) -> tuple[dict[str, G
         if every is not None:
             grid[stream.name] = every[0] if len(every) == 1 else every
             rasters[stream.name] = Raster(order=tuple(layouts.order(every, merge).tolist()))
+        elif (
+            stream.grid is None and (flat := layouts.flat_grid(stream.name, stream.count, recording.inputs)) is not None
+        ):
+            grid[stream.name] = flat
+            rasters[stream.name] = Raster(order=tuple(range(math.prod(flat))), each=True)
     return grid, rasters

@@ -126,7 +126,7 @@ class Sequence(NamedTuple):
             raise Misuse(ONLY.format("the rows of its scores are not those of a state between its blocks"))
         rows = (state.ids % STRIDE).expand(state.value.shape).amax(2)
         texts = [s for s in recording.streams if s.of_input and _is_text(recording, s)]
-        pictures = [s for s in recording.streams if s.of_input and s.grid is not None]
+        pictures = [s for s in recording.streams if recording.is_picture(s)]
         ids, visual = torch.full_like(rows, -1), torch.zeros_like(rows, dtype=torch.bool)
         for stream in texts:
             own = (rows >= stream.first) & (rows < stream.first + stream.count)

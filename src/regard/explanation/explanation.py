@@ -147,6 +147,9 @@ class Explanation:
         if order is None:
             assert isinstance(grid, tuple)
             return [*self.scores[stream].reshape(-1, *grid)]
+        if self.raster(stream).each:
+            assert isinstance(grid, tuple)
+            return [*self.scores[stream][:, torch.tensor(order)].reshape(-1, *grid)]
         row = self.scores[stream].sum(0)[torch.tensor(order)]  # tokens of other samples score 0
         every = grid if isinstance(grid, list) else [grid]
         return [part.reshape(g) for part, g in zip(row.split([math.prod(g) for g in every]), every, strict=True)]

@@ -28,11 +28,13 @@ class Raster:
 
     `window` (left, top, right, bottom; shares of the picture that the model reads) is what the cells cover: of a picture that
     is no multiple of its patch, not all; the rest counts with the last cells. `order`: the token at each place of the grid,
-    of one picture after the other, where all stand in one row; None: in order.
+    of one picture after the other, where all stand in one row; None: in order. each: every sample has a row of its own, in
+    the same order, which may leave tokens out (padding).
     """
 
     window: tuple[float, float, float, float] = WHOLE
     order: tuple[int, ...] | None = None
+    each: bool = False
 
     def box(self, of: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         """The box that the cells cover, of a box that the model reads."""
@@ -123,4 +125,5 @@ def raster_of(values: dict[str, Any]) -> Raster:
     """A `Raster` from what a file holds."""
     left, top, right, bottom = (float(v) for v in values["window"])
     order = values.get("order")
-    return Raster((left, top, right, bottom), None if order is None else tuple(int(i) for i in order))
+    known = None if order is None else tuple(int(i) for i in order)
+    return Raster((left, top, right, bottom), known, bool(values.get("each", False)))

@@ -10,6 +10,7 @@ to whole pixels (a resize to a whole number of columns, then a crop or padding o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -155,6 +156,15 @@ def _snap(scale: float, offset: float, length: int) -> tuple[float, float]:
 
 def _rounded(values: Tensor) -> tuple[float, ...]:
     return tuple(round(float(v), 6) for v in values.flatten())
+
+
+def from_flat_patches(patches: Tensor, grid: tuple[int, ...], channels: int = 3) -> Tensor:
+    """The picture (channel, height, width) of a row of square patches (patch, height · width · channel), padding left out."""
+    rows, columns = grid
+    size = math.isqrt(patches.shape[1] // channels)
+    cut = patches[: rows * columns].view(rows, columns, size, size, channels)
+    whole: Tensor = cut.permute(4, 0, 2, 1, 3).reshape(channels, rows * size, columns * size)
+    return whole
 
 
 def from_patches(patches: Tensor, grid: tuple[int, ...], processor: Any) -> Tensor:

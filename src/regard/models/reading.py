@@ -16,7 +16,7 @@ from regard.explanation.raw_inputs import Picture, Raw, Reading, Text
 from regard.models import embeddings, pairs, regions, sounds, zero_shot
 from regard.models.chats import can_write, is_chat
 from regard.models.generate import begins_with, begun_text, start_of
-from regard.models.geometry import View, from_patches, probe, probe_tiles
+from regard.models.geometry import View, from_flat_patches, from_patches, probe, probe_tiles
 from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import check_known, longest, read_texts
 from regard.recording.tokens import rasters
@@ -302,6 +302,9 @@ class RawReader:
         grid = rasters.grids(self.stream, len(made[self.stream]), made, 1)
         if grid is not None and len(grid) == 1:
             return from_patches(made[self.stream], grid[0], getattr(self.processor, "image_processor", self.processor))
+        flat = rasters.flat_grid(self.stream, made[self.stream].shape[1], made)
+        if flat is not None:
+            return from_flat_patches(made[self.stream][0], flat)
         seen = made[self.stream][0]
         return seen[0] if seen.ndim == 4 and len(seen) == 1 else seen
 

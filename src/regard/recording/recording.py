@@ -29,6 +29,7 @@ from regard.recording.relevance.readout import Readout, found, given
 from regard.recording.relevance.rows import Relevance, Relevances
 from regard.recording.states import State, embeddings, frontier
 from regard.recording.tokens.overrides import Overrides
+from regard.recording.tokens.rasters import flat_grid
 from regard.recording.tokens.rereads import Reread
 from regard.recording.tokens.tags import STRIDE, Mixing, Stream, constant, stream_of
 from regard.target import Target
@@ -106,6 +107,11 @@ class Recording(CallGraph):
         sample = ids // STRIDE
         varies = [d for d in range(sample.ndim) if not constant(sample, d)]
         return varies[0] if varies else self.given.axis(entry)
+
+    def is_picture(self, stream: Stream) -> bool:
+        """Whether a stream's tokens are patches that lie on a grid."""
+        flat = stream.grid is None and flat_grid(stream.name, stream.count, self.inputs) is not None
+        return stream.of_input and (stream.grid is not None or flat)
 
     # -- gradients --------------------------------------------------------------------------------------------------
 

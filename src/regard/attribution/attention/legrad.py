@@ -62,7 +62,7 @@ def bright(recording: Recording, found: Relevance) -> Bool[Tensor, "batch row"]:
     """The patches at which a map is bright, picture by picture."""
     out = torch.zeros_like(found, dtype=torch.bool)
     for stream in recording.streams:
-        if stream.grid is not None:
+        if recording.is_picture(stream):
             own = found[:, stream.rows]
             least, most = own.amin(1, keepdim=True), own.amax(1, keepdim=True)
             out[:, stream.rows] = own - least > BRIGHT * (most - least)

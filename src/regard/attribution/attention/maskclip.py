@@ -53,7 +53,7 @@ def maskclip(context: Context, *, centred: bool = True) -> Relevance:
 
 def of_pictures(recording: Recording) -> list[Tower]:
     """Towers whose tokens are patches."""
-    patches = {r for s in recording.streams if s.grid is not None for r in range(s.first, s.first + s.count)}
+    patches = {r for s in recording.streams if recording.is_picture(s) for r in range(s.first, s.first + s.count)}
     return [t for t in towers(recording, "maskclip") if rows_in(t.states[-1].ids) & patches]
 
 

@@ -1,7 +1,8 @@
 """Pictures of any size that are cut into patches before the forward: how rows of patches lie on the pictures' grids.
 
 Qwen-VL's family is given all patches of all pictures in one row, and `image_grid_thw`: frames, rows and columns of each. The
-patches that will be merged stand side by side, block by block.
+patches that will be merged stand side by side, block by block. SigLIP 2 (NaFlex) is given a row of patches for each picture,
+padded at its end, and `spatial_shapes`: rows and columns of each.
 """
 
 from __future__ import annotations
@@ -38,6 +39,18 @@ def grids(name: str, count: int, inputs: Mapping[str, Any], merge: int) -> list[
     return [(h, w) if t == 1 else (t, h, w) for t, h, w in every]
 
 
+def flat_grid(name: str, count: int, inputs: Mapping[str, Any]) -> Grid | None:
+    """Rows and columns of pictures that stand in rows of patches, each padded to the same number: SigLIP 2's `spatial_shapes`.
+
+    None where none are told, or the pictures of a batch have different ones.
+    """
+    told = inputs.get(name.replace("pixel_values", "spatial_shapes")) if name.endswith("pixel_values") else None
+    if not isinstance(told, Tensor) or told.ndim != 2 or told.shape[1] != 2 or not bool((told == told[0]).all()):
+        return None
+    rows, columns = (int(n) for n in told[0])
+    return (rows, columns) if 0 < rows * columns <= count else None
+
+
 def order(every: list[Grid], merge: int) -> Int[Tensor, " token"]:
     """The token at each place of the grids, picture by picture and row by row."""
     found, first = [], 0
@@ -49,4 +62,4 @@ def order(every: list[Grid], merge: int) -> Int[Tensor, " token"]:
     return torch.cat(found)
 
 
-__all__ = ["grids", "merge_size", "order"]
+__all__ = ["flat_grid", "grids", "merge_size", "order"]
