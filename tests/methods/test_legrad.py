@@ -21,7 +21,7 @@ from regard.target import Target
 from support import families
 from support.dual_encoders import Case, of_clip, of_siglip, of_vit
 from support.eclip_twin import written_out
-from support.tiny import noise
+from support.tiny import Unblocked, noise
 
 
 def in_double(case: Case, **options: Any) -> dict[str, Tensor]:
@@ -114,17 +114,8 @@ def test_layers_that_are_not_there(layers: Any) -> None:
 
 
 def test_a_model_without_blocks_is_refused() -> None:
-    class One(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.qkv, self.head = nn.Linear(8, 24), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            q, k, v = self.qkv(x).chunk(3, -1)
-            return self.head(nn.functional.scaled_dot_product_attention(q, k, v).mean(1))
-
     with pytest.raises(Misuse, match="no block"):
-        regard.explain(One().eval(), noise(1, 4, 8), 1, "legrad")
+        regard.explain(Unblocked().eval(), noise(1, 4, 8), 1, "legrad")
 
 
 @pytest.mark.parametrize("make", [of_clip, of_vit, of_siglip], ids=["clip", "vit", "siglip"])

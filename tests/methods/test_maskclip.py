@@ -19,7 +19,7 @@ from regard.recording import record
 from regard.target import Target
 from support import families
 from support.dual_encoders import Case, of_clip, of_siglip, of_vit
-from support.tiny import noise
+from support.tiny import Unblocked, noise
 
 
 def in_double(case: Case, **options: Any) -> Tensor:
@@ -124,14 +124,5 @@ def test_models_without_pictures_or_blocks_are_refused() -> None:
     with pytest.raises(Misuse, match="maskclip is of pictures"):
         regard.explain(case.model, case.inputs, case.target, "maskclip")
 
-    class One(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.qkv, self.head = nn.Linear(8, 24), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            q, k, v = self.qkv(x).chunk(3, -1)
-            return self.head(F.scaled_dot_product_attention(q, k, v).mean(1))
-
     with pytest.raises(Misuse, match="no block"):
-        regard.explain(One().eval(), noise(1, 4, 8), 1, "maskclip")
+        regard.explain(Unblocked().eval(), noise(1, 4, 8), 1, "maskclip")

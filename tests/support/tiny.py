@@ -24,3 +24,15 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 
 def ids(*shape: int, seed: int = 2, low: int = 5, high: int = 40) -> Tensor:
     return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Unblocked(nn.Module):
+    """One attention that is no element of a list of modules: a model without blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.head(nn.functional.scaled_dot_product_attention(q, k, v).mean(1))
