@@ -65,7 +65,8 @@ class Site:
 
     @classmethod
     def parse(cls, words: str) -> Site:
-        """`input`, `embeddings`, `block[3]` or `block:3`, `attention[2]`, `attention:all`; negative numbers count from the end.
+        """`input`, `embeddings`, `block[3]` or `block:3`, `attention[2]`, `attention:all`; negative numbers count from the end (of
+        blocks: of each tower, where a picture and a text are encoded apart).
 
         Raises UnknownName or Misuse, naming what would be accepted.
 

@@ -12,7 +12,9 @@ from regard import Baseline, Site
 from regard.attribution.context import summed
 from regard.attribution.integral.quadrature import GAUSS, GAUSS_WEIGHTS, KRONROD, KRONROD_WEIGHTS, adaptive, nodes
 from regard.errors import Misuse, UnknownName
+from regard.recording import record
 from support import families
+from support.dual_encoders import of_clip
 from support.every_method import quick
 
 CORE = ["vit", "bert", "llama", "clip_vision", "lxmert", "t5", "swin", "torch_encoder_sequence_first"]
@@ -49,6 +51,28 @@ def test_T_is_one_number_at_every_frontier(name: str) -> None:
     assert float(T[0].abs().min()) > 1e-4
     for t in T[1:]:
         torch.testing.assert_close(t, T[0], rtol=1e-6, atol=1e-6)
+
+
+def test_blocks_are_counted_from_the_end_of_either_tower() -> None:
+    """A picture and a text that are encoded apart: block −2 is the last but one of both."""
+    case = of_clip()
+    recording = record(case.model, case.inputs, states=True)
+    names = {s.stream: s.key.module for s in recording.frontier(-2)}
+    assert names["pixel_values"] == "vision_model.encoder.layers.1"
+    assert names["input_ids"] == "text_model.encoder.layers.1"
+    whole = regard.explain(case.model, case.inputs, case.y, "revised_ig", site=Site.block(-2), steps=1).receipt
+    at_input = regard.explain(case.model, case.inputs, case.y, "integrated_gradients", steps=1).receipt
+    assert whole.complete
+    torch.testing.assert_close(whole.attribution_target, at_input.attribution_target, rtol=1e-5, atol=1e-5)
+    for method in ("grad_cam", "revised_ig", "layer_cam"):
+        found = regard.explain(case.model, case.inputs, case.y, method).scores
+        assert all(bool(found[name].any()) for name in ("pixel_values", "input_ids")), method
+    with pytest.raises(Misuse, match="a tower of the run has 3 blocks"):
+        recording.frontier(-4)
+    assert {s.key.module for s in recording.frontier(5)} == {
+        "vision_model.encoder.layers.2",
+        "text_model.encoder.layers.2",
+    }
 
 
 def test_one_stream_alone_is_no_frontier_and_the_receipt_says_so() -> None:

@@ -210,7 +210,9 @@ def _recorded(
     except (NoAttention, TrailLost) as e:
         if not followers:
             raise
-        none = ", ".join(row.name for row in METHODS.values() if not row.follows_maps(None) and not row.floor)
+        none = ", ".join(
+            row.name for row in METHODS.values() if not (row.follows_maps(None) or row.floor or row.only_of)
+        )
         raise type(e)(f"method {followers[0]!r} needs attention maps: {e}; methods that need none: {none}") from None
 
 

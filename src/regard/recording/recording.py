@@ -207,13 +207,39 @@ class Recording(CallGraph):
     # -- states -----------------------------------------------------------------------------------------------------
 
     def frontier(self, layer: int | None, stream: str | None = None) -> list[State]:
-        """The states of all streams (or one) after a block; before all blocks where `layer` is None (see states.py)."""
+        """The states of all streams (or one) after a block; before all blocks where `layer` is None (see states.py).
+
+        Negative numbers count from the end of each tower: of a model that encodes a picture and a text apart, block −2 is the
+        last but one of either.
+        """
         blocks = [(b.module, b.visit) for b in self.blocks]
         if not blocks:
             raise ModelError("no block (an element of a ModuleList that holds attention) was seen; use Site.input()")
         if layer is None:
             return embeddings(self.states, blocks)
-        return frontier(self.states, blocks, layer, stream)
+        return frontier(self.states, self._apart(), layer, stream)
+
+    def _apart(self) -> list[list[tuple[str, int]]]:
+        """The blocks in execution order, by towers that read none of one another's tokens; all as one where that is not sure."""
+        every = [(b.module, b.visit) for b in self.blocks]
+        if not self.whole or not all(b.calls for b in self.blocks):
+            return [every]
+        joined = {source: source for source in self.sources.unique().tolist()}
+
+        def root(source: int) -> int:
+            while joined[source] != source:
+                source = joined[source]
+            return source
+
+        for call in self.calls:
+            rows, keys = self.ends(call)
+            if rows and keys:
+                joined[root(rows)] = root(keys)
+        of = [root(self.ends(self.calls[b.calls[0]])[0]) for b in self.blocks]
+        known = {root(int(self.sources[s.first])) for s in self.streams if s.of_input}
+        if not {*of} <= known:
+            return [every]
+        return [[at for at, tower in zip(every, of, strict=True) if tower == t] for t in dict.fromkeys(of)]
 
     # -- read-out ---------------------------------------------------------------------------------------------------
 

@@ -131,14 +131,22 @@ def embeddings(states: Sequence[State], blocks: Sequence[tuple[str, int]]) -> li
     return list(first.values())
 
 
-def frontier(states: Sequence[State], blocks: Sequence[tuple[str, int]], layer: int, stream: str | None) -> list[State]:
-    """The states of all streams (or of one) after block number `layer` in execution order; negative ones count from the end.
+def frontier(
+    states: Sequence[State], towers: Sequence[Sequence[tuple[str, int]]], layer: int, stream: str | None
+) -> list[State]:
+    """The states of all streams (or of one) after block number `layer`, in execution order.
+
+    towers: all blocks, those that read one another's tokens together. Negative numbers count from the end of each tower, and
+    others from the first block of all, whichever tower it is of.
 
     Raises Misuse if there is no such block, UnknownName if the stream has no state there.
     """
-    if not -len(blocks) <= layer < len(blocks):
-        raise Misuse(f"block {layer} is out of range: the run has {len(blocks)} blocks, numbered from 0")
-    done = blocks[: layer % len(blocks) + 1]
+    blocks = [block for tower in towers for block in tower]
+    fewest = min(map(len, towers)) if layer < 0 else len(blocks)
+    if not -fewest <= layer < len(blocks):
+        of = "the run" if len(towers) == 1 or layer >= 0 else "a tower of the run"
+        raise Misuse(f"block {layer} is out of range: {of} has {fewest} blocks, numbered from 0")
+    done = [b for tower in (towers if layer < 0 else [blocks]) for b in tower[: layer % len(tower) + 1]]
     newest = {s.stream: s for s in embeddings(states, blocks)}
     for s in states:
         if s.key.side == "out" and (s.key.module, s.key.visit) in done:
