@@ -17,9 +17,10 @@ of its words with the patches. A first-order map is one for both items then, and
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import measure
@@ -31,7 +32,7 @@ from regard import zoo
 from regard.evaluation import Example, Perturbation, Segmentation, accuracies
 from regard.evaluation.protocols.perturbation import perturbation
 from regard.evaluation.protocols.segmentation import segmentation
-from regard.evaluation.statistics import Interval, mean_with_interval, paired
+from regard.evaluation.statistics import Interval, mean_with_interval
 from regard.explanation.explanation import Explanation
 
 PAGE = measure.ROOT / "docs" / "eclip.md"
@@ -109,13 +110,13 @@ class Asked:
     scene: int
     items: int
 
-    @property
+    @cached_property
     def example(self) -> Example:
         """The picture alone, for what is filled."""
         reading = reader().read((self.picture, self.text))
-        inputs = {PICTURE: reading.inputs[PICTURE]}
-        raw = {PICTURE: reading.raw[PICTURE]}
-        made = type(reading)(inputs, raw)
+        made = dataclasses.replace(
+            reading, inputs={PICTURE: reading.inputs[PICTURE]}, raw={PICTURE: reading.raw[PICTURE]}
+        )
         return Example(f"caption {self.number}", made, 0, self.region, group=f"scene {self.scene}")
 
 
@@ -140,17 +141,28 @@ COLUMNS = ("pointing ↑", "IoU ↑", *(f"{what}, {fill} {arrow}" for fill in FI
     ("deletion", "↓"), ("insertion", "↑"))), "causal test ↑")  # fmt: skip
 
 
-def numbers(exp: Explanation, a: Asked, model: nn.Module) -> dict[str, float]:
+def numbers(exp: Explanation, a: Asked, model: nn.Module, kept: dict[Any, Any]) -> dict[str, float]:
     """What each column says of one map."""
     found = {r.metric: r.value for r in segmentation(exp, a.example, Segmentation(), 0) if r.x is None}
     out = {"pointing ↑": found["pointing"], "IoU ↑": found["iou"]}
     for fill in FILLS:
         for what, order, arrow in (("deletion", "positive", "↓"), ("insertion", "negative", "↑")):
             setting = Perturbation("token", fill, order, "true")
-            rows = perturbation(model, exp, a.example, setting, explained=0)
+            rows = perturbation(model, exp, a.example, setting, explained=0, kept=kept)
             out[f"{what}, {fill} {arrow}"] = next(r.value for r in rows if r.metric == "auc_probability")
     out["causal test ↑"] = float(float(exp.test(0.1).p_value) <= 0.05)
     return out
+
+
+def explained(a: Asked) -> dict[str, Explanation]:
+    """The maps of all ways; those without options share one run, and their tests the random choices."""
+    plain = [way for way, (_, options) in WAYS.items() if not options]
+    found = reader().explain((a.picture, a.text), method=[WAYS[way][0] for way in plain])
+    maps = dict(zip(plain, found, strict=True))
+    for way, (method, options) in WAYS.items():
+        if options:
+            maps[way] = reader().explain((a.picture, a.text), method=method, **options)
+    return {way: maps[way] for way in WAYS}
 
 
 def one_item(each: int) -> dict[int, dict[str, list[tuple[Asked, dict[str, float]]]]]:
@@ -158,9 +170,9 @@ def one_item(each: int) -> dict[int, dict[str, list[tuple[Asked, dict[str, float
     out: dict[int, dict[str, list[tuple[Asked, dict[str, float]]]]] = {n: {w: [] for w in WAYS} for n in range(1, 5)}
     for a in asked(KINDS, each):
         model = Matched([a.text, a.twin]).eval()
-        for way, (method, options) in WAYS.items():
-            exp = reader().explain((a.picture, a.text), method=method, **options)
-            out[a.items][way].append((a, numbers(exp, a, model)))
+        kept: dict[Any, Any] = {}
+        for way, exp in explained(a).items():
+            out[a.items][way].append((a, numbers(exp, a, model, kept)))
     return out
 
 
@@ -208,7 +220,10 @@ def two_items(each: int) -> str:
                 found.setdefault(a.items, {}).setdefault(way, []).append((f"scene {a.scene}", hit))
     lines = ["| method | " + " | ".join(f"{n} items" for n in sorted(found)) + " |", "|---" * (1 + len(found)) + "|"]
     for way in ("interaction, pairs", *FEW):
-        cells = [mean_with_interval([h for _, h in found[n][way]], groups=[s for s, _ in found[n][way]]) for n in sorted(found)]
+        cells = [
+            mean_with_interval([h for _, h in found[n][way]], groups=[s for s, _ in found[n][way]])
+            for n in sorted(found)
+        ]
         lines.append(f"| {way} | " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -230,12 +245,14 @@ def tokens_of(exp: Explanation, words: Sequence[str]) -> list[int]:
     """The tokens of an item's name and colour, side by side in the caption."""
     raw: Any = exp.inputs["input_ids"][0]
     spelled = [raw.text[s:e].lower() for s, e in raw.offsets]
-    at = next(i for i in range(len(spelled) - 1) if spelled[i] == words[0] and words[1].lower().startswith(spelled[i + 1]))
+    at = next(
+        i for i in range(len(spelled) - 1) if spelled[i] == words[0] and words[1].lower().startswith(spelled[i + 1])
+    )
     return [i for i in range(at, at + len(words[1].split()) + 1) if not raw.special[i]]
 
 
 def points_at(scores: Tensor, region: Tensor) -> float:
-    """Whether the patch with the largest score lies on a region: holds more of it than an even share of the patch... any pixel."""
+    """Whether the patch with the largest score holds any of a region."""
     side = round(len(scores) ** 0.5)
     size = region.shape[0] // side
     share = region.view(side, size, side, size).float().mean((1, 3)).flatten()
@@ -250,7 +267,10 @@ def principles(each: int) -> str:
     captions = data()
     texts = list(captions.prompts)
     chosen = (captions.count == 1).nonzero()[:, 0].tolist()[:each]
-    lines = ["| method | model | explained model | same first class | pointing, right | pointing, wrong |", "|---" * 6 + "|"]
+    lines = [
+        "| method | model | explained model | same first class | pointing, right | pointing, wrong |",
+        "|---" * 6 + "|",
+    ]
     for way in ("attention_eclip", "attention_eclip, one head"):
         method, options = WAYS[way]
         found, labels, hits = [], [], []
@@ -262,9 +282,14 @@ def principles(each: int) -> str:
             labels.append(label)
             hits.append(points_at(exp.scores[PICTURE][0], captions.masks[scene, quarter]))
         both = accuracies(found, labels)
-        first = [e.receipt.predicted if e.receipt.explained_model is None else e.receipt.explained_model.predicted for e in found]
+        first = [
+            e.receipt.predicted if e.receipt.explained_model is None else e.receipt.explained_model.predicted
+            for e in found
+        ]
         right = [int(p) == y for p, y in zip(first, labels, strict=True)]
-        sides = [mean_with_interval([h for h, r in zip(hits, right, strict=True) if r == want]) for want in (True, False)]
+        sides = [
+            mean_with_interval([h for h, r in zip(hits, right, strict=True) if r == want]) for want in (True, False)
+        ]
         lines.append(f"| {way} | {both.own} | {both.explained} | {both.same} | " + " | ".join(map(str, sides)) + " |")
     return "\n".join(lines)
 

@@ -65,8 +65,9 @@ class Site:
 
     @classmethod
     def parse(cls, words: str) -> Site:
-        """`input`, `embeddings`, `block[3]` or `block:3`, `attention[2]`, `attention:all`; negative numbers count from the end (of
-        blocks: of each tower, where a picture and a text are encoded apart).
+        """`input`, `embeddings`, `block[3]` or `block:3`, `attention[2]`, `attention:all`; negative numbers count from the end.
+
+        Of a model that encodes a picture and a text apart, negative blocks count from the end of either tower.
 
         Raises UnknownName or Misuse, naming what would be accepted.
 

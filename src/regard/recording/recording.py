@@ -220,7 +220,7 @@ class Recording(CallGraph):
         return frontier(self.states, self._apart(), layer, stream)
 
     def _apart(self) -> list[list[tuple[str, int]]]:
-        """The blocks in execution order, by towers that read none of one another's tokens; all as one where that is not sure."""
+        """The blocks in execution order, by towers that read none of one another's tokens; all as one where that is unsure."""
         every = [(b.module, b.visit) for b in self.blocks]
         if not self.whole or not all(b.calls for b in self.blocks):
             return [every]
