@@ -20,7 +20,7 @@ from regard.errors import InputError, Misuse, ModelError, TargetError
 from regard.explanation.boxes import Found
 from regard.explanation.raw_inputs import Picture, Reading
 from regard.guide import Guide
-from regard.models import default_targets, detectors, embeddings, loading, token_targets
+from regard.models import default_targets, detectors, embeddings, loading, token_targets, zero_shot
 from regard.models.chats import is_chat
 from regard.models.default_targets import Wanted
 from regard.models.labels import called, class_of, labels_of
@@ -68,6 +68,9 @@ class Reader(RawReader):
         threshold: float | None = None,
         against: Any = None,
         token: str | int | None = None,
+        texts: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
+        templates: str | Sequence[str] | None = None,
         **options: Any,
     ) -> Any:
         """Read raw inputs and explain the model's output on them: `regard.explain` with what the reader knows.
@@ -83,9 +86,15 @@ class Reader(RawReader):
 
         A detector's objects are its targets: all objects found with a probability of at least `threshold` (default 0.5), or
         those of the classes named; a flat list, methods outer, objects inner, the likeliest first. For matching models the
-        match is explained, for embedding models the similarity of two texts. Of several texts beside a picture, each given by
-        its number or in words, the likeliest is explained by default. A model that answers in words takes the answer as its
-        target, by default its own.
+        match is explained, for embedding models the similarity of two texts. A model that answers in words takes the answer as
+        its target, by default its own.
+
+        Where pictures and texts are compared (CLIP, SigLIP), `texts` are the classes of the picture `raw`, as in
+        (picture, [texts]); or `labels` are, each put into `templates` such as "a photo of a {}." (default: as it is). With
+        several templates a class's score is that of the mean of its texts' embeddings (see `zero_shot.Ensemble`). A target is a
+        class's number or name, by default the likeliest; "all" is every class, as a list is, from one forward pass.
+        `Target.probability(number)` and `Target.log_probability(number)` are among these classes: by softmax, or of SigLIP by
+        sigmoid. What each fits is in `explanation.compared`.
 
         Models that score every token take words as targets. For one that writes: the next token, by default the predicted one,
         as in target="Paris", against="London". For one that fills in masks: the word at the mask. For one that tags words:
@@ -98,6 +107,7 @@ class Reader(RawReader):
             _refuse_beside(token=token, threshold=threshold, regions=regions, truncate=truncate or None)
             options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
             return self._beside(raw, target, guide, against, method, options)
+        raw = zero_shot.joined(self.model, self.kind, raw, texts, labels, templates)
         reading, notes = self.read_noted(raw, truncate, regions)
         self.check_text(reading)
         asking = self._asking(raw, reading)
@@ -113,6 +123,8 @@ class Reader(RawReader):
         every = found if isinstance(found, list) else [found]
         for explanation in every:
             explanation.receipt.notes.extend([*wanted.notes, *notes])
+        if isinstance(wanted.find, zero_shot.AskedClasses):
+            found = wanted.find.told(every, several=not isinstance(method, str))
         if asking is not None and asking.kind in ("next", "mask"):
             token_targets.names_in(every, asking)
         if tested:
@@ -182,6 +194,8 @@ class Reader(RawReader):
             return token_targets.of_words(asking, reading, target, against, token)
         if token is not None:
             raise Misuse(f"token= is for models that score every token; {name} does not")
+        if reading.templates:
+            return Wanted(reading, find=zero_shot.AskedClasses.of(self.model, reading, target, against))
         return Wanted(
             reading, self._target(target, reading) if against is None else self._less(target, against, reading)
         )
@@ -195,12 +209,12 @@ class Reader(RawReader):
         """The contrast of one class with another, with their names."""
         labels = reading.labels or []
         first, second = (class_of(t, labels, self.model) if isinstance(t, str) else t for t in (target, against))
-        return self._contrast(first, second, labels, self._texts(reading))
+        return self._contrast(first, second, labels)
 
-    def _contrast(self, c: Any, d: Any, labels: Sequence[str] | None = None, texts: list[str] | None = None) -> Target:
+    def _contrast(self, c: Any, d: Any, labels: Sequence[str] | None = None) -> Target:
         """The contrast of two classes by their numbers, with their names."""
         names = self.labels if labels is None else labels
-        made = default_targets.contrast_of(self.model, c, d, texts)
+        made = default_targets.contrast_of(self.model, c, d)
         return made.named(f"{called(c, names)} rather than {called(d, names)}")
 
     def _asking(self, raw: Any, reading: Reading) -> TokenTargets | None:
@@ -513,11 +527,9 @@ class Reader(RawReader):
         """
         return class_of(name, self.labels, self.model)
 
-    def _texts(self, reading: Reading) -> list[str] | None:
-        """The texts that a picture is compared with: the classes of this reading alone."""
-        return None if reading.labels is self.labels else reading.labels
-
     def _target(self, target: Any, reading: Reading) -> Any:
+        if reading.templates:
+            return zero_shot.target_of(self.model, reading, target)
         if isinstance(target, str):
             target = class_of(target, reading.labels or [], self.model)
         if isinstance(target, list):
@@ -525,8 +537,7 @@ class Reader(RawReader):
         if target is None and isinstance(self.model, embeddings.Embedder):
             return embeddings.likeness(self.model)
         a_class = target is None or (isinstance(target, int) and not isinstance(target, bool))
-        pair, texts = self.kind == "image-text", self._texts(reading)
-        return default_targets.target_of(self.model, target, pair, texts) if a_class else target
+        return default_targets.target_of(self.model, target, self.kind == "image-text") if a_class else target
 
     def _site(self, site: Any) -> Any:
         return Site.parse(site) if isinstance(site, str) else site

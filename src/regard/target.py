@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from regard.errors import Misuse, TargetError, nearest
 from regard.head import ORDINARY, Head, check_activation, head_of
 
+Output = str | int | Callable[[Any], Tensor] | None
+"""Where a model's output has the scores: the name of a field or its number, or a function: output -> (batch, class)."""
+
 Classes = Any
 """An int (Python's, numpy's, or a tensor without axes), an integer (batch,) tensor or array, or None; see `_whole`."""
 
@@ -39,8 +42,9 @@ class Target:
     """A scalar y per sample. Make one with the class methods; `label` is its name on receipts and pages.
 
     If `c` is None, the predicted class is explained, and the receipt says so. `output` names the field of the model's
-    output that holds the scores (default: `logits`, or the output itself if it is a tensor). A class may be an int
-    or a (batch,) tensor, one class per sample. `classes` says what the class numbers count: "class", "token" or "text".
+    output that holds the scores (default: `logits`, or the output itself if it is a tensor), or is a function that makes them
+    of the output. A class may be an int or a (batch,) tensor, one class per sample. `classes` says what the class numbers
+    count: "class", "token" or "text".
     `contrasted` gives the contrast of a class with the best other one at the same place, `likelihood` its probability there.
     `made`: the class method that it was made with and its arguments, where a file can hold them.
     """
@@ -76,7 +80,7 @@ class Target:
         return self.read(output, inputs)
 
     @classmethod
-    def logit(cls, c: Classes = None, position: Classes = None, output: str | int | None = None) -> Target:
+    def logit(cls, c: Classes = None, position: Classes = None, output: Output = None) -> Target:
         """The logit of a class; `position` names the token if the model scores every token.
 
         For a regression, or a head with one output, it is the score.
@@ -88,7 +92,7 @@ class Target:
         cls,
         c: Classes = None,
         position: Classes = None,
-        output: str | int | None = None,
+        output: Output = None,
         activation: str | None = None,
     ) -> Target:
         """The probability of a class: by softmax, or by sigmoid if the head is multi-label or has one output.
@@ -102,16 +106,14 @@ class Target:
         cls,
         c: Classes = None,
         position: Classes = None,
-        output: str | int | None = None,
+        output: Output = None,
         activation: str | None = None,
     ) -> Target:
         """The log of the probability of a class (see `probability`)."""
         return _scored(cls, "log-probability", _class(c), _whole(position, "position"), output, activation)
 
     @classmethod
-    def contrast(
-        cls, c: Classes = None, d: Classes = None, position: Classes = None, output: str | int | None = None
-    ) -> Target:
+    def contrast(cls, c: Classes = None, d: Classes = None, position: Classes = None, output: Output = None) -> Target:
         """y_c − y_d: what speaks for class c rather than class d. If `d` is None, the best of all other classes."""
         c, d, position = _class(c), _class(d), _whole(position, "position")
 
@@ -135,7 +137,7 @@ class Target:
             made,
             contrasted=lambda k: cls.contrast(k, None, position, output),
             likelihood=lambda k: _scored(cls, "probability", k, position, output),
-            made=("contrast", {"c": c, "d": d, "position": position, "output": output}),
+            made=_in_a_file("contrast", {"c": c, "d": d, "position": position, "output": output}),
         )
 
     @classmethod
@@ -198,7 +200,7 @@ class Target:
         return cls(f"span {_name(start, '')}-{_name(end, '')}", read, made=("span", given))
 
     @classmethod
-    def region(cls, mask: Any, c: Classes = None, output: str | int | None = None) -> Target:
+    def region(cls, mask: Any, c: Classes = None, output: Output = None) -> Target:
         """The mean logit of a class over a region of a dense output: mask (height, width), or one per sample."""
         c, mask = _class(c), _mask_of(mask)
 
@@ -262,12 +264,17 @@ def made_again(kind: str, given: Mapping[str, Any]) -> Target:
 Made = type[Target]
 
 
+def _in_a_file(kind: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """How a target was made, where a file can hold it: not with a function."""
+    return None if callable(given.get("output")) else (kind, given)
+
+
 def _scored(
     cls: Made,
     kind: str,
     c: int | Tensor | None,
     position: int | Tensor | None,
-    output: str | int | None,
+    output: Output,
     activation: str | None = None,
     head: Head = ORDINARY,
 ) -> Target:
@@ -294,7 +301,7 @@ def _scored(
         likelihood=None
         if kind == "probability"
         else lambda k: _scored(cls, "probability", k, position, output, activation),
-        made=(kind.replace("-", "_"), given),
+        made=_in_a_file(kind.replace("-", "_"), given),
     )
 
 
@@ -441,8 +448,13 @@ def _fields(output: Any) -> str:
     return f"it is a {type(output).__name__}. Use Target.of(function)"
 
 
-def scores(output: Any, name: str | int | None) -> Tensor:
-    """The tensor of scores: the output itself, its `logits`, or the field that the user names."""
+def scores(output: Any, name: Output) -> Tensor:
+    """The tensor of scores: the output itself, its `logits`, the field that the user names, or what a function makes of it."""
+    if callable(name):
+        made = name(output)
+        if not isinstance(made, Tensor):
+            raise TargetError(f"the function that output= names must give scores (batch, class); it gave {_said(made)}")
+        return made
     if isinstance(output, Tensor):
         return output
     if isinstance(name, int):

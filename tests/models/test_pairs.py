@@ -198,7 +198,7 @@ def test_texts_that_a_picture_is_compared_with_are_drawn(reader, tmp_path):
         ("clip", (None, LABELS), None, "no picture was given"),
         ("clip", (picture(), LABELS), 3, "3"),
         ("clip", (picture(), LABELS), "a cot", "did you mean 'a cat'"),
-        ("clip", (picture(), ["what", "what"]), "what", "stands for several classes"),
+        ("clip", (picture(), ["what", "what"]), "what", "texts 0 and 1 are the same"),
         ("vilt-vqa", (picture(), LABELS), None, "ViltForQuestionAnswering reads one text beside a picture"),
         ("blip-match", (picture(), LABELS), None, "reads one text beside a picture"),
     ],

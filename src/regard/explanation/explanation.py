@@ -24,6 +24,7 @@ from regard.errors import Misuse, nearest
 from regard.explanation import display
 from regard.explanation.boxes import Box, Found
 from regard.explanation.causal_test import CausalTest, HowTested, LateTest, shown_tested
+from regard.explanation.compared import ComparedClasses
 from regard.explanation.export import as_json_file, defined, frame, raws_as_dicts, rows
 from regard.explanation.files import as_json, checked, packed, unpacked, write_atomically
 from regard.explanation.guidance import Guidance
@@ -56,6 +57,7 @@ class Explanation:
         found: the object that the target is, where a detector found it.
         late_test: how `test` finds what it gives.
         guidance: what steered it, and the map without that; None where no guide was given.
+        compared: of a picture that was compared with texts, its classes, and how well each of them fits.
         told: where a second picture guided it, all that was explained (`regard.explanation.told.Told`); not saved.
     """
 
@@ -72,6 +74,7 @@ class Explanation:
     rasters: dict[str, Raster] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     guidance: Guidance | None = field(default=None, repr=False)
+    compared: ComparedClasses | None = None
     told: Any = field(default=None, repr=False, compare=False)
     _token_rows: TokenRows = field(default_factory=TokenRows, repr=False, compare=False)
     _transfer: LateTransfer = field(default_factory=LateTransfer, repr=False, compare=False)
@@ -334,6 +337,7 @@ class Explanation:
             "signed": self.signed,
             "options": self.options,
             "found": None if self.found is None else dataclasses.asdict(self.found),
+            "compared": None if self.compared is None else self.compared.as_dict(),
             "receipt": self.receipt.as_dict(),
         }
         plain: dict[str, Any] = defined(as_json(made))
@@ -396,6 +400,7 @@ class Explanation:
             "options": {k: as_json(v) for k, v in self.options.items()},
             "receipt": self.receipt.as_dict(),
             "found": None if self.found is None else dataclasses.asdict(self.found),
+            "compared": None if self.compared is None else self.compared.as_dict(),
             "guidance": None if self.guidance is None else self.guidance.packed(tensors),
             "between": self._token_rows.packed(tensors),
             "transfer": self._transfer.packed(tensors),
@@ -447,6 +452,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         signed=header["signed"],
         options=header["options"],
         found=_found(header.get("found")),
+        compared=ComparedClasses.from_dict(header.get("compared")),
         guidance=Guidance.unpacked(header.get("guidance"), tensors),
         rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
         _token_rows=TokenRows.unpacked(header.get("between", {}), header["streams"], tensors),

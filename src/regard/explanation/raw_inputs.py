@@ -103,6 +103,7 @@ class Reading:
         special: stream name -> bool (batch, tokens), True for tokens that the tokenizer added (CLS, SEP, padding).
         labels: class names in index order. mean, std: the picture processor's normalisation, one value a channel.
         prompts: of what a model wrote, text stream -> how many tokens of it were there before.
+        templates: where a picture is compared with texts, of how many of them each class is made; else 0.
     """
 
     inputs: dict[str, Tensor]
@@ -112,6 +113,7 @@ class Reading:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     prompts: dict[str, int] = field(default_factory=dict)
+    templates: int = 0
 
 
 class Word(NamedTuple):

@@ -8,7 +8,7 @@ explained.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,6 @@ from regard.target import Target, field
 
 SCORES = {"LxmertForQuestionAnswering": "question_answering_score", "BlipForImageTextRetrieval": "itm_score"}
 MATCH = {"BlipForImageTextRetrieval": 1, "ViltForImageAndTextRetrieval": 0}
-COMPARED = "logits_per_image"  # (picture, text)
 WRITES = ("BlipForQuestionAnswering",)
 MOST = 20  # tokens of an answer
 ANSWER = "answer"  # what its text is called
@@ -57,12 +56,8 @@ def compares(model: nn.Module) -> bool:
     return hasattr(model, "logit_scale") and not can_write(model)
 
 
-def target_of(model: nn.Module, c: int | None, pair: bool, texts: Sequence[str] | None = None) -> Any:
-    """A class, or None, as a target of this model. `pair`: it reads pictures and texts. `texts`: those it compares."""
-    if texts is not None and len(texts) == 1 and c in (None, 0):
-        return Target.of(lambda out: field(out, COMPARED)[:, 0], f"logit of {texts[0]!r}")
-    if texts is not None:
-        return Target.logit(c, output=COMPARED)
+def target_of(model: nn.Module, c: int | None, pair: bool) -> Any:
+    """A class, or None, as a target of this model. `pair`: it reads pictures and texts."""
     name = _known(model, SCORES)
     match = _known(model, MATCH)
     output = None if name is None else SCORES[name]
@@ -73,10 +68,10 @@ def target_of(model: nn.Module, c: int | None, pair: bool, texts: Sequence[str] 
     return Target.logit(c, output=output) if output is not None else c
 
 
-def contrast_of(model: nn.Module, c: int | None, d: int | None, texts: Sequence[str] | None = None) -> Target:
-    """How much more of one class there is than of another, or of one of the `texts` that a picture is compared with."""
+def contrast_of(model: nn.Module, c: int | None, d: int | None) -> Target:
+    """How much more of one class there is than of another."""
     name = _known(model, SCORES)
-    return Target.contrast(c, d, output=COMPARED if texts is not None else None if name is None else SCORES[name])
+    return Target.contrast(c, d, output=None if name is None else SCORES[name])
 
 
 def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | None) -> Wanted:

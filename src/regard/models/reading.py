@@ -78,11 +78,11 @@ class RawReader:
         for a text model, a str, or a chat: a list of messages {"role": ..., "content": ...}; for an embedding model a str, or
         two in a tuple; for a model of sound the path of a WAV file, an array (time,), or (array, rate); for a model of pictures
         and texts (picture, text), one at a time; where it compares the two, as CLIP does, also (picture, [texts]), whose texts
-        are its classes; for a vision-language model also ([pictures], prompt), or a prompt alone; for a captioner a picture
-        alone. `regions`, for a model that reads regions of a picture: their boxes (regions, 4) as (left, top, right, bottom),
-        fractions of the picture, or (boxes, vectors) where the model brings nothing that makes vectors of them. `truncate` lets
-        texts and sounds longer than the model takes be cut. A UserWarning says what was cut, and where the processor does
-        something to pictures that cannot be undone on the original.
+        are its classes, or (picture, `zero_shot.Prompts`), classes in templates; for a vision-language model also
+        ([pictures], prompt), or a prompt alone; for a captioner a picture alone. `regions`, for a model that reads regions of a
+        picture: their boxes (regions, 4) as (left, top, right, bottom), fractions of the picture, or (boxes, vectors) where the
+        model brings nothing that makes vectors of them. `truncate` lets texts and sounds longer than the model takes be cut. A
+        UserWarning says what was cut, and where the processor does something to pictures that cannot be undone on the original.
 
         Raises InputError for a raw input that cannot be read.
         """
@@ -150,7 +150,7 @@ class RawReader:
             raise InputError(f"{type(self.model).__name__} reads one prompt at a time; give them one by one")
         given, said = pairs.split(raws[0], self.wants, type(self.model).__name__)
         if zero_shot.are_texts(said):
-            return self._read_compared(given, said)
+            return self._read_compared(given, zero_shot.prompts_of(said))
         pixels = [read_picture(picture, number) for number, picture in enumerate(given)]
         begun, said = (said, None) if self.wants.begins else (None, said)
         prompt = pairs.prompt_of(self.model, self.processor, said, len(given))
@@ -173,12 +173,12 @@ class RawReader:
             raw["decoder_input_ids"] = [begun_text(self.processor.tokenizer, ids)]
         return Reading(self._fit(tensors), dict(raw), special, self.labels or None, mean, std), told + notes
 
-    def _read_compared(self, given: list[Any], texts: list[Any]) -> tuple[Reading, list[str]]:
-        """Read one picture with the texts that it is compared with: its classes."""
-        zero_shot.check(self.model, texts, len(given))
+    def _read_compared(self, given: list[Any], prompts: zero_shot.Prompts) -> tuple[Reading, list[str]]:
+        """Read one picture with the texts of the classes that it is compared with."""
+        zero_shot.check(self.model, len(given))
         pixels = read_picture(given[0], 0)
         options = pairs.padding(self.model)
-        tensors, read, told = zero_shot.read(self.processor, texts, to_image(pixels[0]), options)
+        tensors, read, told = zero_shot.read(self.processor, prompts.texts, to_image(pixels[0]), options)
         for text in read:
             self._check_length(text)
         check_known(self.processor.tokenizer, self.model, tensors["input_ids"].flatten().tolist())
@@ -187,9 +187,10 @@ class RawReader:
             inputs=self._fit(tensors),
             raw={"input_ids": [*read], self.stream: [*pictures]},
             special={"input_ids": torch.tensor([text.special for text in read], device=self._place()[0])},
-            labels=list(texts),
+            labels=list(prompts.labels),
             mean=views[0].mean,
             std=views[0].std,
+            templates=len(prompts.templates),
         ), told + notes
 
     def _read_regions(self, raws: list[Any], truncate: bool, boxes: Any) -> tuple[Reading, list[str]]:

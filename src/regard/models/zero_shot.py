@@ -1,42 +1,125 @@
-"""One picture and several texts, which are the classes that the model compares it with (CLIP, SigLIP; zero-shot)."""
+"""One picture and several texts, which are the classes that the model compares it with (CLIP, SigLIP; zero-shot).
+
+A class is a text, or a name put into several templates ("a photo of a {}.", "a drawing of a {}."): an ensemble, whose score is
+that of the mean of its texts' embeddings.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.errors import InputError
-from regard.explanation.raw_inputs import Text
+from regard.errors import InputError, Misuse, TargetError
+from regard.explanation.compared import ComparedClasses
+from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Reading, Text
+from regard.head import Head, head_of
 from regard.models import pairs
 from regard.models.chats import is_chat
 from regard.models.default_targets import compares
+from regard.models.labels import called, class_of
+from regard.target import Output, Target, field, made_again, scores
+
+COMPARED = "logits_per_image"  # (picture, text)
+SLOT = "{}"
+AS_IT_IS = (SLOT,)
+ALL = "all"
+OF_CLASSES = ("logit", "probability", "log_probability", "contrast")
+"""Targets that are about a class, and read the scores of all classes."""
+COMPARES = "for models that compare a picture with texts, such as CLIP"
+
+
+# -- the texts ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Classes by their names, and the templates that each name is put into; what stands beside a picture, in their place.
+
+    Raises InputError for what are no names or no templates.
+    """
+
+    labels: Sequence[str]
+    templates: Sequence[str] = AS_IT_IS
+
+    def __post_init__(self) -> None:
+        word = "text" if self.templates == AS_IT_IS else "label"
+        _check_each(self.labels, word)
+        if not self.templates:
+            raise InputError('the list of templates is empty; give at least one, such as "a photo of a {}."')
+        _check_each(self.templates, "template")
+        for number, template in enumerate(self.templates):
+            if template.count(SLOT) != 1:
+                raise InputError(
+                    f"template {number} ({template!r}) has {template.count(SLOT) or 'no'} places for the label; write "
+                    f"{SLOT} once where it goes, as in 'a photo of a {SLOT}.'"
+                )
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts, those of a class side by side."""
+        return [template.replace(SLOT, label) for label in self.labels for template in self.templates]
+
+
+def _check_each(given: Any, word: str) -> None:
+    """Raises InputError for what is no list of different texts."""
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise InputError(f"{word}s are given in a list; not {type(given).__name__}")
+    if word != "template" and not given:
+        raise InputError(f"the list of {word}s is empty; give the {word}s that the picture is to be compared with")
+    first: dict[str, int] = {}
+    for number, text in enumerate(given):
+        if not isinstance(text, str):
+            raise InputError(f"{word} {number} is not a text but {type(text).__name__}")
+        if not text.strip():
+            raise InputError(f"{word} {number} is empty; give it at least one word")
+        if text in first:
+            raise InputError(f"{word}s {first[text]} and {number} are the same ({text!r}); give each once")
+        first[text] = number
 
 
 def are_texts(prompt: Any) -> bool:
-    """Whether what was given beside a picture is a list of texts."""
-    return isinstance(prompt, list) and not is_chat(prompt)
+    """Whether what was given beside a picture is a list of texts, or classes with their templates."""
+    return isinstance(prompt, Prompts) or (isinstance(prompt, list) and not is_chat(prompt))
 
 
-def check(model: nn.Module, texts: Sequence[Any], pictures: int) -> None:
+def prompts_of(given: list[str] | Prompts) -> Prompts:
+    """Texts as classes, each by itself."""
+    return given if isinstance(given, Prompts) else Prompts(given)
+
+
+def joined(model: nn.Module, kind: str, raw: Any, texts: Any, labels: Any, templates: Any) -> Any:
+    """A raw input with what was said beside it: (picture, [texts]), or (picture, Prompts). Raises Misuse where it cannot be."""
+    given = {"texts": texts, "labels": labels, "templates": templates}
+    names = [f"{name}=" for name, value in given.items() if value is not None]
+    if not names:
+        return raw
+    if kind != "image-text" or not compares(model):
+        raise Misuse(f"{' and '.join(names)} are {COMPARES}; {type(model).__name__} does not")
+    if isinstance(raw, tuple):
+        raise Misuse(f"the texts are given twice, beside the picture and with {names[0]}; leave one out")
+    if texts is not None and len(names) > 1:
+        raise Misuse(f"texts= are whole texts, and take no {names[1]}; give the names of classes as labels=")
+    if labels is None and texts is None:
+        raise Misuse("templates= are what labels are put into; give the names of classes as labels=")
+    if texts is not None:
+        return raw, list(texts) if isinstance(texts, tuple) else prompts_of(texts)
+    every = [SLOT] if templates is None else [templates] if isinstance(templates, str) else templates
+    return raw, Prompts(labels, every)
+
+
+def check(model: nn.Module, pictures: int) -> None:
     """Raises InputError for what cannot be compared."""
-    name = type(model).__name__
     if not compares(model):
-        raise InputError(
-            f"{name} reads one text beside a picture; a list of them is for models that compare a picture with texts, such "
-            "as CLIP"
-        )
+        name = type(model).__name__
+        raise InputError(f"{name} reads one text beside a picture; a list of them is {COMPARES}")
     if pictures != 1:
         raise InputError(f"one picture is compared with several texts, and {pictures} were given; give them one by one")
-    if not texts:
-        raise InputError("the list of texts is empty; give the texts that the picture is to be compared with")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {number} is not a text but {type(text).__name__}")
-        if not text.strip():
-            raise InputError(f"text {number} is empty; give it at least one word")
 
 
 def read(
@@ -66,3 +149,158 @@ def _padded(tokenizer: Any, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         said = str(e).splitlines()[0]
         raise InputError(f"texts of different lengths cannot be padded ({said}); give them one by one") from e
     return dict(made)
+
+
+# -- their scores ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The scores of classes of several texts each, from the model's output: (picture, class).
+
+    As in CLIP's own zero-shot evaluation (Radford et al., 2021): a class's embedding is the mean of its texts' embeddings,
+    each of length 1, brought to length 1 again; its score is scale · cosine + shift, with the model's own two numbers. The
+    embeddings are those of the one forward pass of all texts, in the graph, so that nothing is added but the mean.
+
+    Raises TargetError where the model's own scores of the texts are not scale · cosine + shift of the embeddings in its output:
+    then the score of a mean is not known.
+    """
+
+    model: str
+    templates: int
+    scale: float
+    shift: float
+
+    @classmethod
+    def of(cls, model: nn.Module, templates: int) -> Ensemble:
+        """With a model's own scale and shift."""
+        scale, shift = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
+        return cls(
+            type(model).__name__,
+            templates,
+            float(scale.detach().exp()) if isinstance(scale, Tensor) else 1.0,
+            float(shift.detach()) if isinstance(shift, Tensor) else 0.0,
+        )
+
+    def __call__(self, output: Any) -> Float[Tensor, "picture class"]:
+        """In the graph of the output."""
+        image, texts = (
+            torch.nn.functional.normalize(field(output, name).float(), dim=-1)
+            for name in ("image_embeds", "text_embeds")
+        )
+        own = field(output, COMPARED).detach()
+        far = float((self._scores(image, texts).detach() - own).abs().max())
+        if far > 16 * torch.finfo(own.dtype).eps * (abs(self.scale) + abs(self.shift)):
+            raise TargetError(
+                f"the scores of {self.model} are not the scaled cosines of the embeddings in its output (they differ by up to "
+                f"{far:.3g}), so the score of a mean over templates is not known; give one template"
+            )
+        mean = texts.unflatten(0, (-1, self.templates)).mean(1)
+        return self._scores(image, torch.nn.functional.normalize(mean, dim=-1))
+
+    def _scores(self, image: Tensor, texts: Tensor) -> Tensor:
+        return self.scale * image @ texts.T + self.shift
+
+
+def scores_in(model: nn.Module, reading: Reading) -> Output:
+    """Where a model's output has the scores of a reading's classes."""
+    return COMPARED if reading.templates == 1 else Ensemble.of(model, reading.templates)
+
+
+def target_of(model: nn.Module, reading: Reading, target: Any) -> Any:
+    """A target of the classes: None, a number, a name, a `Target` that names no output of its own; "all" or a list of them."""
+    labels, output = reading.labels or [], scores_in(model, reading)
+    if isinstance(target, str) and target == ALL and ALL not in labels:
+        target = [*range(len(labels))]
+    if isinstance(target, list):
+        return [target_of(model, reading, t) for t in target]
+    if isinstance(target, str):
+        target = class_of(target, labels, model)
+    if len(labels) == 1 and (target is None or (target == 0 and not isinstance(target, bool | Tensor))):
+        return Target.of(lambda out: scores(out, output)[:, 0], f"logit of {labels[0]!r}")
+    if target is None or hasattr(target, "__index__"):
+        return Target.logit(target, output=output)
+    return _of_classes(target, model, labels, output) if isinstance(target, Target) else target
+
+
+def _of_classes(target: Target, model: nn.Module, labels: Sequence[str], output: Output) -> Target:
+    """A target that names no output, of the scores of the classes."""
+    kind, given = target.made or ("", {})
+    if kind not in OF_CLASSES or given["output"] is not None:
+        return target
+    if len(labels) == 1 and kind == "contrast":
+        raise TargetError("one text was given, so there is no other to contrast it with; give at least two")
+    if len(labels) == 1 and kind != "logit" and _alone(head_of(model, torch.zeros(1, 1))):
+        raise TargetError(
+            f"the {kind.replace('_', '-')} of a text is among the texts given, and one was given; give at least two"
+        )
+    made = made_again(kind, {**given, "output": output})
+    return made if made.label == target.label else made.named(target.label)
+
+
+def contrast_of(model: nn.Module, reading: Reading, c: Any, d: Any) -> Target:
+    """How much more one class fits than another, each by its number or name (None: the likeliest, and the next)."""
+    labels = reading.labels or []
+    first, second = (class_of(k, labels, model) if isinstance(k, str) else k for k in (c, d))
+    made = _of_classes(Target.contrast(first, second), model, labels, scores_in(model, reading))
+    return made.named(f"{called(first, labels)} rather than {called(second, labels)}")
+
+
+# -- what is asked --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class AskedClasses:
+    """The targets of one call; called with the model's output, it gives them, and keeps how well each class fits.
+
+    several: a list was asked for. fits: what was kept.
+    """
+
+    model: nn.Module
+    reading: Reading
+    targets: list[Target]
+    several: bool
+    fits: ComparedClasses | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, reading: Reading, target: Any, against: Any) -> AskedClasses:
+        """From what `explain` takes."""
+        found = target_of(model, reading, target) if against is None else contrast_of(model, reading, target, against)
+        every = found if isinstance(found, list) else [found]
+        if not every:
+            raise Misuse("nothing to explain: the list of targets is empty")
+        return cls(model, reading, [Target.make(t) for t in every], isinstance(found, list))
+
+    def __call__(self, output: Any) -> list[Target]:
+        """The targets."""
+        self.fits = fits_of(self.model, self.reading, output)
+        return self.targets
+
+    def told(self, every: list[Explanation], *, several: bool) -> Any:
+        """The explanations, which know how well each class fits: one alone, where neither targets nor methods are in a list."""
+        for explanation in every:
+            explanation.compared = self.fits
+        return every if self.several or several else every[0]
+
+
+def fits_of(model: nn.Module, reading: Reading, output: Any) -> ComparedClasses:
+    """How well each class fits, in a model's output: the first picture's."""
+    labels = reading.labels or []
+    found = scores(output, scores_in(model, reading)).detach()
+    head = head_of(model, found)
+    likely = None if _alone(head) else head.probability(found.float(), log=False)[0].tolist()
+    return ComparedClasses(
+        tuple(labels),
+        tuple(found[0].float().tolist()),
+        None if likely is None else tuple(likely),
+        head.kind,
+        reading.templates,
+    )
+
+
+def _alone(head: Head) -> bool:
+    """Whether a score stands alone where probabilities are shares among several."""
+    return head.one and not head.said
+
+
+__all__ = ["AskedClasses", "Ensemble", "Prompts", "are_texts", "check", "joined", "prompts_of", "read", "target_of"]
