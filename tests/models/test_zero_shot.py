@@ -11,7 +11,8 @@ import regard
 from regard import Target
 from regard.errors import InputError, Misuse, TargetError
 from regard.explanation.explanation import Explanation
-from regard.models.zero_shot import Ensemble, Prompts
+from regard.models.zero_shot import Ensemble
+from regard.prompts import Prompts
 from support.regions import picture
 
 torch.set_num_threads(1)

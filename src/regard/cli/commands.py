@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import regard
+from regard.cli.classes import EACH, prompts_of
 from regard.cli.files import (
     render_comparison,
     render_explanations,
@@ -45,10 +46,12 @@ try:
         Image,
         Input,
         Inputs,
+        Labels,
         Model,
         Regions,
         Steered,
         Target,
+        Templates,
         Token,
         Truncate,
         Words,
@@ -144,6 +147,8 @@ def explain(
     baseline: Annotated[str | None, typer.Option(help=BASELINES)] = None,
     image: Image = None,
     text: Words = None,
+    labels: Labels = None,
+    template: Templates = None,
     regions: Regions = None,
     guide: Steered = None,
     option: Chosen = None,
@@ -180,8 +185,9 @@ def explain(
     steered, own = guides(guide), pairs(option)
     out = writable(out)
     check(inputs, image, text, regions)
+    classes = prompts_of(labels, template, text)
     check_model(model)
-    paired = functools.partial(Pair.checked, image=image, texts=text, regions=regions)
+    paired = functools.partial(Pair.checked, image=image, texts=text, regions=regions, classes=classes)
     if own:
         check_options(names, own)
     if generate is not None or answer is not None:
@@ -194,6 +200,8 @@ def explain(
     how |= {"method": names, "target": wanted, "truncate": truncate, **beside, **steered, **own}
     reader = load(model)
     pair, found = paired(reader), list[Any]()
+    if wanted is None and against is None and 1 < pair.count <= EACH:
+        how["target"] = [*range(pair.count)]
     for value in inputs:
         raw, stem, more = pair.read(value)
         with busy(f"explaining {stem}"):

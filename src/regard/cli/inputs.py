@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import InputError, Misuse
+from regard.prompts import Prompts
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 SOUNDS = frozenset({".wav", ".mp3", ".flac", ".ogg"})
@@ -84,7 +85,8 @@ class Pair:
 
     image: a picture beside a text. text, name: a text beside a picture or a text, or several, and what to call them.
     regions: boxes in the picture. second: what to call a text that goes with another one. apart: the two are streams of
-    their own. asks: it is a question, which the model reads first.
+    their own. asks: it is a question, which the model reads first. classes: the names of classes in templates, in the text's
+    place.
     """
 
     kind: str
@@ -95,10 +97,25 @@ class Pair:
     second: str | None = None
     apart: bool = False
     asks: bool = False
+    classes: Prompts | None = None
+
+    @property
+    def count(self) -> int:
+        """How many classes the picture is compared with; 0 where it is not."""
+        return len(self.classes.labels) if self.classes else len(self.text) if isinstance(self.text, list) else 0
 
     @classmethod
-    def checked(cls, reader: Any, image: Path | None, texts: Sequence[str] | None, regions: Path | None) -> Pair:
+    def checked(
+        cls,
+        reader: Any,
+        image: Path | None,
+        texts: Sequence[str] | None,
+        regions: Path | None,
+        classes: Prompts | None = None,
+    ) -> Pair:
         """Read what was said beside INPUT. Raises Misuse where it does not fit the model, InputError for bad files."""
+        if classes is not None:
+            return cls._of_classes(reader, image, regions, classes)
         text = texts[0] if texts else None
         model, kind = type(getattr(reader, "model", reader)).__name__, reader.kind
         both = kind in ("image-text", "regions-text")
@@ -127,6 +144,22 @@ class Pair:
         second = name if of == "text" else None
         return cls(of, image, words, None if second else name, boxes, second, kind == "embedding", asks)
 
+    @classmethod
+    def _of_classes(cls, reader: Any, image: Path | None, regions: Path | None, classes: Prompts) -> Pair:
+        """Names of classes, for a picture that is INPUT."""
+        from regard.models.default_targets import compares
+
+        model = getattr(reader, "model", reader)
+        if reader.kind != "image-text" or not compares(model):
+            reads = "reads one text beside a picture" if reader.kind == "image-text" else f"reads {_reads(reader.kind)}"
+            raise Misuse(f"--labels goes with models that compare a picture with texts; {type(model).__name__} {reads}")
+        for option, given in (("--image", image), ("--regions", regions)):
+            if given is not None:
+                raise Misuse(f"--labels goes with an INPUT that is a picture, and takes no {option}; leave it out")
+        many, each = len(classes.labels), len(classes.templates)
+        name = f"{many} label{'s' * (many > 1)}" + (f" in {each} templates" if each > 1 else "")
+        return cls("image", name=name, classes=classes)
+
     def read(self, value: str) -> tuple[Any, str, dict[str, Any]]:
         """An INPUT as the reader takes it, its name, and options for the reader."""
         return self.joined(*read_input(value, self.kind))
@@ -135,6 +168,8 @@ class Pair:
         """The same of what an INPUT stands for."""
         if self.image is not None:
             raw = (self.image, raw)
+        elif self.classes is not None:
+            raw = (raw, self.classes)
         elif self.text is not None:
             raw = (self.text, raw) if self.asks else (raw, self.text)
         stem = f"{stem} + {self.second}" if self.second and not self.apart else stem
@@ -230,6 +265,15 @@ def check_address(value: str) -> None:
     """Refuse an address on the web, of which a path has lost a slash."""
     if re.match(r"(?i)(https?|ftp|s3|gs):/", value) and not re.search(r"\s", value):
         raise InputError(f"{value} is an address on the web, and nothing is fetched; download it, and give the file")
+
+
+def text_of_file(value: str, most: int, form: str) -> str:
+    """The text of a file of at most so many bytes; `form`: what it is to hold. Raises InputError for another."""
+    path = existing(value)
+    data = _bytes(path)
+    if len(data) > most:
+        raise InputError(f"{path} is too large ({len(data)} bytes, at most {most}); give {form}")
+    return _decoded(data, value)
 
 
 def _bytes(path: Path) -> bytes:

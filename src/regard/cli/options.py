@@ -41,6 +41,21 @@ Words = Annotated[
         "texts that a model such as CLIP compares the picture with.",
     ),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A file of labels, one a line: classes that a model such as CLIP compares the picture with.",
+    ),
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        help='What each label is put into, as in "a photo of a {}."; may be repeated: a class is then the mean of its texts. '
+        "Default: the label as it is.",
+    ),
+]
 Regions = Annotated[
     Path | None,
     typer.Option(help="A JSON file of boxes [[left, top, right, bottom], ...], fractions of the picture, for LXMERT."),

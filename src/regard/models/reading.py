@@ -19,6 +19,7 @@ from regard.models.generate import begins_with, begun_text, start_of
 from regard.models.geometry import View, from_flat_patches, from_patches, probe, probe_tiles
 from regard.models.pictures import Pixels, read_picture, taking, to_image
 from regard.models.texts import check_known, longest, read_texts
+from regard.prompts import Prompts
 from regard.recording.tokens import rasters
 
 Kind = Literal["image", "text", "image-text", "regions-text", "embedding", "sound"]
@@ -78,7 +79,7 @@ class RawReader:
         for a text model, a str, or a chat: a list of messages {"role": ..., "content": ...}; for an embedding model a str, or
         two in a tuple; for a model of sound the path of a WAV file, an array (time,), or (array, rate); for a model of pictures
         and texts (picture, text), one at a time; where it compares the two, as CLIP does, also (picture, [texts]), whose texts
-        are its classes, or (picture, `zero_shot.Prompts`), classes in templates; for a vision-language model also
+        are its classes, or (picture, `Prompts`), classes in templates; for a vision-language model also
         ([pictures], prompt), or a prompt alone; for a captioner a picture alone. `regions`, for a model that reads regions of a
         picture: their boxes (regions, 4) as (left, top, right, bottom), fractions of the picture, or (boxes, vectors) where the
         model brings nothing that makes vectors of them. `truncate` lets texts and sounds longer than the model takes be cut. A
@@ -173,7 +174,7 @@ class RawReader:
             raw["decoder_input_ids"] = [begun_text(self.processor.tokenizer, ids)]
         return Reading(self._fit(tensors), dict(raw), special, self.labels or None, mean, std), told + notes
 
-    def _read_compared(self, given: list[Any], prompts: zero_shot.Prompts) -> tuple[Reading, list[str]]:
+    def _read_compared(self, given: list[Any], prompts: Prompts) -> tuple[Reading, list[str]]:
         """Read one picture with the texts of the classes that it is compared with."""
         zero_shot.check(self.model, len(given))
         pixels = read_picture(given[0], 0)

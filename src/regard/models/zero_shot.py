@@ -23,11 +23,10 @@ from regard.models import pairs
 from regard.models.chats import is_chat
 from regard.models.default_targets import compares
 from regard.models.labels import called, class_of
+from regard.prompts import SLOT, Prompts
 from regard.target import Output, Target, field, made_again, scores
 
 COMPARED = "logits_per_image"  # (picture, text)
-SLOT = "{}"
-AS_IT_IS = (SLOT,)
 ALL = "all"
 OF_CLASSES = ("logit", "probability", "log_probability", "contrast")
 """Targets that are about a class, and read the scores of all classes."""
@@ -35,52 +34,6 @@ COMPARES = "for models that compare a picture with texts, such as CLIP"
 
 
 # -- the texts ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Classes by their names, and the templates that each name is put into; what stands beside a picture, in their place.
-
-    Raises InputError for what are no names or no templates.
-    """
-
-    labels: Sequence[str]
-    templates: Sequence[str] = AS_IT_IS
-
-    def __post_init__(self) -> None:
-        word = "text" if self.templates == AS_IT_IS else "label"
-        _check_each(self.labels, word)
-        if not self.templates:
-            raise InputError('the list of templates is empty; give at least one, such as "a photo of a {}."')
-        _check_each(self.templates, "template")
-        for number, template in enumerate(self.templates):
-            if template.count(SLOT) != 1:
-                raise InputError(
-                    f"template {number} ({template!r}) has {template.count(SLOT) or 'no'} places for the label; write "
-                    f"{SLOT} once where it goes, as in 'a photo of a {SLOT}.'"
-                )
-
-    @property
-    def texts(self) -> list[str]:
-        """All texts, those of a class side by side."""
-        return [template.replace(SLOT, label) for label in self.labels for template in self.templates]
-
-
-def _check_each(given: Any, word: str) -> None:
-    """Raises InputError for what is no list of different texts."""
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        raise InputError(f"{word}s are given in a list; not {type(given).__name__}")
-    if word != "template" and not given:
-        raise InputError(f"the list of {word}s is empty; give the {word}s that the picture is to be compared with")
-    first: dict[str, int] = {}
-    for number, text in enumerate(given):
-        if not isinstance(text, str):
-            raise InputError(f"{word} {number} is not a text but {type(text).__name__}")
-        if not text.strip():
-            raise InputError(f"{word} {number} is empty; give it at least one word")
-        if text in first:
-            raise InputError(f"{word}s {first[text]} and {number} are the same ({text!r}); give each once")
-        first[text] = number
 
 
 def are_texts(prompt: Any) -> bool:
@@ -303,4 +256,4 @@ def _alone(head: Head) -> bool:
     return head.one and not head.said
 
 
-__all__ = ["AskedClasses", "Ensemble", "Prompts", "are_texts", "check", "joined", "prompts_of", "read", "target_of"]
+__all__ = ["AskedClasses", "Ensemble", "are_texts", "check", "joined", "prompts_of", "read", "target_of"]
