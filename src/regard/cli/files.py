@@ -71,7 +71,7 @@ def render_explanations(found: Sequence[Explanation], work: Path) -> list[str]:
     write_page(found, work / "report.html")
     names = ["report.html"]
     for exp in found:
-        for sample in range(exp.batch):
+        for sample in range(exp.samples):
             names.append(unused(file_stem(exp, sample), names))
             plot(exp, work / names[-1], sample)
     return names + _render_objects(found, work, names)

@@ -141,12 +141,14 @@ def show_explanations(found: Sequence[Explanation], files: Sequence[Path], quiet
 def _print_explanations(found: Sequence[Explanation]) -> None:
     from rich.text import Text as Line
 
-    from regard.report.explanation.terminal import show
+    from regard.report.explanation.terminal import fits_of, show
     from regard.report.view import sections
 
     console = stdout()
     for section in sections(found):
         console.print(Line(one_line(section.name), style="bold"))
+        for part in fits_of(section.views):
+            console.print(part)
         for view in section.views:
             console.print(show(view, console), "", sep="\n")
 

@@ -65,7 +65,7 @@ class Comparison:
     @property
     def batch(self) -> int:
         """Number of samples."""
-        return self.explanations[0].batch
+        return self.explanations[0].samples
 
     def rows(self, sample: int = 0) -> list[tuple[Formula, Account]]:
         """The unification table with one sample's numbers: of each map its formula, and what it accounts for."""

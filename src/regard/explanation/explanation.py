@@ -86,6 +86,11 @@ class Explanation:
         """Number of samples: rows of the stream that has most (one value may rest on several, as a picture's on prompts)."""
         return max(len(s) for s in self.scores.values())
 
+    @property
+    def samples(self) -> int:
+        """Number of samples that are shown one by one: a picture that is compared with texts is one, with all of them."""
+        return 1 if self.compared is not None else self.batch
+
     def _text_stream(self) -> str | None:
         return next((n for n, raw in self.inputs.items() if raw and isinstance(raw[0], Text)), None)
 

@@ -130,14 +130,24 @@ def view_of(exp: Explanation, sample: int = 0) -> SampleView:
     panels: list[Panel] = []
     bare: list[ChartView] = []
     for stream, batch in exp.scores.items():
-        if sample < len(batch):
-            scores = batch[sample].detach().cpu().float().numpy()
-            for panel in _panels(exp, stream, scores, _raw(exp, stream, sample)):
+        for row in _rows(exp, stream, sample) if sample < len(batch) else ():
+            scores = batch[row].detach().cpu().float().numpy()
+            for panel in _panels(exp, stream, scores, _raw(exp, stream, row)):
                 (bare if isinstance(panel, ChartView) else panels).append(panel)  # type: ignore[arg-type]
     long = [p for p in bare if len(p.scores) > LISTED or not panels]
     panels += long
     listed = [p for p in bare if not any(p is q for q in long)]
     return SampleView(exp, sample, panels, listed, _method(exp), target_of(exp, sample))
+
+
+def _rows(exp: Explanation, stream: str, sample: int) -> list[int]:
+    """The rows of a stream that one sample shows: of the texts that a picture is compared with, those that have scores."""
+    fits, raws = exp.compared, exp.inputs.get(stream, ())
+    if fits is None or not raws or not isinstance(raws[0], Text):
+        return [sample]
+    scored = exp.scores[stream].any(1).nonzero()[:, 0].tolist()
+    explained = exp.receipt.explained
+    return scored or [*fits.texts_of(0 if explained is None else int(explained.reshape(-1)[0]))]
 
 
 def enlarged(picture: Picture) -> Picture:
@@ -334,7 +344,7 @@ def sections(explanations: Sequence[Explanation]) -> list[Section]:
     """Group samples by their raw input; the same method and target twice on one input starts a section anew."""
     found: list[Section] = []
     for exp in explanations:
-        for sample in range(exp.batch):
+        for sample in range(exp.samples):
             view = view_of(exp, sample)
             key = _key(exp, sample)
             home = next((s for s in found if s.key == key and not _holds(s, view)), None)
@@ -376,6 +386,8 @@ def _key(exp: Explanation, sample: int) -> str:
             digest.update(raw.samples.cpu().contiguous().numpy().tobytes())
         elif isinstance(raw, Text):
             digest.update(repr((stream, raw.name, raw.text)).encode("utf-8", "surrogatepass"))
+    if exp.compared is not None:
+        digest.update(repr((exp.compared.names, exp.compared.scores)).encode("utf-8", "surrogatepass"))
     if not exp.inputs:
         digest.update(repr((sample, exp.grid, {k: v.shape[1] for k, v in exp.scores.items()})).encode())
     return digest.hexdigest()

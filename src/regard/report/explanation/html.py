@@ -17,6 +17,7 @@ from regard.explanation.names import object_name
 from regard.report import need
 from regard.report.causal import causal_of
 from regard.report.colour import DARK, LIGHT, OPACITY
+from regard.report.explanation.compared import compared_of
 from regard.report.explanation.token_links import token_links
 from regard.report.guided import GuidedPicture, GuidedText, guided_of
 from regard.report.guided.drawn import TITLES, guide_on
@@ -72,7 +73,7 @@ def page(explanations: Sequence[Explanation], title: str | None = None) -> str:
 def fragment(exp: Explanation) -> str:
     """Static HTML of all samples, for notebooks: no script, its own paper, nothing that reaches outside of it."""
     need("viz")
-    samples = [_fragment(view_of(exp, i)) for i in range(exp.batch)]
+    samples = [_fragment(view_of(exp, i)) for i in range(exp.samples)]
     return str(templates().get_template("fragment.html.j2").render(samples=samples, colours=COLOURS))
 
 
@@ -87,6 +88,7 @@ def _section(section: Section, key: str) -> dict[str, Any]:
         "name": section.name,
         "views": views,
         "stages": stages,
+        "compared": compared_of(section.views),
         "objects": [o | {"place": corner(o["box"], stages[0])} for o in objects],
         "clicks": any(rows),
         "methods": list(dict.fromkeys(v.method for v in section.views)),

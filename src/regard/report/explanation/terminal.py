@@ -6,7 +6,7 @@ The colours are those of `colour`; where there are none (a pipe, NO_COLOR) a map
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -20,6 +20,7 @@ from regard.explanation.boxes import Box
 from regard.explanation.generation import Generation
 from regard.explanation.names import object_name
 from regard.report.colour import DARK, Array, ColourScale, number, text_colour
+from regard.report.explanation.compared import bars_of
 from regard.report.figure import blend
 from regard.report.generation.view import WrittenRow
 from regard.report.generation.view import view as written_view
@@ -28,6 +29,7 @@ from regard.report.view import ChartView, Panel, PictureView, SampleView, SoundV
 
 STRONGEST = 8
 COLUMNS = 48
+BARS = 24  # characters of a bar of 100 %
 
 
 def show(view: SampleView, console: Console) -> RenderableType:
@@ -41,6 +43,27 @@ def show(view: SampleView, console: Console) -> RenderableType:
         parts += _panel(panel, width, coloured)
     parts += [Line("beside it: " + plain(listed(p)), style="dim") for p in view.listed]
     return Group(*parts, Line(""), _receipt(view))
+
+
+def fits_of(views: Sequence[SampleView]) -> list[RenderableType]:
+    """How well each class fits that a picture is compared with: a bar each."""
+    fits = next((v.exp.compared for v in views if v.exp.compared is not None), None)
+    if fits is None:
+        return []
+    shown = bars_of(fits, views)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for bar in shown["bars"]:
+        drawn = "█" * round(bar["share"] * BARS / 100) or "▏"
+        bars = [Line(drawn), Line(bar["said"], justify="right")] if shown["likely"] else []
+        table.add_row(Line(plain(bar["name"])), *bars, Line(f"logit {bar['logit']}", "dim"))
+    more = [Line(f"{shown['more']}.", style="dim")] if shown["more"] else []
+    alone = len({v.exp.target for v in views}) == 1 < len(fits.names)
+    of = (
+        [Line("One of them is explained here; --target names another, --target all each.", style="dim")]
+        if alone
+        else []
+    )
+    return [Line(shown["how"], style="dim"), table, *more, *of, Line("")]
 
 
 def _panel(panel: Panel, width: int, coloured: bool) -> list[RenderableType]:
