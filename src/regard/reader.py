@@ -68,7 +68,7 @@ class Reader(RawReader):
         threshold: float | None = None,
         against: Any = None,
         token: str | int | None = None,
-        texts: Sequence[str] | None = None,
+        texts: Sequence[str] | int | None = None,
         labels: Sequence[str] | None = None,
         templates: str | Sequence[str] | None = None,
         **options: Any,
@@ -94,7 +94,7 @@ class Reader(RawReader):
         several templates a class's score is that of the mean of its texts' embeddings (see `zero_shot.Ensemble`). A target is a
         class's number or name, by default the likeliest; "all" is every class, as a list is, from one forward pass.
         `Target.probability(number)` and `Target.log_probability(number)` are among these classes: by softmax, or of SigLIP by
-        sigmoid. What each fits is in `explanation.compared`.
+        sigmoid. How well each fits is in `explanation.compared`. (A number as `texts` is the option of method "interaction".)
 
         Models that score every token take words as targets. For one that writes: the next token, by default the predicted one,
         as in target="Paris", against="London". For one that fills in masks: the word at the mask. For one that tags words:
@@ -107,6 +107,8 @@ class Reader(RawReader):
             _refuse_beside(token=token, threshold=threshold, regions=regions, truncate=truncate or None)
             options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
             return self._beside(raw, target, guide, against, method, options)
+        if isinstance(texts, int):
+            texts, options = None, options | {"texts": texts}
         raw = zero_shot.joined(self.model, self.kind, raw, texts, labels, templates)
         reading, notes = self.read_noted(raw, truncate, regions)
         self.check_text(reading)

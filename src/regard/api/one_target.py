@@ -142,6 +142,7 @@ class OneMap:
         if w.how.measure != "lazy":
             receipt.measure()
         grid, rasters = _grids(w.recording, streams)
+        pairs = self._pairs(streams)
         return Explanation(
             method=self.row.name,
             target=self.target.label,
@@ -154,7 +155,8 @@ class OneMap:
             options={k: v.label if isinstance(v, Guide) else v for k, v in self.options.items()},
             rasters=rasters,
             guidance=self._guidance(streams),
-            _token_rows=self._pairs(streams) or token_rows(w, fixed, value, self.row, self._guided_options, receipt),
+            of_pairs=pairs is not None,
+            _token_rows=pairs or token_rows(w, fixed, value, self.row, self._guided_options, receipt),
             _transfer=late_transfer(w, fixed, value, receipt),
             _heads=late_heads(w, fixed, value, self.row, self._guided_options, self._read_weights, receipt),
             late_test=late_test(w, self.wish, fixed, value),

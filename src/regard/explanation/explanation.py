@@ -54,6 +54,7 @@ class Explanation:
         labels: the model's class names, where a reader knows them. names: what some classes are called where there are too many
             to list: the tokens that are explained and predicted.
         signed: whether a negative score has a meaning (evidence against); chooses the colour map.
+        of_pairs: whether `between` gives what pairs of tokens do together (`interaction`), rather than who looks at whom.
         found: the object that the target is, where a detector found it.
         late_test: how `test` finds what it gives.
         guidance: what steered it, and the map without that; None where no guide was given.
@@ -75,6 +76,7 @@ class Explanation:
     names: dict[int, str] = field(default_factory=dict)
     guidance: Guidance | None = field(default=None, repr=False)
     compared: ComparedClasses | None = None
+    of_pairs: bool = False
     told: Any = field(default=None, repr=False, compare=False)
     _token_rows: TokenRows = field(default_factory=TokenRows, repr=False, compare=False)
     _transfer: LateTransfer = field(default_factory=LateTransfer, repr=False, compare=False)
@@ -406,6 +408,7 @@ class Explanation:
             "receipt": self.receipt.as_dict(),
             "found": None if self.found is None else dataclasses.asdict(self.found),
             "compared": None if self.compared is None else self.compared.as_dict(),
+            "of_pairs": self.of_pairs,
             "guidance": None if self.guidance is None else self.guidance.packed(tensors),
             "between": self._token_rows.packed(tensors),
             "transfer": self._transfer.packed(tensors),
@@ -458,6 +461,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         options=header["options"],
         found=_found(header.get("found")),
         compared=ComparedClasses.from_dict(header.get("compared")),
+        of_pairs=header.get("of_pairs", False),
         guidance=Guidance.unpacked(header.get("guidance"), tensors),
         rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
         _token_rows=TokenRows.unpacked(header.get("between", {}), header["streams"], tensors),

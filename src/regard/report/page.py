@@ -22,6 +22,7 @@ from regard.report.figure import blend
 from regard.report.view import PictureView
 
 LONGEST = 1200  # pixels, the longest side of an embedded picture
+THUMBNAIL = 480  # of one of several pictures side by side
 COLOURS = {"for": FOR, "against": AGAINST}
 ScoredText = tuple[str, float | None, bool, str, Sequence[int]]  # text, score, whether special, note, its tokens
 STAGE = ("id", "stream", "called", "width", "height", "box", "cells", "regions")  # what the script needs of a stage
@@ -56,6 +57,13 @@ def still(panel: PictureView) -> dict[str, Any]:
     original = panel.picture.pixels.cpu().numpy()
     map_ = uri_of(veil(blend(panel), panel.picture.box))
     return {"name": panel.picture.name, "uri": map_, "original": uri_of(original)}
+
+
+def thumbnail(panel: PictureView) -> str:
+    """A picture with its map drawn in, small."""
+    if panel.picture is None:
+        return str(still(panel)["uri"])
+    return uri_of(veil(blend(panel), panel.picture.box), THUMBNAIL)
 
 
 def stages_of(panels: Iterable[Any], key: str) -> list[dict[str, Any]]:
@@ -158,12 +166,12 @@ def scale(shown: ColourScale) -> dict[str, Any]:
     return {"ticks": ticks, "signed": shown.signed, "note": shown.note, "empty": shown.limit == 0}
 
 
-def uri_of(pixels: Array) -> str:
-    """A picture as a data: address, no larger than `LONGEST`: PNG where small, JPEG where that is much shorter."""
+def uri_of(pixels: Array, longest: int = LONGEST) -> str:
+    """A picture as a data: address, no larger than `longest`: PNG where small, JPEG where that is much shorter."""
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     kind = "png" if image.width * image.height <= 300_000 else "jpeg"
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **({"quality": 90} if kind == "jpeg" else {}))

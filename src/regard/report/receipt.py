@@ -32,7 +32,7 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
         ReceiptLine("read-out", read_out(exp, sample), "the tokens that the target reads"),
         ReceiptLine("sum of the map", number(at(r.attribution_sum, sample)), "over all tokens, special ones included"),
         *_conservation(r, sample),
-        *_surrogate(r, sample),
+        *_surrogate(r, sample, exp.of_pairs),
         *_mask(r, sample),
         *_explained_model(r, sample),
         *_error(r, sample),
@@ -95,19 +95,24 @@ def _conservation(r: Receipt, sample: int) -> list[ReceiptLine]:
     return [ReceiptLine("conservation", f"{share:.3g}", "the sum of the map over the target; the method aims at 1")]
 
 
-def _surrogate(r: Receipt, sample: int) -> list[ReceiptLine]:
+def _surrogate(r: Receipt, sample: int, of_pairs: bool) -> list[ReceiptLine]:
     """How well the linear model fits whose coefficients the scores are, and how far they would move with other draws."""
     fit = r.surrogate
     if fit is None:
         return []
     i = min(sample, len(fit.r2) - 1)
     r2 = float(fit.r2[i])
-    line = ReceiptLine(
-        "linear model",
-        f"R² {r2:.3g}" if r2 == r2 else "R² undefined",
-        f"the share of the target's variance that it explains, over {int(fit.runs[i])} runs without some of "
-        f"{int(fit.units[i])} units",
-    )
+    said = f"R² {r2:.3g}" if r2 == r2 else "R² undefined"
+    runs = f"{int(fit.runs[i])} runs without some of {int(fit.units[i])} units"
+    line = ReceiptLine("linear model", said, f"the share of the target's variance that it explains, over {runs}")
+    if of_pairs:
+        unseen = "" if bool(fit.exact[i]) else " on unseen masks"
+        of = "on all masks" if bool(fit.exact[i]) else "on masks that it was not fitted to"
+        line = ReceiptLine(
+            "model of pairs",
+            said + unseen,
+            f"the share of the target's variance that units and pairs explain {of}; {runs}",
+        )
     return [line, _errors_of_draws(r, i)] if int(fit.units[i]) else [line]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from regard.explanation.compared import ComparedClasses
 from regard.report.colour import ColourScale, number, scale_of
-from regard.report.page import pieces, scale, still, uri_of
+from regard.report.page import THUMBNAIL, pieces, scale, thumbnail, uri_of
 from regard.report.view import PictureView, SampleView, TextView
 
 MOST = 20  # bars: of more classes, those that fit best
@@ -32,7 +32,9 @@ def compared_of(views: Sequence[SampleView]) -> dict[str, Any] | None:
     methods = dict.fromkeys(v.method for v in views)
     return {
         **bars_of(fits, views),
-        "original": uri_of(pictures[0].picture.pixels.cpu().numpy()) if pictures and pictures[0].picture else "",
+        "original": uri_of(pictures[0].picture.pixels.cpu().numpy(), THUMBNAIL)
+        if pictures and pictures[0].picture
+        else "",
         "name": pictures[0].picture.name if pictures and pictures[0].picture else "",
         "methods": [_maps(m, [v for v in views if v.method == m]) for m in methods],
     }
@@ -113,7 +115,7 @@ def _map(view: SampleView, over: ColourScale, beside: ColourScale) -> dict[str, 
         "title": "" if spelt else fits.names[c] if fits is not None and c is not None and named else view.target,
         "said": _fit(fits, c) if fits is not None and c is not None and named and fits.probabilities else "",
         "value": number(float(view.exp.receipt.target_value.reshape(-1)[0])),
-        "uris": [still(p)["uri"] for p in pictures],
+        "uris": [thumbnail(p) for p in pictures],
         "texts": [pieces([(p.text, p.score, p.special, p.note, p.tokens) for p in t.best[0]], beside) for t in texts],
     }
 

@@ -18,6 +18,7 @@ from regard.report import need
 from regard.report.causal import causal_of
 from regard.report.colour import DARK, LIGHT, OPACITY
 from regard.report.explanation.compared import compared_of
+from regard.report.explanation.pairs import pairs_of
 from regard.report.explanation.token_links import token_links
 from regard.report.guided import GuidedPicture, GuidedText, guided_of
 from regard.report.guided.drawn import TITLES, guide_on
@@ -91,12 +92,14 @@ def _section(section: Section, key: str) -> dict[str, Any]:
         "compared": compared_of(section.views),
         "objects": [o | {"place": corner(o["box"], stages[0])} for o in objects],
         "clicks": any(rows),
+        "pairs": any(v.exp.of_pairs for v in section.views),
         "methods": list(dict.fromkeys(v.method for v in section.views)),
         "targets": list(dict.fromkeys(v.target for v in section.views)),
         "data": {
             "id": key,
             "views": [
-                {k: v[k] for k in ("id", "method", "target", "maps")} | {"links": found}
+                {k: v[k] for k in ("id", "method", "target", "maps")}
+                | {"links": found, "pairs": v["pairs"] and {k: v["pairs"][k] for k in ("limit", "clipped")}}
                 for v, found in zip(views, rows, strict=True)
             ],
             "stages": [{k: s[k] for k in STAGE} for s in stages],
@@ -118,6 +121,7 @@ def _view(view: SampleView, key: str) -> dict[str, Any]:
         "method": view.method,
         "target": view.target,
         "guided": _guided(view),
+        "pairs": pairs_of(view),
         "causal": (tested := causal_of(view.exp, view.sample)),
         "receipt": [line for line in lines(view.exp, view.sample) if not tested or line.name != "causal test"],
         "accounts": accounts(view.exp.receipt, view.sample),

@@ -21,6 +21,7 @@ from regard.explanation.generation import Generation
 from regard.explanation.names import object_name
 from regard.report.colour import DARK, Array, ColourScale, number, text_colour
 from regard.report.explanation.compared import bars_of
+from regard.report.explanation.pairs import PairTable, place_of, signed, tables_of
 from regard.report.figure import blend
 from regard.report.generation.view import WrittenRow
 from regard.report.generation.view import view as written_view
@@ -42,6 +43,7 @@ def show(view: SampleView, console: Console) -> RenderableType:
     for panel in view.panels:
         parts += _panel(panel, width, coloured)
     parts += [Line("beside it: " + plain(listed(p)), style="dim") for p in view.listed]
+    parts += [together(table) for table in tables_of(view)]
     return Group(*parts, Line(""), _receipt(view))
 
 
@@ -167,6 +169,17 @@ def strongest(pieces: list[TextPiece], what: str) -> Table:
     table.add_column("score", justify="right", no_wrap=True)
     for score, text in first:
         table.add_row(Line(plain(text)), number(score))
+    return table
+
+
+def together(found: PairTable) -> Table:
+    """The words and patches that do most together, with where each patch is."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("strongest pairs: a word and a patch")
+    table.add_column("together", justify="right", no_wrap=True)
+    for pair in found.strongest():
+        patch = place_of(pair, found.picture.cells.shape)
+        table.add_row(Line(plain(f"{pair.text} with {patch}")), signed(pair.value))
     return table
 
 
