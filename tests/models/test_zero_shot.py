@@ -159,6 +159,17 @@ def test_all_classes_share_one_forward_pass(reader):
     assert int(called.receipt.explained) == 0
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("method", ["attention_eclip", "legrad", "corrected_attention"])
+def test_a_map_among_texts_is_that_of_the_text_alone(reader, name, method):
+    """SigLIP's picture is read by a learned query, which stands once whatever the number of texts."""
+    r = reader(name)
+    among, alone = r.explain(picture(), 0, method, texts=TEXTS), r.explain(picture(), 0, method, texts=TEXTS[:1])
+    n = alone.scores["input_ids"].shape[1]
+    torch.testing.assert_close(among.scores["pixel_values"], alone.scores["pixel_values"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(among.scores["input_ids"][:1, :n], alone.scores["input_ids"], rtol=1e-4, atol=1e-6)
+
+
 def test_how_well_all_fit_is_saved(reader, tmp_path):
     exp = reader("siglip").explain(picture(), 0, labels=CLASSES, templates=TEMPLATES)
     assert Explanation.load(exp.save(tmp_path / "a.safetensors")).compared == exp.compared

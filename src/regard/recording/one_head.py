@@ -14,7 +14,7 @@ from regard.errors import ModelError
 from regard.recording.calls import AttentionCall
 from regard.recording.calls.layout import Layout
 from regard.recording.edits import Edit, applies, differentiable_probabilities, rebuilt
-from regard.recording.tokens.tags import constant
+from regard.recording.tokens.tags import STRIDE, constant
 
 CLOSE = 1e-4
 """How far log A may be from scaled scores, as a share of the largest: rounding of a softmax in single precision."""
@@ -154,12 +154,15 @@ def side_by_side(t: Float[Tensor, "group head token width"]) -> Float[Tensor, "g
 
 def rows_at(t: Tensor, ids: Tensor, wanted: Int[Tensor, "group token"]) -> Float[Tensor, "group token width"] | None:
     """Rows of a tensor by their ids; the axes along which ids do not change are the width, and where every id stands in the
-    tensor several times (heads flattened into the batch), its rows are heads, side by side. None where it has other rows."""
+    tensor several times (heads flattened into the batch), its rows are heads, side by side. None where it has other rows.
+
+    Rows of a parameter that stands once for all samples (a learned query) are those of every sample."""
     features = [d for d in range(t.ndim) if t.shape[d] > 1 and constant(ids, d)]
     order = [d for d in range(t.ndim) if d not in features] + features
     width = int(torch.tensor([t.shape[d] for d in features]).prod()) if features else 1
     flat, own = (x.permute(order).reshape(-1, width) for x in (t, ids.expand(t.shape)))
     known, at = own[:, 0].cpu().sort(stable=True)
+    wanted = wanted.remainder(STRIDE) if len(known) and int(known[-1]) < STRIDE else wanted
     first = torch.searchsorted(known, wanted.flatten())
     times = torch.searchsorted(known, wanted.flatten(), right=True) - first
     if int(times.min()) == 0 or int(times.min()) != int(times.max()):
