@@ -13,6 +13,7 @@ from regard.errors import InputError, Misuse, TargetError
 from regard.explanation.explanation import Explanation
 from regard.models.zero_shot import Ensemble
 from regard.prompts import Prompts
+from support.pairs import save
 from support.regions import picture
 
 torch.set_num_threads(1)
@@ -92,6 +93,26 @@ def test_the_score_of_several_templates_is_clips_own(reader, name):
     sure = r.explain(picture(), Target.probability(1), labels=CLASSES, templates=TEMPLATES)
     of = expected.softmax(0) if name == "clip" else expected.sigmoid()
     torch.testing.assert_close(sure.receipt.target_value[0], of[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_in_any_precision(name, dtype, tmp_path):
+    """The model is left as it was."""
+    r = regard.load(str(save(name, tmp_path)), dtype=dtype)
+    before = {k: v.clone() for k, v in r.model.state_dict().items()}
+    exp = r.explain(picture(), 0, labels=CLASSES, templates=TEMPLATES)
+    close = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(
+        exp.receipt.target_value[0].double(),
+        in_clips_way(r, CLASSES, TEMPLATES)[0].double(),
+        rtol=close,
+        atol=max(close, 1e-6),
+    )
+    pairs = r.explain((picture(), "red cats"), method="interaction", pictures=60)
+    assert pairs.of_pairs
+    assert all(torch.equal(before[k], v) for k, v in r.model.state_dict().items())
+    assert not r.model.training
 
 
 def test_one_template_is_the_models_own_score(reader):

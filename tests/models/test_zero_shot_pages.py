@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import shutil
+import subprocess
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -107,6 +111,33 @@ def test_the_picture_may_be_unknown(every):
     """Of a map that was made of tensors no picture is shown beside it."""
     bare = [dataclasses.replace(e, inputs={"input_ids": e.inputs["input_ids"]}) for e in every]
     assert "the picture itself" not in html.page(bare)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+PROBE = """<script>
+const all = (s) => [...document.querySelectorAll(s)], seen = {}, button = all("[data-pick]")[1];
+const chosen = () => all('#s0 input[data-kind="target"]:checked')[0].value;
+const shown = () => [chosen(), all("#s0 .receipts>div:not([hidden]) h3 span")[0].textContent];
+seen.before = [shown(), all("[data-pick]").every((e) => !e.hidden)];
+button.click();
+seen.after = shown();
+document.body.textContent = JSON.stringify(seen);
+</script></body>"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+def test_a_closer_look_in_a_browser(every, tmp_path):
+    file = html.write_page(every, tmp_path / "a.html")
+    file.write_text(file.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"file://{file}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    seen = json.loads(unescape(re.search(r"<body>(.*)</body>", shown, re.DOTALL)[1]))
+    first, second = (f"logit of class {c} ({TEXTS[c]})" for c in range(2))
+    assert seen["before"] == [[first] * 2, True]
+    assert seen["after"] == [second] * 2
 
 
 # ---------------------------------------------------------------- the command line

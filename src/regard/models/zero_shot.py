@@ -137,10 +137,7 @@ class Ensemble:
 
     def __call__(self, output: Any) -> Float[Tensor, "picture class"]:
         """In the graph of the output."""
-        image, texts = (
-            torch.nn.functional.normalize(field(output, name).float(), dim=-1)
-            for name in ("image_embeds", "text_embeds")
-        )
+        image, texts = (unit(field(output, name)) for name in ("image_embeds", "text_embeds"))
         own = field(output, COMPARED).detach()
         far = float((self._scores(image, texts).detach() - own).abs().max())
         if far > 16 * torch.finfo(own.dtype).eps * (abs(self.scale) + abs(self.shift)):
@@ -149,10 +146,15 @@ class Ensemble:
                 f"{far:.3g}), so the score of a mean over templates is not known; give one template"
             )
         mean = texts.unflatten(0, (-1, self.templates)).mean(1)
-        return self._scores(image, torch.nn.functional.normalize(mean, dim=-1))
+        return self._scores(image, unit(mean))
 
     def _scores(self, image: Tensor, texts: Tensor) -> Tensor:
         return self.scale * image @ texts.T + self.shift
+
+
+def unit(embeddings: Float[Tensor, "number width"]) -> Float[Tensor, "number width"]:
+    """Embeddings of length 1, in single precision at least."""
+    return torch.nn.functional.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
 
 
 def scores_in(model: nn.Module, reading: Reading) -> Output:

@@ -257,14 +257,15 @@ class BothSides:
             firsts, seconds = ([i for i, t in enumerate(made) if t.ndim == 2 and len(t) == n] for n in (2, 3))
             for i, j in itertools.product(firsts, seconds):
                 E, F = made[i].double(), made[j].double()
-                if E.shape[1] == F.shape[1] and self._is_y(normalize(E, dim=-1) @ normalize(F, dim=-1).T):
+                rounding = max(CLOSE, 4 * torch.finfo(made[i].dtype).eps)  # the model's own cosine is of its own precision
+                if E.shape[1] == F.shape[1] and self._is_y(normalize(E, dim=-1) @ normalize(F, dim=-1).T, rounding):
                     self.cosine, self.place = (i, j), len(made) + 2
                     return
         raise Misuse(APART.format("no such similarity was found in its output"))
 
-    def _is_y(self, similarities: Tensor) -> bool:
+    def _is_y(self, similarities: Tensor, close: float = CLOSE) -> bool:
         """Whether those of whole copies are the one that is explained."""
-        return float((similarities - self.y).abs().max()) <= CLOSE * max(1.0, abs(self.y))
+        return float((similarities - self.y).abs().max()) <= close * max(1.0, abs(self.y))
 
 
 class EmbeddingProduct(NamedTuple):
