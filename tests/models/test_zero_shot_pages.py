@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from regard import Target
 from regard.errors import UnknownName
 from regard.explanation.compared import ComparedClasses
 from regard.report.explanation import html
@@ -78,6 +79,16 @@ def test_texts_that_nothing_rests_on_are_left_out(reader, every):
     less = reader("clip").explain(picture(), "what", "gradient", texts=TEXTS, against="a cat")
     assert len(view_of(less).panels) == 3
     assert "rather than" in page([less])
+
+
+def test_of_the_cosine_with_one_text_it_is_that_text(reader):
+    """Its number counts texts, not classes."""
+    names = {"labels": ["cat", "mat"], "templates": ["a picture of {}", "the {}"]}
+    exp = reader("clip").explain(picture(), Target.similarity(3), **names)
+    assert [p.text.text for p in view_of(exp).panels if hasattr(p, "text")] == ["the mat"]
+    blind = dataclasses.replace(exp, scores={k: 0 * v for k, v in exp.scores.items()})
+    assert [p.text.text for p in view_of(blind).panels if hasattr(p, "text")] == ["the mat"]
+    assert "<b>similarity with text 3</b>" in page([exp])
 
 
 def test_pictures_with_other_texts_are_sections_of_their_own(reader, every):

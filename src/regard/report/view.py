@@ -143,11 +143,11 @@ def view_of(exp: Explanation, sample: int = 0) -> SampleView:
 def _rows(exp: Explanation, stream: str, sample: int) -> list[int]:
     """The rows of a stream that one sample shows: of the texts that a picture is compared with, those that have scores."""
     fits, raws = exp.compared, exp.inputs.get(stream, ())
-    if fits is None or not raws or not isinstance(raws[0], Text):
+    if fits is None or not raws or not isinstance(raws[0], Text) or len(raws) == 1:
         return [sample]
     scored = exp.scores[stream].any(1).nonzero()[:, 0].tolist()
-    explained = exp.receipt.explained
-    return scored or [*fits.texts_of(0 if explained is None else int(explained.reshape(-1)[0]))]
+    explained = 0 if exp.receipt.explained is None else int(exp.receipt.explained.reshape(-1)[0])
+    return scored or [*fits.texts_of(explained)]
 
 
 def enlarged(picture: Picture) -> Picture:

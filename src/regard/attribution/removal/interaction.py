@@ -257,9 +257,7 @@ class BothSides:
             firsts, seconds = ([i for i, t in enumerate(made) if t.ndim == 2 and len(t) == n] for n in (2, 3))
             for i, j in itertools.product(firsts, seconds):
                 E, F = made[i].double(), made[j].double()
-                rounding = max(
-                    CLOSE, 4 * torch.finfo(made[i].dtype).eps
-                )  # the model's own cosine is of its own precision
+                rounding = max(CLOSE, 4 * torch.finfo(made[i].dtype).eps)  # that of the model's own cosine
                 if E.shape[1] == F.shape[1] and self._is_y(normalize(E, dim=-1) @ normalize(F, dim=-1).T, rounding):
                     self.cosine, self.place = (i, j), len(made) + 2
                     return

@@ -14,7 +14,7 @@ import numpy as np
 from regard.explanation.compared import ComparedClasses
 from regard.report.colour import ColourScale, number, scale_of
 from regard.report.page import THUMBNAIL, pieces, scale, thumbnail, uri_of
-from regard.report.view import PictureView, SampleView, TextView
+from regard.report.view import PictureView, SampleView, TextView, fits_texts
 
 MOST = 20  # bars: of more classes, those that fit best
 HOW = {
@@ -70,7 +70,7 @@ def bars_of(fits: ComparedClasses, views: Sequence[SampleView] = ()) -> dict[str
 def class_of_view(view: SampleView) -> int | None:
     """The number of the class that a view explains; None where its target is no class."""
     explained = view.exp.receipt.explained
-    return None if explained is None else int(explained.reshape(-1)[0])
+    return None if explained is None or fits_texts(view.exp) else int(explained.reshape(-1)[0])
 
 
 def _fit(fits: ComparedClasses, c: int) -> str:
