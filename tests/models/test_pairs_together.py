@@ -80,6 +80,13 @@ def test_the_page_says_what_colours_mean_and_shows_pairs_without_a_script(togeth
         )
 
 
+def test_a_notebook_lists_the_strongest_pairs(together):
+    shown = together._repr_html_()
+    assert "Strongest pairs" in shown
+    assert "<button" not in shown
+    assert "How well each fits" not in shown
+
+
 def test_what_is_saved_has_the_same_page(together, tmp_path):
     again = Explanation.load(together.save(tmp_path / "a.safetensors"))
     assert again.of_pairs

@@ -52,6 +52,7 @@ def test_each_class_is_beside_the_picture(every):
     assert source.count("the picture itself") == 2
     assert "How well each fits: the probability of each among these 3 (softmax over their logits)." in source
     assert source.count("Look closer") == 6
+    assert "How well each fits" in every[0]._repr_html_()
 
 
 def test_of_sigmoids_the_page_says_that_they_need_not_add_up(reader):

@@ -17,7 +17,7 @@ from regard.explanation.names import object_name
 from regard.report import need
 from regard.report.causal import causal_of
 from regard.report.colour import DARK, LIGHT, OPACITY
-from regard.report.explanation.compared import compared_of
+from regard.report.explanation.compared import bars_of, compared_of
 from regard.report.explanation.pairs import pairs_of
 from regard.report.explanation.token_links import token_links
 from regard.report.guided import GuidedPicture, GuidedText, guided_of
@@ -168,7 +168,8 @@ def _guided_text(view: GuidedText) -> list[dict[str, Any]]:
 def _fragment(view: SampleView) -> dict[str, Any]:
     shown = _view(view, "")
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
-    return shown | {"pictures": [still(p) for p in pictures]}
+    fits = None if view.exp.compared is None else bars_of(view.exp.compared, [view])
+    return shown | {"pictures": [still(p) for p in pictures], "fits": fits}
 
 
 def _text(panel: TextView) -> dict[str, Any]:
