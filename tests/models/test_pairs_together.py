@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ import subprocess
 import pytest
 import torch
 
+from regard.errors import Misuse, UnknownName
 from regard.explanation.explanation import Explanation
 from regard.report.explanation.html import page, write_page
 from regard.report.explanation.pairs import STRONGEST, WORDS, pairs_of, signed, tables_of, where
@@ -36,6 +39,31 @@ def test_a_word_has_the_sum_of_its_tokens(together):
     torch.testing.assert_close(torch.from_numpy(table.values[2]), every[3] + every[4])
     assert table.called(2) == "“cats”"
     assert table.called(4) == "“the” (word 5)"
+
+
+def test_pairs_have_standard_errors(together, tmp_path, reader):
+    (table,) = tables_of(view_of(together))
+    errors = together.between_errors("input_ids", "pixel_values")
+    assert errors.shape == together.between("input_ids", "pixel_values").shape
+    torch.testing.assert_close(torch.from_numpy(table.errors[2]), (errors[0, 3] + errors[0, 4]))
+    assert float(errors[0, 1:10].min()) > 0
+    assert float(errors[0, [0, -1]].abs().max()) == 0  # special tokens are in no pair
+    again = Explanation.load(together.save(tmp_path / "a.safetensors"))
+    for copied in (
+        again,
+        pickle.loads(pickle.dumps(together)),
+        copy.copy(together),
+        copy.deepcopy(together),
+        together[0],
+    ):
+        assert torch.equal(copied.between_errors("input_ids", "pixel_values"), errors)
+    one = table.strongest(1)[0]
+    assert one.said == f"{signed(one.value)} ± {one.error:.3g}"
+    assert one._replace(error=0.0).said == one._replace(error=float("nan")).said == signed(one.value)
+    with pytest.raises(Misuse, match="gae draws no pairs of tokens"):
+        reader("clip").explain((picture(), TEXT)).between_errors("input_ids", "pixel_values")
+    with pytest.raises(UnknownName, match="did you mean 'input_ids'"):
+        together.between_errors("input_id", "pixel_values")
 
 
 def test_the_strongest_pairs_come_first(together):

@@ -205,12 +205,17 @@ class OneMap:
 
     def _pairs(self, streams: Sequence[Stream]) -> TokenRows | None:
         """What pairs of tokens do together, of a method that finds that at once."""
-        pairs = [m.contexts[self.row.name].between for m in self.maps]
-        if pairs[0] is None:
+        contexts = [m.contexts[self.row.name] for m in self.maps]
+        if contexts[0].between is None:
             return None
-        whole = torch.cat(pairs).to(self.value.y.device)
-        known = {q.name: {k.name: whole[:, q.rows, k.rows] for k in streams} for q in streams}
-        return TokenRows(tokens={s.name: [*range(s.count)] for s in streams}, known=known)
+        known, errors = (
+            {q.name: {k.name: whole[:, q.rows, k.rows] for k in streams} for q in streams}
+            for whole in (
+                torch.cat([getattr(c, what) for c in contexts]).to(self.value.y.device)
+                for what in ("between", "between_errors")
+            )
+        )
+        return TokenRows(tokens={s.name: [*range(s.count)] for s in streams}, known=known, errors=errors)
 
     def _surrogate(self, streams: Sequence[Stream]) -> Surrogate | None:
         """What a linear model that was fitted to runs says of itself."""

@@ -87,7 +87,8 @@ class Context:
             place among them. shared_runs: what they found in runs that serve all of them.
         fits: what a linear model fitted to runs says of itself, one a target value; errors: its standard errors, as relevance.
         mask: what a mask that was learned says of itself. explained_model: by how much the model that the map is of differs
-            from the user's. between: what pairs of tokens do together, (value, row, row).
+            from the user's. between: what pairs of tokens do together, (value, row, row);
+            between_errors: the standard errors of that.
     """
 
     recording: Recording
@@ -113,6 +114,7 @@ class Context:
     mask: Any = None
     explained_model: Any = None
     between: Any = None
+    between_errors: Any = None
 
     @property
     def r(self) -> Relevance:

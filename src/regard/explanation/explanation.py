@@ -213,6 +213,18 @@ class Explanation:
         wanted = tokens_asked(rows, self.scores[query_stream].shape[1], query_stream)
         return self._token_rows.rows(query_stream, key_stream, wanted)
 
+    def between_errors(self, query_stream: str, key_stream: str) -> Float[Tensor, "batch rows keys"]:
+        """Standard errors of what `between` gives of a method that draws (`interaction`): how far other draws would move it.
+
+        0 where every subset was run. Raises UnknownName for a stream that the map does not have, Misuse for other methods.
+        """
+        for name in (query_stream, key_stream):
+            if name not in self.scores:
+                raise nearest(name, self.scores, "stream")
+        if not self.of_pairs:
+            raise Misuse(f"{self.method} draws no pairs of tokens, so they have no standard errors; interaction does")
+        return self._token_rows.errors[query_stream][key_stream]
+
     def transfer(self, flows: int = FLOWS) -> Transfer:
         """How the target would change if attention moved between tokens, layer by layer: ∂y/∂S, summed over heads and rows.
 

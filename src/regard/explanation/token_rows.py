@@ -24,12 +24,14 @@ class TokenRows:
         compute: (query stream, tokens) -> key stream -> (batch, rows, keys); None after `load`.
         refused: why there are none, or "".
         tokens: query stream -> the tokens whose rows are known. known: query stream -> key stream -> these rows.
+        errors: their standard errors likewise, where a method that draws has them.
     """
 
     compute: Compute | None = field(default=None, repr=False)
     refused: str = ""
     tokens: dict[str, list[int]] = field(default_factory=dict)
     known: dict[str, dict[str, Float[Tensor, "batch rows keys"]]] = field(default_factory=dict, repr=False)
+    errors: dict[str, dict[str, Float[Tensor, "batch rows keys"]]] = field(default_factory=dict, repr=False)
 
     def rows(self, query: str, key: str, wanted: Sequence[int]) -> Float[Tensor, "batch rows keys"]:
         """Some rows, in the order asked for. What is not known yet is found by one more forward and gradient."""
@@ -55,13 +57,13 @@ class TokenRows:
         self.tokens[query] = self.tokens.get(query, []) + missing
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenRows, (None, self.refused, self.tokens, self.known)
+        return TokenRows, (None, self.refused, self.tokens, self.known, self.errors)
 
     def __deepcopy__(self, memo: Any) -> TokenRows:
-        return TokenRows(self.compute, self.refused, copy.deepcopy(self.tokens, memo), copy.deepcopy(self.known, memo))
+        return TokenRows(self.compute, self.refused, *copy.deepcopy((self.tokens, self.known, self.errors), memo))
 
     def __copy__(self) -> TokenRows:
-        return TokenRows(self.compute, self.refused, dict(self.tokens), dict(self.known))
+        return TokenRows(self.compute, self.refused, dict(self.tokens), dict(self.known), dict(self.errors))
 
     def of_sample(self, i: int) -> TokenRows:
         """The rows of one sample alone."""
@@ -69,20 +71,27 @@ class TokenRows:
         def compute(query: str, tokens: list[int]) -> dict[str, Tensor]:
             return {key: rows[i : i + 1] for key, rows in self._rows(query, tokens).items()}
 
-        known = {query: {key: t[i : i + 1] for key, t in keys.items()} for query, keys in self.known.items()}
-        return TokenRows(compute, self.refused, {q: [*at] for q, at in self.tokens.items()}, known)
+        known, errors = (
+            {query: {key: t[i : i + 1] for key, t in keys.items()} for query, keys in every.items()}
+            for every in (self.known, self.errors)
+        )
+        return TokenRows(compute, self.refused, {q: [*at] for q, at in self.tokens.items()}, known, errors)
 
     def packed(self, tensors: dict[str, Tensor]) -> dict[str, list[int]]:
         """For a file: the tokens known; the rows go among the `tensors`."""
-        for query, keys in self.known.items():
-            tensors |= {f"between/{query}/{key}": t.detach().cpu().contiguous() for key, t in keys.items()}
+        for name, every in (("between", self.known), ("between-errors", self.errors)):
+            for query, keys in every.items():
+                tensors |= {f"{name}/{query}/{key}": t.detach().cpu().contiguous() for key, t in keys.items()}
         return self.tokens
 
     @classmethod
     def unpacked(cls, tokens: dict[str, list[int]], streams: Sequence[str], tensors: dict[str, Tensor]) -> TokenRows:
         """The inverse of `packed`."""
-        known = {query: {key: tensors[f"between/{query}/{key}"] for key in streams} for query in tokens}
-        return cls(tokens=tokens, known=known)
+        known, errors = (
+            {q: {k: tensors[f"{name}/{q}/{k}"] for k in streams if f"{name}/{q}/{k}" in tensors} for q in tokens}
+            for name in ("between", "between-errors")
+        )
+        return cls(tokens=tokens, known=known, errors={q: keys for q, keys in errors.items() if keys})
 
 
 def tokens_asked(rows: int | Sequence[int] | None, count: int, stream: str) -> list[int]:

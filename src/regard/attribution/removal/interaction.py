@@ -63,7 +63,8 @@ def interaction(
         raise Misuse(f"p is the chance of a unit to be there, between 0 and 1, not {p!r}")
     recording, y = context.recording, context.gradients.value.double().cpu()
     out, spread = (recording.zeros().double() for _ in range(2))
-    pairs, nothing = torch.zeros(len(y), recording.rows, recording.rows), y.clone()
+    pairs, unsure = (torch.zeros(len(y), recording.rows, recording.rows) for _ in range(2))
+    nothing = y.clone()
     for i, tokens in enumerate(tokens_of_each_value(context)):
         both = BothSides.of_units(
             context, numbered(recording, context.reading, tokens, unit, window=window), float(y[i])
@@ -72,14 +73,15 @@ def interaction(
         z = masks(both.first.units, drawn, float(p), context.seed, "first")
         w = masks(both.second.units, texts, float(p), context.seed, "second")
         found = fit(both, z, w, float(p), context.seed)
-        for side, value, error in zip(both.sides, found.values, found.errors, strict=True):
+        for side, value, error in zip(both.sides, found.values, found.errors[:2], strict=True):
             out[side.sample, side.stream.rows] += side.shared(value)
             spread[side.sample, side.stream.rows] += side.shared(error)
         pairs[i] = both.on_rows(found.crossed.pairs, recording.rows)
+        unsure[i] = both.on_rows(found.errors[2], recording.rows)
         context.fits.append(found.as_fit(both.passes, exact=z.exact and w.exact))
         nothing[i] = float(both.crossed(*(torch.zeros(1, side.units) for side in both.sides)))
         context.forwards += both.forwards
-    context.errors, context.between = spread, pairs
+    context.errors, context.between, context.between_errors = spread, pairs, unsure
     context.reference = Removed(LEFT_OUT, y.float(), nothing.float(), 0)
     return out.to(recording.precision)
 
@@ -88,23 +90,23 @@ def interaction(
 
 
 class Interactions(NamedTuple):
-    """What one value's crossings say: the model, both sides' values with their errors, and R² on unseen masks."""
+    """What one value's crossings say: the model, both sides' values, the errors of these and of pairs, R² on unseen masks."""
 
     crossed: Crossed
     values: tuple[Tensor, Tensor]
-    errors: tuple[Tensor, Tensor]
+    errors: tuple[Tensor, Tensor, Tensor]
     r2: float
 
     def as_fit(self, passes: int, *, exact: bool) -> Fit:
         """For the receipt."""
-        return Fit(torch.cat(self.values), self.crossed.base, self.r2, torch.cat(self.errors), passes, exact)
+        return Fit(torch.cat(self.values), self.crossed.base, self.r2, torch.cat(self.errors[:2]), passes, exact)
 
 
 def fit(both: BothSides, z: Masks, w: Masks, p: float, seed: int) -> Interactions:
     """From the similarities of all crossings."""
     y = both.crossed(z.kept, w.kept)
     found = fitted(z, w, y)
-    return Interactions(found, found.values(p), errors(z, w, y, p, seed)[:2], unseen_r2(z, w, y))
+    return Interactions(found, found.values(p), errors(z, w, y, p, seed), unseen_r2(z, w, y))
 
 
 # -- the runs -------------------------------------------------------------------------------------------------------------

@@ -23,22 +23,29 @@ TIGHT = 1e-12
 
 
 class WordPatch(NamedTuple):
-    """A word and a patch, and what they do together. word: its number among those of its table; text: what it is called."""
+    """A word and a patch, and what they do together, with its standard error. word: its number in its table; text: its name."""
 
     word: int
     text: str
     row: int
     column: int
     value: float
+    error: float
+
+    @property
+    def said(self) -> str:
+        """The value with its sign, and the error where other draws could have given another value."""
+        return signed(self.value) + (f" ± {number(self.error)}" if self.error > 0 else "")
 
 
 @dataclass(frozen=True)
 class PairTable:
-    """Every word of a text with every patch of a picture. words: its scored pieces. values: (word, patch)."""
+    """Every word of a text with every patch of a picture. words: its scored pieces. values, errors: (word, patch)."""
 
     picture: PictureView
     words: Sequence[TextPiece]
     values: Array
+    errors: Array
 
     @property
     def scale(self) -> ColourScale:
@@ -53,7 +60,8 @@ class PairTable:
         found = []
         for word, patch in (divmod(i, self.values.shape[1]) for i in order):
             row, column = divmod(patch, columns)
-            found.append(WordPatch(word, self.called(word), row, column, float(self.values[word, patch])))
+            numbers = (float(self.values[word, patch]), float(self.errors[word, patch]))
+            found.append(WordPatch(word, self.called(word), row, column, *numbers))
         return found
 
     def called(self, word: int) -> str:
@@ -78,13 +86,16 @@ def tables_of(view: SampleView) -> list[PairTable]:
 
 
 def _table(view: SampleView, text: TextView, picture: PictureView) -> PairTable | None:
-    order = view.exp.raster(picture.stream).order
-    rows = view.exp.between(text.stream, picture.stream)[view.sample].cpu().numpy()
-    rows = rows if order is None else rows[:, list(order)]
+    order, streams = view.exp.raster(picture.stream).order, (text.stream, picture.stream)
+    both = [m(*streams)[view.sample].cpu().numpy() for m in (view.exp.between, view.exp.between_errors)]
     words = [p for p in text.best[0] if p.score is not None and not p.special]
-    if not words or rows.shape[1] != picture.cells.size:
+    if not words or both[0].shape[1] != picture.cells.size:
         return None
-    return PairTable(picture, words, np.stack([rows[list(p.tokens)].sum(0) for p in words]))
+    values, errors = (
+        np.stack([(rows if order is None else rows[:, list(order)])[list(p.tokens)].sum(0) for p in words])
+        for rows in both
+    )  # tokens have equal parts of their word's
+    return PairTable(picture, words, values, errors)
 
 
 def where(row: int, column: int, shape: tuple[int, ...]) -> str:
@@ -135,7 +146,7 @@ def _row(table: PairTable, pair: WordPatch) -> dict[str, Any]:
     return {
         "word": pair.text,
         "patch": place_of(pair, shape),
-        "value": signed(pair.value),
+        "value": pair.said,
         "hue": "against" if pair.value < 0 else "for",
         "at": " ".join(map(str, table.words[pair.word].tokens)),
         "place": pair.row * shape[1] + pair.column,

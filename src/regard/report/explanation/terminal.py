@@ -21,7 +21,7 @@ from regard.explanation.generation import Generation
 from regard.explanation.names import object_name
 from regard.report.colour import DARK, Array, ColourScale, number, text_colour
 from regard.report.explanation.compared import bars_of
-from regard.report.explanation.pairs import PairTable, place_of, signed, tables_of
+from regard.report.explanation.pairs import PairTable, place_of, tables_of
 from regard.report.figure import blend
 from regard.report.generation.view import WrittenRow
 from regard.report.generation.view import view as written_view
@@ -179,7 +179,7 @@ def together(found: PairTable) -> Table:
     table.add_column("together", justify="right", no_wrap=True)
     for pair in found.strongest():
         patch = place_of(pair, found.picture.cells.shape)
-        table.add_row(Line(plain(f"{pair.text} with {patch}")), signed(pair.value))
+        table.add_row(Line(plain(f"{pair.text} with {patch}")), pair.said)
     return table
 
 
