@@ -25,8 +25,9 @@ BRIGHT = 0.8
 """A patch is bright whatever is asked if the correcting map is larger there, as a share of its range (LeGrad's release)."""
 
 
-def legrad(context: Context, *, layers: int = 2, correct: int | None = None) -> Relevance:
-    """Σ_l mean over heads and query rows of (∂s^l/∂A^l)₊, for the last `layers` blocks of every tower.
+def legrad(context: Context, *, layers: int | None = None, correct: int | None = None) -> Relevance:
+    """Σ_l mean over heads and query rows of (∂s^l/∂A^l)₊, for the last `layers` blocks of every tower (default: two, or one
+    where there is no more than one).
 
     s^l is the target with every token after the last block replaced by the mean of the tokens after block l: the model's own
     tail reads block l. Where the tower ends in an attention that pools its tokens (SigLIP), s^l is the target with the tokens
@@ -39,7 +40,7 @@ def legrad(context: Context, *, layers: int = 2, correct: int | None = None) -> 
     Our reading: of any model with blocks whose states have one shape, classifiers and text towers too; padding counts in no
     mean.
     """
-    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+    if layers is not None and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
         raise Misuse(f"layers= is how many blocks are added up, the last first: 1 or more, not {layers!r}")
     again = context.again
     assert again is not None
@@ -69,11 +70,11 @@ def bright(recording: Recording, found: Relevance) -> Bool[Tensor, "batch row"]:
     return out
 
 
-def _of_target(context: Context, again: Rerun, layers: int) -> Relevance:
+def _of_target(context: Context, again: Rerun, layers: int | None) -> Relevance:
     """The map of the target of some runs."""
     out = context.recording.zeros()
     for tower in towers(context.recording, "legrad"):
-        for state, calls in tower.last(layers):
+        for state, calls in tower.last(min(2, len(tower.states)) if layers is None else layers):
             out += _of_block(context, again, tower, state, calls)
     return out
 
