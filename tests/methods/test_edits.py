@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import regard
 from regard.recording import record
 from regard.recording.backward import Correctable, Correction
-from regard.recording.edits import MaskKeys, Probabilities, Replace, ReplaceBlock, Scale
+from regard.recording.edits import LeaveOut, MaskKeys, Probabilities, Replace, ReplaceBlock, Scale
 from regard.recording.one_head import OneHead
 from support import capture, families
 from support.as_found import assert_unchanged, state
@@ -288,3 +288,14 @@ def test_a_compiled_model_is_watched_inside_and_compared_as_compiled() -> None:
     assert_close(exp.scores, expected.scores, 1e-6)
     assert exp.receipt.faithful <= 1e-6
     assert runs
+
+
+def test_a_row_that_has_lost_all_its_keys_does_not_turn_to_padding() -> None:
+    """T5 hides padding by a large number that is added, and a sample's last word is left out with all others."""
+    case = families.CASES["t5"]()
+    other = torch.where(case.hidden["input_ids"], 17, case.inputs["input_ids"])
+    gone = torch.zeros(2, record(case.model, case.inputs).rows, dtype=torch.bool)
+    gone[:, record(case.model, case.inputs).stream("input_ids").rows] = True
+    ys = [case.target(record(case.model, {**case.inputs, "input_ids": ids}, edits=[LeaveOut(gone)]).output)
+          for ids in (case.inputs["input_ids"], other)]  # fmt: skip
+    torch.testing.assert_close(ys[0], ys[1], rtol=0, atol=0)

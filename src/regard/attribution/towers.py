@@ -76,8 +76,10 @@ def _merged(recording: Recording, rows: frozenset[int], time: int) -> bool:
 
 def token_axis(state: State) -> int:
     """The axis of a state along which one sample's rows change. Raises Misuse where there are several."""
-    rows = state.ids % STRIDE
-    axes = [d for d in range(rows.ndim) if rows.shape[d] > 1 and not constant(rows, d)]
+    ids = state.ids
+    axes = [
+        d for d in range(ids.ndim) if ids.shape[d] > 1 and not constant(ids % STRIDE, d) and not _of_samples(ids, d)
+    ]
     if len(axes) != 1:
         raise Misuse(
             f"the tokens after {state.key.module} lie along {len(axes) or 'no'} axes: their mean is not defined here; choose "
@@ -86,14 +88,30 @@ def token_axis(state: State) -> int:
     return axes[0]
 
 
-def others(recording: Recording, state: State, calls: Sequence[int]) -> dict[tuple[str, int], Tensor]:
-    """What blocks gave back, but for the one of a state, those that hold some calls, and those around either."""
-    needed = [state.key.module, *(b.module for b in recording.blocks if {*b.calls} & {*calls})]
+def _of_samples(ids: Tensor, d: int) -> bool:
+    """Whether every place along an axis is one sample, and every sample one place."""
+    each = [part[part > 0].div(STRIDE, rounding_mode="floor").unique().tolist() for part in ids.unbind(d)]
+    return all(len(samples) == 1 for samples in each) and len({samples[0] for samples in each}) == len(each) > 1
+
+
+def others(
+    recording: Recording, place: State, kept: Sequence[str], calls: Sequence[int]
+) -> dict[tuple[str, int], Tensor]:
+    """What blocks gave back, of those that do not rest on what a place is given: all before it, and those of other towers.
+
+    Left out are the modules `kept`, those that hold some calls, and what is around or inside of either.
+    """
+    needed = [*kept, *(b.module for b in recording.blocks if {*b.calls} & {*calls})]
+    towers = recording.blocks_apart()
+    elsewhere = {at for tower in towers if place.key[:2] not in tower for at in tower} if len(towers) > 1 else set()
     found: dict[tuple[str, int], Tensor] = {}
+    before = True
     for s in recording.states:
         around = any(f"{n}.".startswith(f"{s.key.module}.") or f"{s.key.module}.".startswith(f"{n}.") for n in needed)
-        if s.key.side == "out" and s.key.part == 0 and not around:
+        independent = before or s.key[:2] in elsewhere
+        if s.key.side == "out" and s.key.part == 0 and independent and not around:
             found[s.key[:2]] = s.value.detach()
+        before &= s.key != place.key
     return found
 
 

@@ -259,7 +259,11 @@ def differentiable_probabilities(call: AttentionCall) -> Tensor:
 
 
 def fused(call: AttentionCall, seen: Bool[Tensor, "group key"]) -> Tensor:
-    """softmax(q kᵀ · scale + mask) V over the keys that are seen, in torch's own kernel; 0 where a row sees none."""
+    """softmax(q kᵀ · scale + mask) V over the keys that are seen, in torch's own kernel; 0 where a row sees none.
+
+    A mask that is added may hide padding by a large number alone: a row that has lost all keys that it saw does not turn to
+    that.
+    """
     assert call.q is not None
     assert call.k is not None
     n, m = call.shape[2:]
@@ -270,7 +274,11 @@ def fused(call: AttentionCall, seen: Bool[Tensor, "group key"]) -> Tensor:
         own = call.layout(call.mask.expand(*call.mask.shape[:-2], n, m))
         own = own[:, :1] if own.stride(1) == 0 else own  # one mask for all heads
         mask = mask & own if own.dtype == torch.bool else own.masked_fill(~mask, -torch.inf)
-    nowhere = (~mask if mask.dtype == torch.bool else mask == -torch.inf).all(-1, keepdim=True)
+    if mask.dtype == torch.bool:
+        nowhere = (~mask).all(-1, keepdim=True)
+    else:
+        lost = visible(own).any(-1, keepdim=True) & ~visible(mask).any(-1, keepdim=True)
+        nowhere = (mask == -torch.inf).all(-1, keepdim=True) | lost
     mask = mask | nowhere if mask.dtype == torch.bool else mask.masked_fill(nowhere, 0.0)
     q, k, v = call.layout(call.q), call.repeated(call.k), call.repeated(call.v)
     O = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=call.scale)

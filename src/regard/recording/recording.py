@@ -217,9 +217,9 @@ class Recording(CallGraph):
             raise ModelError("no block (an element of a ModuleList that holds attention) was seen; use Site.input()")
         if layer is None:
             return embeddings(self.states, blocks)
-        return frontier(self.states, self._apart(), layer, stream)
+        return frontier(self.states, self.blocks_apart(), layer, stream)
 
-    def _apart(self) -> list[list[tuple[str, int]]]:
+    def blocks_apart(self) -> list[list[tuple[str, int]]]:
         """The blocks in execution order, by towers that read none of one another's tokens; all as one where that is unsure."""
         every = [(b.module, b.visit) for b in self.blocks]
         if not self.whole or not all(b.calls for b in self.blocks):

@@ -17,7 +17,7 @@ from regard.attribution.towers import Tower, alike, others, token_axis, towers
 from regard.errors import Misuse, ModelError
 from regard.recording import AttentionCall, Recording
 from regard.recording.edits import Edit, GraphFrom
-from regard.recording.gradient import gradients_at
+from regard.recording.gradient import gradient
 from regard.recording.states import State, parts, replaced
 from regard.recording.tokens.tags import STRIDE
 
@@ -124,23 +124,33 @@ class ReadInPlace(Edit):
 def _of_block(context: Context, again: Rerun, tower: Tower, state: State, calls: list[int]) -> Relevance:
     """One block's term."""
     recording = context.recording
-    edit = ReadInPlace(state, tower.states[-1], not tower.pooling, context.hidden(), others(recording, state, calls))
+    place = tower.states[-1]
+    known = others(recording, place, [state.key.module], calls)
+    edit = ReadInPlace(state, place, not tower.pooling, context.hidden(), known)
     with torch.no_grad():
         made = again.run([GraphFrom(tuple(calls)), edit])
         if not edit.as_recorded:  # blocks hand on more than their output
             made = again.run([GraphFrom(tuple(calls)), replace(edit, known={}, read=[])])
         with torch.enable_grad():
             y = again.y(made.output).sum()
-    if not y.requires_grad:
-        raise ModelError(CLOSED)
     found = [made.calls[i] for i in calls]
     for own, then in zip((recording.calls[i] for i in calls), found, strict=True):
         if not torch.equal(own.keys, then.keys):
             raise ModelError(f"attention call {own.index} looks at other tokens when another block is read")
-    grads = gradients_at([c.output for c in found], y)
+    grads = gradient(y, [c.output for c in found]) if y.requires_grad else [None for _ in found]
     context.nodes += 1
+    if all(g is None for g in grads):
+        if _moved(context, calls):
+            raise ModelError(CLOSED)
+        return recording.zeros()  # the target does not rest on this tower
     shown = (~context.hidden()).to(recording.precision)
     return sum((_positive(recording, c.bind(g), shown) for c, g in zip(found, grads, strict=True)), recording.zeros())
+
+
+def _moved(context: Context, calls: Sequence[int]) -> bool:
+    """Whether the target has a gradient at some calls of the recorded run."""
+    bound = context.gradients.calls
+    return any(dO is not None and bool(dO.any()) for dO in (bound[i].dO for i in calls))
 
 
 def _positive(recording: Recording, call: AttentionCall, shown: Relevance) -> Relevance:

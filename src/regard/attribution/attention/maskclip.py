@@ -3,6 +3,7 @@ formulas.md section 6."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -115,7 +116,7 @@ def _of_own_values(context: Context, tower: Tower) -> Tensor:
     """The tokens after the last block whose last attention is the identity."""
     again, state, calls = context.again, tower.states[-1], tower.calls[-1]
     assert again is not None
-    edit = OwnValues(calls, state, others(context.recording, state, calls))
+    edit = OwnValues(calls, state, others(context.recording, state, [state.key.module], calls))
     context.forwards += 1
     with torch.no_grad():
         again.run([edit])
@@ -161,12 +162,13 @@ class Tail:
         recording, again = context.recording, context.again
         assert again is not None
         made = max(1, recording.made // recording.batch)
-        several = {s.key[:2]: 0 for s in recording.states}
-        for s in recording.states:
-            several[s.key[:2]] += s.key.side == "out"
-        states = [s for s in recording.states if s.key.side == "out" and several[s.key[:2]] == 1]
+        place = tower.states[-1]
+        known = {place.key[:2], *others(recording, place, [], [])}
+        given = [s for s in recording.states if s.key.side == "out" and s.key[:2] in known]
+        parts = Counter(s.key[:2] for s in given)
+        states = [s for s in given if parts[s.key[:2]] == 1]
         whole = again.can_be_cut
-        tail = cls(context, again, tower.states[-1], states, max(1, recording.budget // made), whole)
+        tail = cls(context, again, place, states, max(1, recording.budget // made), whole)
         if not whole:
             tail._check_alone()
         tail._check()
