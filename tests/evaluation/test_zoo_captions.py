@@ -1,0 +1,237 @@
+"""Captions hold what their card says: they are true, their twins are false, regions are exact, accuracies are measured."""
+
+import argparse
+import itertools
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+import regard
+from regard import zoo
+from regard.zoo.caption_data import read_captions
+from regard.zoo.fact_data import Draw
+from training.makers import captions as telling
+from training.makers.captions import Caption, Mention
+from training.makers.crowds import CELLS, TINTS, make_crowd
+from training.makers.questions import ITEMS, Sight
+from training.makers.scenes import Items, load_items
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fashion_mnist" / "test.npz"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test here may reach the network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def sights_of(count, seed):
+    """Scenes of one to four items, some of them alike."""
+    draw = Draw(seed)
+    made = []
+    for _ in range(count):
+        here = set(draw.some(range(4), draw.between(1, 4)))
+        classes, tints = (tuple(draw.below(4) if c in here else -1 for c in range(4)) for _ in range(2))
+        made.append(Sight(classes, tints))
+    return made
+
+
+# --- the language ---------------------------------------------------------------------------------------------------
+
+WORDS = rf"a (?:({'|'.join(TINTS)}) )?(item|{'|'.join(ITEMS)})(?: (?:on|at) the (top|bottom)? ?(left|right)?)?"
+
+
+def seen_by_hand(text, sight):
+    """Whether a caption's words are true of a scene: every way to give its mentions to different items is tried."""
+    found = list(re.finditer(WORDS + r"(?= |$)", text))
+    relation = re.search(r"left of|right of|above|below", text)
+    for cells in itertools.permutations(sight.full, len(found)):
+        fit = True
+        for mention, cell in zip(found, cells, strict=True):
+            tint, item, row, column = mention.groups()
+            fit &= tint in (None, TINTS[sight.tints[cell]])
+            fit &= item in ("item", ITEMS[sight.classes[cell]])
+            fit &= row is None or row in CELLS[cell]
+            fit &= column is None or (" of" in text and row is None and " on " not in text) or column in CELLS[cell]
+        if relation is not None:
+            (y, x), (v, u) = (divmod(cell, 2) for cell in cells)
+            fit &= {"left of": x < u, "right of": x > u, "above": y < v, "below": y > v}[relation.group()]
+        if fit:
+            return True
+    return False
+
+
+def captions_of(sights, seed, each=3):
+    draw = Draw(seed)
+    made = [(s, telling.describe(sight, kind, draw)) for s, sight in enumerate(sights) for kind in telling.KINDS * each]
+    return made, [telling.twisted(caption, sights[s], draw) for s, caption in made]
+
+
+def test_captions_are_true_and_truth_is_what_the_words_say():
+    sights = sights_of(24, 0)
+    made, twisted = captions_of(sights, 1)
+    said = [caption for _, caption in made] + twisted
+    true = telling.truths(sights, said)
+    assert bool(true[[s for s, _ in made], torch.arange(len(made))].all())
+    for scene, column in itertools.product(range(0, 24, 5), range(0, len(said), 3)):
+        assert bool(true[scene, column]) == seen_by_hand(said[column].text, sights[scene]), said[column].text
+
+
+def test_truth_by_hand():
+    sight = Sight((6, 4, -1, 6), (0, 4, -1, 0))  # a red bag, a blue sandal beside it, a red bag below that
+    bag, red, sandal = Mention(6), Mention(6, 0), Mention(4, 4)
+    expected = {
+        Caption((bag, red)): True,
+        Caption((red, red, red)): False,  # three bags
+        Caption((Mention(4, 0),)): False,  # red is not the sandal
+        Caption((Mention(tint=4),)): True,
+        Caption((Mention(-1, -1, 1, 0),)): False,  # nothing is at the bottom left
+        Caption((red, sandal), 0): True,
+        Caption((sandal, red), 0): False,
+        Caption((sandal, red), 2): True,  # above
+        Caption((red, red), 2): True,
+        Caption((sandal, Mention(6, -1, 1, 1)), 1): False,  # the bag at the bottom right is in the same half
+    }
+    assert telling.truths([sight], list(expected))[0].tolist() == list(expected.values())
+
+
+def test_the_vocabulary_has_every_word_and_captions_are_short():
+    train = pytest.importorskip("training.clip_scenes")
+    made, twisted = captions_of(sights_of(60, 2), 3)
+    texts = [caption.text for caption in [*(c for _, c in made), *twisted]]
+    assert {word for text in texts for word in text.split()} <= set(telling.VOCABULARY)
+    assert max(len(text.split()) for text in texts) + 2 <= train.LENGTH
+    kinds = Counter(len(caption.mentions) for _, caption in made)
+    assert set(kinds) == {1, 2, 3, 4}
+
+
+def test_the_words_of_captions():
+    red, left = Mention(6, 0), Mention(4, -1, -1, 0)
+    corner = Mention(3, 2, 1, 1)
+    assert Caption((red,)).text == "a red bag"
+    assert Caption((Mention(tint=0),)).text == "a red item"
+    assert Caption((red, left)).text == "a red bag and a sandal on the left"
+    assert Caption((red, left, corner)).text == "a red bag , a sandal on the left and a green coat at the bottom right"
+    assert Caption((red, Mention(4)), 3).text == "a red bag below a sandal"
+
+
+def test_twisted_captions_differ_in_one_thing():
+    made, twisted = captions_of(sights_of(40, 4), 5)
+    for (_, caption), other in zip(made, twisted, strict=True):
+        assert other != caption
+        assert len(other.mentions) == len(caption.mentions)
+        changed = sum(a != b for a, b in zip(caption.mentions, other.mentions, strict=True))
+        swap = telling.swappable(caption) and other == telling.swapped(caption)
+        assert swap or changed + (other.relation != caption.relation) == 1
+        if swap:
+            assert telling.swapped(other) == caption
+
+
+def without(sight, cell):
+    """The scene with one cell emptied."""
+    return Sight(*(tuple(-1 if c == cell else v for c, v in enumerate(of)) for of in (sight.classes, sight.tints)))
+
+
+def test_a_caption_with_a_twin_rests_on_its_items_alone():
+    """Take away one of them, and it is no longer true; take away any other, and it is. The twin is false before."""
+    train = pytest.importorskip("training.clip_scenes")
+    crowd = make_crowd(fake_items(), 60, torch.Generator().manual_seed(0), fewest=1)
+    seen = train.sights(crowd.select(train.worth_showing(crowd)))
+    kinds = set()
+    for sight in seen:
+        for both in telling.twins(sight, Draw(0)):
+            emptied = [without(sight, cell) for cell in sight.full]
+            true = telling.truths([sight, *emptied], [both.caption, both.twin])
+            assert true[0].tolist() == [True, False]
+            assert true[1:, 0].tolist() == [cell not in both.cells for cell in sight.full]
+            kinds.add(both.kind)
+    assert kinds == set(telling.TWIN_KINDS)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def fake_items(classes=8, each=3):
+    """Solid blobs: full rectangles, so that masks are boxes."""
+    images = torch.full((classes * each, 28, 28), 200, dtype=torch.uint8)
+    return Items.of(images, torch.arange(classes).repeat(each), [f"class {k}" for k in range(classes)])
+
+
+def test_scenes_of_one_item_upwards():
+    crowd = make_crowd(fake_items(), 80, torch.Generator().manual_seed(0), fewest=1)
+    assert set((crowd.classes >= 0).sum(1).tolist()) == {1, 2, 3, 4}
+    crowd = make_crowd(fake_items(), 8, torch.Generator().manual_seed(0), fewest=3, most=3)
+    assert (crowd.classes >= 0).sum(1).tolist() == [3] * 8
+
+
+def test_the_loss_is_that_of_a_loop():
+    train = pytest.importorskip("training.clip_scenes")
+    gen = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, generator=gen, dtype=torch.float64)
+    true = torch.rand(3, 5, generator=gen) < 0.3
+    scene, caption = torch.tensor([0, 1, 2, 2]), torch.tensor([4, 1, 0, 3])
+    true[scene, caption] = True
+    total = 0.0
+    for i, j in zip(scene.tolist(), caption.tolist(), strict=True):
+        own = float(logits[i, j].exp())
+        texts = own + sum(float(logits[i, k].exp()) for k in range(5) if not true[i, k])
+        scenes = own + sum(float(logits[k, j].exp()) for k in range(3) if not true[k, j])
+        total -= float(torch.tensor([own / texts, own / scenes], dtype=torch.float64).log().sum())
+    told = train.Told([""] * 5, scene, caption, true)
+    assert float(train.contrast(logits, told)) == pytest.approx(total / 8)
+
+
+def test_patches_are_taught_what_they_show():
+    """With logits that name the share of each item the loss of a head is the entropy of the shares; none is lower."""
+    train = pytest.importorskip("training.clip_scenes")
+    crowd = make_crowd(fake_items(), 3, torch.Generator().manual_seed(0), fewest=1)
+    heads = train.Heads(4)
+    wanted = torch.zeros(3, 64, heads.placed.out_features)
+    for scene, cell in (crowd.classes >= 0).nonzero().tolist():
+        area = crowd.masks[scene, cell].view(8, 10, 8, 10).float().mean((1, 3)).flatten()
+        wanted[scene, :, crowd.classes[scene, cell] * 4 + cell] = area
+    wanted[..., -1] = 1 - wanted.sum(2)
+    entropy = torch.special.entr(wanted).sum(2).mean()
+    heads.placed.forward = lambda _: wanted.clamp(min=1e-9).log()
+    heads.coloured.forward = lambda x: torch.zeros(*x.shape[:2], heads.coloured.out_features)
+    uniform = torch.tensor(float(heads.coloured.out_features)).log()
+    assert heads(torch.zeros(3, 64, 4), crowd) == pytest.approx(float(entropy + uniform), rel=1e-5)
+
+
+def test_every_second_batch_of_scenes_is_fresh():
+    train = pytest.importorskip("training.clip_scenes")
+    pool = train.Pool(fake_items(), 1, torch.Generator(), Draw(0))
+    made = iter(range(1000))
+    pool.fresh = lambda: next(made)
+    seen = [pool.next() for _ in range(400)]
+    assert next(made) == (400 + train.POOL) // 2
+    assert max(Counter(seen[train.POOL :]).values()) < 16
+
+
+def test_parts_of_texts_come_back_in_order_and_padding_changes_nothing():
+    train = pytest.importorskip("training.clip_scenes")
+    torch.manual_seed(0)
+    model = train.build().eval()
+    texts = ["a red bag left of a blue coat", "a bag", "a red bag", "a coat on the left", "a red item and a bag"]
+    with torch.no_grad():
+        alone = torch.cat([train.text_vectors(model, [text]) for text in texts])
+        torch.testing.assert_close(train.text_vectors(model, texts, parts=2), alone)
+
+
+def test_the_script_trains_and_what_it_writes_is_read(tmp_path):
+    train = pytest.importorskip("training.clip_scenes")
+    args = argparse.Namespace(seed=0, steps=2, scenes=4, each=2, rate=1e-3, keep=None)
+    model = train.train(fake_items(), args, torch.Generator().manual_seed(0))
+    train.save(tmp_path, model)
+    train.bundle(tmp_path, fake_items(), 2, torch.Generator().manual_seed(0), Draw(0))
+    assert not model.training
+    accuracy = train.bundled_accuracy(tmp_path, model)
+    assert accuracy["bundled_scenes"] == 8
+    assert read_captions(tmp_path).count.tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert regard.load(tmp_path).kind == "image-text"
+    measured = train.measure(model, fake_items(), torch.Generator().manual_seed(0), Draw(0), scenes=200)
+    card = train.card_of(model, measured | accuracy, "again", 1.0)
+    assert set(card) >= set(zoo.cards()["zoo/clip-scenes"])
