@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,8 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from regard.zoo.fact_data import Draw
 from training.makers import captions as maker
-from training.makers.captions import Caption, describe, truths, twins, twisted
-from training.makers.crowds import TINTS, Crowd, covered, make_crowd
+from training.makers.captions import Caption, Twins, describe, truths, twins, twisted
+from training.makers.crowds import CELLS, TINTS, Crowd, covered, make_crowd
 from training.makers.questions import ITEMS, Sight
 from training.makers.scenes import Items, load_items
 from training.store import (
@@ -91,7 +92,9 @@ def build() -> CLIPModel:
         "image_size": SIDE,
         "patch_size": PATCH,
     }
-    return CLIPModel(CLIPConfig(text_config=words, vision_config=pictures, projection_dim=128))
+    model = CLIPModel(CLIPConfig(text_config=words, vision_config=pictures, projection_dim=128))
+    nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=0.1)  # as large as what patches show
+    return model
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -124,12 +127,13 @@ def text_vectors(model: CLIPModel, texts: list[str], parts: int = 4) -> Tensor:
     return F.normalize(torch.cat(rows).float(), dim=1)[torch.tensor(order).argsort()]
 
 
-def scene_vectors(model: CLIPModel, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the unit vectors (b, projection) of uint8 pictures, and the patches (b, patches, width) before the last block."""
+def scene_states(model: CLIPModel, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, of uint8 pictures, their unit vectors (b, projection), the last state of [CLS] (b, width), and the states of
+    the patches (b, patches, width) before the last block.
+    """
     seen = model.vision_model(pixel_values=pixels(images), output_hidden_states=True)
-    return F.normalize(model.visual_projection(seen.pooler_output).float(), dim=1), seen.hidden_states[-2][
-        :, 1:
-    ].float()
+    vectors = F.normalize(model.visual_projection(seen.pooler_output).float(), dim=1)
+    return vectors, seen.pooler_output.float(), seen.hidden_states[-2][:, 1:].float()
 
 
 @dataclass(frozen=True)
@@ -168,26 +172,37 @@ def contrast(logits: Tensor, of: Told) -> Tensor:
 
 
 class Heads(nn.Module):
-    """What patches are taught to tell: class and colour of the item there, class and cell, or none (last)."""
+    """What is taught to the patches, of the item there, if there is one, and to [CLS], of all items: class and colour, and
+    class and cell.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.coloured = nn.Linear(width, len(ITEMS) * len(TINTS) + 1)
-        self.placed = nn.Linear(width, len(ITEMS) * 4 + 1)
+        kinds = {"coloured": len(ITEMS) * len(TINTS), "placed": len(ITEMS) * len(CELLS)}
+        self.patch = nn.ModuleDict({name: nn.Linear(width, kind + 1) for name, kind in kinds.items()})  # the last: none
+        self.scene = nn.ModuleDict({name: nn.Linear(width, kind) for name, kind in kinds.items()})
 
-    def forward(self, patches: Tensor, crowd: Crowd) -> Tensor:
-        """Return the mean loss of both heads on ``patches`` (b, patches, width): soft targets by the share of pixels."""
+    def forward(self, patches: Tensor, scenes: Tensor, crowd: Crowd) -> Tensor:
+        """Return the loss of all heads on ``patches`` (b, patches, width), before the last block, and ``scenes`` (b, width).
+
+        A patch is to tell the share of each item in its pixels.
+        """
         share = F.avg_pool2d(crowd.masks.float(), PATCH).flatten(2)  # (b, cells, patches)
         item = crowd.classes.clamp(min=0)
+        kinds = {
+            "coloured": item * len(TINTS) + crowd.tints.clamp(min=0),
+            "placed": item * len(CELLS) + torch.arange(4),
+        }
         total = torch.zeros(())
-        for head, kind in (
-            (self.coloured, item * len(TINTS) + crowd.tints.clamp(min=0)),
-            (self.placed, item * 4 + torch.arange(4)),
-        ):
-            hot = F.one_hot(kind, head.out_features - 1).float()
-            wanted = torch.einsum("bcp,bck->bpk", share, hot)
+        for name, kind in kinds.items():
+            said = self.scene[name](scenes)
+            hot = F.one_hot(kind, said.shape[1]) * (crowd.classes >= 0)[:, :, None]  # (b, cells, kinds)
+            wanted = torch.einsum("bcp,bck->bpk", share, hot.float())
             wanted = torch.cat([wanted, 1 - wanted.sum(2, keepdim=True)], 2)
-            total = total + F.cross_entropy(head(patches).flatten(0, 1), wanted.flatten(0, 1))
+            total = total + F.cross_entropy(self.patch[name](patches).flatten(0, 1), wanted.flatten(0, 1))
+            total = total + F.binary_cross_entropy_with_logits(said, hot.amax(1).float(), reduction="sum") / (
+                10 * len(said)
+            )
         return total
 
 
@@ -202,19 +217,24 @@ def optimisers(named: list[tuple[str, nn.Parameter]], rate: float) -> list[torch
 
 
 def step_loss(model: CLIPModel, heads: Heads, crowd: Crowd, captions: Told) -> tuple[Tensor, Tensor]:
-    """Return the losses of the pairs and of the patches."""
+    """Return the losses of the pairs and of the heads."""
     with torch.autocast("cpu", torch.bfloat16):
-        scenes, states = scene_vectors(model, crowd.images)
+        scenes, pooled, patches = scene_states(model, crowd.images)
         texts = text_vectors(model, captions.texts)
-    return contrast(model.logit_scale.exp() * scenes @ texts.T, captions), heads(states, crowd)
+    return contrast(model.logit_scale.exp() * scenes @ texts.T, captions), heads(patches, pooled, crowd)
 
 
 class Pool:
     """Batches of scenes: every second time a fresh one, else one that was shown before, out of POOL."""
 
     def __init__(self, items: Items, count: int, gen: torch.Generator, draw: Draw) -> None:
-        self.fresh = lambda: make_crowd(items, count, gen, fewest=1)
-        self.draw, self.kept, self.asked = draw, list[Crowd](), 0
+        self.items, self.count, self.gen, self.draw = items, count, gen, draw
+        self.kept: list[Crowd] = []
+        self.asked = 0
+
+    def fresh(self) -> Crowd:
+        """Make a batch."""
+        return make_crowd(self.items, self.count, self.gen, fewest=1)
 
     def next(self) -> Crowd:
         """Return a batch."""
@@ -226,8 +246,24 @@ class Pool:
         return self.draw.one(self.kept)
 
 
+def update(
+    loss: Tensor,
+    weights: list[nn.Parameter],
+    both: list[torch.optim.Optimizer],
+    schedules: list[torch.optim.lr_scheduler.LambdaLR],
+) -> None:
+    """Go one step down, gradients clipped to length 1."""
+    for optimiser in both:
+        optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(weights, 1.0)
+    for optimiser, schedule in zip(both, schedules, strict=True):
+        optimiser.step()
+        schedule.step()
+
+
 def train(items: Items, args: argparse.Namespace, gen: torch.Generator) -> CLIPModel:
-    """Train on ``args.steps`` batches of scenes and fresh captions; print the losses on the way."""
+    """Train on ``args.steps`` batches of scenes and fresh captions; print the losses and the logit scale on the way."""
     model, draw = build(), Draw(args.seed)
     heads = Heads(model.config.vision_config.hidden_size)
     named = [pair for module in (model, heads) for pair in module.named_parameters()]
@@ -239,19 +275,13 @@ def train(items: Items, args: argparse.Namespace, gen: torch.Generator) -> CLIPM
     model.set_attn_implementation("eager")  # in bfloat16 on a CPU the backward pass of the fused one is slow
     for step in range(1, args.steps + 1):
         crowd = pool.next()
-        pairs, patches = step_loss(model, heads, crowd, told(sights(crowd), args.each, draw))
-        for optimiser in both:
-            optimiser.zero_grad()
-        (pairs + patches).backward()
-        nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
-        for optimiser, schedule in zip(both, schedules, strict=True):
-            optimiser.step()
-            schedule.step()
+        pairs, taught = step_loss(model, heads, crowd, told(sights(crowd), args.each, draw))
+        update(pairs + taught, [p for _, p in named], both, schedules)
         with torch.no_grad():
             model.logit_scale.clamp_(max=HARDEST)
-        sums += torch.stack([pairs, patches, model.logit_scale.exp()]).detach()
+        sums += torch.stack([pairs, taught, model.logit_scale.exp()]).detach()
         if step % 50 == 0:
-            said = " ".join(f"{n} {x:.3f}" for n, x in zip(("pairs", "patches", "scale"), sums / 50, strict=True))
+            said = " ".join(f"{n} {x:.3f}" for n, x in zip(("pairs", "heads", "scale"), sums / 50, strict=True))
             print(f"{step}/{args.steps} {said} {time.perf_counter() - start:.0f} s", flush=True)
             sums = torch.zeros(3)
         if step % 500 == 0 and args.keep:
@@ -263,7 +293,7 @@ def train(items: Items, args: argparse.Namespace, gen: torch.Generator) -> CLIPM
 @torch.no_grad()
 def likeness(model: CLIPModel, images: Tensor, texts: list[str]) -> Tensor:
     """Return the cosine of each of uint8 pictures (n, 80, 80, 3) with each text, (n, texts)."""
-    scenes = torch.cat([scene_vectors(model, part)[0] for part in torch.split(images, 100)])
+    scenes = torch.cat([scene_states(model, part)[0] for part in torch.split(images, 100)])
     return scenes @ text_vectors(model, texts).T
 
 
@@ -286,36 +316,62 @@ def top_prompts(model: CLIPModel, images: Tensor, items: Tensor, colours: Tensor
     }
 
 
-def preferred(model: CLIPModel, images: Tensor, scene: Tensor, texts: list[str], twins: list[str]) -> Tensor:
-    """Return whether each caption is liker to its scene than its twin, bool (captions,)."""
-    known = sorted({*texts, *twins})
+@dataclass(frozen=True)
+class Described:
+    """Captions of scenes and their twins: ``scene`` int64 (n,), the scene of each of ``pairs``."""
+
+    scene: Tensor
+    pairs: list[Twins]
+
+    @classmethod
+    def of(cls, seen: list[Sight], draw: Draw) -> Described:
+        """Describe every scene."""
+        rows = [(scene, pair) for scene, sight in enumerate(seen) for pair in twins(sight, draw)]
+        return cls(torch.tensor([scene for scene, _ in rows]), [pair for _, pair in rows])
+
+
+def preferred(model: CLIPModel, images: Tensor, scene: Tensor, texts: Sequence[str], wrong: Sequence[str]) -> Tensor:
+    """Return whether each of ``texts`` is liker to the picture ``scene`` than its twin in ``wrong``, bool (texts,)."""
+    known = sorted({*texts, *wrong})
     column = {text: i for i, text in enumerate(known)}
     like = likeness(model, images, known)
-    true, false = (like[scene, torch.tensor([column[t] for t in said])] for said in (texts, twins))
+    true, false = (like[scene, torch.tensor([column[t] for t in said])] for said in (texts, wrong))
     return true > false
+
+
+def measure_some(
+    model: CLIPModel, items: Items, number: int, gen: torch.Generator, draw: Draw
+) -> tuple[dict[str, Tensor], list[tuple[str, bool]]]:
+    """Return, of 200 scenes of ``number`` items, their ``top_prompts``, and each caption's kind and whether it is preferred."""
+    crowd = make_crowd(items, 200, gen, fewest=number, most=number)
+    said = Described.of(sights(crowd), draw)
+    texts, wrong = [pair.caption.text for pair in said.pairs], [pair.twin.text for pair in said.pairs]
+    right = preferred(model, crowd.images, said.scene, texts, wrong).tolist()
+    return top_prompts(model, crowd.images, crowd.classes, crowd.tints), [
+        (pair.kind, r) for pair, r in zip(said.pairs, right, strict=True)
+    ]
 
 
 def measure(model: CLIPModel, items: Items, gen: torch.Generator, draw: Draw, scenes: int = 2000) -> dict[str, object]:
     """Return accuracies on ``scenes`` scenes of each number of items, all made of unseen ones."""
-    top: dict[str, dict[str, float]] = {}
+    top: dict[str, dict[str, float]] = {"item": {}, "coloured_item": {}, "auc": {}}
     hits: dict[str, list[bool]] = {kind: [] for kind in maker.TWIN_KINDS}
     for number in range(1, 5):
-        found = []
-        for _ in range(scenes // 200):
-            crowd = make_crowd(items, 200, gen, fewest=number, most=number)
-            found.append(top_prompts(model, crowd.images, crowd.classes, crowd.tints))
-            pairs = [(scene, pair) for scene, sight in enumerate(sights(crowd)) for pair in twins(sight, draw)]
-            texts, wrong = ([getattr(pair, side).text for _, pair in pairs] for side in ("caption", "twin"))
-            right = preferred(model, crowd.images, torch.tensor([scene for scene, _ in pairs]), texts, wrong)
-            for (_, pair), r in zip(pairs, right.tolist(), strict=True):
-                hits[pair.kind].append(r)
-        for name in found[0]:
-            top.setdefault(name, {})[str(number)] = torch.cat([f[name] for f in found]).mean().item()
+        parts = [measure_some(model, items, number, gen, draw) for _ in range(scenes // 200)]
+        for name, by_number in top.items():
+            by_number[str(number)] = torch.cat([found[name] for found, _ in parts]).mean().item()
+        for kind, right in (pair for _, pairs in parts for pair in pairs):
+            hits[kind].append(right)
+    above = {kind: sum(right) / len(right) for kind, right in hits.items()}
     return {
         "test_scenes_of_each_number": scenes,
-        **{f"top_{name}" if name != "auc" else name: by_number for name, by_number in top.items()},
+        "item": sum(top["item"].values()) / 4,
+        "coloured_item": sum(top["coloured_item"].values()) / 4,
+        "colours_of_a_pair": above["pair"],
+        "relation": above["relation"],
+        **{f"{name}_by_number_of_items": by_number for name, by_number in top.items()},
         "test_captions": {kind: len(right) for kind, right in hits.items()},
-        "above_twin": {kind: sum(right) / len(right) for kind, right in hits.items()},
+        "above_twin": above,
     }
 
 
@@ -333,21 +389,17 @@ def bundle(folder: Path, items: Items, each: int, gen: torch.Generator, draw: Dr
     images, masks, classes, tints = (
         torch.cat([getattr(crowd, name) for crowd in crowds]) for name in ("images", "masks", "classes", "tints")
     )
-    pairs = [
-        (scene, pair)
-        for scene, sight in enumerate(sight for crowd in crowds for sight in sights(crowd))
-        for pair in twins(sight, draw)
-    ]
+    said = Described.of([sight for crowd in crowds for sight in sights(crowd)], draw)
     data = {
         "images": images,
         "mask_bits": torch.from_numpy(np.packbits(masks.any(1).numpy(), axis=-1)),
         "items": classes,
         "colours": tints,
-        "scene": torch.tensor([scene for scene, _ in pairs]),
-        "named": torch.tensor([[cell in pair.cells for cell in range(4)] for _, pair in pairs]),
+        "scene": said.scene,
+        "named": torch.tensor([[cell in pair.cells for cell in range(4)] for pair in said.pairs]),
     }
     save_file(data, folder / "captions.safetensors")
-    texts = [{"text": pair.caption.text, "twin": pair.twin.text, "kind": pair.kind} for _, pair in pairs]
+    texts = [{"text": pair.caption.text, "twin": pair.twin.text, "kind": pair.kind} for pair in said.pairs]
     head = {"items": ITEMS, "colours": TINTS, "license": "MIT (Fashion-MNIST items, Zalando SE)"}
     write_json(folder / "captions.json", {**head, "captions": texts})
     write_notice(folder)
@@ -359,10 +411,10 @@ def bundled_accuracy(folder: Path, model: CLIPModel) -> dict[str, object]:
 
     known = read_captions(folder)
     top = top_prompts(model, known.images, known.items, known.colours)
-    right = preferred(model, known.images, known.scene, list(known.texts), list(known.twins)).float()
+    right = preferred(model, known.images, known.scene, known.texts, known.twins).float()
     return {
         "bundled_scenes": len(known.images),
-        "bundled_top_item": {str(n): top["item"][known.count == n].mean().item() for n in range(1, 5)},
+        "bundled_item_by_number_of_items": {str(n): top["item"][known.count == n].mean().item() for n in range(1, 5)},
         "bundled_captions": {kind: int(known.of_kind(kind).sum()) for kind in maker.TWIN_KINDS},
         "bundled_above_twin": {kind: right[known.of_kind(kind)].mean().item() for kind in maker.TWIN_KINDS},
     }
@@ -391,13 +443,13 @@ def card_of(model: CLIPModel, accuracy: dict[str, object], command: str, seconds
         f"{pictures.num_attention_heads} heads, {words.vocab_size} words, at most {LENGTH} tokens, projection "
         f"{model.config.projection_dim}; logit scale learned, {model.logit_scale.exp().item():.1f}",
         "accuracy": accuracy,
-        "what_is_measured": 'Scenes of unseen items, by their number of items. top_item: of the eight prompts "a <class>" the '
-        'best names an item that is in the scene; top_coloured_item: the same of the 48 prompts "a <colour> <class>", class '
-        "and colour of one item; auc: the share of pairs of a class in the scene and one that is not whose prompts are in "
-        "this order. above_twin: a true caption is liker to the scene than a false one that differs in one thing (chance "
-        "0.5). item: another class; colour: a red sandal, where only something else is blue, and a blue sandal; place: top "
-        "left and top right; pair: a red sandal and a blue bag, and the colours swapped; relation: left of and right of, "
-        "above and below.",
+        "what_is_measured": "Scenes of unseen items. item: of the eight prompts 'a <class>' the best names an item that is in "
+        "the scene; coloured_item: of the 48 prompts 'a <colour> <class>' the best names one by class and colour; auc: the "
+        "share of pairs of a class in the scene and one that is not whose prompts are in this order; each by the number of "
+        "items, and the mean of these. above_twin: a true caption is liker to the scene than a false one that differs in one "
+        "thing (chance 0.5). item: another class; colour: 'a red sandal' and 'a blue sandal' where something else is blue; "
+        "place: 'at the top left' and 'at the top right'; pair, colours_of_a_pair: 'a red sandal and a blue bag' and the "
+        "colours swapped; relation: 'left of' and 'right of', 'above' and 'below'",
         "known_answers": "regard.zoo.captions(): regions()[c] are exactly the pixels of the items that caption c is about, and "
         "it is true of no other item of the scene; twins[c] is false of the scene. redirections() are pairs of captions about "
         "different items of one scene. No clutter box holds a pixel of an item. The fragments around the items are inner crops "

@@ -184,21 +184,24 @@ def test_the_loss_is_that_of_a_loop():
     assert float(train.contrast(logits, told)) == pytest.approx(total / 8)
 
 
-def test_patches_are_taught_what_they_show():
-    """With logits that name the share of each item the loss of a head is the entropy of the shares; none is lower."""
+def test_heads_are_taught_what_is_there():
+    """Logits that say it make the loss the entropy of the shares of pixels; none is lower."""
     train = pytest.importorskip("training.clip_scenes")
     crowd = make_crowd(fake_items(), 3, torch.Generator().manual_seed(0), fewest=1)
-    heads = train.Heads(4)
-    wanted = torch.zeros(3, 64, heads.placed.out_features)
-    for scene, cell in (crowd.classes >= 0).nonzero().tolist():
-        area = crowd.masks[scene, cell].view(8, 10, 8, 10).float().mean((1, 3)).flatten()
-        wanted[scene, :, crowd.classes[scene, cell] * 4 + cell] = area
-    wanted[..., -1] = 1 - wanted.sum(2)
-    entropy = torch.special.entr(wanted).sum(2).mean()
-    heads.placed.forward = lambda _: wanted.clamp(min=1e-9).log()
-    heads.coloured.forward = lambda x: torch.zeros(*x.shape[:2], heads.coloured.out_features)
-    uniform = torch.tensor(float(heads.coloured.out_features)).log()
-    assert heads(torch.zeros(3, 64, 4), crowd) == pytest.approx(float(entropy + uniform), rel=1e-5)
+    heads, numbers = train.Heads(4), {"coloured": 6, "placed": 4}
+    entropy = 0.0
+    for name, number in numbers.items():
+        shares, there = torch.zeros(3, 64, 8 * number + 1), torch.zeros(3, 8 * number)
+        for scene, cell in (crowd.classes >= 0).nonzero().tolist():
+            second = int(crowd.tints[scene, cell]) if name == "coloured" else cell
+            kind = int(crowd.classes[scene, cell]) * number + second
+            shares[scene, :, kind] += crowd.masks[scene, cell].view(8, 10, 8, 10).float().mean((1, 3)).flatten()
+            there[scene, kind] = 1
+        shares[..., -1] = 1 - shares.sum(2)
+        entropy += float(torch.special.entr(shares).sum(2).mean())
+        heads.patch[name].forward = lambda _, said=shares: said.clamp(min=1e-9).log()
+        heads.scene[name].forward = lambda _, said=there: 40 * said - 20
+    assert float(heads(torch.zeros(3, 64, 4), torch.zeros(3, 4), crowd)) == pytest.approx(entropy, rel=1e-5)
 
 
 def test_every_second_batch_of_scenes_is_fresh():
@@ -235,3 +238,117 @@ def test_the_script_trains_and_what_it_writes_is_read(tmp_path):
     measured = train.measure(model, fake_items(), torch.Generator().manual_seed(0), Draw(0), scenes=200)
     card = train.card_of(model, measured | accuracy, "again", 1.0)
     assert set(card) >= set(zoo.cards()["zoo/clip-scenes"])
+
+
+# --- zoo/clip-scenes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return regard.load("zoo/clip-scenes")
+
+
+@pytest.fixture(scope="module")
+def captions():
+    return zoo.captions()
+
+
+@torch.no_grad()
+def likeness(clip, images, texts):
+    """Cosines (pictures, texts), through the folder's own processor."""
+    from PIL import Image
+
+    pictures = [Image.fromarray(image.numpy()) for image in images]
+    out = clip.model(**clip.processor(text=list(texts), images=pictures, padding=True, return_tensors="pt"))
+    return out.image_embeds @ out.text_embeds.T
+
+
+def test_bundled_scenes_show_one_to_four_different_items(captions):
+    here = captions.items >= 0
+    assert captions.images.shape == (80, 80, 80, 3)
+    assert captions.count.tolist() == [number for number in range(1, 5) for _ in range(20)]
+    assert torch.equal(here, captions.colours >= 0)
+    assert torch.equal(here, captions.masks.flatten(2).any(2))
+    assert captions.masks.sum(1).max() == 1
+    for items, colours in zip(captions.items.tolist(), captions.colours.tolist(), strict=True):
+        shown = [pair for pair in zip(items, colours, strict=True) if pair[0] >= 0]
+        assert len(set(shown)) == len(shown)
+    assert captions.prompts[6] == "a bag"
+
+
+def test_bundled_captions_are_true_of_the_items_they_name_alone(captions):
+    """By the words: true of the scene, false without one of the items; the twin is false."""
+    rows = zip(captions.items.tolist(), captions.colours.tolist(), strict=True)
+    sights = [Sight(tuple(items), tuple(colours)) for items, colours in rows]
+    for row in range(0, len(captions), 3):
+        sight = sights[captions.scene[row]]
+        assert seen_by_hand(captions.texts[row], sight)
+        assert not seen_by_hand(captions.twins[row], sight)
+        for cell in sight.full:
+            rests = not seen_by_hand(captions.texts[row], without(sight, cell))
+            assert rests == bool(captions.named[row, cell])
+    assert set(captions.kinds) == set(telling.TWIN_KINDS)
+
+
+def test_regions_are_the_pixels_of_the_named_items(captions):
+    regions = captions.regions()
+    for row in range(0, len(captions), 50):
+        named = captions.named[row].nonzero()[:, 0].tolist()
+        by_hand = torch.stack([captions.masks[captions.scene[row], cell] for cell in named]).any(0)
+        assert torch.equal(regions[row], by_hand)
+
+
+def test_redirections_are_pairs_about_different_items(captions):
+    few = captions.select(captions.scene >= 60)
+    assert len(few) < len(captions)
+    expected = [
+        [i, j]
+        for i, j in itertools.combinations(range(len(few)), 2)
+        if few.scene[i] == few.scene[j]
+        and few.kinds[i] == few.kinds[j]
+        and few.named[i].sum() == few.named[j].sum() == 1
+        and not (few.named[i] & few.named[j]).any()
+    ]
+    assert few.redirections().tolist() == expected
+
+
+def test_clip_reads_a_caption_at_its_end(clip):
+    """The text's vector is that of the end token: padding changes nothing, and the end token is none of the old default."""
+    config = clip.model.config.text_config
+    assert config.eos_token_id == clip.processor.tokenizer.eos_token_id not in (2, config.pad_token_id)
+    alone, padded = (
+        clip.processor.tokenizer(texts, padding=True, return_tensors="pt")
+        for texts in (["a red bag"], ["a red bag", "a red sandal left of a blue bag"])
+    )
+    with torch.no_grad():
+        first, second = (clip.model.get_text_features(**text).pooler_output for text in (alone, padded))
+    torch.testing.assert_close(first[0], second[0], rtol=1e-4, atol=1e-4)
+
+
+def test_clip_is_as_good_on_the_bundled_scenes_as_its_card_says(clip, captions):
+    card = zoo.cards()["zoo/clip-scenes"]
+    accuracy = card["accuracy"]
+    assert sum(p.numel() for p in clip.model.parameters()) == card["parameters"]
+    best = likeness(clip, captions.images, captions.prompts).argmax(1)
+    right = (captions.items == best[:, None]).any(1).float()
+    by_number = {str(n): float(right[captions.count == n].mean()) for n in range(1, 5)}
+    assert by_number == pytest.approx(accuracy["bundled_item_by_number_of_items"], abs=0.051)  # one of 20 may tip over
+    known = sorted({*captions.texts, *captions.twins})
+    like = likeness(clip, captions.images, known)
+    true, false = (like[captions.scene, [known.index(t) for t in said]] for said in (captions.texts, captions.twins))
+    for kind, share in accuracy["bundled_above_twin"].items():
+        of = captions.of_kind(kind)
+        assert int(of.sum()) == accuracy["bundled_captions"][kind]
+        assert float((true > false)[of].float().mean()) == pytest.approx(share, abs=0.011), kind
+        assert share == pytest.approx(accuracy["above_twin"][kind], abs=0.1), kind
+
+
+@pytest.mark.long
+def test_clip_on_fresh_scenes_of_unseen_items(clip):
+    if not SHARED.is_file():
+        pytest.skip(f"needs {SHARED}: Fashion-MNIST is not part of the repository")
+    train = pytest.importorskip("training.clip_scenes")
+    scores = train.measure(clip.model, load_items(SHARED), torch.Generator().manual_seed(99), Draw(99), scenes=1000)
+    accuracy = zoo.cards()["zoo/clip-scenes"]["accuracy"]
+    assert scores["item"] == pytest.approx(accuracy["item"], abs=0.015)
+    assert scores["above_twin"] == pytest.approx(accuracy["above_twin"], abs=0.03)
