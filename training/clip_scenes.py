@@ -291,21 +291,26 @@ def train(items: Items, args: argparse.Namespace, gen: torch.Generator) -> CLIPM
 
 
 @torch.no_grad()
-def likeness(model: CLIPModel, images: Tensor, texts: list[str]) -> Tensor:
-    """Return the cosine of each of uint8 pictures (n, 80, 80, 3) with each text, (n, texts)."""
-    scenes = torch.cat([scene_states(model, part)[0] for part in torch.split(images, 100)])
+def encoded(model: CLIPModel, images: Tensor) -> Tensor:
+    """Return the unit vectors (n, projection) of uint8 pictures (n, 80, 80, 3)."""
+    return torch.cat([scene_states(model, part)[0] for part in torch.split(images, 100)])
+
+
+@torch.no_grad()
+def likeness(model: CLIPModel, scenes: Tensor, texts: list[str]) -> Tensor:
+    """Return the cosine of each of ``scenes`` (n, projection) with each text, (n, texts)."""
     return scenes @ text_vectors(model, texts).T
 
 
-def top_prompts(model: CLIPModel, images: Tensor, items: Tensor, colours: Tensor) -> dict[str, Tensor]:
-    """Return for each picture whether the best of some prompts is true, and how the classes are ranked.
+def top_prompts(model: CLIPModel, scenes: Tensor, items: Tensor, colours: Tensor) -> dict[str, Tensor]:
+    """Return for each of ``scenes`` (n, projection) whether the best of some prompts is true, and how the classes are ranked.
 
     ``items``, ``colours`` int64 (n, 4), -1 where there is none. *item*: whether the best of "a <class>" names an item;
     *coloured_item*: the best of "a <colour> <class>"; *auc*: the share of pairs of a class that is there and one that is not
     whose prompts are in this order.
     """
-    plain = likeness(model, images, [f"a {name}" for name in ITEMS])
-    coloured = likeness(model, images, [f"a {tint} {name}" for name in ITEMS for tint in TINTS])
+    plain = likeness(model, scenes, [f"a {name}" for name in ITEMS])
+    coloured = likeness(model, scenes, [f"a {tint} {name}" for name in ITEMS for tint in TINTS])
     here = F.one_hot(items + 1, len(ITEMS) + 1)[:, :, 1:].any(1)
     both = (items * len(TINTS) + colours).where(items >= 0, torch.tensor(-1))
     ordered = (plain[:, :, None] > plain[:, None, :]) & here[:, :, None] & ~here[:, None, :]
@@ -330,11 +335,11 @@ class Described:
         return cls(torch.tensor([scene for scene, _ in rows]), [pair for _, pair in rows])
 
 
-def preferred(model: CLIPModel, images: Tensor, scene: Tensor, texts: Sequence[str], wrong: Sequence[str]) -> Tensor:
-    """Return whether each of ``texts`` is liker to the picture ``scene`` than its twin in ``wrong``, bool (texts,)."""
+def preferred(model: CLIPModel, scenes: Tensor, scene: Tensor, texts: Sequence[str], wrong: Sequence[str]) -> Tensor:
+    """Return whether each text is closer to its row ``scene`` of ``scenes`` than its twin in ``wrong``, bool (texts,)."""
     known = sorted({*texts, *wrong})
     column = {text: i for i, text in enumerate(known)}
-    like = likeness(model, images, known)
+    like = likeness(model, scenes, known)
     true, false = (like[scene, torch.tensor([column[t] for t in said])] for said in (texts, wrong))
     return true > false
 
@@ -346,8 +351,9 @@ def measure_some(
     crowd = make_crowd(items, 200, gen, fewest=number, most=number)
     said = Described.of(sights(crowd), draw)
     texts, wrong = [pair.caption.text for pair in said.pairs], [pair.twin.text for pair in said.pairs]
-    right = preferred(model, crowd.images, said.scene, texts, wrong).tolist()
-    return top_prompts(model, crowd.images, crowd.classes, crowd.tints), [
+    scenes = encoded(model, crowd.images)
+    right = preferred(model, scenes, said.scene, texts, wrong).tolist()
+    return top_prompts(model, scenes, crowd.classes, crowd.tints), [
         (pair.kind, r) for pair, r in zip(said.pairs, right, strict=True)
     ]
 
@@ -410,8 +416,9 @@ def bundled_accuracy(folder: Path, model: CLIPModel) -> dict[str, object]:
     from regard.zoo.caption_data import read_captions
 
     known = read_captions(folder)
-    top = top_prompts(model, known.images, known.items, known.colours)
-    right = preferred(model, known.images, known.scene, known.texts, known.twins).float()
+    scenes = encoded(model, known.images)
+    top = top_prompts(model, scenes, known.items, known.colours)
+    right = preferred(model, scenes, known.scene, known.texts, known.twins).float()
     return {
         "bundled_scenes": len(known.images),
         "bundled_item_by_number_of_items": {str(n): top["item"][known.count == n].mean().item() for n in range(1, 5)},
@@ -446,7 +453,7 @@ def card_of(model: CLIPModel, accuracy: dict[str, object], command: str, seconds
         "what_is_measured": "Scenes of unseen items. item: of the eight prompts 'a <class>' the best names an item that is in "
         "the scene; coloured_item: of the 48 prompts 'a <colour> <class>' the best names one by class and colour; auc: the "
         "share of pairs of a class in the scene and one that is not whose prompts are in this order; each by the number of "
-        "items, and the mean of these. above_twin: a true caption is liker to the scene than a false one that differs in one "
+        "items, and the mean of these. above_twin: a true caption is closer to the scene than a false one that differs in one "
         "thing (chance 0.5). item: another class; colour: 'a red sandal' and 'a blue sandal' where something else is blue; "
         "place: 'at the top left' and 'at the top right'; pair, colours_of_a_pair: 'a red sandal and a blue bag' and the "
         "colours swapped; relation: 'left of' and 'right of', 'above' and 'below'",

@@ -220,16 +220,10 @@ def _said(captions: Sequence[Caption]) -> Tensor:
     return torch.tensor(rows).permute(2, 0, 1)
 
 
-def _given() -> Tensor:
-    """Which mention gets which cell in each of ORDERS, 0 or 1, (mentions, cells, orders)."""
-    return torch.stack([torch.eye(4)[list(order)] for order in ORDERS], 2)
-
-
-def _kept() -> Tensor:
-    """Whether each relation holds in each of ORDERS, bool (1 + relations, orders); in the first row none is asked for."""
-    return torch.tensor(
-        [[r < 0 or HOLDS[r][order[0]][order[1]] for order in ORDERS] for r in range(-1, len(RELATIONS))]
-    )
+GIVEN = torch.stack([torch.eye(4)[list(order)] for order in ORDERS], 2)
+"""Which mention gets which cell in each of ORDERS, 0 or 1, (mentions, cells, orders)."""
+KEPT = torch.tensor([[r < 0 or HOLDS[r][o[0]][o[1]] for o in ORDERS] for r in range(-1, len(RELATIONS))])
+"""Whether each relation holds in each of ORDERS, bool (1 + relations, orders); in the first row none is asked for."""
 
 
 def truths(sights: Sequence[Sight], captions: Sequence[Caption]) -> Tensor:
@@ -237,8 +231,8 @@ def truths(sights: Sequence[Sight], captions: Sequence[Caption]) -> Tensor:
     shown, said = _shown(sights)[:, :, None, None, :], _said(captions)[:, None, :, :, None]
     fits = ((said == shown) | (said < 0)).all(0)  # (scenes, captions, mentions, cells)
     fits &= (shown[0] >= 0) | (said < 0).all(0)
-    number = fits.flatten(2).float() @ _given().flatten(0, 1)  # how many mentions fit, (scenes, captions, orders)
-    return ((number == 4) & _kept()[[c.relation + 1 for c in captions]]).any(2)
+    number = fits.flatten(2).float() @ GIVEN.flatten(0, 1)  # how many mentions fit, (scenes, captions, orders)
+    return ((number == 4) & KEPT[[c.relation + 1 for c in captions]]).any(2)
 
 
 @dataclass(frozen=True)
