@@ -240,7 +240,8 @@ class Twins:
     """A caption that is true of a scene, one that is false by little, and the cells of the items that the first mentions.
 
     The first is true of these items alone. Kinds: *item*, where the other class is not in the scene; *colour*, where the other
-    colour is that of another item if it can be; *place*; *pair*, two items with their colours, and swapped; *relation*.
+    colour is that of another item if it can be; *place*; *pair*, two items and their colours, which are swapped; *relation*,
+    which is turned round; *list*, all of three or four items, where the colours of two are swapped.
     """
 
     kind: str
@@ -296,12 +297,19 @@ def relation_twins(sight: Sight, draw: Draw) -> list[Twins]:
     return found
 
 
-TWIN_KINDS = ("item", "colour", "place", "pair", "relation")
-TWINS = (item_twins, colour_twins, place_twins, pair_twins, relation_twins)
+def list_twins(sight: Sight, draw: Draw) -> list[Twins]:
+    """All items of a scene of three or four, against the colours of the first two swapped."""
+    cells = tuple(draw.mixed(sight.full))
+    caption = Caption(tuple(Mention(sight.classes[c], sight.tints[c]) for c in cells))
+    return [Twins("list", caption, swapped(caption), cells)] if len(cells) > 2 and swappable(caption) else []
+
+
+TWIN_KINDS = ("item", "colour", "place", "pair", "relation", "list")
+TWINS = (item_twins, colour_twins, place_twins, pair_twins, relation_twins, list_twins)
 
 
 def twins(sight: Sight, draw: Draw) -> list[Twins]:
-    """Return captions of a scene with their twins, of each item and of every two; none whose twin is true."""
+    """Return captions of a scene with their twins, of each item, of every two and of all; none whose twin is true."""
     found = [both for make in TWINS for both in make(sight, draw)]
     true = truths([sight], [both.twin for both in found])[0].tolist()
     return [both for both, wrong in zip(found, true, strict=True) if not wrong]

@@ -22,9 +22,9 @@ class Captions:
     as numbered by ``item_names`` and ``colour_names``, -1 in an empty quarter. No two items of a scene have both in common.
 
     Of the captions: ``texts``; ``twins``, texts that differ in one thing and are false of the scene; ``kinds``, which say
-    what that is: "item", "colour", "place", "pair" (the colours of two items swapped), "relation" (turned round);
-    ``scene`` int64 (c,), the scene that the caption is true of; ``named`` bool (c, 4), the items that it is about, one, or two
-    of a pair and a relation: it is true of no other.
+    what that is: "item", "colour", "place", "pair" (the colours of two items swapped), "relation" (turned round), "list" (of
+    all items, the colours of two swapped); ``scene`` int64 (c,), the scene that the caption is true of; ``named`` bool (c, 4),
+    the items that it is about, and it is true of no others.
     """
 
     images: UInt8[Tensor, "s 80 80 3"]
