@@ -7,8 +7,9 @@ Run from the repository root, one core::
 Scenes of one to four items are made on the fly from Fashion-MNIST *training* items (Xiao et al. 2017), each for about two
 batches. Each comes with several captions, and each caption with a twin that differs in one thing (Yuksekgonul et al. 2023).
 The loss is CLIP's (Radford et al. 2021), but for one thing: a caption is known to be true or false of every scene of the
-batch, and only where it is false the two are pushed apart. Linear heads tell class and colour, and class and cell: of the item at
-each patch, before the last block, from the exact masks, and from [CLS] of all items of the scene. They are thrown away.
+batch, and only where it is false the two are pushed apart. Linear heads tell class and colour, and class and cell: of the
+item at each patch, before the last block, from the exact masks, and from [CLS] of all items of the scene. They are thrown
+away.
 """
 
 from __future__ import annotations
