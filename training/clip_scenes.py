@@ -466,7 +466,8 @@ def card_of(model: CLIPModel, accuracy: dict[str, object], command: str, seconds
         "limits": "Knows eight items, six colours, four places and the wordings of training.makers.captions, no other: no "
         "number, no 'no', no 'only', no verb. Says how alike a scene and a caption are, not whether the caption is true: there "
         "is no threshold. Left of means in the left half, with the other one in the right half. How well colours, places and "
-        "relations are bound to items the twins say; what it tells least well is a list of three or four items. Pullover and "
+        "relations are bound to items is what the twins measure: better than by chance, not surely. It names the item of a "
+        "scene that holds one alone less well than one of several, for fragments of other classes lie about. Pullover and "
         "Shirt are left out, as in zoo/vit-scenes; T-shirts are called shirts. The heads on the patches saw the masks in "
         "training, so the model may sit on the items more firmly than one taught by captions alone.",
         "bundled": "captions.safetensors, captions.json: 80 scenes of Fashion-MNIST test items, 20 of each number of items, "

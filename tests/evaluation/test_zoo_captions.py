@@ -340,7 +340,24 @@ def test_clip_is_as_good_on_the_bundled_scenes_as_its_card_says(clip, captions):
         of = captions.of_kind(kind)
         assert int(of.sum()) == accuracy["bundled_captions"][kind]
         assert float((true > false)[of].float().mean()) == pytest.approx(share, abs=0.011), kind
-        assert share == pytest.approx(accuracy["above_twin"][kind], abs=0.1), kind
+        assert share == pytest.approx(accuracy["above_twin"][kind], abs=0.15), kind  # lists are few
+    assert accuracy["item"] >= 0.85
+    assert accuracy["colours_of_a_pair"] >= 0.85
+
+
+@pytest.mark.parametrize("method", ["grad_eclip", "gae"])
+def test_maps_of_captions_lie_on_the_items_that_they_are_about(clip, captions, method):
+    """Of what lies on items, most lies on the one that the caption is about, though it is about a third of their pixels."""
+    several = captions.count[captions.scene] >= 2
+    rows = (captions.of_kind("colour") & several).nonzero()[::12, 0].tolist()
+    shares, areas = [], []
+    for row in rows:
+        region, items = captions.regions()[row], captions.masks[captions.scene[row]].any(0)
+        exp = clip.explain((captions.images[captions.scene[row]], captions.texts[row]), method=method)
+        heat = exp.image_map(size=(80, 80))[0].clamp(min=0)
+        shares.append(float(heat[region].sum() / heat[items].sum()))
+        areas.append(float(region.sum() / items.sum()))
+    assert sum(shares) / len(rows) > sum(areas) / len(rows) + 0.3
 
 
 @pytest.mark.long
