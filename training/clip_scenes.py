@@ -466,18 +466,18 @@ def card_of(model: CLIPModel, accuracy: dict[str, object], command: str, seconds
         "limits": "Knows eight items, six colours, four places and the wordings of training.makers.captions, no other: no "
         "number, no 'no', no 'only', no verb. Says how alike a scene and a caption are, not whether the caption is true: there "
         "is no threshold. Left of means in the left half, with the other one in the right half. How well colours, places and "
-        "relations are bound to items is what the twins measure: better than by chance, not surely. It names the item of a "
-        "scene that holds one alone less well than one of several, for fragments of other classes lie about. Pullover and "
-        "Shirt are left out, as in zoo/vit-scenes; T-shirts are called shirts. The heads on the patches saw the masks in "
-        "training, so the model may sit on the items more firmly than one taught by captions alone.",
+        "relations are bound to items is what the twins measure: better than by chance, not surely. Where a scene holds "
+        "one item alone, one prompt alone is right, and is the best less often; with several items a guess is right more often "
+        "too. Pullover and Shirt are left out, as in zoo/vit-scenes; T-shirts are called shirts. The heads on the patches saw "
+        "the masks in training, so the model may sit on the items more firmly than one taught by captions alone.",
         "bundled": "captions.safetensors, captions.json: 80 scenes of Fashion-MNIST test items, 20 of each number of items, "
         "drawn once from a seed, not selected but for clutter that touches no item and for items that all differ in class or "
         "in colour",
         "data": "made by training.makers (crowds, captions) from Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, Zalando SE), MIT",
         "training": "CLIP's loss on scenes and captions, each caption with a twin that differs in one thing; a pair that is "
         "true is never a negative. Besides linear heads, thrown away, that tell class and colour, and class and cell, of the "
-        "item at each patch, before the last block, and of all items of the scene, from [CLS]; without the latter the model "
-        "did not begin to learn places in 1000 steps. Muon for the blocks' matrices, AdamW for the rest, warm-up and cosine; "
+        "item at each patch, before the last block, and of all items of the scene, from [CLS]. In bfloat16 but "
+        "for the weights and the losses. Muon for the blocks' matrices, AdamW for the rest, warm-up and cosine; "
         "every batch of scenes is used about twice, with new captions. Nothing is said about attention.",
         "license": "weights and captions Apache-2.0; items in the scenes MIT, copyright Zalando SE",
         "retrain": command,
