@@ -1,4 +1,4 @@
-"""Scenes of two to four tinted items, for ``zoo/lxmert-scenes`` and ``zoo/detr-scenes``.
+"""Scenes of two to four tinted items, for ``zoo/lxmert-scenes`` and ``zoo/detr-scenes``; of one to four for a CLIP.
 
 The canvas is cut into four cells; an item stands anywhere in its cell, whole and unblended, so its mask and the tight
 box around it are exact. Six clutter boxes join the items': four hold a *fragment* (a small inner crop of an item of a class
@@ -59,9 +59,9 @@ def draw_palette(count: int, kinds: int, gen: torch.Generator) -> Tensor:
     return palette.gather(1, torch.where(variety[:, None] == 4, distinct, mixed))
 
 
-def draw_cells(count: int, gen: torch.Generator) -> Tensor:
-    """Return which cells hold an item, bool (count, 4): two to four of them, every number as often."""
-    number = torch.randint(2, 5, (count, 1), generator=gen)
+def draw_cells(count: int, gen: torch.Generator, fewest: int = 2, most: int = 4) -> Tensor:
+    """Return which cells hold an item, bool (count, 4): ``fewest`` to ``most`` of them, every number as often."""
+    number = torch.randint(fewest, most + 1, (count, 1), generator=gen)
     return torch.rand(count, 4, generator=gen).argsort(dim=1).argsort(dim=1) < number
 
 
@@ -130,10 +130,12 @@ def strange(classes: Tensor, kinds: int, gen: torch.Generator) -> Tensor:
     return (torch.rand(len(classes), kinds, generator=gen) + present).argsort(dim=1)[:, :2]
 
 
-def make_crowd(items: Items, count: int, gen: torch.Generator, recipe: Recipe = RECIPE) -> Crowd:
-    """Make ``count`` scenes."""
+def make_crowd(
+    items: Items, count: int, gen: torch.Generator, recipe: Recipe = RECIPE, fewest: int = 2, most: int = 4
+) -> Crowd:
+    """Make ``count`` scenes of ``fewest`` to ``most`` items each."""
     height, width = recipe.canvas
-    here = draw_cells(count, gen)
+    here = draw_cells(count, gen, fewest, most)
     classes = draw_palette(count, len(items.names), gen).where(here, torch.tensor(-1))
     tints = draw_palette(count, len(TINTS), gen).where(here, torch.tensor(-1))
     room = torch.tensor([[y, x, height // 2, width // 2] for y in (0, height // 2) for x in (0, width // 2)]).float()

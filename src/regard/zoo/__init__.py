@@ -1,10 +1,11 @@
-"""The zoo: five small trained models with known answers, bundled, for tests, examples and first steps.
+"""The zoo: six small trained models with known answers, bundled, for tests, examples and first steps.
 
 ``zoo/vit-scenes`` names the item of clothing in a cluttered scene; every bundled scene has the exact mask of its item.
 ``zoo/bert-sentiment`` tells positive from negative sentences; our sentences have their deciding words marked.
 ``zoo/llama-facts`` answers questions about little stories; of every prompt the token that the answer rests on is known.
 ``zoo/lxmert-scenes`` answers questions about scenes of several items; the regions that an answer must rest on are known.
 ``zoo/detr-scenes`` finds the items in such scenes; every item has its exact mask.
+``zoo/clip-scenes`` compares such scenes with captions; the items that each caption is about have their exact masks.
 
 The folders are ordinary Hugging Face folders: ``AutoModel...from_pretrained(folder(name))`` loads them offline. Names, folders
 and cards are read without torch, data with torch, numpy and safetensors alone. How the models were trained is no part of the
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from regard.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from regard.zoo.caption_data import Captions as Captions
     from regard.zoo.detection_data import Detections as Detections
     from regard.zoo.fact_data import Fact as Fact
     from regard.zoo.question_data import Questions as Questions
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from regard.zoo.sentence_data import Sentence as Sentence
 
 KINDS = {
+    "Captions": "caption_data",
     "Detections": "detection_data",
     "Fact": "fact_data",
     "Questions": "question_data",
@@ -39,6 +42,7 @@ KINDS = {
 
 __all__ = [
     *KINDS,
+    "captions",
     "cards",
     "demo_scene",
     "detections",
@@ -52,7 +56,7 @@ __all__ = [
 ]
 
 PREFIX = "zoo/"
-FOLDERS = ("bert-sentiment", "detr-scenes", "llama-facts", "lxmert-scenes", "vit-scenes")
+FOLDERS = ("bert-sentiment", "clip-scenes", "detr-scenes", "llama-facts", "lxmert-scenes", "vit-scenes")
 
 
 def __getattr__(name: str) -> Any:
@@ -143,3 +147,13 @@ def detections() -> Detections:
     from regard.zoo.detection_data import read_detections
 
     return read_detections(folder("zoo/detr-scenes"))
+
+
+def captions() -> Captions:
+    """Return the bundled captions of ``zoo/clip-scenes``, with the exact masks of the items that each is about.
+
+    Each has a twin, which differs in one thing and is false of the same scene.
+    """
+    from regard.zoo.caption_data import read_captions
+
+    return read_captions(folder("zoo/clip-scenes"))
