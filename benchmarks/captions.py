@@ -297,7 +297,7 @@ def principles(each: int) -> str:
 def main() -> None:
     """Print the tables, or write them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--each", type=int, default=40, help="captions for each number of items")
+    parser.add_argument("--each", type=int, default=20, help="captions for each number of items")
     for name in ("tiny", "write"):
         parser.add_argument(f"--{name}", action="store_true")
     given = parser.parse_args()
