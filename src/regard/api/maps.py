@@ -163,7 +163,8 @@ def _gradients(
 def _ends(row: Method, options: dict[str, Any]) -> bool:
     """Whether a method asks for no gradient but those of the last attentions, if only to find the read-out."""
     if row.preset:
-        return not any(p.gradient for preset in _presets([row], options) for p in preset.presets)
+        presets = [p for preset in _presets([row], options) for p in preset.presets]
+        return bool(presets) and not any(p.gradient for p in presets)  # without: it may read any call
     return row.reads_last
 
 
