@@ -14,6 +14,7 @@ from regard.attribution.attention import legrad as home
 from regard.attribution.attention.legrad import legrad
 from regard.attribution.context import Context
 from regard.attribution.rerun import Rerun
+from regard.attribution.towers import AsRecorded
 from regard.errors import Misuse
 from regard.recording import record, recorder
 from regard.recording.patch_gradient import operation
@@ -127,7 +128,7 @@ def test_blocks_that_are_known_are_not_computed_again(make: Any, monkeypatch: py
     found = in_double(case)
     few = sum(f is linear for f in computed)
     computed.clear()
-    monkeypatch.setattr(home, "others", lambda *_: {})
+    monkeypatch.setattr(home, "others", lambda *_: AsRecorded({}))
     every = in_double(case)
     assert few < 0.7 * sum(f is linear for f in computed)
     for stream in every:
@@ -141,7 +142,7 @@ def test_blocks_that_hand_on_more_than_their_output_are_computed_after_all() -> 
     inner.register_forward_hook(lambda _m, _a, out: seen.append(out))
 
     def reads(_module: nn.Module, args: Any) -> Any:
-        return (args[0] + seen[-1][..., :1].sin(), *args[1:])
+        return (args[0] + seen[-1].sin(), *args[1:])
 
     layers[-2].register_forward_pre_hook(reads)
     expected = sum(term(case, layers, l, l, None, False) for l in (1, 2))

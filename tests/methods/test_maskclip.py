@@ -112,6 +112,20 @@ def test_a_sample_is_the_same_alone_and_in_little_memory() -> None:
     torch.testing.assert_close(one, found[:1], rtol=0, atol=1e-6)
 
 
+def test_blocks_that_hand_on_more_than_their_output_are_computed() -> None:
+    """The last block reads what an earlier one has left beside: skipped, that would be another value."""
+    case = of_vit()
+    layers, seen = case.model.vit.layers, []
+    inner = next(m for m in layers[0].modules() if isinstance(m, nn.Linear))
+    inner.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    layers[-1].register_forward_pre_hook(lambda _m, args: (args[0] + seen[-1].sin(), *args[1:]))
+    Z, y = of_token(case)
+    with torch.no_grad():
+        expected = torch.stack([y(Z[:, j]) for j in range(Z.shape[1])], 1)
+    found = in_double(case, centred=False)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * float(expected.abs().max()) + 1e-7)
+
+
 def test_a_target_that_is_not_read_from_the_last_tokens() -> None:
     case = of_vit()
     given = case.inputs | {"output_hidden_states": True}

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.attribution.towers import alike
 from regard.errors import Misuse, RegardError
 from regard.recording.edits import Edit, Replace
 from regard.recording.inputs import Inputs, is_mask
@@ -24,6 +23,9 @@ CLOSED = (
     "no gradient reaches the last attention from the target: the model switches gradients off around it (torch.no_grad(), or "
     "a torch.autograd.Function of its own); use 'gae' or 'revised_ig'"
 )
+
+CLOSE = 1e-3
+"""How far what is made of the same may be apart, as a share of its size."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,12 @@ def of_copy(output: Any, i: int, copies: int) -> Any:
         items = [of_copy(v, i, copies) for v in output]
         return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
     return output
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors differ by no more than rounding."""
+    size = float(b.detach().abs().max())
+    return a.shape == b.shape and float((a.detach() - b.detach()).abs().max()) <= CLOSE * max(size, 1e-30)
 
 
 def as_copies(many: Any, one: Any, copies: int, samples: tuple[int, int]) -> tuple[Any, bool] | None:

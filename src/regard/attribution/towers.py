@@ -10,11 +10,8 @@ from torch import Tensor
 
 from regard.errors import Misuse
 from regard.recording import Recording
-from regard.recording.states import State
+from regard.recording.states import Key, ReplaceStates, State, parts, replaced
 from regard.recording.tokens.tags import STRIDE, constant
-
-CLOSE = 1e-3
-"""How far a block's output may be from the recorded one, as a share of its size, where what it was given is the same."""
 
 
 @dataclass
@@ -34,6 +31,25 @@ class Tower:
                 f"block{'s' if len(self.states) > 1 else ''} only"
             )
         return [(s, self.pooling or c) for s, c in zip(self.states[-count:], self.calls[-count:], strict=True)]
+
+
+@dataclass
+class AsRecorded(ReplaceStates):
+    """Blocks give back what they gave in the recorded run, uncomputed. whole: none of them handed on more than that."""
+
+    whole: bool = True
+
+    def skips(self, module: str, visit: int) -> bool:
+        """All that are known."""
+        return any(k[:2] == (module, visit) for k in self.values)
+
+    def block(self, module: str, visit: int, output: Any) -> Any | None:
+        """A copy: a model may go on to write into it."""
+        known = {k.part: v.clone() for k, v in self.values.items() if k[:2] == (module, visit)}
+        if not known:
+            return None
+        self.whole &= len([*parts(output)]) == len(known)
+        return replaced(output, known)
 
 
 def towers(recording: Recording, method: str) -> list[Tower]:
@@ -94,31 +110,23 @@ def _of_samples(ids: Tensor, d: int) -> bool:
     return all(len(samples) == 1 for samples in each) and len({samples[0] for samples in each}) == len(each) > 1
 
 
-def others(
-    recording: Recording, place: State, kept: Sequence[str], calls: Sequence[int]
-) -> dict[tuple[str, int], Tensor]:
-    """What blocks gave back, of those that do not rest on what a place is given: all before it, and those of other towers.
+def others(recording: Recording, place: State, kept: Sequence[str], calls: Sequence[int]) -> AsRecorded:
+    """Blocks as they were, of those that do not rest on what a place is given: all before it, and those of other towers.
 
     Left out are the modules `kept`, those that hold some calls, and what is around or inside of either.
     """
     needed = [*kept, *(b.module for b in recording.blocks if {*b.calls} & {*calls})]
     towers = recording.blocks_apart()
     elsewhere = {at for tower in towers if place.key[:2] not in tower for at in tower} if len(towers) > 1 else set()
-    found: dict[tuple[str, int], Tensor] = {}
+    found: dict[Key, Tensor] = {}
     before = True
     for s in recording.states:
         around = any(f"{n}.".startswith(f"{s.key.module}.") or f"{s.key.module}.".startswith(f"{n}.") for n in needed)
         independent = before or s.key[:2] in elsewhere
-        if s.key.side == "out" and s.key.part == 0 and independent and not around:
-            found[s.key[:2]] = s.value.detach()
+        if s.key.side == "out" and independent and not around:
+            found[s.key] = s.value.detach()
         before &= s.key != place.key
-    return found
+    return AsRecorded(found)
 
 
-def alike(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors differ by no more than rounding."""
-    size = float(b.detach().abs().max())
-    return a.shape == b.shape and float((a.detach() - b.detach()).abs().max()) <= CLOSE * max(size, 1e-30)
-
-
-__all__ = ["Tower", "alike", "others", "rows_in", "token_axis", "towers"]
+__all__ = ["AsRecorded", "Tower", "others", "rows_in", "token_axis", "towers"]

@@ -88,16 +88,14 @@ class LateGradients(Gradients):
         some: Callable[[Sequence[int] | None], list[AttentionCall] | None] | None = None,
     ) -> None:
         self._take, self._some, self.value = take, some, value
-        self.taken = False
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("calls", "inputs", "states", "cut"):
             raise AttributeError(name)
         if name == "calls" and self._some is not None and (found := self._some(None)) is not None:
-            self.calls, self.taken = found, True
+            self.calls = found
             return found
         self.__dict__ |= self._take().__dict__
-        self.taken = True
         return self.__dict__[name]
 
     def bound(self, calls: Sequence[int]) -> list[AttentionCall]:

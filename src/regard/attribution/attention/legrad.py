@@ -3,7 +3,6 @@ attention. formulas.md section 10."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +11,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
-from regard.attribution.rerun import CLOSED, Rerun
-from regard.attribution.towers import Tower, alike, others, token_axis, towers
+from regard.attribution.rerun import CLOSED, Rerun, alike
+from regard.attribution.towers import Tower, others, token_axis, towers
 from regard.errors import Misuse, ModelError
 from regard.recording import AttentionCall, Recording
 from regard.recording.edits import Edit, GraphFrom
@@ -83,34 +82,25 @@ def _of_target(context: Context, again: Rerun, layers: int | None) -> Relevance:
 class ReadInPlace(Edit):
     """What a block gives back is put, at the last block, in the place of that: all tokens, or their mean in each token's.
 
-    known: (block, visit) -> what it gave back in the recorded run; it does so again without being computed. as_recorded: the
-    source gave back what it did then, or that is not known yet.
+    as_recorded: the source gave back what it did in the recorded run, or that is not known yet.
     """
 
     source: State
     place: State
     mean: bool
     hidden: Tensor
-    known: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
     read: list[Tensor] = field(default_factory=list)
     as_recorded: bool = True
 
-    def skips(self, module: str, visit: int) -> bool:
-        """All that is known."""
-        return (module, visit) in self.known
-
     def block(self, module: str, visit: int, output: Any) -> Any | None:
         """Keep the source's value; give it out at the place."""
-        at, every = (module, visit), [*parts(output)]
+        at = (module, visit)
         if at == self.source.key[:2]:
-            value = every[self.source.key.part]
+            value = [*parts(output)][self.source.key.part]
             self.read = [self._mean(value) if self.mean else value]
             self.as_recorded &= alike(value, self.source.value)
         if at == self.place.key[:2]:
             return replaced(output, {self.place.key.part: self.read[0]})
-        if at in self.known:
-            self.as_recorded &= len(every) == 1
-            return replaced(output, {0: self.known[at].clone()})  # a model may go on to write into it
         return None
 
     def _mean(self, value: Tensor) -> Tensor:
@@ -126,11 +116,11 @@ def _of_block(context: Context, again: Rerun, tower: Tower, state: State, calls:
     recording = context.recording
     place = tower.states[-1]
     known = others(recording, place, [state.key.module], calls)
-    edit = ReadInPlace(state, place, not tower.pooling, context.hidden(), known)
+    edit = ReadInPlace(state, place, not tower.pooling, context.hidden())
     with torch.no_grad():
-        made = again.run([GraphFrom(tuple(calls)), edit])
-        if not edit.as_recorded:  # blocks hand on more than their output
-            made = again.run([GraphFrom(tuple(calls)), replace(edit, known={}, read=[])])
+        made = again.run([GraphFrom(tuple(calls)), known, edit])
+        if not (known.whole and edit.as_recorded):  # blocks hand on more than their output
+            made = again.run([GraphFrom(tuple(calls)), edit])
         with torch.enable_grad():
             y = again.y(made.output).sum()
     found = [made.calls[i] for i in calls]

@@ -3,9 +3,8 @@ formulas.md section 6."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,16 +13,14 @@ from torch import Tensor
 
 from regard.attribution.context import Context, Relevance
 from regard.attribution.removal.runs import content
-from regard.attribution.rerun import Rerun
-from regard.attribution.towers import Tower, alike, others, rows_in, token_axis, towers
+from regard.attribution.rerun import Rerun, alike
+from regard.attribution.towers import AsRecorded, Tower, others, rows_in, token_axis, towers
 from regard.errors import Misuse, ModelError
 from regard.recording import AttentionCall, Recording
 from regard.recording.edits import Edit
-from regard.recording.states import Key, State, parts, replaced
+from regard.recording.states import ReplaceStates, State
 from regard.recording.tokens.tags import STRIDE, constant
 
-At = tuple[str, int]
-"""A block, and which of its visits."""
 UNREAD = (
     "maskclip reads each token by itself after the last block, but this model's output does not follow from the tokens there "
     "alone ({}); choose another method"
@@ -82,16 +79,9 @@ def _of_tower(context: Context, tower: Tower, keep: Bool[Tensor, "batch row"], c
 
 @dataclass
 class OwnValues(Edit):
-    """A is the identity in some calls: every row's output is its own value. `known`, as of `ReadInPlace`."""
+    """A is the identity in some calls: every row's output is its own value."""
 
     calls: Sequence[int]
-    place: State
-    known: Mapping[At, Tensor]
-    seen: list[Tensor] = field(default_factory=list)
-
-    def skips(self, module: str, visit: int) -> bool:
-        """All that is known."""
-        return (module, visit) in self.known
 
     def call(self, call: AttentionCall) -> Tensor | None:
         """V of the row itself. Raises Misuse where a row is not among its keys."""
@@ -104,48 +94,32 @@ class OwnValues(Edit):
             )
         return call.in_place(call.repeated(call.v))
 
-    def block(self, module: str, visit: int, output: Any) -> Any | None:
-        """Known outputs again; the place's is kept."""
-        if (module, visit) == self.place.key[:2]:
-            self.seen = [[*parts(output)][self.place.key.part]]
-        known = self.known.get((module, visit))
-        return None if known is None else replaced(output, {0: known.clone()})
-
 
 def _of_own_values(context: Context, tower: Tower) -> Tensor:
     """The tokens after the last block whose last attention is the identity."""
-    again, state, calls = context.again, tower.states[-1], tower.calls[-1]
-    assert again is not None
-    edit = OwnValues(calls, state, others(context.recording, state, [state.key.module], calls))
+    state, calls = tower.states[-1], tower.calls[-1]
+    known = others(context.recording, state, [state.key.module], calls)
+    plain: list[Edit] = [known]
+    if not (alike(_after(context, state, plain), state.value) and known.whole):  # blocks hand on more than their output
+        plain = []
+    return _after(context, state, [*plain, OwnValues(calls)])
+
+
+def _after(context: Context, place: State, edits: Sequence[Edit]) -> Tensor:
+    """A state in a run with edits."""
+    assert context.again is not None
     context.forwards += 1
     with torch.no_grad():
-        again.run([edit])
-    return edit.seen[0].detach()
-
-
-@dataclass
-class AsGiven(Edit):
-    """What blocks give back is what is given, uncomputed where it is known of all of them."""
-
-    values: Mapping[Key, Tensor]
-    skipped: bool
-
-    def skips(self, module: str, visit: int) -> bool:
-        """All of them."""
-        return self.skipped and any(k[:2] == (module, visit) for k in self.values)
-
-    def block(self, module: str, visit: int, output: Any) -> Any | None:
-        """The given values."""
-        new = {k.part: v.clone() for k, v in self.values.items() if k[:2] == (module, visit)}
-        return replaced(output, new) if new else None
+        made = context.again.run(edits, states=True)
+    return next(s.value for s in made.states if s.key == place.key).detach()
 
 
 @dataclass
 class Tail:
     """What the model makes of the tokens after a tower's last block: the target as a function of these.
 
-    states: what every block gave back; those of the other towers stay. copies: how many fit side by side. whole: all inputs are
-    copied, else those of the tower alone.
+    states: what blocks gave back that do not rest on these. copies: how many fit side by side. whole: all inputs are copied,
+    else those of the tower alone. skipped: the blocks are not computed.
     """
 
     context: Context
@@ -163,10 +137,8 @@ class Tail:
         assert again is not None
         made = max(1, recording.made // recording.batch)
         place = tower.states[-1]
-        known = {place.key[:2], *others(recording, place, [], [])}
-        given = [s for s in recording.states if s.key.side == "out" and s.key[:2] in known]
-        parts = Counter(s.key[:2] for s in given)
-        states = [s for s in given if parts[s.key[:2]] == 1]
+        known = others(recording, place, [], []).values
+        states = [s for s in recording.states if s.key in known]
         whole = again.can_be_cut
         tail = cls(context, again, place, states, max(1, recording.budget // made), whole)
         if not whole:
@@ -180,17 +152,19 @@ class Tail:
         return torch.cat([self._read(values[i : i + n]) for i in range(0, len(values), n)])
 
     def _read(self, values: Sequence[Tensor]) -> Float[Tensor, "value batch"]:
-        k = len(values)
-        known = {s.key: self._copied(s, k) for s in self.states if s.key != self.place.key} if self.skipped else {}
-        known[self.place.key] = torch.cat([*values], _samples_axis(self.place))
+        k, recording = len(values), self.context.recording
+        edits: list[Edit] = [AsRecorded({s.key: self._copied(s, k) for s in self.states})] if self.skipped else []
+        edits.append(ReplaceStates({self.place.key: torch.cat([*values], _samples_axis(self.place))}))
         self.context.forwards += 1
         with torch.no_grad():
-            edit = AsGiven(known, self.skipped)
             if self.whole:
-                made = self.again.run([edit], copies=k)
-                return self.again.y(made.output, k).view(k, -1).float()
+                made = self.again.run(edits, copies=k)
+                output = self.again.copied(made.output, recording.output, k, recording.batch)
+                if output is None:  # copies rest on one another
+                    return torch.cat([self._read([v]) for v in values])
+                return self.again.y(output, k).view(k, -1).float()
             again = replace(self.again, inputs=self._inputs(k), batch=k, shared=None, classes=self._classes(k))
-            y = again.y(again.run([edit]).output)
+            y = again.y(again.run(edits).output)
         if len(y) != k:
             raise Misuse(
                 UNREAD.format(f"copies of the picture give {len(y)} values of the target, and {k} were made of it")
