@@ -15,6 +15,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.files import write_atomically
 from regard.explanation.names import object_name
 from regard.report import need
+from regard.report.answer import answers, because, folded, headline, verdict_of
 from regard.report.causal import causal_of
 from regard.report.colour import DARK, LIGHT, OPACITY
 from regard.report.explanation.compared import bars_of, compared_of
@@ -90,6 +91,8 @@ def _section(section: Section, key: str) -> dict[str, Any]:
         "views": views,
         "stages": stages,
         "compared": compared_of(section.views),
+        "headline": headline(section.views[0]),
+        "answers": answers(section.views),
         "objects": [o | {"place": corner(o["box"], stages[0])} for o in objects],
         "clicks": any(rows),
         "pairs": any(v.exp.of_pairs for v in section.views),
@@ -122,6 +125,9 @@ def _view(view: SampleView, key: str) -> dict[str, Any]:
         "target": view.target,
         "guided": _guided(view),
         "pairs": pairs_of(view),
+        "verdict": (verdict := verdict_of(view)),
+        "because": because(view, verdict),
+        "folded": folded(view),
         "causal": (tested := causal_of(view.exp, view.sample)),
         "receipt": [line for line in lines(view.exp, view.sample) if not tested or line.name != "causal test"],
         "accounts": accounts(view.exp.receipt, view.sample),
