@@ -14,6 +14,7 @@ from rich.console import Console
 import regard
 from regard.explanation.causal_test import CausalTest, Outcome
 from regard.explanation.prediction import Prediction
+from regard.report.answer import _words as strongest_words
 from regard.report.answer import answers, because, folded, headline, place_of, verdict_of
 from regard.report.explanation.html import page
 from regard.report.explanation.terminal import predicted, show
@@ -199,7 +200,5 @@ def test_the_receipt_folds_behind_one_line():
     assert "relative error" not in text
 
 
-def test_pieces_of_white_space_are_not_named():
-    exp = sentence()
-    assert all(p.text.strip() for p in [TextPiece("a", 1.0)])
-    assert "“”" not in because(view_of(exp), verdict_of(view_of(exp)))
+def test_white_space_is_not_named():
+    assert strongest_words([TextPiece(" ", 9.0), TextPiece("good", 1.0), TextPiece("\n", 5.0)]) == "“good”"

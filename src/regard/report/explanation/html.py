@@ -35,6 +35,7 @@ from regard.report.page import (
     stages_of,
     still,
     templates,
+    thumbnail,
     uri_of,
 )
 from regard.report.receipt import accounts, lines
@@ -92,6 +93,7 @@ def _section(section: Section, key: str) -> dict[str, Any]:
         "stages": stages,
         "compared": compared_of(section.views),
         "headline": headline(section.views[0]),
+        "thumbnail": next((thumbnail(p) for p in section.views[0].panels if isinstance(p, PictureView)), ""),
         "answers": answers(section.views),
         "objects": [o | {"place": corner(o["box"], stages[0])} for o in objects],
         "clicks": any(rows),
@@ -132,6 +134,7 @@ def _view(view: SampleView, key: str) -> dict[str, Any]:
         "receipt": [line for line in lines(view.exp, view.sample) if not tested or line.name != "causal test"],
         "accounts": accounts(view.exp.receipt, view.sample),
         "scales": [(p, scale(p.scale)) for p in pictures],
+        "stills": [{"name": p.name, "uri": thumbnail(p)} for p in pictures],
         "texts": [_text(p) for p in view.panels if isinstance(p, TextView)],
         "charts": [_chart(p) for p in view.panels if isinstance(p, ChartView)],
         "listed": [_chart(p) for p in view.listed],
