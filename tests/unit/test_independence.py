@@ -9,8 +9,9 @@ from torch import nn
 
 import regard
 from regard import Target
-from regard.recording import record
+from regard.recording import independence, record
 from regard.recording.independence import apart
+from regard.recording.row_gradient import by_rows
 from support.samples import APART, MIXED, Encoder, Routed
 from support.tiny import ids, noise, strong
 from support.tiny_clip import clip, inputs
@@ -204,3 +205,16 @@ def test_what_is_called_apart_is_apart(seed):
         assert not (mixes and apart(y))
         proved += apart(y)
     assert 0 < proved < 12
+
+
+def test_every_operation_is_looked_at_once_however_many_ways_lead_to_it(monkeypatch):
+    looked = []
+    rule = independence._rule
+    monkeypatch.setattr(independence, "_rule", lambda node, name: looked.append(node) or rule(node, name))
+    x = torch.randn(3, 4, 8, requires_grad=True)
+    layer = nn.Linear(8, 8)
+    y = x
+    for _ in range(16):  # each adds what it was given, so that the ways double
+        y = y + by_rows(F.linear, (y, layer.weight, layer.bias), {})
+    assert apart(y[:, 0, 0])
+    assert len(looked) == len({id(n) for n in looked}) < 60

@@ -147,10 +147,11 @@ def apart(y: Float[Tensor, " batch"]) -> bool:
     graph = _Graph()
     while todo:
         node, number, axis = todo.pop()
-        if (before := known.setdefault((node, number), axis)) is not axis:
+        if (before := known.get((node, number))) is not None:
             if before != axis:
                 return False
             continue
+        known[node, number] = axis
         name = node.name().partition("Backward")[0]
         if (hasattr(node, "variable") or name == "Embedding") and axis != Axis():
             return False  # samples are axis 0 of what goes in
