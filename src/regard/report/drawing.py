@@ -23,8 +23,9 @@ from regard.report.view import PictureView
 MOST, LEAST = 1200, 240  # pixels on the longer side of what is drawn
 SHARP = 300  # pixels an inch, where that many are allowed
 LINE = 0.014  # inches, about the width of a fine line
-FAINTEST = 0.006  # of a step in lightness that is drawn: less is noise
-DARKEST = 0.3  # of a colour under a line, what is left
+FAINTEST = 0.006  # of a step in lightness that is drawn: less is rounding
+ROUGH, ROUGHEST = 1.2, 0.02  # times the usual step around it, at most so much, is noise, too
+DARKEST, SHADE = 0.3, 0.2  # of a colour what is left under a line; what shades beside it take away at most
 
 
 def drawing(panel: PictureView, inches: float = 4.0) -> Array:
@@ -93,12 +94,20 @@ def ink(pixels: Array, line: float) -> Array:
     """What is left of a colour under the contours of a picture, (height, width), 1 where there are none.
 
     A place is dark where it is darker than its surroundings, near ones and, more weakly, far ones: a line where two areas meet,
-    however light or dark they are themselves. line: in pixels.
+    however light or dark they are themselves. line: its width in pixels.
     """
     light = np.cbrt(luminances(pixels)).astype(np.float32)
-    fine, coarse = (np.minimum(0.0, light - blurred(light, r) + FAINTEST) for r in (line, 5 * line))
-    left: Array = np.clip(1 + 3.0 * fine + coarse, DARKEST, 1.0)
+    shade = np.maximum(_contours(light, 5 * line), -SHADE)
+    left: Array = np.clip(1 + 3.5 * _contours(light, line) + shade, DARKEST, 1.0)
     return left
+
+
+def _contours(light: Array, radius: float) -> Array:
+    """By how much a place is darker than what is around it, beyond noise; 0 or less."""
+    steps = light - blurred(light, radius)
+    noise = FAINTEST + np.minimum(ROUGH * blurred(np.abs(steps), 8 * radius), ROUGHEST)
+    darker: Array = np.minimum(0.0, steps + noise)
+    return darker
 
 
 def blurred(values: Array, radius: float) -> Array:

@@ -97,11 +97,16 @@ def blend(panel: PictureView) -> Array:
 
 
 def show(axes: Any, pixels: Array, picture: Picture, **how: Any) -> None:
-    """Pixels of any number as the picture, so that its own pixels are the axes' coordinates; with a thin edge."""
+    """Pixels of any number as the picture, so that its own pixels are the axes' coordinates."""
     height, width = picture.pixels.shape[:2]
     small = pixels.shape == picture.pixels.shape and max(pixels.shape) < 400  # its pixels are to be seen as they are
     smooth = "none" if small else "antialiased"
     axes.imshow(pixels, **{"interpolation": smooth, "extent": (-0.5, width - 0.5, height - 0.5, -0.5)} | how)
+    edged(axes)
+
+
+def edged(axes: Any) -> None:
+    """A thin edge, so that a bright picture ends where it ends."""
     axes.axis("on")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
@@ -168,9 +173,9 @@ def _units(pieces: list[TextPiece], width: float) -> list[list[Part]]:
     for part in ((text, i) for i, piece in enumerate(pieces) for text in _parts(piece.text, width)):
         if units and _belongs(units[-1], part[0]):
             units[-1].append(part)
-        elif _closes(part[0]) and [u[0][0].isspace() for u in units[-2:]] == [False, True] and units[-1][0][0] != "\n":
+        elif _spaced(units[-2:]) and (_closes(part[0]) or _opens(units[-2][-1][0][-1])):
             space = units.pop()
-            units[-1] += [*space, part]  # "word ," stays on one line, too
+            units[-1] += [*space, part]  # "word ," and "( word" stay on one line, too
         else:
             units.append([part])
     return units
@@ -183,6 +188,11 @@ def _belongs(unit: list[Part], text: str) -> bool:
         return False
     begins = len(unit) == 1 and all(c in QUOTES or _opens(c) for c in before)
     return begins or _opens(before[-1]) or _closes(text) or text[0] in QUOTES
+
+
+def _spaced(units: list[list[Part]]) -> bool:
+    """Whether the last of two is a space that a line may end at."""
+    return [u[0][0].isspace() for u in units] == [False, True] and units[-1][0][0] != "\n"
 
 
 def _opens(character: str) -> bool:

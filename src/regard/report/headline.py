@@ -9,8 +9,10 @@ from regard.explanation.names import class_name
 from regard.report.receipt import at, differs
 from regard.report.view import class_of, fits_texts, method_of, target_of
 
-OF_A_CLASS = ("logit", "probability", "log-probability", "next token")
+OF_A_CLASS = re.compile(r"(logit|probability|log-probability|next token)\b(?!.* less )")
 """Targets that are of one class begin so."""
+WRITTEN = re.compile(r"[\w-]+ of (['\"])(.+)\1 \(token \d+, number \d+ written\)")
+"""The target of a token that was written."""
 
 
 def headline(exp: Explanation, sample: int = 0) -> str:
@@ -19,8 +21,9 @@ def headline(exp: Explanation, sample: int = 0) -> str:
     share = "" if likely is None else f" {percent(likely)}"
     if fits_texts(exp):
         return f"{_text(exp, sample)}{share}"
-    named = class_name(exp, sample)
-    if named and (exp.found is not None or exp.target.startswith(OF_A_CLASS)):
+    written = WRITTEN.fullmatch(exp.target)
+    named = f"“{written[2]}”" if written else class_name(exp, sample)
+    if named and (exp.found is not None or OF_A_CLASS.match(exp.target)):
         return f"{named}{share}"
     rivals = re.fullmatch(r"contrast class (\d+) - class (\d+)", exp.target)
     known = exp.labels or []
@@ -41,12 +44,12 @@ def probability(exp: Explanation, sample: int = 0) -> float | None:
     """The explained class's, where the explanation holds it; None elsewhere. Runs nothing."""
     if exp.found is not None:
         return exp.found.probability
-    if fits_texts(exp):
-        fits, c = exp.compared, _explained(exp, sample)
-        return None if fits is None or fits.probabilities is None or c is None else fits.probabilities[c]
     if exp.target.startswith("probability"):
         return at(exp.receipt.target_value, sample)
-    tests = [t.probability for t in exp.receipt.causal if t.sample == sample and exp.target.startswith(OF_A_CLASS)]
+    c = _explained(exp, sample)
+    if c is not None and (fits_texts(exp) or OF_A_CLASS.match(exp.target)):
+        return None if exp.compared is None or exp.compared.probabilities is None else exp.compared.probabilities[c]
+    tests = [t.probability for t in exp.receipt.causal if t.sample == sample and OF_A_CLASS.match(exp.target)]
     return next((p for p in tests if p is not None), None)
 
 
@@ -57,9 +60,9 @@ def percent(value: float) -> str:
 
 
 def _text(exp: Explanation, sample: int) -> str:
-    """The text or the class of texts that a picture is compared with."""
+    """The class of texts that a picture is compared with."""
     c = _explained(exp, sample)
-    return target_of(exp, sample) if exp.compared is None or c is None else f"“{exp.compared.names[c]}”"
+    return target_of(exp, sample) if exp.compared is None or c is None else exp.compared.names[c]
 
 
 def _explained(exp: Explanation, sample: int) -> int | None:
@@ -80,7 +83,8 @@ def _share(exp: Explanation, sample: int) -> list[str]:
     change = at(r.attribution_target, sample) if r.decomposes else None
     if not change or change != change:
         return []
-    return [f"accounts for {100 * (at(r.attribution_sum, sample) or 0.0) / change:.0f} % of what there is to explain"]
+    share = f"{100 * (at(r.attribution_sum, sample) or 0.0) / change:.0f}".replace("-", "\u2212")
+    return [f"accounts for {share} % of what there is to explain"]
 
 
 def _verdict(exp: Explanation, sample: int) -> list[str]:

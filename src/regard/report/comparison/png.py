@@ -13,7 +13,8 @@ from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
 from regard.explanation.explanation import Explanation
 from regard.report.colour import LIGHT, ColourScale, text_colour
-from regard.report.comparison.html import Shown, accounts, ends, maps, name_of, shown, small
+from regard.report.comparison.html import SIDE, Shown, accounts, ends, maps, name_of, shown, small
+from regard.report.drawing import resized
 from regard.report.figure import (
     BLACK,
     EDGE,
@@ -21,11 +22,13 @@ from regard.report.figure import (
     SIZE,
     TextRun,
     axes_at,
+    edged,
     flow,
     made,
     place_at,
     safe,
     sheet,
+    show,
     spelt,
     write,
 )
@@ -71,7 +74,10 @@ def _figure(c: Comparison, sample: int, of: Shown) -> Any:
     bands = _bands(c, columns)
     heights = [_height(cells, of, cell) for *_, cells in bands]
     target = textwrap.wrap(safe(lines(c.explanations[0], sample)[0].value), int(columns * cell * 11))[:2]
-    top = EDGE + 0.4 + 0.2 * len(target)
+    above = EDGE + 0.4 + 0.2 * len(target)
+    picture = next((p.picture for p in first.panels if isinstance(p, PictureView) and p.picture is not None), None)
+    high = 0.0 if picture is None else min(cell * picture.pixels.shape[0] / picture.pixels.shape[1], 2.5 * cell)
+    top = above + high + 0.15 * bool(high)
     width = 2 * EDGE + columns * (cell + GAP) - GAP
     figure = sheet(width, top + sum(heights) + EDGE)
     at = figure.get_figheight() - EDGE
@@ -79,6 +85,9 @@ def _figure(c: Comparison, sample: int, of: Shown) -> Any:
     write(figure, EDGE, at, _shortened(title, columns * cell, 8), 13, BLACK, weight="bold")
     for i, line in enumerate(target):
         write(figure, EDGE, at - 0.3 - 0.2 * i, line, 9.5, FAINT)
+    if picture is not None:
+        axes = axes_at(figure, EDGE, figure.get_figheight() - above, cell, high)
+        show(axes, resized(picture, SIDE).pixels.cpu().numpy(), picture)
     at = figure.get_figheight() - top
     for (name, more, cells), height in zip(bands, heights, strict=True):
         write(figure, EDGE, at, name, 9.5, BLACK, weight="bold")
@@ -145,7 +154,9 @@ def _cell(figure: Any, left: float, top: float, width: float, what: tuple[str, E
         if isinstance(panel, PictureView):
             pixels = small(panel)
             wide = min(width, high * pixels.shape[1] / pixels.shape[0])
-            axes_at(figure, left, top, wide, high).imshow(pixels, interpolation="antialiased")
+            axes = axes_at(figure, left, top, wide, high)
+            axes.imshow(pixels, interpolation="antialiased", aspect="auto")
+            edged(axes)
         else:
             _text(figure, left, top, width, panel)
         scale = scale_of_panel(panel)
@@ -189,7 +200,7 @@ def _shortened(text: str, width: float, letters: float) -> str:
 def _legend(figure: Any, left: float, top: float, width: float, scale: ColourScale) -> None:
     """The colour scale, small, between the numbers at its ends."""
     if scale.limit == 0:
-        write(figure, left, top, scale.note, 6.5, FAINT)
+        write(figure, left, top, _shortened(scale.note, width, 20), 6.5, FAINT)
         return
     low, high = ends(scale)
     start, end = 0.07 + 0.055 * len(low), 0.07 + 0.055 * len(high)

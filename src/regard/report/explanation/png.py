@@ -263,12 +263,12 @@ def _text(panel: TextView) -> Band:
 
     def draw(figure: Any, top: float) -> None:
         if left_out:
-            write(figure, EDGE + 3.4, top - 0.45 - step * rows, f"{left_out} more lines: see the page", 8.5, FAINT)
+            write(figure, EDGE + 3.4, top - 0.2 - step * rows, f"{left_out} more lines: see the page", 8.5, FAINT)
         for run in (r for r in runs if r.row < rows):
-            write_run(figure, run, EDGE, top - 0.15 - step * run.row, scale)
-        flat_bar(figure, EDGE, top - 0.3 - step * rows, scale)
+            write_run(figure, run, EDGE, top - 0.05 - step * run.row, scale)
+        flat_bar(figure, EDGE, top - 0.2 - step * rows, scale)
 
-    return Band(0.95 + step * rows, draw)
+    return Band(0.75 + step * rows, draw)
 
 
 def _bar(figure: Any, left: float, top: float, height: float, scale: ColourScale) -> None:

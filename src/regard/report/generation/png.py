@@ -15,7 +15,7 @@ import numpy as np
 from regard.explanation.generation import Generation
 from regard.report.colour import LIGHT, Array, ColourScale
 from regard.report.drawing import drawing
-from regard.report.figure import flat_bar, made, sheet
+from regard.report.figure import edged, flat_bar, made, sheet
 from regard.report.generation.view import GenerationView, TextUnit, view
 from regard.report.look import Look, Scale, limited, shared
 from regard.report.view import PictureView, plain
@@ -124,7 +124,7 @@ def _maps(figure: Any, maps: list[PictureView], names: list[str], width: float, 
         left, top = 1.6 + 1.15 * (i % 6), 0.7 + 1.15 * (i // 6)
         axes = figure.add_axes((left / width, 1 - (top + 0.85) / height, 0.95 / width, 0.85 / height))
         axes.imshow(pixels)
-        axes.set_axis_off()
+        edged(axes)
         axes.set_title(names[i], fontsize=7.5, pad=2, parse_math=False)
 
 

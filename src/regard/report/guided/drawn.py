@@ -13,6 +13,7 @@ from regard.report.figure import (
     SIZE,
     WIDTH,
     axes_at,
+    edged,
     flat_bar,
     flow,
     spelt,
@@ -41,6 +42,7 @@ def pictures(view: GuidedPicture) -> Strip:
             axes = axes_at(figure, left, top - 0.25, wide, high)
             pixels = guide_on(view) if i == 0 else drawing(panel, max(wide, high))
             axes.imshow(pixels, interpolation="antialiased", aspect="auto")
+            edged(axes)
             if i or view.region is None:
                 flat_bar(figure, left, top - 0.35 - high, panel.scale, wide - 0.4)
                 write(figure, left, top - 0.75 - high, panel.scale.note, 7.5, FAINT)

@@ -8,7 +8,7 @@ from typing import Any
 from regard.explanation.rewriting import Rewriting
 from regard.report.colour import LIGHT, Array, number
 from regard.report.drawing import MOST, resized, veiled
-from regard.report.figure import BLACK, EDGE, FAINT, axes_at, made, safe, sheet, write
+from regard.report.figure import BLACK, EDGE, FAINT, axes_at, edged, made, safe, sheet, write
 from regard.report.rewriting.html import share
 from regard.report.rewriting.view import RewritingView, view_of
 
@@ -55,6 +55,7 @@ def _cell(figure: Any, column: int, top: float, high: float, title: str, pixels:
     write(figure, left, top, _short(title, 36), 8.5, BLACK)
     axes = axes_at(figure, left, top - 0.2, CELL, high)
     axes.imshow(pixels, interpolation="nearest" if min(pixels.shape[:2]) < 200 else "antialiased", aspect="auto")
+    edged(axes)
 
 
 def _scale(figure: Any, column: int, top: float, scale: Any) -> None:

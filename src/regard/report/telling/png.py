@@ -11,7 +11,7 @@ import numpy as np
 from regard.explanation.told import Told
 from regard.report.colour import LIGHT, Array, ColourScale
 from regard.report.drawing import MOST, resized, veiled
-from regard.report.figure import BLACK, EDGE, FAINT, axes_at, made, place_at, safe, sheet, write
+from regard.report.figure import BLACK, EDGE, FAINT, axes_at, edged, made, place_at, safe, sheet, write
 from regard.report.telling.html import percent
 from regard.report.telling.view import Named, ToldView, view_of
 from regard.report.view import enlarged
@@ -84,6 +84,7 @@ def _cell(figure: Any, column: int, top: float, titles: tuple[str, str], pixels:
     write(figure, left, top - 0.17, _short(titles[1], 46), 8.5, FAINT)
     axes = axes_at(figure, left, top - 0.37, CELL, CELL * min(2.0, pixels.shape[0] / pixels.shape[1]))
     axes.imshow(pixels, interpolation="antialiased", aspect="auto")
+    edged(axes)
 
 
 def _scale(figure: Any, column: int, top: float, width: float, scale: ColourScale) -> None:

@@ -26,6 +26,7 @@ from regard.report.figure import (
     WIDTH,
     TextRun,
     axes_at,
+    edged,
     flow,
     frame,
     made,
@@ -357,6 +358,7 @@ class _Small:
         axes = axes_at(figure, left, top - 0.2, wide, high)
         smooth = "none" if panel.picture is None else "antialiased"
         axes.imshow(drawing(panel, THUMB), interpolation=smooth, aspect="auto")
+        edged(axes)
         _label(figure, self.view, layer, left, top)
         singles = [p.scored[0] for p in layer.panels if isinstance(p, RunningView) and p.single]
         for n, piece in enumerate(singles[:2]):
