@@ -28,17 +28,9 @@ from regard.report.headline import caption, headline
 from regard.report.page import safe_json
 from regard.report.receipt import accounts, lines
 from regard.report.view import TextPiece, plain, sections, token_pieces, view_of, word_pieces
-from support.drawn import NASTY, bare, picture, receipt, scene, sentence
+from support.drawn import NASTY, bare, oklab, picture, receipt, scene, sentence
 
 # colour
-
-
-def oklab(rgb):
-    c = np.asarray(rgb, dtype=float) / 255
-    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    to_lms = np.array([[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]])
-    to_lab = np.array([[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]])
-    return np.cbrt(linear @ to_lms.T) @ to_lab.T
 
 
 @pytest.mark.parametrize("paper", [LIGHT, (128, 128, 128), DARK])

@@ -2,8 +2,8 @@
 
 Blended over a photograph a map has other colours than its bar, darker on dark places and paler on bright ones, and whoever
 reads a number off the bar reads a wrong one. So the paper under the map is white as the bar's is, whatever the picture's
-lightness, and only the contours of the picture are drawn on it: dark lines on light colours, light ones on dark. Figures show
-the picture in its own colours beside it.
+lightness, and only the contours of the picture are drawn on it, with some shade within a tenth of an inch of them: dark on
+light colours, light on dark. Figures show the picture in its own colours beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHARP = 300  # pixels an inch, where that many are allowed
 LINE = 0.014  # inches, about the width of a fine line
 FAINTEST = 0.006  # of a step in lightness that is drawn: less is rounding
 ROUGH, ROUGHEST = 1.2, 0.02  # times the usual step around it, at most so much, is noise, too
-DARKEST, SHADE = 0.3, 0.2  # of a colour what is left under a line; what shades beside it take away at most
+DARKEST, SHADE = 0.3, 0.25  # of a colour what is left under a line; what the shade beside it takes away at most
 
 
 def drawing(panel: PictureView, inches: float = 4.0) -> Array:
@@ -39,7 +39,9 @@ def drawing(panel: PictureView, inches: float = 4.0) -> Array:
     assert fit.picture is not None
     pixels = fit.picture.pixels.cpu().numpy()
     drawn = fit.scale.over(over_picture(fit), LIGHT)
-    return inked(drawn, ink(pixels, LINE / inches * max(pixels.shape)))
+    line = LINE / inches * max(pixels.shape)
+    own = max(pixels.shape) / max(panel.picture.pixels.shape)  # how large a pixel of the picture itself has become
+    return inked(drawn, ink(pixels, max(line, own / 2)))
 
 
 def veiled(panel: PictureView, inches: float = 4.0) -> Array:
@@ -93,11 +95,11 @@ def _times(box: Any, x: float, y: float) -> tuple[float, float, float, float]:
 def ink(pixels: Array, line: float) -> Array:
     """What is left of a colour under the contours of a picture, (height, width), 1 where there are none.
 
-    A place is dark where it is darker than its surroundings, near ones and, more weakly, far ones: a line where two areas meet,
-    however light or dark they are themselves. line: its width in pixels.
+    A place is dark where it is darker than what is next to it: a line where two areas meet, however light or dark they are
+    themselves. line: its width in pixels.
     """
     light = np.cbrt(luminances(pixels)).astype(np.float32)
-    shade = np.maximum(_contours(light, 5 * line), -SHADE)
+    shade = np.maximum(1.2 * _contours(light, 3 * line), -SHADE)
     left: Array = np.clip(1 + 3.5 * _contours(light, line) + shade, DARKEST, 1.0)
     return left
 
@@ -111,13 +113,15 @@ def _contours(light: Array, radius: float) -> Array:
 
 
 def blurred(values: Array, radius: float) -> Array:
-    """Nearly a Gaussian blur: a box of 2r + 1 pixels, r at least 1, three times along each axis."""
+    """Nearly a Gaussian blur: the mean over 2r + 1 pixels, r at least 1, twice along each axis."""
     r = max(1, round(radius))
-    for axis in (0, 1) * 3:
-        wider = np.pad(values, [(r + 1, r) if a == axis else (0, 0) for a in (0, 1)], "edge")
-        sums, n = np.cumsum(wider, axis, np.float64), values.shape[axis]
-        upper, lower = (np.take(sums, range(a, a + n), axis) for a in (2 * r + 1, 0))
-        values = ((upper - lower) / (2 * r + 1)).astype(np.float32)
+    for along in (0, 0, 1, 1):
+        wider = np.pad(values, [(r + 1, r), (0, 0)] if along == 0 else [(0, 0), (r + 1, r)], "edge")
+        sums = np.cumsum(wider, axis=along, dtype=np.float32)
+        ahead, behind = (
+            (sums[2 * r + 1 :], sums[: -2 * r - 1]) if along == 0 else (sums[:, 2 * r + 1 :], sums[:, : -2 * r - 1])
+        )
+        values = (ahead - behind) / (2 * r + 1)
     return values
 
 

@@ -61,12 +61,13 @@ def _strip(axes: Any, panel: ChartView) -> None:
 
 
 def _words(axes: Any, panel: TextView, scale: ColourScale) -> None:
-    """Running words as large as fit; the axes' coordinates become inches, from the upper left corner."""
+    """Running words as large as fit, in inches from the upper left corner, so that they stay together if the axes move."""
     from matplotlib.patches import Rectangle
+    from matplotlib.transforms import ScaledTranslation
 
     wide, high = _inches(axes)
-    axes.set(xlim=(0, wide), ylim=(high, 0), autoscale_on=False)
     axes.set_axis_off()
+    inches = axes.figure.dpi_scale_trans + ScaledTranslation(0, 1, axes.transAxes)
     pieces = [spelt(p) for p in panel.best[0]]
     gap = 0.0 if panel.words else 0.06
     for size in np.arange(LARGEST, SMALLEST - 0.25, -0.5):
@@ -75,14 +76,15 @@ def _words(axes: Any, panel: TextView, scale: ColourScale) -> None:
             break
     step = size * LINE / 72
     for run in (r for r in runs if (r.row + 1) * step <= high + 1e-9):
-        left, top, width = run.left * size / SIZE, run.row * step, run.width * size / SIZE
+        left, bottom, width = run.left * size / SIZE, -(run.row + 1) * step, run.width * size / SIZE
         colour = BLACK
         if run.score is not None:
             paper = scale.over(run.score, LIGHT)
-            axes.add_patch(Rectangle((left, top), width, 0.92 * step, facecolor=paper / 255, linewidth=0))
+            box = Rectangle((left, bottom), width, 0.92 * step, facecolor=paper / 255, linewidth=0, transform=inches)
+            axes.add_artist(box).set_in_layout(False)
             colour = text_colour(paper)
-        axes.text(left, top + 0.68 * step, run.text, fontsize=size, color=colour, va="baseline", parse_math=False,
-                  family="DejaVu Sans").set_in_layout(False)  # fmt: skip
+        axes.text(left, bottom + 0.27 * step, run.text, fontsize=size, color=colour, va="baseline", parse_math=False,
+                  family="DejaVu Sans", transform=inches).set_in_layout(False)  # fmt: skip
 
 
 def _inches(axes: Any) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,8 +166,9 @@ def _picture(panel: PictureView, original: bool) -> Band:
     height, width = picture.pixels.shape[:2]
     across = 2 if original else 1
     wide, high = _fit(width, height, (WIDTH - 2 * EDGE - 1.1) / across, 5.0)
-    over = (drawing(panel, max(wide, high)), "the map" if original else safe(picture.name))
-    pairs = [(resized(picture, MOST).pixels.cpu().numpy(), safe(picture.name)), over][-across:]
+    fit = resized(picture, MOST)
+    over = drawing(replace(panel, picture=fit), max(wide, high)), "the map" if original else safe(picture.name)
+    pairs = [(fit.pixels.cpu().numpy(), safe(picture.name)), over][-across:]
     left = (WIDTH - across * wide - 1.1) / 2 if original else EDGE
 
     def draw(figure: Any, top: float) -> None:
