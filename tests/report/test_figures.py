@@ -21,6 +21,7 @@ from regard.report.comparison.html import shown
 from regard.report.drawing import MOST, drawing, ink, resized
 from regard.report.explanation import objects_png, png
 from regard.report.figure import flow
+from regard.report.guided import guided_of
 from regard.report.headline import caption, headline
 from regard.report.look import Look
 from regard.report.view import PictureView, TextPiece, view_of
@@ -148,6 +149,29 @@ def test_objects_share_a_scale():
     assert any("a scale of its own" in w for w in words_of(objects_png.plot(each, scale="own")))
 
 
+def test_a_map_without_and_with_its_guide_share_a_scale():
+    exp = regard.load("zoo/vit-scenes").explain(zoo.demo_scene(), guide="contrast")
+    seen = guided_of(view_of(exp), np.zeros((256, 3), dtype=np.uint8)).pictures[0]
+    assert seen.without.scale == seen.guided.scale
+    assert seen.guided.scale.limit == max(
+        float(t.max()) for t in (exp.scores["pixel_values"], exp.guidance.unguided["pixel_values"])
+    )
+    assert not seen.guided.scale.over(1.0, LIGHT).any()  # in the colours that were asked for
+
+
+def test_rows_of_a_generation_have_scales_of_their_own_or_share_one():
+    written = regard.load("zoo/llama-facts").explain_generation(
+        "anna has the lamp . who has the lamp ?", max_new_tokens=2
+    )
+    own, together = (written.plot(scale=s) for s in ("own", "shared"))
+    fullest = [
+        [f.axes[0].images[0].get_array()[i].min() for i in (0, 1)] for f in (own, together)
+    ]  # blue, of the strongest
+    assert fullest[0] == [0, 0]
+    assert sorted(fullest[1])[0] == 0 < sorted(fullest[1])[1]
+    assert (len(own.axes), len(together.axes)) == (1, 2)
+
+
 # files
 
 
@@ -229,6 +253,7 @@ def test_headlines():
         "Coat > 99 %": picture(found=box),
         "a red bag 88 %": picture(target="logit of the predicted class", compared=fits, labels=list(fits.names)),
         "Bag rather than Shirt": picture(target="contrast class 0 - class 1"),
+        "T-shirt rather than Boot": picture(target="'T-shirt' rather than 'Boot'", receipt=receipt(explained=None)),
         "custom": picture(target="custom", receipt=receipt(explained=None)),
         "“dora”": sentence(target="logit of 'dora' (token 18, number 1 written)"),
     }

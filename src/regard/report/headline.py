@@ -29,7 +29,7 @@ def headline(exp: Explanation, sample: int = 0) -> str:
     known = exp.labels or []
     if rivals and all(int(i) < len(known) for i in rivals.groups()):
         return " rather than ".join(known[int(i)] for i in rivals.groups())
-    return target_of(exp, sample)
+    return re.sub("^'(.+)' rather than '(.+)'$", r"\1 rather than \2", target_of(exp, sample))
 
 
 def caption(exp: Explanation, sample: int = 0) -> str:
