@@ -15,6 +15,7 @@ from regard import zoo
 from regard.errors import Misuse, UnknownName
 from regard.explanation.boxes import Box, Found
 from regard.explanation.compared import ComparedClasses
+from regard.explanation.prediction import Prediction
 from regard.explanation.raw_inputs import Picture
 from regard.report.colour import FOR, LIGHT, ColourScale
 from regard.report.comparison.html import shown
@@ -246,10 +247,14 @@ def test_headlines():
     fits = ComparedClasses(("a red bag", "a shirt"), (3.0, 1.0), (0.88, 0.12), "softmax")
     box = Found(0, 0, "Coat", 0.999, Box(0.0, 0.0, 9.0, 9.0))
     sure = picture(target="probability of class 0", receipt=receipt(target_value=torch.tensor([0.874])))
+    rows = (torch.tensor([[0, 1]]), torch.tensor([[2.0, 1.3]]), torch.tensor([[0.67, 0.33]]))
+    likely = Prediction(*rows, "softmax", 2)
     said = {
         "Bag": class_of(),
         "Bag 90 %": tested,
         "Bag 87 %": sure,
+        "Bag 67 %": class_of(likely=likely),
+        "Shirt 33 %": class_of(likely=likely, receipt=receipt(explained=torch.tensor([1]))),
         "Coat > 99 %": picture(found=box),
         "a red bag 88 %": picture(target="logit of the predicted class", compared=fits, labels=list(fits.names)),
         "Bag rather than Shirt": picture(target="contrast class 0 - class 1"),

@@ -6,6 +6,7 @@ import re
 
 from regard.explanation.explanation import Explanation
 from regard.explanation.names import class_name
+from regard.explanation.prediction import percent
 from regard.report.receipt import at, differs
 from regard.report.view import class_of, fits_texts, method_of, target_of
 
@@ -18,7 +19,7 @@ WRITTEN = re.compile(r"[\w-]+ of (['\"])(.+)\1 \(token \d+, number \d+ written\)
 def headline(exp: Explanation, sample: int = 0) -> str:
     """`Trouser 87 %`: the explained class and its probability, where there is one at hand; of another target its own words."""
     likely = probability(exp, sample)
-    share = "" if likely is None else f" {percent(likely)}"
+    share = "" if likely is None else f" {percent(likely) if exp.found is None else exp.found.percent}"
     if fits_texts(exp):
         return f"{_text(exp, sample)}{share}"
     written = WRITTEN.fullmatch(exp.target)
@@ -44,30 +45,23 @@ def probability(exp: Explanation, sample: int = 0) -> float | None:
     """The explained class's, where the explanation holds it; None elsewhere. Runs nothing."""
     if exp.found is not None:
         return exp.found.probability
+    if not (fits_texts(exp) or OF_A_CLASS.match(exp.target)):
+        return None
     if exp.target.startswith("probability"):
         return at(exp.receipt.target_value, sample)
-    c = _explained(exp, sample)
-    if c is not None and (fits_texts(exp) or OF_A_CLASS.match(exp.target)):
-        return None if exp.compared is None or exp.compared.probabilities is None else exp.compared.probabilities[c]
-    tests = [t.probability for t in exp.receipt.causal if t.sample == sample and OF_A_CLASS.match(exp.target)]
-    return next((p for p in tests if p is not None), None)
-
-
-def percent(value: float) -> str:
-    """A probability as whole per cents; never rounded to certainty."""
-    whole = f"{100 * value:.0f} %"
-    return {"100 %": "> 99 %", "0 %": "< 1 %"}.get(whole, whole) if 0 < value < 1 else whole
+    c = at(exp.receipt.explained, sample)
+    if exp.compared is not None and c is not None:
+        return None if exp.compared.probabilities is None else exp.compared.probabilities[int(c)]
+    likely = exp.prediction[sample] if exp.prediction is not None and sample < len(exp.prediction) else ()
+    tests = [t.probability for t in exp.receipt.causal if t.sample == sample]
+    known = [*(k.probability for k in likely if k.number == c), *tests]
+    return next((p for p in known if p is not None), None)
 
 
 def _text(exp: Explanation, sample: int) -> str:
     """The class of texts that a picture is compared with."""
-    c = _explained(exp, sample)
-    return target_of(exp, sample) if exp.compared is None or c is None else exp.compared.names[c]
-
-
-def _explained(exp: Explanation, sample: int) -> int | None:
-    explained = at(exp.receipt.explained, sample)
-    return None if explained is None or exp.compared is None or explained >= len(exp.compared.names) else int(explained)
+    c = at(exp.receipt.explained, sample)
+    return target_of(exp, sample) if exp.compared is None or c is None else exp.compared.names[int(c)]
 
 
 def _instead(exp: Explanation, sample: int) -> list[str]:
@@ -99,4 +93,4 @@ def _warned(exp: Explanation) -> list[str]:
     return [] if r.output_difference is None or r.same_output else [f"output {differs(r.output_difference)}"]
 
 
-__all__ = ["caption", "headline", "percent", "probability"]
+__all__ = ["caption", "headline", "probability"]

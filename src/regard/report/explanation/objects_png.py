@@ -13,7 +13,6 @@ from regard.explanation.explanation import Explanation
 from regard.report.drawing import MOST as PIXELS
 from regard.report.drawing import drawing, resized
 from regard.report.figure import BLACK, EDGE, FAINT, WIDTH, axes_at, flat_bar, frame, made, safe, sheet, show, write
-from regard.report.headline import percent
 from regard.report.look import Look, Scale, limited, shared
 from regard.report.view import PictureView, view_of
 
@@ -93,7 +92,7 @@ def _figure(explanations: Sequence[Explanation], panels: Sequence[PictureView], 
 
 def _named(panel: PictureView) -> str:
     assert panel.found is not None
-    return f"{textwrap.shorten(safe(panel.found.label), 26, placeholder=' …')} {percent(panel.found.probability)}"
+    return f"{textwrap.shorten(safe(panel.found.label), 26, placeholder=' …')} {panel.found.percent}"
 
 
 def _count(objects: int) -> str:
