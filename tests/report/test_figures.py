@@ -277,6 +277,9 @@ def test_a_caption_is_one_line_without_internals():
     assert "not better than chance" in caption(tested)
     other = class_of(receipt=receipt(explained=torch.tensor([1]), difference=0.25))
     assert caption(other) == "gae · the model predicts Bag · output differs from your model's by up to 0.25"
+    long = class_of(options={f"option_{i}": "W" * 9 for i in range(9)}).plot()
+    assert words_of(long)[1].endswith(" …")
+    assert long.texts[1].get_window_extent().x1 < 8.8 * long.dpi
     words = " ".join(words_of(class_of().plot()))
     assert not re.search(r"ε|Σ|site|baseline|faithful|relative error", words)
 

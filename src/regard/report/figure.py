@@ -307,5 +307,14 @@ def _advance(character: str) -> float:
     return float(_font().load_char(ord(character)).linearHoriAdvance) / 65536 / 72
 
 
+def on_one_line(text: str, width: float, size: float) -> str:
+    """As many words of a text as `width` inches hold at a size in points."""
+    words, most = text.split(), width * SIZE / size
+    shown = " ".join(words)
+    while words and _measure(shown) > most:
+        shown = " ".join(words := words[:-1]) + " …"
+    return shown
+
+
 def _measure(text: str) -> float:
     return sum(_advance(c) for c in text)

@@ -28,6 +28,7 @@ from regard.report.figure import (
     flow,
     frame,
     made,
+    on_one_line,
     place_at,
     safe,
     sheet,
@@ -138,7 +139,7 @@ def _band(panel: Panel, original: bool) -> Band:
 
 def _heading(view: SampleView) -> Band:
     rows = textwrap.wrap(safe(headline(view.exp, view.sample)), 62)[:3] or [""]
-    under = textwrap.shorten(safe(caption(view.exp, view.sample)), 118, placeholder=" …")
+    under = on_one_line(safe(caption(view.exp, view.sample)), WIDTH - 2 * EDGE, 10)
 
     def draw(figure: Any, top: float) -> None:
         for i, row in enumerate(rows):
