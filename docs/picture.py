@@ -14,24 +14,23 @@ from matplotlib.figure import Figure
 import regard
 from regard import zoo
 from regard.explanation.files import write_atomically
-from regard.report.explanation.png import composite
 
 
 def main() -> None:
     """Draw the original beside the gae maps of both items."""
     items = zoo.cards()["zoo/vit-scenes"]["demo"]["shows"]
     maps = regard.load("zoo/vit-scenes").explain(zoo.demo_scene(), target=list(items), method="gae")
-    original = maps[0].inputs["pixel_values"][0].pixels.numpy()
-    panels = [
-        (original, "the picture"),
-        *((composite(m), f"what “{c}” rests on") for m, c in zip(maps, items, strict=True)),
-    ]
-    figure = Figure(figsize=(11, 3.3), dpi=110, layout="constrained")
-    for i, (pixels, title) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), i + 1)
-        axes.imshow(pixels)
-        axes.set_title(title, fontsize=12)
-        axes.set_axis_off()
+    limit = max(float(m.scores["pixel_values"].max()) for m in maps)
+    figure = Figure(figsize=(11, 3.1), dpi=110, layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(maps))
+    first.imshow(maps[0].inputs["pixel_values"][0].pixels.numpy(), interpolation="none")
+    first.set(xticks=[], yticks=[])
+    first.set_title("the picture", fontsize=12)
+    for axes, m, name in zip(others, maps, items, strict=True):
+        m.plot(ax=axes, scale=limit)
+        axes.set_title(f"what “{name}” rests on", fontsize=12)
+    for side in first.spines.values():
+        side.set_visible(False)
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
     write_atomically(Path(__file__).with_name("picture.png"), png.getvalue())

@@ -166,7 +166,7 @@ def test_rounding_is_not_drawn_as_a_map():
 
 def test_small_pictures_become_larger_and_large_ones_smaller():
     (panel,), _ = panels_of(picture(), 0)
-    assert small(panel).shape == (200, 300, 3)  # 60 x 40, five times
+    assert small(panel).shape == (213, 320, 3)  # 60 x 40
     big = dataclasses.replace(
         panel.picture, pixels=torch.zeros(800, 1000, 3, dtype=torch.uint8), box=(0.0, 0.0, 1000.0, 800.0)
     )

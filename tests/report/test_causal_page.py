@@ -6,20 +6,12 @@ import math
 from typing import Any
 
 from regard.errors import Misuse
-from regard.explanation.causal_test import CausalTest, HowTested, LateTest, Outcome, shown_tested
+from regard.explanation.causal_test import CausalTest, HowTested, LateTest, shown_tested
 from regard.report.causal import causal_of, strip
 from regard.report.explanation.html import fragment, page
 from regard.report.receipt import lines
 from support.drawn import NASTY, picture
-
-
-def result(change: float = 2.0, label: str = "Bag", **fields: Any) -> CausalTest:
-    drops = tuple(-0.2 + i / 49 for i in range(49))
-    as_far = sum(d >= change for d in drops)
-    outcome = Outcome(3.2 - change, change, 0.3, as_far, (1 + as_far) / 50, 0.1, drops)
-    about = {"stream": "pixel_values", "unit": "patch", "units": 16, "share": 0.1, "k": 2, "random": 49, "value": 3.2}
-    more = {"probability": 0.9, "number": "logit", "label": label, "removal": "left out of attention", "passes": 54}
-    return CausalTest(**(about | more | {"highest": outcome} | fields))
+from support.drawn import causal_test as result
 
 
 def test_a_page_shows_the_sentence_and_where_the_maps_drop_lies() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import torch
 
+from regard.explanation.causal_test import CausalTest, Outcome
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Picture, Text
 from regard.explanation.receipt import Measured, Receipt
@@ -35,6 +37,25 @@ def receipt(batch=1, change=2.4, difference=0.0, **fields):
     there = None if change is None else torch.full((batch,), float(change))
     measured = Measured(difference, None if there is None else 3.2 - there, there, 2)
     return Receipt(**(values | fields), _measured=measured)
+
+
+def causal_test(change: float = 2.0, label: str = "Bag", **fields: Any) -> CausalTest:
+    """A causal test of the map of `picture`."""
+    drops = tuple(-0.2 + i / 49 for i in range(49))
+    as_far = sum(d >= change for d in drops)
+    outcome = Outcome(3.2 - change, change, 0.3, as_far, (1 + as_far) / 50, 0.1, drops)
+    about = {"stream": "pixel_values", "unit": "patch", "units": 16, "share": 0.1, "k": 2, "random": 49, "value": 3.2}
+    more = {"probability": 0.9, "number": "logit", "label": label, "removal": "left out of attention", "passes": 54}
+    return CausalTest(**(about | more | {"highest": outcome} | fields))
+
+
+def oklab(rgb):
+    """sRGB (..., 3) of 0..255 as OKLab."""
+    c = np.asarray(rgb, dtype=float) / 255
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    to_lms = np.array([[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]])
+    to_lab = np.array([[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]])
+    return np.cbrt(linear @ to_lms.T) @ to_lab.T
 
 
 def scene(width=60, height=40):

@@ -290,7 +290,10 @@ def transfer(
         typer.Option(min=0, help="Which layer is drawn large, from 0. Default: the one in which most is transferred."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="A page (.html) or a picture (.png); an older one is replaced.")
+        Path,
+        typer.Option(
+            metavar="FILE", help="A page (.html) or a figure (.png, .svg, .pdf, .jpg); an older one is replaced."
+        ),
     ] = Path("regard-out/transfer.html"),
     truncate: Truncate = False,
     memory_budget: Budget = None,
@@ -303,7 +306,7 @@ def transfer(
     """Show what the target would gain if attention moved between the tokens of INPUT, layer by layer."""
     how = {"truncate": truncate, "memory_budget": budget_of(memory_budget), **words(against, token)}
     how["target"] = targets(None if target is None else [target])
-    out = writable_file(out, (".html", ".png"))
+    out = writable_file(out, (".html", ".png", ".svg", ".pdf", ".jpg", ".jpeg"))
     moved, note = _of_one(input, model, (image, text, regions), how, lambda exp: exp.transfer())
     with busy("drawing"):
         moved.to_html(out, layer) if out.suffix.lower() == ".html" else moved.plot(out, layer=layer)

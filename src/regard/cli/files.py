@@ -36,10 +36,15 @@ def writable(out: Path) -> Path:
 def writable_file(out: Path, suffixes: Sequence[str]) -> Path:
     """Refuse an output file that cannot be one, or that is of another kind, before time is spent."""
     if out.suffix.lower() not in suffixes:
-        raise Misuse(f"--out is a file that ends in {' or '.join(suffixes)}; {out.name or out} does not")
+        raise Misuse(f"--out is a file that ends in {_either(suffixes)}; {out.name or out} does not")
     if out.is_dir():
         raise InputError(f"{out} is a folder; --out needs a file")
     return writable(out.parent) / out.name
+
+
+def _either(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _standing(path: Path) -> Path:

@@ -80,9 +80,22 @@ class Comparison:
         """Write one self-contained page: the grid of maps, and the table (needs `regard[viz]`)."""
         return display.write_comparison(self, path)
 
-    def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
-        """Draw one sample's grid with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
-        return display.plot_comparison(self, path, sample)
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        sample: int = 0,
+        *,
+        cmap: Any = None,
+        scale: str | float = "shared",
+    ) -> Any:
+        """Draw one sample's grid with matplotlib (needs `regard[viz]`); return the Figure, and write it if `path`.
+
+        path, cmap: as in `Explanation.plot`. scale: "shared": the maps of one method at all its sites have one scale, as their
+        scores are in one unit, that of the target (a method that has no such unit keeps a scale for each map); different
+        methods share none, as most would be pale; "own": every map up to its own largest score; or the score that gets the full
+        colour everywhere.
+        """
+        return display.plot_comparison(self, path, sample, cmap=cmap, scale=scale)
 
 
 def compare(

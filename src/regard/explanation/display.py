@@ -9,11 +9,18 @@ from typing import Any
 AnyPath = str | os.PathLike[str]
 
 
-def plot_explanation(explanation: Any, path: AnyPath | None, sample: int) -> Any:
-    """One sample as a matplotlib figure; as PNG if `path`."""
+def plot_explanation(explanation: Any, path: AnyPath | None, sample: int, **look: Any) -> Any:
+    """One sample as a matplotlib figure; as a file if `path`."""
     from regard.report.explanation.png import plot
 
-    return plot(explanation, path, sample)
+    return plot(explanation, path, sample, **look)
+
+
+def overlay(explanation: Any, sample: int) -> Any:
+    """The map of one sample alone, at its picture's size."""
+    from regard.report.explanation.png import overlay
+
+    return overlay(explanation, sample)
 
 
 def write_explanation(explanation: Any, path: AnyPath) -> Path:
@@ -30,11 +37,11 @@ def explanation_fragment(explanation: Any) -> str:
     return fragment(explanation)
 
 
-def plot_generation(generation: Any, path: AnyPath | None) -> Any:
-    """A generation as a matplotlib figure; as PNG if `path`."""
+def plot_generation(generation: Any, path: AnyPath | None, **look: Any) -> Any:
+    """A generation as a matplotlib figure; as a file if `path`."""
     from regard.report.generation.png import plot
 
-    return plot(generation, path)
+    return plot(generation, path, **look)
 
 
 def write_generation(generation: Any, path: AnyPath) -> Path:
@@ -51,11 +58,11 @@ def generation_fragment(generation: Any) -> str:
     return fragment(generation)
 
 
-def plot_comparison(comparison: Any, path: AnyPath | None, sample: int) -> Any:
-    """One sample of a comparison as a matplotlib figure; as PNG if `path`."""
+def plot_comparison(comparison: Any, path: AnyPath | None, sample: int, **look: Any) -> Any:
+    """One sample of a comparison as a matplotlib figure; as a file if `path`."""
     from regard.report.comparison.png import plot
 
-    return plot(comparison, path, sample)
+    return plot(comparison, path, sample, **look)
 
 
 def write_comparison(comparison: Any, path: AnyPath) -> Path:
@@ -73,7 +80,7 @@ def comparison_table(comparison: Any) -> str:
 
 
 def plot_transfer(transfer: Any, path: AnyPath | None, sample: int, layer: int | None) -> Any:
-    """One sample of an attention transfer as a matplotlib figure; as PNG if `path`."""
+    """One sample of an attention transfer as a matplotlib figure; as a file if `path`."""
     from regard.report.transfer.png import plot
 
     return plot(transfer, path, sample, layer)
@@ -108,7 +115,7 @@ def heads_table(heads: Any) -> str:
 
 
 def plot_rewriting(rewriting: Any, path: AnyPath | None, sample: int) -> Any:
-    """One rewritten picture as a matplotlib figure; as PNG if `path`."""
+    """One rewritten picture as a matplotlib figure; as a file if `path`."""
     from regard.report.rewriting.png import plot
 
     return plot(rewriting, path, sample)
@@ -122,7 +129,7 @@ def write_rewriting(rewriting: Any, path: AnyPath) -> Path:
 
 
 def plot_told(told: Any, path: AnyPath | None) -> Any:
-    """What tells two classes apart as a matplotlib figure; as PNG if `path`."""
+    """What tells two classes apart as a matplotlib figure; as a file if `path`."""
     from regard.report.telling.png import plot
 
     return plot(told, path)

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from regard.errors import Misuse, nearest
@@ -461,9 +462,45 @@ class Explanation:
         with checked(path):
             return _from_file(header, tensors)
 
-    def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
-        """Draw one sample with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
-        return display.plot_explanation(self, path, sample)
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        sample: int = 0,
+        *,
+        ax: Any = None,
+        cmap: Any = None,
+        scale: str | float = "own",
+        original: bool = True,
+    ) -> Any:
+        """Draw one sample with matplotlib (needs `regard[viz]`); return the Figure, and write it if `path`.
+
+        Over a picture the colours are exactly those of the colour bar: of the picture itself only contours are drawn there.
+
+        Args:
+            path: its ending tells the format: .png, .svg, .pdf, .jpg or .jpeg. The same figure gives the same bytes.
+            sample: which of the batch.
+            ax: matplotlib axes to draw the map alone into, without words or a colour bar: the picture's, else the text's, else
+                the scores as a strip. `figure.colorbar(ax.images[0])` adds the bar. The figure of the axes is returned.
+            cmap: a matplotlib colour map or its name, instead of orange (and blue for what speaks against the target); of
+                signed scores the middle is zero.
+            scale: "own": the full colour is this sample's largest score; "shared": that of all samples of this explanation,
+                whose scores are of one kind, to compare them; or a number, the score that gets the full colour, to compare
+                explanations of one method. Scores of different methods have different units, and share none.
+            original: whether the picture stands beside its map in its own colours.
+
+        Raises:
+            Misuse: for another ending, a colour map that matplotlib does not have, or a sample that is not there.
+        """
+        return display.plot_explanation(self, path, sample, ax=ax, cmap=cmap, scale=scale, original=original)
+
+    def overlay(self, sample: int = 0) -> UInt8[np.ndarray, "height width 4"]:
+        """The map alone at the size of its picture, RGBA (needs `regard[viz]`), to be laid over the picture or anything else.
+
+        It is clear where a score is 0 and where the model did not look; the opacity is 0.8 at the largest score.
+        Raises Misuse where no picture is known.
+        """
+        laid: UInt8[np.ndarray, "height width 4"] = display.overlay(self, sample)
+        return laid
 
     def to_html(self, path: str | os.PathLike[str], test: bool | None = None) -> Path:
         """Write a self-contained page (needs `regard[viz]`).

@@ -186,9 +186,13 @@ class Generation(Sequence[Explanation]):
         with checked(path):
             return _from_file(header, tensors)
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw the map with matplotlib (needs `regard[viz]`); return the Figure, and write it as PNG if `path`."""
-        return display.plot_generation(self, path)
+    def plot(self, path: str | os.PathLike[str] | None = None, *, cmap: Any = None, scale: str | float = "own") -> Any:
+        """Draw the map with matplotlib (needs `regard[viz]`); return the Figure, and write it if `path`.
+
+        path, cmap: as in `Explanation.plot`. scale: "own": each row up to its own largest score, as tokens differ in how much
+        they rest on anything; "shared": all rows on one scale, which is drawn below; or the score that gets the full colour.
+        """
+        return display.plot_generation(self, path, cmap=cmap, scale=scale)
 
     def to_html(self, path: str | os.PathLike[str], test: bool | None = None) -> Path:
         """Write a self-contained page (needs `regard[viz]`): point at a token to see what it rests on. test: as in

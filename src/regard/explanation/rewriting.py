@@ -137,7 +137,7 @@ class Rewriting:
         return levels.expand(3, -1, -1).permute(1, 2, 0).contiguous()
 
     def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
-        """Draw one picture, before and after, with maps (needs `regard[viz]`); return the Figure, write it as PNG if `path`."""
+        """Draw one picture, before and after, with maps (needs `regard[viz]`); return the Figure, write it if `path`."""
         return display.plot_rewriting(self, path, sample)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:

@@ -56,7 +56,7 @@ class Told:
     predicted: tuple[str, str, str]
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw pictures and maps with matplotlib (needs `regard[viz]`); return the Figure, write it as PNG if `path`."""
+        """Draw pictures and maps with matplotlib (needs `regard[viz]`); return the Figure, write it if `path`."""
         return display.plot_told(self, path)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:

@@ -129,7 +129,7 @@ class Transfer:
     def plot(self, path: str | os.PathLike[str] | None = None, sample: int = 0, layer: int | None = None) -> Any:
         """Draw one sample with matplotlib (needs `regard[viz]`), one layer large (None: the strongest), the others small.
 
-        Returns the Figure, and writes it as PNG if `path`.
+        Returns the Figure, and writes it if `path`.
         """
         return display.plot_transfer(self, path, sample, self._layer(layer))
 

@@ -8,12 +8,13 @@ The two hues are as light as each other (OKLab L 0.62 and 0.60: both stand out o
 common kind of colour-blindness, and their ramps are perceptually uniform over white, grey and dark paper (the largest
 of ten equal steps is at most 1.5 times the smallest, in OKLab; the tests hold them to it).
 
-Pictures are drawn in grey beneath a map, so that all colour in it is score.
+Under a map a picture has no colour, so that all colour is score: lines in figures (`drawing`), grey on pages and in terminals.
+A figure may have any other colour map instead; its colours are then opaque.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,14 @@ class ColourScale:
     """From a score to a colour: `limit` is the magnitude that gets the full colour; 0 where all scores are 0.
 
     `top` is the largest magnitude; it exceeds `limit` where single scores would hide all others (see `scale_of`).
+    `colours`: 256 of another colour map, uint8 (256, 3), from no score (signed: from -limit) to the limit.
     """
 
     limit: float
     signed: bool
     top: float
     note: str = ""
+    colours: Array | None = field(default=None, compare=False, repr=False)
 
     @property
     def clipped(self) -> bool:
@@ -58,16 +61,24 @@ class ColourScale:
     def rgba(self, scores: ArrayLike, opacity: float = 1.0) -> Array:
         """uint8 (..., 4), not premultiplied: the hue, and the unit score as opacity."""
         unit = self.unit(scores)
-        hue = np.where(unit[..., None] < 0, np.array(AGAINST), np.array(FOR))
+        hue = self._table(unit) if self.colours is not None else np.where(unit[..., None] < 0, AGAINST, FOR)
         alpha = np.rint(255 * opacity * np.abs(unit))[..., None]
         return np.concatenate([hue, alpha], axis=-1).astype(np.uint8)
 
     def over(self, scores: ArrayLike, paper: ArrayLike, opacity: float = 1.0) -> Array:
-        """uint8 (..., 3): the colours laid on `paper`, one RGB colour or one per score."""
+        """uint8 (..., 3): the colours laid on `paper`, one RGB colour or one per score; those of another colour map hide it."""
+        if self.colours is not None:
+            return self._table(self.unit(scores))
         rgba = self.rgba(scores, opacity).astype(np.float64)
         alpha = rgba[..., 3:] / 255
         laid: Array = np.rint(alpha * rgba[..., :3] + (1 - alpha) * np.asarray(paper, dtype=np.float64))
         return laid.astype(np.uint8)
+
+    def _table(self, unit: Array) -> Array:
+        """The colours of another map; zero is in the middle where scores have a sign."""
+        assert self.colours is not None
+        found: Array = self.colours[np.rint(255 * (unit + 1) / 2 if self.signed else 255 * unit).astype(int)]
+        return found
 
     def ticks(self) -> list[tuple[float, str]]:
         """The scores at which the drawn scale carries a number, and that number; a clipped end says so."""
@@ -111,19 +122,28 @@ def text_colour(paper: ArrayLike) -> str:
 
 def text_colours(papers: ArrayLike) -> list[str]:
     """`text_colour` on many papers (n, 3) at once."""
-    return ["#000" if light > 0.179 else "#fff" for light in _luminances(papers)]
+    return ["#000" if light > 0.179 else "#fff" for light in luminances(papers)]
 
 
 def luminance(rgb: ArrayLike) -> float:
     """Relative luminance of an sRGB colour (0..255), as WCAG 2 defines it."""
-    return float(_luminances(rgb))
+    return float(luminances(rgb))
 
 
-def _luminances(rgb: ArrayLike) -> Array:
-    c = np.asarray(rgb, dtype=np.float64) / 255
-    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    found: Array = linear @ np.array([0.2126, 0.7152, 0.0722])
+def luminances(rgb: ArrayLike) -> Array:
+    """`luminance` of many 8-bit colours (..., 3) at once."""
+    found: Array = _LINEAR[np.asarray(rgb, dtype=np.uint8)] @ np.array([0.2126, 0.7152, 0.0722])
     return found
+
+
+def _linear() -> Array:
+    c = np.arange(256) / 255
+    table: Array = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    return table
+
+
+_LINEAR = _linear()
+"""Of the 256 values of a channel, how much light each is."""
 
 
 def grey(pixels: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What figures are drawn with: sheets measured in inches, text that flows, boxes, maps over pictures, PNG files.
+"""What figures are drawn with: sheets measured in inches, text that flows, boxes, maps over pictures, files.
 
 Object interface only: no pyplot, no global state, and the same bytes for the same figure.
 """
@@ -8,23 +8,31 @@ from __future__ import annotations
 import io
 import os
 import re
+import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from regard.errors import Misuse
 from regard.explanation.boxes import Box
 from regard.explanation.files import write_atomically
-from regard.explanation.places import place
+from regard.explanation.raw_inputs import Picture
+from regard.report import need
 from regard.report.colour import LIGHT, OPACITY, Array, ColourScale, grey, text_colour
+from regard.report.drawing import over_picture
 from regard.report.view import PictureView, TextPiece, plain
 
 WIDTH = 9.0  # inches, of the whole figure
 EDGE = 0.3
-DPI = 120
+DPI, FINE = 120, 300  # of PNG and JPEG; of pictures in SVG and PDF
+FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf", ".jpg": "jpg", ".jpeg": "jpg"}
 BLACK, FAINT = "#1b1d22", "#5c616b"
 SIZE = 12.0  # points, of running text
+QUOTES = "\"'`"
 
 
 def sheet(width: float, height: float) -> Any:
@@ -37,28 +45,72 @@ def sheet(width: float, height: float) -> Any:
     return figure
 
 
-def save(figure: Any, path: str | os.PathLike[str]) -> Any:
-    """Write a figure as PNG, the same bytes for the same figure; return it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomically(path, buffer.getvalue())
+def made(draw: Callable[[], Any], path: str | os.PathLike[str] | None) -> Any:
+    """A figure, drawn and, if `path`, written; return it.
+
+    Raises Misuse where matplotlib or Pillow is missing, and for an ending that is no format, before anything is drawn.
+    """
+    need("viz")
+    if path is None:
+        return draw()
+    format_ = format_of(path)
+    figure = draw()
+    write_atomically(path, written(figure, format_))
     return figure
 
 
+def format_of(path: str | os.PathLike[str]) -> str:
+    """The format of a figure's file by its ending. Raises Misuse for an ending that is none."""
+    name = Path(path).name
+    ending = Path(name).suffix.lower()
+    if ending not in FORMATS:
+        says = f"{name!r} ends in {ending}" if ending else f"{name!r} has no ending"
+        raise Misuse(f"{says}, which tells no format of a figure; end it in {', '.join(list(FORMATS)[:-1])} or .jpeg")
+    return FORMATS[ending]
+
+
+def written(figure: Any, format_: str = "png") -> bytes:
+    """A figure as a file's bytes, the same for the same figure: no date, no version. Text in SVG and PDF stays text."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    settings = {"svg.hashsalt": "regard", "svg.fonttype": "none", "pdf.fonttype": 42}
+    how: dict[str, Any] = {"metadata": _NAMELESS[format_]} if format_ in _NAMELESS else {}
+    if format_ in ("svg", "pdf"):
+        how["dpi"] = FINE
+    with matplotlib.rc_context(settings):
+        figure.savefig(buffer, format=format_, **how)
+    return buffer.getvalue()
+
+
+_NAMELESS: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
 def blend(panel: PictureView) -> Array:
-    """The map over its picture in grey, uint8 (height, width, 3); the picture is known."""
+    """The map over its picture in grey, uint8 (height, width, 3); the picture is known. As pages and terminals show it."""
     assert panel.picture is not None
     return panel.scale.over(over_picture(panel), grey(panel.picture.pixels.cpu().numpy()), OPACITY)
 
 
-def over_picture(panel: PictureView) -> Array:
-    """The scores of a panel at the size of its picture, which is known."""
-    import torch
+def show(axes: Any, pixels: Array, picture: Picture, **how: Any) -> None:
+    """Pixels of any number as the picture, so that its own pixels are the axes' coordinates."""
+    height, width = picture.pixels.shape[:2]
+    small = pixels.shape == picture.pixels.shape and max(pixels.shape) < 400  # its pixels are to be seen as they are
+    smooth = "none" if small else "antialiased"
+    axes.imshow(pixels, **{"interpolation": smooth, "extent": (-0.5, width - 0.5, height - 0.5, -0.5)} | how)
+    edged(axes)
 
-    assert panel.picture is not None
-    cells = torch.from_numpy(np.ascontiguousarray(panel.cells))
-    placed: Array = place(cells, panel.picture, panel.raster).numpy()
-    return placed
+
+def edged(axes: Any) -> None:
+    """A thin edge, so that a bright picture ends where it ends."""
+    axes.axis("on")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(linewidth=0.5, color="#c9ced6")
 
 
 def frame(axes: Any, box: Box, width: float) -> None:
@@ -88,22 +140,70 @@ class TextRun:
 
 
 def flow(pieces: list[TextPiece], width: float, gap: float = 0.0) -> tuple[list[TextRun], int]:
-    """Break pieces into lines of `width` inches, a word cut where it alone is too long; runs and row count."""
+    """Break pieces into lines of `width` inches; runs and row count.
+
+    No line starts with punctuation that closes, or ends with such that opens. A word is cut where it alone is too long.
+    """
     runs: list[TextRun] = []
     x, row = 0.0, 0
-    for number, piece in enumerate(pieces):
-        for part in _parts(piece.text, width):
-            if part == "\n":
+    for unit in _units(pieces, width):
+        if unit[0][0] == "\n":
+            x, row = 0.0, row + 1
+            continue
+        parts = [(text, number, _measure(text)) for text, number in unit]
+        long = sum(wide for *_, wide in parts) + gap * (len(unit) - 1)
+        for i, (text, number, wide) in enumerate(parts):
+            needed = wide if long > width else long if i == 0 else 0.0  # a unit wider than a line is parted
+            if x > 0 and x + needed > width + 1e-9:
                 x, row = 0.0, row + 1
+            if text.isspace() and x == 0:
                 continue
-            long = _measure(part)
-            if x + long > width and x > 0:
-                x, row = 0.0, row + 1
-            if part.isspace() and x == 0:
-                continue
-            runs.append(TextRun(part, piece.score, x, long, row, number))
-            x += long + gap
+            runs.append(TextRun(text, pieces[number].score, x, wide, row, number))
+            x += wide + gap
     return runs, row + 1
+
+
+Part = tuple[str, int]
+"""A part of a text, and the number of its piece."""
+
+
+def _units(pieces: list[TextPiece], width: float) -> list[list[Part]]:
+    """What stands on one line: a word or a space alone, and what may not be parted."""
+    units: list[list[Part]] = []
+    for part in ((text, i) for i, piece in enumerate(pieces) for text in _parts(piece.text, width)):
+        if units and _belongs(units[-1], part[0]):
+            units[-1].append(part)
+        elif _spaced(units[-2:]) and (_closes(part[0]) or _opens(units[-2][-1][0][-1])):
+            space = units.pop()
+            units[-1] += [*space, part]  # "word ," and "( word" stay on one line, too
+        else:
+            units.append([part])
+    return units
+
+
+def _belongs(unit: list[Part], text: str) -> bool:
+    """Whether a part follows on what is before it without a place to break."""
+    before = unit[-1][0]
+    if before.isspace() or text.isspace():
+        return False
+    begins = len(unit) == 1 and all(c in QUOTES or _opens(c) for c in before)
+    return begins or _opens(before[-1]) or _closes(text) or text[0] in QUOTES
+
+
+def _spaced(units: list[list[Part]]) -> bool:
+    """Whether the last of two is a space that a line may end at."""
+    return [u[0][0].isspace() for u in units] == [False, True] and units[-1][0][0] != "\n"
+
+
+def _opens(character: str) -> bool:
+    return unicodedata.category(character) in ("Ps", "Pi") or character in "¿¡#@"
+
+
+def _closes(text: str) -> bool:
+    """Whether a part starts with punctuation that ends what is before it; a quotation mark may as well begin something."""
+    first = text[0]
+    kind = unicodedata.category(first)
+    return text == "''" or (kind[0] == "P" and kind != "Pc" and first not in QUOTES and not _opens(first))
 
 
 def _parts(text: str, width: float) -> list[str]:
@@ -205,6 +305,15 @@ def safe(text: str, keep: str = "") -> str:
 def _advance(character: str) -> float:
     """Width of a character in inches at the size of running text."""
     return float(_font().load_char(ord(character)).linearHoriAdvance) / 65536 / 72
+
+
+def on_one_line(text: str, width: float, size: float) -> str:
+    """As many words of a text as `width` inches hold at a size in points."""
+    words, most = text.split(), width * SIZE / size
+    shown = " ".join(words)
+    while words and _measure(shown) > most:
+        shown = " ".join(words := words[:-1]) + " …"
+    return shown
 
 
 def _measure(text: str) -> float:

@@ -212,27 +212,6 @@ def differs(value: float) -> str:
     return f"differs from your model's by up to {number(value)}"
 
 
-def brief(exp: Explanation, sample: int = 0) -> list[str]:
-    """The receipt as a few short items, for the foot of a picture."""
-    r = exp.receipt
-    error = at(r.relative_error, sample)
-    return [
-        f"{target_of(exp, sample)} = {number(at(r.target_value, sample))}",
-        f"site {r.site}",
-        f"baseline {r.baseline}",
-        f"Σa {number(at(r.attribution_sum, sample))}",
-        f"T {number(at(r.attribution_target, sample))}",
-        f"ε {number(at(r.attribution_error, sample))}" + ("" if error is None else f" ({percent(error)})"),
-        *_output_in_brief(r),
-    ]
-
-
-def _output_in_brief(r: Receipt) -> list[str]:
-    if r.output_difference is None:
-        return []
-    return [SAME if r.same_output else f"output {differs(r.output_difference)}"]
-
-
 def at(values: Any, sample: int) -> float | None:
     """A sample's value of a receipt tensor; a single value stands for all samples."""
     if values is None:

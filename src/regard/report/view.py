@@ -137,7 +137,7 @@ def view_of(exp: Explanation, sample: int = 0) -> SampleView:
     long = [p for p in bare if len(p.scores) > LISTED or not panels]
     panels += long
     listed = [p for p in bare if not any(p is q for q in long)]
-    return SampleView(exp, sample, panels, listed, _method(exp), target_of(exp, sample))
+    return SampleView(exp, sample, panels, listed, method_of(exp), target_of(exp, sample))
 
 
 def _rows(exp: Explanation, stream: str, sample: int) -> list[int]:
@@ -335,7 +335,8 @@ def fits_texts(exp: Explanation) -> bool:
     return exp.receipt.classes == "text"
 
 
-def _method(exp: Explanation) -> str:
+def method_of(exp: Explanation) -> str:
+    """The method with its options."""
     options = ", ".join(f"{k}={v}" for k, v in exp.options.items())
     return f"{exp.method} ({options})" if options else exp.method
 

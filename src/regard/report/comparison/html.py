@@ -11,27 +11,29 @@ import dataclasses
 import io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
-from regard.explanation.boxes import Box
 from regard.explanation.explanation import Explanation
 from regard.explanation.files import write_atomically
-from regard.explanation.raw_inputs import Picture
 from regard.report import need
 from regard.report.colour import LIGHT, OPACITY, Array, ColourScale, number, veil
-from regard.report.figure import blend
+from regard.report.drawing import SHARP, resized, veiled
+from regard.report.look import Look, limited, scale_of_panel, shared, with_scale
 from regard.report.page import COLOURS, piece, templates
 from regard.report.receipt import at, lines, percent
-from regard.report.view import ChartView, Panel, PictureView, SampleView, TextPiece, TextView, listed, view_of
+from regard.report.view import ChartView, Panel, PictureView, SampleView, TextPiece, TextView, enlarged, listed, view_of
 
 SIDE = 320  # pixels, the longest side of a map on the page
 COLOURED = {"colours": COLOURS, "opacity": OPACITY}
+SHARED = Look(scale="shared")
+Shown = dict[int, tuple[list[Panel], list[str]]]
+"""Of a map, by the identity of its explanation: its panels, and what is listed beside them."""
 HEAD = ("method", "a", "baseline it implies", "quadrature", "site", "baseline", "Σa", "T", "ε", "ε/|T|", "passes")
 
 
@@ -43,10 +45,10 @@ def write_page(comparison: Comparison, path: str | os.PathLike[str], title: str 
 def page(comparison: Comparison, title: str | None = None) -> str:
     """The page as text; see `write_page`."""
     need("viz")
-    shown = [_section(comparison, i) for i in range(comparison.batch)]
-    title = title or f"Methods compared: {shown[0]['name'] if len(shown) == 1 else f'{len(shown)} inputs'}"
+    every = [_section(comparison, i) for i in range(comparison.batch)]
+    title = title or f"Methods compared: {every[0]['name'] if len(every) == 1 else f'{len(every)} inputs'}"
     template = templates().get_template("comparison.html.j2")
-    return str(template.render(title=title, sections=shown, sites=comparison.sites, head=HEAD, **COLOURED))
+    return str(template.render(title=title, sections=every, sites=comparison.sites, head=HEAD, **COLOURED))
 
 
 # -- what there is to show --------------------------------------------------------------------------------------------
@@ -76,19 +78,49 @@ def panels_of(exp: Explanation, sample: int) -> tuple[list[Panel], list[str]]:
     return [_settled(p, 1e-6 * max(1.0, y)) for p in view.panels], beside
 
 
+def shown(c: Comparison, sample: int, look: Look = SHARED) -> Shown:
+    """What to draw of every map: the maps of one method share a scale where their scores are in one unit, the target's.
+
+    Those of different methods never do: most are in units of their own, and the largest numbers would leave the others pale.
+    """
+    of = {id(e): panels_of(e, sample) for e in c.explanations}
+    if look.scale == "shared":
+        for method in c.methods:
+            row = [e for s in c.sites if (e := c.grid.get((method, s))) and e.receipt.attribution_target is not None]
+            of |= _together([of[id(e)] for e in row], [id(e) for e in row])
+    return {k: ([_looked(p, look) for p in panels], beside) for k, (panels, beside) in of.items()}
+
+
+def _looked(panel: Panel, look: Look) -> Panel:
+    scale = scale_of_panel(panel)
+    if isinstance(look.scale, float) and scale.limit:
+        scale = limited(scale, look.scale)
+    return with_scale(panel, look.coloured(scale))
+
+
+def _together(row: Sequence[tuple[list[Panel], list[str]]], keys: Sequence[int]) -> Shown:
+    """Maps with one scale for the panels of each stream; one that is all rounding keeps its empty scale."""
+    streams: dict[str, list[Panel]] = {}
+    for panel in (p for panels, _ in row for p in panels if scale_of_panel(p).limit):
+        streams.setdefault(panel.stream, []).append(panel)
+    scales = {stream: shared(panels) for stream, panels in streams.items()}
+    return {
+        key: ([with_scale(p, scales[p.stream]) if scale_of_panel(p).limit else p for p in panels], beside)
+        for key, (panels, beside) in zip(keys, row, strict=True)
+    }
+
+
 def _special(panel: TextView) -> list[TextPiece]:
     """Special tokens that have a share, the first few of them; of a text that is shown by its words."""
     return [t for t in panel.tokens if t.special and t.score][:4] if panel.words else []
 
 
 def _settled(panel: Panel, least: float) -> Panel:
-    scale = panel.best[1] if isinstance(panel, TextView) else panel.scale
+    scale = scale_of_panel(panel)
     if scale.limit == 0 or scale.top >= least:
         return panel
     empty = dataclasses.replace(scale, limit=0.0, note=f"all scores are rounding, below {number(scale.top)}")
-    if isinstance(panel, TextView):
-        return dataclasses.replace(panel, word_scale=empty, token_scale=empty)
-    return dataclasses.replace(panel, scale=empty)
+    return with_scale(panel, empty)
 
 
 def name_of(exp: Explanation, sample: int) -> str:
@@ -119,31 +151,11 @@ def plain_table(c: Comparison, sample: int = 0) -> str:
 
 
 def small(panel: PictureView) -> Array:
-    """The map over its picture, uint8 (height, width, 3), about `SIDE` large: small pictures become whole multiples."""
+    """The map over its picture, uint8 (height, width, 3), about `SIDE` large."""
     if panel.picture is None:
         times = max(1, SIDE // max(panel.cells.shape))
         return np.kron(panel.scale.over(panel.cells, LIGHT), np.ones((times, times, 1), dtype=np.uint8))
-    picture = _resized(panel.picture)
-    return veil(blend(dataclasses.replace(panel, picture=picture)), picture.box)
-
-
-def _resized(picture: Picture) -> Picture:
-    from PIL import Image
-
-    pixels = picture.pixels.cpu().numpy()
-    longest = max(pixels.shape[:2])
-    if longest > SIDE:
-        image = Image.fromarray(pixels)
-        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        pixels = np.array(image)
-    elif (times := SIDE // longest) > 1:
-        pixels = pixels.repeat(times, 0).repeat(times, 1)
-    high, wide = (a / b for a, b in zip(pixels.shape, picture.pixels.shape[:2]))
-    box, *regions = (
-        Box(left * wide, top * high, right * wide, bottom * high)
-        for left, top, right, bottom in (picture.box, *picture.regions)
-    )
-    return Picture(torch.from_numpy(pixels), box, picture.name, tuple(regions))
+    return veiled(panel, SIDE / SHARP)
 
 
 def ends(scale: ColourScale) -> tuple[str, str]:
@@ -156,8 +168,8 @@ def ends(scale: ColourScale) -> tuple[str, str]:
 
 
 def _section(c: Comparison, sample: int) -> dict[str, Any]:
-    key, first = f"s{sample}", c.explanations[0]
-    cells = iter([_cell(e, sample, f"{key}m{i}") for i, e in enumerate(c.explanations)])
+    key, first, of = f"s{sample}", c.explanations[0], shown(c, sample)
+    cells = iter([_cell(e, sample, f"{key}m{i}", of[id(e)]) for i, e in enumerate(c.explanations)])
     rows = [
         {
             "method": method,
@@ -197,8 +209,8 @@ def _grouped(c: Comparison, sample: int, key: str) -> list[dict[str, Any]]:
     return groups
 
 
-def _cell(exp: Explanation, sample: int, key: str) -> dict[str, Any]:
-    panels, beside = panels_of(exp, sample)
+def _cell(exp: Explanation, sample: int, key: str, found: tuple[list[Panel], list[str]]) -> dict[str, Any]:
+    panels, beside = found
     error = at(exp.receipt.relative_error, sample)
     return {
         "id": key,
@@ -214,20 +226,23 @@ def _cell(exp: Explanation, sample: int, key: str) -> dict[str, Any]:
 def drawn(panel: Panel, several: bool) -> dict[str, Any]:
     """A panel for a template: a picture with its map drawn in, or coloured pieces of text, with its scale."""
     scale = panel.best[1] if isinstance(panel, TextView) else panel.scale
-    shown: dict[str, Any] = {"stream": panel.name if several else "", "uri": "", "pieces": [], "tokens": False}
-    shown["scale"] = {"ends": ends(scale), "signed": scale.signed, "empty": scale.limit == 0, "note": scale.note}
+    made: dict[str, Any] = {"stream": panel.name if several else "", "uri": "", "pieces": [], "tokens": False}
+    made["scale"] = {"ends": ends(scale), "signed": scale.signed, "empty": scale.limit == 0, "note": scale.note}
     if isinstance(panel, PictureView):
-        return shown | {"uri": _jpeg(small(panel))}
+        return made | {"uri": _jpeg(small(panel))}
     if isinstance(panel, ChartView):
-        return shown | {"pieces": [piece(str(i), s, scale) for i, s in enumerate(panel.scores)], "tokens": True}
+        return made | {"pieces": [piece(str(i), s, scale) for i, s in enumerate(panel.scores)], "tokens": True}
     pieces = [piece(p.text, p.score, scale, p.special, p.note) for p in panel.best[0]]
-    return shown | {"pieces": pieces, "tokens": not panel.words}
+    return made | {"pieces": pieces, "tokens": not panel.words}
 
 
 def original(view: SampleView) -> str:
     """The first picture as it is, where there is one."""
     found = [p.picture for p in view.panels if isinstance(p, PictureView) and p.picture is not None]
-    return _jpeg(veil(_resized(found[0]).pixels.numpy(), _resized(found[0]).box)) if found else ""
+    if not found:
+        return ""
+    first = resized(enlarged(found[0]), SIDE)
+    return _jpeg(veil(first.pixels.cpu().numpy(), first.box))
 
 
 def _jpeg(pixels: Array) -> str:
@@ -249,6 +264,7 @@ __all__ = [
     "page",
     "panels_of",
     "plain_table",
+    "shown",
     "table",
     "write_page",
 ]

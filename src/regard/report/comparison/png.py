@@ -12,9 +12,9 @@ import numpy as np
 from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
 from regard.explanation.explanation import Explanation
-from regard.report import need
 from regard.report.colour import LIGHT, ColourScale, text_colour
-from regard.report.comparison.html import accounts, ends, maps, name_of, panels_of, small
+from regard.report.comparison.html import SIDE, Shown, accounts, ends, maps, name_of, shown, small
+from regard.report.drawing import resized
 from regard.report.figure import (
     BLACK,
     EDGE,
@@ -22,14 +22,17 @@ from regard.report.figure import (
     SIZE,
     TextRun,
     axes_at,
+    edged,
     flow,
+    made,
     place_at,
     safe,
-    save,
     sheet,
+    show,
     spelt,
     write,
 )
+from regard.report.look import Look, Scale, scale_of_panel
 from regard.report.receipt import lines
 from regard.report.view import ChartView, Panel, PictureView, TextPiece, TextView, view_of
 
@@ -41,26 +44,40 @@ LINES = 14  # of a text in a cell at most; the page shows all of it
 NAMED = 0.3  # inches, of a method's name over its maps
 
 
-def plot(c: Comparison, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
-    """Draw one sample; return the matplotlib Figure, and write it as PNG if `path`.
+def plot(
+    c: Comparison,
+    path: str | os.PathLike[str] | None = None,
+    sample: int = 0,
+    *,
+    cmap: Any = None,
+    scale: Scale = "shared",
+) -> Any:
+    """Draw one sample; return the matplotlib Figure, and write it if `path`, in the format of its ending.
 
-    Raises Misuse where matplotlib or Pillow is missing, or the sample is not there.
+    See `Comparison.plot`. Raises Misuse where matplotlib or Pillow is missing, for an ending, a colour map or a scale that is
+    none, or where the sample is not there.
     """
-    need("viz")
-    if not 0 <= sample < c.batch:
-        raise Misuse(f"sample {sample} does not exist; the comparison holds {c.batch}, counted from 0")
-    figure = _figure(c, sample)
-    return figure if path is None else save(figure, path)
+
+    def draw() -> Any:
+        look = Look.of(cmap, scale)
+        if not 0 <= sample < c.batch:
+            raise Misuse(f"sample {sample} does not exist; the comparison holds {c.batch}, counted from 0")
+        return _figure(c, sample, shown(c, sample, look))
+
+    return made(draw, path)
 
 
-def _figure(c: Comparison, sample: int) -> Any:
+def _figure(c: Comparison, sample: int, of: Shown) -> Any:
     first = view_of(c.explanations[0], sample)
     cell = PICTURE if any(isinstance(p, PictureView) for p in first.panels) else TEXT
     columns = max(len(c.sites) if c.grid else 1, 3)
     bands = _bands(c, columns)
-    heights = [_height(cells, sample, cell) for *_, cells in bands]
+    heights = [_height(cells, of, cell) for *_, cells in bands]
     target = textwrap.wrap(safe(lines(c.explanations[0], sample)[0].value), int(columns * cell * 11))[:2]
-    top = EDGE + 0.4 + 0.2 * len(target)
+    above = EDGE + 0.4 + 0.2 * len(target)
+    picture = next((p.picture for p in first.panels if isinstance(p, PictureView) and p.picture is not None), None)
+    high = 0.0 if picture is None else min(cell * picture.pixels.shape[0] / picture.pixels.shape[1], 2.5 * cell)
+    top = above + high + 0.15 * bool(high)
     width = 2 * EDGE + columns * (cell + GAP) - GAP
     figure = sheet(width, top + sum(heights) + EDGE)
     at = figure.get_figheight() - EDGE
@@ -68,6 +85,9 @@ def _figure(c: Comparison, sample: int) -> Any:
     write(figure, EDGE, at, _shortened(title, columns * cell, 8), 13, BLACK, weight="bold")
     for i, line in enumerate(target):
         write(figure, EDGE, at - 0.3 - 0.2 * i, line, 9.5, FAINT)
+    if picture is not None:
+        axes = axes_at(figure, EDGE, figure.get_figheight() - above, cell, high)
+        show(axes, resized(picture, SIDE).pixels.cpu().numpy(), picture)
     at = figure.get_figheight() - top
     for (name, more, cells), height in zip(bands, heights, strict=True):
         write(figure, EDGE, at, name, 9.5, BLACK, weight="bold")
@@ -81,7 +101,7 @@ def _figure(c: Comparison, sample: int) -> Any:
         )
         for i, (label, exp) in enumerate(cells):
             if exp is not None:
-                _cell(figure, EDGE + i * (cell + GAP), at - NAMED, cell, (label, exp, sample))
+                _cell(figure, EDGE + i * (cell + GAP), at - NAMED, cell, (label, exp, sample), of)
         at -= height
     return figure
 
@@ -99,9 +119,9 @@ def _bands(c: Comparison, columns: int) -> list[tuple[str, str, Cells]]:
     return inside + [("methods with a site of their own" if i == 0 else "", "", row) for i, row in enumerate(rows)]
 
 
-def _height(cells: Cells, sample: int, width: float) -> float:
+def _height(cells: Cells, of: Shown, width: float) -> float:
     """Of a row: its name, a line for the site, its highest map with the scale, what is beside it, ε/|T|."""
-    found = [panels_of(e, sample) for _, e in cells if e is not None]
+    found = [of[id(e)] for _, e in cells if e is not None]
     every = [sum(_high(p, width) + 0.24 for p in panels) + 0.13 * bool(beside) for panels, beside in found]
     return NAMED + 0.17 + max(every, default=0.0) + 0.32
 
@@ -124,20 +144,22 @@ def _flowed(panel: TextView | ChartView, width: float) -> tuple[list[TextRun], i
     return runs, min(count, LINES), max(0, count - LINES)
 
 
-def _cell(figure: Any, left: float, top: float, width: float, what: tuple[str, Explanation, int]) -> None:
+def _cell(figure: Any, left: float, top: float, width: float, what: tuple[str, Explanation, int], of: Shown) -> None:
     label, exp, sample = what
     write(figure, left, top, _shortened(label, width, 16), 7.5, FAINT)
     top -= 0.17
-    panels, beside = panels_of(exp, sample)
+    panels, beside = of[id(exp)]
     for panel in panels:
         high = _high(panel, width)
         if isinstance(panel, PictureView):
             pixels = small(panel)
-            shown = min(width, high * pixels.shape[1] / pixels.shape[0])
-            axes_at(figure, left, top, shown, high).imshow(pixels, interpolation="antialiased")
+            wide = min(width, high * pixels.shape[1] / pixels.shape[0])
+            axes = axes_at(figure, left, top, wide, high)
+            axes.imshow(pixels, interpolation="antialiased", aspect="auto")
+            edged(axes)
         else:
             _text(figure, left, top, width, panel)
-        scale = panel.best[1] if isinstance(panel, TextView) else panel.scale
+        scale = scale_of_panel(panel)
         _legend(figure, left, top - high - 0.06, width, scale)
         top -= high + 0.24
     if beside:
@@ -178,7 +200,7 @@ def _shortened(text: str, width: float, letters: float) -> str:
 def _legend(figure: Any, left: float, top: float, width: float, scale: ColourScale) -> None:
     """The colour scale, small, between the numbers at its ends."""
     if scale.limit == 0:
-        write(figure, left, top, scale.note, 6.5, FAINT)
+        write(figure, left, top, _shortened(scale.note, width, 20), 6.5, FAINT)
         return
     low, high = ends(scale)
     start, end = 0.07 + 0.055 * len(low), 0.07 + 0.055 * len(high)

@@ -23,6 +23,7 @@ from regard.evaluation.statistics import Interval, mean_with_interval
 from regard.evaluation.summaries import Difference, Summary, differences, side
 from regard.explanation.files import write_atomically
 from regard.report import need
+from regard.report.figure import format_of, written
 
 
 class Theme(NamedTuple):
@@ -52,7 +53,7 @@ SPLIT = ("right", "wrong")
 def attribution_error(summaries: Sequence[Summary], path: str | os.PathLike[str] | None = None, title: str = "") -> Any:
     """Median ε/|T| of each method over sites, on a logarithmic scale, with 95 % bootstrap intervals.
 
-    A method at several sites is a curve, one with its own site a mark. Returns the matplotlib Figure, and writes it as PNG if
+    A method at several sites is a curve, one with its own site a mark. Returns the matplotlib Figure, and writes it if
     `path`. Raises Misuse without matplotlib.
     """
     need("viz")
@@ -76,7 +77,7 @@ def attribution_error(summaries: Sequence[Summary], path: str | os.PathLike[str]
     axes.set(yscale="log", ylabel="attribution error, share of |T|", xticks=range(len(sites)))
     axes.set_xticklabels(sites, rotation=30, ha="right", parse_math=False)
     _legend(axes, LIGHT, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
-    return _written(figure, path)
+    return saved(figure, path)
 
 
 # -- curves ------------------------------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def curves(
     """A curve of the rows of one protocol (`probability`, `accuracy`, ...): one line a method, with 95 % bootstrap bands.
 
     Legends are in the order of areas, the largest first. `split`: examples that the model has right on the left, those that it
-    has wrong on the right. Returns the matplotlib Figure, and writes it as PNG if `path`. Raises Misuse where the rows
+    has wrong on the right. Returns the matplotlib Figure, and writes it if `path`. Raises Misuse where the rows
     are of several protocols or none has the curve.
     """
     need("viz")
@@ -129,7 +130,7 @@ def curves(
         place.set_ylabel(name.replace("_", " "), fontsize=9, color=theme.faint)
         if split:
             place.set_title(f"model {SPLIT[s]}, {_examples(count)}", fontsize=9, color=theme.ink)
-    return _written(figure, path)
+    return saved(figure, path)
 
 
 def lines(rows: Sequence[Row], name: str, seed: int = 0) -> list[Line]:
@@ -197,7 +198,7 @@ def forest(
     """Paired differences of each method from one of them, under one protocol, with 95 % bootstrap intervals.
 
     Marks are filled where the interval leaves out zero. `split`: right and wrong apart, one mark each. The best stands on top.
-    Returns the matplotlib Figure, and writes it as PNG if `path`. Raises Misuse where the rows are of several protocols,
+    Returns the matplotlib Figure, and writes it if `path`. Raises Misuse where the rows are of several protocols,
     UnknownName where none has the metric, or the method to compare with is not there.
     """
     need("viz")
@@ -220,7 +221,7 @@ def forest(
     axes.set_xlabel(f"{metric}, less that of {against}{better}", fontsize=9, color=theme.faint)
     if split:
         _legend(axes, theme, loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=8.5, ncols=2)
-    return _written(figure, path)
+    return saved(figure, path)
 
 
 def _marks(axes: Any, found: Sequence[Difference], order: Sequence[str], i: int, name: str, theme: Theme) -> None:
@@ -288,9 +289,11 @@ def _legend(axes: Any, theme: Theme, **where: Any) -> None:
         text.set_parse_math(False)
 
 
-def _written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
+def saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
+    """Write a figure if `path`, in the format of its ending; return it. Raises Misuse for an ending that is none."""
     if path is not None:
-        write_atomically(path, png(figure))
+        format_ = format_of(path)
+        write_atomically(path, png(figure) if format_ == "png" else written(figure, format_))
     return figure
 
 
@@ -313,4 +316,4 @@ def png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-__all__ = ["attribution_error", "curves", "drawable", "forest", "lines", "panels", "png"]
+__all__ = ["attribution_error", "curves", "drawable", "forest", "lines", "panels", "png", "saved"]

@@ -1,11 +1,11 @@
-"""An explanation as a matplotlib figure and as a PNG file: bands from top to bottom, laid out in inches."""
+"""An explanation as a matplotlib figure and as a file: bands from top to bottom, in inches; or in a user's own axes."""
 
 from __future__ import annotations
 
 import os
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from regard.errors import Misuse
 from regard.explanation.boxes import Box
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Picture
-from regard.report import need
 from regard.report.colour import LIGHT, OPACITY, Array, ColourScale
+from regard.report.drawing import MOST, drawing, over_picture, resized
+from regard.report.explanation.axes import draw_into
 from regard.report.figure import (
     BLACK,
     EDGE,
@@ -23,21 +24,22 @@ from regard.report.figure import (
     SIZE,
     WIDTH,
     axes_at,
-    blend,
     flat_bar,
     flow,
     frame,
-    over_picture,
+    made,
+    on_one_line,
     place_at,
     safe,
-    save,
     sheet,
+    show,
     spelt,
     write,
     write_run,
 )
 from regard.report.guided import drawn, guided_of
-from regard.report.receipt import brief
+from regard.report.headline import caption, headline
+from regard.report.look import Look, Scale
 from regard.report.view import (
     ChartView,
     Panel,
@@ -47,11 +49,12 @@ from regard.report.view import (
     TextPiece,
     TextView,
     listed,
+    pictures_of,
     view_of,
 )
 
 TAG = {"facecolor": "black", "alpha": 0.75, "pad": 1.0, "linewidth": 0.0}  # behind the number of a region
-ROWS = 100  # of running text at most; the page shows all of it
+ROWS = 500  # of running text at most, about 8,000 words; the page shows all of it
 
 
 @dataclass(frozen=True)
@@ -62,43 +65,45 @@ class Band:
     draw: Callable[[Any, float], None]
 
 
-def plot(explanation: Explanation, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
-    """Draw one sample; return the matplotlib Figure, and write it as PNG if `path`.
+def plot(
+    explanation: Explanation,
+    path: str | os.PathLike[str] | None = None,
+    sample: int = 0,
+    *,
+    ax: Any = None,
+    cmap: Any = None,
+    scale: Scale = "own",
+    original: bool = True,
+) -> Any:
+    """Draw one sample; return the matplotlib Figure, and write it if `path`, in the format of its ending.
 
-    Raises Misuse where matplotlib or Pillow is missing, or the sample is not there.
+    See `Explanation.plot`. Raises Misuse where matplotlib or Pillow is missing, for an ending, a colour map or a scale that is
+    none, and for a sample that is not there.
     """
-    need("viz")
-    figure = _figure(view_of(explanation, sample))
-    return figure if path is None else save(figure, path)
+
+    def draw() -> Any:
+        look = Look.of(cmap, scale, original)
+        view = look.on(view_of(explanation, sample))
+        return _figure(view, look) if ax is None else draw_into(ax, view)
+
+    return made(draw, path)
 
 
 def overlay(exp: Explanation, sample: int = 0) -> Array:
     """The map alone at its original picture's size, uint8 RGBA (height, width, 4): clear where the score is 0.
 
-    Clear, too, where the model did not look. Laid over the picture it gives `composite`.
+    Clear, too, where the model did not look. The opacity is 0.8 at the limit of the scale.
     """
-    panel = _pictured(exp, sample)
+    panel = next((p for p in pictures_of(exp, sample) if p.picture is not None), None)
+    if panel is None:
+        raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
     return panel.scale.rgba(over_picture(panel), OPACITY)
 
 
-def composite(exp: Explanation, sample: int = 0) -> Array:
-    """The map over its original picture in grey, uint8 (height, width, 3)."""
-    return blend(_pictured(exp, sample))
-
-
-def _pictured(exp: Explanation, sample: int) -> PictureView:
-    for panel in view_of(exp, sample).panels:
-        if isinstance(panel, PictureView) and panel.picture is not None:
-            return panel
-    raise Misuse("no original picture is known; explain raw pictures with regard.load(...).explain(picture)")
-
-
-def _figure(view: SampleView) -> Any:
-    bands = [_heading(view), *_guided(view), *(_band(p) for p in _unshown(view))]
+def _figure(view: SampleView, look: Look) -> Any:
+    bands = [_heading(view), *_guided(view, look), *(_band(p, look.original) for p in _unshown(view))]
     if view.listed:
-        bands.append(_paragraph("Beside it:  " + "  ·  ".join(listed(p) for p in view.listed), 9.5, BLACK))
-    foot = [part.replace(" ", "\u00a0") for part in brief(view.exp, view.sample)]  # lines end between items only
-    bands.append(_paragraph("\u00a0 · ".join(foot), 8.5, FAINT))
+        bands.append(_paragraph("Beside it: " + " · ".join(listed(p) for p in view.listed), 8.5, FAINT))
     figure = sheet(WIDTH, sum(b.height for b in bands) + 2 * EDGE)
     top = figure.get_figheight() - EDGE
     for band in bands:
@@ -107,9 +112,9 @@ def _figure(view: SampleView) -> Any:
     return figure
 
 
-def _guided(view: SampleView) -> list[Band]:
+def _guided(view: SampleView, look: Look) -> list[Band]:
     """The guide beside the maps without and with it, stream by stream."""
-    guided = guided_of(view)
+    guided = guided_of(view, look.colours)
     if guided is None:
         return []
     pictures = [Band(*drawn.pictures(p)) for p in guided.pictures]
@@ -122,26 +127,26 @@ def _unshown(view: SampleView) -> list[Panel]:
     return view.panels if guidance is None else [p for p in view.panels if p.stream not in guidance.m]
 
 
-def _band(panel: Panel) -> Band:
+def _band(panel: Panel, original: bool) -> Band:
     if isinstance(panel, TextView):
         return _text(panel)
     if isinstance(panel, ChartView):
         return _chart(panel)
     if isinstance(panel, SoundView):
         return _sound(panel)
-    return _picture(panel) if panel.picture is not None else _grid(panel)
+    return _picture(panel, original) if panel.picture is not None else _grid(panel)
 
 
 def _heading(view: SampleView) -> Band:
-    method, target = safe(view.method), safe(view.target)
-    rows = textwrap.wrap(target, 86)[:3] or [""]
+    rows = textwrap.wrap(safe(headline(view.exp, view.sample)), 62)[:3] or [""]
+    under = on_one_line(safe(caption(view.exp, view.sample)), WIDTH - 2 * EDGE, 10)
 
     def draw(figure: Any, top: float) -> None:
-        write(figure, EDGE, top - 0.05, textwrap.shorten(method, 70, placeholder=" …"), 15, BLACK, weight="bold")
         for i, row in enumerate(rows):
-            write(figure, EDGE, top - 0.38 - 0.21 * i, row, 11, FAINT)
+            write(figure, EDGE, top - 0.27 * i, row, 15, BLACK, weight="bold")
+        write(figure, EDGE, top - 0.06 - 0.27 * len(rows), under, 10, FAINT)
 
-    return Band(0.55 + 0.21 * len(rows), draw)
+    return Band(0.35 + 0.27 * len(rows), draw)
 
 
 def _paragraph(text: str, size: float, colour: str) -> Band:
@@ -156,27 +161,32 @@ def _paragraph(text: str, size: float, colour: str) -> Band:
     return Band(0.15 + step * len(rows), draw)
 
 
-def _picture(panel: PictureView) -> Band:
+def _picture(panel: PictureView, original: bool) -> Band:
     picture = panel.picture
     assert picture is not None
-    pixels = picture.pixels.cpu().numpy()
-    wide, high = _fit(pixels.shape[1], pixels.shape[0], (WIDTH - 2 * EDGE - 1.1) / 2, 5.0)
-    left = (WIDTH - 2 * wide - 1.1) / 2
+    height, width = picture.pixels.shape[:2]
+    across = 2 if original else 1
+    wide, high = _fit(width, height, (WIDTH - 2 * EDGE - 1.1) / across, 5.0)
+    fit = resized(picture, MOST)
+    over = drawing(replace(panel, picture=fit), max(wide, high)), "the map" if original else safe(picture.name)
+    pairs = [(fit.pixels.cpu().numpy(), safe(picture.name)), over][-across:]
+    left = (WIDTH - across * wide - 1.1) / 2 if original else EDGE
 
     def draw(figure: Any, top: float) -> None:
-        for x, shown, name in ((left, pixels, safe(picture.name)), (left + wide + 0.15, blend(panel), "the map")):
-            axes = axes_at(figure, x, top - 0.25, wide, high)
-            axes.imshow(shown, interpolation="none" if max(shown.shape) < 400 else "antialiased")
-            write(figure, x, top - 0.03, textwrap.shorten(name, 45, placeholder=" …"), 9, FAINT)
+        for i, (pixels, name) in enumerate(pairs):
+            x = left + i * (wide + 0.15)
+            axes = axes_at(figure, x, top - 0.22, wide, high)
+            show(axes, pixels, picture, aspect="auto")
+            write(figure, x, top, textwrap.shorten(name, 45, placeholder=" …"), 9, FAINT)
             outside(axes, picture)
-            for i, box in enumerate(panel.regions):
+            for n, box in enumerate(panel.regions):
                 frame(axes, box, 0.8)
-                axes.text(max(box.left, 0), max(box.top, 0), str(i + 1), va="top", fontsize=7, color="white", bbox=TAG)
+                axes.text(max(box.left, 0), max(box.top, 0), str(n + 1), va="top", fontsize=7, color="white", bbox=TAG)
             if panel.found is not None:
                 frame(axes, panel.found.box, 1.6)
-        _bar(figure, left + 2 * wide + 0.3, top - 0.25, high, panel.scale)
+        _bar(figure, left + across * (wide + 0.15), top - 0.22, high, panel.scale)
 
-    return Band(high + 0.45, draw)
+    return Band(high + 0.4, draw)
 
 
 def _sound(panel: SoundView) -> Band:
@@ -188,7 +198,7 @@ def _sound(panel: SoundView) -> Band:
 
     def draw(figure: Any, top: float) -> None:
         axes = axes_at(figure, EDGE, top - 0.25, wide, high)
-        axes.imshow(blend(panel), interpolation="antialiased", aspect="auto")
+        show(axes, drawing(panel, wide), panel.picture, aspect="auto")  # type: ignore[arg-type]
         write(figure, EDGE, top - 0.03, textwrap.shorten(safe(panel.picture.name), 90, placeholder=" …"), 9, FAINT)  # type: ignore[union-attr]
         flat_bar(figure, EDGE, top - 0.4 - high, panel.scale)
 
@@ -255,12 +265,12 @@ def _text(panel: TextView) -> Band:
 
     def draw(figure: Any, top: float) -> None:
         if left_out:
-            write(figure, EDGE + 3.4, top - 0.45 - step * rows, f"{left_out} more lines: see the page", 8.5, FAINT)
+            write(figure, EDGE + 3.4, top - 0.2 - step * rows, f"{left_out} more lines: see the page", 8.5, FAINT)
         for run in (r for r in runs if r.row < rows):
-            write_run(figure, run, EDGE, top - 0.15 - step * run.row, scale)
-        flat_bar(figure, EDGE, top - 0.3 - step * rows, scale)
+            write_run(figure, run, EDGE, top - 0.05 - step * run.row, scale)
+        flat_bar(figure, EDGE, top - 0.2 - step * rows, scale)
 
-    return Band(0.95 + step * rows, draw)
+    return Band(0.75 + step * rows, draw)
 
 
 def _bar(figure: Any, left: float, top: float, height: float, scale: ColourScale) -> None:

@@ -1,21 +1,23 @@
 """A `Generation` as a matplotlib figure: one row a token written, one column a token that it may rest on.
 
-Each row has its own scale, as tokens differ in how much they rest on anything. Places of a picture are left to the small maps
-above the matrix, one for each token written.
+Each row has its own scale unless one is asked for that all share, as tokens differ in how much they rest on anything. Places
+of a picture are left to the small maps above the matrix, one for each token written.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from regard.explanation.generation import Generation
-from regard.report import need
-from regard.report.colour import LIGHT, Array
-from regard.report.figure import blend, save, sheet
+from regard.report.colour import LIGHT, Array, ColourScale
+from regard.report.drawing import drawing
+from regard.report.figure import edged, flat_bar, made, sheet
 from regard.report.generation.view import GenerationView, TextUnit, view
+from regard.report.look import Look, Scale, limited, shared
 from regard.report.view import PictureView, plain
 
 CELL = 0.24  # inches
@@ -23,14 +25,47 @@ LETTER = 0.075  # inches, about
 COLUMNS, ROWS, MAPS = 90, 60, 12  # drawn at most; the page shows all
 
 
-def plot(g: Generation, path: str | os.PathLike[str] | None = None) -> Any:
-    """Draw the map; return the matplotlib Figure, and write it as PNG if `path`. Raises Misuse without matplotlib."""
-    need("viz")
-    figure = _figure(g, view(g))
-    return figure if path is None else save(figure, path)
+def plot(g: Generation, path: str | os.PathLike[str] | None = None, *, cmap: Any = None, scale: Scale = "own") -> Any:
+    """Draw the map; return the matplotlib Figure, and write it if `path`, in the format of its ending.
+
+    scale: "own", of each row; "shared", of all rows; or the score that gets the full colour. cmap: as in `Explanation.plot`.
+    Raises Misuse without matplotlib, and for an ending, a colour map or a scale that is none.
+    """
+
+    def draw() -> Any:
+        look = Look.of(cmap, scale)
+        return _figure(g, _looked(view(g), look), look)
+
+    return made(draw, path)
 
 
-def _figure(g: Generation, v: GenerationView) -> Any:
+def _looked(v: GenerationView, look: Look) -> GenerationView:
+    """All rows and their maps of pictures on the scales that were asked for."""
+    words = [r.scales["words"] for r in v.rows]
+    pictures = [r.pictures[0] for r in v.rows if r.pictures]
+    one = shared(pictures) if pictures else None
+    rows = []
+    for row in v.rows:
+        small = [replace(p, scale=_asked(p.scale, one, look)) for p in row.pictures[:1]]
+        scale = _asked(row.scales["words"], _highest(words), look)
+        rows.append(replace(row, scales=row.scales | {"words": scale}, pictures=small))
+    return replace(v, rows=rows)
+
+
+def _asked(own: ColourScale, together: ColourScale | None, look: Look) -> ColourScale:
+    """A scale as it was asked for."""
+    if look.scale == "shared" and together is not None:
+        return look.coloured(together)
+    return look.coloured(limited(own, look.scale) if isinstance(look.scale, float) else own)
+
+
+def _highest(scales: list[ColourScale]) -> ColourScale:
+    """One scale of several rows, up to the highest limit of theirs."""
+    signed, top = any(s.signed for s in scales), max(s.top for s in scales)
+    return replace(max(scales, key=lambda s: s.limit), signed=signed, top=top)
+
+
+def _figure(g: Generation, v: GenerationView, look: Look) -> Any:
     units = [u for u in v.coloured("words") if len(u.tokens) == 1 or any(r.scores[u.tokens].any() for r in v.rows)]
     written = [u for u in units if u.tokens[0] >= v.first]
     ahead = units[: len(units) - len(written)]
@@ -40,12 +75,15 @@ def _figure(g: Generation, v: GenerationView) -> Any:
     above = 1.15 * -(-len(maps) // 6)
     names = 0.2 + LETTER * max(len(_name(u)) for u in columns)
     width = max(1.6 + CELL * len(columns) + 0.3, 1.6 + 1.15 * min(len(maps), 6) + 0.3, 6.0)
-    height = 0.5 + above + names + CELL * rows + 0.3
+    bar = 0.0 if look.scale == "own" else 0.45
+    height = 0.5 + above + names + CELL * rows + 0.3 + bar
     figure = sheet(width, height)
     title = f"{g.method}: what each written token rests on ({g.target.replace('_', '-')})"
     figure.text(0.15 / width, 1 - 0.15 / height, title, va="top", fontsize=11, fontweight="bold", parse_math=False)
     _maps(figure, maps, [_name(u) for u in written], width, height)
     _matrix(figure, v, columns, written[:rows], (width, height, 0.5 + above + names))
+    if bar:
+        flat_bar(figure, 1.5, 0.55, v.rows[0].scales["words"])
     return figure
 
 
@@ -82,11 +120,11 @@ def _cells(v: GenerationView, columns: list[TextUnit], rows: int) -> Array:
 
 def _maps(figure: Any, maps: list[PictureView], names: list[str], width: float, height: float) -> None:
     for i, panel in enumerate(maps):
-        pixels = panel.scale.over(panel.cells, LIGHT) if panel.picture is None else blend(panel)
+        pixels = drawing(panel, 0.95)
         left, top = 1.6 + 1.15 * (i % 6), 0.7 + 1.15 * (i // 6)
         axes = figure.add_axes((left / width, 1 - (top + 0.85) / height, 0.95 / width, 0.85 / height))
         axes.imshow(pixels)
-        axes.set_axis_off()
+        edged(axes)
         axes.set_title(names[i], fontsize=7.5, pad=2, parse_math=False)
 
 

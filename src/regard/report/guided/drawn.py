@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from regard.report.colour import LIGHT, Array
+from regard.report.colour import Array
+from regard.report.drawing import drawing
 from regard.report.figure import (
     EDGE,
     FAINT,
     SIZE,
     WIDTH,
     axes_at,
-    blend,
+    edged,
     flat_bar,
     flow,
     spelt,
@@ -39,7 +40,9 @@ def pictures(view: GuidedPicture) -> Strip:
             left = EDGE + i * (wide + GAP)
             write(figure, left, top - 0.03, title, 9, FAINT)
             axes = axes_at(figure, left, top - 0.25, wide, high)
-            axes.imshow(guide_on(view) if i == 0 else map_on(panel), interpolation="antialiased", aspect="auto")
+            pixels = guide_on(view) if i == 0 else drawing(panel, max(wide, high))
+            axes.imshow(pixels, interpolation="antialiased", aspect="auto")
+            edged(axes)
             if i or view.region is None:
                 flat_bar(figure, left, top - 0.35 - high, panel.scale, wide - 0.4)
                 write(figure, left, top - 0.75 - high, panel.scale.note, 7.5, FAINT)
@@ -56,13 +59,8 @@ def guide_on(view: GuidedPicture) -> Array:
     """The guide as pixels: a region outlined on the picture, any other as a map."""
     panel = view.guide
     if view.region is None or panel.picture is None:
-        return map_on(panel)
+        return drawing(panel)
     return outlined(panel.picture.pixels.cpu().numpy(), view.region)
-
-
-def map_on(panel: PictureView) -> Array:
-    """A map as pixels."""
-    return panel.scale.over(panel.cells, LIGHT) if panel.picture is None else blend(panel)
 
 
 def texts(view: GuidedText) -> Strip:
@@ -87,4 +85,4 @@ def texts(view: GuidedText) -> Strip:
     return sum(heights), draw
 
 
-__all__ = ["guide_on", "map_on", "pictures", "texts"]
+__all__ = ["guide_on", "pictures", "texts"]

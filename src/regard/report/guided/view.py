@@ -13,6 +13,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.guidance import Guidance
 from regard.explanation.raw_inputs import Picture
 from regard.report.colour import Array, ColourScale
+from regard.report.look import Look, shared
 from regard.report.view import PictureView, SampleView, TextPiece, TextView, enlarged, view_of
 
 SHARE = ColourScale(1.0, False, 1.0)
@@ -25,7 +26,8 @@ BEYOND = 0.35
 
 @dataclass(frozen=True)
 class GuidedPicture:
-    """A guide of a picture and both maps, each in its own scale; `region`: the pixels that were given, of the picture drawn."""
+    """A guide of a picture and both maps, which share a scale as they are compared; `region`: the pixels that were given, of
+    the picture drawn."""
 
     name: str
     guide: PictureView
@@ -36,7 +38,7 @@ class GuidedPicture:
 
 @dataclass(frozen=True)
 class GuidedText:
-    """A guide of a text and both maps, each in its own scale: pieces of the text. The guide's scores are None where it says
+    """A guide of a text and both maps, which share a scale: pieces of the text. The guide's scores are None where it says
     yes or no; `lines`: the numbers of the pieces that it names."""
 
     name: str
@@ -55,9 +57,9 @@ class GuidedView:
     texts: list[GuidedText]
 
 
-def guided_of(view: SampleView) -> GuidedView | None:
-    """What steered a sample's map, and what it changed; None where nothing did."""
-    guidance = view.exp.guidance
+def guided_of(view: SampleView, colours: Array | None = None) -> GuidedView | None:
+    """What steered a sample's map, and what it changed; None where nothing did. colours: of the maps."""
+    guidance, look = view.exp.guidance, Look(colours)
     if guidance is None:
         return None
     m = view_of(_with(view.exp, _widened(guidance, view.exp)), view.sample)
@@ -66,9 +68,9 @@ def guided_of(view: SampleView) -> GuidedView | None:
     for guide in m.panels:
         both = [next((p for p in v.panels if p.stream == guide.stream), None) for v in (without, view)]
         if isinstance(guide, PictureView) and isinstance(both[0], PictureView) and isinstance(both[1], PictureView):
-            pictures.append(_picture(guidance, view.sample, guide, both[0], both[1]))
+            pictures.append(_picture(guidance, view.sample, guide, both[0], both[1], look))
         elif isinstance(guide, TextView) and isinstance(both[0], TextView) and isinstance(both[1], TextView):
-            texts.append(_text(guidance, guide, both[0], both[1]))
+            texts.append(_text(guidance, guide, both[0], both[1], look))
     return GuidedView(_sentence(view, guidance), pictures, texts)
 
 
@@ -82,12 +84,16 @@ def _widened(guidance: Guidance, exp: Explanation) -> dict[str, torch.Tensor]:
 
 
 def _picture(
-    guidance: Guidance, sample: int, guide: PictureView, without: PictureView, guided: PictureView
+    guidance: Guidance, sample: int, guide: PictureView, without: PictureView, guided: PictureView, look: Look
 ) -> GuidedPicture:
+    scale = look.coloured(shared([without, guided]))
+    without, guided = replace(without, scale=scale), replace(guided, scale=scale)
     regions = guidance.regions.get(guide.stream, [])
     given = regions[sample].numpy() if sample < len(regions) else None
     region = None if given is None or guide.picture is None else _enlarged(given, guide.picture)
-    return GuidedPicture(guide.name, replace(_seen(guide), scale=SHARE), region, _seen(without), _seen(guided))
+    return GuidedPicture(
+        guide.name, replace(_seen(guide), scale=look.coloured(SHARE)), region, _seen(without), _seen(guided)
+    )
 
 
 def _enlarged(region: Array, picture: Picture) -> Array | None:
@@ -105,7 +111,8 @@ def _seen(panel: PictureView) -> PictureView:
     return panel if panel.picture is None else replace(panel, picture=enlarged(panel.picture))
 
 
-def _text(guidance: Guidance, guide: TextView, without: TextView, guided: TextView) -> GuidedText:
+def _text(guidance: Guidance, guide: TextView, without: TextView, guided: TextView, look: Look) -> GuidedText:
+    scale = look.coloured(shared([without, guided]))
     m = {t: p.score or 0.0 for p in guide.tokens for t in p.tokens}
     pieces, _ = guide.best
     most = [max((m.get(t, 0.0) for t in p.tokens), default=0.0) for p in pieces]
@@ -114,7 +121,7 @@ def _text(guidance: Guidance, guide: TextView, without: TextView, guided: TextVi
         replace(p, score=None if p.score is None or guidance.kind == "words" else v)
         for p, v in zip(pieces, most, strict=True)
     ]
-    return GuidedText(guide.name, shown, lines, without.best, guided.best)
+    return GuidedText(guide.name, shown, lines, (without.best[0], scale), (guided.best[0], scale))
 
 
 def _sentence(view: SampleView, guidance: Guidance) -> str:

@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from regard.explanation.rewriting import Rewriting
-from regard.report import need
-from regard.report.colour import LIGHT, Array, number, veil
-from regard.report.figure import BLACK, EDGE, FAINT, axes_at, blend, safe, save, sheet, write
+from regard.report.colour import LIGHT, Array, number
+from regard.report.drawing import MOST, resized, veiled
+from regard.report.figure import BLACK, EDGE, FAINT, axes_at, edged, made, safe, sheet, write
 from regard.report.rewriting.html import share
 from regard.report.rewriting.view import RewritingView, view_of
 
@@ -17,13 +17,11 @@ HEAD, NAMED = 0.75, 0.3
 
 
 def plot(found: Rewriting, path: str | os.PathLike[str] | None = None, sample: int = 0) -> Any:
-    """Draw one picture; return the matplotlib Figure, and write it as PNG if `path`.
+    """Draw one picture; return the matplotlib Figure, and write it if `path`.
 
-    Raises Misuse where matplotlib is missing, or the sample is not there.
+    Raises Misuse where matplotlib is missing, for an ending that is no format, or where the sample is not there.
     """
-    need("viz")
-    figure = _figure(view_of(found, sample))
-    return figure if path is None else save(figure, path)
+    return made(lambda: _figure(view_of(found, sample)), path)
 
 
 def _figure(view: RewritingView) -> Any:
@@ -42,11 +40,10 @@ def _figure(view: RewritingView) -> Any:
         first = view.found.probabilities_before if i == 0 else view.found.probabilities
         c = int(first[view.sample].argmax())
         title = f"{name}: {view.found.label(c)} {share(float(first[view.sample, c]))}"
-        _cell(figure, 0, at, high, title, picture.pixels.cpu().numpy())
+        _cell(figure, 0, at, high, title, resized(picture, MOST).pixels.cpu().numpy())
         for column, (label, _, panels) in enumerate(view.maps, start=1):
             p = panels[i]
-            box = view.before.box
-            _cell(figure, column, at, high, f"map of {label}, {name}", veil(blend(p), box))
+            _cell(figure, column, at, high, f"map of {label}, {name}", veiled(p, max(CELL, high)))
         at -= high + NAMED
     for column, (_, scale, _) in enumerate(view.maps, start=1):
         _scale(figure, column, at, scale)
@@ -58,6 +55,7 @@ def _cell(figure: Any, column: int, top: float, high: float, title: str, pixels:
     write(figure, left, top, _short(title, 36), 8.5, BLACK)
     axes = axes_at(figure, left, top - 0.2, CELL, high)
     axes.imshow(pixels, interpolation="nearest" if min(pixels.shape[:2]) < 200 else "antialiased", aspect="auto")
+    edged(axes)
 
 
 def _scale(figure: Any, column: int, top: float, scale: Any) -> None:

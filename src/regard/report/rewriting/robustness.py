@@ -77,7 +77,7 @@ def sizes(found: Robustness) -> list[float]:
 
 
 def plot(found: Robustness, path: str | os.PathLike[str] | None = None, dark: bool = False) -> Any:
-    """The share that each budget rewrites; return the matplotlib Figure, write it as PNG if `path`."""
+    """The share that each budget rewrites; return the matplotlib Figure, write it if `path`."""
     need("viz")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,9 +102,7 @@ def plot(found: Robustness, path: str | os.PathLike[str] | None = None, dark: bo
     axes.set_xlabel("largest change of a pixel, levels of 255", fontsize=9, color=theme.faint)
     axes.set_ylabel("rewritten, per cent", fontsize=9, color=theme.faint)
     axes.legend(frameon=False, labelcolor=theme.ink, loc="lower right", fontsize=9)
-    if path is not None:
-        write_atomically(path, charts.png(figure))
-    return figure
+    return charts.saved(figure, path)
 
 
 def table(found: Robustness) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from regard.explanation.told import Told
-from regard.report import need
-from regard.report.colour import LIGHT, Array, ColourScale, veil
-from regard.report.figure import BLACK, EDGE, FAINT, axes_at, blend, place_at, safe, save, sheet, write
+from regard.report.colour import LIGHT, Array, ColourScale
+from regard.report.drawing import MOST, resized, veiled
+from regard.report.figure import BLACK, EDGE, FAINT, axes_at, edged, made, place_at, safe, sheet, write
 from regard.report.telling.html import percent
 from regard.report.telling.view import Named, ToldView, view_of
 from regard.report.view import enlarged
@@ -21,10 +21,11 @@ HEAD, NAMED, SCALE = 0.85, 0.55, 0.6
 
 
 def plot(told: Told, path: str | os.PathLike[str] | None = None) -> Any:
-    """Draw it; return the matplotlib Figure, and write it as PNG if `path`. Raises Misuse where matplotlib is missing."""
-    need("viz")
-    figure = _figure(view_of(told))
-    return figure if path is None else save(figure, path)
+    """Draw it; return the matplotlib Figure, and write it if `path`.
+
+    Raises Misuse where matplotlib is missing, or for an ending that is no format.
+    """
+    return made(lambda: _figure(view_of(told)), path)
 
 
 def _figure(view: ToldView) -> Any:
@@ -41,7 +42,7 @@ def _figure(view: ToldView) -> Any:
     rows = zip(view.pictures, told.probabilities.tolist(), strict=True)
     for i, ((name, picture), (c, e)) in enumerate(rows):
         under = f"{told.c} {percent(c)}, {told.e} {percent(e)}"
-        _cell(figure, i, at, (name, under), enlarged(picture).pixels.cpu().numpy())
+        _cell(figure, i, at, (name, under), resized(enlarged(picture), MOST).pixels.cpu().numpy())
     at -= first + NAMED
     for i, (m, under) in enumerate(zip(view.canvas, _UNDER, strict=True)):
         _cell(figure, i, at, (m.title, under), _drawn(m))
@@ -74,8 +75,7 @@ def _high(pictures: Sequence[Any]) -> float:
 
 
 def _drawn(m: Named) -> Array:
-    assert m.panel.picture is not None
-    return veil(blend(m.panel), m.panel.picture.box)
+    return veiled(m.panel, CELL)
 
 
 def _cell(figure: Any, column: int, top: float, titles: tuple[str, str], pixels: Array) -> None:
@@ -84,6 +84,7 @@ def _cell(figure: Any, column: int, top: float, titles: tuple[str, str], pixels:
     write(figure, left, top - 0.17, _short(titles[1], 46), 8.5, FAINT)
     axes = axes_at(figure, left, top - 0.37, CELL, CELL * min(2.0, pixels.shape[0] / pixels.shape[1]))
     axes.imshow(pixels, interpolation="antialiased", aspect="auto")
+    edged(axes)
 
 
 def _scale(figure: Any, column: int, top: float, width: float, scale: ColourScale) -> None:

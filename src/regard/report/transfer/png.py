@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from regard.explanation.raw_inputs import Picture
 from regard.explanation.transfer import Transfer
-from regard.report import need
 from regard.report.colour import AGAINST, FOR, LIGHT, ColourScale, number, text_colour
+from regard.report.drawing import MOST, drawing, resized
 from regard.report.explanation.png import TAG, outside
 from regard.report.figure import (
     BLACK,
@@ -25,13 +26,14 @@ from regard.report.figure import (
     WIDTH,
     TextRun,
     axes_at,
-    blend,
+    edged,
     flow,
     frame,
+    made,
     place_at,
     safe,
-    save,
     sheet,
+    show,
     spelt,
     write,
 )
@@ -62,22 +64,20 @@ DRAWN = 8  # arrows
 def plot(
     transfer: Transfer, path: str | os.PathLike[str] | None = None, sample: int = 0, layer: int | None = None
 ) -> Any:
-    """Draw one sample; return the matplotlib Figure, and write it as PNG if `path`.
+    """Draw one sample; return the matplotlib Figure, and write it if `path`.
 
-    Raises Misuse where matplotlib or Pillow is missing, or the sample is not there.
+    Raises Misuse where matplotlib or Pillow is missing, for an ending that is no format, or where the sample is not there.
     """
-    need("viz")
-    figure = _figure(view_of_transfer(transfer, sample, layer))
-    return figure if path is None else save(figure, path)
+    return made(lambda: _figure(view_of_transfer(transfer, sample, layer)), path)
 
 
 def _figure(view: TransferView) -> Any:
     large = view.layers[view.large]
     head, foot = _Words(_head(view, large)), _Words(_foot(view))
-    drawing, small = _Large(large, view.scale), _Small(view)
-    figure = sheet(WIDTH, head.height + drawing.height + small.height + foot.height + 2 * EDGE)
+    big, small = _Large(large, view.scale), _Small(view)
+    figure = sheet(WIDTH, head.height + big.height + small.height + foot.height + 2 * EDGE)
     top = figure.get_figheight() - EDGE
-    for part in (head, drawing, small, foot):
+    for part in (head, big, small, foot):
         part.draw(figure, top)
         top -= part.height
     return figure
@@ -201,11 +201,13 @@ class _Picture:
         self.top = top
         picture = self.panel.picture
         if picture is None:
-            self._shown(figure, EDGE, scale.over(self.panel.cells, LIGHT), "none")
+            axes_at(figure, EDGE, self.top, self.wide, self.high).imshow(
+                scale.over(self.panel.cells, LIGHT), interpolation="none", aspect="auto"
+            )
             return
-        smooth = "none" if max(self.size) < 400 else "antialiased"
-        beside = self._shown(figure, EDGE + self.wide + 0.2, picture.pixels.cpu().numpy(), smooth)
-        over = self._shown(figure, EDGE, blend(self.panel), smooth)
+        pixels = resized(picture, MOST).pixels.cpu().numpy()
+        beside = self._shown(figure, EDGE + self.wide + 0.2, pixels, picture)
+        over = self._shown(figure, EDGE, drawing(self.panel, max(self.wide, self.high)), picture)
         for axes in (beside, over):
             outside(axes, picture)
             for i, box in enumerate(self.panel.regions):
@@ -214,9 +216,9 @@ class _Picture:
                     at = max(box.left, 0), max(box.top, 0)
                     axes.text(*at, str(i + 1), va="top", fontsize=8, color="white", bbox=TAG)
 
-    def _shown(self, figure: Any, left: float, pixels: Any, smooth: str) -> Any:
+    def _shown(self, figure: Any, left: float, pixels: Any, picture: Picture) -> Any:
         axes = axes_at(figure, left, self.top, self.wide, self.high)
-        axes.imshow(pixels, interpolation=smooth, aspect="auto")
+        show(axes, pixels, picture, aspect="auto")
         return axes
 
     def point(self, spot: Spot) -> tuple[float, float] | None:
@@ -354,8 +356,9 @@ class _Small:
         height, width = (panel.cells.shape if panel.picture is None else panel.picture.pixels.shape)[:2]
         wide, high = THUMB * min(1, width / height), THUMB * min(1, height / width)
         axes = axes_at(figure, left, top - 0.2, wide, high)
-        shown = self.view.scale.over(panel.cells, LIGHT) if panel.picture is None else blend(panel)
-        axes.imshow(shown, interpolation="none", aspect="auto")
+        smooth = "none" if panel.picture is None else "antialiased"
+        axes.imshow(drawing(panel, THUMB), interpolation=smooth, aspect="auto")
+        edged(axes)
         _label(figure, self.view, layer, left, top)
         singles = [p.scored[0] for p in layer.panels if isinstance(p, RunningView) and p.single]
         for n, piece in enumerate(singles[:2]):
