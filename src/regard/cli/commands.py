@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import regard
 from regard.cli.classes import EACH, prompts_of
+from regard.cli.entries import entries, width
 from regard.cli.files import (
     render_comparison,
     render_explanations,
@@ -455,10 +456,18 @@ app.command()(experiments.probe)
 @app.command()
 @guarded
 def methods(debug: Debug = False) -> None:
-    """List the methods."""
+    """List the methods: what each is, where its map lives, what it is measured against, its cost and its paper."""
     table: Any = regard.methods()
-    heads = ["name", "passes", "site", "baseline", "decomposes", "signed", "paper"]
-    stdout().print(as_table(heads, [[cell(getattr(r, c, None)) for c in heads] for r in table.rows]))
+    named = [(row.name, [p for p in (row.summary, _about(row)) if p]) for row in table.rows]
+    typer.echo("\n".join(entries(named, width())))
+
+
+def _about(row: Any) -> str:
+    """A method's site, baseline, cost, claims and paper, in one line."""
+    claims = [said for claimed, said in ((row.decomposes, "adds up to T"), (row.signed, "signed")) if claimed]
+    only = [f"only of {row.only_of}"] if row.only_of else []
+    about = [f"site {row.site}", f"baseline {row.baseline}", row.passes, *claims, *only, row.paper]
+    return " · ".join(about)
 
 
 @app.command()
