@@ -213,7 +213,7 @@ def explain(
     classes = prompts_of(labels, template, text)
     check_model(model)
     sources.check_rows(target, written=generate is not None or answer is not None)
-    check_ends(sources, resume, open, no_page)
+    check_ends(sources, [*(text or []), answer, against], resume, open, no_page)
     if own:
         check_options(names, own)
     more: dict[str, Any] = {"test": test if sources.single or test else False, "alone": sources.single}

@@ -76,6 +76,7 @@ class ManyInputs:
         Raises ModelError where the model cannot be explained, InputError where the folder cannot be written.
         """
         self.explaining.check_targets()
+        self._tidy()
         kind = self.explaining.pair.kind
         counted, folders = Counted(self.sources.count(kind)), OwnFolders()
         with self._kept(counted), progress(counted, self.quiet) as told:
@@ -85,6 +86,11 @@ class ManyInputs:
                 if counted.worked % TIDIED == 0:
                     gc.collect()
         return self._finished(counted)
+
+    def _tidy(self) -> None:
+        """Remove what an earlier run that was killed had not finished drawing."""
+        for left in self.journal.out.glob(f"{HIDDEN}*") if self.journal.known else ():
+            shutil.rmtree(left, ignore_errors=True)
 
     def _one(self, item: OneInput, folder: str, kind: str, counted: Counted, told: ProgressLine) -> None:
         """One input: known from an earlier run, explained now, or put down as failed."""
@@ -173,10 +179,9 @@ class ManyInputs:
                     self.journal.write()
                     self._index(counted.total)
             if isinstance(e, KeyboardInterrupt):
-                goes = "; the same command with --resume goes on" if self.journal.entries else ""
-                raise KeyboardInterrupt(
-                    f"interrupted: {counted.done} of {counted.total} inputs are done{goes}"
-                ) from None
+                done = len(self.journal.all)
+                goes = "; the same command with --resume goes on" if done else ""
+                raise KeyboardInterrupt(f"interrupted: {done} of {counted.total} inputs are done{goes}") from None
             raise
 
     def _finished(self, counted: Counted) -> list[IndexEntry]:

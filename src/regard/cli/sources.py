@@ -271,7 +271,7 @@ class Sources:
         cls, values: Sequence[str], chats: Sequence[Path], column: str | None, label: str | None, out: Path
     ) -> Sources:
         """What the arguments stand for. Raises Misuse and InputError for what can be refused without a model."""
-        parts: list[Part] = [_part(value, column, label, out) for value in values]
+        parts: list[Part] = [part for value in values for part in _parts(value, column, label, out)]
         parts += [ChatFile(str(path)) for path in chats]
         if not parts:
             raise Misuse("no INPUT is given: a picture, a text, a file, a folder, a glob; or --chat FILE")
@@ -320,28 +320,42 @@ class Sources:
         return sum(1 for _ in self.items(kind))
 
 
-def check_ends(sources: Sources, resume: bool, opened: bool, no_page: bool) -> None:
-    """Refuse to go on with what cannot be gone on with, and to open a page that is not made."""
+def check_ends(sources: Sources, beside: Sequence[Any], resume: bool, opened: bool, no_page: bool) -> None:
+    """Refuse to go on with what cannot be gone on with, and to open a page that is not made.
+
+    beside: what goes with each input.
+    """
     if resume and sources.single:
         raise Misuse("--resume goes on with several inputs, and one is given; leave it out")
-    if resume and "-" in sources.arguments:
+    if resume and "-" in [*sources.arguments, *beside]:
         raise Misuse("--resume cannot tell whether stdin is the same as before; save it to a file, and give that")
     if opened and no_page:
         raise Misuse("--open opens the page that --no-page leaves out; leave one out")
 
 
-def _part(value: str, column: str | None, label: str | None, out: Path) -> Part:
+def _is_glob(value: str) -> bool:
+    """Whether words with *, ? or [...] are a pattern: they look like a path, or they are one word that matches files."""
+    if not glob.has_magic(value) or "\n" in value or "\0" in value:
+        return False
+    return looks_like_path(value) or (not any(c.isspace() for c in value) and bool(Matches(value).files()))
+
+
+def _parts(value: str, column: str | None, label: str | None, out: Path) -> list[Part]:
+    """What an argument stands for; the tables among the files that a glob matches are read by rows, too."""
     there = is_there(value)
     if there and os.path.isdir(value):
-        return FilesIn(Path(value), out)
-    if not there and glob.has_magic(value) and "\n" not in value and looks_like_path(value):
+        return [FilesIn(Path(value), out)]
+    if not there and _is_glob(value):
         found = Matches(value)
+        tables = [f for f in found.files() if Path(f).suffix.lower() in ROWS]
         if not found.files():
             raise InputError(f"no file matches {value}")
-        return found
+        if not tables:
+            return [found]
+        return [TableRows(Path(f), column, label) if f in tables else Matches(glob.escape(f)) for f in found.files()]
     if Path(value).suffix.lower() in ROWS and looks_like_path(value):
-        return TableRows(existing(value), column, label)
-    return Argument(value)
+        return [TableRows(existing(value), column, label)]
+    return [Argument(value)]
 
 
 __all__ = ["OneInput", "Sources", "check_ends"]
