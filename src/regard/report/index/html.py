@@ -48,7 +48,8 @@ def described(found: Sequence[Any]) -> dict[str, Any]:
 def _target(exp: Explanation, sample: int, prediction: str) -> str:
     """A target with its value; the predicted class is not named again."""
     said = target_of(exp, sample)
-    return _value(exp, said.removesuffix(f" ({prediction})") if prediction else said)
+    again = bool(prediction) and "the predicted class" in said
+    return _value(exp, said.removesuffix(f" ({prediction})") if again else said)
 
 
 def _value(exp: Explanation, target: str) -> str:
