@@ -28,6 +28,7 @@ from regard.cli.many import OwnFolders
 from regard.cli.progress import Counted, duration
 from regard.errors import InputError, ModelError
 from regard.explanation.explanation import Explanation
+from regard.report.explanation import png
 from regard.report.index.entries import IndexEntry
 from regard.report.index.html import page
 from support.drawn import NASTY, picture, sentence
@@ -154,7 +155,7 @@ def test_rows_of_a_csv_file(reader):
     for given, said in [
         ([], "r.csv has the columns id, text, label; name the one that holds the inputs with --column"),
         (["--column", "txt"], "unknown column of r.csv 'txt'; did you mean 'text'"),
-        (["--column", "text", "--label", "lable"], "unknown column of r.csv 'lable'; did you mean 'label'"),
+        (["--column", "text", "--label", "labels"], "unknown column of r.csv 'labels'; did you mean 'label'"),
         (["--column", "text", "--label", "label", "--target", "Bag"], "leave one out"),
         (["--column", "text", "--label", "label", "--generate", "3"], "leave one out"),
     ]:
@@ -284,14 +285,16 @@ def test_what_is_wrong_with_the_model_ends_the_run(reader):
     assert run("a b", "c d", "e f", code=1)
 
 
-def test_a_folder_that_cannot_be_written_ends_the_run(reader, monkeypatch):
+@pytest.mark.parametrize("where", [(many.tempfile, "mkdtemp"), (png, "plot"), (many.ManyInputs, "_publish")])
+def test_a_folder_that_cannot_be_written_ends_the_run(reader, monkeypatch, where):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(many.tempfile, "mkdtemp", full)
+    monkeypatch.setattr(*where, full)
     said = run("a b", "c d", code=2).stderr
     assert "regard-out cannot be written: No space left on device" in said
     assert len(reader.asked) == 1
+    assert not [p for p in Path().rglob("*") if p.is_file() or p.name[0] == "."]
 
 
 # ---------------------------------------------------------------- interrupted, and going on
@@ -348,7 +351,14 @@ def test_what_differs_is_named(reader):
     made["options"]["the model's content"] = "other"
     Path("o/index.json").write_text(json.dumps(made))
     assert "the model's content was 'other' and is ''" in run("a b", "c d", "--out", "o", "--resume", code=2).stderr
-    for damaged in ("[1]", "{", '{"format": "other"}', '{"format": "regard-index-1", "inputs": [3], "options": {}}'):
+    outside = {"key": "a", "name": "a", "stamp": "", "folder": "a", "page": "../../x.html"}
+    for damaged in (
+        json.dumps({"format": "regard-index-1", "options": {}, "inputs": [outside]}),
+        "[1]",
+        "{",
+        '{"format": "other"}',
+        '{"format": "regard-index-1", "inputs": [3], "options": {}}',
+    ):
         Path("o/index.json").write_text(damaged)
         assert "is not the index of an earlier run" in run("a b", "c d", "--out", "o", "--resume", code=2).stderr
 
@@ -489,10 +499,14 @@ def test_open(reader, monkeypatch):
 # ---------------------------------------------------------------- for real
 
 
-def scenes(count):
+def scenes_of_zoo():
     from regard.zoo import scenes
 
-    for i, pixels in enumerate(scenes().images[:count]):
+    return scenes().images
+
+
+def scenes(count):
+    for i, pixels in enumerate(scenes_of_zoo()[:count]):
         Path("in").mkdir(exist_ok=True)
         Image.fromarray(pixels.numpy()).save(f"in/{i:03d}.png")
 
@@ -545,6 +559,20 @@ def test_nothing_of_an_input_stays_in_memory(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert len(living) == 12
     assert max(living[4:]) <= living[3]
+
+
+def test_of_several_classes_the_likeliest_is_drawn():
+    from regard.report.index.html import described, thumbnail
+
+    scene = next(iter(scenes_of_zoo()))
+    found = regard.load("zoo/clip-scenes").explain((scene, ["a boot", "a shirt", "a bag"]), "all")
+    likeliest = found[0].compared.order[0]
+    assert thumbnail(found) == thumbnail([found[likeliest]])
+    assert thumbnail(found) != thumbnail([found[found[0].compared.order[-1]]])
+    made = described(found)
+    assert made["prediction"] == found[0].compared.names[likeliest]
+    assert len(made["targets"]) == 3
+    assert made["words"] == ""
 
 
 def test_what_a_model_writes_of_many(tmp_path, monkeypatch):

@@ -186,7 +186,7 @@ def explain(
         typer.Option(
             "--test/--no-test",
             help="Test whether each map is better than chance: about 50 forward passes for an input. Default: as many as half "
-            "a minute suffices for.",
+            "a minute suffices for, of several inputs none.",
         ),
     ] = None,
     chat: Chats = None,

@@ -55,8 +55,9 @@ class Journal:
     def done(self, folder: str, stamp: str) -> IndexEntry | None:
         """The entry of an input that an earlier run has explained, if it is the same and its files are there."""
         entry = self.known.get(folder)
-        same = entry is not None and entry.stamp == stamp and not entry.error
-        return entry if same and (self.out / folder).is_dir() else None
+        if entry is None or entry.stamp != stamp or entry.error or not (self.out / folder / entry.page).exists():
+            return None
+        return entry
 
     def add(self, folder: str, entry: IndexEntry) -> None:
         """Put down that an input is done; the file is written now and then."""
@@ -92,12 +93,20 @@ def _read(path: Path) -> tuple[Options, dict[str, IndexEntry]] | None:
         made = json.loads(path.read_bytes())
         if made["format"] != FORMAT:
             raise ValueError(f"format {made['format']!r}")
-        entries = [(str(e.pop("key")), IndexEntry.from_dict(e)) for e in made["inputs"]]
-        return dict(made["options"]), dict(entries)
+        entries = {str(e.pop("key")): IndexEntry.from_dict(e) for e in made["inputs"]}
+        if not all(_stays_inside(key, entry) for key, entry in entries.items()):
+            raise ValueError("it leads out of its folder")
+        return dict(made["options"]), entries
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise InputError(f"{path} is not the index of an earlier run ({e}); give another folder with --out") from e
+
+
+def _stays_inside(key: str, entry: IndexEntry) -> bool:
+    """Whether an entry names nothing but files of its own folder, and that folder is in the index's."""
+    names = [name for name in (key, entry.folder, entry.page, entry.thumbnail) if name]
+    return entry.folder in ("", key) and not any("/" in n or "\\" in n or n in (".", "..") for n in names)
 
 
 def _check_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -83,8 +83,6 @@ class ManyInputs:
             for item in self.sources.items(kind):
                 told.told(item.name)
                 self._one(item, folders.of(item.stem), kind, counted, told)
-                if counted.worked % TIDIED == 0:
-                    gc.collect()
         return self._finished(counted)
 
     def _tidy(self) -> None:
@@ -98,7 +96,9 @@ class ManyInputs:
         entry = self.journal.done(folder, stamp)
         worked = entry is None
         if entry is None:
-            entry = self._entry(item, folder, stamp, first=counted.worked == counted.failed)
+            entry = self._entry(item, folder, stamp, first=counted.done == counted.failed)
+            if counted.worked % TIDIED == 0:
+                gc.collect()
         if entry.error:
             told.failed(_of(entry))
         counted.step(bool(entry.error), worked)
@@ -111,10 +111,9 @@ class ManyInputs:
             found = self.explaining.found(item.read(kind), item.target)
             if not found:
                 raise InputError("nothing was found that could be explained")
-            with self._aside() as work:
+            with self._aside() as work, self._writing():
                 drawn = self._drawn(item.name, found, work)
-                with self._writing():
-                    self._publish(work, folder)
+                self._publish(work, folder)
             return IndexEntry(item.name, stamp, folder, **drawn)
         except RegardError as e:
             if first and isinstance(e, ModelError):  # it would be the same for all of them

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import torch
 
 from regard.explanation.explanation import Explanation
 from regard.explanation.files import write_atomically
@@ -81,7 +82,7 @@ def thumbnail(found: Sequence[Any]) -> bytes | None:
     """The first picture with its map drawn in, small, as PNG; None where there is no picture."""
     from PIL import Image
 
-    exp = (found[0].whole or found[0][0]) if isinstance(found[0], Generation) else found[0]
+    exp = (found[0].whole or found[0][0]) if isinstance(found[0], Generation) else _of_prediction(found)
     panel = next((p for p in pictures_of(exp) if p.picture is not None), None)
     if panel is None or panel.picture is None:
         return None
@@ -90,6 +91,12 @@ def thumbnail(found: Sequence[Any]) -> bytes | None:
     buffer = io.BytesIO()
     image.save(buffer, format="png")
     return buffer.getvalue()
+
+
+def _of_prediction(found: Sequence[Explanation]) -> Explanation:
+    """The explanation of what the model predicts, where there is one among several; else the first."""
+    known = [e for e in found if e.receipt.explained is not None and e.receipt.predicted is not None]
+    return next((e for e in known if torch.equal(e.receipt.explained, e.receipt.predicted)), found[0])  # type: ignore[arg-type]
 
 
 def write_index(entries: Sequence[IndexEntry], total: int, about: str, path: str | os.PathLike[str]) -> Path:
