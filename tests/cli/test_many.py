@@ -401,7 +401,7 @@ def test_progress_on_a_pipe_is_a_line_now_and_then(reader, monkeypatch):
     monkeypatch.setattr(progressing, "EVERY", 0.0)
     lines = run("a b", "c d", "e f").stderr.splitlines()
     assert lines[0] == "0 of 3 inputs; now a b"
-    assert re.fullmatch(r"1 of 3 inputs; [\d.e+]+ a second, 0 s left; now c d", lines[1])
+    assert re.fullmatch(r"1 of 3 inputs; ([\d.e+]+ a second|\d+ s each), \d+ s left; now c d", lines[1])
     assert run("a b", "c d", "-q").stderr == ""
 
 
