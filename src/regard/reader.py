@@ -12,6 +12,7 @@ from regard.api.causal_later import tested_or_noted
 from regard.api.explain import explain_found, explain_reading
 from regard.api.explain_generation import explain_generation, explain_writing
 from regard.api.inspect import inspect
+from regard.api.words_to_trust import words_to_trust
 from regard.baseline import Baseline
 from regard.editing.budget import BUDGETS, checked_budget
 from regard.editing.pictures import rewrite_pictures
@@ -393,6 +394,43 @@ class Reader(RawReader):
         reading, notes = self._to_write(prompt)
         options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
         return explain_writing(self.model, self.tokenizer, reading, notes, answer, against, method, target, **options)
+
+    def words_to_trust(
+        self,
+        prompt: Any,
+        answer: Any = None,
+        method: str = "gae",
+        *,
+        shown: Sequence[str] | None = None,
+        max_new_tokens: int | None = None,
+        baseline: Any = None,
+        site: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Tell which words of a caption or an answer rest on the picture, and which on other words: a `TrustedWords`.
+
+        Each word has the share of its relevance that lies on the picture, and the change of its log-probability when the
+        context is read again, weighed by that relevance. A low share is a hint that the word is made up, no proof of it.
+
+        Args:
+            prompt: what `read` takes, as in `explain_generation`.
+            answer: a text that is there already, as in `explain_writing`; None: the model writes it.
+            method: as in `explain_generation`.
+            shown: the streams whose share is counted; None: all that is no text.
+            max_new_tokens: as in `explain_generation`.
+            baseline: as in `explain`.
+            site: as in `explain`.
+            options: as in `explain_generation`.
+
+        Costs what `explain_generation` costs, and one more forward pass for each token. Raises Misuse where the model is
+        shown nothing but text and shown= names none; else as `explain_generation` and `explain_writing`.
+
+        Sun et al. (2022), "Explain and improve: LRP-inference fine-tuning for image captioning models".
+        """
+        reading, notes = self._to_write(prompt)
+        options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
+        more = {"shown": shown, "max_new_tokens": max_new_tokens, **options}
+        return words_to_trust(self.model, self.tokenizer, reading, notes, answer, method, **more)
 
     def rewrite(
         self,

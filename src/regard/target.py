@@ -28,6 +28,7 @@ class Value:
 
     rival: the class that it is contrasted with.
     shared: samples read rows of one another (several pictures and one text), so that each needs a gradient of its own.
+    among: the scores of all classes where that of y is read, without a graph, and the head that they are of.
     """
 
     y: Float[Tensor, " batch"]
@@ -35,6 +36,7 @@ class Value:
     predicted: Int[Tensor, " batch"] | None = None
     shared: bool = False
     rival: Int[Tensor, " batch"] | None = None
+    among: tuple[Float[Tensor, "batch class"], Head] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Target:
     count: "class", "token" or "text".
     `contrasted` gives the contrast of a class with the best other one at the same place, `likelihood` its probability there.
     `made`: the class method that it was made with and its arguments, where a file can hold them.
+    `apart` gives the target of some samples alone, where the target holds something for each.
     """
 
     label: str
@@ -59,12 +62,17 @@ class Target:
     contrasted: Callable[[Tensor], Target] | None = dataclasses.field(default=None, repr=False)
     likelihood: Callable[[Tensor], Target] | None = dataclasses.field(default=None, repr=False)
     made: tuple[str, dict[str, Any]] | None = dataclasses.field(default=None, repr=False)
+    apart: Callable[[slice], Target] | None = dataclasses.field(default=None, repr=False)
 
     def at(self, classes: Tensor, rival: Tensor | None = None) -> Target:
         """The same target with its classes fixed (one per sample), for runs in which others may be predicted."""
         if self.remade is None:
             return self
         return self.remade(classes) if rival is None else self.remade(classes, rival)
+
+    def of_samples(self, own: slice) -> Target:
+        """The target of some samples of the batch alone."""
+        return self if self.apart is None else replace(self.apart(own), label=self.label, notes=self.notes)
 
     def named(self, label: str, *notes: str) -> Target:
         """The same target under another name, with further notes."""
@@ -124,7 +132,7 @@ class Target:
             first = _of_class(logits, c, None, inputs)
             others = logits if d is not None or first.explained is None else _without(logits, first.explained)
             second = _of_class(others, d, None, inputs)
-            return replace(first, y=first.y - second.y, rival=second.explained)
+            return _among(replace(first, y=first.y - second.y, rival=second.explained), logits)
 
         rival = "the best other class" if d is None else _name(d)
 
@@ -138,6 +146,7 @@ class Target:
             contrasted=lambda k: cls.contrast(k, None, position, output),
             likelihood=lambda k: _scored(cls, "probability", k, position, output),
             made=_in_a_file("contrast", {"c": c, "d": d, "position": position, "output": output}),
+            apart=_cut(lambda k, other, at: cls.contrast(k, other, at, output), c, d, position),
         )
 
     @classmethod
@@ -157,7 +166,8 @@ class Target:
             return Value(cosines.gather(1, which[:, None])[:, 0], which, best, shared)
 
         label = "similarity" if text is None else f"similarity with text {text}"
-        return cls(label, read, cls.similarity, classes="text", made=("similarity", {"text": text}))
+        apart = _cut(cls.similarity, text)
+        return cls(label, read, cls.similarity, classes="text", made=("similarity", {"text": text}), apart=apart)
 
     @classmethod
     def next_token(cls, id: Classes = None, position: Classes = -1) -> Target:
@@ -165,7 +175,8 @@ class Target:
         id, position = _whole(id, "token id"), _whole(-1 if position is None else position, "position")
 
         def read(out: Any, inputs: Mapping[str, Any]) -> Value:
-            return _of_class(scores(out, None), id, position, inputs, out)
+            given = _picked(scores(out, None), position, inputs, out)
+            return _among(_of_class(given, id, None, inputs, out), given)
 
         where = "" if isinstance(position, int) and position == -1 else f" after {_tokens(position)}"
         token = "the predicted one" if id is None else _name(id).replace("class", "token")
@@ -175,6 +186,7 @@ class Target:
             contrasted=lambda k: cls.contrast(k, None, position),
             likelihood=lambda k: _scored(cls, "probability", k, position, None),
             made=("next_token", {"id": id, "position": position}),
+            apart=_cut(cls.next_token, id, position),
         )
 
     @classmethod
@@ -197,7 +209,8 @@ class Target:
             return Value(first.gather(1, at[:, None])[:, 0] + last.gather(1, to[:, None])[:, 0])
 
         given = {"start": start, "end": end}
-        return cls(f"span {_name(start, '')}-{_name(end, '')}", read, made=("span", given))
+        label = f"span {_name(start, '')}-{_name(end, '')}"
+        return cls(label, read, made=("span", given), apart=_cut(cls.span, start, end))
 
     @classmethod
     def region(cls, mask: Any, c: Classes = None, output: Output = None) -> Target:
@@ -218,7 +231,9 @@ class Target:
             weight = mask.to(logits).expand(len(logits), *mask.shape[-2:])[:, None]
             return _of_class((logits * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1e-12), c, None, inputs)
 
-        return cls(_label("region's logit", c, None), read, lambda k: cls.region(mask, k, output))
+        label, each = _label("region's logit", c, None), mask if mask.ndim == 3 else None
+        apart = _cut(lambda k, own: cls.region(mask if own is None else own, k, output), c, each)
+        return cls(label, read, lambda k: cls.region(mask, k, output), apart=apart)
 
     @classmethod
     def of(cls, function: Any, label: str = "custom") -> Target:
@@ -284,7 +299,7 @@ def _scored(
     def read(out: Any, inputs: Mapping[str, Any]) -> Value:
         given = _picked(scores(out, output), position, inputs, out)  # first: there may be many rows of many classes
         made = given if kind == "logit" else head.probability(given, log=kind == "log-probability")
-        return _of_class(made, c, None, inputs, out, head)
+        return _among(_of_class(made, c, None, inputs, out, head), given, head)
 
     def headed(model: nn.Module, out: Any) -> Target:
         return _scored(cls, kind, c, position, output, activation, head_of(model, scores(out, output), activation))
@@ -302,6 +317,7 @@ def _scored(
         if kind == "probability"
         else lambda k: _scored(cls, "probability", k, position, output, activation),
         made=_in_a_file(kind.replace("-", "_"), given),
+        apart=_cut(lambda k, at: _scored(cls, kind, k, at, output, activation, head), c, position),
     )
 
 
@@ -333,7 +349,15 @@ def _detection(cls: Made, query: Any, c: Any, background: bool = True, likely: b
         headed=headed,
         likelihood=None if likely else lambda k: _detection(cls, query, k, background, True),
         made=None if likely else ("detection", {"query": query, "c": c}),
+        apart=_cut(lambda q, k: _detection(cls, q, k, background, likely), query, c),
     )
+
+
+def _cut(make: Callable[..., Target], *given: Any) -> Callable[[slice], Target] | None:
+    """What makes the target of some samples alone, where some of what it was made of holds something for each of them."""
+    if not any(isinstance(v, Tensor) and v.ndim for v in given):
+        return None
+    return lambda own: make(*(v[own] if isinstance(v, Tensor) and v.ndim else v for v in given))
 
 
 def one_a_sample(y: Any, label: str) -> Tensor:
@@ -493,6 +517,11 @@ def _of_class(
     if head.no_class:
         return Value(y)
     return Value(y, explained, None if head.several or head.one else predicted)
+
+
+def _among(value: Value, given: Tensor, head: Head = ORDINARY) -> Value:
+    """The value, with the scores of all classes that it was read among, where these are of classes."""
+    return value if value.explained is None else replace(value, among=(given.detach(), head))
 
 
 def _picked(logits: Tensor, position: int | Tensor | None, inputs: Mapping[str, Any], output: Any) -> Tensor:

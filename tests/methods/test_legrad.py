@@ -17,7 +17,7 @@ from regard.attribution.rerun import Rerun
 from regard.attribution.towers import AsRecorded
 from regard.errors import Misuse
 from regard.recording import record, recorder
-from regard.recording.patch_gradient import operation
+from regard.recording.own_gradients import operation
 from regard.target import Target
 from support import families
 from support.dual_encoders import Case, of_clip, of_siglip, of_vit

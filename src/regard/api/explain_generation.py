@@ -74,8 +74,8 @@ def explain_generation(
     refuse(model, False)
     with rng_kept(model):
         written = write(model, tokenizer, reading, max_new_tokens, options, seed)
-    targets = _targets(target, written)
-    found = _explained(model, tokenizer, written, targets, how, notes, seed)
+    targets = targets_of(target, written)
+    found = explained(model, tokenizer, written, targets, how, notes, seed)
     return Generation(found, written.ids, written.stream, written.start, method, target)
 
 
@@ -99,25 +99,25 @@ def explain_writing(
         written = already(model, tokenizer, reading, answer, options, seed)
         other = None if against is None else already(model, tokenizer, reading, against, options, seed)
     if other is None:
-        targets = _targets(target, written)
-        *found, whole = _explained(model, tokenizer, written, [*targets, _sum(written)], how, notes, seed)
+        targets = targets_of(target, written)
+        *found, whole = explained(model, tokenizer, written, [*targets, _sum(written)], how, notes, seed)
         return Generation(found, written.ids, written.stream, written.start, method, target, whole)
     if other.ids == written.ids:
         raise Misuse("the answer and the one that it is told from are the same; give another one")
     kind = "contrast" if len(other.ids) == len(written.ids) else "log_probability"
-    targets = _targets(kind, written) if kind != "contrast" else _rivals(written, other)
-    *found, whole = _explained(model, tokenizer, written, [*targets, _sum(written)], how, notes, seed)
+    targets = targets_of(kind, written) if kind != "contrast" else _rivals(written, other)
+    *found, whole = explained(model, tokenizer, written, [*targets, _sum(written)], how, notes, seed)
     if kind == "contrast":
         found = _filled(found, written, other)
     if kind == "contrast" and other.ids[:-1] == written.ids[:-1]:  # one pass reads both
         whole = _renamed(found[-1], f"{_sum(written).label} less {_sum(other).label}")
     else:
-        (second,) = _explained(model, tokenizer, other, [_sum(other)], how, notes, seed)
+        (second,) = explained(model, tokenizer, other, [_sum(other)], how, notes, seed)
         whole = less(whole, second, written.stream, written.start)
     return Generation(found, written.ids, written.stream, written.start, method, kind, whole)
 
 
-def _explained(
+def explained(
     model: nn.Module,
     tokenizer: Any,
     written: Written,
@@ -161,7 +161,8 @@ def _name(text: Text, at: int) -> str:
     return repr(text.text[a:b] if b > a else text.tokens[at])
 
 
-def _targets(kind: str, written: Written) -> list[Target]:
+def targets_of(kind: str, written: Written) -> list[Target]:
+    """Each token written, as a target of one pass over all of them."""
     return [_target(kind, written.text, written.start, i, written.ids) for i in range(len(written.ids))]
 
 

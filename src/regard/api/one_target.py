@@ -29,6 +29,7 @@ from regard.errors import NonFinite
 from regard.explanation.explanation import Explanation
 from regard.explanation.guidance import Guidance
 from regard.explanation.places import WHOLE, Grid, Raster
+from regard.explanation.prediction import TOP, Prediction
 from regard.explanation.raw_inputs import Raw
 from regard.explanation.receipt import ExplainedModel, LearnedMask, ReadTokens, Receipt, Surrogate
 from regard.explanation.token_rows import TokenRows
@@ -156,6 +157,7 @@ class OneMap:
             rasters=rasters,
             guidance=self._guidance(streams),
             of_pairs=pairs is not None,
+            likely=prediction_of(value),
             _token_rows=pairs or token_rows(w, fixed, value, self.row, self._guided_options, receipt),
             _transfer=late_transfer(w, fixed, value, receipt),
             _heads=late_heads(w, fixed, value, self.row, self._guided_options, self._read_weights, receipt),
@@ -325,6 +327,21 @@ class OneMap:
         if self.row.site is not OwnSite.LAST_ATTENTION:
             return ()
         return tuple(c for a in context.readout for c in context.recording.attentions[a].calls)
+
+
+def prediction_of(value: Value) -> Prediction | None:
+    """The likeliest of the classes that y was read among."""
+    if value.among is None:
+        return None
+    given, head = value.among
+    scores, classes = given.float().topk(min(TOP, given.shape[-1]), dim=-1)
+    shares = None
+    if head.kind != "score" or head.made:
+        shares = head.probability(given.float(), log=False)
+        shares = (shares.exp() if head.made == "log_softmax" else shares).gather(-1, classes).cpu()
+    several = head.several or head.one
+    kind = head.made.removeprefix("log_") or head.kind
+    return Prediction(classes.cpu(), scores.cpu(), shares, kind, given.shape[-1], several)
 
 
 def _grids(recording: Recording, streams: Sequence[Stream]) -> tuple[dict[str, Grid], dict[str, Raster]]:

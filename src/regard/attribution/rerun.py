@@ -70,7 +70,8 @@ class Rerun:
         own = slice(first, first + count)
         classes, rivals = (None if v is None else v[own] for v in (self.classes, self.rivals))
         inputs = self._each(lambda v, axis: v.narrow(axis, first, count))
-        return replace(self, inputs=inputs, batch=count, classes=classes, rivals=rivals)
+        target = self.target.of_samples(own)
+        return replace(self, inputs=inputs, batch=count, target=target, classes=classes, rivals=rivals)
 
     def run(self, edits: Sequence[Edit], *, copies: int = 1, states: bool = False, until: Until | None = None) -> Run:
         """One watched forward pass with edits; gradients are recorded if the caller's grad mode says so."""

@@ -122,6 +122,7 @@ METHODS: dict[str, Method] = {
             "1 forward + layers x (1 forward + 1 gradient above that layer)",
             **NO_UNIT,
             keeps=("states",),
+            reads_last=True,
             summary="positive gradient at the last layers' maps, of the target read from that layer's mean token",
         ),
         Method(

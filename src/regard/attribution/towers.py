@@ -11,7 +11,7 @@ from torch import Tensor
 from regard.errors import Misuse
 from regard.recording import Recording
 from regard.recording.states import Key, ReplaceStates, State, parts, replaced
-from regard.recording.tokens.tags import STRIDE, constant
+from regard.recording.tokens.tags import STRIDE, constant, thin
 
 
 @dataclass
@@ -83,6 +83,7 @@ def towers(recording: Recording, method: str) -> list[Tower]:
 
 def rows_in(ids: Tensor) -> frozenset[int]:
     """The rows that some ids name, of all samples."""
+    ids = thin(ids)
     return frozenset((ids[ids > 0] % STRIDE).unique().tolist())
 
 
@@ -106,7 +107,7 @@ def token_axis(state: State) -> int:
 
 def _of_samples(ids: Tensor, d: int) -> bool:
     """Whether every place along an axis is one sample, and every sample one place."""
-    each = [part[part > 0].div(STRIDE, rounding_mode="floor").unique().tolist() for part in ids.unbind(d)]
+    each = [part[part > 0].div(STRIDE, rounding_mode="floor").unique().tolist() for part in thin(ids, but=d).unbind(d)]
     return all(len(samples) == 1 for samples in each) and len({samples[0] for samples in each}) == len(each) > 1
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.explanation.files import as_json
+from regard.explanation.prediction import percent
 
 LEVEL = 0.05
 """A map is better than chance where p is at most this."""
@@ -251,15 +252,10 @@ def _apart(a: float, b: float) -> tuple[str, str]:
 
 def _percents(*values: float | None) -> str:
     """(87 % to 12 %), where there are probabilities."""
-    known = [_percent(v) for v in values if v is not None]
-    return f" ({' to '.join(known)})" if known and len(known) == len(values) else ""
-
-
-def _percent(value: float) -> str:
-    """A probability: whole per cents, of less than one per cent tenths."""
-    if 0 < value < 0.0005:
-        return "<0.1 %"
-    return f"{100 * value:.1f} %" if 0 < value < 0.0095 else f"{100 * value:.0f} %"
+    known = [percent(v) for v in values if v is not None]
+    if not known or len(known) != len(values):
+        return ""
+    return f" (still {known[0]})" if len(known) == 2 and known[0] == known[1] else f" ({' to '.join(known)})"
 
 
 # -- when it is asked for ---------------------------------------------------------------------------------------------

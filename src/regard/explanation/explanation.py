@@ -30,6 +30,7 @@ from regard.explanation.files import as_json, checked, packed, unpacked, write_a
 from regard.explanation.guidance import Guidance
 from regard.explanation.head_maps import HeadMaps, LateHeads
 from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, pictures_of_sample, placed, raster_of, resized
+from regard.explanation.prediction import Prediction
 from regard.explanation.printed import short, table
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words_of
 from regard.explanation.receipt import Measured, Receipt
@@ -61,6 +62,7 @@ class Explanation:
         late_test: how `test` finds what it gives.
         guidance: what steered it, and the map without that; None where no guide was given.
         compared: of a picture that was compared with texts, its classes, and how well each of them fits.
+        likely: the likeliest classes by their numbers; `prediction` has their names.
         told: where a second picture guided it, all that was explained (`regard.explanation.told.Told`); not saved.
     """
 
@@ -79,6 +81,7 @@ class Explanation:
     guidance: Guidance | None = field(default=None, repr=False)
     compared: ComparedClasses | None = None
     of_pairs: bool = False
+    likely: Prediction | None = field(default=None, repr=False)
     told: Any = field(default=None, repr=False, compare=False)
     _token_rows: TokenRows = field(default_factory=TokenRows, repr=False, compare=False)
     _transfer: LateTransfer = field(default_factory=LateTransfer, repr=False, compare=False)
@@ -89,6 +92,27 @@ class Explanation:
     def batch(self) -> int:
         """Number of samples: rows of the stream that has most (one value may rest on several, as a picture's on prompts)."""
         return max(len(s) for s in self.scores.values())
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """What the model predicts: for each sample the likeliest classes, with their labels and probabilities.
+
+        None where the target is read among no classes (a regression, a custom target), and after `load` of an older file.
+        """
+        if self.likely is None:
+            return None
+        return dataclasses.replace(
+            self.likely, labels=tuple(tuple(self._label(c) for c in row) for row in self.likely.classes.tolist())
+        )
+
+    def _label(self, c: int) -> str:
+        """What a class is called; by its number where nobody said."""
+        if c in self.names:
+            return self.names[c]
+        if self.compared is not None and self.receipt.classes == "text":
+            return self.compared.names[c // self.compared.templates]
+        known = self.receipt.classes == "class" and self.labels is not None and 0 <= c < len(self.labels)
+        return self.labels[c] if known and self.labels else f"{self.receipt.classes} {c}"
 
     @property
     def samples(self) -> int:
@@ -427,6 +451,7 @@ class Explanation:
             inputs={s: raws[s] for s in self.inputs if s in raws},
             receipt=self.receipt.of_sample(i, self.batch),
             guidance=None if self.guidance is None else self.guidance.of_sample(i),
+            likely=None if self.likely is None else self.likely.of_sample(i),
             _token_rows=self._token_rows.of_sample(i),
             _transfer=self._transfer.of_sample(i),
             _heads=self._heads.of_sample(i),
@@ -466,6 +491,7 @@ class Explanation:
             "of_pairs": self.of_pairs,
             "guidance": None if self.guidance is None else self.guidance.packed(tensors),
             "between": self._token_rows.packed(tensors),
+            "prediction": None if self.likely is None else self.likely.packed(tensors),
             "transfer": self._transfer.packed(tensors),
             "causal": self.late_test.packed(tensors),
         }
@@ -518,6 +544,7 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         compared=ComparedClasses.from_dict(header.get("compared")),
         of_pairs=header.get("of_pairs", False),
         guidance=Guidance.unpacked(header.get("guidance"), tensors),
+        likely=Prediction.unpacked(header.get("prediction"), tensors),
         rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
         _token_rows=TokenRows.unpacked(header.get("between", {}), header["streams"], tensors),
         _transfer=LateTransfer.unpacked(header.get("transfer"), tensors),

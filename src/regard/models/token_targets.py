@@ -385,6 +385,7 @@ def names_in(explanations: Sequence[Any], asking: TokenTargets) -> None:
         ids: set[int] = set()
         for found in (exp.receipt.explained, exp.receipt.predicted):
             ids |= set() if found is None else set(found.tolist())
+        ids |= set() if exp.likely is None else set(exp.likely.classes.flatten().tolist())
         exp.names = {i: repr(asking.name(i)) for i in sorted(ids)}
 
 

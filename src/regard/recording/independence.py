@@ -24,6 +24,7 @@ from regard.recording.gradient import gradient
 from regard.recording.inputs import first
 from regard.recording.patch_gradient import PatchEmbedding
 from regard.recording.recording import Recording
+from regard.recording.row_gradient import LinearByRows
 
 TINY = 1e-6  # of the greatest gradient: less is rounding
 
@@ -385,7 +386,7 @@ RULES: dict[str, Rule] = {
 """What of torch is known to keep samples apart, by the name of its node in the graph."""
 OURS: dict[type, Rule] = {
     PatchEmbedding: _convolved,
-    **dict.fromkeys((Scaled, ThroughZero, Instead), _leading(1)),
+    **dict.fromkeys((LinearByRows, Scaled, ThroughZero, Instead), _leading(1)),
     **dict.fromkeys((FusedAttention, WeighedValues), _attention),
 }
 """The same for functions of our own; of a model's own functions nothing is known, whatever their names."""

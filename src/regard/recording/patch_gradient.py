@@ -14,14 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NAMES = {"conv1d", "conv2d", "conv3d"}
 GIVEN = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-
-
-def operation(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """An operation as the model runs it; a patch embedding has its gradient from here."""
-    made = by_patches(func, args, kwargs) if getattr(func, "__name__", "") in NAMES else None
-    return func(*args, **kwargs) if made is None else made
 
 
 def by_patches(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:

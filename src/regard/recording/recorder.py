@@ -28,7 +28,7 @@ from regard.recording.calls.residual import Branches
 from regard.recording.edits import Edit
 from regard.recording.frames import Frames
 from regard.recording.graph import descends, node_of
-from regard.recording.patch_gradient import operation
+from regard.recording.own_gradients import operation
 from regard.recording.pooling import pooled
 from regard.recording.tokens import storage
 from regard.recording.tokens.contractions import PRODUCTS, Product, read_product

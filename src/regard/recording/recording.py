@@ -23,7 +23,6 @@ from regard.recording.frames import Block
 from regard.recording.gradient import CUT, Gradients, LateGradients, gradient
 from regard.recording.inputs import Inputs
 from regard.recording.relevance.call_graph import CallGraph
-from regard.recording.relevance.left_behind import left_over
 from regard.recording.relevance.propagation import Part, Step, Walked, Walker, unmerged, walk
 from regard.recording.relevance.readout import Readout, found, given
 from regard.recording.relevance.rows import Relevance, Relevances
@@ -187,7 +186,7 @@ class Recording(CallGraph):
         the last for it, or rows of earlier ones are taken along by none, so that it may read these.
         """
         ends = self.final_attentions()
-        if calls is None and (not ends or any(a not in ends for a in left_over(self))):
+        if calls is None and (not ends or any(a not in ends for a in self.left_over)):
             return None
         wanted = [i for a in ends for i in self.attentions[a].calls] if calls is None else calls
         found = self.gradients(y, keep=True, inputs=False, calls=wanted).calls

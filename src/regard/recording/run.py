@@ -21,7 +21,7 @@ from regard.recording.calls.sample_of_rows import samples_meet
 from regard.recording.edits import Edit
 from regard.recording.frames import Block, Frames, list_elements, watched
 from regard.recording.inputs import Inputs, ranks, samples_first
-from regard.recording.patch_gradient import operation
+from regard.recording.own_gradients import operation
 from regard.recording.recorder import Recorder, Until
 from regard.recording.refusals import floats_in, refuse_reentrant, unwrapped
 from regard.recording.states import State, Watch

@@ -9,7 +9,6 @@ Grad-ECLIP's release computes the last block with one head over the full width, 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,21 +123,26 @@ class Layer:
     calls: Sequence[AttentionCall]
     r: Relevance
 
-    def rows(self, each: Each) -> Iterator[Float[Tensor, "slot batch time row"]]:
-        """Of each read row (slot), what `each` says of every key, added up over calls."""
-        for _, rows in rows_of_heads(self.calls, self.r, each, "sum"):
-            yield rows
+    def rows(self, parts: Sequence[Each]) -> Iterator[Float[Tensor, "part slot batch time row"]]:
+        """Of some of the read rows at a time (slots), what each part says of every key, added up over calls."""
+
+        def every(call: AttentionCall, rows: Rows) -> Tensor:
+            return torch.stack([part(call, rows) for part in parts])
+
+        for _, found in rows_of_heads(self.calls, self.r, every, "sum", (len(parts),)):
+            yield found
 
 
 def eclip(context: Context, choice: Choice, product: Each) -> Relevance:
     """The map, (batch, row)."""
     content = content_rows(context)
+    counted = torch.ones_like(content) if choice.qk_range == "all" else content
     out = context.recording.zeros()
     for layer in chosen_layers(context, choice):
-        weights = loosened(context, layer, choice, content)
-        each = by_heads(product, with_A=choice.loosening == "attention")
-        for rows, weight in zip(layer.rows(each), weights, strict=False):
-            out += (rows if weight is None else weight * rows).sum((0, 2))
+        of = by_heads(product, with_A=choice.loosening == "attention")
+        for moved, *alike in layer.rows([of, *parts_of_loosening(context, layer, choice)]):
+            weighed = moved * loosened(alike, counted > 0) if alike else moved
+            out += weighed.sum((0, 2))
     return out.clamp(min=0) * content
 
 
@@ -155,19 +159,26 @@ def by_heads(product: Each, *, with_A: bool) -> Each:
 # -- λ --------------------------------------------------------------------------------------------------------------------
 
 
-def loosened(
-    context: Context, layer: Layer, choice: Choice, content: Float[Tensor, "batch row"]
-) -> Iterator[Float[Tensor, "slot batch time row"] | None]:
-    """λ of every key for each read row; None where it is 1."""
+def parts_of_loosening(context: Context, layer: Layer, choice: Choice) -> list[Each]:
+    """What λ is made of: which keys there are; the mean of A, or a product and two squares of lengths. Empty where it is 1."""
     if choice.loosening in ("none", "attention"):
-        return itertools.repeat(None)
+        return []
     if choice.loosening == "softmax":
-        alike = layer.rows(lambda call, rows: call.shared(rows.A.mean(1), rows.at))
-    else:
-        alike = cosines(context, layer, projected=choice.qk == "projected")
-    keys = layer.rows(lambda _, rows: torch.ones_like(rows.A[:, 0]))
-    everywhere = torch.ones_like(content) if choice.qk_range == "all" else content
-    return (between_0_and_1(a, (k > 0) & (everywhere > 0)[:, None]) for a, k in zip(alike, keys, strict=True))
+        return [there, lambda call, rows: call.shared(rows.A.mean(1), rows.at)]
+    return [there, *parts_of_cosine(context, layer, projected=choice.qk == "projected")]
+
+
+def there(_call: AttentionCall, rows: Rows) -> Float[Tensor, "group row key"]:
+    """1 at every key."""
+    return torch.ones_like(rows.A[:, 0])
+
+
+def loosened(
+    parts: Sequence[Float[Tensor, "slot batch time row"]], counted: Bool[Tensor, "batch row"]
+) -> Float[Tensor, "slot batch time row"]:
+    """λ of every key for some of the read rows."""
+    keys, *alike = parts
+    return between_0_and_1(cosine(*alike) if len(alike) > 1 else alike[0], (keys > 0) & counted[:, None])
 
 
 def between_0_and_1(
@@ -180,8 +191,14 @@ def between_0_and_1(
     return torch.where(some, (values - least) / torch.where(some, span, 1.0), 0.0)
 
 
-def cosines(context: Context, layer: Layer, *, projected: bool) -> Iterator[Float[Tensor, "slot batch time row"]]:
-    """cos(q_i, k_j) over the full width, all heads side by side."""
+def cosine(dots: Tensor, qq: Tensor, kk: Tensor) -> Tensor:
+    """q·k / (|q| |k|); 0 where one of them is 0."""
+    size = (qq * kk).sqrt()
+    return torch.where(size > 0, dots / torch.where(size > 0, size, 1.0), 0.0)
+
+
+def parts_of_cosine(context: Context, layer: Layer, *, projected: bool) -> list[Each]:
+    """q·k, |q|² and |k|² over the full width, all heads side by side."""
     if projected and len(layer.calls) > 1:
         raise Misuse("qk='projected' is defined where one call holds all heads of an attention; use qk='heads'")
     sides = {i: projection(context, i, s) if projected else s for i, s in sides_at(context, layer.calls).items()}
@@ -198,9 +215,7 @@ def cosines(context: Context, layer: Layer, *, projected: bool) -> Iterator[Floa
         k = sides[call.index].k
         return k.square().sum(2)[:, None].expand(-1, len(rows.at), -1)
 
-    for dot, qq, kk in zip(layer.rows(dots), layer.rows(of_query), layer.rows(of_key), strict=True):
-        size = (qq * kk).sqrt()
-        yield torch.where(size > 0, dot / torch.where(size > 0, size, 1.0), 0.0)
+    return [dots, of_query, of_key]
 
 
 def sides_at(context: Context, calls: Sequence[AttentionCall]) -> dict[int, Sides]:

@@ -139,8 +139,7 @@ def _of_block(context: Context, again: Rerun, tower: Tower, state: State, calls:
 
 def _moved(context: Context, calls: Sequence[int]) -> bool:
     """Whether the target has a gradient at some calls of the recorded run."""
-    bound = context.gradients.calls
-    return any(dO is not None and bool(dO.any()) for dO in (bound[i].dO for i in calls))
+    return any(call.dO is not None and bool(call.dO.any()) for call in context.gradients.bound(calls))
 
 
 def _positive(recording: Recording, call: AttentionCall, shown: Relevance) -> Relevance:

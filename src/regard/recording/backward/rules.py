@@ -34,7 +34,7 @@ from regard.recording.backward.made_of import REDUCES, STRAIGHT, MadeOf
 from regard.recording.backward.operation import Operation, plain
 from regard.recording.backward.unseen import Unseen
 from regard.recording.edits import Edit
-from regard.recording.patch_gradient import operation
+from regard.recording.own_gradients import operation
 from regard.recording.tokens.by_tensor import ByTensor
 from regard.recording.tokens.contractions import CONVOLUTIONS, POOLS, PRODUCTS
 from regard.recording.tokens.elementwise import ELEMENT_WISE, tensors_in

@@ -14,6 +14,7 @@ How outputs meet is noted by the rules of operations while the model runs (`Trai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -205,14 +206,15 @@ def _shares(
 def rows_of_heads(
     calls: Sequence[AttentionCall],
     r: Float[Tensor, "batch row"],
-    each: Callable[[AttentionCall, Rows], Float[Tensor, "group some key"]],
+    each: Callable[[AttentionCall, Rows], Float[Tensor, "*kind group some key"]],
     reduce: str,
-) -> Iterator[tuple[Float[Tensor, "slot batch"], Float[Tensor, "slot batch time row"]]]:
+    kinds: tuple[int, ...] = (),
+) -> Iterator[tuple[Float[Tensor, "slot batch"], Float[Tensor, "*kind slot batch time row"]]]:
     """Rows of a matrix that an attention's calls make together, at the rows where r is not zero: (r there, the rows).
 
     Columns of one token that stands among the keys several times are apart: the sum over `time` brings them together.
 
-    `each` gives a call's own matrix at some of its rows. reduce: "sum", or "amax" of
+    `each` gives a call's own matrix at some of its rows, or several of them (kinds: how many). reduce: "sum", or "amax" of
     matrices that are not negative. A few rows at a time, so that they fit the memory budget.
     """
     count = max(1, int((r != 0).sum(1).max()))
@@ -221,13 +223,13 @@ def rows_of_heads(
     number = torch.full(r.shape, -1).scatter_(1, at, torch.where(size > 0, torch.arange(count), -1))
     nth = [occurrence(c.keys % STRIDE) for c in calls]
     times = 1 + max(int(n.masked_fill(c.keys % STRIDE == 0, 0).max()) for n, c in zip(nth, calls, strict=True))
-    fit = max(1, calls[0].budget // max(1, 4 * times * r.numel() * r.element_size()))
+    fit = max(1, calls[0].budget // max(1, 4 * math.prod(kinds) * times * r.numel() * r.element_size()))
     for some in torch.arange(count).split(fit):
-        rows = torch.zeros(len(some) * times * r.numel(), dtype=r.dtype)
+        rows = torch.zeros(math.prod(kinds), len(some) * times * r.numel(), dtype=r.dtype)
         for call, n in zip(calls, nth, strict=True):
             columns = (n * r.shape[1] + call.keys % STRIDE, times * r.shape[1])
             _put_rows(rows, call, number - int(some[0]), len(some), columns, each, reduce)
-        yield weights[some], rows.view(len(some), r.shape[0], times, r.shape[1])
+        yield weights[some], rows.view(*kinds, len(some), r.shape[0], times, r.shape[1])
 
 
 def _put_rows(
@@ -239,7 +241,7 @@ def _put_rows(
     each: Callable[[AttentionCall, Rows], Tensor],
     reduce: str,
 ) -> None:
-    """One call's matrix at the wanted rows, put into (slot, batch, column), flat. columns: of each key, and how many."""
+    """One call's matrices at the wanted rows, put into (kind, slot · batch · column). columns: of each key, and how many."""
     samples, rows = (call.queries // STRIDE - 1).clamp(min=0), call.queries % STRIDE
     slot = torch.where(rows > 0, number[samples, rows], -1)
     wanted = (slot >= 0) & (slot < count)
@@ -248,4 +250,5 @@ def _put_rows(
         M = each(call, call.rows(index)).cpu()
         place = (slot[:, index, None] * number.shape[0] + samples[:, index, None]) * width + at[:, None]
         keep = wanted[:, index, None] & (keys > 0)[:, None]
-        out.scatter_reduce_(0, place[keep], M.to(out)[keep], reduce)
+        for into, m in zip(out, M.view(len(out), *place.shape), strict=True):
+            into.scatter_reduce_(0, place[keep], m.to(out)[keep], reduce)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from regard.memory import MEMORY_BUDGET
@@ -15,7 +15,7 @@ from regard.recording.calls import AttentionCall
 from regard.recording.calls.attention import Attention
 from regard.recording.gradient import Gradients
 from regard.recording.relevance.rows import Relevance, RowSpace
-from regard.recording.tokens.tags import STRIDE
+from regard.recording.tokens.tags import STRIDE, Merge
 
 
 @dataclass(kw_only=True)
@@ -98,6 +98,24 @@ class CallGraph(RowSpace):
                 of[torch.isin(of, joined)] = joined[0]
         return of
 
+    @cached_property
+    def left_over(self) -> dict[int, Bool[Tensor, "batch row"]]:
+        """Attention -> its query rows that no later attention has among its own, where there are any."""
+        taken = torch.zeros(self.batch, self.rows, dtype=torch.bool)
+        out: dict[int, Tensor] = {}
+        for event in in_turn(self.calls, self.merges):
+            if isinstance(event, Merge):
+                # rows that go on under another name (merged, copies, later stages) are taken along
+                made = taken[:, event.rows.repeat_interleave(event.sources.shape[1])].long()
+                taken |= torch.zeros_like(taken, dtype=torch.int64).index_add_(1, event.sources.flatten(), made) > 0
+                continue
+            own = torch.zeros_like(taken)
+            for call in event:
+                own[(call.queries // STRIDE - 1).clamp(min=0), call.queries % STRIDE] = True
+            own[:, 0] = False
+            out[event[0].attention], taken = own & ~taken, taken | own
+        return {a: mine for a, mine in out.items() if bool(mine.any())}
+
     def ends(self, call: AttentionCall) -> tuple[int, int]:
         """The sources of a call's rows and of its keys; 0 where they are of no stream."""
         at_rows, at_keys = (
@@ -106,4 +124,13 @@ class CallGraph(RowSpace):
         return at_rows, at_keys
 
 
-__all__ = ["CallGraph"]
+def in_turn(calls: Sequence[AttentionCall], merges: Sequence[Merge]) -> list[list[AttentionCall] | Merge]:
+    """Attentions, as lists of their calls, and token maps, from last to first; an attention's place is its last call's."""
+    groups: dict[int, list[AttentionCall]] = {}
+    for call in calls:
+        groups.setdefault(call.attention, []).append(call)
+    placed: list[tuple[int, list[AttentionCall] | Merge]] = [(max(c.event for c in g), g) for g in groups.values()]
+    return [e for _, e in sorted([*placed, *[(m.event, m) for m in merges]], key=lambda p: p[0], reverse=True)]
+
+
+__all__ = ["CallGraph", "in_turn"]

@@ -19,9 +19,7 @@ from regard.recording.edits import Edit, Leaves
 from regard.recording.gradient import Gradients, gradient
 from regard.recording.graph import node_of, upstream
 from regard.recording.relevance.call_graph import CallGraph
-from regard.recording.relevance.propagation import in_turn
 from regard.recording.relevance.rows import Relevance
-from regard.recording.tokens.tags import STRIDE, Merge
 
 
 def left_behind(
@@ -36,32 +34,13 @@ def left_behind(
     `found`: the read-out at the final ones. `again` runs the model with edits, and gives its calls and y, in the graph. Costs
     nothing where there can be none, which the graph of y tells.
     """
-    rows = {a: mine for a, mine in left_over(graph).items() if a not in found}
+    rows = {a: mine for a, mine in graph.left_over.items() if a not in found}
     rows = {a: mine for a, mine in rows.items() if _alive(graph, gradients, a, mine)}
     if not rows:
         return {}
     direct = _reached(y, graph.calls)
     rows = {a: mine for a, mine in rows.items() if direct & {*graph.attentions[a].calls}}
     return _weights(graph, rows, again) if rows else {}
-
-
-def left_over(graph: CallGraph) -> dict[int, Tensor]:
-    """Attention -> bool (batch, row): its query rows that no later attention has among its own, where there are any."""
-    taken = torch.zeros(graph.batch, graph.rows, dtype=torch.bool)
-    out: dict[int, Tensor] = {}
-    for event in in_turn(graph.calls, graph.merges):
-        if isinstance(
-            event, Merge
-        ):  # rows that go on under another name (merged, copies, later stages) are taken along
-            made = taken[:, event.rows.repeat_interleave(event.sources.shape[1])].long()
-            taken |= torch.zeros_like(taken, dtype=torch.int64).index_add_(1, event.sources.flatten(), made) > 0
-            continue
-        own = torch.zeros_like(taken)
-        for call in event:
-            own[(call.queries // STRIDE - 1).clamp(min=0), call.queries % STRIDE] = True
-        own[:, 0] = False
-        out[event[0].attention], taken = own & ~taken, taken | own
-    return {a: mine for a, mine in out.items() if bool(mine.any())}
 
 
 def _alive(graph: CallGraph, gradients: Gradients, attention: int, rows: Tensor) -> bool:
@@ -106,4 +85,4 @@ def _weights(
     return out
 
 
-__all__ = ["left_behind", "left_over"]
+__all__ = ["left_behind"]

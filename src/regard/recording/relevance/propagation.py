@@ -23,7 +23,7 @@ from torch import Tensor
 
 from regard.recording.calls import AttentionCall, Pull, Rows, Rule
 from regard.recording.calls.attention import rows_of_heads
-from regard.recording.relevance.call_graph import CallGraph
+from regard.recording.relevance.call_graph import CallGraph, in_turn
 from regard.recording.relevance.rows import Relevance, Relevances
 from regard.recording.tokens.tags import STRIDE, Merge
 
@@ -130,15 +130,6 @@ def walk(graph: CallGraph, calls: Sequence[AttentionCall], walkers: Sequence[Wal
         else:
             _through(graph, event, walkers)
     return [w.walked(graph.zeros()) for w in walkers]
-
-
-def in_turn(calls: Sequence[AttentionCall], merges: Sequence[Merge]) -> list[list[AttentionCall] | Merge]:
-    """Attentions, as lists of their calls, and token maps, from last to first; an attention's place is its last call's."""
-    groups: dict[int, list[AttentionCall]] = {}
-    for call in calls:
-        groups.setdefault(call.attention, []).append(call)
-    placed: list[tuple[int, list[AttentionCall] | Merge]] = [(max(c.event for c in g), g) for g in groups.values()]
-    return [e for _, e in sorted([*placed, *[(m.event, m) for m in merges]], key=lambda p: p[0], reverse=True)]
 
 
 def _through(graph: CallGraph, calls: Sequence[AttentionCall], walkers: Sequence[Walker]) -> None:
