@@ -573,6 +573,7 @@ def test_of_several_classes_the_likeliest_is_drawn():
     assert made["prediction"] == found[0].compared.names[likeliest]
     assert len(made["targets"]) == 3
     assert made["words"] == ""
+    assert made["share"] == found[0].prediction[0][0].percent
 
 
 def test_what_a_model_writes_of_many(tmp_path, monkeypatch):

@@ -208,6 +208,8 @@ def test_json_holds_what_the_explanation_does(both, tmp_path):
     assert made["inputs"]["input_ids"][0]["tokens"] == both.tokens[0]
     assert made["receipt"]["output_difference"] == both.receipt.output_difference
     assert made["receipt"]["target_value"] == both.receipt.target_value.tolist()
+    assert made["prediction"] == [[c._asdict() for c in row] for row in both.prediction]
+    assert [row[0]["label"] for row in made["prediction"]] == ["negative", "positive"]
     path = both.to_json(tmp_path / "deep" / "a.json")
     assert strict(path.read_text(encoding="utf-8")) == made
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]

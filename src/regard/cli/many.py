@@ -204,7 +204,10 @@ class ManyInputs:
 def show_entries(entries: Sequence[IndexEntry]) -> None:
     """Print what was predicted of the first inputs, and how many there are."""
     done = [e for e in entries if not e.error]
-    rows = [[one_line(e.name), one_line(e.prediction), one_line(", ".join(e.targets))] for e in done[:SHOWN]]
+    rows = [
+        [one_line(e.name), one_line(f"{e.prediction} {e.share}".strip()), one_line(", ".join(e.targets))]
+        for e in done[:SHOWN]
+    ]
     if rows:
         stdout().print(as_table(["input", "prediction", "explained"], rows))
     typer.echo(f"{len(done)} inputs explained" + (f"; the first {SHOWN} are shown" if len(done) > SHOWN else ""))

@@ -383,6 +383,7 @@ class Explanation:
             "options": self.options,
             "found": None if self.found is None else dataclasses.asdict(self.found),
             "compared": None if self.compared is None else self.compared.as_dict(),
+            "prediction": None if self.prediction is None else [[c._asdict() for c in row] for row in self.prediction],
             "receipt": self.receipt.as_dict(),
         }
         plain: dict[str, Any] = defined(as_json(made))

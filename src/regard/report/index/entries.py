@@ -15,7 +15,8 @@ class IndexEntry:
     Attributes:
         name: what it is called. stamp: what tells it from other inputs. folder: its own, in the index's; "" where it failed.
         page: its page, thumbnail: its small picture, in that folder; "" where there is none. words: the first of its text.
-        prediction: what the model predicts. targets: what was explained, each with its value. error: why it failed.
+        prediction: what the model predicts; share: with which probability, in words. targets: what was explained, each with
+            its value. error: why it failed.
     """
 
     name: str
@@ -25,6 +26,7 @@ class IndexEntry:
     thumbnail: str = ""
     words: str = ""
     prediction: str = ""
+    share: str = ""
     targets: tuple[str, ...] = ()
     error: str = ""
 

@@ -43,7 +43,9 @@ def described(found: Sequence[Any]) -> dict[str, Any]:
     prediction = _prediction(found)
     targets = dict.fromkeys(_target(exp, i, prediction) for exp in found for i in range(exp.samples))
     shown = [*targets][:TARGETS] + [f"and {len(targets) - TARGETS} more"] * (len(targets) > TARGETS)
-    return {"words": _words(first), "prediction": prediction, "targets": tuple(shown)}
+    likely = None if first.found is not None else first.prediction
+    share = likely[0][0].percent if likely is not None and len(likely) and likely[0] else ""
+    return {"words": _words(first), "prediction": prediction, "share": share, "targets": tuple(shown)}
 
 
 def _target(exp: Explanation, sample: int, prediction: str) -> str:
@@ -138,6 +140,7 @@ def _shown(entry: IndexEntry) -> dict[str, Any]:
         "thumbnail": f"{at}/{quote(entry.thumbnail)}" if entry.thumbnail else "",
         "words": plain(entry.words),
         "prediction": plain(entry.prediction),
+        "share": plain(entry.share),
         "targets": [plain(t) for t in entry.targets],
     }
 
