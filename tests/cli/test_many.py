@@ -242,7 +242,7 @@ class Links(HTMLParser):
 
 def test_an_index_is_safe_and_needs_nothing(reader):
     entries = [
-        IndexEntry(NASTY, "s", "a b", "report.html", "thumbnail.png", NASTY, NASTY, (NASTY,)),
+        IndexEntry(NASTY, "s", "a b", "report.html", "thumbnail.png", NASTY, NASTY, NASTY, (NASTY,)),
         IndexEntry(NASTY, "s", error=NASTY),
     ]
     made = page(entries, 3, NASTY)
