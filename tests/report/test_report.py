@@ -383,7 +383,7 @@ def test_page_is_accessible():
     assert all(a.get("aria-label") and a["tabindex"] == "0" for _, a in found if a.get("class", "").startswith("stage"))
     ids = [a["id"] for _, a in found if "id" in a]
     assert len(ids) == len(set(ids))
-    assert [t for t, _ in found if t in ("h1", "h2")] == ["h1", "h2", "h2"]
+    assert [t for t, _ in found if t in ("h1", "h2")] == ["h1", "h2", "h2", "h2"]
     radios = [a for t, a in found if t == "input" and a["type"] == "radio"]
     assert {a["name"] for a in radios} == {"s0-method", "s0-target", "s1-by"}
 

@@ -131,26 +131,26 @@ def _print_generations(found: Sequence[tuple[str, Generation]]) -> None:
             console.print(show(view_of(g.whole), console), "", sep="\n")
 
 
-def show_explanations(found: Sequence[Explanation], files: Sequence[Path], quiet: bool) -> None:
-    """Print the explanations, and where the files are."""
+def show_explanations(found: Sequence[Explanation], files: Sequence[Path], quiet: bool, details: bool = False) -> None:
+    """Print the explanations, and where the files are. details: with the whole receipt of each."""
     if not quiet:
-        _print_explanations(found)
+        _print_explanations(found, details)
     show_files(files, quiet)
 
 
-def _print_explanations(found: Sequence[Explanation]) -> None:
+def _print_explanations(found: Sequence[Explanation], details: bool) -> None:
     from rich.text import Text as Line
 
-    from regard.report.explanation.terminal import fits_of, show
+    from regard.report.explanation.terminal import fits_of, predicted, show
     from regard.report.view import sections
 
     console = stdout()
     for section in sections(found):
         console.print(Line(one_line(section.name), style="bold"))
-        for part in fits_of(section.views):
+        for part in [*fits_of(section.views), *predicted(section.views)]:
             console.print(part)
         for view in section.views:
-            console.print(show(view, console), "", sep="\n")
+            console.print(show(view, console, details=details), "", sep="\n")
 
 
 def show_file(file: Path, quiet: bool) -> None:

@@ -173,6 +173,30 @@ class CausalTest:
             parts.append(f"{kept}; {self._chance(self.kept, 'keep')}.")
         return " ".join(parts)
 
+    @property
+    def verdict(self) -> str:
+        """The same in one short sentence: what stands on top of a map. `sentence` has the numbers of the target."""
+        if self.highest is None:
+            return self.sentence
+        best = f"the {self.k} highest" if self.k > 1 else "the highest"
+        found = f"Without {best} of {self.units_called}, {self._falls(self.highest)}"
+        one, several = _verbs(self.highest, "fall")
+        choices = f"of the {self.random} other choices" if self.every else f"of {self.random} random choices"
+        count = self.highest.as_far
+        chance = (
+            f"{count or 'none'} {choices} {several if count > 1 else one}" if count else f"none {choices} does that"
+        )
+        last = "" if self.better_than_chance else ": this map is no better than chance here"
+        return f"{found}; {chance} (p = {self.highest.p_value:.2g}){last}."
+
+    def _falls(self, outcome: Outcome) -> str:
+        """From where to where: in per cent where that shows it, else in the target's own numbers."""
+        if self.label and self.probability is not None and outcome.probability is not None:
+            a, b = percent(self.probability), percent(outcome.probability)
+            if a != b:
+                return f"{self.label} {'rises' if outcome.y > self.value else 'falls'} from {a} to {b}"
+        return f"the {self._called} {self._moved(outcome)}"
+
     def __str__(self) -> str:
         return self.sentence
 

@@ -15,6 +15,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.files import write_atomically
 from regard.explanation.names import object_name
 from regard.report import need
+from regard.report.answer import answers, because, folded, headline, verdict_of
 from regard.report.causal import causal_of
 from regard.report.colour import DARK, LIGHT, OPACITY
 from regard.report.explanation.compared import bars_of, compared_of
@@ -34,6 +35,7 @@ from regard.report.page import (
     stages_of,
     still,
     templates,
+    thumbnail,
     uri_of,
 )
 from regard.report.receipt import accounts, lines
@@ -90,6 +92,9 @@ def _section(section: Section, key: str) -> dict[str, Any]:
         "views": views,
         "stages": stages,
         "compared": compared_of(section.views),
+        "headline": headline(section.views[0]),
+        "thumbnail": next((thumbnail(p) for p in section.views[0].panels if isinstance(p, PictureView)), ""),
+        "answers": answers(section.views),
         "objects": [o | {"place": corner(o["box"], stages[0])} for o in objects],
         "clicks": any(rows),
         "pairs": any(v.exp.of_pairs for v in section.views),
@@ -122,10 +127,14 @@ def _view(view: SampleView, key: str) -> dict[str, Any]:
         "target": view.target,
         "guided": _guided(view),
         "pairs": pairs_of(view),
+        "verdict": (verdict := verdict_of(view)),
+        "because": because(view, verdict),
+        "folded": folded(view),
         "causal": (tested := causal_of(view.exp, view.sample)),
         "receipt": [line for line in lines(view.exp, view.sample) if not tested or line.name != "causal test"],
         "accounts": accounts(view.exp.receipt, view.sample),
         "scales": [(p, scale(p.scale)) for p in pictures],
+        "stills": [{"name": p.name, "uri": thumbnail(p)} for p in pictures],
         "texts": [_text(p) for p in view.panels if isinstance(p, TextView)],
         "charts": [_chart(p) for p in view.panels if isinstance(p, ChartView)],
         "listed": [_chart(p) for p in view.listed],

@@ -19,6 +19,7 @@ from rich.text import Text as Line
 from regard.explanation.boxes import Box
 from regard.explanation.generation import Generation
 from regard.explanation.names import object_name
+from regard.report.answer import answers, because, folded, verdict_of
 from regard.report.colour import DARK, Array, ColourScale, number, text_colour
 from regard.report.explanation.compared import bars_of
 from regard.report.explanation.pairs import PairTable, place_of, tables_of
@@ -33,18 +34,41 @@ COLUMNS = 48
 BARS = 24  # characters of a bar of 100 %
 
 
-def show(view: SampleView, console: Console) -> RenderableType:
-    """All of one sample's view, to be printed on `console`, whose width and colours it heeds."""
+def show(view: SampleView, console: Console, *, details: bool = True) -> RenderableType:
+    """All of one sample's view, to be printed on `console`, whose width and colours it heeds. details: the whole receipt."""
     coloured = console.color_system is not None and not console.no_color
     width = max(8, console.width)
     parts: list[RenderableType] = [Rule(Line(plain(f"{view.method} · {view.target}")), align="left", style="dim")]
+    parts += told(view)
     if (found := view.exp.found) is not None:
         parts.append(Line(f"found: {plain(object_name(found))}, in {_span(found.box)}"))
     for panel in view.panels:
         parts += _panel(panel, width, coloured)
     parts += [Line("beside it: " + plain(listed(p)), style="dim") for p in view.listed]
     parts += [together(table) for table in tables_of(view)]
-    return Group(*parts, Line(""), _receipt(view))
+    return Group(*parts, Line(""), *([_receipt(view)] if details else [Line(plain(folded(view)), style="dim")]))
+
+
+def told(view: SampleView) -> list[RenderableType]:
+    """Whether the map is better than chance, and what it points at."""
+    verdict = verdict_of(view, "terminal")
+    colour = {True: "green", False: "red", None: "dim"}[verdict.passed]
+    said = [Line(f"{verdict.mark} ", style=colour).append(plain(verdict.sentence), "default")]
+    pointed = because(view, verdict)
+    return [*said, *([Line(f"  {plain(pointed)}")] if pointed else []), Line("")]
+
+
+def predicted(views: Sequence[SampleView]) -> list[RenderableType]:
+    """The likeliest classes: a bar each."""
+    found = answers(views)
+    if found is None:
+        return []
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for number_, bar in enumerate(found["bars"]):
+        drawn = [Line("█" * round(bar["share"] * BARS / 100) or "▏")] if found["likely"] else []
+        style = "bold" if number_ == 0 else ""
+        table.add_row(Line(plain(bar["name"]), style), *drawn, Line(bar["said"], style, justify="right"))
+    return [table, Line("")]
 
 
 def fits_of(views: Sequence[SampleView]) -> list[RenderableType]:
