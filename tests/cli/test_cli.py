@@ -149,7 +149,7 @@ def test_words_that_are_not_understood(reader, option, value, said):
 
 
 def test_text_is_explained_and_files_are_named(reader):
-    shown = explain("It isn't good, no.")
+    shown = explain("It isn't good, no.", "--details")
     assert everything() == ["regard-out/It-isn-t-good-no-gae-logit-of-Bag.png", "regard-out/report.html"]
     assert reader.asked == [("It isn't good, no.", None, ["gae"], "full")]
     assert "regard-out/report.html" in shown.stdout
@@ -386,11 +386,11 @@ def test_sites_and_baselines_for_real(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     where = ["--method", "revised_ig", "--site", "block[2]", "--baseline", "black"]
-    shown = " ".join(run("explain", demo_scene(), "-m", "zoo/vit-scenes", *where).stdout.split())
+    shown = " ".join(run("explain", demo_scene(), "-m", "zoo/vit-scenes", "--details", *where).stdout.split())
     assert "site block[2]" in shown
     assert "baseline black" in shown
     text = ["explain", "A quiet film of rare beauty.", "-m", "zoo/bert-sentiment", "--method", "taylor"]
-    assert "mask token 4" in run(*text, "--baseline", "mask").stdout
+    assert "mask token 4" in run(*text, "--baseline", "mask", "--details").stdout
     assert "is for pictures" in run(*text, "--baseline", "black", code=2).stderr
     assert "block 9 is out of range" in run(*text, "--site", "block[9]", code=2).stderr
     assert "cannot be given to method 'gae'" in run(*text[:-1], "gae", "--site", "input", code=2).stderr

@@ -50,6 +50,7 @@ try:
         Chosen,
         Column,
         Debug,
+        Details,
         Image,
         Input,
         Inputs,
@@ -197,6 +198,7 @@ def explain(
     csv: ToCsv = None,
     open: Opened = False,
     no_page: NoPage = False,
+    details: Details = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -230,7 +232,7 @@ def explain(
     sources.check_kind(pair.kind, reader)
     explaining = Explaining.of(reader, pair, how, **more)
     if journal is None:
-        shown = _explain_one(explaining, next(sources.items(pair.kind)), out, data, no_page, quiet)
+        shown = _explain_one(explaining, next(sources.items(pair.kind)), out, data, no_page, (quiet, details))
     else:
         about = f"What {model} makes of them, explained by {', '.join(names)}."
         shown = _explain_many(ManyInputs(explaining, sources, journal, about, data, not no_page, quiet))
@@ -240,8 +242,11 @@ def explain(
         check_failed([*journal.entries.values()], out)
 
 
-def _explain_one(explaining: Explaining, item: OneInput, out: Path, data: DataOut, no_page: bool, quiet: bool) -> Path:
-    """Explain one input, on a page of its own; the page."""
+def _explain_one(
+    explaining: Explaining, item: OneInput, out: Path, data: DataOut, no_page: bool, printed: tuple[bool, bool]
+) -> Path:
+    """Explain one input, on a page of its own; the page. printed: whether only where it is; whether whole receipts, too."""
+    quiet, details = printed
     found = explaining.found(item.read(explaining.pair.kind))
     files: list[Path] = []
     if not no_page:
@@ -249,8 +254,10 @@ def _explain_one(explaining: Explaining, item: OneInput, out: Path, data: DataOu
             files = write_all(found, out, explaining.render(found))
     written = data.write([f if isinstance(f, tuple) else (item.name, f) for f in found])
     if not data.stdout:
-        show = show_explanations if explaining.written is None else show_generations
-        show(found, files, quiet)
+        if explaining.written is None:
+            show_explanations(found, files, quiet, details)
+        else:
+            show_generations(found, files, quiet)
         show_written(written, quiet)
     return files[0] if files else out
 

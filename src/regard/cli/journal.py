@@ -152,7 +152,7 @@ def _ends(file: Path, size: int) -> Iterator[bytes]:
             yield opened.read(WHOLE)
 
 
-ASIDE = frozenset({"inputs", "chat", "out", "resume", "open", "quiet", "debug", "memory_budget"})
+ASIDE = frozenset({"inputs", "chat", "out", "resume", "open", "quiet", "details", "debug", "memory_budget"})
 """Options that change nothing of what is explained."""
 
 

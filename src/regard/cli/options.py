@@ -123,6 +123,7 @@ ToCsv = Annotated[
     str | None, typer.Option("--csv", metavar="FILE", help="Write a row for every token as CSV, too; - is stdout.")
 ]
 Opened = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
+Details = Annotated[bool, typer.Option("--details", help="Print the whole receipt of each map.")]
 NoPage = Annotated[bool, typer.Option("--no-page", help="Draw no page and no pictures.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -25,7 +25,17 @@ LONGEST = 1200  # pixels, the longest side of an embedded picture
 THUMBNAIL = 480  # of one of several pictures side by side
 COLOURS = {"for": FOR, "against": AGAINST}
 ScoredText = tuple[str, float | None, bool, str, Sequence[int]]  # text, score, whether special, note, its tokens
-STAGE = ("id", "stream", "called", "name", "width", "height", "box", "cells", "regions")  # what the script needs of a stage
+STAGE = (
+    "id",
+    "stream",
+    "called",
+    "name",
+    "width",
+    "height",
+    "box",
+    "cells",
+    "regions",
+)  # what the script needs of a stage
 
 
 @lru_cache(maxsize=1)
