@@ -19,6 +19,7 @@ from regard.editing.pictures import rewrite_pictures
 from regard.editing.second_class import tell_apart
 from regard.errors import InputError, Misuse, ModelError, TargetError
 from regard.explanation.boxes import Found
+from regard.explanation.explanations import Explanations
 from regard.explanation.raw_inputs import Picture, Reading
 from regard.guide import Guide
 from regard.models import default_targets, detectors, embeddings, loading, token_targets, zero_shot
@@ -156,7 +157,7 @@ class Reader(RawReader):
             self._contrast,
             **options,
         )
-        found = [t.guided for t in told]
+        found = Explanations(t.guided for t in told)
         return found[0] if isinstance(method, str) else found
 
     def _guide(self, guide: Guide, target: Any, reading: Reading, asking: TokenTargets | None, token: Any) -> Guide:

@@ -230,10 +230,18 @@ def test_files_that_are_no_text(raw, said, folder, here, capfd):
     refused_by_command(capfd, here, 2, said, raw, "--model", folder("bert"))
 
 
-def test_a_good_input_before_a_bad_one_leaves_nothing(folder, here, capfd):
-    refused_by_command(capfd, here, 2, "is not a picture", "cat.png", "words.png", "--model", folder("vit"))
+def test_a_good_input_before_a_bad_one_is_kept(folder, here, capfd):
+    """Of several inputs each stands for itself; a wrong option is refused before the first."""
     refused_by_command(capfd, here, 2, "unknown label", "cat.png", "--target", "Dog", "--target", "Dgo",
                        "--model", folder("vit"))  # fmt: skip
+    refused_by_command(
+        capfd, here, 2, "unknown label", "cat.png", "half.png", "--target", "Dgo", "--model", folder("vit")
+    )
+    refused_by_command(capfd, here, 2, "no attention", "cat.png", "half.png", "--model", folder("resnet"))
+    code, text = command(capfd, "explain", "cat.png", "words.png", "--model", folder("vit"), "--out", "new", "--quiet")
+    assert code == 1
+    assert "1 of 2 inputs could not be explained: words.png is not a picture" in one_line(text, 1)
+    assert sorted(p.name for p in Path("new").iterdir()) == ["cat", "index.html", "index.json"]
 
 
 def test_a_text_is_cut_only_where_asked_and_this_is_said(folder, here, capfd):

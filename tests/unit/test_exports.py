@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import cProfile
+import io
 import json
 import math
 import pickle
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ pytest.importorskip("transformers")
 import regard
 from regard import Explanation, Generation
 from regard.errors import InputError, Misuse, UnknownName
-from regard.explanation.raw_inputs import Text, words_of
+from regard.explanation.places import Raster
+from regard.explanation.raw_inputs import Picture, Text, words_of
 from regard.explanation.receipt import Receipt
 from regard.explanation.spans import Group, grouped, split
 from regard.report.explanation.html import page
@@ -205,6 +208,8 @@ def test_json_holds_what_the_explanation_does(both, tmp_path):
     assert made["inputs"]["input_ids"][0]["tokens"] == both.tokens[0]
     assert made["receipt"]["output_difference"] == both.receipt.output_difference
     assert made["receipt"]["target_value"] == both.receipt.target_value.tolist()
+    assert made["prediction"] == [[c._asdict() for c in row] for row in both.prediction]
+    assert [row[0]["label"] for row in made["prediction"]] == ["negative", "positive"]
     path = both.to_json(tmp_path / "deep" / "a.json")
     assert strict(path.read_text(encoding="utf-8")) == made
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
@@ -255,10 +260,32 @@ def test_the_old_name_of_the_output_difference_is_read(both):
     assert both.receipt.same_output
 
 
-def test_without_pandas_one_sentence(both, monkeypatch):
+def polars_that_notes():
+    """Stands for polars, which is not among the packages of these tests."""
+    return SimpleNamespace(DataFrame=lambda rows, infer_schema_length: ("polars", rows, infer_schema_length))
+
+
+def test_a_table_by_what_is_installed(both, monkeypatch):
+    monkeypatch.setitem(sys.modules, "polars", polars_that_notes())
+    assert both.to_dataframe("polars") == ("polars", both.to_rows(), None)
     monkeypatch.setitem(sys.modules, "pandas", None)
+    assert both.to_dataframe()[0] == "polars"
     with pytest.raises(Misuse, match=r"to_dataframe needs pandas, which is not installed: pip install pandas"):
+        both.to_dataframe(backend="pandas")
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(Misuse, match=r"to_dataframe needs pandas or polars, and neither is installed"):
         both.to_dataframe()
+    with pytest.raises(UnknownName, match="unknown backend 'panda'; did you mean 'pandas'"):
+        both.to_dataframe("panda")
+
+
+def test_numpy_arrays_are_copies(both):
+    made = both.numpy()
+    assert {s: (a.dtype.name, a.tolist()) for s, a in made.items()} == {
+        s: ("float32", t.tolist()) for s, t in both.scores.items()
+    }
+    made["input_ids"][:] = 7
+    assert not (both.scores["input_ids"] == 7).any()
 
 
 # ---------------------------------------------------------------- the page of a long prompt
@@ -331,7 +358,41 @@ def test_a_sample_is_an_explanation_of_its_own(reader, both):
     with pytest.raises(IndexError, match="there is no sample 2; the explanation holds 2"):
         both[2]
     with pytest.raises(Misuse, match="one sample at a time"):
-        both[0:1]
+        both["0"]
+    assert [e.inputs["input_ids"][0].text for e in both[::-1]] == ["a film .", TEXT]
+    assert [e.batch for e in both[-1:9]] == [1]
+    assert both[2:] == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"method": "lime", "samples": 30},
+        {"method": "attention_mask", "steps": 3},
+        {"method": "raw_attention", "heads": {1: 3}},
+        {"method": "gae", "guide": "contrast"},
+        {"method": "attnlrp"},
+    ],
+    ids=lambda how: how["method"],
+)
+def test_all_that_is_said_of_a_sample_is_its_own(reader, how):
+    """Whatever a method puts on the receipt beside the usual."""
+    exp = reader.explain([TEXT, "a film ."], **how)
+    exp.test(random=19)
+    for i, one in enumerate(exp):
+        kept = json.loads(one.to_json())
+        whole = json.loads(exp.to_json())
+        assert kept["scores"] == {s: [rows[i]] for s, rows in whole["scores"].items()}
+        for name in ("target_value", "relative_error", "explained", "conservation"):
+            assert kept["receipt"][name] == (whole["receipt"][name] and [whole["receipt"][name][i]]), name
+        own = [t["highest"] for t in whole["receipt"]["causal"] if t["sample"] == i]
+        assert [t["highest"] for t in kept["receipt"]["causal"]] == own
+        for part in ("surrogate", "mask", "explained_model"):
+            for name, value in (kept["receipt"][part] or {}).items():
+                of_all = whole["receipt"][part][name]
+                assert value == ([of_all[i]] if isinstance(of_all, list) else value), (part, name)
+        assert page([one])
+        assert pickle.loads(pickle.dumps(one)) == one
 
 
 def test_a_sample_is_measured_with_all_the_others(reader):
@@ -354,6 +415,128 @@ def test_a_pickle_keeps_all_but_the_model(reader):
         back.between("input_ids", "input_ids", rows=[2])
     assert page([back]) == page([exp])
     assert pickle.loads(pickle.dumps(back[1])).tokens == exp[1].tokens
+
+
+def by_joblib(exp):
+    joblib = pytest.importorskip("joblib")
+    file = io.BytesIO()
+    joblib.dump(exp, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)), by_joblib])
+def test_a_twin_is_equal(reader, twin):
+    exp = reader.explain([TEXT, "a film ."])
+    made = twin(exp)
+    assert made == exp
+    assert made.receipt == exp.receipt
+    assert exp != exp[0]
+    made.scores = {s: t + 1 for s, t in made.scores.items()}
+    assert made != exp
+    assert exp != "an explanation"
+
+
+def test_pictures_that_share_a_row_are_cut_with_their_sample(both):
+    """As models read them that put all pictures one after the other: two samples, a picture each, of 2 × 1 and 1 × 3."""
+    pictures = [Picture(torch.full((8, 8, 3), n, dtype=torch.uint8), (0.0, 0.0, 8.0, 8.0), f"p{n}") for n in (1, 2)]
+    scores = torch.tensor([[1.0, 2, 0, 0, 0], [0, 0, 5, 4, 3]])
+    exp = Explanation(
+        "gae",
+        "x",
+        {"pixel_values": scores},
+        both.receipt,
+        grid={"pixel_values": [(2, 1), (1, 3)]},
+        rasters={"pixel_values": Raster(order=(1, 0, 4, 3, 2))},
+        inputs={"pixel_values": pictures},
+    )
+    first, second = exp
+    assert (first.grid, second.grid) == ({"pixel_values": (2, 1)}, {"pixel_values": (1, 3)})
+    assert [e.inputs["pixel_values"][0].name for e in exp] == ["p1", "p2"]
+    assert [e.image_map().tolist() for e in exp] == [[[[2.0], [1.0]]], [[[3.0, 4.0, 5.0]]]]
+    for i, one in enumerate(exp):
+        assert torch.equal(one.on_original()[0], exp.on_original()[i])
+    exp.scores["pixel_values"][0] = 0  # a sample whose map is empty still has its own picture
+    assert exp[0].inputs["pixel_values"][0].name == "p1"
+
+
+def test_a_picture_that_is_compared_with_texts_is_one_sample():
+    scene = torch.zeros(40, 56, 3, dtype=torch.uint8)
+    exp = regard.load("zoo/clip-scenes").explain((scene, ["a bag", "a shirt"]))
+    assert (len(exp), exp.batch) == (1, 2)
+    (one,) = exp
+    assert one == exp
+    with pytest.raises(IndexError):
+        exp[1]
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+def test_what_is_printed_is_short(reader, both):
+    for made in (both, both.receipt):
+        assert len(repr(made).splitlines()) == 1
+        assert "tensor" not in repr(made)
+    assert repr(both) == "Explanation('gae', 'logit of the predicted class', 2 samples: input_ids 19)"
+    lines = str(both).splitlines()
+    assert max(map(len, [*lines, *str(both.receipt).splitlines()])) <= 80
+    assert "dull" in str(both)
+    first = next(i for i, line in enumerate(lines) if line.startswith("strongest tokens (8 of 19)"))
+    shown = [abs(float(line.split()[-1])) for line in lines[first + 1 : first + 9]]
+    best = both.scores["input_ids"][0].abs().sort(descending=True).values[:8]
+    torch.testing.assert_close(torch.tensor(shown), best, rtol=5e-3, atol=0)
+    many = reader.explain(["a film ."] * 6)
+    assert str(many).count("strongest tokens") == 4
+    assert "and 2 more samples: exp[4] to exp[5]" in str(many)
+
+
+def test_printing_runs_nothing(reader):
+    exp = reader.explain("a film .")
+    print(exp, repr(exp), repr(exp.receipt))
+    assert exp.receipt._measured is None
+    assert "not measured yet" in repr(exp.receipt)
+    assert "relative error" in str(exp.receipt)
+    assert "not measured" not in repr(exp.receipt)
+
+
+def test_what_is_printed_has_no_control_characters(both):
+    text = text_of("a\x1b[31m\u202eb", ["a\x1b[31m\u202eb"], name="n\x07")
+    exp = Explanation(
+        "gae", "t\x1b[0m\n\n", {"input_ids": torch.ones(1, 1)}, both[0].receipt, inputs={"input_ids": [text]}
+    )
+    for said in (str(exp), repr(exp)):
+        assert all(c.isprintable() for c in said.replace("\n", ""))
+
+
+def test_several_are_a_list_that_prints_as_a_table(reader):
+    found = reader.explain("a film .", ["positive", "negative"], method=["gae", "rollout"])
+    assert isinstance(found, list)
+    assert [e.method for e in found] == ["gae", "gae", "rollout", "rollout"]
+    assert type(found[1:]) is type(found)
+    back = pickle.loads(pickle.dumps(found))
+    assert (type(back), back) == (type(found), found)
+    lines = repr(found).splitlines()
+    assert lines[0] == "4 explanations"
+    assert len(lines) == 6
+    assert max(map(len, lines)) <= 80
+    rows = found.to_rows()
+    assert {(r["method"], r["target"]) for r in rows} == {(e.method, e.target) for e in found}
+    assert len(rows) == sum(len(e.to_rows()) for e in found)
+    pytest.importorskip("pandas")
+    assert list(found.to_dataframe().columns[:3]) == ["method", "target", "sample"]
+
+
+def test_what_notebooks_show(reader):
+    pytest.importorskip("matplotlib")
+    found = reader.explain("a <b>film</b> .", method=["gae", "rollout"])
+    compared = reader.compare("a film .", methods=["gae", "taylor"], sites=["block[1]"])
+    for shown in (found, found[0].receipt, compared, regard.methods()):
+        made = shown._repr_html_()
+        assert "<table" in made
+        assert "<b>film" not in made
+        assert "<script" not in made
+    assert found._repr_html_().count('class="regard-fragment"') == 2
+    assert 'src="data:image/png;base64,' in compared._repr_html_()
 
 
 @pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy])

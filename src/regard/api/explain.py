@@ -19,6 +19,7 @@ from regard.attribution.table import method as method_row
 from regard.errors import Misuse, NoAttention, TrailLost, nearest
 from regard.explanation.boxes import Found
 from regard.explanation.explanation import Explanation
+from regard.explanation.explanations import Explanations
 from regard.explanation.raw_inputs import Reading
 from regard.guide import Guide
 from regard.recording import Recording, record, record_inputs
@@ -53,7 +54,7 @@ def explain(
     verify: bool = False,
     batch_axis: Any = 0,
     **options: Any,
-) -> Explanation | list[Explanation]:
+) -> Explanation | Explanations:
     """Tell what a model's prediction rests on.
 
     Args:
@@ -99,7 +100,7 @@ def explain(
 
 def explain_reading(
     model: nn.Module, reading: Reading, target: Any = None, method: str | Sequence[str] = "gae", **options: Any
-) -> Explanation | list[Explanation]:
+) -> Explanation | Explanations:
     """`explain` what a reader made of raw inputs: its Explanations keep these, and know the names of classes."""
     how = Settings.taken(options)
     targets = target if isinstance(target, list) else [target]
@@ -109,7 +110,7 @@ def explain_reading(
 
 def explain_found(
     model: nn.Module, reading: Reading, find: Find, method: str | Sequence[str] = "gae", **options: Any
-) -> list[Explanation]:
+) -> Explanations:
     """`explain_reading` of all targets that `find` finds in the model's output: a flat list, methods outer, targets inner."""
     return _explained(model, reading.inputs, [], method, Settings.taken(options), options, reading, find)
 
@@ -123,7 +124,7 @@ def _explained(
     options: dict[str, Any],
     reading: Reading | None = None,
     find: Find | None = None,
-) -> list[Explanation]:
+) -> Explanations:
     """Explanations of all targets by all methods: methods outer, targets inner."""
     names = [method] if isinstance(method, str) else _names(method)
     how = how.read()
@@ -156,7 +157,7 @@ def _explained(
                     explanation.found = found
                     made[m, t] = explanation
             started = time.perf_counter()
-    every = [made[m, t] for m in range(len(rows)) for t in range(len(wanted))]
+    every = Explanations(made[m, t] for m in range(len(rows)) for t in range(len(wanted)))
     if how.measure == "causal":
         for explanation in every:
             tested_or_noted(explanation)

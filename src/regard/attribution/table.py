@@ -10,6 +10,7 @@ from typing import Any
 from regard.attribution.formulas import Formula
 from regard.attribution.method import Method, OwnSite
 from regard.errors import Misuse, UnknownName, nearest
+from regard.explanation.tables import as_html, in_columns
 
 CHEFER = "Chefer et al., ICCV 2021"
 ABNAR = "Abnar & Zuidema, ACL 2020"
@@ -430,6 +431,9 @@ def register(name: str, function: Callable[..., Any], **row: Any) -> None:
     METHODS[name] = Method(name, function, **(row | {"site": OwnSite(row["site"])}))
 
 
+HEAD = ("method", "what it is", "passes", "site", "baseline", "decomposes", "paper")
+
+
 @dataclass(frozen=True)
 class MethodTable:
     """What `regard.methods()` returns: rows, printed as a table."""
@@ -442,16 +446,19 @@ class MethodTable:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __str__(self) -> str:
-        head = ("method", "what it is", "passes", "site", "baseline", "decomposes", "paper")
-        lines = [head] + [
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [
             (m.name, m.summary, m.passes, m.site, m.baseline, "yes" if m.decomposes else "no", m.paper)
             for m in self.rows
         ]
-        widths = [max(len(r[i]) for r in lines) for i in range(len(head))]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in lines)
+
+    def __str__(self) -> str:
+        return "\n".join(in_columns([HEAD, *self._cells()]))
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return as_html(HEAD, self._cells())
 
 
 def methods() -> MethodTable:

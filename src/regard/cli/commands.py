@@ -3,32 +3,35 @@
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
 stderr and its exit code (2 misuse, 1 failure). Files are rendered in a hidden folder beside the output folder and moved
-into it when all is done, so a run that fails or is interrupted leaves nothing behind.
+into it when all is done, so a run that fails or is interrupted leaves nothing behind. Of many inputs each is moved in when it
+is done (`many`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
+import os
 import sys
-from collections.abc import Callable, Sequence
+import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import regard
-from regard.cli.classes import EACH, prompts_of
+from regard.cli.classes import prompts_of
+from regard.cli.data_out import DataOut
+from regard.cli.entries import entries, width
 from regard.cli.files import (
     render_comparison,
-    render_explanations,
-    render_generations,
-    render_told,
     writable,
     writable_file,
     write_all,
 )
 from regard.cli.inputs import Pair, check, read_input, read_words
+from regard.cli.journal import JOURNAL, PAGE, Journal, kept_of
 from regard.cli.rewriting import check_reached, forget_other, in_short, pictures_in, render, render_report, wanted
+from regard.cli.sources import OneInput, Sources, check_ends
 from regard.extras import need
 from regard.memory import budget_of
 from regard.version import __version__
@@ -37,21 +40,33 @@ try:
     import typer
 
     from regard.cli import experiments
+    from regard.cli.explaining import Explaining, named
+    from regard.cli.many import ManyInputs, check_failed, show_entries
     from regard.cli.options import (
         BASELINES,
         Against,
         Budget,
+        Chats,
         Chosen,
+        Column,
         Debug,
+        Details,
         Image,
         Input,
         Inputs,
+        Label,
         Labels,
         Model,
+        NoPage,
+        Opened,
         Regions,
+        Resume,
+        Sourced,
         Steered,
         Target,
         Templates,
+        ToCsv,
+        ToJson,
         Token,
         Truncate,
         Words,
@@ -79,6 +94,7 @@ try:
         show_file,
         show_files,
         show_generations,
+        show_written,
         stdout,
         steps,
     )
@@ -88,7 +104,6 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from regard.evaluation.compare import Comparison
     from regard.explanation.explanation import Explanation
-    from regard.explanation.raw_inputs import Raw
 
 app = typer.Typer(
     name="regard",
@@ -120,8 +135,9 @@ def _root(
 @app.command()
 @guarded
 def explain(
-    inputs: Inputs,
+    context: typer.Context,
     model: Model,
+    inputs: Sourced = None,
     method: Annotated[str, typer.Option(help="Names from `regard methods`, with commas between them, or all.")] = "gae",
     target: Annotated[
         list[str] | None,
@@ -171,46 +187,91 @@ def explain(
         typer.Option(
             "--test/--no-test",
             help="Test whether each map is better than chance: about 50 forward passes for an input. Default: as many as half "
-            "a minute suffices for.",
+            "a minute suffices for, of several inputs none.",
         ),
     ] = None,
+    chat: Chats = None,
+    column: Column = None,
+    label: Label = None,
+    resume: Resume = False,
+    json: ToJson = None,
+    csv: ToCsv = None,
+    open: Opened = False,
+    no_page: NoPage = False,
+    details: Details = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the report is.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Explain what the model makes of each INPUT; write report.html and one picture for each map."""
+    """Explain what the model makes of INPUT; write report.html and one picture for each map. Of several INPUTs each has a
+    folder of its own, and index.html shows them all."""
     where, beside, wanted = places(site, baseline), words(against, token), targets(target)
     names = chosen(method, **where)
     how: dict[str, Any] = {"measure": measure, "memory_budget": budget_of(memory_budget), **where}
     how |= {} if threshold is None else {"threshold": threshold}
     steered, own = guides(guide), pairs(option)
-    out = writable(out)
-    check(inputs, image, text, regions)
+    out, data = writable(out), DataOut.checked(json, csv)
+    sources = Sources.checked(inputs or [], chat or [], column, label, out)
+    check(sources.arguments, image, text, regions)
     classes = prompts_of(labels, template, text)
     check_model(model)
-    paired = functools.partial(Pair.checked, image=image, texts=text, regions=regions, classes=classes)
+    sources.check_rows(target, written=generate is not None or answer is not None)
+    check_ends(sources, [*(text or []), answer, against], resume, open, no_page)
     if own:
         check_options(names, own)
+    more: dict[str, Any] = {"test": test if sources.single or test else False, "alone": sources.single}
     if generate is not None or answer is not None:
         check_generate(names, target, truncate, threshold, generate, answer, beside, bool(steered))
         how |= {"method": names[0], "target": (target or ["logit"])[0], **own}
-        written = read_words(answer) if answer is not None else generate or 0
-        other = None if against is None else read_words(against)
-        _explain_written(inputs, model, written, other, how, paired, out, quiet, test)
-        return
-    how |= {"method": names, "target": wanted, "truncate": truncate, **beside, **steered, **own}
-    reader = load(model)
-    pair, found = paired(reader), list[Any]()
-    if wanted is None and against is None and 1 < pair.count <= EACH:
-        how["target"] = [*range(pair.count)]
-    for value in inputs:
-        raw, stem, more = pair.read(value)
-        with busy(f"explaining {stem}"):
-            found += [_named(e, stem, pair) for e in reader.explain(raw, **how, **more)]
-    _test(found, test)
-    with busy("drawing"):
-        told = bool(found) and found[0].told is not None
-        files = write_all(found, out, render_told if told else render_explanations)
-    show_explanations(found, files, quiet)
+        more["written"] = read_words(answer) if answer is not None else generate or 0
+        more["against"] = None if against is None else read_words(against)
+    else:
+        how |= {"method": names, "target": wanted, "truncate": truncate, **beside, **steered, **own}
+    journal = None if sources.single else Journal.begun(out, kept_of(model, context.params), resume)
+    reader = load(model, draws=not no_page)
+    pair = Pair.checked(reader, image, text, regions, classes)
+    sources.check_kind(pair.kind, reader)
+    explaining = Explaining.of(reader, pair, how, **more)
+    if journal is None:
+        shown = _explain_one(explaining, next(sources.items(pair.kind)), out, data, no_page, (quiet, details))
+    else:
+        about = f"What {model} makes of them, explained by {', '.join(names)}."
+        shown = _explain_many(ManyInputs(explaining, sources, journal, about, data, not no_page, quiet))
+    if open:
+        webbrowser.open(shown.as_uri())
+    if journal is not None:
+        check_failed([*journal.entries.values()], out)
+
+
+def _explain_one(
+    explaining: Explaining, item: OneInput, out: Path, data: DataOut, no_page: bool, printed: tuple[bool, bool]
+) -> Path:
+    """Explain one input, on a page of its own; the page. printed: whether only where it is; whether whole receipts, too."""
+    quiet, details = printed
+    found = explaining.found(item.read(explaining.pair.kind))
+    files: list[Path] = []
+    if not no_page:
+        with busy("drawing"):
+            files = write_all(found, out, explaining.render(found))
+    written = data.write([f if isinstance(f, tuple) else (item.name, f) for f in found])
+    if not data.stdout:
+        if explaining.written is None:
+            show_explanations(found, files, quiet, details)
+        else:
+            show_generations(found, files, quiet)
+        show_written(written, quiet)
+    return files[0] if files else out
+
+
+def _explain_many(many: ManyInputs) -> Path:
+    """Explain many inputs, each on a page of its own, and tell where their index is; the index."""
+    entries = many.run()
+    page = many.journal.out / (PAGE if many.page else JOURNAL)
+    if not many.data.stdout:
+        if not many.quiet:
+            show_entries(entries)
+        show_file(page, many.quiet)
+        show_written([Path(os.path.abspath(f)) for f in (many.data.json, many.data.csv) if f is not None], many.quiet)
+    return page
 
 
 @app.command()
@@ -458,10 +519,18 @@ app.command()(experiments.probe)
 @app.command()
 @guarded
 def methods(debug: Debug = False) -> None:
-    """List the methods."""
+    """List the methods: what each is, where its map lives, what it is measured against, its cost and its paper."""
     table: Any = regard.methods()
-    heads = ["name", "passes", "site", "baseline", "decomposes", "signed", "paper"]
-    stdout().print(as_table(heads, [[cell(getattr(r, c, None)) for c in heads] for r in table.rows]))
+    named = [(row.name, [p for p in (row.summary, _about(row)) if p]) for row in table.rows]
+    typer.echo("\n".join(entries(named, width())))
+
+
+def _about(row: Any) -> str:
+    """A method's site, baseline, cost, claims and paper, in one line."""
+    claims = [said for claimed, said in ((row.decomposes, "adds up to T"), (row.signed, "signed")) if claimed]
+    only = [f"only of {row.only_of}"] if row.only_of else []
+    about = [f"site {row.site}", f"baseline {row.baseline}", row.passes, *claims, *only, row.paper]
+    return " · ".join(about)
 
 
 @app.command()
@@ -488,44 +557,9 @@ def _of_one(
     with busy(f"explaining {stem}"):
         made = reader.explain(raw, **how, **more)
         every = made if isinstance(made, list) else [made]
-        found = ask(_named(every[0], stem, pair))
+        found = ask(named(every[0], stem, pair))
     several = f"{len(every)} objects were found; this is of the likeliest (--target names another)\n\n"
     return found, several if len(every) > 1 else ""
-
-
-def _explain_written(
-    inputs: list[str],
-    model: str,
-    written: int | str,
-    against: str | None,
-    how: dict[str, Any],
-    paired: Callable[[Any], Pair],
-    out: Path,
-    quiet: bool,
-    test: bool | None,
-) -> None:
-    """Explain so many tokens that the model writes on from each INPUT, or an answer to it that is there."""
-    reader = load(model)
-    pair, found = paired(reader), list[Any]()
-    for value in inputs:
-        raw, stem, _ = pair.read(value)
-        with busy(f"explaining {stem}"):
-            if isinstance(written, int):
-                found.append((stem, reader.explain_generation(raw, written, **how)))
-            else:
-                found.append((stem, reader.explain_writing(raw, written, against, **how)))
-    _test([exp for _, g in found for exp in (*([] if g.whole is None else [g.whole]), *g)], test)
-    with busy("drawing"):
-        files = write_all(found, out, render_generations)
-    show_generations(found, files, quiet)
-
-
-def _test(found: Sequence[Explanation], test: bool | None) -> None:
-    """Test what is to be shown, before it is drawn."""
-    from regard.explanation.causal_test import shown_tested
-
-    with busy("testing"):
-        shown_tested(found, test)
 
 
 def _report_rewriting(pictures: list[Path], model: str, how: dict[str, Any], out: Path, quiet: bool) -> None:
@@ -542,27 +576,6 @@ def _report_rewriting(pictures: list[Path], model: str, how: dict[str, Any], out
     show_files(files, quiet)
 
 
-def _named(exp: Explanation, name: str, pair: Pair) -> Explanation:
-    """The explanation with its raw inputs called as the command line called them.
-
-    An answer, which the model or the user gave, keeps the name that the reader gave it.
-    """
-    from regard.models.default_targets import ANSWER
-    from regard.models.embeddings import SECOND
-
-    def called(stream: str, raw: Raw) -> str:
-        if raw.name == ANSWER:
-            return ANSWER
-        if stream.startswith(SECOND) and pair.second:
-            return pair.second
-        return pair.name if pair.name and hasattr(raw, "tokens") else name
-
-    raws: dict[str, Sequence[Raw]] = {
-        s: [dataclasses.replace(r, name=called(s, r)) for r in raw] for s, raw in exp.inputs.items()
-    }
-    return dataclasses.replace(exp, inputs=raws)
-
-
 def _named_all(found: Comparison, name: str, pair: Pair) -> Comparison:
-    grid = {at: _named(e, name, pair) for at, e in found.grid.items()}
-    return dataclasses.replace(found, grid=grid, own={m: _named(e, name, pair) for m, e in found.own.items()})
+    grid = {at: named(e, name, pair) for at, e in found.grid.items()}
+    return dataclasses.replace(found, grid=grid, own={m: named(e, name, pair) for m, e in found.own.items()})

@@ -17,7 +17,9 @@ from regard.prompts import Prompts
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 SOUNDS = frozenset({".wav", ".mp3", ".flac", ".ogg"})
-SUFFIXES = PICTURES | SOUNDS | {".txt", ".md", ".rst", ".csv", ".json", ".html", ".npy", ".pt", ".safetensors"}
+ROWS = frozenset({".csv", ".jsonl", ".ndjson"})
+SUFFIXES = PICTURES | SOUNDS | ROWS | {".txt", ".md", ".rst", ".json", ".html", ".npy", ".pt", ".safetensors"}
+MESSAGES = '[{"role": "user", "content": ...}, ...]'
 
 
 def check(values: Sequence[str], image: Path | None, texts: Sequence[str] | None, regions: Path | None) -> None:
@@ -33,7 +35,7 @@ def check(values: Sequence[str], image: Path | None, texts: Sequence[str] | None
 
 def _check_file(value: str) -> None:
     """Refuse an argument that was meant as a file, and is none."""
-    if _is_there(value):
+    if is_there(value):
         existing(value)
         return
     check_address(value)
@@ -54,7 +56,7 @@ def read_input(value: str, kind: str) -> tuple[Any, str]:
     if value == "-":
         return _chat_in(_decoded(sys.stdin.buffer.read(), "stdin"), "stdin"), "stdin"
     _check_file(value)
-    if _is_there(value):
+    if is_there(value):
         path = Path(value)
         return _chat_in(_decoded(_bytes(path), str(path)), str(path)), path.name
     return value, headline(value)
@@ -64,7 +66,7 @@ def read_words(value: str) -> str:
     """An answer: the words themselves, those of a file that is there, or of stdin."""
     if value == "-":
         return _decoded(sys.stdin.buffer.read(), "stdin")
-    return _decoded(_bytes(existing(value)), value) if _is_there(value) and os.path.isfile(value) else value
+    return _decoded(_bytes(existing(value)), value) if is_there(value) and os.path.isfile(value) else value
 
 
 def _chat_in(text: str, name: str) -> Any:
@@ -73,10 +75,18 @@ def _chat_in(text: str, name: str) -> Any:
 
     if text.lstrip()[:1] not in ("[", "{") or '"role"' not in text:
         return text
-    made = _json(text, name, '[{"role": "user", "content": ...}, ...]')
+    made = _json(text, name, MESSAGES)
     if isinstance(made, list) and made and all(is_chat(chat) for chat in made):
         raise InputError(f"{name} holds {len(made)} chats; give each in a file of its own")
     return made if is_chat(made) else text
+
+
+def chat_of(made: Any) -> Any:
+    """A value as a chat, where it is one: a list of messages, or what holds them as "messages"; else None."""
+    messages = made.get("messages") if isinstance(made, dict) else made
+    if not isinstance(messages, list) or not messages:
+        return None
+    return made if all(isinstance(m, dict) and "role" in m for m in messages) else None
 
 
 @dataclass(frozen=True)
@@ -120,16 +130,16 @@ class Pair:
         model, kind = type(getattr(reader, "model", reader)).__name__, reader.kind
         both = kind in ("image-text", "regions-text")
         if image is not None and (not both or kind == "regions-text"):
-            raise Misuse(f"--image goes with models of pictures and texts; {model} reads {_reads(kind)}")
+            raise Misuse(f"--image goes with models of pictures and texts; {model} reads {what_reads(kind)}")
         if text is not None and kind in ("image", "sound"):
-            raise Misuse(f"--text goes with models that read texts; {model} reads {_reads(kind)}")
+            raise Misuse(f"--text goes with models that read texts; {model} reads {what_reads(kind)}")
         if image is not None and text is not None:
             raise Misuse(
                 "--image goes with an INPUT that is a text, --text with one that is a picture; give one of them"
             )
         asks = bool(getattr(reader, "answers", False))
         if regions is not None and kind != "regions-text":
-            raise Misuse(f"--regions goes with models that read regions of a picture; {model} reads {_reads(kind)}")
+            raise Misuse(f"--regions goes with models that read regions of a picture; {model} reads {what_reads(kind)}")
         if kind == "regions-text":
             _needed(text, regions, model)
         elif kind == "image-text" and image is None and text is None and reader.wants.picture and reader.wants.text:
@@ -151,7 +161,9 @@ class Pair:
 
         model = getattr(reader, "model", reader)
         if reader.kind != "image-text" or not compares(model):
-            reads = "reads one text beside a picture" if reader.kind == "image-text" else f"reads {_reads(reader.kind)}"
+            reads = (
+                "reads one text beside a picture" if reader.kind == "image-text" else f"reads {what_reads(reader.kind)}"
+            )
             raise Misuse(f"--labels goes with models that compare a picture with texts; {type(model).__name__} {reads}")
         for option, given in (("--image", image), ("--regions", regions)):
             if given is not None:
@@ -186,7 +198,8 @@ def _beside(texts: Sequence[str], kind: str, model: str) -> tuple[str | list[str
     return [words for words, _ in every], f"{len(texts)} texts"
 
 
-def _reads(kind: str) -> str:
+def what_reads(kind: str) -> str:
+    """What a model of a kind reads, in words."""
     return {
         "image": "images only",
         "text": "texts only",
@@ -243,7 +256,8 @@ def looks_like_path(value: str) -> bool:
     )
 
 
-def _is_there(value: str) -> bool:
+def is_there(value: str) -> bool:
+    """Whether there is a file or a folder of that name."""
     try:
         return bool(value) and os.path.lexists(value)
     except (OSError, ValueError):  # too long, or with a zero byte: a text
@@ -254,7 +268,7 @@ def existing(value: str) -> Path:
     """The path of a file that is there. Raises InputError where it is not, or is a folder."""
     check_address(value)
     path = Path(value)
-    if not _is_there(value) or not path.exists():
+    if not is_there(value) or not path.exists():
         raise InputError(f"no such file: {value}")
     if path.is_dir():
         raise InputError(f"{value} is a folder; give a file")

@@ -23,6 +23,13 @@ from regard.zoo import in_zoo
 INPUT = "A picture file, a text, a text file, a chat (JSON), or - (stdin)."
 Input = Annotated[str, typer.Argument(metavar="INPUT", help=INPUT)]
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUT)]
+Sourced = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUT",
+        help=f"{INPUT[:-1]}; also a folder, a quoted glob, a .jsonl or a .csv file. Of several there is an index.",
+    ),
+]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name on the hub, a local folder, or one of `regard zoo`.")]
 Budget = Annotated[
     str | None,
@@ -93,6 +100,31 @@ Chosen = Annotated[
         help="An option of the method, as in correction=complete or sign=signed; may be repeated.",
     ),
 ]
+Chats = Annotated[
+    list[Path] | None,
+    typer.Option("--chat", metavar="FILE", help="A JSON file of a chat's messages as an INPUT; may be repeated."),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The column of a .csv or .jsonl file that holds the texts, or the pictures' paths."
+    ),
+]
+Label = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The column that says what is explained of each row: its --target.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with several inputs where an earlier run with the same --out ended.")
+]
+ToJson = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write the explanations as JSON, too; - is stdout.")
+]
+ToCsv = Annotated[
+    str | None, typer.Option("--csv", metavar="FILE", help="Write a row for every token as CSV, too; - is stdout.")
+]
+Opened = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
+Details = Annotated[bool, typer.Option("--details", help="Print the whole receipt of each map.")]
+NoPage = Annotated[bool, typer.Option("--no-page", help="Draw no page and no pictures.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

@@ -24,8 +24,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         try:
             command(*args, debug=debug, **kwargs)
-        except KeyboardInterrupt:
-            raise _end("interrupted", 130, debug) from None
+        except KeyboardInterrupt as e:
+            raise _end(str(e) or "interrupted", 130, debug) from None
         except RegardError as e:
             raise _end(f"error: {in_options(str(e))}", e.exit_code, debug) from None
         except BrokenPipeError:

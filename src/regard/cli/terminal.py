@@ -161,7 +161,9 @@ def show_file(file: Path, quiet: bool) -> None:
 
 
 def show_files(files: Sequence[Path], quiet: bool) -> None:
-    """Print where the files are, the report first."""
+    """Print where the files are, the report first; nothing where there are none."""
+    if not files:
+        return
     shown = [_from_here(f) for f in files]
     if quiet:
         typer.echo(shown[0])
@@ -172,6 +174,12 @@ def show_files(files: Sequence[Path], quiet: bool) -> None:
         f"{'picture' if len(drawn) == 1 else 'pictures'}: "
         + (str(drawn[0]) if len(drawn) == 1 else f"{len(drawn)} in {shown[0].parent}")
     )
+
+
+def show_written(files: Sequence[Path], quiet: bool) -> None:
+    """Print where the numbers are."""
+    for file in () if quiet else files:
+        typer.echo(f"numbers: {_from_here(file)}")
 
 
 def _from_here(file: Path) -> Path:

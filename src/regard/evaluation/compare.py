@@ -76,6 +76,9 @@ class Comparison:
     def __str__(self) -> str:
         return display.comparison_table(self)
 
+    def _repr_html_(self) -> str:
+        return display.comparison_fragment(self)
+
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained page: the grid of maps, and the table (needs `regard[viz]`)."""
         return display.write_comparison(self, path)

@@ -72,6 +72,13 @@ def write_comparison(comparison: Any, path: AnyPath) -> Path:
     return write_page(comparison, path)
 
 
+def comparison_fragment(comparison: Any) -> str:
+    """A comparison as HTML for a notebook."""
+    from regard.report.comparison.notebook import fragment
+
+    return fragment(comparison)
+
+
 def comparison_table(comparison: Any) -> str:
     """A comparison's table as text."""
     from regard.report.comparison.html import plain_table

@@ -11,10 +11,10 @@ import math
 import operator
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -30,10 +30,12 @@ from regard.explanation.export import as_json_file, defined, frame, raws_as_dict
 from regard.explanation.files import as_json, checked, packed, unpacked, write_atomically
 from regard.explanation.guidance import Guidance
 from regard.explanation.head_maps import HeadMaps, LateHeads
-from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, placed, raster_of, resized
+from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, pictures_of_sample, placed, raster_of, resized
 from regard.explanation.prediction import Prediction
+from regard.explanation.printed import short, table
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words_of
 from regard.explanation.receipt import Measured, Receipt
+from regard.explanation.same import same
 from regard.explanation.spans import Groups, grouped
 from regard.explanation.token_rows import TokenRows, tokens_asked
 from regard.explanation.transfer import FLOWS, LateTransfer, Transfer
@@ -41,7 +43,7 @@ from regard.explanation.transfer import FLOWS, LateTransfer, Transfer
 FORMAT = "regard-explanation-1"
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Explanation:
     """Scores of every token of every input stream for one target, by one method, with the receipt.
 
@@ -382,6 +384,7 @@ class Explanation:
             "options": self.options,
             "found": None if self.found is None else dataclasses.asdict(self.found),
             "compared": None if self.compared is None else self.compared.as_dict(),
+            "prediction": None if self.prediction is None else [[c._asdict() for c in row] for row in self.prediction],
             "receipt": self.receipt.as_dict(),
         }
         plain: dict[str, Any] = defined(as_json(made))
@@ -395,29 +398,59 @@ class Explanation:
         """One row a token: sample, stream, number, token, start, end, special, row, column, score."""
         return list(rows(self.scores, self.inputs, self._on_grid))
 
-    def to_dataframe(self) -> Any:
-        """`to_rows` as a pandas DataFrame. Raises Misuse where pandas is not installed."""
-        return frame(self.to_rows())
+    def to_dataframe(self, backend: str | None = None) -> Any:
+        """`to_rows` as a pandas DataFrame, or where there is no pandas, as a polars one; `backend` names one of them.
+
+        Raises Misuse where the one that is named, or where both are not installed; UnknownName for another name.
+        """
+        return frame(self.to_rows(), backend)
+
+    def numpy(self) -> dict[str, Any]:
+        """The scores as NumPy arrays: stream -> float32 (batch, tokens), copies that share nothing with the model."""
+        return {name: s.detach().cpu().float().numpy().copy() for name, s in self.scores.items()}
 
     def _on_grid(self, stream: str, token: int) -> dict[str, int]:
         return self.place_of(stream, token) if stream in self.grid else {}
 
     def __len__(self) -> int:
-        return self.batch
+        return self.samples
 
-    def __getitem__(self, i: Any) -> Explanation:
-        """One sample as an explanation of its own, its receipt with it. Raises IndexError for one that there is not."""
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, i: SupportsIndex) -> Explanation: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Explanation]: ...
+    def __getitem__(self, i: Any) -> Explanation | list[Explanation]:
+        """One sample as an explanation of its own, its receipt with it; of a slice a list of these.
+
+        Raises IndexError for a sample that there is not, Misuse for what is no number.
+        """
+        if isinstance(i, slice):
+            return [self[n] for n in range(*i.indices(len(self)))]
         try:
             i = operator.index(i)
         except TypeError:
             raise Misuse(f"an explanation is read one sample at a time: give its number, not {i!r}") from None
-        if not -self.batch <= i < self.batch:
-            raise IndexError(f"there is no sample {i}; the explanation holds {self.batch}, counted from 0")
-        i %= self.batch
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"there is no sample {i}; the explanation holds {len(self)}, counted from 0")
+        return dataclasses.replace(self) if self.compared is not None else self._sample(i % len(self))
+
+    def _sample(self, i: int) -> Explanation:
+        """One of several samples; of pictures that lie in rows of tokens with others, those of its own."""
+        packed = {
+            s: pictures_of_sample(self.grid[s], self.raster(s), t, i) for s, t in self.scores.items() if s in self.grid
+        }
+        kept = {s: found for s, found in packed.items() if found is not None}
+        raws = {s: raws[i : i + 1] for s, raws in self.inputs.items() if i < len(raws)}
+        raws |= {s: [self.inputs[s][p] for p in k.pictures] for s, k in kept.items() if s in self.inputs}
         return dataclasses.replace(
             self,
             scores={s: t[i : i + 1] for s, t in self.scores.items() if i < len(t)},
-            inputs={s: raws[i : i + 1] for s, raws in self.inputs.items() if i < len(raws)},
+            grid=self.grid | {s: k.grid for s, k in kept.items()},
+            rasters=self.rasters | {s: k.raster for s, k in kept.items()},
+            inputs={s: raws[s] for s in self.inputs if s in raws},
             receipt=self.receipt.of_sample(i, self.batch),
             guidance=None if self.guidance is None else self.guidance.of_sample(i),
             likely=None if self.likely is None else self.likely.of_sample(i),
@@ -426,6 +459,17 @@ class Explanation:
             _heads=self._heads.of_sample(i),
             late_test=self.late_test.of_sample(i),
         )
+
+    def __eq__(self, other: object) -> bool:
+        return same(self, other) if isinstance(other, Explanation) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return short(self)
+
+    def __str__(self) -> str:
+        return table(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regard.errors import Misuse
+from regard.errors import Misuse, nearest
 from regard.explanation.files import write_atomically
 from regard.explanation.raw_inputs import Raw, Sound, Text, words_of
 
@@ -78,12 +79,26 @@ def _cell(raw: Raw | None, number: int, times: Sequence[tuple[float, float]]) ->
     return {}
 
 
-def frame(found: Sequence[dict[str, Any]]) -> Any:
-    """Rows as a pandas DataFrame. Raises Misuse where pandas is not installed."""
-    try:
-        import pandas
-    except ImportError:
+BACKENDS = ("pandas", "polars")
+
+
+def frame(found: Sequence[dict[str, Any]], backend: str | None = None) -> Any:
+    """Rows as a DataFrame of pandas, else of polars, or of the one that is named.
+
+    Raises Misuse where it is not installed, UnknownName for another name.
+    """
+    if backend is not None and backend not in BACKENDS:
+        raise nearest(str(backend), BACKENDS, "backend")
+    for name in BACKENDS if backend is None else (backend,):
+        try:
+            library = importlib.import_module(name)
+        except ImportError:
+            continue
+        if name == "polars":
+            return library.DataFrame(list(found), infer_schema_length=None)
+        return library.DataFrame(found).convert_dtypes()
+    if backend is None:
         raise Misuse(
-            "to_dataframe needs pandas, which is not installed: pip install pandas, or use to_dict()"
-        ) from None
-    return pandas.DataFrame(found).convert_dtypes()
+            "to_dataframe needs pandas or polars, and neither is installed: pip install pandas, or use to_rows()"
+        )
+    raise Misuse(f"to_dataframe needs {backend}, which is not installed: pip install {backend}, or name no backend")

@@ -151,9 +151,9 @@ class Generation(Sequence[Explanation]):
             for row in exp.to_rows()
         ]
 
-    def to_dataframe(self) -> Any:
-        """`to_rows` as a pandas DataFrame. Raises Misuse where pandas is not installed."""
-        return frame(self.to_rows())
+    def to_dataframe(self, backend: str | None = None) -> Any:
+        """`to_rows` as a pandas or polars DataFrame; see `Explanation.to_dataframe`."""
+        return frame(self.to_rows(), backend)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,36 @@ class Raster:
 
 
 PLAINLY = Raster()
+
+
+@dataclass(frozen=True)
+class SamplePictures:
+    """Which pictures one sample holds of those that lie in rows of tokens together: their numbers, their grid, how it lies."""
+
+    pictures: list[int]
+    grid: Grid
+    raster: Raster
+
+
+def pictures_of_sample(
+    grid: Grid, raster: Raster, scores: Float[Tensor, "batch token"], i: int
+) -> SamplePictures | None:
+    """The pictures of one sample of several; None where every sample has rows of its own.
+
+    As many pictures as samples are one each; else they are those whose tokens score anything in the sample's row: tokens of
+    others score 0.
+    """
+    if raster.order is None or raster.each or len(scores) == 1:
+        return None
+    every = grid if isinstance(grid, list) else [grid]
+    ends = torch.tensor([math.prod(g) for g in every]).cumsum(0).tolist()
+    orders = [raster.order[end - math.prod(g) : end] for end, g in zip(ends, every, strict=True)]
+    own = [p for p, order in enumerate(orders) if bool(scores[i, list(order)].any())]
+    found = [i] if len(every) == len(scores) else own or [*range(len(every))]
+    order = tuple(token for p in found for token in orders[p])
+    grids = [every[p] for p in found]
+    kept = dataclasses.replace(raster, order=order)
+    return SamplePictures(found, grids[0] if len(grids) == 1 else grids, kept)
 
 
 def resized(

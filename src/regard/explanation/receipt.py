@@ -13,7 +13,11 @@ from torch import Tensor
 
 from regard.explanation.causal_test import CausalTest
 from regard.explanation.files import as_json
+from regard.explanation.same import same
+from regard.explanation.tables import as_html, beside, one_line
 
+SAMPLES = 8
+"""Of as many samples numbers are printed."""
 SAME = 1e-4
 """The watched run gave the model's own output where they differ by at most this times max(1, |y|)."""
 
@@ -171,7 +175,7 @@ class ExplainedModel:
         return cls(**plain)
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Receipt:
     """What was explained, against what, where, and how much of it the map accounts for. Tensors are (batch,).
 
@@ -319,6 +323,46 @@ class Receipt:
         made._measured, made._measure = (measure(), None) if self._measured is not None else (None, measure)
         return made
 
+    def __eq__(self, other: object) -> bool:
+        return same(self, other) if isinstance(other, Receipt) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        about = (
+            f"{self.method!r}, {one_line(self.target, 48)!r}, site {self.site!r}, baseline {one_line(self.baseline)!r}"
+        )
+        return f"Receipt({about}, {self.passes} passes{'' if self._measured else ', not measured yet'})"
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What it says, name by name, the numbers of each sample one after the other. Runs what is still to be measured."""
+        named = {
+            "target": self.target,
+            "target value": self.target_value,
+            "baseline": self.baseline,
+            "baseline value": self.baseline_value,
+            "site": self.site,
+            "read-out": self.readout,
+            "sum of the map": self.attribution_sum,
+            "attribution target": self.attribution_target,
+            "attribution error": self.attribution_error,
+            "relative error": self.relative_error,
+            "output difference": self.output_difference,
+            "conservation": self.conservation,
+            "causal test": " ".join(t.sentence for t in self.causal) or None,
+            "cost": f"{self.passes} passes, {self.seconds:.2g} s",
+            "seed": self.seed,
+            "versions": ", ".join(f"{k} {v}" for k, v in self.versions.items()) or None,
+        }
+        found = [(name, _said(value)) for name, value in named.items() if value is not None]
+        return [*found, *(("note", note) for note in self.notes)]
+
+    def __str__(self) -> str:
+        return "\n".join([f"receipt of {self.method}", *(beside(k, v, indent=20) for k, v in self.rows())])
+
+    def _repr_html_(self) -> str:
+        return as_html((), self.rows(), f"receipt of {self.method}")
+
     def __getstate__(self) -> dict[str, Any]:
         """A pickle is measured, as a file is: it cannot run the model later."""
         self.measure()
@@ -352,6 +396,14 @@ class Receipt:
         if "classes" not in values:  # saved before receipts said it
             values["classes"] = "text" if values["target"].startswith("similarity") else "class"
         return cls(**values, _measured=measured)
+
+
+def _said(value: Any) -> str:
+    """A value of the receipt in words; of more than a few samples the first ones."""
+    if not isinstance(value, Tensor):
+        return f"{value:.3g}" if isinstance(value, float) else one_line(str(value), 1000)
+    numbers = [f"{v:.3g}" for v in value.flatten().tolist()[:SAMPLES]]
+    return ", ".join([*numbers, *["…"] * (value.numel() > SAMPLES)])
 
 
 def _tensor(values: list[Any] | None) -> Tensor | None:
