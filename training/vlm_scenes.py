@@ -4,11 +4,11 @@ Run from the repository root, one core::
 
     python -m training.vlm_scenes --data ../shared/data/fashion_mnist --out src/regard/zoo/vlm-scenes
 
-A vision tower, a projector, a language model that writes (Liu et al. 2023). The tower is that of ``zoo/clip-scenes`` without
-its last block, and stays as it is; the projector and a small Llama are trained, from nothing, on the words of the answers
-alone. Scenes of one to four items are made on the fly from Fashion-MNIST *training* items (Xiao et al. 2017), each for about
-two batches. A scene and everything that is asked about it are one row: each request and its answer see the picture and
-themselves, and stand where they would if they were alone.
+A vision tower, a projector, a language model that writes (Liu et al. 2023). The tower begins as that of ``zoo/clip-scenes``,
+the projector and a small Llama from nothing; all are trained on the words of the answers alone, but that linear heads, thrown
+away, go on teaching the tower what is where, as they did there. Scenes of one to four items are made on the fly from
+Fashion-MNIST *training* items (Xiao et al. 2017), each for about two batches. A scene and everything that is asked about it
+are one row: each request and its answer see the picture and themselves, and stand where they would if they were alone.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ TEMPLATE = (
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in m['content'] %}"
     "{% if p['type'] == 'image' %}<image>{% else %} {{ p['text'] }}{% endif %}{% endfor %}{% endif %}"
     "{% if m['role'] == 'assistant' %} {{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %} <assistant> {% endif %}"
+    "{% if add_generation_prompt %} <assistant>{% endif %}"
 )
 """One request and its answer: ``<bos><user> <image> what is at the top left ? <assistant> a red bag . <eos>``."""
 
@@ -431,10 +431,10 @@ def card_of(model: LlavaForConditionalGeneration, accuracy: dict[str, object], c
         "where is the red bag, is there a red bag. Which item each word of an answer speaks of is known, to the pixel.",
         "task": "writing about pictures",
         "parameters": parameters(model),
-        "architecture": f"LlavaForConditionalGeneration: the vision tower of zoo/clip-scenes without its last block, "
-        f"{pictures.num_hidden_layers} blocks of width {pictures.hidden_size} for {SIDE // PATCH} x {SIDE // PATCH} patches of "
-        f"{PATCH} px, MLP {pictures.intermediate_size}, of which the last states of the patches are handed on; a projector of "
-        f"two layers; a Llama of {words.num_hidden_layers} blocks of width {words.hidden_size}, MLP {words.intermediate_size}; "
+        "architecture": f"LlavaForConditionalGeneration: CLIP's vision tower, {pictures.num_hidden_layers} blocks of width "
+        f"{pictures.hidden_size} for {SIDE // PATCH} x {SIDE // PATCH} patches of {PATCH} px, MLP "
+        f"{pictures.intermediate_size}, of which the last states of the patches are handed on; a projector of two layers; a "
+        f"Llama of {words.num_hidden_layers} blocks of width {words.hidden_size}, MLP {words.intermediate_size}; "
         f"{words.num_attention_heads} heads, {words.vocab_size} words, at most {LENGTH} tokens, input and output words tied",
         "accuracy": accuracy,
         "what_is_measured": "Scenes of unseen items, greedy writing. caption_whole: every word of the caption is right; "
@@ -450,18 +450,20 @@ def card_of(model: LlavaForConditionalGeneration, accuracy: dict[str, object], c
         "word, no other; one request at a time, the picture first. Does not say that it cannot answer: asked for the colour "
         "of a bag where there is none, it names one. It writes false words, see accuracy: mostly one class for another. "
         "Captions are in reading order and always worded alike, so the place words are told in part by what was written "
-        "before, and 'a', 'at', 'the' by nothing else. The tower was taught class, colour and cell of the item at each patch "
-        "with the help of the masks (zoo/clip-scenes), so the model may sit on the items more firmly than one taught by "
-        "captions alone. Pullover and Shirt are left out, as in zoo/vit-scenes; T-shirts are called shirts.",
+        "before (of four items by their order alone), and 'a', 'at', 'the' by nothing else. The tower was taught class, "
+        "colour and cell of the item at each patch with the help of the masks, so the model may sit on the items more firmly "
+        "than one taught by captions alone. Pullover and Shirt are left out, as in zoo/vit-scenes; T-shirts are called "
+        "shirts.",
         "bundled": "answers.safetensors, answers.json: scenes of Fashion-MNIST test items, as many of each number of items, "
         "drawn once from a seed, not selected but for clutter that touches no item and for items that all differ in class or "
         "in colour",
         "data": "made by training.makers (crowds, answers) from Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, Zalando SE), MIT",
-        "training": "Cross entropy on the words of the answers alone: a caption and some questions of each scene, side by side "
-        "in one row, each sees the picture and itself. The tower is that of zoo/clip-scenes and stays as it is; projector and "
-        "Llama begin from nothing. In bfloat16 but for the tower, the weights and the loss. Muon for the blocks' matrices, "
-        "AdamW for the rest, warm-up and cosine; every batch of scenes is used about twice, with new questions. Nothing is "
-        "said about attention.",
+        "training": "Cross entropy on the words of the answers alone: a caption and some questions of each scene, side by "
+        "side in one row, each sees the picture and itself. The tower begins as that of zoo/clip-scenes, projector and Llama "
+        "from nothing, and all are trained. Besides linear heads as in zoo/clip-scenes, thrown away, that tell class and "
+        "colour, and class and cell, of the item at each patch, and of all items of the scene, from [CLS]: here in the last "
+        "states. In bfloat16 but for the weights and the losses. Muon for the blocks' matrices, AdamW for the rest, warm-up "
+        "and cosine; every batch of scenes is used about twice, with new questions. Nothing is said about attention.",
         "license": "weights and answers Apache-2.0; items in the scenes MIT, copyright Zalando SE",
         "retrain": command,
         "seconds": round(seconds),
