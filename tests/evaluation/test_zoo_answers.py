@@ -2,20 +2,23 @@
 
 import argparse
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
 import regard
-from regard.zoo.answer_data import Answers
+from regard import zoo
+from regard.zoo.answer_data import Answers, read_answers
 from regard.zoo.caption_data import quarters
 from regard.zoo.fact_data import Draw
 from training.makers import answers as telling
 from training.makers.answers import Answer
 from training.makers.crowds import CELLS, TINTS, make_crowd
 from training.makers.questions import ITEMS, Sight
-from training.makers.scenes import Items
+from training.makers.scenes import Items, load_items
 
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fashion_mnist" / "test.npz"
 PAIR = Sight((-1, 4, 6, -1), (-1, 4, 0, -1))
 """A blue sandal at the top right, a red bag at the bottom left."""
 
@@ -321,3 +324,141 @@ def test_scores_of_captions_by_hand(train):
     assert {number for found in hits.values() for number, _ in found} == {2}
     silent = train.caption_scores(known, ["a blue sandal at the top right ."])
     assert [right for _, right in silent["item"]] == [True, False]
+
+
+# --- zoo/vlm-scenes -------------------------------------------------------------------------------------------------
+
+
+def picture(known, row):
+    """The picture that a request is about."""
+    from PIL import Image
+
+    return Image.fromarray(known.images[known.scene[row]].numpy())
+
+
+def test_the_script_trains_and_what_it_writes_is_read(train, options, tmp_path):
+    model = train.train(fake_items(), options, torch.Generator().manual_seed(0))
+    train.save(tmp_path, model)
+    train.bundle(tmp_path, fake_items(), 2, torch.Generator().manual_seed(0), Draw(0))
+    assert not model.training
+    accuracy = train.bundled_accuracy(tmp_path, model)
+    assert accuracy["bundled_scenes"] == 8
+    known = read_answers(tmp_path)
+    assert known.count.tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert [len(twins) for twins, kind in zip(known.twins, known.kinds, strict=True) if kind == "caption"] == [3] * 8
+    measured = train.measure(model, fake_items(), torch.Generator().manual_seed(0), Draw(0), scenes=2)
+    card = train.card_of(model, measured | accuracy, "again", 1.0)
+    assert set(card) >= set(zoo.cards()["zoo/vlm-scenes"])
+    reader = regard.load(tmp_path)
+    assert reader.kind == "image-text"
+    prompt = known.prompts[0]
+    said = reader.explain_generation((picture(known, 0), prompt), 40, "random").text.replace("<eos>", "")
+    assert said.split() == train.written(model, known.images[known.scene[:1]], [prompt])[0].split()
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return regard.load("zoo/vlm-scenes")
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return zoo.answers()
+
+
+def test_bundled_scenes_show_one_to_four_different_items(answers):
+    here = answers.items >= 0
+    each = len(answers.images) // 4
+    assert answers.count.tolist() == [number for number in range(1, 5) for _ in range(each)]
+    assert torch.equal(here, answers.colours >= 0)
+    assert torch.equal(here, answers.masks.flatten(2).any(2))
+    assert answers.masks.sum(1).max() == 1
+    for items, colours in zip(answers.items.tolist(), answers.colours.tolist(), strict=True):
+        shown = [pair for pair in zip(items, colours, strict=True) if pair[0] >= 0]
+        assert len(set(shown)) == len(shown)
+
+
+def test_bundled_answers_are_right_and_about_their_items(answers):
+    rows = zip(answers.items.tolist(), answers.colours.tolist(), strict=True)
+    sights = [Sight(tuple(items), tuple(colours)) for items, colours in rows]
+    regions = answers.regions()
+    for row in range(len(answers)):
+        text, places = answered_by_hand(answers.prompts[row], sights[answers.scene[row]])
+        assert answers.texts[row] == text
+        assert {CELLS[c] for c in answers.named[row].nonzero()[:, 0].tolist()} == places
+        for word in answers.words(row):
+            assert word.kind == "other" or (word.true and word.there)
+            assert word.region is None or not (word.region & ~regions[row]).any()
+    assert set(answers.kinds) == set(telling.KINDS)
+    assert int(answers.of_kind("caption").sum()) == len(answers.images)
+    few = answers.select(answers.scene >= 60)
+    assert few.prompts == tuple(p for p, s in zip(answers.prompts, answers.scene.tolist(), strict=True) if s >= 60)
+    assert few.words(0) != ()
+
+
+def test_bundled_twins_have_one_false_word(answers):
+    for row in range(len(answers)):
+        true = answers.texts[row].split()
+        assert len(answers.twins[row]) == (3 if answers.kinds[row] == "caption" else 0)
+        for twin in answers.twins[row]:
+            said = answers.words(row, twin.text)
+            assert [i for i, (a, w) in enumerate(zip(true, said, strict=True)) if a != w.text] == [twin.word]
+            assert said[twin.word].kind == twin.kind
+            assert not all(word.true for word in said if word.kind != "other")
+            assert twin.kind == "place" or (said[twin.word].true, said[twin.word].there) == (False, False)
+
+
+def test_vlm_is_read_by_transformers_alone(answers):
+    """From the folder, with the processor's own template, as any other LLaVA."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    home = zoo.folder("zoo/vlm-scenes")
+    processor, model = AutoProcessor.from_pretrained(home), AutoModelForImageTextToText.from_pretrained(home)
+    row = int(answers.of_kind("caption").nonzero()[-1])
+    content = [{"type": "image"}, {"type": "text", "text": answers.prompts[row]}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(text=prompt, images=picture(answers, row), return_tensors="pt", add_special_tokens=False)
+    assert inputs["input_ids"].shape[1] == 64 + 6
+    shown = answers.images[answers.scene[row]].permute(2, 0, 1).float() / 127.5 - 1
+    torch.testing.assert_close(inputs["pixel_values"][0], shown, rtol=0, atol=1e-5)
+    out = model.generate(**inputs)
+    said = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert len(parts_of(said)) == 4
+
+
+def test_vlm_is_as_good_on_the_bundled_scenes_as_its_card_says(train, vlm, answers):
+    card = zoo.cards()["zoo/vlm-scenes"]
+    accuracy = card["accuracy"]
+    assert sum(p.numel() for p in vlm.model.parameters()) == card["parameters"]
+    few = answers.select(answers.of_kind("caption") | answers.of_kind("where"))
+    found = train.scores(few, train.all_written(vlm.model, few))
+    for name in ("whole", "item", "colour", "place", "item_written"):
+        assert found[f"caption_{name}"] == pytest.approx(accuracy[f"bundled_caption_{name}"], abs=0.02), name
+        assert accuracy[f"bundled_caption_{name}"] == pytest.approx(accuracy[f"caption_{name}"], abs=0.15), name
+    assert found["question_right"]["where"] == pytest.approx(accuracy["bundled_question_right"]["where"], abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["gae", "token_activation_map"])
+def test_a_written_caption_has_a_map_of_8_by_8_patches_for_each_word(vlm, answers, method):
+    row = int(answers.of_kind("caption").nonzero()[20])
+    g = vlm.explain_generation((picture(answers, row), answers.prompts[row]), 40, method)
+    words = answers.words(row, g.text.removesuffix("<eos>"))
+    assert [t for t in g.tokens[-len(g) :] if t != "<eos>"] == [w.text for w in words]
+    assert len(parts_of(" ".join(w.text for w in words))) >= 1
+    for found in g:
+        assert found.scores["pixel_values"].shape == (1, 64)
+        assert found.grid["pixel_values"] == (8, 8)
+        assert found.on_original()[0].shape == (80, 80)
+    assert bool(g.of("pixel_values")[1].any())
+
+
+@pytest.mark.long
+def test_vlm_on_fresh_scenes_of_unseen_items(train, vlm):
+    if not SHARED.is_file():
+        pytest.skip(f"needs {SHARED}: Fashion-MNIST is not part of the repository")
+    gen, draw = torch.Generator().manual_seed(99), Draw(99)
+    found = train.measure(vlm.model, load_items(SHARED), gen, draw, scenes=200)
+    accuracy = zoo.cards()["zoo/vlm-scenes"]["accuracy"]
+    for name in ("item", "colour", "place"):
+        assert found[f"caption_{name}"] == pytest.approx(accuracy[f"caption_{name}"], abs=0.025), name
+    assert found["question_right"] == pytest.approx(accuracy["question_right"], abs=0.05)
