@@ -76,7 +76,7 @@ def pairs(sight: Sight) -> list[tuple[int, int]]:
     return list(zip(sight.classes, sight.tints, strict=True))
 
 
-def whats(sight: Sight) -> list[Answer]:
+def contents(sight: Sight) -> list[Answer]:
     """Ask what is in each cell, also in empty ones."""
     shown = [(c, f"a {named(sight, c)} .", (c,)) if c in sight.full else (c, "nothing .", ()) for c in range(4)]
     return [Answer("what", f"what is at the {CELLS[c]} ?", text, cells) for c, text, cells in shown]
@@ -90,7 +90,7 @@ def colours(sight: Sight) -> list[Answer]:
     ]
 
 
-def wheres(sight: Sight) -> list[Answer]:
+def places(sight: Sight) -> list[Answer]:
     """Ask for the place of each item that is the only one of its class and colour."""
     both = pairs(sight)
     alone = [c for c in sight.full if both.count(both[c]) == 1]
@@ -121,9 +121,9 @@ def are_there(sight: Sight, draw: Draw) -> list[Answer]:
 
 MAKE: dict[str, Callable[[Sight], list[Answer]]] = {
     "caption": captions,
-    "what": whats,
+    "what": contents,
     "colour": colours,
-    "where": wheres,
+    "where": places,
 }
 
 
