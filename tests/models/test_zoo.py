@@ -95,6 +95,7 @@ def test_names_folders_and_the_error_for_an_unknown_name():
         "zoo/llama-facts",
         "zoo/lxmert-scenes",
         "zoo/vit-scenes",
+        "zoo/vlm-scenes",
     ]
     assert all((zoo.folder(name) / "config.json").is_file() for name in zoo.names())
     with pytest.raises(UnknownName, match="unknown zoo model 'zoo/vit-scene'; did you mean 'zoo/vit-scenes'"):
@@ -109,7 +110,7 @@ def test_cards_are_complete_and_small_enough_to_bundle():
         assert str(round(card["parameters"])) in (zoo.folder(name) / "README.md").read_text(encoding="utf-8")
     files = [f for name in zoo.names() for f in zoo.folder(name).iterdir()]
     assert max(f.stat().st_size for f in files) < 6e6
-    assert sum(f.stat().st_size for f in files) < 26e6
+    assert sum(f.stat().st_size for f in files) < 32e6
     for name in ("zoo/lxmert-scenes", "zoo/detr-scenes"):
         assert (zoo.folder(name) / "model.safetensors").stat().st_size < 3e6
         assert sum(f.stat().st_size for f in zoo.folder(name).iterdir()) < 4e6

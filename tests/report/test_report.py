@@ -363,7 +363,7 @@ def test_page_is_accessible():
     assert ("html", {"lang": "en"}) in found
     images = [a.get("alt") for t, a in found if t == "img"]
     assert None not in images  # a thumbnail in the list of inputs adds nothing to the name beside it
-    assert images.count("") == 2
+    assert images.count("") == 1
     assert all(a.get("aria-label") and a["tabindex"] == "0" for _, a in found if a.get("class", "").startswith("stage"))
     ids = [a["id"] for _, a in found if "id" in a]
     assert len(ids) == len(set(ids))

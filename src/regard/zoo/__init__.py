@@ -1,4 +1,4 @@
-"""The zoo: six small trained models with known answers, bundled, for tests, examples and first steps.
+"""The zoo: seven small trained models with known answers, bundled, for tests, examples and first steps.
 
 ``zoo/vit-scenes`` names the item of clothing in a cluttered scene; every bundled scene has the exact mask of its item.
 ``zoo/bert-sentiment`` tells positive from negative sentences; our sentences have their deciding words marked.
@@ -6,6 +6,7 @@
 ``zoo/lxmert-scenes`` answers questions about scenes of several items; the regions that an answer must rest on are known.
 ``zoo/detr-scenes`` finds the items in such scenes; every item has its exact mask.
 ``zoo/clip-scenes`` compares such scenes with captions; the items that each caption is about have their exact masks.
+``zoo/vlm-scenes`` describes such scenes in words and answers questions; the item each word speaks of has its exact mask.
 
 The folders are ordinary Hugging Face folders: ``AutoModel...from_pretrained(folder(name))`` loads them offline. Names, folders
 and cards are read without torch, data with torch, numpy and safetensors alone. How the models were trained is no part of the
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from regard.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from regard.zoo.answer_data import Answers as Answers
     from regard.zoo.caption_data import Captions as Captions
     from regard.zoo.detection_data import Detections as Detections
     from regard.zoo.fact_data import Fact as Fact
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from regard.zoo.sentence_data import Sentence as Sentence
 
 KINDS = {
+    "Answers": "answer_data",
     "Captions": "caption_data",
     "Detections": "detection_data",
     "Fact": "fact_data",
@@ -42,6 +45,7 @@ KINDS = {
 
 __all__ = [
     *KINDS,
+    "answers",
     "captions",
     "cards",
     "demo_scene",
@@ -56,7 +60,7 @@ __all__ = [
 ]
 
 PREFIX = "zoo/"
-FOLDERS = ("bert-sentiment", "clip-scenes", "detr-scenes", "llama-facts", "lxmert-scenes", "vit-scenes")
+FOLDERS = ("bert-sentiment", "clip-scenes", "detr-scenes", "llama-facts", "lxmert-scenes", "vit-scenes", "vlm-scenes")
 
 
 def __getattr__(name: str) -> Any:
@@ -157,3 +161,12 @@ def captions() -> Captions:
     from regard.zoo.caption_data import read_captions
 
     return read_captions(folder("zoo/clip-scenes"))
+
+
+def answers() -> Answers:
+    """Return the bundled answers of ``zoo/vlm-scenes``: requests, the right answer of each, and the item that each word of it,
+    or of what the model writes instead, speaks of. Each caption has twins with one false word.
+    """
+    from regard.zoo.answer_data import read_answers
+
+    return read_answers(folder("zoo/vlm-scenes"))
