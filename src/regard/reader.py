@@ -332,8 +332,8 @@ class Reader(RawReader):
             prompt: what `read` takes; a list of prompts (not a chat) gives a list. For an encoder-decoder, give what the
                 decoder begins with (a task, a language, the first words) as decoder_input_ids or, for a reader of
                 documents, as the text beside the picture; the model's own writing begins after it.
-            max_new_tokens: the most tokens to write (default: what `generation_config` says, else 20); the model may stop
-                sooner.
+            max_new_tokens: the most tokens to write (default: what a generation_config among the options says, else 20,
+                whatever the model's own says); the model may stop sooner.
             method: a name from `regard.methods()`.
             target: "logit" or "log_probability" of each token written, or "contrast" with the best other token there.
             baseline: as in `explain`.

@@ -67,6 +67,17 @@ def test_a_gradient_of_the_gradient_goes_through_rows_of_zero():
     torch.testing.assert_close(second(mine), second(layer(x)), rtol=0, atol=1e-12)
 
 
+def test_many_gradients_at_once_are_those_of_each():
+    layer = nn.Linear(3, 2).double()
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    made = ours(layer, x)
+    assert made is not None
+    y = made[:, 0]
+    (found,) = torch.autograd.grad(y, x, torch.eye(5, dtype=torch.float64), is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(y[i], x, retain_graph=True)[0] for i in range(5)]
+    torch.testing.assert_close(found, torch.stack(each), rtol=0, atol=1e-12)
+
+
 def test_other_layers_are_torchs():
     layer = nn.Linear(6, 4)
     x = torch.randn(3, 6, requires_grad=True)

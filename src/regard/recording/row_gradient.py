@@ -52,12 +52,20 @@ class LinearByRows(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:  # noqa: D102
         (weight,) = ctx.saved_tensors
         flat = g.reshape(-1, g.shape[-1])
-        rows = None if torch.is_grad_enabled() else rows_that_count(flat)  # a gradient of zero has a gradient
+        rows = None if torch.is_grad_enabled() else known_rows(flat)  # a gradient of zero has a gradient
         if rows is None:
             return None, g @ weight, None
         at_x = flat.new_zeros(len(flat), weight.shape[1])
         at_x[rows] = flat[rows] @ weight
         return None, at_x.view(*g.shape[:-1], -1), None
+
+
+def known_rows(g: Tensor) -> Int[Tensor, " some"] | None:
+    """The rows that are not zero; None where that is not known: of many gradients at once (`is_grads_batched`)."""
+    try:
+        return rows_that_count(g)
+    except RuntimeError:  # no value can be read of what torch.vmap batches
+        return None
 
 
 def rows_that_count(g: Float[Tensor, "row feature"]) -> Int[Tensor, " some"] | None:
