@@ -17,7 +17,7 @@ from regard import zoo
 from regard.api import causal
 from regard.attribution.removal.chance import ranked, size_of
 from regard.errors import Misuse, UnknownName
-from regard.explanation.causal_test import CausalTest, Outcome
+from regard.explanation.causal_test import FEW, CausalTest, Outcome
 from support.as_found import assert_unchanged, state
 
 torch.set_num_threads(1)
@@ -339,6 +339,16 @@ def test_prompts_of_generations(tmp_path: Path) -> None:
     loaded = regard.Generation.load(written.save(tmp_path / "g.safetensors"))
     assert loaded[1].test() == tests[1]
     assert loaded[1].test(seed=1, model=llama).highest == written[1].test(seed=1).highest
+
+
+def test_of_what_is_written_about_a_picture_its_patches_are_tested_where_the_prompt_is_short() -> None:
+    reader, told = regard.load("zoo/vlm-scenes"), zoo.answers()
+    row = told.kinds.index("what")
+    written = reader.explain_generation((told.images[int(told.scene[row])].numpy(), told.prompts[row]), 3, "attnlrp")
+    found = written[1].test()
+    assert (found.stream, found.unit, found.units) == ("pixel_values", "patch", 64)
+    assert written[1].test(stream="input_ids").reason == FEW
+    assert written[1].test(stream="input_ids").stream == "input_ids"
 
 
 @pytest.mark.long

@@ -150,7 +150,7 @@ def test_tokens_that_a_model_would_write_are_named():
 
 def test_words_are_named_until_half_of_what_speaks_has_been():
     view = view_of(sentence())
-    passed, open_ = verdict_of(view)._replace(passed=True), verdict_of(view)
+    passed, open_ = verdict_of(view.exp)._replace(passed=True), verdict_of(view.exp)
     assert because(view, passed).startswith("Mostly because of “")
     assert because(view, open_).startswith("The map points at “")
     assert because(view, passed).count("“") <= 3
@@ -181,7 +181,7 @@ def test_a_map_that_is_spread_out_is_said_to_be():
 
 def test_a_map_in_which_nothing_speaks_for_the_target_says_so():
     exp = picture(scores=-picture().scores["pixel_values"].abs())
-    assert because(view_of(exp), verdict_of(view_of(exp))) == "In this map nothing speaks for it."
+    assert because(view_of(exp), verdict_of(exp)) == "In this map nothing speaks for it."
 
 
 # -- the receipt ----------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_a_map_in_which_nothing_speaks_for_the_target_says_so():
 
 def test_the_receipt_folds_behind_one_line():
     exp = picture()
-    line = folded(view_of(exp))
+    line = folded(exp, view_of(exp).target)
     assert line == f"same output as your model ✓ · explained: {view_of(exp).target} · gae · {exp.receipt.passes} passes"
     shown = page([exp])
     assert f"<summary>{html.escape(line)}</summary>".replace("&#x27;", "&#39;") in shown

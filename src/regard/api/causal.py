@@ -207,7 +207,7 @@ class Trial:
     def __post_init__(self) -> None:
         self.ground = self.case.grounded(self.recording)
         self.stream = self._stream()
-        self.unit, self.groups = self._units()
+        self.unit, self.groups = self._units_of(self.stream)
         self.n, self.k = len(self.groups), size_of(len(self.groups), self.asked.share)
 
     @property
@@ -263,7 +263,10 @@ class Trial:
     # -- units ------------------------------------------------------------------------------------------------------
 
     def _stream(self) -> Stream:
-        """The stream whose tokens are tested: the one that was asked for; else the picture, or the longest text or input."""
+        """The stream whose tokens are tested: the one that was asked for; else the picture, or the longest text or input.
+
+        Of what a model wrote it is the prompt; the picture where that has too few words.
+        """
         of_input = {s.name: s for s in self.recording.streams if s.of_input and s.name in self.exp.scores}
         if self.asked.stream is not None:
             if self.asked.stream not in of_input:
@@ -271,8 +274,15 @@ class Trial:
             return of_input[self.asked.stream]
         pictures = [s for n, s in of_input.items() if n in self.exp.grid or self._regions(n)]
         texts = [s for n, s in of_input.items() if isinstance(self._raw(n), Text)]
-        some = texts if self.case.reading.prompts and texts else pictures[:1] or texts or [*of_input.values()]
-        return max(some, key=lambda s: int(self.ground.can[self._sample_of(s), s.rows].sum()))
+        if self.case.reading.prompts and texts:
+            prompt = max(texts, key=self._most)
+            few = bool(pictures) and len(self._units_of(prompt)[1]) < LEAST
+            return max(pictures, key=self._most) if few else prompt
+        return max(pictures[:1] or texts or [*of_input.values()], key=self._most)
+
+    def _most(self, stream: Stream) -> int:
+        """How many of a stream's tokens can be taken away."""
+        return int(self.ground.can[self._sample_of(stream), stream.rows].sum())
 
     def _raw(self, name: str) -> Any:
         raws = self.exp.inputs.get(name, ())
@@ -291,14 +301,14 @@ class Trial:
         tensors = self.recording.given.tensors
         return 0 if stream.name in tensors and self.recording.given.batch(stream.name) == 1 else self.sample
 
-    def _units(self) -> tuple[str, list[list[int]]]:
-        """What a unit is called, and the tokens of each."""
-        can = self.ground.can[self._at, self.stream.rows].nonzero()[:, 0].tolist()
-        raw = self._raw(self.stream.name)
+    def _units_of(self, stream: Stream) -> tuple[str, list[list[int]]]:
+        """What a unit of a stream is called, and the tokens of each."""
+        can = self.ground.can[self._sample_of(stream), stream.rows].nonzero()[:, 0].tolist()
+        raw = self._raw(stream.name)
         by_word = isinstance(raw, Text) and bool(raw.words) and self.asked.unit != "token"
         if self.asked.unit == "word" and not by_word:
             raise Misuse(
-                f"no words are known of stream {self.stream.name!r}; test its tokens, or explain a raw text with a reader"
+                f"no words are known of stream {stream.name!r}; test its tokens, or explain a raw text with a reader"
             )
         if isinstance(raw, Text) and by_word:
             groups: dict[Any, list[int]] = {}
@@ -306,8 +316,8 @@ class Trial:
                 word = raw.word_of[i] if i < len(raw.word_of) else None
                 groups.setdefault((i,) if word is None else word, []).append(i)
             return "word", [*groups.values()]
-        kind = "moment" if isinstance(raw, Sound) else "patch" if self.stream.name in self.exp.grid else "token"
-        return "region" if self._regions(self.stream.name) else kind, [[i] for i in can]
+        kind = "moment" if isinstance(raw, Sound) else "patch" if stream.name in self.exp.grid else "token"
+        return "region" if self._regions(stream.name) else kind, [[i] for i in can]
 
     def _scores(self) -> Float[Tensor, " unit"]:
         """One score a unit: the sum over its tokens."""

@@ -290,7 +290,8 @@ class Explanation:
         The k units that score highest are taken away, and k random ones, so many times: the target should fall farther without
         the former. A unit is a word where words are known, else a token (a patch, a region, a moment of a sound); special
         tokens, padding, and tokens that the target does not see or reads by themselves are none. Of what a model wrote, the
-        prompt's are tested. Costs about `random` forward passes; what was found is kept on the receipt, and saved.
+        prompt's are tested; those of the picture, where the prompt has fewer than 8. Costs about `random` forward passes; what
+        was found is kept on the receipt, and saved.
 
         Args:
             share: of the units that is taken away. k is at least so large that there are 50 choices of k.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regard.explanation.causal_test import CausalTest
+from regard.explanation.explanation import Explanation
 from regard.explanation.names import stream_name
 from regard.explanation.prediction import Prediction
 from regard.report.colour import Array, number
@@ -37,11 +38,11 @@ class Verdict(NamedTuple):
         return {True: "✓", False: "✗", None: "?"}[self.passed]
 
 
-def verdict_of(view: SampleView, where: str = "page") -> Verdict:
+def verdict_of(exp: Explanation, sample: int = 0, where: str = "page") -> Verdict:
     """The causal test of a map, or how to ask for it."""
-    tests = [t for t in view.exp.receipt.causal if t.sample == view.sample]
+    tests = [t for t in exp.receipt.causal if t.sample == sample]
     if not tests:
-        why = view.exp.untested
+        why = exp.untested
         return Verdict(f"Not tested: {why}" if why else ASK[where], None)
     test: CausalTest = tests[0]
     return Verdict(test.verdict, test.better_than_chance)
@@ -179,12 +180,12 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def folded(view: SampleView) -> str:
+def folded(exp: Explanation, target: str) -> str:
     """The receipt in one line: whether the output is the model's own, what was explained, how many passes it took."""
-    r = view.exp.receipt
+    r = exp.receipt
     own = "" if r.output_difference is None else SAME if r.same_output else f"output {differs(r.output_difference)}"
     passes = f"{r.passes} {'pass' if r.passes == 1 else 'passes'}"
-    return " · ".join(filter(None, (own, f"explained: {view.target}", view.method, passes)))
+    return " · ".join(filter(None, (own, f"explained: {target}", exp.method, passes)))
 
 
 __all__ = ["Verdict", "answers", "because", "folded", "headline", "place_of", "verdict_of"]

@@ -46,12 +46,14 @@ def show(view: SampleView, console: Console, *, details: bool = True) -> Rendera
         parts += _panel(panel, width, coloured)
     parts += [Line("beside it: " + plain(listed(p)), style="dim") for p in view.listed]
     parts += [together(table) for table in tables_of(view)]
-    return Group(*parts, Line(""), *([_receipt(view)] if details else [Line(plain(folded(view)), style="dim")]))
+    return Group(
+        *parts, Line(""), *([_receipt(view)] if details else [Line(plain(folded(view.exp, view.target)), style="dim")])
+    )
 
 
 def told(view: SampleView) -> list[RenderableType]:
     """Whether the map is better than chance, and what it points at."""
-    verdict = verdict_of(view, "terminal")
+    verdict = verdict_of(view.exp, view.sample, "terminal")
     colour = {True: "green", False: "red", None: "dim"}[verdict.passed]
     said = [Line(f"{verdict.mark} ", style=colour).append(plain(verdict.sentence), "default")]
     pointed = because(view, verdict)

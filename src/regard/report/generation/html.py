@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from regard.errors import Misuse
+from regard.explanation.explanation import Explanation
 from regard.explanation.files import write_atomically
 from regard.explanation.generation import Generation
 from regard.report import need
+from regard.report.answer import folded, verdict_of
 from regard.report.causal import causal_of
 from regard.report.colour import DARK, LIGHT, OPACITY, Array
 from regard.report.generation.view import GenerationView, TextUnit, WrittenRow, view
@@ -78,7 +80,7 @@ def _section(g: Generation, key: str) -> dict[str, Any]:
         "stages": stages,
         "read": [{"name": p.name, "units": {by: _units(p.units[by], v, 0, by) for by in p.units}} for p in v.read],
         "written": {"name": v.written.name, "units": _tokens(v)},
-        "rows": [_row(r, i, names[i], receipts[i], shared, causal_of(g[i])) for i, r in enumerate(v.rows)],
+        "rows": [_row(r, g[i], i, names[i], receipts[i], shared, causal_of(g[i])) for i, r in enumerate(v.rows)],
         "shared": shared,
         "data": {
             "id": key,
@@ -90,6 +92,7 @@ def _section(g: Generation, key: str) -> dict[str, Any]:
 
 def _row(
     row: WrittenRow,
+    exp: Explanation,
     number: int,
     name: str,
     receipt: Sequence[ReceiptLine],
@@ -101,6 +104,8 @@ def _row(
         "name": name,
         "shares": [(n, percent(round(s, 3))) for n, s in row.shares],
         "scales": {by: scale(s) for by, s in row.scales.items()},
+        "verdict": verdict_of(exp),
+        "folded": folded(exp, exp.target),
         "causal": tested,
         "receipt": [line for line in receipt if line not in shared and not (tested and line.name == "causal test")],
     }
