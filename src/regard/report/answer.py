@@ -13,6 +13,7 @@ from regard.explanation.explanation import Explanation
 from regard.explanation.names import stream_name
 from regard.explanation.prediction import Prediction
 from regard.report.colour import Array, number
+from regard.report.headline import headline
 from regard.report.receipt import SAME, at, differs
 from regard.report.view import PictureView, SampleView, SoundView, TextPiece, TextView, target_of
 
@@ -48,16 +49,16 @@ def verdict_of(exp: Explanation, sample: int = 0, where: str = "page") -> Verdic
     return Verdict(test.verdict, test.better_than_chance)
 
 
-def headline(view: SampleView) -> str:
-    """What the model predicts, with its probability: "Trouser, 51 %"; else the target and its value."""
-    exp = view.exp
+def in_short(view: SampleView) -> str:
+    """What the model predicts, with its probability: "Trouser 51 %"; of what is no class, the target and its value."""
+    exp, sample = view.exp, view.sample
     if exp.found is None and exp.compared is None and (likely := exp.prediction) is not None:
-        first = likely[min(view.sample, len(likely) - 1)][0]
+        first = likely[min(sample, len(likely) - 1)][0]
         if not likely.several:
-            return f"{first.label}, {first.percent}" if first.percent else first.label
-    if exp.found is not None:
-        return target_of(exp, view.sample)
-    return f"{target_of(exp, view.sample)}: {number(at(exp.receipt.target_value, view.sample))}"
+            return f"{first.label} {first.percent}".strip()
+    if exp.found is not None or exp.compared is not None:
+        return headline(exp, sample)
+    return f"{target_of(exp, sample)}: {number(at(exp.receipt.target_value, sample))}"
 
 
 def answers(views: Sequence[SampleView]) -> dict[str, Any] | None:
@@ -188,4 +189,4 @@ def folded(exp: Explanation, target: str) -> str:
     return " · ".join(filter(None, (own, f"explained: {target}", exp.method, passes)))
 
 
-__all__ = ["Verdict", "answers", "because", "folded", "headline", "place_of", "verdict_of"]
+__all__ = ["Verdict", "answers", "because", "folded", "in_short", "place_of", "verdict_of"]
