@@ -1,6 +1,8 @@
 """What one picture compared with many texts costs: all classes explained, as times of a plain forward of the picture and them.
+And what one picture costs: `attention_eclip` and `legrad` of a ViT-B/16 and of a CLIP of one text, beside the floor (the
+plain forward pass and the gradient at the picture).
 
-    python benchmarks/eclip.py [--texts 20] [--size base|small] [--rounds 7] [--only bare]
+    python benchmarks/eclip.py [--texts 20] [--size base|small] [--rounds 7] [--only bare] [--write]
 
 A CLIP of random weights; ways run side by side, and each ratio is the median over rounds (see measure.py). Gradients of all
 classes are taken at the last attention of either tower, where the maps need them: "in turn", one class after the other, and
@@ -15,9 +17,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import measure
 import torch
 from measure import Ways, machine, ratio, timed
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification
 
 import regard
 from regard.recording import record
@@ -106,6 +109,45 @@ def gradients(model: CLIPModel, inputs: dict[str, torch.Tensor], texts: int) -> 
     return {"gradients of all, in turn": in_turn, "gradients of all, batched": batched}
 
 
+def of_one(model: Any, inputs: dict[str, torch.Tensor], target: Target) -> Ways:
+    """What one map costs of a model of pictures."""
+    for p in model.parameters():
+        p.requires_grad_(False)
+
+    def floor() -> object:
+        pixels = inputs["pixel_values"].clone().requires_grad_()
+        given = inputs | {"pixel_values": pixels}
+        y = target.value(model(**given), given).y.sum()
+        return torch.autograd.grad(y, pixels)
+
+    methods = ("raw_attention", "attention_eclip", "legrad")
+    maps = {m: (lambda m=m: regard.explain(model, inputs, target, m)) for m in methods}
+    return {FLOOR: plain(model, inputs), "forward and gradient": floor, **maps}
+
+
+def one_picture(rounds: int) -> str:
+    """Ways x models, as times of the plain forward and of the forward with its gradient."""
+    g = torch.Generator().manual_seed(2)
+    vit = ViTForImageClassification(ViTConfig(num_labels=1000)).eval()
+    cases: dict[str, Ways] = {
+        f"ViT-B/16, {n} {'picture' if n == 1 else 'pictures'}": of_one(
+            vit, {"pixel_values": torch.randn(n, 3, 224, 224, generator=g)}, Target.logit(3)
+        )
+        for n in (1, 4)
+    }
+    clip = Target.logit(0, output="logits_per_image")
+    cases["CLIP ViT-B/16, 1 picture, 1 text"] = of_one(model_of("base"), inputs_of("base", 1), clip)
+    lines = ["| model | way | plain forward | forward and gradient |", "|---|---|---|---|"]
+    for name, made in cases.items():
+        times = timed(made, rounds)
+        lines += [
+            f"| {name} | `{way}` | {ratio(times, way, FLOOR):.2f} x | {ratio(times, way, 'forward and gradient'):.2f} x |"
+            for way in times
+            if way not in (FLOOR, "forward and gradient")
+        ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,11 +155,21 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=["bare"], help="the gradients alone, without regard.explain")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     given = parser.parse_args()
     times = timed(ways(given.size, given.texts, bare=given.only == "bare"), given.rounds)
-    print(f"{given.size}, {given.texts} texts, {given.rounds} rounds; {machine()}")
-    for name in times:
-        print(f"{name:40} {ratio(times, name, FLOOR):8.2f} x")
+    rows = "\n".join(f"| {name} | {ratio(times, name, FLOOR):.2f} x |" for name in times)
+    how = (
+        f"`python benchmarks/eclip.py`: {machine()}, median of {given.rounds} rounds, each way in turn in one process."
+    )
+    many = f"{how}\n\n| {given.texts} texts, {given.size} | time |\n|---|---|\n{rows}"
+    print(many)
+    if given.only == "bare":
+        return
+    one = one_picture(given.rounds)
+    print(one)
+    if given.write:
+        measure.write("eclip", f"{many}\n\n{one}")
 
 
 if __name__ == "__main__":
