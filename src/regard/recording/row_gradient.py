@@ -20,7 +20,7 @@ GIVEN = ("input", "weight", "bias")
 def by_rows(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
     """What a linear layer gives, with its gradient from here; None where its weights depend on something, or off the CPU (which
     would have to wait for a GPU to say which rows count). Parameters are constants: nobody asks for their gradients."""
-    if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or saved_elsewhere():
         return None
     given = dict(zip(GIVEN, args, strict=False)) | dict(kwargs)
     x, weight, bias = (constant(given.get(name)) for name in GIVEN)
@@ -33,6 +33,14 @@ def by_rows(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
     # as the model runs it: what torch multiplies by depends on whether weights ask for a gradient
     made: Tensor = LinearByRows.apply(partial(func, *args, **kwargs), x, weight)  # type: ignore[no-untyped-call]
     return made
+
+
+def saved_elsewhere() -> bool:
+    """Whether something takes what operations save for the backward pass: a checkpoint runs its part once more, unwatched, and
+    wants the same saved as before. True, too, where this torch cannot say."""
+    autograd: Any = torch._C._autograd  # noqa: SLF001 (no public call says it)
+    top = getattr(autograd, "_top_saved_tensors_default_hooks", None)
+    return top is None or top(False) is not None
 
 
 def constant(t: Any) -> Any:
