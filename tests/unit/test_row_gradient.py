@@ -41,6 +41,24 @@ def test_values_are_the_models_own_and_gradients_are_torchs(name, read, bias):
     torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("turned", [True, False])
+def test_what_a_layer_gives_can_be_written_into(turned):
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4)
+    x = torch.randn(3, 5, 6, requires_grad=True)
+    given = x.transpose(0, 1) if turned else x
+
+    def written(y: Tensor) -> Tensor:
+        y[..., :2] += 1.0
+        y *= 2.0
+        (g,) = torch.autograd.grad(y.square().sum(), x)
+        return g
+
+    mine = ours(layer, given)
+    assert mine is not None
+    torch.testing.assert_close(written(mine), written(layer(given)))
+
+
 def test_rows_without_a_gradient_are_not_multiplied():
     g = torch.zeros(9, 4)
     g[2, 3], g[5, 0] = 1.0, -1.0

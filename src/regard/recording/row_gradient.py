@@ -54,7 +54,9 @@ class LinearByRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[[], Tensor], _x: Tensor, weight: Tensor) -> Any:  # noqa: D102
         ctx.save_for_backward(weight)
-        return run()
+        out = run()
+        view = out._is_view()  # noqa: SLF001 (`_base` is not known of what is made in here)
+        return out.data if view else out  # a view that is made in here could not be written into
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # noqa: D102

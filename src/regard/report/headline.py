@@ -51,7 +51,8 @@ def probability(exp: Explanation, sample: int = 0) -> float | None:
         return at(exp.receipt.target_value, sample)
     c = at(exp.receipt.explained, sample)
     if exp.compared is not None and c is not None:
-        return None if exp.compared.probabilities is None else exp.compared.probabilities[int(c)]
+        shares = exp.compared.probabilities
+        return None if shares is None else shares[_class(exp, int(c))]
     likely = exp.prediction[sample] if exp.prediction is not None and sample < len(exp.prediction) else ()
     tests = [t.probability for t in exp.receipt.causal if t.sample == sample]
     known = [*(k.probability for k in likely if k.number == c), *tests]
@@ -61,7 +62,12 @@ def probability(exp: Explanation, sample: int = 0) -> float | None:
 def _text(exp: Explanation, sample: int) -> str:
     """The class of texts that a picture is compared with."""
     c = at(exp.receipt.explained, sample)
-    return target_of(exp, sample) if exp.compared is None or c is None else exp.compared.names[int(c)]
+    return target_of(exp, sample) if exp.compared is None or c is None else exp.compared.names[_class(exp, int(c))]
+
+
+def _class(exp: Explanation, c: int) -> int:
+    """The class of texts that a number on the receipt means: of a text, which may be one of several of its class."""
+    return c // exp.compared.templates if fits_texts(exp) and exp.compared is not None else c
 
 
 def _instead(exp: Explanation, sample: int) -> list[str]:

@@ -20,7 +20,10 @@ from regard.recording.tokens.tracker import Trail
 if TYPE_CHECKING:
     pass
 
-CONTRACTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "ScaledDotProduct", "UnsafeView_Mm")
+CONTRACTS = (
+    *("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "ScaledDotProduct", "UnsafeView_Mm"),
+    *("LinearByRows", "PatchEmbedding"),
+)
 
 
 @dataclass(frozen=True)
