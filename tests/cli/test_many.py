@@ -519,7 +519,12 @@ def test_ctrl_c_and_then_resume_for_real(tmp_path, monkeypatch):
     """A real SIGINT in the midst of 12 pictures; then the index is that of an undisturbed run, byte by byte."""
     monkeypatch.chdir(tmp_path)
     scenes(12)
-    running = subprocess.Popen(command("in", "--out", "part"), stderr=subprocess.PIPE, text=True)
+
+    def heard() -> None:  # what a shell runs in the background is started deaf to Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    started: Any = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heard}
+    running = subprocess.Popen(command("in", "--out", "part"), **started)
     deadline = time.monotonic() + 120
     while not Path("part/003").exists() and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.02)
