@@ -14,6 +14,7 @@ import time
 import webbrowser
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
