@@ -410,7 +410,8 @@ class Reader(RawReader):
         """Tell which words of a caption or an answer rest on the picture, and which on other words: a `TrustedWords`.
 
         Each word has the share of its relevance that lies on the picture, and the change of its log-probability when the
-        context is read again, weighed by that relevance. A low share is a hint that the word is made up, no proof of it.
+        context is read again, weighed by that relevance. A low share is a weak hint that the word is made up, no proof of it:
+        on zoo/vlm-scenes the word's own log-probability tells far more (docs/vlm.md).
 
         Args:
             prompt: what `read` takes, as in `explain_generation`.
