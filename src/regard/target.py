@@ -28,7 +28,7 @@ class Value:
 
     rival: the class that it is contrasted with.
     shared: samples read rows of one another (several pictures and one text), so that each needs a gradient of its own.
-    among: the scores of all classes where that of y is read, without a graph, and the head that they are of.
+    among: the scores of all classes where that of y is read, and the head that they are of; None: as the model has it.
     """
 
     y: Float[Tensor, " batch"]
@@ -36,7 +36,7 @@ class Value:
     predicted: Int[Tensor, " batch"] | None = None
     shared: bool = False
     rival: Int[Tensor, " batch"] | None = None
-    among: tuple[Float[Tensor, "batch class"], Head] | None = None
+    among: tuple[Float[Tensor, "batch class"], Head | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Target:
             first = _of_class(logits, c, None, inputs)
             others = logits if d is not None or first.explained is None else _without(logits, first.explained)
             second = _of_class(others, d, None, inputs)
-            return _among(replace(first, y=first.y - second.y, rival=second.explained), logits)
+            return _among(replace(first, y=first.y - second.y, rival=second.explained), logits, None)
 
         rival = "the best other class" if d is None else _name(d)
 
@@ -519,9 +519,9 @@ def _of_class(
     return Value(y, explained, None if head.several or head.one else predicted)
 
 
-def _among(value: Value, given: Tensor, head: Head = ORDINARY) -> Value:
+def _among(value: Value, given: Tensor, head: Head | None = ORDINARY) -> Value:
     """The value, with the scores of all classes that it was read among, where these are of classes."""
-    return value if value.explained is None else replace(value, among=(given.detach(), head))
+    return value if value.explained is None else replace(value, among=(given, head))
 
 
 def _picked(logits: Tensor, position: int | Tensor | None, inputs: Mapping[str, Any], output: Any) -> Tensor:

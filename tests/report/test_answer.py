@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 import regard
+from regard import Target
 from regard.explanation.causal_test import CausalTest, Outcome
 from regard.explanation.prediction import Prediction
 from regard.report.answer import _words as strongest_words
@@ -19,6 +20,7 @@ from regard.report.answer import answers, because, folded, in_short, place_of, v
 from regard.report.explanation.html import page
 from regard.report.explanation.terminal import predicted, show
 from regard.report.view import TextPiece, sections, view_of
+from support import families
 from support.drawn import NASTY, picture, sentence
 
 
@@ -125,6 +127,17 @@ def test_the_likeliest_classes_of_a_run_are_those_of_the_models_own_output():
     assert exp.prediction.labels[1][0] == reader.labels[int(which[1, 0])]
     assert [c.number for c in exp[1].prediction[0]] == which[1].tolist()
     assert len(exp.prediction) == 2
+
+
+@pytest.mark.parametrize("target", [None, 1, Target.probability(1), Target.contrast(1, 2), Target.log_probability(0)])
+def test_several_true_classes_have_sigmoids_whatever_is_explained_of_them(target, monkeypatch):
+    case = families.CASES["vit"]()
+    monkeypatch.setattr(case.model.config, "problem_type", "multi_label_classification")
+    exp = regard.explain(case.model, case.inputs, target)
+    logits = case.model(**case.inputs).logits.detach()
+    assert exp.prediction is not None
+    assert (exp.prediction.activation, exp.prediction.several) == ("sigmoid", True)
+    torch.testing.assert_close(exp.prediction.probabilities, logits.sigmoid().topk(min(5, logits.shape[1])).values)
 
 
 def test_a_prediction_is_saved_and_a_custom_target_has_none(tmp_path):

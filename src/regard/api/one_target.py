@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.api.causal_later import late_test
 from regard.api.heads_later import late_heads
@@ -34,6 +34,7 @@ from regard.explanation.raw_inputs import Raw
 from regard.explanation.receipt import ExplainedModel, LearnedMask, ReadTokens, Receipt, Surrogate
 from regard.explanation.token_rows import TokenRows
 from regard.guide import Guide
+from regard.head import head_of
 from regard.recording import Recording, Stream
 from regard.recording.ambient import as_the_user
 from regard.recording.independence import crossing
@@ -157,7 +158,7 @@ class OneMap:
             rasters=rasters,
             guidance=self._guidance(streams),
             of_pairs=pairs is not None,
-            likely=prediction_of(value),
+            likely=prediction_of(value, w.recording.model),
             _token_rows=pairs or token_rows(w, fixed, value, self.row, self._guided_options, receipt),
             _transfer=late_transfer(w, fixed, value, receipt),
             _heads=late_heads(w, fixed, value, self.row, self._guided_options, self._read_weights, receipt),
@@ -329,15 +330,16 @@ class OneMap:
         return tuple(c for a in context.readout for c in context.recording.attentions[a].calls)
 
 
-def prediction_of(value: Value) -> Prediction | None:
+def prediction_of(value: Value, model: nn.Module) -> Prediction | None:
     """The likeliest of the classes that y was read among."""
     if value.among is None:
         return None
-    given, head = value.among
-    scores, classes = given.float().topk(min(TOP, given.shape[-1]), dim=-1)
+    given, known = value.among
+    head, given = known or head_of(model, given), given.detach().float()
+    scores, classes = given.topk(min(TOP, given.shape[-1]), dim=-1)
     shares = None
     if head.kind != "score" or head.made:
-        shares = head.probability(given.float(), log=False)
+        shares = head.probability(given, log=False)
         shares = (shares.exp() if head.made == "log_softmax" else shares).gather(-1, classes).cpu()
     several = head.several or head.one
     kind = head.made.removeprefix("log_") or head.kind
