@@ -6,15 +6,13 @@ import csv
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from regard.errors import InputError, Misuse
 
-ROWS = ("sample", "stream", "number", "token", "start", "end", "special", "row", "column", "score")
 WRITTEN = ("written", "written_token")
 PIECES = {"json": "explanations.jsonl", "csv": "tokens.csv"}
 """The files of one input of many."""
@@ -84,11 +82,14 @@ def one_json(named: tuple[str, Any]) -> str:
 
 def csv_lines(found: Sequence[tuple[str, Any]]) -> Iterator[str]:
     """Heads, and a row for each token of all explanations, with its input, method and target."""
+    from regard.explanation.export import COLUMNS
+    from regard.report.view import csv_cell
+
     written = any(hasattr(made, "explanations") for _, made in found)
-    heads = ["input", "method", "target", *(WRITTEN if written else ()), *ROWS]
+    heads = ["input", "method", "target", *(WRITTEN if written else ()), *COLUMNS]
     yield _csv_line(heads)
     for name, made in found:
-        about = {"input": name, "method": made.method, "target": made.target}
+        about = {"input": csv_cell(name), "method": made.method, "target": csv_cell(made.target)}
         for row in made.to_rows():
             yield _csv_line([_plain((about | row).get(head)) for head in heads])
 
@@ -152,26 +153,13 @@ def _poured(file: str, lines: Iterable[str]) -> None:
             sys.stdout.write(line + "\n")
         sys.stdout.flush()
         return
-    final = Path(os.path.abspath(file))
+    from regard.explanation.files import opened_atomically
+
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _atomically(final, lambda opened: opened.writelines(line + "\n" for line in lines))
+        with opened_atomically(os.path.abspath(file)) as opened:
+            opened.writelines(f"{line}\n".encode() for line in lines)
     except OSError as e:
         raise InputError(f"{file} cannot be written: {e.strerror or e}") from e
-
-
-def _atomically(final: Path, fill: Callable[[IO[str]], Any]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as opened:
-            fill(opened)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, final)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 __all__ = ["DataOut"]

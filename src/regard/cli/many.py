@@ -156,7 +156,9 @@ class ManyInputs:
         final = self.journal.out / folder
         if os.path.lexists(final):
             final.replace(work.parent / "old")
-        os.chmod(work, 0o755 & ~_umask())
+        from regard.explanation.files import umask
+
+        os.chmod(work, 0o755 & ~umask())
         work.replace(final)
 
     @contextlib.contextmanager
@@ -231,12 +233,6 @@ def _of(entry: IndexEntry) -> str:
 
 class _NotWritten(Exception):
     """The output folder could not be written."""
-
-
-def _umask() -> int:
-    found = os.umask(0)
-    os.umask(found)
-    return found
 
 
 __all__ = ["ManyInputs", "OwnFolders", "check_failed", "show_entries"]

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from torch import Tensor
 
@@ -19,21 +19,33 @@ from regard.explanation.raw_inputs import Picture, Raw, Sound, Text
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a temporary file beside `path`, then rename it: never half a file. Makes missing folders."""
+    """Write a file that is there whole or not at all. Makes missing folders."""
+    with opened_atomically(path) as f:
+        f.write(data)
+    return Path(path)
+
+
+@contextmanager
+def opened_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path` to be filled, then renamed: never half a file. Makes missing folders."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
     try:
         with os.fdopen(handle, "wb") as f:
-            f.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+            yield f
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, final)
     except BaseException:
         os.unlink(temporary)
         raise
-    return final
+
+
+def umask() -> int:
+    """What the user takes from the rights of new files."""
+    found = os.umask(0)
+    os.umask(found)
+    return found
 
 
 def packed(inputs: Mapping[str, Sequence[Raw]], tensors: dict[str, Tensor]) -> dict[str, list[dict[str, Any]]]:
