@@ -28,6 +28,7 @@ from regard.report.explanation.html import page
 from regard.report.generation import html as writing
 from regard.report.generation.view import view
 from regard.report.view import word_pieces
+from support.drawn import picture
 from support.writers import save
 
 torch.set_num_threads(1)
@@ -578,3 +579,11 @@ def test_an_answer_as_a_whole_leaves_in_the_same_forms(against):
     assert made["receipt"]["target_value"] == g.whole.receipt.target_value.tolist()
     assert list(made["inputs"]) == ([] if against is None else ["against"])
     assert not against or made["inputs"]["against"][0]["text"].endswith(against)
+
+
+def test_names_in_a_csv_are_no_formulas():
+    from regard.cli.data_out import csv_lines
+
+    heads, first, *_ = csv_lines([("=1+1.png", picture())])
+    assert heads.startswith("input,method,target,sample,stream,number,token")
+    assert first.startswith("'=1+1.png,gae,")
