@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import hashlib
 import io
 import json
 import re
@@ -14,7 +15,6 @@ import time
 import webbrowser
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -512,20 +512,28 @@ def scenes(count):
         Image.fromarray(pixels.numpy()).save(f"in/{i:03d}.png")
 
 
+# what a shell runs in the background is started deaf to Ctrl-C
+HEARING = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from regard.__main__ import main; main()"
+)
+
+
 def command(*args):
-    return [sys.executable, "-m", "regard", "explain", *args, "-m", "zoo/vit-scenes", "-q"]
+    return [sys.executable, "-c", HEARING, "explain", *args, "-m", "zoo/vit-scenes", "-q"]
+
+
+def digests(folder):
+    """Name and digest of every file: a difference is said by name, not as megabytes of HTML."""
+    files = [f for f in Path(folder).rglob("*") if f.suffix in (".html", ".json", ".png")]
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def test_ctrl_c_and_then_resume_for_real(tmp_path, monkeypatch):
     """A real SIGINT in the midst of 12 pictures; then the index is that of an undisturbed run, byte by byte."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # another number of threads may round a score, and a pixel, otherwise
     scenes(12)
-
-    def heard() -> None:  # what a shell runs in the background is started deaf to Ctrl-C
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    started: Any = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heard}
-    running = subprocess.Popen(command("in", "--out", "part"), **started)
+    running = subprocess.Popen(command("in", "--out", "part"), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not Path("part/003").exists() and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.02)
@@ -540,11 +548,11 @@ def test_ctrl_c_and_then_resume_for_real(tmp_path, monkeypatch):
     kept = {page: page.stat().st_mtime_ns for e in entries for page in [Path("part", e["folder"], e["page"])]}
     subprocess.run(command("in", "--out", "part", "--resume"), check=True, capture_output=True)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
-    assert runner.invoke(cli.app, command("in", "--out", "whole")[3:]).exit_code == 0
-    for name in ("index.html", "index.json"):
-        assert Path("part", name).read_bytes() == Path("whole", name).read_bytes()
-    for file in Path("whole").glob("*/*.png"):
-        assert file.read_bytes() == Path("part", file.relative_to("whole")).read_bytes()
+    subprocess.run(command("in", "--out", "whole"), check=True, capture_output=True)
+    whole, part = digests("whole"), digests("part")
+    assert len([name for name in whole if name.endswith(".png")]) >= 12
+    same = {"index.html", "index.json", *[name for name in whole if name.endswith(".png")]}
+    assert {name: whole[name] for name in same} == {name: part[name] for name in same}
 
 
 def test_nothing_of_an_input_stays_in_memory(tmp_path, monkeypatch):
