@@ -14,7 +14,7 @@ from regard.explanation.names import stream_name
 from regard.explanation.prediction import Prediction
 from regard.report.colour import Array, number
 from regard.report.headline import headline
-from regard.report.receipt import SAME, at, differs
+from regard.report.receipt import SAME, at, chosen_for, differs
 from regard.report.view import PictureView, SampleView, SoundView, TextPiece, TextView, target_of
 
 MOST = 3
@@ -186,7 +186,9 @@ def folded(exp: Explanation, target: str) -> str:
     r = exp.receipt
     own = "" if r.output_difference is None else SAME if r.same_output else f"output {differs(r.output_difference)}"
     passes = f"{r.passes} {'pass' if r.passes == 1 else 'passes'}"
-    return " · ".join(filter(None, (own, f"explained: {target}", exp.method, passes)))
+    task = chosen_for(r)
+    method = f"{exp.method}, the default for {task}" if task else exp.method
+    return " · ".join(filter(None, (own, f"explained: {target}", method, passes)))
 
 
 __all__ = ["Verdict", "answers", "because", "folded", "in_short", "place_of", "verdict_of"]
