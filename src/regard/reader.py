@@ -33,7 +33,7 @@ from regard.models.places import is_name
 from regard.models.reading import RawReader
 from regard.models.texts import pad_id
 from regard.models.token_targets import TokenTargets
-from regard.preferred import AUTO, GAE
+from regard.preferred import AUTO, GAE, PREFERRED
 from regard.recording.proof.verify import verify
 from regard.recording.record import record
 from regard.site import Site
@@ -219,6 +219,11 @@ class Reader(RawReader):
         return Wanted(
             reading, self._target(target, reading) if against is None else self._less(target, against, reading)
         )
+
+    @property
+    def default_method(self) -> str:
+        """The method that "auto" stands for, where nothing is asked for that it does not take."""
+        return PREFERRED[self._task()].names[0]
 
     def _task(self) -> str:
         """What is explained, as the table of default methods calls it."""

@@ -89,7 +89,9 @@ def test_nothing_in_a_page_is_more_than_text(asked, detected):
     assert all(found.startswith(("data:", "#")) for found in re.findall(r'(?:src|href)="([^"]+)"', source))
 
 
-@pytest.mark.parametrize(("probability", "said"), [(0.9958, "99.6 %"), (1.0, "> 99.9 %"), (0.994, "99 %"), (0.5, "50 %")])
+@pytest.mark.parametrize(
+    ("probability", "said"), [(0.9958, "99.6 %"), (1.0, "> 99.9 %"), (0.994, "99 %"), (0.5, "50 %")]
+)
 def test_no_object_is_said_to_be_certain(probability, said):
     assert Found(0, 1, "Bag", probability, Box(0, 0, 1, 1)).percent == said
 

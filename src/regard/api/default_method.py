@@ -67,7 +67,7 @@ def _each(found: Any) -> Iterator[Explanation]:
         yield found
     elif isinstance(found, Generation):
         yield from (*([] if found.whole is None else [found.whole]), *found)
-    else:
+    elif isinstance(found, list | tuple):
         for one in found:
             yield from _each(one)
 

@@ -248,7 +248,8 @@ def explain(
     if journal is None:
         shown = _explain_one(explaining, next(sources.items(pair.kind)), out, data, no_page, (quiet, details))
     else:
-        about = f"What {model} makes of them, explained by {', '.join(names).replace(AUTO, 'the default method')}."
+        named = [getattr(reader, "default_method", n) if n == AUTO else n for n in names]
+        about = f"What {model} makes of them, explained by {', '.join(named)}."
         shown = _explain_many(ManyInputs(explaining, sources, journal, about, data, not no_page, quiet))
     if open:
         webbrowser.open(shown.as_uri())

@@ -92,7 +92,7 @@ def _section(section: Section, key: str) -> dict[str, Any]:
         "views": views,
         "stages": stages,
         "compared": compared_of(section.views),
-        "headline": in_short(section.views[0]),
+        "headline": in_short(section.views),
         "thumbnail": next((thumbnail(p) for p in section.views[0].panels if isinstance(p, PictureView)), ""),
         "answers": answers(section.views),
         "objects": [o | {"place": corner(o["box"], stages[0])} for o in objects],
