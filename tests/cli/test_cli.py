@@ -412,7 +412,13 @@ def test_sites_and_baselines_for_real(tmp_path, monkeypatch):
 def test_all_methods_for_real(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("explain", "A quiet film of rare beauty.", "-m", "zoo/bert-sentiment", "--method", "all", "-q")
-    assert len(everything("regard-out")) == sum(not m.only_of for m in regard.methods()) + 1
+    page = Path("regard-out/report.html").read_text("utf-8")
+    shown = re.findall(r'data-kind="method" value="([^"]+)"', page)
+    assert "raw_attention = alpha_avg" in shown  # one map, shown once
+    assert sorted(name for one in shown for name in one.split(" = ")) == sorted(
+        m.name for m in regard.methods() if not m.only_of
+    )
+    assert len(everything("regard-out")) == len(shown) + 1
 
 
 @pytest.mark.parametrize("model", ["zoo/bert-sentiment", pytest.param("zoo/vit-scenes", marks=pytest.mark.long)])
