@@ -156,9 +156,6 @@ class ManyInputs:
         final = self.journal.out / folder
         if os.path.lexists(final):
             final.replace(work.parent / "old")
-        from regard.explanation.files import umask
-
-        os.chmod(work, 0o755 & ~umask())
         work.replace(final)
 
     @contextlib.contextmanager

@@ -27,7 +27,7 @@ from regard.explanation.boxes import Box, Found
 from regard.explanation.causal_test import CausalTest, HowTested, LateTest, shown_tested
 from regard.explanation.compared import ComparedClasses
 from regard.explanation.export import as_json_file, defined, frame, raws_as_dicts, rows
-from regard.explanation.files import as_json, checked, packed, unpacked, write_atomically
+from regard.explanation.files import as_json, checked, packed, unpacked
 from regard.explanation.guidance import Guidance
 from regard.explanation.head_maps import HeadMaps, LateHeads
 from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, pictures_of_sample, placed, raster_of, resized
@@ -39,6 +39,7 @@ from regard.explanation.same import same
 from regard.explanation.spans import Groups, grouped
 from regard.explanation.token_rows import TokenRows, tokens_asked
 from regard.explanation.transfer import FLOWS, LateTransfer, Transfer
+from regard.explanation.writing import write_atomically
 
 FORMAT = "regard-explanation-1"
 

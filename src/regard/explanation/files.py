@@ -1,51 +1,19 @@
-"""How results are kept: safetensors with JSON in the header (no pickle, safe to open), written atomically."""
+"""How results are kept: safetensors with JSON in the header (no pickle, safe to open), see writing.py for how."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from torch import Tensor
 
 from regard.errors import InputError
 from regard.explanation.boxes import Box
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file that is there whole or not at all. Makes missing folders."""
-    with opened_atomically(path) as f:
-        f.write(data)
-    return Path(path)
-
-
-@contextmanager
-def opened_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path` to be filled, then renamed: never half a file. Makes missing folders."""
-    final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            yield f
-        os.chmod(temporary, 0o666 & ~umask())
-        os.replace(temporary, final)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def umask() -> int:
-    """What the user takes from the rights of new files."""
-    found = os.umask(0)
-    os.umask(found)
-    return found
 
 
 def packed(inputs: Mapping[str, Sequence[Raw]], tensors: dict[str, Tensor]) -> dict[str, list[dict[str, Any]]]:

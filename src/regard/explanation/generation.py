@@ -19,11 +19,12 @@ from regard.explanation import display
 from regard.explanation.causal_test import LateTest, shown_tested
 from regard.explanation.explanation import Explanation
 from regard.explanation.export import as_json_file, defined, frame
-from regard.explanation.files import as_json, checked, packed, raws_of, unpacked, write_atomically
+from regard.explanation.files import as_json, checked, packed, raws_of, unpacked
 from regard.explanation.places import grid_of, raster_of
 from regard.explanation.raw_inputs import Text, Word, words_of
 from regard.explanation.receipt import Receipt
 from regard.explanation.spans import Groups
+from regard.explanation.writing import write_atomically
 
 FORMAT = "regard-generation-1"
 AGAINST = "against"

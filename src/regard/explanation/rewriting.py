@@ -15,8 +15,9 @@ from torch import Tensor
 
 from regard.errors import Misuse
 from regard.explanation import display
-from regard.explanation.files import checked, unpacked, write_atomically
+from regard.explanation.files import checked, unpacked
 from regard.explanation.raw_inputs import Picture
+from regard.explanation.writing import write_atomically
 
 FORMAT = "regard-rewriting-1"
 MAPS = ("before, old class", "before, new class", "after, old class", "after, new class")

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load, save
 
 from regard.errors import InputError, Misuse
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.theory.classifier import AttentionClassifier
 
 FORMAT = "regard.theory/1"
