@@ -200,7 +200,7 @@ def test_of_many_labels_the_likeliest_is_explained(clip):
         (["--labels", "empty.txt"], "empty.txt is empty"),
         (["--labels", "binary.txt"], "binary.txt is not UTF-8 text"),
         (["--labels", "zero.txt"], "zero.txt is not text: it holds zero bytes"),
-        (["--labels", "large.txt"], "large.txt is too large (2000000 bytes, at most 1048576); give one label a line"),
+        (["--labels", "large.txt"], "large.txt is too large (more than 1048576 bytes); give one label a line"),
         (["--labels", "many.txt"], "many.txt holds 1001 labels, and at most 1000 are compared in one run"),
         (["--labels", "twice.txt"], "twice.txt names 'cat' twice, in lines 1 and 3"),
         (["--labels", "."], ". is a folder; give a file"),

@@ -132,6 +132,7 @@ def _explained(
         raise Misuse("nothing to explain: the list of methods or of targets is empty")
     rows = [method_row(n) for n in names]
     _check(rows, options, how)
+    options = {name: value for row in rows for name, value in row.checked(options).items()}
     if "guide" in options:
         options = {k: v for k, v in options.items() if k != "guide"} | _guided(options["guide"])
     wanted: list[tuple[Target, Found | None]] = [(Target.make(t), None) for t in targets]

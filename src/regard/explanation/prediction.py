@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, overload
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from regard.explanation.loading import Damaged, finite, of_file
+
 TOP = 5
 """How many classes are kept."""
 
@@ -87,7 +89,11 @@ class Prediction(Sequence[tuple[Likely, ...]]):
         if header is None:
             return None
         found = {n: tensors.get(f"prediction/{n}") for n in ("classes", "scores", "probabilities")}
-        return cls(**header, **found)  # type: ignore[arg-type]
+        made = of_file(cls, header, **found)
+        for scores in (made.scores, made.probabilities):
+            if scores is not None and finite("the prediction", scores).shape != made.classes.shape:
+                raise Damaged("the classes that are predicted, and their scores, are not as many")
+        return made
 
 
 def percent(probability: float) -> str:

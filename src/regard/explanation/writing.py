@@ -48,6 +48,8 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 def _into(path: str | os.PathLike[str]) -> IO[bytes]:
     """A device or a pipe, opened. Raises OSError for a pipe that nobody reads, rather than wait for ever."""
+    if not Path(path).is_fifo():
+        return open(path, "wb")
     try:
         handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as e:
