@@ -103,4 +103,4 @@ def _said(kind: Any) -> str:
     return WORDS.get(kind) or f"a {getattr(kind, '__name__', kind)}"
 
 
-__all__ = ["Count", "Nodes", "check_kind", "fits", "kinds_of", "plain"]
+__all__ = ["Count", "Nodes", "Within", "check_kind", "fits", "kinds_of", "plain"]

@@ -16,7 +16,7 @@ import typer
 
 import regard
 from regard.cli.inputs import check_utf8
-from regard.cli.terminal import busy, in_options, one_line
+from regard.cli.terminal import busy, in_options, in_short, one_line
 from regard.errors import RegardError
 from regard.extras import need
 
@@ -69,7 +69,7 @@ def _others_silent(debug: bool) -> Iterator[None]:
 def _end(message: str, code: int, debug: bool) -> typer.Exit:
     if debug:
         traceback.print_exc()
-    typer.echo(one_line(message), err=True)
+    typer.echo(in_short(one_line(message)), err=True)
     return typer.Exit(code)
 
 

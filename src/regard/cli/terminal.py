@@ -21,10 +21,19 @@ if TYPE_CHECKING:
     from regard.explanation.generation import Generation
 
 
+LONGEST = 1000  # characters of an error
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
 def one_line(text: str) -> str:
-    """Untrusted text in one line: line ends become spaces, other control characters �."""
+    """Untrusted text in one line: line ends become spaces, other control characters, and those that turn text round, �."""
     joined = " ".join(text.split())
-    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs") else c for c in joined)
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs") or c in TURNING else c for c in joined)
+
+
+def in_short(text: str) -> str:
+    """A sentence with its middle left out where somebody's words make it long."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} … {text[-190:]}"
 
 
 def in_options(message: str) -> str:
