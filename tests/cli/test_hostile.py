@@ -98,7 +98,7 @@ def faults(
     said = err.strip().splitlines()
     if code not in (0, 1, 2):
         found.append(f"exit code {code}")
-    if "Traceback" in out + err or "unexpected" in err:
+    if "Traceback" in out + err or "(unexpected" in err:
         found.append("a traceback")
     if any(unicodedata.category(c) in ("Cc", "Cs") or c in "\u202a\u202b\u202d\u202e" for c in err.replace("\n", "")):
         found.append("control characters on stderr")

@@ -8,14 +8,18 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import regard
 from regard.cli import commands as cli
 from regard.cli.inputs import check_utf8, existing, read_input
 from regard.cli.running import guarded
 from regard.errors import InputError
+from regard.reader import Reader
+from support.folders import picture
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +123,48 @@ def test_too_little_memory_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         command()
     assert ended.value.exit_code == 1
     assert capsys.readouterr().err.startswith("error: there is not enough memory for this")
+
+
+class Misfit(torch.nn.Module):
+    """A model that does not take what is read for it: it says so itself, or torch does."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.own, self.head = own, torch.nn.Linear(5, 2)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if self.own:
+            raise ValueError("Input image size (32*32) does not match the model")
+        return self.head(pixel_values)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_model_that_does_not_fit_what_reads_for_it(own: bool, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(Misfit(own).eval(), lambda image: torch.zeros(3, 32, 32), "image", ["a", "b"])
+    monkeypatch.setattr(regard, "load", lambda name: reader)
+    picture().save("cat.png")
+    for values in (["cat.png"], ["cat.png", "cat.png"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["explain", *values, "--model", "mine", "--out", "out"])
+        said = capsys.readouterr().err
+        assert ended.value.code == 1
+        assert "the model cannot be run on this (" in said
+        assert "do its weights, its config and what reads for it belong together?" in said
+        assert "unexpected" not in said
+
+
+def test_a_fault_of_our_own_is_not_laid_at_the_models_door(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: Any, **__: Any) -> None:
+        raise ValueError("ours")
+
+    monkeypatch.setattr("regard.recording.recorder.Recorder._followed", _ours(fault))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["explain", "fine", "--model", "zoo/bert-sentiment", "--out", "out"])
+    assert ended.value.code == 1
+    assert "ValueError: ours (unexpected; --debug shows where)" in capsys.readouterr().err
+
+
+def _ours(fault: Any) -> Any:
+    """A function that counts as one of Regard's rooms."""
+    made = type(fault)(fault.__code__, {"__name__": "regard.recording.tokens.rules", "__builtins__": __builtins__})
+    return lambda *args, **kwargs: made(*args, **kwargs)

@@ -141,6 +141,7 @@ def _array(lines: Iterable[str]) -> Iterator[str]:
 
 def _check(option: str, file: Path) -> None:
     home = Path(os.path.abspath(file)).parent
+    standing(Path(os.path.abspath(file)))
     if file.is_dir() or not file.name:
         raise InputError(f"{file} is a folder; {option} needs a file, or - for stdout")
     there = standing(home)

@@ -137,7 +137,13 @@ def _make(folder: Path, made: list[Path]) -> None:
 
 
 def standing(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
+    """The path itself or the nearest folder above it that exists. Raises InputError for a path that there cannot be."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} cannot be written: {getattr(e, 'strerror', None) or e}") from e
     return next(p for p in (path, *path.parents) if os.path.lexists(p))
 
 

@@ -16,7 +16,7 @@ import typer
 
 import regard
 from regard.cli.inputs import check_utf8
-from regard.cli.terminal import busy, in_options, in_short, one_line
+from regard.cli.terminal import busy, in_options, in_short, one_line, unforeseen
 from regard.errors import RegardError
 from regard.extras import need
 
@@ -44,8 +44,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except MemoryError:
             raise _end(f"error: {MEMORY}", 1, debug) from None
         except Exception as e:
-            said = f"error: {type(e).__name__}: {e} (unexpected; --debug shows where)"
-            raise _end(said, 1, debug) from None
+            said = unforeseen(e).replace("(unexpected)", "(unexpected; --debug shows where)")
+            raise _end(f"error: {said}", 1, debug) from None
 
     return run
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.explanation.files import as_json
-from regard.explanation.loading import of_file
+from regard.explanation.loading import check, of_file
 from regard.explanation.prediction import percent
 
 LEVEL = 0.05
@@ -239,6 +239,7 @@ class CausalTest:
         """The inverse of `as_dict`."""
         made: dict[str, Any] = {"asked": of_file(HowTested, values["asked"])}
         for name in ("highest", "lowest", "kept"):
+            check(name, values[name], dict[str, Any] | None)
             made[name] = None if values[name] is None else _outcome(values[name])
         if values["value"] is None or math.isnan(values["value"]):
             made["value"] = math.nan  # the same one, so that tests are equal
@@ -460,6 +461,7 @@ class LateTest:
         if entry is None:
             return cls()
         samples = None if entry["samples"] is None else tuple(map(int, entry["samples"]))
+        check("ingredients", entry["ingredients"], dict[str, Any] | None)
         ingredients = None if entry["ingredients"] is None else Ingredients.unpacked(entry["ingredients"], tensors)
         return cls(None, str(entry["refused"]), ingredients, str(entry["lacking"]), samples)
 

@@ -29,7 +29,7 @@ from regard.explanation.export import as_json_file, defined, frame, raws_as_dict
 from regard.explanation.files import as_json, file_of, packed, unpacked
 from regard.explanation.guidance import Guidance
 from regard.explanation.head_maps import HeadMaps, LateHeads
-from regard.explanation.loading import Damaged, box, finite, loading, newer, of_file
+from regard.explanation.loading import Damaged, box, check, finite, loading, newer, of_file
 from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, pictures_of_sample, placed, raster_of, resized
 from regard.explanation.prediction import Prediction
 from regard.explanation.printed import short, table
@@ -568,11 +568,23 @@ def still(exp: Explanation) -> Explanation:
     )
 
 
+PART = dict[str, Any] | None
+KEPT = ("grid", "rasters", "names", "receipt", "found", "compared", "guidance")
+"""What is made of a part has its name."""
+APART: dict[str, Any] = {
+    "streams": list[str],
+    **dict.fromkeys((*KEPT, "prediction", "transfer", "causal"), PART),
+    "between": dict[str, list[int]] | None,
+}
+"""The parts of a file that are no plain values, and of what kind they are."""
+
+
 def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
-    read_apart = ("streams", "between", "prediction", "transfer", "causal")
-    plain = {k: v for k, v in header.items() if k not in read_apart}
+    for name, kind in APART.items():
+        check(name, header.get(name), kind)
+    plain = {k: v for k, v in header.items() if k not in APART or k in KEPT}
     scores = {name: finite(f"the scores of {name!r}", tensors[f"scores/{name}"]) for name in header["streams"]}
-    between = TokenRows.unpacked(header.get("between", {}), header["streams"], tensors)
+    between = TokenRows.unpacked(header.get("between") or {}, header["streams"], tensors)
     between.check(scores)
     made = of_file(
         Explanation,
@@ -581,12 +593,12 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanatio
         told=None,
         receipt=Receipt.from_dict(header["receipt"]),
         grid={k: grid_of(v) for k, v in header["grid"].items()},
-        names={int(i): str(name) for i, name in header.get("names", {}).items()},
+        names={int(i): str(name) for i, name in (header.get("names") or {}).items()},
         found=_found(header.get("found")),
         compared=ComparedClasses.from_dict(header.get("compared")),
         guidance=Guidance.unpacked(header.get("guidance"), tensors),
         likely=Prediction.unpacked(header.get("prediction"), tensors),
-        rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
+        rasters={k: raster_of(r) for k, r in (header.get("rasters") or {}).items()},
         _token_rows=between,
         _transfer=LateTransfer.unpacked(header.get("transfer"), tensors),
         late_test=LateTest.unpacked(header.get("causal"), tensors),

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.errors import InputError
-from regard.explanation.loading import Damaged, box, finite, loading, of_file, spans
+from regard.explanation.loading import Damaged, box, check, finite, loading, of_file, spans
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text
 
 
@@ -56,6 +56,7 @@ def unpacked(
     except (SafetensorError, OSError, ValueError, RecursionError, OverflowError) as e:
         raise InputError(f"{reading}: {(str(e).splitlines() or [type(e).__name__])[0][:200]}") from e
     with loading(path) as unknown:
+        check("inputs", header["inputs"], dict[str, list[dict[str, Any]]])
         header["inputs"] = {name: raws_of(name, entries, tensors) for name, entries in header["inputs"].items()}
     return header, tensors, unknown
 

@@ -19,7 +19,7 @@ from regard.explanation.causal_test import LateTest, shown_tested
 from regard.explanation.explanation import Explanation, check_together
 from regard.explanation.export import as_json_file, defined, frame
 from regard.explanation.files import as_json, file_of, packed, raws_of, unpacked
-from regard.explanation.loading import Damaged, finite, loading, newer, of_file
+from regard.explanation.loading import Damaged, check, finite, loading, newer, of_file
 from regard.explanation.places import grid_of, raster_of
 from regard.explanation.raw_inputs import Text, Word, words_of
 from regard.explanation.receipt import Receipt
@@ -206,6 +206,10 @@ class Generation(Sequence[Explanation]):
 
 
 def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Generation:
+    for name in ("grid", "rasters"):
+        check(name, header.get(name), dict[str, Any] | None)
+    check("causal", header.get("causal"), dict[str, Any] | None)
+    check("streams", header["streams"], list[str])
     shared = {
         "method": header["method"],
         "grid": {k: grid_of(v) for k, v in header["grid"].items()},

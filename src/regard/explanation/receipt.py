@@ -368,8 +368,9 @@ class Receipt:
         return self.__dict__ | {"_measure": None}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Receipt:
+    def from_dict(cls, values: Any) -> Receipt:
         """The inverse of `as_dict`."""
+        check("the receipt", values, dict[str, Any])
         values = dict(values)
         old = values.pop("faithful", None)
         measured = Measured(
@@ -383,6 +384,9 @@ class Receipt:
         for name in ("target_value", "attribution_sum"):
             values[name] = finite(name, torch.tensor(values[name], dtype=torch.float32))
         values["conservation"] = _tensor(values.get("conservation"))
+        for name in ("surrogate", "mask", "explained_model"):
+            check(name, values.get(name), dict[str, Any] | None)
+        check("causal", values.get("causal", []), list[dict[str, Any]])
         fitted = values.get("surrogate")
         values["surrogate"] = None if fitted is None else Surrogate.from_dict(fitted)
         learned = values.get("mask")

@@ -18,7 +18,7 @@ from regard.errors import Misuse
 from regard.explanation import display
 from regard.explanation.export import as_json_file, defined
 from regard.explanation.files import as_json
-from regard.explanation.loading import of_file
+from regard.explanation.loading import check, of_file
 
 FLOWS = 12
 """How many of the strongest flows of a layer are kept, where nobody says."""
@@ -231,6 +231,7 @@ class LateTransfer:
         """The inverse of `packed`."""
         if entry is None:
             return cls()
+        check("layers", entry["layers"], list[dict[str, Any]])
         return cls(count=int(entry["count"]), known=[_layer_from(layer, tensors) for layer in entry["layers"]])
 
 
