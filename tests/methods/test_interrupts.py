@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.hooks import RemovableHandle
 
 import regard
+from regard.recording.random_state import set_random_state
+from regard.recording.recorder import Recorder
 from support import families
 from support.as_found import same, state
 
@@ -31,7 +34,9 @@ HOW: list[tuple[str, str, dict[str, Any]]] = [
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # of a weak reference, Python drops them
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),  # of a weak reference, Python drops them
 ]
 
 
@@ -92,3 +97,50 @@ def test_many_interrupts_leave_nothing_behind() -> None:
     stopped, found = interrupts(300, seed=2)
     assert found == []
     assert stopped > 150
+
+
+@pytest.mark.parametrize("at", ["remove", "between", "mode", "grad", "random"])
+def test_what_an_interrupt_left_half_done_is_put_back(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupts at the worst places: while hooks are taken off, and while contexts are left."""
+    case = families.CASES["vit"]()
+    before = state(case.model, case.inputs)
+    calls: list[int] = []
+
+    def once(real: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not calls:
+                calls.append(1)
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        return wrapper
+
+    if at == "remove":
+        monkeypatch.setattr(RemovableHandle, "remove", once(RemovableHandle.remove))
+    elif at == "between":
+        monkeypatch.setattr(RemovableHandle, "remove", half_removed(calls))
+    elif at == "mode":
+        monkeypatch.setattr(Recorder, "__exit__", once(Recorder.__exit__))
+    elif at == "grad":
+        monkeypatch.setattr(torch.enable_grad, "__exit__", once(torch.enable_grad.__exit__))
+    else:
+        monkeypatch.setattr("regard.recording.random_state.set_random_state", once(set_random_state))
+    with pytest.raises(KeyboardInterrupt):
+        regard.explain(case.model, case.inputs, case.target, ["gae", "smoothgrad"], samples=2)
+    assert calls
+    after = state(case.model, case.inputs)
+    assert [k for k in before if not same(before[k], after[k])] == []
+
+
+def half_removed(calls: list[int]) -> Any:
+    """A hook's handle that is interrupted between its steps."""
+    real = RemovableHandle.remove
+
+    def remove(self: Any) -> None:
+        if not calls:
+            calls.append(1)
+            self.hooks_dict_ref().pop(self.id)
+            raise KeyboardInterrupt
+        real(self)
+
+    return remove
