@@ -16,7 +16,7 @@ import torch
 from regard import Target
 from regard.errors import UnknownName
 from regard.explanation.compared import ComparedClasses
-from regard.explanation.prediction import percent
+from regard.explanation.percents import percent
 from regard.report.explanation import html
 from regard.report.explanation.compared import MOST, bars_of, compared_of
 from regard.report.explanation.html import page
@@ -203,7 +203,7 @@ def test_of_many_labels_the_likeliest_is_explained(clip):
         (["--labels", "empty.txt"], "empty.txt is empty"),
         (["--labels", "binary.txt"], "binary.txt is not UTF-8 text"),
         (["--labels", "zero.txt"], "zero.txt is not text: it holds zero bytes"),
-        (["--labels", "large.txt"], "large.txt is too large (2000000 bytes, at most 1048576); give one label a line"),
+        (["--labels", "large.txt"], "large.txt is too large (more than 1048576 bytes); give one label a line"),
         (["--labels", "many.txt"], "many.txt holds 1001 labels, and at most 1000 are compared in one run"),
         (["--labels", "twice.txt"], "twice.txt names 'cat' twice, in lines 1 and 3"),
         (["--labels", "."], ". is a folder; give a file"),

@@ -30,6 +30,7 @@ from regard.cli.files import (
 )
 from regard.cli.inputs import Pair, check, read_input, read_words
 from regard.cli.journal import JOURNAL, PAGE, Journal, kept_of
+from regard.cli.new_files import NewFiles
 from regard.cli.rewriting import check_reached, forget_other, in_short, pictures_in, render, render_report, wanted
 from regard.cli.sources import OneInput, Sources, check_ends
 from regard.extras import need
@@ -264,12 +265,11 @@ def _explain_one(
     quiet, details = printed
     explaining = explaining if no_page else explaining.with_runners_up()
     found = explaining.found(item.read(explaining.pair.kind))
-    files: list[Path] = []
-    if not no_page:
-        with busy("drawing"):
-            files = write_all(found, out, explaining.render(found))
-    found = found[: len(found) - explaining.beside]
-    written = data.write([f if isinstance(f, tuple) else (item.name, f) for f in found])
+    with NewFiles() as new, busy("drawing"):
+        files = [] if no_page else new.drawn(found, out, explaining.render(found))
+        found = found[: len(found) - explaining.beside]
+        written = data.write([f if isinstance(f, tuple) else (item.name, f) for f in found], new)
+        new.place()
     if not data.stdout:
         if explaining.written is None:
             show_explanations(found, files, quiet, details)

@@ -218,13 +218,16 @@ def _value(said: str) -> Any:
 
 
 def check_options(names: Sequence[str], options: dict[str, Any]) -> None:
-    """Refuse options that none of the methods takes. This imports the methods."""
+    """Refuse options that none of the methods takes, and values that are not of their kind. This imports the methods."""
     table: Any = regard.methods()
     meant = {*names, *(KNOWN if AUTO in names else ())}
     known = {option for row in table.rows if row.name in meant for option in row.options}
     for name in options:
         if name not in known:
             raise nearest(name, known - {"guide"} or {"(none)"}, f"option of {', '.join(names)}")
+    for row in table.rows:
+        if row.name in names:
+            row.checked(options)
 
 
 def targets(labels: list[str] | None) -> str | list[str] | None:

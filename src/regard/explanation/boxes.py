@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.explanation.prediction import percent
+from regard.explanation.percents import percent
 
 
 class Box(NamedTuple):

@@ -20,7 +20,7 @@ import numpy as np
 from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
 from regard.explanation.explanation import Explanation
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.answer import in_short
 from regard.report.colour import LIGHT, OPACITY, Array, ColourScale, number, veil

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from regard.explanation.compared import ComparedClasses
-from regard.explanation.prediction import percent
+from regard.explanation.percents import percent
 from regard.report.colour import ColourScale, number, scale_of
 from regard.report.page import THUMBNAIL, pieces, scale, thumbnail, uri_of
 from regard.report.view import PictureView, SampleView, TextView, fits_texts

@@ -12,8 +12,8 @@ from typing import Any
 
 from regard.errors import Misuse
 from regard.explanation.explanation import Explanation
-from regard.explanation.files import write_atomically
 from regard.explanation.names import object_name
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.answer import answers, because, folded, in_short, verdict_of
 from regard.report.causal import causal_of

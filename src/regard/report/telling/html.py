@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import Misuse
-from regard.explanation.files import write_atomically
-from regard.explanation.prediction import percent as chance
+from regard.explanation.percents import percent as chance
 from regard.explanation.told import Told
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.page import COLOURS, scale, still, templates, uri_of
 from regard.report.receipt import lines

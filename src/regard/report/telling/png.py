@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.explanation.prediction import percent as chance
+from regard.explanation.percents import percent as chance
 from regard.explanation.told import Told
 from regard.report.colour import LIGHT, Array, ColourScale
 from regard.report.drawing import MOST, resized, veiled
