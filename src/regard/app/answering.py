@@ -21,10 +21,13 @@ MOST = 100
 
 @dataclass(frozen=True)
 class Wish:
-    """All fields of the page. target, site: "" for the model's own prediction, the method's own site. beside: one of three."""
+    """All fields of the page. target, site: "" for the model's own prediction, the method's own site. beside: one of three.
+
+    Two are the same where all fields are, and the picture is the same object.
+    """
 
     model: str
-    picture: Any = None
+    picture: Any = field(default=None, compare=False)
     text: str = ""
     second: str = ""
     boxes: str = ""
@@ -34,6 +37,10 @@ class Wish:
     beside: str = ALONE
     other_method: str = "rollout"
     other_model: str = ""
+    number: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "number", id(self.picture))
 
     def panes(self) -> Iterator[tuple[str, str]]:
         """The model and the method of each pane."""
@@ -126,7 +133,9 @@ def boxes_in(text: str) -> list[list[float]]:
         boxes = []
     wrong = next((i for i, b in enumerate(boxes, 1) if len(b) != 4), 0)
     if wrong or not boxes:
-        said = f"line {wrong} of the boxes has {len(boxes[wrong - 1])} numbers" if wrong else "the boxes are not numbers"
+        said = (
+            f"line {wrong} of the boxes has {len(boxes[wrong - 1])} numbers" if wrong else "the boxes are not numbers"
+        )
         raise InputError(f"{said}: each line is left, top, right, bottom, as fractions of the picture")
     return boxes
 
@@ -139,7 +148,7 @@ def _site(method: str, wish: Wish) -> str | None:
 def sites_of(method: str, blocks: int = 0) -> list[str]:
     """The sites that a method can be asked for, in words; none where it has its own alone."""
     kinds = next((row.sites for row in regard.methods().rows if row.name == method), ())
-    found = [k for k in ("input", "embeddings") if k in kinds]
+    found: list[str] = [k for k in ("input", "embeddings") if k in kinds]
     found += [f"block[{i}]" for i in range(blocks)] if "block" in kinds else []
     return found + (["attention:all"] if "attention" in kinds else [])
 
@@ -156,7 +165,11 @@ def classes_of(reader: Any, found: Sequence[Any]) -> list[str]:
 
 
 def in_fields(message: str) -> str:
-    """An error in the words of the page, which has fields where Python has arguments."""
+    """An error in the words of the page, which has fields where Python has arguments.
+
+    >>> in_fields("text 0 has 302 tokens, but at most 64 are taken; split it, or pass truncate=True to read its beginning only")
+    'the text has 302 tokens, but at most 64 are taken; shorten it'
+    """
     for said, shown in SAID:
         message = message.replace(said, shown)
     return message
@@ -164,7 +177,10 @@ def in_fields(message: str) -> str:
 
 SAID = (
     ("split it, or pass truncate=True to read its beginning only", "shorten it"),
-    ("give regions=boxes, one (left, top, right, bottom) each, as fractions of the picture", "give its boxes, one a line"),
+    (
+        "give regions=boxes, one (left, top, right, bottom) each, as fractions of the picture",
+        "give its boxes, one a line",
+    ),
     ("text 0 ", "the text "),
 )
 """What errors say to those who call from Python, and what it is called here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import regard
 from regard.app import look
 from regard.app.answering import ALONE, METHODS, MODELS, Pane, Wish, answer, sites_of, test
 from regard.app.drawn import choices, drop, pane, too_large
-from regard.app.examples import Example, examples_of
+from regard.app.examples import ExampleInput, examples_of
 from regard.app.limits import Limits
 from regard.app.shelf import Needs, Shelf
 from regard.errors import RegardError
@@ -21,20 +22,24 @@ PREDICTED = ("what the model predicts", "")
 OWN_SITE = ("the method's own", "")
 FIELDS = ("model", "text", "second", "boxes", "target", "method", "site", "beside", "other_method", "other_model")
 """The fields of a `Wish` that are fields of the page."""
+EXAMPLES = '<p class="caption">Examples</p><div class="examples" role="group" aria-label="Examples">${value}</div>'
+PAUSE = 0.4
+"""Seconds in which nothing else is asked for, before a map is tested: nobody types on."""
 Changes = dict[str, Any]
 
 
 @dataclass
-class Visit:
-    """What the server keeps of one visitor: the picture, what is shown, and how often something was asked.
+class Visitor:
+    """What the server keeps of one visitor: the picture, what was asked for, and what is shown, tested or not yet.
 
-    example: the number of the one that is shown; None where the visitor gave the input, which then stays when another model that
-    reads the same is chosen.
+    example: the number of the one that is shown; None where the visitor gave the input, which then stays when another model
+    that reads the same is chosen.
     """
 
     picture: Any = None
+    asked: Wish | None = None
     panes: list[Pane] = field(default_factory=list)
-    asked: int = 0
+    tested: bool = True
     example: int | None = 0
 
 
@@ -55,15 +60,15 @@ class Playground:
         panes = answer(self.shelf, wish, self.limits)
         test(panes, self.limits)
         with gr.Blocks(title="Regard", analytics_enabled=False, delete_cache=(300, 900)) as made:
-            self.at["visit"] = gr.State(Visit(first.picture), time_to_live=3600)
+            self.at["visit"] = gr.State(Visitor(first.picture), time_to_live=3600)
             gr.HTML(look.HEADER)
             with gr.Row(elem_id="house"):
                 with gr.Column(elem_id="given"):
                     self._given(wish, needs)
                 with gr.Column(elem_id="shown"):
                     with gr.Row(elem_id="maps"):
-                        self.at["left"] = gr.HTML(pane(panes[0]), elem_id="left")
-                        self.at["right"] = gr.HTML("", elem_id="right", visible=False)
+                        self.at["left"] = gr.HTML(pane(panes[0]), elem_id="left", js_on_load=None)
+                        self.at["right"] = gr.HTML("", elem_id="right", visible=False, js_on_load=None)
                     gr.HTML(look.FOOTER)
                 with gr.Column(elem_id="asked"):
                     self._asked(wish, panes[0])
@@ -75,19 +80,21 @@ class Playground:
         at["model"] = gr.Dropdown(self.shelf.names, value=wish.model, label="Model", elem_id="model")
         at["examples"] = gr.HTML(
             choices(examples_of(wish.model, needs)),
-            html_template='<p class="caption">Examples</p><div class="examples" role="group" aria-label="Examples">${value}</div>',
-            js_on_load=look.CHOOSE,
+            html_template=EXAMPLES,
+            js_on_load=look.read("choose.js"),
         )
         at["drop"] = gr.HTML(
             "",
             html_template=drop(self.limits),
-            js_on_load=look.DROP,
+            js_on_load=look.read("drop.js"),
             visible=needs.picture,
             elem_id="drop",
             **too_large(self.limits),
         )
         for name, lines in (("text", 3), ("second", 2), ("boxes", 4)):
-            at[name] = gr.Textbox(lines=lines, max_lines=8, elem_id=name, **self._field(name, needs, getattr(wish, name)))
+            at[name] = gr.Textbox(
+                lines=lines, max_lines=8, elem_id=name, **self._field(name, needs, getattr(wish, name))
+            )
 
     def _field(self, name: str, needs: Needs, value: str) -> dict[str, Any]:
         """What a field for words is called, whether it is there, and what it holds."""
@@ -102,20 +109,19 @@ class Playground:
             [PREDICTED, *shown.classes], value="", label="Class or word to explain", elem_id="target", **custom
         )
         at["method"] = gr.Dropdown(names, value=wish.method, label="Method", info=_about(wish.method), elem_id="method")
-        at["site"] = gr.Dropdown([OWN_SITE], value="", label="Site", elem_id="site", interactive=False)
+        at["site"] = gr.Dropdown([OWN_SITE], value="", label="Site", elem_id="site", interactive=False, **custom)
         at["beside"] = gr.Radio([ALONE, METHODS, MODELS], value=ALONE, label="Show", elem_id="beside")
         at["other_method"] = gr.Dropdown(
             names, value=wish.other_method, label="Second method", info=_about(wish.other_method), visible=False
         )
-        at["other_model"] = gr.Dropdown([], value=None, label="Second model", visible=False)
+        at["other_model"] = gr.Dropdown([], value=None, label="Second model", visible=False, **custom)
 
     def _listen(self) -> None:
         """What happens when: each change is answered at once, then what is shown is tested."""
         gr, at = self.gr, self.at
         fields = [at["visit"], *(at[name] for name in FIELDS)]
         everything = [c for name, c in at.items() if name != "visit"]
-        slow = {"show_progress": "minimal"}
-        quick = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        slow, quick = {"show_progress": "minimal"}, {"show_progress": "hidden"}
         events: list[tuple[Any, Callable[..., Any], dict[str, Any]]] = [
             (at["model"].input, self._switch, slow),
             (at["examples"].click, self._choose, slow),
@@ -127,16 +133,17 @@ class Playground:
         ]
         for listen, handler, how in events:
             handled = self._handler(handler, gr.EventData)
-            private = {"api_visibility": "private", "concurrency_limit": 1}
-            done = listen(handled, fields, everything, concurrency_id="maps", **how, **private)
+            one = {"api_visibility": "private", "concurrency_limit": 1}
+            done = listen(handled, fields, everything, concurrency_id="maps", trigger_mode="always_last", **how, **one)
+            panes = [at["left"], at["right"]]
             done.then(
-                self._tested, [at["visit"]], [at["left"], at["right"]], concurrency_id="tests", show_progress="hidden", **private
+                self._tested, [at["visit"]], panes, concurrency_id="tests", trigger_mode="multiple", **quick, **one
             )
 
-    def _handler(self, change: Callable[[Visit, dict[str, str], Any], Changes], kind: Any) -> Callable[..., Any]:
+    def _handler(self, change: Callable[[Visitor, dict[str, str], Any], Changes], kind: Any) -> Callable[..., Any]:
         """A change as Gradio calls it: with the values of all fields, and what the event carries."""
 
-        def handled(visit: Visit, *values: Any, event: Any = None) -> dict[Any, Any]:
+        def handled(event: Any, visit: Visitor, *values: Any) -> dict[Any, Any]:
             said = {name: str(value or "") for name, value in zip(FIELDS, values, strict=True)}
             try:
                 changes = change(visit, said, getattr(event, "_data", None))
@@ -149,7 +156,7 @@ class Playground:
 
     # -- what each change does: the fields that change with it, and the panes ------------------------------------------------
 
-    def _switch(self, visit: Visit, said: dict[str, str], _: Any) -> Changes:
+    def _switch(self, visit: Visitor, said: dict[str, str], _: Any) -> Changes:
         needs = self.shelf.needs(said["model"])
         examples = examples_of(said["model"], needs)
         keeps = visit.example is None and self._fits(needs, visit, said)
@@ -160,17 +167,18 @@ class Playground:
         }
         if not keeps:
             changes |= self._example(visit, said, examples, 0, needs)
+        said |= {"target": "", "site": ""}
         if said["beside"] == MODELS:
             changes |= self._other(said)
-        return changes | self._shown(visit, said | {"target": "", "site": ""})
+        return changes | {"target": self.gr.update(value="")} | self._shown(visit, said)
 
-    def _fits(self, needs: Needs, visit: Visit, said: dict[str, str]) -> bool:
+    def _fits(self, needs: Needs, visit: Visitor, said: dict[str, str]) -> bool:
         """Whether what a visitor gave is all that a model reads."""
         there = {"text": bool(said["text"]), "second": bool(said["second"]), "boxes": bool(said["boxes"])}
         wanted = {"text": bool(needs.text), "second": bool(needs.second), "boxes": needs.boxes}
         return there == wanted and (visit.picture is not None) == needs.picture
 
-    def _choose(self, visit: Visit, said: dict[str, str], event: Any) -> Changes:
+    def _choose(self, visit: Visitor, said: dict[str, str], event: Any) -> Changes:
         needs = self.shelf.needs(said["model"])
         examples = examples_of(said["model"], needs)
         number = event.get("example") if isinstance(event, dict) else None
@@ -178,7 +186,7 @@ class Playground:
         return self._example(visit, said, examples, number, needs) | self._shown(visit, said)
 
     def _example(
-        self, visit: Visit, said: dict[str, str], examples: Sequence[Example], number: int, needs: Needs
+        self, visit: Visitor, said: dict[str, str], examples: Sequence[ExampleInput], number: int, needs: Needs
     ) -> Changes:
         """Fill the fields with an example."""
         one = examples[number]
@@ -187,31 +195,31 @@ class Playground:
         fields = {name: self.gr.update(**self._field(name, needs, said[name])) for name in ("text", "second", "boxes")}
         return fields | {"examples": choices(examples, number)}
 
-    def _own(self, visit: Visit, said: dict[str, str]) -> Changes:
+    def _own(self, visit: Visitor, said: dict[str, str]) -> Changes:
         """The visitor gave the input: no example is shown any more."""
         if visit.example is None:
             return {}
         visit.example = None
         return {"examples": choices(examples_of(said["model"], self.shelf.needs(said["model"])), None)}
 
-    def _take(self, visit: Visit, said: dict[str, str], event: Any) -> Changes:
+    def _take(self, visit: Visitor, said: dict[str, str], event: Any) -> Changes:
         path = event.get("path") if isinstance(event, dict) else None
         visit.picture = self.limits.read_upload(path, self.folder)
         said |= {"target": ""}
         return self._own(visit, said) | self._shown(visit, said)
 
-    def _typed(self, visit: Visit, said: dict[str, str], _: Any) -> Changes:
+    def _typed(self, visit: Visitor, said: dict[str, str], _: Any) -> Changes:
         return self._own(visit, said) | self._shown(visit, said)
 
-    def _asked_for(self, visit: Visit, said: dict[str, str], _: Any) -> Changes:
+    def _asked_for(self, visit: Visitor, said: dict[str, str], _: Any) -> Changes:
         return {"other_method": self.gr.update(info=_about(said["other_method"]))} | self._shown(visit, said)
 
-    def _method(self, visit: Visit, said: dict[str, str], _: Any) -> Changes:
+    def _method(self, visit: Visitor, said: dict[str, str], _: Any) -> Changes:
         if said["site"] not in sites_of(said["method"], 1000):
             said |= {"site": ""}
         return {"method": self.gr.update(info=_about(said["method"]))} | self._shown(visit, said)
 
-    def _beside(self, visit: Visit, said: dict[str, str], _: Any) -> Changes:
+    def _beside(self, visit: Visitor, said: dict[str, str], _: Any) -> Changes:
         changes = {
             "other_method": self.gr.update(visible=said["beside"] == METHODS),
             "other_model": self.gr.update(visible=said["beside"] == MODELS),
@@ -226,10 +234,12 @@ class Playground:
         said |= {"other_model": said["other_model"] if said["other_model"] in alike else next(iter(alike), "")}
         return {"other_model": self.gr.update(choices=alike, value=said["other_model"] or None, visible=True)}
 
-    def _shown(self, visit: Visit, said: dict[str, str]) -> Changes:
+    def _shown(self, visit: Visitor, said: dict[str, str]) -> Changes:
         """Answer what the fields ask for: the panes, untested, and what can be chosen now."""
         wish = Wish(picture=visit.picture, **said)
-        visit.asked += 1
+        if wish == visit.asked:  # Gradio tells of one choice twice
+            return {}
+        visit.asked, visit.tested = wish, False
         visit.panes = answer(self.shelf, wish, self.limits)
         shown = visit.panes[0]
         changes = self._drawn(visit.panes, testing=True)
@@ -244,18 +254,22 @@ class Playground:
         every = sites_of(wish.method, blocks)
         return self.gr.update(choices=[OWN_SITE, *every], value=wish.site, interactive=bool(every))
 
-    def _tested(self, visit: Visit) -> Any:
+    def _tested(self, visit: Visitor) -> Any:
         """Test what is shown, and show it with its verdict; nothing where something else has been asked for since."""
-        asked, panes = visit.asked, visit.panes
+        nothing, panes = [self.gr.skip(), self.gr.skip()], visit.panes
+        time.sleep(PAUSE)
+        if visit.panes is not panes or visit.tested or not any(p.found for p in panes):
+            return nothing
+        visit.tested = True
         test(panes, self.limits)
-        if visit.asked != asked or not any(p.found for p in panes):
-            return [self.gr.skip(), self.gr.skip()]
+        if visit.panes is not panes:
+            return nothing
         drawn = self._drawn(panes, testing=False)
         return [drawn["left"], drawn["right"]]
 
-    def _refused(self, visit: Visit, said: dict[str, str], why: str) -> Changes:
+    def _refused(self, visit: Visitor, said: dict[str, str], why: str) -> Changes:
         """Say why nothing is shown, in the first pane."""
-        visit.asked += 1
+        visit.asked = None
         visit.panes = [Pane(said["model"], said["method"], refused=why)]
         return self._drawn(visit.panes, testing=False)
 
@@ -271,4 +285,4 @@ def _about(method: str) -> str:
     return "" if row is None else f"{row.summary} ({row.paper})"
 
 
-__all__ = ["Playground", "Visit"]
+__all__ = ["Playground", "Visitor"]

@@ -1,7 +1,7 @@
-"""What the page is made of besides its fields, as HTML: maps in frames of their own, refusals, examples, the place to drop a picture.
+"""What the page is made of besides its fields, as HTML: maps in frames, refusals, examples, the place to drop a picture.
 
-A map is the report's own page. It stands in a frame that is cut off from everything else (`sandbox`, no origin): what a label or
-a text may hold reaches nothing. All that is untrusted is escaped here.
+A map is the report's own page. It stands in a frame that is cut off from everything else (`sandbox`, no origin): what a label
+or a text may hold reaches nothing. All that is untrusted is escaped here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from regard.app.answering import Pane
-from regard.app.examples import Example
+from regard.app.examples import ExampleInput
 from regard.app.limits import Limits, megabytes
 from regard.report.explanation.html import page
 from regard.report.page import uri_of
@@ -26,11 +26,9 @@ def pane(shown: Pane, testing: bool = False, beside: bool = False) -> str:
     title = f"<h2>{escape(shown.title)}</h2>" if beside else ""
     if shown.refused:
         return f'<section class="pane">{title}<p class="refused" role="alert">{escape(_sentence(shown.refused))}</p></section>'
-    notes = list(dict.fromkeys(note for exp in shown.found for note in exp.receipt.notes))
-    told = "".join(f'<p class="told">{escape(_sentence(note))}</p>' for note in notes[:3])
     made = page(shown.found, _title(shown), "testing" if testing else "framed")
     return (
-        f'<section class="pane">{title}{told}'
+        f'<section class="pane">{title}'
         f'<iframe title="{escape(f"What the prediction rests on: {shown.title}")}" sandbox="allow-scripts allow-downloads" '
         f'srcdoc="{escape(made)}"></iframe>'
         f'<p class="after"><button type="button" class="save" data-name="{escape(_title(shown))}"{" disabled" * testing}>'
@@ -46,17 +44,18 @@ def _title(shown: Pane) -> str:
 
 
 def _sentence(said: str) -> str:
-    """A message with a capital and a full stop, in one line."""
+    """A message with a full stop, in one line; with a capital where it begins with a word, which the name of a file is not."""
     line = " ".join(said.split())
-    return line[:1].upper() + line[1:] + ("" if line[-1:] in ".!?…" else ".")
+    begins = line.partition(" ")[0].isalpha()
+    return (line[:1].upper() + line[1:] if begins else line) + ("" if line[-1:] in ".!?…" else ".")
 
 
-def choices(examples: Sequence[Example], chosen: int | None = 0) -> str:
+def choices(examples: Sequence[ExampleInput], chosen: int | None = 0) -> str:
     """The examples as buttons: pictures small, texts by their beginning. chosen: the one that is shown."""
     return "".join(_choice(i, e, i == chosen) for i, e in enumerate(examples))
 
 
-def _choice(number: int, example: Example, chosen: bool) -> str:
+def _choice(number: int, example: ExampleInput, chosen: bool) -> str:
     name, which = escape(example.name), f'data-example="{number}" aria-pressed="{str(chosen).lower()}"'
     if example.picture is None:
         return f'<button type="button" class="words" {which}><span>{name}</span></button>'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -22,7 +22,7 @@ PAIR = ("A wonderful film, and I loved every minute of it.", "The movie was grea
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleInput:
     """What a field of the page is filled with. picture: a PIL image with a name; boxes: a line each, as they are typed."""
 
     name: str
@@ -32,56 +32,66 @@ class Example:
     boxes: str = ""
 
 
-def examples_of(name: str, needs: Needs) -> list[Example]:
+def examples_of(name: str, needs: Needs) -> list[ExampleInput]:
     """Those of a model of the zoo; of another model those of the zoo's model that reads the same."""
     return list(_made(name if name in OWN else next(m for m, of in LIKE if of(needs))))
 
 
 @lru_cache(maxsize=16)
-def _made(name: str) -> tuple[Example, ...]:
+def _made(name: str) -> tuple[ExampleInput, ...]:
     return tuple(OWN[name]())
 
 
-def _pictures() -> list[Example]:
+def _pictures() -> list[ExampleInput]:
     from PIL import Image
 
     scenes = zoo.scenes()
     with Image.open(zoo.demo_scene()) as two:
-        found = [Example("Trouser and sneaker", _named(two.convert("RGB"), "two items"))]
+        found = [ExampleInput("Trouser and sneaker", _named(two.convert("RGB"), "two items"))]
     first = {int(c): i for i, c in reversed([*enumerate(scenes.labels[:, 0].tolist())]) if bool(scenes.single[i])}
     for c, i in sorted(first.items())[:7]:
-        found.append(Example(scenes.names[c], _image(scenes.images[i], scenes.names[c])))
+        found.append(ExampleInput(scenes.names[c], _image(scenes.images[i], scenes.names[c])))
     return found
 
 
-def _texts() -> list[Example]:
-    return [Example(s, text=s) for s in SENTENCES]
+def _texts() -> list[ExampleInput]:
+    return [ExampleInput(s, text=s) for s in SENTENCES]
 
 
-def _stories() -> list[Example]:
-    return [Example(f.prompt, text=f.prompt) for f in zoo.facts(4)]
+def _stories() -> list[ExampleInput]:
+    return [ExampleInput(f.prompt, text=f.prompt) for f in zoo.facts(4)]
 
 
-def _captions() -> list[Example]:
+def _captions() -> list[ExampleInput]:
     found, captions = [], zoo.captions()
     for scene in islice(dict.fromkeys(captions.scene.tolist()), 4):
         at = [i for i, s in enumerate(captions.scene.tolist()) if s == scene]
         texts = list(dict.fromkeys([*(captions.texts[i] for i in at[-2:]), *(captions.twins[i] for i in at[-2:])]))
-        found.append(Example(texts[0], _image(captions.images[scene], f"scene {scene}"), "\n".join(texts)))
+        found.append(ExampleInput(texts[0], _image(captions.images[scene], f"scene {scene}"), "\n".join(texts)))
     return found
 
 
-def _prompts() -> list[Example]:
-    answers, found = zoo.answers(), dict[str, Example]()
-    for prompt, kind, scene in zip(answers.prompts, answers.kinds, answers.scene.tolist(), strict=True):
-        found.setdefault(kind, Example(prompt, _image(answers.images[scene], f"scene {scene}"), prompt))
+def _prompts() -> list[ExampleInput]:
+    answers = zoo.answers()
+    return [
+        ExampleInput(answers.prompts[i], _image(answers.images[scene], f"scene {scene}"), answers.prompts[i])
+        for i, scene in _one_a_kind(answers.kinds, answers.scene.tolist())
+    ]
+
+
+def _one_a_kind(kinds: Sequence[str], scenes: Sequence[int]) -> list[tuple[int, int]]:
+    """The first question of each kind whose scene no other one has, five at most: its number, and its scene's."""
+    found: dict[str, tuple[int, int]] = {}
+    for i, (kind, scene) in enumerate(zip(kinds, scenes, strict=True)):
+        if kind not in found and scene not in (s for _, s in found.values()):
+            found[kind] = (i, scene)
     return list(found.values())[:5]
 
 
-def _detections() -> list[Example]:
+def _detections() -> list[ExampleInput]:
     scenes = zoo.detections()
     return [
-        Example(
+        ExampleInput(
             " and ".join(scenes.names[c] for c in scenes.labels[i].tolist() if c >= 0),
             _image(scenes.images[i], f"scene {i}"),
         )
@@ -89,12 +99,13 @@ def _detections() -> list[Example]:
     ]
 
 
-def _questions() -> list[Example]:
-    asked, found = zoo.questions(), dict[str, Example]()
-    for text, kind, scene in zip(asked.texts, asked.kinds, asked.scene.tolist(), strict=True):
+def _questions() -> list[ExampleInput]:
+    asked, found = zoo.questions(), []
+    for i, scene in _one_a_kind(asked.kinds, asked.scene.tolist()):
         boxes = "\n".join(" ".join(f"{v:.4g}" for v in box) for box in asked.boxes[scene].tolist())
-        found.setdefault(kind, Example(text, _image(asked.images[scene], f"scene {scene}"), text, boxes=boxes))
-    return list(found.values())[:5]
+        image = _image(asked.images[scene], f"scene {scene}")
+        found.append(ExampleInput(asked.texts[i], image, asked.texts[i], boxes=boxes))
+    return found
 
 
 def _image(pixels: Any, name: str) -> Any:
@@ -108,7 +119,7 @@ def _named(image: Any, name: str) -> Any:
     return image
 
 
-OWN: dict[str, Callable[[], list[Example]]] = {
+OWN: dict[str, Callable[[], list[ExampleInput]]] = {
     "zoo/vit-scenes": _pictures,
     "zoo/bert-sentiment": _texts,
     "zoo/llama-facts": _stories,
@@ -116,8 +127,8 @@ OWN: dict[str, Callable[[], list[Example]]] = {
     "zoo/vlm-scenes": _prompts,
     "zoo/detr-scenes": _detections,
     "zoo/lxmert-scenes": _questions,
-    "a question": lambda: [Example(QUESTION[1], text=QUESTION[0], second=QUESTION[1])],
-    "a pair": lambda: [Example(PAIR[1], text=PAIR[0], second=PAIR[1])],
+    "a question": lambda: [ExampleInput(QUESTION[1], text=QUESTION[0], second=QUESTION[1])],
+    "a pair": lambda: [ExampleInput(PAIR[1], text=PAIR[0], second=PAIR[1])],
 }
 """What makes the examples of each model of the zoo, and of kinds of models that it has none of."""
 
@@ -133,4 +144,4 @@ LIKE: tuple[tuple[str, Callable[[Needs], bool]], ...] = (
 """Whose examples a model that is not of the zoo has, by what it reads: the first that fits."""
 
 
-__all__ = ["Example", "examples_of"]
+__all__ = ["ExampleInput", "examples_of"]

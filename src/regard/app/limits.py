@@ -29,7 +29,9 @@ class Limits:
         if not said.strip():
             raise InputError(f"{what} is empty: type it, or choose an example")
         if len(said) > self.characters:
-            raise InputError(f"{what} has {len(said):,} characters, and at most {self.characters:,} are taken: shorten it")
+            raise InputError(
+                f"{what} has {len(said):,} characters, and at most {self.characters:,} are taken: shorten it"
+            )
         return said
 
     def read_upload(self, said: object, folder: Path) -> Any:
@@ -43,7 +45,9 @@ class Limits:
             raise InputError(f"{path.name} has {megabytes(size)} MB, and at most {megabytes(self.bytes)} MB are taken")
         if width * height > self.pixels:
             most = f"at most {self.pixels / 1e6:g} million are taken: make it smaller"
-            raise InputError(f"{path.name} has {width * height / 1e6:.0f} million pixels ({width} x {height}), and {most}")
+            raise InputError(
+                f"{path.name} has {width * height / 1e6:.0f} million pixels ({width} x {height}), and {most}"
+            )
         from regard.models.pictures import read_picture, to_image
 
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -38,7 +39,9 @@ def check_host(host: str) -> None:
     try:
         socket.getaddrinfo(host, None)
     except (OSError, UnicodeError):
-        raise Misuse(f"{host!r} is no address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 all of them") from None
+        raise Misuse(
+            f"{host!r} is no address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 all of them"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -47,7 +50,7 @@ def serving(
 ) -> Iterator[str]:
     """The app, running in threads of its own while the context lasts; its address.
 
-    models: names or folders, beside those of the zoo; the first is shown first, and all that are given are loaded before it runs.
+    models: names or folders, beside those of the zoo; the first is shown first, and all of them are loaded before it runs.
     port: None for the first free one from 7860 on. Uploads lie in a folder that is removed in the end.
 
     Raises Misuse where Gradio is not installed, or host is no address; Failure where the port is taken.
@@ -73,7 +76,8 @@ def serving(
 
 
 def waiting() -> None:
-    """Wait for Ctrl-C, which raises KeyboardInterrupt here."""
+    """Wait for Ctrl-C, or for a polite end by another program; either raises KeyboardInterrupt here."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Event().wait()
 
 
@@ -100,8 +104,8 @@ def _launched(made: Any, gr: Any, host: str, port: int, limits: Limits) -> Any:
             mcp_server=False,
             pwa=False,
             theme=look.theme(gr),
-            css=look.CSS,
-            head=look.HEAD,
+            css=look.read("app.css"),
+            head=look.read("head.html"),
             app_kwargs={"middleware": [Middleware(_Guarded)]},
         )
     except OSError as e:
@@ -134,7 +138,9 @@ def _free(host: str, port: int | None) -> int:
                 trial.bind((host, one))
             except OSError as e:
                 if port is not None:
-                    raise Failure(f"port {port} of {host} cannot be used ({e.strerror or e}): choose another with --port") from e
+                    raise Failure(
+                        f"port {port} of {host} cannot be used ({e.strerror or e}): choose another with --port"
+                    ) from e
                 continue
         return one
     raise Failure(f"ports {PORTS.start} to {PORTS.stop - 1} of {host} are all taken: choose another with --port")

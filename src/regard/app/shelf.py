@@ -11,7 +11,6 @@ import regard
 from regard import zoo
 from regard.errors import ModelError, nearest
 
-
 FIRST = "zoo/vit-scenes"
 """What is shown first where no model was given."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import webbrowser
 from typing import Annotated
@@ -25,8 +26,8 @@ def app(
         typer.Option(
             "--model",
             "-m",
-            help="A name on the hub, a local folder, or one of `regard zoo`; may be repeated. The first is shown first, and those "
-            "of the zoo can always be chosen.",
+            help="A name on the hub, a local folder, or one of `regard zoo`; may be repeated. The first is shown first; "
+            "those of the zoo can always be chosen.",
         ),
     ] = None,
     host: Annotated[
@@ -40,8 +41,8 @@ def app(
 ) -> None:
     """Open a page in the browser where you drop a picture or type a text, and see what the prediction rests on.
 
-    Choose the class, the method and the site; put two methods or two models side by side; save what you see as a page of its own.
-    It works without the internet. Ctrl-C ends it.
+    Choose the class, the method and the site; put two methods or two models side by side; save what you see as a page of its
+    own. It works without the internet. Ctrl-C ends it.
     """
     from regard.app.serving import check_host, is_here, serving, waiting
 
@@ -50,17 +51,14 @@ def app(
     check_host(host)
     if not is_here(host):
         typer.echo(EVERYBODY.format(host=host), err=True)
-    with busy("loading"):
-        served = serving(model or (), host, port)
-        address = served.__enter__()
-    try:
+    with contextlib.ExitStack() as running:
+        with busy("loading"):
+            address = running.enter_context(serving(model or (), host, port))
         typer.echo(f"The app is at {address} (Ctrl-C ends it)")
         sys.stdout.flush()
         if open:
             webbrowser.open(address)
         waiting()
-    finally:
-        served.__exit__(None, None, None)
 
 
 __all__ = ["app"]
