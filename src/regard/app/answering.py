@@ -103,7 +103,8 @@ def read(wish: Wish, needs: Needs, limits: Limits) -> tuple[Any, dict[str, Any]]
     """The raw input that the fields hold, and options for the reader. Raises InputError for what is missing or too long."""
     if needs.picture and wish.picture is None:
         raise InputError("there is no picture yet: drop one, or choose an example")
-    text = limits.checked_text(wish.text, f"the {_called(needs.text)}") if needs.text else ""
+    what = "the list of texts" if needs.lines else f"the {_called(needs.text)}"
+    text = limits.checked_text(wish.text, what) if needs.text else ""
     if needs.second:
         second = limits.checked_text(wish.second, f"the {_called(needs.second)}")
         return ((second, text) if needs.second == "Question" else (text, second)), {}

@@ -65,14 +65,28 @@ def serving(
         shelf = Shelf(models)
         for name in models:
             shelf.needs(name)
-        playground = Playground(shelf, limits, Path(folder))
-        made = playground.built()
-        made.queue(max_size=limits.waiting, default_concurrency_limit=1)
-        _, address, _ = _launched(made, playground.gr, host, _free(host, port), limits)
-        try:
-            yield address
-        finally:
-            made.close(verbose=False)
+        with _half_of_the_cores():
+            playground = Playground(shelf, limits, Path(folder))
+            made = playground.built()
+            made.queue(max_size=limits.waiting, default_concurrency_limit=1)
+            _, address, _ = _launched(made, playground.gr, host, _free(host, port), limits)
+            try:
+                yield address
+            finally:
+                made.close(verbose=False)
+
+
+@contextlib.contextmanager
+def _half_of_the_cores() -> Iterator[None]:
+    """One map is made and one is tested at a time, each with half of torch's threads, so that they do not wait for one another."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def waiting() -> None:
