@@ -137,7 +137,11 @@ def test_two_models_are_two_panes_and_each_is_refused_by_itself(shelf):
     ("name", "changed", "says"),
     [
         ("zoo/bert-sentiment", {"text": " \n"}, "the text is empty: type it, or choose an example"),
-        ("zoo/bert-sentiment", {"text": "a" * 4001}, "the text has 4,001 characters, and at most 4,000 are taken: shorten it"),
+        (
+            "zoo/bert-sentiment",
+            {"text": "a" * 4001},
+            "the text has 4,001 characters, and at most 4,000 are taken: shorten it",
+        ),
         ("zoo/bert-sentiment", {"text": "fine " * 600}, "takes at most 128; shorten it"),
         ("zoo/bert-sentiment", {"target": "posit"}, "did you mean 'positive'"),
         ("zoo/bert-sentiment", {"method": "gea"}, "did you mean 'gae'"),
@@ -146,7 +150,11 @@ def test_two_models_are_two_panes_and_each_is_refused_by_itself(shelf):
         ("zoo/vit-scenes", {"picture": None}, "there is no picture yet: drop one, or choose an example"),
         ("zoo/clip-scenes", {"text": ""}, "the list of texts is empty"),
         ("zoo/lxmert-scenes", {"boxes": ""}, "there are no boxes yet: give one a line, or choose an example"),
-        ("zoo/lxmert-scenes", {"boxes": "0 0 1"}, "line 1 of the boxes has 3 numbers: each line is left, top, right, bottom"),
+        (
+            "zoo/lxmert-scenes",
+            {"boxes": "0 0 1"},
+            "line 1 of the boxes has 3 numbers: each line is left, top, right, bottom",
+        ),
         ("zoo/lxmert-scenes", {"boxes": "0 0 1 x"}, "the boxes are not numbers"),
         ("zoo/lxmert-scenes", {"boxes": "0 0 2 2"}, "beyond 0 to 1; give its boxes, one a line"),
         ("zoo/lxmert-scenes", {"boxes": "0 0 1 1\n" * 101}, "101 boxes are too many, at most 100 are read"),
@@ -183,7 +191,9 @@ def test_an_upload_is_read_upright_and_keeps_its_name(tmp_path):
     assert (image.size, image.filename) == ((30, 40), "a <b>.jpg")
 
 
-@pytest.mark.parametrize("said", ["/etc/passwd", "../secret.png", "secret.png", "\0", "a" * 5000, None, 7, {"path": "x"}, ""])
+@pytest.mark.parametrize(
+    "said", ["/etc/passwd", "../secret.png", "secret.png", "\0", "a" * 5000, None, 7, {"path": "x"}, ""]
+)
 def test_only_what_was_uploaded_is_read_whatever_the_browser_says(tmp_path, said, monkeypatch):
     saved(tmp_path, "secret.png")
     (folder := tmp_path / "uploads").mkdir()
@@ -202,7 +212,9 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
 
 def test_pictures_that_are_too_large_or_none_are_refused_by_name(tmp_path):
     large = saved(tmp_path, "large.png", (6000, 5000))
-    with pytest.raises(InputError, match=r"^large.png has 30 million pixels \(6000 x 5000\), and at most 25 million are"):
+    with pytest.raises(
+        InputError, match=r"^large.png has 30 million pixels \(6000 x 5000\), and at most 25 million are"
+    ):
         LIMITS.read_upload(large, tmp_path)
     with pytest.raises(InputError, match=r"^large.png has 0\.\d+ MB, and at most 0.001 MB are taken$"):
         Limits(bytes=1000).read_upload(large, tmp_path)

@@ -182,6 +182,7 @@ SAID = (
         "give regions=boxes, one (left, top, right, bottom) each, as fractions of the picture",
         "give its boxes, one a line",
     ),
+    ("; give a lower threshold", ""),
     ("text 0 ", "the text "),
 )
 """What errors say to those who call from Python, and what it is called here."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,20 @@ class Visitor:
     """What the server keeps of one visitor: the picture, what was asked for, and what is shown, tested or not yet.
 
     example: the number of the one that is shown; None where the visitor gave the input, which then stays when another model
-    that reads the same is chosen.
+    that reads the same is chosen. token: what the browser has for the picture, so that none is taken for another one after
+    the server has forgotten a visitor.
     """
 
     picture: Any = None
+    token: str = ""
     asked: Wish | None = None
     panes: list[Pane] = field(default_factory=list)
     tested: bool = True
     example: int | None = 0
+
+    def __deepcopy__(self, _: Any) -> Visitor:
+        """A new visitor, as Gradio makes them of the first: with the same example, whose name a copied picture would lose."""
+        return replace(self)
 
 
 class Playground:
@@ -119,8 +126,7 @@ class Playground:
     def _listen(self) -> None:
         """What happens when: each change is answered at once, then what is shown is tested."""
         gr, at = self.gr, self.at
-        fields = [at["visit"], *(at[name] for name in FIELDS)]
-        everything = [c for name, c in at.items() if name != "visit"]
+        fields, everything = [at["visit"], at["drop"], *(at[name] for name in FIELDS)], [*at.values()]
         slow, quick = {"show_progress": "minimal"}, {"show_progress": "hidden"}
         events: list[tuple[Any, Callable[..., Any], dict[str, Any]]] = [
             (at["model"].input, self._switch, slow),
@@ -128,7 +134,7 @@ class Playground:
             (at["drop"].upload, self._take, slow),
             (at["method"].input, self._method, slow),
             (at["beside"].input, self._beside, slow),
-            *((at[name].input, self._typed, quick) for name in ("text", "second", "boxes")),
+            *((at[name].change, self._typed, quick) for name in ("text", "second", "boxes")),
             *((at[name].input, self._asked_for, slow) for name in ("target", "site", "other_method", "other_model")),
         ]
         for listen, handler, how in events:
@@ -143,13 +149,15 @@ class Playground:
     def _handler(self, change: Callable[[Visitor, dict[str, str], Any], Changes], kind: Any) -> Callable[..., Any]:
         """A change as Gradio calls it: with the values of all fields, and what the event carries."""
 
-        def handled(event: Any, visit: Visitor, *values: Any) -> dict[Any, Any]:
+        def handled(event: Any, visit: Visitor, token: str, *values: Any) -> dict[Any, Any]:
             said = {name: str(value or "") for name, value in zip(FIELDS, values, strict=True)}
+            if token != visit.token:
+                visit.picture = None
             try:
                 changes = change(visit, said, getattr(event, "_data", None))
             except RegardError as e:
                 changes = self._refused(visit, said, str(e))
-            return {self.at[name]: value for name, value in changes.items()}
+            return {self.at[name]: value for name, value in changes.items()} | {self.at["visit"]: visit}
 
         handled.__annotations__ = {"event": kind}
         return handled
@@ -160,13 +168,9 @@ class Playground:
         needs = self.shelf.needs(said["model"])
         examples = examples_of(said["model"], needs)
         keeps = visit.example is None and self._fits(needs, visit, said)
-        changes = {
-            "examples": choices(examples, None if keeps else 0),
-            "drop": self.gr.update(visible=needs.picture),
-            **{name: self.gr.update(**self._field(name, needs, said[name])) for name in ("text", "second", "boxes")},
-        }
+        changes = self._words(needs, said) | {"examples": choices(examples, None)}
         if not keeps:
-            changes |= self._example(visit, said, examples, 0, needs)
+            changes = self._example(visit, said, examples, 0, needs)
         said |= {"target": "", "site": ""}
         if said["beside"] == MODELS:
             changes |= self._other(said)
@@ -190,10 +194,19 @@ class Playground:
     ) -> Changes:
         """Fill the fields with an example."""
         one = examples[number]
-        visit.picture, visit.example = one.picture, number
+        visit.example = number
         said |= {"text": one.text, "second": one.second, "boxes": one.boxes, "target": ""}
-        fields = {name: self.gr.update(**self._field(name, needs, said[name])) for name in ("text", "second", "boxes")}
-        return fields | {"examples": choices(examples, number)}
+        changes = self._words(needs, said) | {"examples": choices(examples, number)}
+        return changes | self._picture(visit, one.picture, needs.picture)
+
+    def _picture(self, visit: Visitor, picture: Any, there: bool = True) -> Changes:
+        """Keep a picture for a visitor. there: whether the model reads one."""
+        visit.picture, visit.token = picture, secrets.token_hex(8)
+        return {"drop": self.gr.update(value=visit.token, visible=there)}
+
+    def _words(self, needs: Needs, said: dict[str, str]) -> Changes:
+        """The fields for words that a model reads."""
+        return {name: self.gr.update(**self._field(name, needs, said[name])) for name in ("text", "second", "boxes")}
 
     def _own(self, visit: Visitor, said: dict[str, str]) -> Changes:
         """The visitor gave the input: no example is shown any more."""
@@ -204,11 +217,15 @@ class Playground:
 
     def _take(self, visit: Visitor, said: dict[str, str], event: Any) -> Changes:
         path = event.get("path") if isinstance(event, dict) else None
-        visit.picture = self.limits.read_upload(path, self.folder)
+        changes = self._picture(visit, self.limits.read_upload(path, self.folder))
         said |= {"target": ""}
-        return self._own(visit, said) | self._shown(visit, said)
+        return changes | self._own(visit, said) | self._shown(visit, said)
 
     def _typed(self, visit: Visitor, said: dict[str, str], _: Any) -> Changes:
+        if visit.example is not None:
+            put = examples_of(said["model"], self.shelf.needs(said["model"]))[visit.example : visit.example + 1]
+            if any(all(said[n] == getattr(e, n) for n in ("text", "second", "boxes")) for e in put):
+                return {}  # the example was put there, and nobody typed
         return self._own(visit, said) | self._shown(visit, said)
 
     def _asked_for(self, visit: Visitor, said: dict[str, str], _: Any) -> Changes:

@@ -46,7 +46,7 @@ class Limits:
         if width * height > self.pixels:
             most = f"at most {self.pixels / 1e6:g} million are taken: make it smaller"
             raise InputError(
-                f"{path.name} has {width * height / 1e6:.0f} million pixels ({width} x {height}), and {most}"
+                f"{path.name} has {width * height / 1e6:.3g} million pixels ({width} x {height}), and {most}"
             )
         from regard.models.pictures import read_picture, to_image
 
