@@ -1,4 +1,4 @@
-"""What the app answers, without a browser and without Gradio: limits, models, examples, panes, and what is said of bad input."""
+"""What the app answers, without a browser and without Gradio: models, examples, panes, and what is said of bad input."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_errors_speak_of_fields():
     assert boxes_in("0, 0, .5, 1\n\n0 0 1 1\n") == [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0]]
 
 
-# -- what is drawn: nothing untrusted gets out of its frame -----------------------------------------------------------------------
+# -- what is drawn: nothing untrusted gets out of its frame -------------------------------------------------------------------
 
 
 class Elements(HTMLParser):

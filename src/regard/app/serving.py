@@ -78,7 +78,7 @@ def serving(
 
 @contextlib.contextmanager
 def _half_of_the_cores() -> Iterator[None]:
-    """One map is made and one is tested at a time, each with half of torch's threads, so that they do not wait for one another."""
+    """One map is made and one is tested at a time: each has half of torch's threads, so that neither waits for the other's."""
     import torch
 
     before = torch.get_num_threads()
