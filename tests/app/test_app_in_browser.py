@@ -154,6 +154,7 @@ def test_the_map_follows_what_is_typed(opened):
     refused(page, "The text has 305 characters, and at most 300 are taken: shorten it.")
 
 
+@pytest.mark.long
 def test_two_methods_and_two_models_stand_side_by_side(opened):
     page = opened()
     page.get_by_text("two methods").click()
@@ -202,7 +203,7 @@ def test_a_saved_page_is_a_whole_page(opened, browser, tmp_path):
     alone.close()
 
 
-@pytest.mark.parametrize("width", [320, 390])
+@pytest.mark.parametrize("width", [pytest.param(320, marks=pytest.mark.long), 390])
 def test_on_a_phone_the_map_is_on_the_first_screen_and_nothing_is_cut_off(opened, width):
     page = opened(viewport={"width": width, "height": 844}, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

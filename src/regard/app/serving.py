@@ -58,7 +58,10 @@ def serving(
     need("app")
     check_host(host)
     limits = limits or Limits()
-    with tempfile.TemporaryDirectory(prefix="regard-app-") as folder, _set(GRADIO_TEMP_DIR=folder, **QUIET):
+    with (
+        tempfile.TemporaryDirectory(prefix="regard-app-") as folder,
+        _set(GRADIO_TEMP_DIR=folder, **QUIET, **_unproxied()),
+    ):
         from regard.app.blocks import Playground
         from regard.app.shelf import Shelf
 
@@ -158,6 +161,13 @@ def _free(host: str, port: int | None) -> int:
                 continue
         return one
     raise Failure(f"ports {PORTS.start} to {PORTS.stop - 1} of {host} are all taken: choose another with --port")
+
+
+def _unproxied() -> dict[str, str]:
+    """Gradio asks its own server whether it is there, which is no question for a proxy."""
+    known = os.environ.get("NO_PROXY", os.environ.get("no_proxy", ""))
+    every = ",".join(filter(None, [known, "127.0.0.1", "localhost", "::1"]))
+    return {"NO_PROXY": every, "no_proxy": every}
 
 
 @contextlib.contextmanager
