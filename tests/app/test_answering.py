@@ -301,6 +301,23 @@ def test_a_page_in_a_frame_says_so_and_one_of_its_own_does_not(shelf):
     assert pane.found[0].receipt.causal[0].verdict in page(pane.found, "x", "testing").replace("\u00a0", " ")
 
 
+def test_the_runners_up_have_maps_when_there_is_time_for_them(shelf):
+    (pane,) = answer(shelf, wish_of(shelf, FIRST), LIMITS)
+    assert len(pane.found) == 1
+    answering.test([pane], LIMITS)
+    likely = pane.found[0].prediction[0]
+    assert [int(e.receipt.explained[0]) for e in pane.found] == [c.number for c in likely]
+    assert len(Elements(Elements(drawn.pane(pane)).of("iframe")[0]["srcdoc"]).of("section")) == 1
+    answering.test([pane], LIMITS)
+    assert len(pane.found) == len(likely)
+
+
+def test_a_class_that_was_asked_for_has_no_runners_up(shelf):
+    (pane,) = answer(shelf, wish_of(shelf, FIRST, target="Sneaker"), LIMITS)
+    answering.test([pane], LIMITS)
+    assert len(pane.found) == 1
+
+
 def test_tests_stop_where_time_is_up(shelf):
     (pane,) = answer(shelf, wish_of(shelf, "zoo/bert-sentiment"), LIMITS)
     answering.test([pane], Limits(seconds=0))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ import regard
 from regard.app.limits import Limits
 from regard.app.shelf import Needs, Shelf
 from regard.errors import InputError, RegardError
+from regard.preferred import AUTO
+from regard.target import Target
 
 ALONE, METHODS, MODELS = "one map", "two methods", "two models"
 MOST = 100
@@ -32,7 +35,7 @@ class Wish:
     second: str = ""
     boxes: str = ""
     target: str = ""
-    method: str = "gae"
+    method: str = AUTO
     site: str = ""
     beside: str = ALONE
     other_method: str = "rollout"
@@ -53,18 +56,22 @@ class Wish:
 
 @dataclass
 class Pane:
-    """A model and a method, and what came of them: explanations, or why there are none. classes: what can be asked for."""
+    """A model and a method, and what came of them: explanations, or why there are none.
+
+    classes: what can be asked for. runners_up: what explains the next likeliest classes, when there is time for it.
+    """
 
     model: str
     method: str
     found: list[Any] = field(default_factory=list)
     refused: str = ""
     classes: Sequence[str] = ()
+    runners_up: Callable[[], list[Any]] | None = None
 
     @property
     def title(self) -> str:
         """What tells it from the other."""
-        return f"{self.model} · {self.method}"
+        return f"{self.model} · {self.found[0].method if self.found else self.method}"
 
 
 def answer(shelf: Shelf, wish: Wish, limits: Limits) -> list[Pane]:
@@ -73,8 +80,12 @@ def answer(shelf: Shelf, wish: Wish, limits: Limits) -> list[Pane]:
 
 
 def test(panes: Sequence[Pane], limits: Limits) -> None:
-    """Test the maps of all panes, as many as there is time for."""
+    """Add the maps of the runners-up to all panes, and test every map, as many as there is time for."""
     end = time.perf_counter() + limits.seconds
+    for pane in panes:
+        more, pane.runners_up = pane.runners_up, None
+        with contextlib.suppress(RegardError):  # what is shown is right without them
+            pane.found += more() if more else []
     for exp in (exp for pane in panes for exp in pane.found):
         exp.test_unasked(max(0.0, end - time.perf_counter()))
 
@@ -87,6 +98,9 @@ def _filled(pane: Pane, shelf: Shelf, wish: Wish, limits: Limits) -> Pane:
         made = reader.explain(raw, **how, **more)
         pane.found = list(made) if isinstance(made, list) else [made]
         pane.classes = classes_of(reader, pane.found)
+        if reader.classifies and how["target"] is None:
+            ranked = [Target.ranked(rank) for rank in range(1, len(pane.found[0].prediction[0]))]
+            pane.runners_up = lambda: reader.explain(raw, **(how | {"target": ranked}), **more)
         if sites_of(pane.method):
             shelf.blocks(pane.model, raw, more)
     except RegardError as e:

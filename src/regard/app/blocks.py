@@ -18,9 +18,11 @@ from regard.app.limits import Limits
 from regard.app.shelf import Needs, Shelf
 from regard.errors import RegardError
 from regard.extras import brought_by
+from regard.preferred import AUTO
 
 PREDICTED = ("what the model predicts", "")
 OWN_SITE = ("the method's own", "")
+BEST = ("what does best at such a task", AUTO)
 FIELDS = ("model", "text", "second", "boxes", "target", "method", "site", "beside", "other_method", "other_model")
 """The fields of a `Wish` that are fields of the page."""
 EXAMPLES = '<p class="caption">Examples</p><div class="examples" role="group" aria-label="Examples">${value}</div>'
@@ -110,7 +112,7 @@ class Playground:
 
     def _asked(self, wish: Wish, shown: Pane) -> None:
         gr, at = self.gr, self.at
-        names = [row.name for row in regard.methods().rows]
+        names = [BEST, *((row.name, row.name) for row in regard.methods().rows)]
         custom = {"allow_custom_value": True, "filterable": True}
         at["target"] = gr.Dropdown(
             [PREDICTED, *shown.classes], value="", label="Class or word to explain", elem_id="target", **custom
@@ -298,6 +300,8 @@ class Playground:
 
 def _about(method: str) -> str:
     """What a method is, in one line."""
+    if method == AUTO:
+        return "by our own tables, one for each kind of task"
     row = next((row for row in regard.methods().rows if row.name == method), None)
     return "" if row is None else f"{row.summary} ({row.paper})"
 
