@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from regard.app.shelf import Needs, Shelf
 from regard.errors import Failure, Misuse
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ROOT = Path(__file__).parents[2]
 LIMITS = Limits(bytes=2_000_000, pixels=1_000_000, characters=300)
 
 pytestmark = [
@@ -252,6 +254,17 @@ def test_the_app_listens_on_this_machine_alone_and_asks_browsers_to_ask_nobody_e
         policy = answer.headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "http" not in policy
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "pyproject.toml", "../../../../etc/passwd", "src/regard/zoo/vit-scenes/card.json"]
+)
+def test_no_file_of_this_machine_is_handed_out(app, path):
+    given = Path(path) if path.startswith(("/", "..")) else ROOT / path
+    with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(f"{app}gradio_api/file={given}"):
+        pass
+    assert refused.value.code in (403, 404)
+    refused.value.close()
 
 
 def test_a_taken_port_and_a_strange_host_are_refused(app):
