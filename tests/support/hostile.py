@@ -362,22 +362,24 @@ def _of_models(draw: random.Random, given: Given) -> Call:
     return Call("model", ["explain", value, "--model", "model", "--out", "out", "--no-test", "--no-page"])
 
 
+def spoilt_file(draw: random.Random, data: bytes) -> bytes:
+    """A file of `save`, with a part of its header replaced, its tensors called otherwise, or its bytes spoilt."""
+    if draw.random() > 0.7:
+        return spoilt(draw, data)
+    length = int.from_bytes(data[:8], "little")
+    head = json.loads(data[8 : 8 + length])
+    meta = head["__metadata__"]
+    if draw.random() < 0.7:
+        meta["json"] = json.dumps(mutated(draw, json.loads(meta["json"])))
+    else:
+        head = mutated(draw, head)
+    made = json.dumps(head).encode()
+    return len(made).to_bytes(8, "little") + made + data[8 + length :]
+
+
 def _of_saved(draw: random.Random, given: Given) -> Call:
     """A saved explanation that steers another."""
-    data = given.files["saved"]
-    length = int.from_bytes(data[:8], "little")
-    if draw.random() < 0.7:
-        head = json.loads(data[8 : 8 + length])
-        meta = head["__metadata__"]
-        if draw.random() < 0.7:
-            meta["json"] = json.dumps(mutated(draw, json.loads(meta["json"])))
-        else:
-            head = mutated(draw, head)
-        made = json.dumps(head).encode()
-        data = len(made).to_bytes(8, "little") + made + data[8 + length :]
-    else:
-        data = spoilt(draw, data)
-    Path("map.safetensors").write_bytes(data)
+    Path("map.safetensors").write_bytes(spoilt_file(draw, given.files["saved"]))
     arguments = _explain(draw, ["plain.png", "--guide", "map.safetensors"], "vit", given, 0.0)
     return Call("saved", arguments, model="vit")
 
