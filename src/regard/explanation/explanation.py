@@ -586,6 +586,7 @@ APART: dict[str, Any] = {
     "streams": list[str],
     **dict.fromkeys((*KEPT, "prediction", "transfer", "causal"), PART),
     "between": dict[str, list[int]] | None,
+    "rasters": dict[str, dict[str, Any]] | None,
 }
 """The parts of a file that are no plain values, and of what kind they are."""
 
