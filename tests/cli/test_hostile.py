@@ -131,8 +131,10 @@ def faults(
         found.append(f"lost: {lost}")
     if code == 2 and changed and not many:
         found.append(f"refused, yet changed: {sorted(changed)}")
-    pages = [after[name][1] for name in changed if name in after and name.endswith(".html")]
-    if any(b"<script>alert" in page or b"<img src=x" in page for page in pages if page):
+    pages = [after[name][1] or b"" for name in changed if name in after and name.endswith(".html")]
+    if any(
+        b"<script>alert" in page or b"<img src=x" in page for page in pages if page.lower().startswith(b"<!doctype")
+    ):
         found.append("HTML of the input in a page")
     if "PWNED" in "".join(after):
         found.append("code was run")
