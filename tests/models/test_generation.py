@@ -462,7 +462,7 @@ def test_generate_on_the_command_line(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["a cat", "--generate", "0"], "at least 1"),
+        (["a cat", "--generate", "0"], "from 1 to 100000, not 0"),
         (["key " * 100, "--generate", "3"], "takes at most 48"),
         (["key " * 46, "--generate", "30"], "ask for at most"),
         ([" ", "--generate", "3"], "empty"),
