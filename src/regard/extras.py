@@ -11,6 +11,7 @@ MODULES = {
     "viz": ("matplotlib", "PIL", "jinja2"),
     "cli": ("typer", "rich"),
     "eval": ("sklearn", "scipy", "skimage"),
+    "app": ("gradio",),
 }
 
 

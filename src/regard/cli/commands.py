@@ -1,4 +1,4 @@
-"""The commands: explain, compare, transfer, heads, rewrite, theory, attention-vs-posthoc, inspect, probe, methods, zoo.
+"""The commands: explain, compare, transfer, heads, rewrite, theory, attention-vs-posthoc, inspect, probe, app, methods, zoo.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -35,12 +35,13 @@ from regard.cli.rewriting import check_reached, forget_other, in_short, pictures
 from regard.cli.sources import OneInput, Sources, check_ends
 from regard.extras import need
 from regard.memory import budget_of
+from regard.preferred import AUTO
 from regard.version import __version__
 
 try:
     import typer
 
-    from regard.cli import experiments
+    from regard.cli import experiments, playground
     from regard.cli.explaining import Explaining, named
     from regard.cli.many import ManyInputs, check_failed, show_entries
     from regard.cli.options import (
@@ -139,7 +140,13 @@ def explain(
     context: typer.Context,
     model: Model,
     inputs: Sourced = None,
-    method: Annotated[str, typer.Option(help="Names from `regard methods`, with commas between them, or all.")] = "gae",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Names from `regard methods`, with commas between them, or all. Default: what does best at such a task in our "
+            "own tables."
+        ),
+    ] = AUTO,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -187,8 +194,8 @@ def explain(
         bool | None,
         typer.Option(
             "--test/--no-test",
-            help="Test whether each map is better than chance: about 50 forward passes for an input. Default: as many as half "
-            "a minute suffices for, of several inputs none.",
+            help="Test whether each map is better than chance: about 50 forward passes for an input. Default: as many as ten "
+            "seconds suffice for, of several inputs none.",
         ),
     ] = None,
     chat: Chats = None,
@@ -226,7 +233,14 @@ def explain(
         more["written"] = read_words(answer) if answer is not None else generate or 0
         more["against"] = None if against is None else read_words(against)
     else:
-        how |= {"method": names, "target": wanted, "truncate": truncate, **beside, **steered, **own}
+        how |= {
+            "method": names if len(names) > 1 else names[0],
+            "target": wanted,
+            "truncate": truncate,
+            **beside,
+            **steered,
+            **own,
+        }
     journal = None if sources.single else Journal.begun(out, kept_of(model, context.params), resume)
     reader = load(model, draws=not no_page)
     pair = Pair.checked(reader, image, text, regions, classes)
@@ -235,7 +249,8 @@ def explain(
     if journal is None:
         shown = _explain_one(explaining, next(sources.items(pair.kind)), out, data, no_page, (quiet, details))
     else:
-        about = f"What {model} makes of them, explained by {', '.join(names)}."
+        named = [getattr(reader, "default_method", n) if n == AUTO else n for n in names]
+        about = f"What {model} makes of them, explained by {', '.join(named)}."
         shown = _explain_many(ManyInputs(explaining, sources, journal, about, data, not no_page, quiet))
     if open:
         webbrowser.open(shown.as_uri())
@@ -248,9 +263,11 @@ def _explain_one(
 ) -> Path:
     """Explain one input, on a page of its own; the page. printed: whether only where it is; whether whole receipts, too."""
     quiet, details = printed
+    explaining = explaining if no_page else explaining.with_runners_up()
     found = explaining.found(item.read(explaining.pair.kind))
     with NewFiles() as new, busy("drawing"):
         files = [] if no_page else new.drawn(found, out, explaining.render(found))
+        found = found[: len(found) - explaining.beside]
         written = data.write([f if isinstance(f, tuple) else (item.name, f) for f in found], new)
         new.place()
     if not data.stdout:
@@ -514,6 +531,7 @@ def inspect(
 
 
 app.command()(experiments.probe)
+app.command()(playground.app)
 
 
 @app.command()

@@ -52,18 +52,21 @@ def write_all(found: Sequence[Any], out: Path, render: Render) -> list[Path]:
     return files
 
 
-def render_explanations(found: Sequence[Explanation], work: Path) -> list[str]:
-    """One page of all explanations, and a picture of each map."""
+def render_explanations(found: Sequence[Explanation], work: Path, beside: int = 0) -> list[str]:
+    """One page of all explanations, and a picture of each map, once, but of so many at the end."""
     from regard.report.explanation.html import write_page
     from regard.report.explanation.png import plot
+    from regard.report.view import method_of, same_maps
 
     write_page(found, work / "report.html")
     names = ["report.html"]
-    for exp in found:
+    once = same_maps(found)
+    drawn = [exp for exp in found[: len(found) - beside] if method_of(exp) in once]
+    for exp in drawn:
         for sample in range(exp.samples):
             names.append(unused(file_stem(exp, sample), names))
             plot(exp, work / names[-1], sample)
-    return names + _render_objects(found, work, names)
+    return names + _render_objects(drawn, work, names)
 
 
 def render_told(found: Sequence[Explanation], work: Path) -> list[str]:

@@ -20,11 +20,11 @@ from torch import Tensor
 from regard.errors import Misuse, nearest
 from regard.explanation.files import as_json
 from regard.explanation.loading import check, of_file
-from regard.explanation.prediction import percent
+from regard.explanation.percents import percent
 
 LEVEL = 0.05
 """A map is better than chance where p is at most this."""
-SECONDS = 30.0
+SECONDS = 10.0
 """As long as a page may take to test maps without having been asked to."""
 LEAST = 8
 """The fewest units that can be tested: of fewer there are not 50 choices."""

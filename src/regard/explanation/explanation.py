@@ -562,7 +562,7 @@ class Explanation:
     def to_html(self, path: str | os.PathLike[str], test: bool | None = None) -> Path:
         """Write a self-contained page (needs `regard[viz]`).
 
-        test: whether the page shows the causal test (`test`): True, False, or None: if it takes at most about half a minute.
+        test: whether the page shows the causal test (`test`): True, False, or None: if it takes at most about ten seconds.
         """
         shown_tested([self], test)
         return display.write_explanation(self, path)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from regard.explanation.loading import Damaged, finite, of_file
+from regard.explanation.percents import percent
 
 TOP = 5
 """How many classes are kept."""
@@ -96,11 +97,4 @@ class Prediction(Sequence[tuple[Likely, ...]]):
         return made
 
 
-def percent(probability: float) -> str:
-    """A probability: whole per cents, of less than one per cent tenths."""
-    if 0 < probability < 0.0005:
-        return "<0.1 %"
-    return f"{100 * probability:.1f} %" if 0 < probability < 0.0095 else f"{100 * probability:.0f} %"
-
-
-__all__ = ["TOP", "Likely", "Prediction", "percent"]
+__all__ = ["TOP", "Likely", "Prediction"]

@@ -198,6 +198,7 @@ class Receipt:
         surrogate: the linear model whose coefficients the scores are, with its R² and its standard errors; else None.
         mask: the mask over keys of attention whose probabilities the scores are: what it keeps, what is left of y; else None.
         explained_model: the model that the map is of, where it is not the user's own (`heads="single"`); else None.
+        default_for: the task that the method was chosen for by `method="auto"` (`regard.preferred`); "" where it was named.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
     """
@@ -226,6 +227,7 @@ class Receipt:
     surrogate: Surrogate | None = None
     mask: LearnedMask | None = None
     explained_model: ExplainedModel | None = None
+    default_for: str = ""
     _measured: Measured | None = field(default=None, repr=False)
     _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
 

@@ -69,6 +69,7 @@ def _section(protocol: Protocol, rows: Sequence[Row], key: str, against: str, se
     return {
         "id": key,
         "name": protocol.name,
+        "title": protocol.question,
         "counts": _counts(examples, len(every), sides, sum(errors.values())),
         "metrics": [{"name": m, "better": KEYS[protocol.direction(m)]} for m in metrics],
         "rows": _table(found, rows, every, metrics, seed),
