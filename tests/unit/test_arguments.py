@@ -178,3 +178,17 @@ def test_a_registered_method_is_checked_by_what_its_signature_says(request):
     assert explain("mine", power="as it likes").method == "mine"
     with pytest.raises(Misuse, match="count is a whole number, not 'two'"):
         explain("typed", count="two")
+
+
+@pytest.mark.parametrize("size", [(10**9, 10**9), (0, 4), (4,), "ab", (4.5, 4), (True, 4), None])
+def test_a_map_is_no_larger_than_can_be_drawn(size):
+    from regard.explanation.places import size_of
+
+    with pytest.raises(Misuse, match=r"a size is \(height, width\) in pixels, at most 268435456 of them; not "):
+        size_of(size)
+
+
+@pytest.mark.parametrize("random", [10**9, "x", True, 3])
+def test_a_test_has_no_more_random_choices_than_can_be_run(random):
+    with pytest.raises(Misuse, match="random is a whole number from 19 to 100000, not"):
+        explain("gae").test(random=random)
