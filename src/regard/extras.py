@@ -11,6 +11,8 @@ MODULES = {
     "viz": ("matplotlib", "PIL", "jinja2"),
     "cli": ("typer", "rich"),
     "eval": ("sklearn", "scipy", "skimage"),
+    "store": ("pyarrow", "duckdb", "fsspec"),
+    "data": ("h5py", "pycocotools"),
 }
 
 

@@ -89,6 +89,8 @@ class Row:
             baseline. site, baseline: their labels.
         group: what the example shares with others, so that an interval draws them together; "": nothing.
         label: the true class. predicted: the model's answer. explained: the class that the map is for.
+        seconds: what the protocol took on the example, its share of making the map included; None: not measured. Rows that
+            differ in it alone are equal.
     """
 
     protocol: Protocol
@@ -106,6 +108,7 @@ class Row:
     label: int | None = None
     predicted: int | None = None
     explained: int | None = None
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def right(self) -> bool | None:
@@ -131,9 +134,15 @@ class Row:
 
 @dataclass(kw_only=True)
 class Judged(ABC):
-    """A method that is to be judged, as a protocol is given it."""
+    """A method that is to be judged, as a protocol is given it.
+
+    Attributes:
+        shared: seconds by which what was measured of an example is too short (its share of a map that was there already) or too
+            long (what others have of a map that was made meanwhile).
+    """
 
     seed: int = 0
+    shared: float = 0.0
 
     @abstractmethod
     def columns(self) -> dict[str, Any]:
