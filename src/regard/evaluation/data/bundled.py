@@ -73,7 +73,7 @@ class Bundled(DataSet):
         reading = reading_of(reader, scenes.images[number])
         return Example(name, reading, called, scenes.masks[number, 0], other=second)
 
-    def document(self, number: int) -> Document | None:
+    def document(self, reader: Any, number: int) -> Document | None:
         """A sentence with the words that decide its label."""
         if self.name == SCENES:
             return None
@@ -81,7 +81,7 @@ class Bundled(DataSet):
         words = word_spans(sentence.text)
         told = {w.casefold() for w in sentence.words}
         marked = [sentence.text[a:b].strip(".,!").casefold() in told for a, b in words]
-        label = {"negative": 0, "positive": 1}[sentence.label]
+        label = self.number_of(sentence.label, reader)
         return Document(self.name_of(number), sentence.text, label, words, tuple(runs(torch.tensor(marked))))
 
     def digest(self) -> str:

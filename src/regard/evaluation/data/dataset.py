@@ -7,7 +7,9 @@ so that a run can be cut into shards, and it is pickled to other processes witho
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +78,7 @@ class DataSet(ABC):
         """Whether pixels of the answer are known."""
         return False
 
-    def document(self, number: int) -> Document | None:
+    def document(self, reader: Any, number: int) -> Document | None:
         """The text with its rationale, where the data set has such. Raises for what cannot be read."""
         return None
 
@@ -198,19 +200,37 @@ def reading_of(reader: Any, raw: Any) -> Reading:
     return reading
 
 
-def check_size(path: Path) -> None:
-    """Raise InputError for a picture with more pixels than can be judged, before it is decoded."""
+def checked_picture(source: Path | bytes, name: str) -> Any:
+    """A picture's path, or its bytes opened, for a reader. Raises InputError for one of more pixels than can be judged, before
+    it is decoded.
+    """
     from PIL import Image
 
+    opened: Any = source if isinstance(source, Path) else io.BytesIO(source)
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except Exception:  # what reads the picture says what is wrong with it
-        return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is measured below
+            image = Image.open(opened)
+    except Exception as e:
+        if isinstance(source, Path):  # what reads it says what is wrong with it
+            return source
+        raise InputError(f"{name} is not a picture that Pillow can read") from e
+    width, height = image.size
+    if isinstance(source, Path):
+        image.close()
     if width * height > MEGAPIXELS * 1_000_000:
         raise InputError(
-            f"{path.name} has {width * height / 1e6:.0f} megapixels, and at most {MEGAPIXELS} are judged; make it smaller first"
+            f"{name} has {width * height / 1e6:.0f} megapixels, and at most {MEGAPIXELS} are judged; make it smaller first"
         )
+    return source if isinstance(source, Path) else image
+
+
+def inside(home: Path, name: str) -> Path:
+    """A file that data name, in their folder. Raises InputError for one that lies outside of it."""
+    path = Path(os.path.abspath(home / name))
+    if not path.is_relative_to(os.path.abspath(home)):
+        raise InputError(f"{name!r} leads out of the folder {home}")
+    return path
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -245,10 +265,11 @@ __all__ = [
     "Given",
     "Labels",
     "check_label",
-    "check_size",
+    "checked_picture",
     "file_of",
     "files_digest",
     "folder_of",
+    "inside",
     "pictures_in",
     "reading_of",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regard.errors import InputError, Misuse, UnknownName, nearest
+from regard.errors import InputError, UnknownName, nearest
 from regard.evaluation.data.dataset import DataSet
 from regard.zoo import PREFIX
 
@@ -41,10 +41,6 @@ def data_set(words: str, **options: Any) -> DataSet:
     for option in options:
         if option not in known:
             raise nearest(option, known, f"option of data of the kind {kind!r}")
-    if missing := [
-        f.name for f in dataclasses.fields(made) if f.default is f.default_factory and f.name not in (field, *options)
-    ]:
-        raise Misuse(f"data of the kind {kind!r} need {missing[0]}=")
     found: DataSet = made(**{field: place}, **options)
     return found
 

@@ -86,7 +86,7 @@ class Worker:
         """A text with its rationale; of what cannot be read, an example that says why."""
         name = self.work.data.name_of(number)
         try:
-            found = self.work.data.document(number)
+            found = self.work.data.document(self.reader, number)
             if found is None:
                 raise Misuse("the data hold no rationales; this protocol needs them")
             return dataclasses.replace(found, name=name)
