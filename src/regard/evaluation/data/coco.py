@@ -140,7 +140,7 @@ def _drawn(segmentations: Sequence[Any], size: tuple[int, int]) -> Tensor:
             parts = [{"size": one["size"], "counts": one["counts"]}]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of pycocotools' own arrays
-            mask |= torch.from_numpy(drawing.decode(parts)).any(-1)
+            mask |= torch.from_numpy(drawing.decode(parts)).bool().any(-1)
     return mask
 
 
