@@ -71,6 +71,13 @@ REFUSED = [
     ),
     (("attention-vs-posthoc", "text", "-m", "zoo/bert-sentiment", "--posthoc", "limes"), "did you mean 'lime'"),
     (("attention-vs-posthoc", ".", "-m", "zoo/vit-scenes"), "holds no pictures"),
+    (("evaluate", "zoo/vit-scenes", "--methods", "gae,gea"), "did you mean 'gae'"),
+    (("evaluate", "zoo/vit-scenes", "--methods", "gae(sign"), "is not understood; give NAME"),
+    (("evaluate", "zoo/vit-scenes", "--protocols", "a(b)"), "give each option once"),
+    (("evaluate", "zoo/vit-scenes", "--data-option", "split"), "--data-option is NAME=VALUE"),
+    (("evaluate", "zoo/vit-scenes", "--out", "boxes.json"), "is a file; --out needs a folder"),
+    (("evaluate", "zoo/vit-scene"), "did you mean 'zoo/vit-scenes'"),
+    (("results", "nothing"), "nothing holds no run"),
 ]
 POISONED = """
 import sys

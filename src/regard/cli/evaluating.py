@@ -18,7 +18,7 @@ from regard.cli.options import Budget, Debug, check_model
 from regard.cli.progress import duration
 from regard.cli.running import guarded
 from regard.cli.terminal import busy, one_line, show_file, show_files
-from regard.errors import Failure, Misuse, nearest
+from regard.errors import Failure, InputError, Misuse, nearest
 from regard.extras import need
 from regard.memory import budget_of
 
@@ -111,11 +111,13 @@ def results(
     debug: Debug = False,
 ) -> None:
     """Show what the rows of a run say: a table, and a page with curves."""
+    csv = None if csv is None else writable_file(csv, (".csv",))
+    if "://" not in store and not (Path(store).expanduser() / "manifest.json").is_file():
+        raise InputError(f"{store} holds no run (there is no manifest.json); give the --out of regard evaluate")
     need("eval")
     need("store")
     if page:
         need("viz")
-    csv = None if csv is None else writable_file(csv, (".csv",))
     from regard.evaluation.store.results import Results
 
     found = Results(store)
