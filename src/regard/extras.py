@@ -13,6 +13,7 @@ MODULES = {
     "eval": ("sklearn", "scipy", "skimage"),
     "store": ("pyarrow", "duckdb", "fsspec"),
     "data": ("h5py", "pycocotools"),
+    "ray": ("ray",),
 }
 
 

@@ -177,9 +177,9 @@ def _computed(engine: str, work: Work, reader: Any, shards: Sequence[Shard], wor
     if not shards:
         return iter(())
     if engine == "ray":
-        from regard.evaluation.engines import ray
+        from regard.evaluation.engines.ray import on_cluster
 
-        return ray.on_cluster(work, shards, workers)
+        return on_cluster(work, shards, workers)
     if workers is None or workers == 1:
         return local.in_this_process(work, reader, shards)
     return local.in_processes(work, shards, min(workers, len(shards)))
