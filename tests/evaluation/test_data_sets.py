@@ -111,7 +111,7 @@ def test_pictures_with_masks(tmp_path, vit):
     assert not found["two.jpg"].mask.any()  # all that it shows is ignored
     assert int(data_set(str(tmp_path), object=3).example(vit, 2).mask.sum()) == 200
     with pytest.raises(Misuse, match="object= is a value"):
-        data_set(str(tmp_path), object="largets")
+        data_set(str(tmp_path), object="lagrest")
     rows = small(tmp_path / "run", data=data, methods=["random"], protocols=["segmentation"], examples=None)
     assert "the mask is (10, 40) and its picture (30, 40)" in dict(r[:2] for r in rows.errors)["small.jpg"]
 

@@ -275,7 +275,7 @@ def test_what_is_refused_before_anything_runs(tmp_path, vit, computed):
         ({"methods": ["gea"]}, UnknownName, "did you mean 'gae'"),
         ({"methods": []}, Misuse, "no method is named"),
         ({"protocols": ["segmentatoin"]}, UnknownName, "did you mean 'segmentation'"),
-        ({"protocols": ["segmentation(explaind=true)"]}, UnknownName, "did you mean 'explained'"),
+        ({"protocols": ["segmentation(explainedd=true)"]}, UnknownName, "did you mean 'explained'"),
         ({"engine": "rya"}, UnknownName, "did you mean 'ray'"),
         ({"batch": 0}, Misuse, "batch must be a whole number"),
         ({"workers": 0}, Misuse, "workers must be a whole number"),
