@@ -16,9 +16,11 @@ import torch
 import regard
 from regard import zoo
 from regard.errors import Failure, InputError, Misuse, UnknownName
-from regard.evaluation import Example, Perturbation, Segmentation, evaluate_rows, summaries
+from regard.evaluation import AttributionError, Example, Perturbation, Rationale, Segmentation, evaluate_rows, summaries
 from regard.evaluation.data.bundled import Bundled
 from regard.evaluation.engines import work
+from regard.evaluation.plan import spelled
+from regard.evaluation.protocols.words import method_of, protocol_of
 from regard.evaluation.store import lock
 from regard.evaluation.store import store as stores
 from regard.evaluation.store.columns import COLUMNS
@@ -290,6 +292,35 @@ def test_what_is_refused_before_anything_runs(tmp_path, vit, computed):
             small(**{"out": tmp_path / "new", **changed})
     assert computed == []
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "labelled", "made"),
+    [
+        ("segmentation(explained=true)", "image", False, Segmentation("true")),
+        ("Segmentation", "image", False, Segmentation("predicted")),
+        ("perturbation", "text", True, Perturbation("word", "drop")),
+        ("perturbation(unit=token, steps=[0.5], auc=[0, 0.5])", "text", True,
+         Perturbation("token", "drop", steps=(0.5,), auc=(0, 0.5))),
+        ("attribution_error( explained = true )", "image", True, AttributionError("true")),
+        ("rationale(top=evidence, windows=1)", "text", True, Rationale("evidence", windows=1)),
+    ],
+)  # fmt: skip
+def test_a_protocol_in_words(words, kind, labelled, made):
+    assert protocol_of(words, kind, labelled) == made
+
+
+def test_a_method_in_words():
+    made = method_of("revised_ig(baseline=blur:8, site=block[1], steps=2)")
+    assert made.options == {"baseline": regard.Baseline.blur(8.0), "site": regard.Site.block(1), "steps": 2}
+    assert made.title == "revised_ig, baseline=blur, sigma 8, site=block[1], steps=2"
+    assert spelled(made.options) == {"baseline": "blur, sigma 8", "site": "block[1]", "steps": 2}
+    one, other = (spelled({"baseline": regard.Baseline.of(torch.full((1,), v), label="mine")}) for v in (0.0, 1.0))
+    assert one["baseline"].startswith("mine (")
+    assert one != other
+    for words in ("gae(", "gae(sign)", "gae(sign=)", "gae(a=1,a=2)", "", "gae rollout"):
+        with pytest.raises(Misuse, match="is not understood"):
+            method_of(words)
 
 
 def test_a_protocol_that_no_row_could_find_again_is_refused(tmp_path):

@@ -30,7 +30,7 @@ from regard.extras import brought_by
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownCategory:
     """A category that a picture shows: the picture's file and size, the segmentations of the objects and of the crowds."""
 
     file: str
@@ -53,7 +53,7 @@ class CocoInstances(DataSet):
     file: str
     pictures: str | None = None
     categories: Sequence[str] | None = None
-    shown: list[Shown] = field(init=False, repr=False)
+    shown: list[ShownCategory] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         file = file_of(self.file, "a file of COCO instances (.json)")
@@ -108,7 +108,7 @@ class CocoInstances(DataSet):
         return files_digest([Path(self.file).expanduser(), *files], self.home)
 
 
-def _shown(made: Any, categories: Sequence[str] | None, where: str) -> list[Shown]:
+def _shown(made: Any, categories: Sequence[str] | None, where: str) -> list[ShownCategory]:
     """Each picture's categories, in the order of the pictures."""
     names = {c["id"]: str(c["name"]) for c in made["categories"]}
     for name in categories or ():
@@ -123,7 +123,7 @@ def _shown(made: Any, categories: Sequence[str] | None, where: str) -> list[Show
     for image, category in found:
         of.setdefault(image, []).append(category)
     return [
-        Shown(str(i["file_name"]), (int(i["height"]), int(i["width"])), c, *map(tuple, found[i["id"], c]))
+        ShownCategory(str(i["file_name"]), (int(i["height"]), int(i["width"])), c, *map(tuple, found[i["id"], c]))
         for i in made["images"] for c in of.get(i["id"], ()) if found[i["id"], c][0]
     ]  # fmt: skip
 

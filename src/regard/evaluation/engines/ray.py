@@ -34,7 +34,8 @@ def on_cluster(work: Work, shards: Sequence[Shard], workers: int | None) -> Iter
     ray = brought_by("ray", "ray")
     with _joined(ray):
         task = ray.remote(num_cpus=work.threads, max_retries=TRIES)(_parquet)
-        given, waiting, left = ray.put(work), deque(shards), {}
+        left: dict[Any, Shard] = {}
+        given, waiting = ray.put(work), deque(shards)
         try:
             while waiting or left:
                 most = workers or AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)) // work.threads)

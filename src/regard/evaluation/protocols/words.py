@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -49,7 +50,7 @@ def protocol_of(words: str, kind: str, labelled: bool) -> Protocol:
     if _hyphened(name) not in table:
         raise nearest(name, table, "protocol")
     made = table[_hyphened(name)]
-    known = [f.name for f in dataclasses.fields(made)]  # type: ignore[arg-type]
+    known = {f.name: f.default for f in dataclasses.fields(made)}  # type: ignore[arg-type]
     for option in options:
         if option not in known:
             raise nearest(option, known, f"option of {name}")
@@ -59,9 +60,16 @@ def protocol_of(words: str, kind: str, labelled: bool) -> Protocol:
     if _hyphened(name) == "segmentation" and not labelled:
         fitting = {"explained": "predicted"}
     try:
-        return made(**{**fitting, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}})
+        return made(**{**fitting, **{k: _fitted(v, known[k]) for k, v in options.items()}})
     except TypeError as e:
         raise Misuse(f"{words!r} is not understood: {e}") from e
+
+
+def _fitted(value: Any, default: Any) -> Any:
+    """A value of the type of the field: the true of `explained=true` is a word."""
+    if isinstance(default, str) and not isinstance(value, str):
+        return json.dumps(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _hyphened(name: str) -> str:
