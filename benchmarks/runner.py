@@ -1,9 +1,9 @@
 """What `regard.evaluate` costs: examples a second with one and two processes, the store's share of the time, and memory.
 
 The rate is that of the how-to's own run, three methods under three protocols on the scenes of the zoo, from before the first
-shard is begun to after the last is published; with two processes their start counts. The store's share is what is left of that
-time when the runner in memory is taken out: Parquet, publishing, progress. Memory is the peak of the whole process
-after the first tenth of a long run and at its end: one that kept anything of an example would grow.
+shard is begun to after the last is published; with two processes their start counts. The store's share is what is left of
+this process's CPU time when the runner in memory is taken out: Parquet, publishing, progress. Memory is the peak of the
+whole process after the first tenth of a long run and at its end: one that kept anything of an example would grow.
 
     python benchmarks/runner.py                  # print
     python benchmarks/runner.py --write          # the same, into docs/benchmarks.md
@@ -58,20 +58,21 @@ class Repeated(Bundled):
 class Clock:
     """When a run told how far it is, and the peak of memory then."""
 
-    began: float = 0.0
-    ended: float = 0.0
+    began: tuple[float, float] | None = None
+    ended: tuple[float, float] = (0.0, 0.0)
     peaks: dict[int, float] | None = None
 
     def __call__(self, progress: Progress) -> None:
         """The run is so far."""
-        self.ended = time.perf_counter()
+        self.ended = time.perf_counter(), time.process_time()
         self.began = self.began or self.ended
         self.peaks = (self.peaks or {}) | {progress.examples: peak()}
 
     @property
-    def seconds(self) -> float:
-        """From before the first shard to after the last."""
-        return self.ended - self.began
+    def seconds(self) -> tuple[float, float]:
+        """From before the first shard to after the last: as they pass, and of this process's CPU."""
+        assert self.began is not None
+        return self.ended[0] - self.began[0], self.ended[1] - self.began[1]
 
 
 def peak() -> float:
@@ -80,14 +81,14 @@ def peak() -> float:
 
 
 def timed(out: Path, workers: int, examples: int) -> tuple[float, float]:
-    """Seconds of a run, and of the runner in memory within it (none of other processes is seen)."""
+    """Seconds of a run, and the share of this process's CPU time that is not the runner's in memory."""
     clock, inside, rows = Clock(), 0.0, Worker.rows
 
     def measured(self: Worker, shard: Any) -> Any:
         nonlocal inside
-        started = time.perf_counter()
+        started = time.process_time()
         found = rows(self, shard)
-        inside += time.perf_counter() - started
+        inside += time.process_time() - started
         return found
 
     Worker.rows = measured  # type: ignore[method-assign]
@@ -95,7 +96,8 @@ def timed(out: Path, workers: int, examples: int) -> tuple[float, float]:
         regard.evaluate(MODEL, None, METHODS, PROTOCOLS, out, workers=workers, examples=examples, told=clock)
     finally:
         Worker.rows = rows  # type: ignore[method-assign]
-    return clock.seconds, inside
+    passed, counted = clock.seconds
+    return passed, 1 - inside / counted
 
 
 def main() -> None:
@@ -107,7 +109,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        one, inside = timed(home / "one", 1, args.examples)
+        one, share = timed(home / "one", 1, args.examples)
         two, _ = timed(home / "two", 2, args.examples)
         clock = Clock()
         length = Repeated(length=args.long)
@@ -119,9 +121,9 @@ def main() -> None:
     lines = [
         f"| examples a second, one process | {args.examples / one:.2f} |",
         f"| examples a second, two processes, their start included | {args.examples / two:.2f} |",
-        f"| the store's share of the time, one process | {100 * (one - inside) / one:.2f} % |",
+        f"| the store's share of the CPU time, one process | {100 * share:.2f} % |",
         f"| peak memory after {args.long // 10} examples, and after {args.long} | {early:.0f} MB, {late:.0f} MB |",
-        f"| examples a second of that run (`random`, attribution error) | {args.long / clock.seconds:.1f} |",
+        f"| examples a second of that run (`random`, attribution error) | {args.long / clock.seconds[0]:.1f} |",
     ]
     what = f"{args.examples} scenes of {MODEL}, {', '.join(METHODS)} under {', '.join(PROTOCOLS)}, one thread a process"
     text = f"`python benchmarks/runner.py`: {what}, {measure.machine()}.\n\n| | |\n|---|---|\n" + "\n".join(lines)

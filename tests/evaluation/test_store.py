@@ -129,6 +129,7 @@ def plan_of(out):
     [
         ({"seed": 1}, "the seed was 0 and is 1"),
         ({"batch": 3}, "the batch was 2 and is 3; the size of a shard was 2 and is 3"),
+        ({"memory_budget": "1MB"}, "the memory budget was 1073741824 and is 1048576"),
         ({"threads": 2}, "the number of threads was 1 and is 2"),
         ({"examples": 5}, "the number of examples was 6 and is 5"),
         ({"methods": ["random", "gae"]}, "methods were random, corrected_attention, sign=signed ("),
@@ -197,7 +198,7 @@ def test_a_place_that_is_no_disk_gets_each_file_at_once(whole, monkeypatch):
     try:
         found = small("memory://bucket/run")
         names = [p.rpartition("/")[2] for p in put if not p.endswith(lock.LEASE)]
-        assert names == ["README.md", "manifest.json", *(f"shard-00000{i}.parquet" for i in range(3))]
+        assert names == ["manifest.json", "README.md", *(f"shard-00000{i}.parquet" for i in range(3))]
         for a, b in zip(found.rows(), Results(whole).rows(), strict=True):
             assert same(a.value, b.value)
             assert dataclasses.replace(a, value=0.0) == dataclasses.replace(b, value=0.0)
@@ -206,6 +207,47 @@ def test_a_place_that_is_no_disk_gets_each_file_at_once(whole, monkeypatch):
         assert len([p for p in put if not p.endswith(lock.LEASE)]) == 5
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+def test_killed_before_there_is_a_manifest(tmp_path):
+    """What the killed run was writing is no reason to refuse the place."""
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in (".lock", ".manifest.json.abc", ".README.md.abc"):
+        (out / name).write_text("half")
+    small(out, methods=["random"], examples=2)
+    assert left_behind(out) == []
+    assert (out / "README.md").read_text().startswith("# A run of")
+
+
+def test_a_disk_without_locks_has_a_lease(tmp_path, monkeypatch):
+    import fcntl
+
+    monkeypatch.setattr(lock, "SETTLED", 0.01)
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    store = Store(tmp_path)
+    with store.held():
+        assert (tmp_path / lock.LEASE).exists()
+        with pytest.raises(Misuse, match="another run"):
+            small(tmp_path)
+    assert not (tmp_path / lock.LEASE).exists()
+
+
+def test_two_examples_of_one_name_are_refused(tmp_path, vit):
+    one = Bundled(name="zoo/vit-scenes").example(vit, 0)
+    with pytest.raises(Misuse, match="two examples are called 'scene 0'"):
+        small(tmp_path / "x", model=vit, data=[one, one])
+
+
+def test_what_cannot_be_sent_to_workers_is_refused(tmp_path, vit):
+    data = [dataclasses.replace(Bundled(name="zoo/vit-scenes").example(vit, i), name=str(i)) for i in range(2)]
+    data[0].reading.raw["pixel_values"] = [lambda: 0]
+    with pytest.raises(Misuse, match=r"cannot be sent to other processes \(.*\); give them by name, or workers=1"):
+        small(tmp_path / "x", model=vit, data=data, examples=None, batch=1, workers=2)
 
 
 def test_a_second_run_is_told_and_stops(copied):
@@ -276,6 +318,8 @@ def test_what_is_refused_before_anything_runs(tmp_path, vit, computed):
         ({"out": "nowhere://x"}, Misuse, "cannot be reached"),
         ({"methods": ["gea"]}, UnknownName, "did you mean 'gae'"),
         ({"methods": []}, Misuse, "no method is named"),
+        ({"methods": ["gae", "gae"]}, Misuse, "the method gae is named twice"),
+        ({"protocols": []}, Misuse, "no protocol is named"),
         ({"protocols": ["segmentatoin"]}, UnknownName, "did you mean 'segmentation'"),
         ({"protocols": ["segmentation(explainedd=true)"]}, UnknownName, "did you mean 'explained'"),
         ({"engine": "rya"}, UnknownName, "did you mean 'ray'"),

@@ -17,6 +17,7 @@ from regard.evaluation.engines import local
 from regard.evaluation.engines.work import Work
 from regard.evaluation.examples import Example
 from regard.evaluation.plan import Plan, Shard, planned
+from regard.evaluation.protocols.protocol import MethodChoice
 from regard.evaluation.protocols.words import Asked, asked_of, method_of
 from regard.evaluation.runner import Choice
 from regard.evaluation.store.results import Results
@@ -101,22 +102,20 @@ def evaluate(
     """
     if engine not in ENGINES:
         raise nearest(engine, ENGINES, "engine")
-    numbers = {"seed": seed, "batch": batch, "threads": threads, "shard": batch if shard is None else shard}
-    _check_numbers(**{k: v for k, v in numbers.items() if k != "seed"}, workers=1 if workers is None else workers)
+    size = batch if shard is None else shard
+    _check_numbers(batch=batch, shard=size, threads=threads, workers=1 if workers is None else workers)
     store = Store(out)
     reader = _reader_of(model)
     source = _data_of(data, model, options)
-    chosen = [method_of(m) for m in methods]
-    for choice in chosen:
-        choice.check()
+    chosen = _methods_of(methods)
     asked = asked_of(protocols, reader.kind, source)
-    if not chosen or not asked:
-        raise Misuse(f"no {'method' if not chosen else 'protocol'} is named; name one at the least")
+    if not asked:
+        raise Misuse("no protocol is named; name one at the least")
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1:
         raise Misuse(f"{source.source} holds no examples" if examples is None else "examples must be 1 at the least")
-    plan = planned(model, reader, source, chosen, asked, count=count, **numbers)
     how = {"seed": seed, "batch": batch, "threads": threads, "memory_budget": budget_of(memory_budget)}
+    plan = planned(model, reader, source, chosen, asked, count=count, shard=size, **how)
     work = Work(model if is_name(model) else reader, source, chosen, asked, plan.digest, **how)
     with store.held():
         store.begin(plan)
@@ -133,6 +132,19 @@ def evaluate(
                 f"interrupted: {pace.examples} of {plan.count} examples are done; the same command goes on from there"
             ) from None
     return Results(store.out)
+
+
+def _methods_of(methods: Sequence[Choice]) -> list[MethodChoice]:
+    """The methods, their options checked. Raises Misuse where there is none, or where two would have one name in tables."""
+    chosen = [method_of(m) for m in methods]
+    if not chosen:
+        raise Misuse("no method is named; name one at the least")
+    for choice in chosen:
+        choice.check()
+    titles = [choice.title for choice in chosen]
+    if again := [t for t in titles if titles.count(t) > 1]:
+        raise Misuse(f"the method {again[0]} is named twice; name it once, or give its baselines labels that differ")
+    return chosen
 
 
 def _check_numbers(**numbers: Any) -> None:

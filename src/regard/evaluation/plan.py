@@ -52,7 +52,7 @@ class Plan:
 
     Attributes:
         model, data, code: what tells them from others. methods, protocols: with all their choices, in order. seed, threads,
-            batch: what numbers depend on. shard: examples of a shard. count: of all examples.
+            batch, memory_budget: what numbers depend on, to the last digit. shard: examples of a shard. count: of all examples.
     """
 
     model: Mapping[str, Any]
@@ -63,6 +63,7 @@ class Plan:
     seed: int
     threads: int
     batch: int
+    memory_budget: int
     shard: int
     count: int
 
@@ -101,7 +102,7 @@ class Shards(Sequence[Shard]):
 def planned(
     model: Any, reader: Any, data: DataSet, methods: Sequence[MethodChoice], protocols: Sequence[Protocol], **how: int
 ) -> Plan:
-    """The plan of a run. `how`: seed, threads, batch, shard, count."""
+    """The plan of a run. `how`: seed, threads, batch, memory_budget, shard, count."""
     told = {"source": data.source, "kind": data.kind, "choices": data.choices(), "digest": data.digest()}
     return Plan(
         model_fingerprint(model, reader),
@@ -237,6 +238,7 @@ COUNTS = {
     "seed": "the seed",
     "threads": "the number of threads",
     "batch": "the batch",
+    "memory_budget": "the memory budget",
     "shard": "the size of a shard",
     "count": "the number of examples",
 }

@@ -18,6 +18,7 @@ from torch import Tensor
 from regard.errors import InputError, Misuse, nearest
 from regard.evaluation.data.dataset import (
     DataSet,
+    check_names,
     checked_picture,
     file_of,
     files_digest,
@@ -69,6 +70,7 @@ class CocoInstances(DataSet):
             raise InputError(f"{file} is no file of COCO instances ({type(e).__name__}: {e})") from e
         if not self.shown:
             raise InputError(f"{file} tells of no objects" + (" of these categories" if self.categories else ""))
+        check_names([self.name_of(i) for i in range(len(self))])
 
     @property
     def source(self) -> str:

@@ -11,6 +11,7 @@ import io
 import os
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard.errors import InputError, TargetError, UnknownName
+from regard.errors import InputError, Misuse, TargetError, UnknownName
 from regard.evaluation.data.eraser import Document
 from regard.evaluation.examples import Example
 from regard.evaluation.protocols.protocol import said
@@ -109,6 +110,13 @@ class DataSet(ABC):
         return class_of(str(name), reader.labels, reader.model)
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise Misuse where two examples have one name."""
+    if len(set(names)) < len(names):
+        again = next(n for n, count in Counter(names).items() if count > 1)
+        raise Misuse(f"two examples are called {again!r}; give each a name of its own, or rows cannot be told apart")
+
+
 def check_label(label: int | None, reader: Any) -> None:
     """Raise TargetError for a class that the model has not."""
     count = len(getattr(reader, "labels", None) or ())
@@ -123,6 +131,9 @@ class Given(DataSet):
 
     kind: ClassVar[str] = "examples"
     examples: Sequence[Example]
+
+    def __post_init__(self) -> None:
+        check_names([e.name for e in self.examples])
 
     @property
     def source(self) -> str:
@@ -265,6 +276,7 @@ __all__ = [
     "Given",
     "Labels",
     "check_label",
+    "check_names",
     "checked_picture",
     "file_of",
     "files_digest",

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -54,7 +55,7 @@ def in_processes(work: Work, shards: Sequence[Shard], workers: int) -> Finished:
                 with _no_interrupts():  # what is started now is deaf to Ctrl-C: this process ends it
                     while waiting and len(left) < AHEAD * workers:
                         shard = waiting.popleft()
-                        left[pool.submit(_parquet, shard)] = shard
+                        left[_submitted(pool, shard)] = shard
                 for done in wait(left, return_when=FIRST_COMPLETED).done:
                     found = done.result()
                     yield left.pop(done), found
@@ -75,6 +76,16 @@ def _again(left: dict[Future[bytes], Shard], tries: dict[int, int]) -> list[Shar
             "is done is kept, and the same command goes on; take fewer workers, or smaller batches"
         )
     return shards
+
+
+def _submitted(pool: ProcessPoolExecutor, shard: Shard) -> Future[bytes]:
+    """A shard given to the workers, which begin with the first ones."""
+    try:
+        return pool.submit(_parquet, shard)
+    except (pickle.PicklingError, TypeError, AttributeError) as e:
+        raise Misuse(
+            f"the model or the data cannot be sent to other processes ({e}); give them by name, or workers=1"
+        ) from e
 
 
 def _pool(work: Work, workers: int) -> ProcessPoolExecutor:

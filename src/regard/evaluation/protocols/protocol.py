@@ -8,6 +8,7 @@ knows one protocol from another.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -123,13 +124,17 @@ class Row:
     def record(self) -> dict[str, Column]:
         """The row as columns of text, numbers and None. Choices and options are JSON; `kind` is the protocol's class."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        choices = {f.name: getattr(self.protocol, f.name) for f in dataclasses.fields(self.protocol)}  # type: ignore[arg-type]
         return own | {
-            "protocol": self.protocol.name,
-            "kind": type(self.protocol).__name__,
-            "choices": json.dumps(choices),
+            **_columns_of(self.protocol),
             "options": json.dumps(dict(self.options), default=label_of, sort_keys=True),
         }
+
+
+@functools.lru_cache(maxsize=256)
+def _columns_of(protocol: Protocol) -> dict[str, str]:
+    """A protocol as the columns of its rows; most rows that are put down are of one."""
+    choices = {f.name: getattr(protocol, f.name) for f in dataclasses.fields(protocol)}  # type: ignore[arg-type]
+    return {"protocol": protocol.name, "kind": type(protocol).__name__, "choices": json.dumps(choices)}
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ README.md                       how anybody reads them
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -22,7 +23,9 @@ from regard.explanation.files import write_atomically
 from regard.extras import brought_by
 
 MANIFEST, ROWS, README = "manifest.json", "rows", "README.md"
-TEMPORARY = ".shard-"
+OWN = (LOCK, LEASE, README)
+"""What may be there before there is a manifest."""
+HALF = (".shard-", f".{MANIFEST}.", f".{README}.")
 """How files begin that are being written on a disk."""
 
 
@@ -70,13 +73,23 @@ class Store:
             try:
                 if self.folder is not None:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                if self.folder is not None and can_lock():
-                    stack.enter_context(disk_lock(self.folder, self.out))
-                else:
+                if self.folder is None or not self._locked(stack, self.folder):
                     self._held = stack.enter_context(Lease(self.fs, self.path(LEASE), self.out).held()).check
             except OSError as e:
                 raise InputError(f"{self.out} cannot be written: {e.strerror or e}; give another folder") from e
             yield
+
+    def _locked(self, stack: contextlib.ExitStack, folder: Path) -> bool:
+        """Take the lock of a folder; False where its disk has none."""
+        if not can_lock():
+            return False
+        try:
+            stack.enter_context(disk_lock(folder, self.out))
+        except OSError as e:
+            if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            return False
+        return True
 
     def begin(self, plan: Plan) -> None:
         """Write the manifest of a new run, or see that an earlier one had the same plan; clear what a killed run left.
@@ -86,17 +99,22 @@ class Store:
         then = self.manifest
         if then is not None:
             check_same(then, plan.as_dict(), self.out)
-        elif others := [n for n in self._names() if n not in (LOCK, LEASE)]:
+        elif others := [n for n in self._names() if n not in OWN and not n.startswith(HALF)]:
             raise Misuse(f"{self.out} holds other files ({others[0]}), and no run; give a new folder")
         with self.writing():
-            if self.folder is not None:
-                for left in (self.folder / ROWS).glob(f"{TEMPORARY}*"):
-                    left.unlink(missing_ok=True)
-                for left in self.folder.glob(f".{MANIFEST}.*"):
-                    left.unlink(missing_ok=True)
+            for left in self._half_written():
+                left.unlink(missing_ok=True)
             if then is None:
-                self._put(README, readme(self.out, plan, self.folder is not None).encode())
                 self._put(MANIFEST, json.dumps({"format": FORMAT, "plan": plan.as_dict()}, indent=1).encode())
+            if README not in self._names():
+                self._put(README, readme(self.out, plan, self.folder is not None).encode())
+
+    def _half_written(self) -> list[Path]:
+        """The files of a disk that a killed run was writing."""
+        if self.folder is None:
+            return []
+        every = [*self.folder.glob(".*"), *(self.folder / ROWS).glob(".*")]
+        return [f for f in every if f.name.startswith(HALF)]
 
     def _names(self) -> list[str]:
         try:
@@ -133,8 +151,8 @@ class Store:
         """A disk that is full, or a place that is gone, ends the run in one sentence."""
         try:
             yield
-        except OSError as e:
-            why = e.strerror or str(e) or type(e).__name__
+        except (OSError, NotImplementedError) as e:
+            why = getattr(e, "strerror", None) or str(e) or f"{type(self.fs).__name__} is for reading alone"
             raise Failure(
                 f"{self.out} cannot be written: {why}; what is done is kept, and the same command goes on from there"
             ) from e
