@@ -72,6 +72,7 @@ def test_a_run_and_its_results() -> None:
         if s.metric == "iou":
             assert str(s.value).split()[0] in page
     assert run("results", "demo", "--no-page", "-q").stdout == ""
+    assert "unknown method of demo 'gae'" in run("results", "demo", "--against", "gae", code=2).stderr
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A run that is killed again and again, and then left alone: `python -m support.killed OUT KILLS WORKERS SEED`.
+"""A run that is killed again and again, and then left alone: `python -m support.killed OUT WORKERS,... EXAMPLES SEED`.
 
 Each try is a fork of one process that has the model loaded, so that a try costs no more than its work.
 """
@@ -12,21 +12,32 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOMY = 120.0
 
 
-def killed(out: Path, kills: int, workers: int, seed: int) -> dict[str, Any]:
-    """What such a run says: after each kill how many shards were there, and how many processes stayed."""
-    paths = (
-        os.pathsep.join(str(Path(__file__).parents[n]) for n in (1, 2)) + os.pathsep + os.environ.get("PYTHONPATH", "")
-    )
-    arguments = [sys.executable, "-m", "support.killed", str(out), str(kills), str(workers), str(seed)]
+def killed(out: Path, workers: Sequence[int], examples: int, seed: int) -> dict[str, Any]:
+    """What such a run says: after each kill how many shards were there, and how many processes stayed.
+
+    workers: of each run that is killed, the last of all has one.
+    """
+    home = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(home), str(home.parent), os.environ.get("PYTHONPATH", "")])
+    arguments = [
+        sys.executable,
+        "-m",
+        "support.killed",
+        str(out),
+        ",".join(map(str, workers)),
+        str(examples),
+        str(seed),
+    ]
     done = subprocess.run(
-        arguments, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=ROOMY * (kills + 1),
-        check=False,
+        arguments, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
+        timeout=ROOMY * (len(workers) + 1), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -60,7 +71,7 @@ def shards(out: Path) -> int:
     return len([*out.glob("rows/shard-*.parquet")])
 
 
-def begun(out: Path, workers: int, model: Any) -> int:
+def begun(out: Path, workers: int, how: dict[str, Any]) -> int:
     """A run in a process of its own, whose workers are of its group."""
     from support.runs import small
 
@@ -70,40 +81,40 @@ def begun(out: Path, workers: int, model: Any) -> int:
     code = 1
     try:
         os.setpgid(0, 0)
-        small(out, model=model, data="zoo/vit-scenes", workers=workers)
+        small(out, workers=workers, **how)
         code = 0
     finally:
         os._exit(code)
 
 
-def main(out: Path, kills: int, workers: int, seed: int) -> None:
+def kill(child: int, out: Path, workers: int, wait: float) -> dict[str, Any]:
+    """Kill a run some time from now; of one with workers, which have the model to read first, from its first shard on."""
+    before, ends = shards(out), time.monotonic() + ROOMY
+    while workers > 1 and shards(out) == before and of_group(child) and time.monotonic() < ends:
+        time.sleep(0.005)
+    time.sleep(wait)
+    alive = of_group(child)
+    os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {"workers": workers, "alive": len(alive), "gone": gone(child), "shards": shards(out), "code": code}
+
+
+def main(out: Path, workers: Sequence[int], examples: int, seed: int) -> None:
     import torch
 
     import regard
     from support.runs import small
 
     torch.set_num_threads(1)
-    drawn, found = random.Random(seed), []
-    model: Any = regard.load("zoo/vit-scenes")
+    how: dict[str, Any] = {"model": regard.load("zoo/vit-scenes"), "data": "zoo/vit-scenes", "examples": examples}
     started = time.monotonic()
-    small(out.with_name(out.name + "-undisturbed"), model=model, data="zoo/vit-scenes")
-    took = time.monotonic() - started
-    for _ in range(kills):
-        before = shards(out)
-        child = begun(out, workers, model)
-        if workers > 1:  # they have the model to read first; the moment is random from the first shard on
-            ends = time.monotonic() + ROOMY
-            while shards(out) == before and not os.waitpid(child, os.WNOHANG)[0] and time.monotonic() < ends:
-                time.sleep(0.005)
-        time.sleep(drawn.uniform(0, took if workers == 1 else took / 4))
-        before = of_group(child)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        found.append({"alive": len(before), "gone": gone(child), "shards": shards(out)})
-    child = begun(out, 1, model)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    small(out.with_name(out.name + "-undisturbed"), **how)
+    took = (time.monotonic() - started) / len(workers)
+    drawn = random.Random(seed)
+    found = [kill(begun(out, w, how), out, w, drawn.uniform(0, took / w)) for w in workers]
+    code = os.waitstatus_to_exitcode(os.waitpid(begun(out, 1, how), 0)[1])
     print(json.dumps({"kills": found, "code": code}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(Path(sys.argv[1]), [int(w) for w in sys.argv[2].split(",")], int(sys.argv[3]), int(sys.argv[4]))

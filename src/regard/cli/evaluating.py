@@ -23,6 +23,7 @@ from regard.extras import need
 from regard.memory import budget_of
 
 SHOWN = 5  # errors that are printed
+AGAINST = "random"
 
 
 @guarded
@@ -101,7 +102,7 @@ def results(
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the numbers as CSV, too (.csv).")] = None,
     against: Annotated[
         str, typer.Option(metavar="METHOD", help="The method that the page compares others with, example by example.")
-    ] = "random",
+    ] = AGAINST,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Draw the page and the curves.")] = True,
     out: Annotated[
         Path | None,
@@ -121,6 +122,8 @@ def results(
     from regard.evaluation.store.results import Results
 
     found = Results(store)
+    if against != AGAINST and against not in found.titles:
+        raise nearest(against, found.titles, f"method of {store}")
     place = out or (found.store.folder or Path("regard-results")) / "report" if page else None
     place = None if place is None else writable(place)
     if not quiet:
