@@ -20,7 +20,7 @@ from regard.evaluation import AttributionError, Example, Perturbation, Rationale
 from regard.evaluation.data.bundled import Bundled
 from regard.evaluation.engines import work
 from regard.evaluation.plan import spelled
-from regard.evaluation.protocols.words import method_of, protocol_of
+from regard.evaluation.protocols.words import asked_of, method_of, protocol_of
 from regard.evaluation.store import lock
 from regard.evaluation.store import store as stores
 from regard.evaluation.store.columns import COLUMNS
@@ -310,9 +310,12 @@ def test_what_is_refused_before_anything_runs(tmp_path, vit, computed):
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "manifest.json").write_text("[1, 2")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"format": "regard-run-1", "plan": {"model": 3}}')
     for changed, error, says in [
         ({"out": tmp_path / "mine"}, Misuse, "holds other files"),
         ({"out": tmp_path / "bad"}, InputError, "is not the manifest of a run"),
+        ({"out": tmp_path / "other"}, InputError, "is not the manifest of a run"),
         ({"out": tmp_path / "mine/thesis.txt/x"}, InputError, "cannot be written"),
         ({"out": ""}, Misuse, "out= is empty"),
         ({"out": "nowhere://x"}, Misuse, "cannot be reached"),
@@ -352,6 +355,15 @@ def test_what_is_refused_before_anything_runs(tmp_path, vit, computed):
 )  # fmt: skip
 def test_a_protocol_in_words(words, kind, labelled, made):
     assert protocol_of(words, kind, labelled) == made
+
+
+def test_protocols_that_fit_the_data_are_asked_where_none_are_named():
+    of = {name: [p.kind for p in asked_of(None, kind, Bundled(name=name))]
+          for name, kind in (("zoo/vit-scenes", "image"), ("zoo/bert-sentiment", "text"))}  # fmt: skip
+    assert of == {
+        "zoo/vit-scenes": ["perturbation", "segmentation", "attribution-error"],
+        "zoo/bert-sentiment": ["perturbation", "rationale", "attribution-error"],
+    }
 
 
 def test_a_method_in_words():

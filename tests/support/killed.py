@@ -5,6 +5,7 @@ Each try is a fork of one process that has the model loaded, so that a try costs
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 ROOMY = 120.0
+IMPORTS = 5.0
+"""Seconds, some of which workers take to begin."""
 
 
 def killed(out: Path, workers: Sequence[int], examples: int, seed: int) -> dict[str, Any]:
@@ -77,6 +80,8 @@ def begun(out: Path, workers: int, how: dict[str, Any]) -> int:
 
     child = os.fork()
     if child:
+        with contextlib.suppress(PermissionError):  # the child was faster, and has begun another program's process
+            os.setpgid(child, child)
         return child
     code = 1
     try:
@@ -87,10 +92,10 @@ def begun(out: Path, workers: int, how: dict[str, Any]) -> int:
         os._exit(code)
 
 
-def kill(child: int, out: Path, workers: int, wait: float) -> dict[str, Any]:
-    """Kill a run some time from now; of one with workers, which have the model to read first, from its first shard on."""
+def kill(child: int, out: Path, workers: int, wait: float, patient: bool) -> dict[str, Any]:
+    """Kill a run some time from now, or from its first shard on."""
     before, ends = shards(out), time.monotonic() + ROOMY
-    while workers > 1 and shards(out) == before and of_group(child) and time.monotonic() < ends:
+    while patient and shards(out) == before and of_group(child) and time.monotonic() < ends:
         time.sleep(0.005)
     time.sleep(wait)
     alive = of_group(child)
@@ -111,7 +116,11 @@ def main(out: Path, workers: Sequence[int], examples: int, seed: int) -> None:
     small(out.with_name(out.name + "-undisturbed"), **how)
     took = (time.monotonic() - started) / len(workers)
     drawn = random.Random(seed)
-    found = [kill(begun(out, w, how), out, w, drawn.uniform(0, took / w)) for w in workers]
+    found = []
+    for number, w in enumerate(workers):  # workers have the model to read first: every other time they get to work
+        patient = w > 1 and number % 2 == 1
+        wait = drawn.uniform(0, took / w if w == 1 or patient else IMPORTS)
+        found.append(kill(begun(out, w, how), out, w, wait, patient))
     code = os.waitstatus_to_exitcode(os.waitpid(begun(out, 1, how), 0)[1])
     print(json.dumps({"kills": found, "code": code}))
 

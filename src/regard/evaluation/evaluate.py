@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from regard.errors import Misuse, nearest
+from regard.errors import Failure, Misuse, nearest
 from regard.evaluation.data.dataset import DataSet, Given
 from regard.evaluation.data.sources import data_set
 from regard.evaluation.engines import local
@@ -124,13 +125,16 @@ def evaluate(
         pace = Pace.of(plan, done, told)
         pace.tell()
         try:
-            for finished, rows in _computed(engine, work, reader, todo, workers):
-                store.publish(finished, rows)
-                pace.tell(finished)
+            with contextlib.closing(_computed(engine, work, reader, todo, workers)) as computed:
+                for finished, rows in computed:
+                    store.publish(finished, rows)
+                    pace.tell(finished)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted: {pace.examples} of {plan.count} examples are done; the same command goes on from there"
             ) from None
+    if pace.examples != plan.count:
+        raise Failure(f"only {pace.examples} of {plan.count} examples came back; the same command goes on from there")
     return Results(store.out)
 
 
@@ -184,17 +188,20 @@ class Pace:
             self.told(Progress(self.shards, every, self.examples, self.plan.count, shard, rate, left))
 
 
-def _computed(engine: str, work: Work, reader: Any, shards: Sequence[Shard], workers: int | None) -> Iterator[Any]:
+def _computed(
+    engine: str, work: Work, reader: Any, shards: Sequence[Shard], workers: int | None
+) -> Generator[tuple[Shard, bytes], None, None]:
     """Shards as they are finished."""
     if not shards:
-        return iter(())
+        return
     if engine == "ray":
         from regard.evaluation.engines.ray import on_cluster
 
-        return on_cluster(work, shards, workers)
-    if workers is None or workers == 1:
-        return local.in_this_process(work, reader, shards)
-    return local.in_processes(work, shards, min(workers, len(shards)))
+        yield from on_cluster(work, shards, workers)
+    elif workers is None or workers == 1:
+        yield from local.in_this_process(work, reader, shards)
+    else:
+        yield from local.in_processes(work, shards, min(workers, len(shards)))
 
 
 @dataclass

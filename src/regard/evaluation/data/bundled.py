@@ -60,6 +60,11 @@ class Bundled(DataSet):
         """Scenes are."""
         return self.name == SCENES
 
+    @property
+    def rationales(self) -> bool:
+        """Sentences have them."""
+        return self.name == SENTENCES
+
     def read(self, reader: Any, number: int) -> Example:
         """One scene or sentence."""
         name = self.name_of(number)

@@ -79,6 +79,11 @@ class DataSet(ABC):
         """Whether pixels of the answer are known."""
         return False
 
+    @property
+    def rationales(self) -> bool:
+        """Whether the words that an answer rests on are known: `document` gives them."""
+        return False
+
     def document(self, reader: Any, number: int) -> Document | None:
         """The text with its rationale, where the data set has such. Raises for what cannot be read."""
         return None

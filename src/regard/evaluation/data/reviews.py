@@ -48,6 +48,11 @@ class EraserDocuments(DataSet):
         """The split."""
         return super().choices() | {"split": self.split}
 
+    @property
+    def rationales(self) -> bool:
+        """They have them."""
+        return True
+
     def read(self, reader: Any, number: int) -> Example:
         """The text with its class, without its rationale."""
         found = self.document(reader, number)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from regard import lifeline
 from regard.errors import Failure, Misuse
 from regard.evaluation.engines.work import Work, Worker
 from regard.evaluation.plan import Shard
@@ -26,9 +25,6 @@ AHEAD = 2
 """Shards that wait for each worker; no more are computed than are published."""
 TRIES = 2
 """How often a shard is tried whose worker dies."""
-PR_SET_PDEATHSIG = 1
-WATCHED = 0.5
-"""Seconds between two looks whether the parent lives."""
 
 
 def in_this_process(work: Work, reader: Any, shards: Sequence[Shard]) -> Finished:
@@ -45,17 +41,19 @@ def in_processes(work: Work, shards: Sequence[Shard], workers: int) -> Finished:
     help.
     """
     _check_not_inside()
+    packed = _packed(work)
     tries: dict[int, int] = {}
     waiting = deque(shards)
     while waiting:
         left: dict[Future[bytes], Shard] = {}
-        pool = _pool(work, workers)
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, context, initializer=lifeline.begin, initargs=(os.getpid(), packed))
         try:
             while waiting or left:
                 with _no_interrupts():  # what is started now is deaf to Ctrl-C: this process ends it
                     while waiting and len(left) < AHEAD * workers:
-                        shard = waiting.popleft()
-                        left[_submitted(pool, shard)] = shard
+                        future = pool.submit(_parquet, waiting[0])
+                        left[future] = waiting.popleft()
                 for done in wait(left, return_when=FIRST_COMPLETED).done:
                     found = done.result()
                     yield left.pop(done), found
@@ -78,19 +76,14 @@ def _again(left: dict[Future[bytes], Shard], tries: dict[int, int]) -> list[Shar
     return shards
 
 
-def _submitted(pool: ProcessPoolExecutor, shard: Shard) -> Future[bytes]:
-    """A shard given to the workers, which begin with the first ones."""
+def _packed(work: Work) -> bytes:
+    """What a worker does first, as it is sent to it. Raises Misuse for a model or data that cannot be sent."""
     try:
-        return pool.submit(_parquet, shard)
+        return pickle.dumps(functools.partial(_begin, work))
     except (pickle.PicklingError, TypeError, AttributeError) as e:
         raise Misuse(
             f"the model or the data cannot be sent to other processes ({e}); give them by name, or workers=1"
         ) from e
-
-
-def _pool(work: Work, workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(work, os.getpid()))
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
@@ -127,28 +120,13 @@ def _check_not_inside() -> None:
 _worker: list[Worker] = []
 
 
-def _begin(work: Work, parent: int) -> None:
-    """Load the model, and see that this process ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with(parent)
+def _begin(work: Work) -> None:
+    """Load the model."""
     _worker[:] = [Worker(work, work.reader())]
 
 
 def _parquet(shard: Shard) -> bytes:
     return _worker[0].parquet(shard)
-
-
-def _end_with(parent: int) -> None:
-    """Die when the parent does: Linux sees to it, and a thread looks everywhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCHED)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 __all__ = ["in_processes", "in_this_process"]

@@ -40,7 +40,8 @@ def asked_of(protocols: Sequence[Asked] | None, kind: str, data: DataSet) -> lis
 
 def _usual(data: DataSet) -> list[str]:
     """What data can be judged by, as far as is known before they are read."""
-    return ["perturbation", *(["segmentation"] if data.masked else []), "attribution-error"]
+    known = {"segmentation": data.masked, "rationale": data.rationales}
+    return ["perturbation", *(name for name, there in known.items() if there), "attribution-error"]
 
 
 def protocol_of(words: str, kind: str, labelled: bool) -> Protocol:

@@ -60,7 +60,7 @@ class Store:
             made = json.loads(self.fs.cat_file(self.path(MANIFEST)))
             if made["format"] != FORMAT:
                 raise ValueError(f"format {made['format']!r}")
-            return dict(made["plan"])
+            return Plan(**made["plan"]).as_dict()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as e:
