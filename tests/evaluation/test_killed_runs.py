@@ -48,7 +48,7 @@ def test_a_worker_that_dies_is_replaced_and_one_that_dies_again_ends_the_run(tmp
     pandas.testing.assert_frame_equal(table(tmp_path / "once" / "rows"), table(tmp_path / "undisturbed" / "rows"))
     assert undisturbed.complete
     with pytest.raises(
-        Failure, match=r"the workers died over the examples 2 to \d, for want of memory perhaps; what is done is"
+        Failure, match=r"the workers died over the examples \d to \d, for want of memory perhaps; what is done is"
     ):
         small(tmp_path / "again", data=dataclasses.replace(data, deaths=9), **how)
     assert left_behind(tmp_path / "again") == []
