@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from regard import probe
 from regard.api.causal_later import tested_or_noted
+from regard.api.default_method import by_default
 from regard.api.explain import explain_found, explain_reading
 from regard.api.explain_generation import explain_generation, explain_writing
 from regard.api.inspect import inspect
@@ -32,6 +33,7 @@ from regard.models.places import is_name
 from regard.models.reading import RawReader
 from regard.models.texts import pad_id
 from regard.models.token_targets import TokenTargets
+from regard.preferred import AUTO, GAE, PREFERRED
 from regard.recording.proof.verify import verify
 from regard.recording.record import record
 from regard.site import Site
@@ -53,6 +55,13 @@ class Reader(RawReader):
         return self.kind == "image" and detectors.can_detect(self.model)
 
     @property
+    def classifies(self) -> bool:
+        """Whether the model puts each picture, or each text, into one of several classes."""
+        several = len(self.labels) > 1 and getattr(self.model.config, "problem_type", None) != "regression"
+        whole = self.kind in ("image", "text") and not token_targets.kind_of(self.model, self.kind)
+        return several and whole and not self.detects and not isinstance(self.model, embeddings.Embedder)
+
+    @property
     def answers(self) -> bool:
         """Whether the model finds the answer to a question in a text; it reads (question, text)."""
         return token_targets.kind_of(self.model, self.kind) == "span"
@@ -61,7 +70,7 @@ class Reader(RawReader):
         self,
         raw: Any,
         target: Any = None,
-        method: Any = "gae",
+        method: Any = AUTO,
         *,
         baseline: Any = None,
         site: Any = None,
@@ -76,6 +85,9 @@ class Reader(RawReader):
         **options: Any,
     ) -> Any:
         """Read raw inputs and explain the model's output on them: `regard.explain` with what the reader knows.
+
+        `method` is a name from `regard.methods()`, a list of them, or "auto": what does best at such a task in our own tables,
+        which a note on the receipt names.
 
         A class may be given by its name (see `label`), also in a list of targets; `against` names another to contrast it with.
         A site and a baseline may be given in words: "block[3]", "blur:5", "mask" (see `Site.parse`, `Baseline.parse`).
@@ -107,6 +119,7 @@ class Reader(RawReader):
         guide = Guide.make(options.pop("guide", None))
         if guide is not None and guide.kind == "picture":
             _refuse_beside(token=token, threshold=threshold, regions=regions, truncate=truncate or None)
+            method = GAE if method == AUTO else method
             options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
             return self._beside(raw, target, guide, against, method, options)
         if isinstance(texts, int):
@@ -117,13 +130,16 @@ class Reader(RawReader):
         asking = self._asking(raw, reading)
         wanted = self._wanted(raw, target, threshold, reading, against, token, asking)
         options |= {} if guide is None else {"guide": self._guide(guide, target, reading, asking, token)}
-        how = {"method": method, "baseline": self._baseline(baseline), "site": self._site(site), **options}
+        how = {"baseline": self._baseline(baseline), "site": self._site(site), **options}
         tested = how.get("measure") == "causal"  # when it is known what the classes are called
         how |= {"measure": "full"} if tested else {}
-        if wanted.find is not None:
-            found: Any = explain_found(self.model, wanted.reading, wanted.find, **how)
-        else:
-            found = explain_reading(self.model, wanted.reading, wanted.target, **how)
+
+        def explained(method: Any) -> Any:
+            if wanted.find is not None:
+                return explain_found(self.model, wanted.reading, wanted.find, method=method, **how)
+            return explain_reading(self.model, wanted.reading, wanted.target, method=method, **how)
+
+        found = by_default(self._task(), method, how, explained)
         every = found if isinstance(found, list) else [found]
         for explanation in every:
             explanation.receipt.notes.extend([*wanted.notes, *notes])
@@ -203,6 +219,19 @@ class Reader(RawReader):
         return Wanted(
             reading, self._target(target, reading) if against is None else self._less(target, against, reading)
         )
+
+    @property
+    def default_method(self) -> str:
+        """The method that "auto" stands for, where nothing is asked for that it does not take."""
+        return PREFERRED[self._task()].names[0]
+
+    def _task(self) -> str:
+        """What is explained, as the table of default methods calls it."""
+        if self.kind == "image" or (self.kind == "image-text" and default_targets.compares(self.model)):
+            return "picture"
+        if token_targets.kind_of(self.model, self.kind) == "next":
+            return {"text": "prompt", "image-text": "caption"}.get(self.kind, "")
+        return "text" if self.kind == "text" and not isinstance(self.model, embeddings.Embedder) else ""
 
     @property
     def _answers_in_words(self) -> bool:
@@ -316,7 +345,7 @@ class Reader(RawReader):
         self,
         prompt: Any,
         max_new_tokens: int | None = None,
-        method: str = "gae",
+        method: str = AUTO,
         target: str = "logit",
         *,
         baseline: Any = None,
@@ -334,7 +363,7 @@ class Reader(RawReader):
                 documents, as the text beside the picture; the model's own writing begins after it.
             max_new_tokens: the most tokens to write (default: what a generation_config among the options says, else 20,
                 whatever the model's own says); the model may stop sooner.
-            method: a name from `regard.methods()`.
+            method: a name from `regard.methods()`, or "auto", as in `explain`.
             target: "logit" or "log_probability" of each token written, or "contrast" with the best other token there.
             baseline: as in `explain`.
             site: as in `explain`.
@@ -350,14 +379,20 @@ class Reader(RawReader):
             return [self.explain_generation(p, max_new_tokens, method, target, **more) for p in prompt]
         reading, notes = self._to_write(prompt)
         options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
-        return explain_generation(self.model, self.tokenizer, reading, notes, max_new_tokens, method, target, **options)
+
+        def explained(method: str) -> Any:
+            return explain_generation(
+                self.model, self.tokenizer, reading, notes, max_new_tokens, method, target, **options
+            )
+
+        return by_default(self._task(), method, options, explained)
 
     def explain_writing(
         self,
         prompt: Any,
         answer: Any,
         against: Any = None,
-        method: str = "gae",
+        method: str = AUTO,
         target: str = "logit",
         *,
         baseline: Any = None,
@@ -393,7 +428,13 @@ class Reader(RawReader):
             raise Misuse("an answer goes with one prompt, and a list was given; give them one by one")
         reading, notes = self._to_write(prompt)
         options |= {"baseline": self._baseline(baseline), "site": self._site(site)}
-        return explain_writing(self.model, self.tokenizer, reading, notes, answer, against, method, target, **options)
+
+        def explained(method: str) -> Any:
+            return explain_writing(
+                self.model, self.tokenizer, reading, notes, answer, against, method, target, **options
+            )
+
+        return by_default(self._task(), method, options, explained)
 
     def words_to_trust(
         self,

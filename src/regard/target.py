@@ -96,6 +96,16 @@ class Target:
         return _scored(cls, "logit", _class(c), _whole(position, "position"), output)
 
     @classmethod
+    def ranked(cls, rank: Any, output: Output = None) -> Target:
+        """The logit of the class that has the highest logit but for `rank` others: 0 is the predicted class, 1 the runner-up.
+
+        Raises Misuse for a rank that is no whole number from 0 on, TargetError where there are no more classes than that.
+        """
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
+            raise Misuse(f"a rank is a whole number from 0 on (0: the predicted class), not {rank!r}")
+        return _scored(cls, "logit", None, None, output, rank=rank)
+
+    @classmethod
     def probability(
         cls,
         c: Classes = None,
@@ -258,6 +268,7 @@ class Target:
 
 KINDS: dict[str, Callable[..., Target]] = {
     "logit": Target.logit,
+    "ranked": Target.ranked,
     "probability": Target.probability,
     "log_probability": Target.log_probability,
     "contrast": Target.contrast,
@@ -292,22 +303,25 @@ def _scored(
     output: Output,
     activation: str | None = None,
     head: Head = ORDINARY,
+    rank: int = 0,
 ) -> Target:
-    """A class's logit, probability or log-probability at a head."""
+    """A class's logit, probability or log-probability at a head; of no class that of a rank."""
     check_activation(activation)
 
     def read(out: Any, inputs: Mapping[str, Any]) -> Value:
         given = _picked(scores(out, output), position, inputs, out)  # first: there may be many rows of many classes
         made = given if kind == "logit" else head.probability(given, log=kind == "log-probability")
-        return _among(_of_class(made, c, None, inputs, out, head), given, head)
+        return _among(_of_class(made, c, None, inputs, out, head, rank), given, head)
 
     def headed(model: nn.Module, out: Any) -> Target:
-        return _scored(cls, kind, c, position, output, activation, head_of(model, scores(out, output), activation))
+        return _scored(
+            cls, kind, c, position, output, activation, head_of(model, scores(out, output), activation), rank
+        )
 
     def remade(classes: Tensor) -> Target:
         return _scored(cls, kind, classes, position, output, activation, head)
 
-    label = _label(head.word(kind), c, position, head)
+    label = _label(head.word(kind), c, position, head, rank)
     made = cls(label, read, remade, headed=headed, notes=head.notes(kind))
     given = {"c": c, "position": position, "output": output} | ({} if kind == "logit" else {"activation": activation})
     return replace(
@@ -316,8 +330,10 @@ def _scored(
         likelihood=None
         if kind == "probability"
         else lambda k: _scored(cls, "probability", k, position, output, activation),
-        made=_in_a_file(kind.replace("-", "_"), given),
-        apart=_cut(lambda k, at: _scored(cls, kind, k, at, output, activation, head), c, position),
+        made=_in_a_file("ranked", {"rank": rank, "output": output})
+        if rank
+        else _in_a_file(kind.replace("-", "_"), given),
+        apart=_cut(lambda k, at: _scored(cls, kind, k, at, output, activation, head, rank), c, position),
     )
 
 
@@ -434,13 +450,21 @@ def _an(what: str) -> str:
     return f"an {what}" if what[0] in "aeiou" else f"a {what}"
 
 
-def _label(kind: str, c: int | Tensor | None, position: int | Tensor | None, head: Head = ORDINARY) -> str:
+def _label(
+    kind: str, c: int | Tensor | None, position: int | Tensor | None, head: Head = ORDINARY, rank: int = 0
+) -> str:
     where = "" if position is None else f" at {_tokens(position)}"
     if head.one:
         return kind + where
     if head.kind == "score" and not head.made and isinstance(c, int):
         return f"{kind} number {c}{where}"
+    if c is None and rank:
+        return f"{kind} of the {'runner-up' if rank == 1 else f'{_ordinal(rank + 1)} likeliest class'}{where}"
     return f"{kind} of {head.likeliest if c is None else _name(c)}{where}"
+
+
+def _ordinal(n: int) -> str:
+    return f"{n}{'th' if 10 < n % 100 < 14 else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"
 
 
 def _name(c: int | Tensor | None, one: str = "class ", several: str = "classes ") -> str:
@@ -497,8 +521,9 @@ def _of_class(
     inputs: Mapping[str, Any],
     output: Any = None,
     head: Head = ORDINARY,
+    rank: int = 0,
 ) -> Value:
-    """The value of a class in (batch, class) or, at a position, (batch, token, class)."""
+    """The value of a class, or of that of a rank, in (batch, class) or, at a position, (batch, token, class)."""
     logits = _picked(logits, position, inputs, output)
     if logits.ndim != 2:
         raise TargetError(
@@ -511,12 +536,23 @@ def _of_class(
             f"a regression with {count} outputs predicts no class; say which output, from 0 to {count - 1}"
         )
     predicted = logits.detach().argmax(-1)
-    explained = predicted if c is None else _classes(c, logits)
+    explained = _of_rank(logits, rank) if c is None else _classes(c, logits)
     _in_range(explained, count, "class")
     y = logits.gather(1, explained[:, None])[:, 0]
     if head.no_class:
         return Value(y)
     return Value(y, explained, None if head.several or head.one else predicted)
+
+
+def _of_rank(given: Tensor, rank: int) -> Tensor:
+    """The class of each sample that so many others are ahead of, in scores (batch, class); the first of equal ones is ahead."""
+    if not rank:
+        return given.detach().argmax(-1)
+    if rank >= (count := given.shape[-1]):
+        raise TargetError(
+            f"no class has rank {rank}: the model tells {count} {'class' if count == 1 else 'classes'} apart"
+        )
+    return given.detach().argsort(dim=-1, descending=True, stable=True)[:, rank]
 
 
 def _among(value: Value, given: Tensor, head: Head | None = ORDINARY) -> Value:

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,16 @@ class Table:
     rows = (Row("gae"), Row("rollout", sites=("block",), explicit=True), Row("random", signed=True))
 
 
+def chosen(method):
+    """The methods that are asked for, as a reader finds them."""
+    return ["gae" if m == "auto" else m for m in ([method] if isinstance(method, str) else method)]
+
+
+def of_method(name, exp):
+    """That of a method, with a map of its own."""
+    return replace(exp, method=name, scores={s: v * (1 + len(name)) for s, v in exp.scores.items()})
+
+
 class Reader:
     """Stands for a model: notes what it was asked, answers with hand-made explanations."""
 
@@ -63,7 +73,7 @@ class Reader:
             except OSError:
                 raise InputError(f"{raw} is not a picture that can be read") from None
         make = picture if self.kind == "image" else sentence
-        return [make(method=m, target=f"logit of '{t}'", labels=[t]) for m in method for t in targets]
+        return [of_method(m, make(target=f"logit of '{t}'", labels=[t])) for m in chosen(method) for t in targets]
 
     def inspect(self, raw, heads=False):
         return f"streams of {raw}"
@@ -120,7 +130,7 @@ def test_sites_and_baselines_are_handed_on_in_words(reader):
     assert reader.where == {}
     explain("a b", "--method", "all", "--site", "block[1]")
     explain("a b", "--method", "all", "--baseline", "mean")
-    assert [asked[2] for asked in reader.asked[2:]] == [["rollout"], ["rollout"]]
+    assert [asked[2] for asked in reader.asked[2:]] == ["rollout", "rollout"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +161,7 @@ def test_words_that_are_not_understood(reader, option, value, said):
 def test_text_is_explained_and_files_are_named(reader):
     shown = explain("It isn't good, no.", "--details")
     assert everything() == ["regard-out/It-isn-t-good-no-gae-logit-of-Bag.png", "regard-out/report.html"]
-    assert reader.asked == [("It isn't good, no.", None, ["gae"], "full")]
+    assert reader.asked == [("It isn't good, no.", None, "auto", "full")]
     assert "regard-out/report.html" in shown.stdout
     assert "accounts for 2.3 of 2.4" in " ".join(shown.stdout.split())
     assert "strongest words" in shown.stdout
@@ -285,7 +295,8 @@ def test_out_that_cannot_be(reader, monkeypatch):
 
 def test_names_never_leave_the_folder(reader, monkeypatch):
     evil = ["../../etc/x", "/abs", "..", NASTY, "con\0trol", "字" * 90]
-    found = [sentence(target=t, method=m, name=n) for t in evil for m in ("../gae", "..") for n in ("../n", "a\\b")]
+    names = [(m, n) for m in ("../gae", "..") for n in ("../n", "a\\b")]
+    found = [of_method(m, sentence(target=t, name=n)) for t in evil for m, n in names]
     files = cli_files.write_all(found, Path("out").absolute())
     assert len(files) == len(found) + 1 == len(set(files))
     for file in files:
@@ -401,7 +412,13 @@ def test_sites_and_baselines_for_real(tmp_path, monkeypatch):
 def test_all_methods_for_real(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("explain", "A quiet film of rare beauty.", "-m", "zoo/bert-sentiment", "--method", "all", "-q")
-    assert len(everything("regard-out")) == sum(not m.only_of for m in regard.methods()) + 1
+    page = Path("regard-out/report.html").read_text("utf-8")
+    shown = re.findall(r'data-kind="method" value="([^"]+)"', page)
+    assert "raw_attention = alpha_avg" in shown  # one map, shown once
+    assert sorted(name for one in shown for name in one.split(" = ")) == sorted(
+        m.name for m in regard.methods() if not m.only_of
+    )
+    assert len(everything("regard-out")) == len(shown) + 1
 
 
 @pytest.mark.parametrize("model", ["zoo/bert-sentiment", pytest.param("zoo/vit-scenes", marks=pytest.mark.long)])

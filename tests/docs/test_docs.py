@@ -89,15 +89,36 @@ def apart(tmp_path, monkeypatch):
     METHODS.update(known)
 
 
-@each_page
+RECIPES = ROOT / "docs" / "how-to.md"
+"""Its sections stand alone, after the lines before the first of them; each is a test of its own."""
+
+
+def recipes() -> dict[str, str]:
+    """What each section of the recipes runs: the lines that all share, and its own; by its title."""
+    text = RECIPES.read_text(encoding="utf-8")
+    code = [m.span() for m in FENCE.finditer(text)]
+    heads = [m for m in re.finditer(r"^## (.*)$", text, re.M) if not any(a <= m.start() < b for a, b in code)]
+    ends = [*(h.start() for h in heads[1:]), len(text)]
+    shared = text[: heads[0].start()]
+    # blank lines in the place of other sections, so that an error says the line of the page
+    return {
+        h[1]: shared + "\n" * text.count("\n", len(shared), h.start()) + text[h.start() : end]
+        for h, end in zip(heads, ends, strict=True)
+    }
+
+
+SNIPPETS = {p.name: p.read_text(encoding="utf-8") for p in PAGES if p != RECIPES} | recipes()
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
 @pytest.mark.usefixtures("apart")
-def test_snippets_run(page, monkeypatch):
+def test_snippets_run(name, monkeypatch):
     names = {"__name__": "__main__"}
-    for block in blocks(page.read_text(encoding="utf-8")):
+    for block in blocks(SNIPPETS[name]):
         if block.mark == "no-run":
             continue
         if block.language == "python":
-            exec(compile("\n" * block.line + block.code, str(page), "exec"), names)
+            exec(compile("\n" * block.line + block.code, name, "exec"), names)
         elif block.language in ("bash", "console"):
             code = int(block.mark.removeprefix("exit ")) if block.mark else 0
             for given, arguments in commands(block.code):

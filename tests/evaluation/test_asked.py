@@ -100,6 +100,11 @@ MADE = {
 }
 
 
+def bare(reader, inputs, target):
+    """The same of tensors, by the reader's own default."""
+    return regard.explain(reader.model, inputs, target, reader.default_method)
+
+
 def same(found, expected):
     assert torch.equal(found.receipt.target_value, expected.receipt.target_value)
     for name, scores in expected.scores.items():
@@ -112,7 +117,7 @@ def same(found, expected):
 def test_a_model_that_writes_is_asked_for_its_next_token(reader):
     r = reader("zoo/llama-facts")
     found = r.explain(FACTS)
-    same(found, regard.explain(r.model, r.read(FACTS).inputs, Target.next_token()))
+    same(found, bare(r, r.read(FACTS).inputs, Target.next_token()))
     assert found.target == "next token: the predicted one"
     best = int(found.receipt.explained)
     assert found.prediction is not None
@@ -127,11 +132,11 @@ def test_the_next_word_is_asked_for_by_its_name(reader, word):
     r = reader("zoo/llama-facts")
     id = r.processor.convert_tokens_to_ids("bob")
     found = r.explain(FACTS, target=id if word == 16 else word)
-    same(found, regard.explain(r.model, r.read(FACTS).inputs, Target.next_token(id)))
+    same(found, bare(r, r.read(FACTS).inputs, Target.next_token(id)))
     assert found.target == "next token: 'bob'"
     rather = r.explain(FACTS, target=word if word != 16 else id, against="anna")
     anna = r.processor.convert_tokens_to_ids("anna")
-    same(rather, regard.explain(r.model, r.read(FACTS).inputs, Target.contrast(id, anna, -1)))
+    same(rather, bare(r, r.read(FACTS).inputs, Target.contrast(id, anna, -1)))
     assert rather.target == "next token: 'bob' rather than 'anna'"
 
 
@@ -185,7 +190,7 @@ def test_a_word_of_several_tokens_stands_for_its_first(reader):
     found = r.explain("who has the", target="keystone")
     pieces = r.processor(" keystone", add_special_tokens=False)["input_ids"]
     assert len(pieces) > 1
-    same(found, regard.explain(r.model, r.read("who has the").inputs, Target.next_token(pieces[0])))
+    same(found, bare(r, r.read("who has the").inputs, Target.next_token(pieces[0])))
     assert any(f"'keystone' is {len(pieces)} tokens" in n for n in found.receipt.notes)
     assert "the first token of 'keystone'" in found.target
     with pytest.raises(Misuse, match="begin with the same token"):
@@ -214,7 +219,7 @@ def test_the_word_after_a_word_inside_the_text(reader):
     found = r.explain(FACTS, token="lamp", target=".")
     at = r.read(FACTS).raw["input_ids"][0].tokens.index("lamp")
     dot = r.processor.convert_tokens_to_ids(".")
-    same(found, regard.explain(r.model, r.read(FACTS).inputs, Target.next_token(dot, position=at)))
+    same(found, bare(r, r.read(FACTS).inputs, Target.next_token(dot, position=at)))
     assert found.target == "next token after 'lamp': '.'"
 
 
@@ -228,16 +233,14 @@ def test_decoders_beside_an_encoder_and_behind_a_picture(reader, name):
     asked = r.explain(raw, target="cat", against="key")
     tokens = r.processor.tokenizer if name == "llava" else r.processor
     first = [tokens(w, add_special_tokens=False)["input_ids"][0] for w in ("cat", "key")]  # a new turn, a new text
-    same(asked, regard.explain(r.model, r.read(raw).inputs, Target.contrast(*first, -1)))
+    same(asked, bare(r, r.read(raw).inputs, Target.contrast(*first, -1)))
 
 
 def test_chats_are_answered_without_a_space(reader):
     r = reader("llama")
     chat = [{"role": "user", "content": "who has the key ?"}]
     found = r.explain(chat, target="the")
-    same(
-        found, regard.explain(r.model, r.read(chat).inputs, Target.next_token(r.processor.convert_tokens_to_ids("the")))
-    )
+    same(found, bare(r, r.read(chat).inputs, Target.next_token(r.processor.convert_tokens_to_ids("the"))))
 
 
 # -- masks ------------------------------------------------------------------------------------------------------------
@@ -248,11 +251,11 @@ def test_a_mask_is_filled_in(reader):
     text = "the cat is on the [MASK] ."
     found = r.explain(text)
     at = r.read(text).inputs["input_ids"][0].tolist().index(4)
-    same(found, regard.explain(r.model, r.read(text).inputs, Target.next_token(None, at)))
+    same(found, bare(r, r.read(text).inputs, Target.next_token(None, at)))
     assert found.target == "token at [MASK]: the predicted one"
     mat, cat = (WORDS.index(w) for w in ("mat", "cat"))
     named = r.explain(text, target="mat", against="cat")
-    same(named, regard.explain(r.model, r.read(text).inputs, Target.contrast(mat, cat, at)))
+    same(named, bare(r, r.read(text).inputs, Target.contrast(mat, cat, at)))
     assert named.target == "token at [MASK]: 'mat' rather than 'cat'"
     batch = r.explain([text, "the [MASK] sings"], target="cat")
     torch.testing.assert_close(
@@ -267,9 +270,7 @@ def test_masks_that_are_none_or_many(reader):
     with pytest.raises(Misuse, match="has 2 of them, tokens 2, 4"):
         r.explain("the [MASK] is [MASK]")
     second = r.explain("the [MASK] is [MASK]", target="mat", token=4)
-    same(
-        second, regard.explain(r.model, r.read("the [MASK] is [MASK]").inputs, Target.next_token(WORDS.index("mat"), 4))
-    )
+    same(second, bare(r, r.read("the [MASK] is [MASK]").inputs, Target.next_token(WORDS.index("mat"), 4)))
     assert r.explain("the cat sings", token="cat").target == "token at 'cat': the predicted one"
 
 
@@ -282,7 +283,7 @@ def test_a_byte_level_mask_takes_the_word_as_it_would_be_cut(eats, word):
     found = r.explain("who has the <mask> ?", target="key")
     key = made(word, add_special_tokens=False)["input_ids"][0]
     at = r.read("who has the <mask> ?").inputs["input_ids"][0].tolist().index(made.mask_token_id)
-    same(found, regard.explain(r.model, r.read("who has the <mask> ?").inputs, Target.next_token(key, at)))
+    same(found, bare(r, r.read("who has the <mask> ?").inputs, Target.next_token(key, at)))
 
 
 # -- tags -------------------------------------------------------------------------------------------------------------
@@ -326,7 +327,7 @@ def test_where_no_such_tag_is_found_the_nearest_is_explained_and_said(reader):
     never = next(c for c in (1, 2, 3) if c not in logits[1:-1].argmax(-1))
     (found,) = r.explain(SENTENCE, target=r.labels[never])
     at = int((logits[1:-1, never] - logits[1:-1].max(-1).values).argmax()) + 1
-    same(found, regard.explain(r.model, r.read(SENTENCE).inputs, Target.logit(never, position=at)))
+    same(found, bare(r, r.read(SENTENCE).inputs, Target.logit(never, position=at)))
     assert any(f"finds no '{r.labels[never]}' in this text" in n for n in found.receipt.notes)
 
 
@@ -340,14 +341,14 @@ def test_every_word_that_is_tagged_is_explained(reader):
         text = r.read(SENTENCE).raw["input_ids"][0]
         at = next(i for i, (a, b) in enumerate(text.offsets) if b > a and word.startswith(text.text[a:b]))
         assert r.labels[tags[at]] == name
-        same(exp, regard.explain(r.model, r.read(SENTENCE).inputs, Target.logit(tags[at], position=at)))
+        same(exp, bare(r, r.read(SENTENCE).inputs, Target.logit(tags[at], position=at)))
     assert len(r.explain(SENTENCE, method=["gae", "rollout"])) == 2 * len(found)
 
 
 def test_a_word_or_a_token_says_which_tag(reader):
     r = reader("ner")
     found = r.explain(SENTENCE, target="B-LOC", token="hamburg", against="O")
-    same(found, regard.explain(r.model, r.read(SENTENCE).inputs, Target.contrast(3, 0, position=5)))
+    same(found, bare(r, r.read(SENTENCE).inputs, Target.contrast(3, 0, position=5)))
     assert found.target == "'B-LOC' rather than 'O' at 'hamburg'"
     assert r.explain(SENTENCE, token=-3).target == "logit of the predicted class at '##burg' (token 6)".replace(
         "##", ""
@@ -384,7 +385,7 @@ def test_the_best_answer_is_explained(reader):
     sums = {(i, j): float(out.start_logits[0, i] + out.end_logits[0, j]) for i in inside for j in inside if i <= j}
     start, end = max(sums, key=sums.get)
     found = r.explain((QUESTION, PASSAGE))
-    same(found, regard.explain(r.model, inputs, Target.span(start, end)))
+    same(found, bare(r, inputs, Target.span(start, end)))
     words = PASSAGE.split()[start - begin : end - begin + 1]
     assert found.target == f"start and end of the answer {' '.join(words)!r}"
     both = r.explain([(QUESTION, PASSAGE), ("who sings ?", "anna sings .")])
@@ -396,7 +397,7 @@ def test_an_answer_is_named_by_its_words(reader):
     inputs = r.read((QUESTION, PASSAGE)).inputs
     begin = inputs["input_ids"][0].tolist().index(3) + 1
     found = r.explain((QUESTION, PASSAGE), target="the mat")
-    same(found, regard.explain(r.model, inputs, Target.span(begin + 4, begin + 5)))
+    same(found, bare(r, inputs, Target.span(begin + 4, begin + 5)))
     rather = r.explain((QUESTION, PASSAGE), target="the mat", against="berlin")
     out = r.model(**inputs)
     expected = out.start_logits[0, begin + 4] + out.end_logits[0, begin + 5]
@@ -418,7 +419,7 @@ def test_classes_are_told_from_one_another_by_their_names():
     text = "A quiet film of rare beauty."
     found = r.explain(text, target="positive", against="negative")
     pair = [r.label(n) for n in ("positive", "negative")]
-    same(found, regard.explain(r.model, r.read(text).inputs, Target.contrast(*pair)))
+    same(found, bare(r, r.read(text).inputs, Target.contrast(*pair)))
     assert found.target == "'positive' rather than 'negative'"
     with pytest.raises(Misuse, match="score every token"):
         r.explain(text, token="film")
@@ -512,7 +513,7 @@ def test_a_guide_contrasts_with_a_word(reader, name, raw, word, where):
     r, named = reader(name), f"contrast:{word}"
     found = r.explain(raw, guide=named, **where)
     c = r.explain(raw, **where).receipt.explained
-    against = r.explain(raw, target=c.item(), against=word, **where)
+    against = r.explain(raw, target=c.item(), against=word, method="gae", **where)
     same(found, r.explain(raw, guide=against, **where))
     assert word in found.receipt.notes[0]
 
@@ -533,5 +534,5 @@ def test_a_word_has_no_contrast_with_itself(reader, target):
 def test_a_guide_contrasts_with_another_answer(reader):
     r = reader("qa")
     found = r.explain((QUESTION, PASSAGE), target="berlin", guide="contrast:the mat")
-    against = r.explain((QUESTION, PASSAGE), target="berlin", against="the mat")
+    against = r.explain((QUESTION, PASSAGE), target="berlin", against="the mat", method="gae")
     same(found, r.explain((QUESTION, PASSAGE), target="berlin", guide=against))

@@ -112,7 +112,7 @@ def test_word_scores_come_from_each_words_own_window(bert):
     scores = document_scores(bert, document, windows, 1, "gae", {})
     assert len(scores) == len(document.words)
     last = windows[-1]
-    alone = bert.explain(last.text, target=1)
+    alone = bert.explain(last.text, target=1, method="gae")
     start = document.words[last.first][0]
     words = [(a - start, b - start) for a, b in document.words[last.first : last.last]]
     expected = word_scores(alone.scores["input_ids"][0], alone.inputs["input_ids"][0], words)

@@ -266,7 +266,7 @@ def test_the_receipt_says_what_is_kept(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"steps": 201}, "steps is 200 at most"),
-        ({"steps": 0}, "whole number from 1 on"),
+        ({"steps": 0}, "whole number from 1 to"),
         ({"penalty": -1}, "positive number or 0"),
         ({"rate": 0}, "rate is a positive number"),
     ],

@@ -350,7 +350,7 @@ def test_unknown_ways_are_one_sentence() -> None:
         explained(case, "bti_head", path="pixels")
     with pytest.raises(UnknownName, match="unknown grid"):
         explained(case, "bti_head", grid="even")
-    with pytest.raises(Misuse, match="steps must be"):
+    with pytest.raises(Misuse, match="steps is a whole number from 1"):
         explained(case, "transition_attention", steps=0)
     with pytest.raises(Misuse, match="layer 7 is out of range"):
         explained(case, "transition_attention", start_layer=7)

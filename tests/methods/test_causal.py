@@ -365,3 +365,22 @@ def test_random_maps_pass_by_chance_alone_and_gae_finds_the_item() -> None:
     assert stats.kstest(p["random"], "uniform").pvalue > 0.01
     single = [v for v, alone in zip(p["gae"], scenes.single.tolist(), strict=True) if alone]
     assert sum(v <= 0.05 for v in single) / len(single) >= 0.85
+
+
+def test_a_test_that_is_too_dear_is_found_out_once_for_all_targets_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of many written words runs the model once, not once a word, to say that it will not test them."""
+    recorded: list[causal.Case] = []
+    record = causal.Case.recorded
+    monkeypatch.setattr(causal.Case, "recorded", lambda case: recorded.append(case) or record(case))
+    found = regard.load("zoo/bert-sentiment").explain(TOO_LONG, [0, 1])
+    for exp in found:
+        exp.test_unasked(0.0)
+        assert exp.untested.startswith("it would take about")
+    assert len(recorded) == 1
+    found[0].test()  # which draws for both
+    found[1].test_unasked(math.inf)
+    assert found[1].receipt.causal
+    assert found[1].untested == ""
+
+
+TOO_LONG = "a wonderful and moving film , but the end is dull and far too long"

@@ -165,7 +165,7 @@ def test_a_mean_over_patches_reads_every_row() -> None:
         ({"loosening": "cos"}, UnknownName, "loosening 'cos'"),
         ({"qk": "after"}, UnknownName, "qk 'after'"),
         ({"qk_range": "77"}, UnknownName, "qk_range '77'"),
-        ({"layers": 0}, Misuse, "1 or more"),
+        ({"layers": 0}, Misuse, "layers is a whole number from 1 to"),
         ({"layers": 4}, Misuse, "in 3 attentions only"),
     ],
 )

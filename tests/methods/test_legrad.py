@@ -110,7 +110,7 @@ def test_a_sample_is_the_same_alone() -> None:
 @pytest.mark.parametrize("layers", [0, 9, True])
 def test_layers_that_are_not_there(layers: Any) -> None:
     case = of_vit()
-    with pytest.raises(Misuse, match="layers="):
+    with pytest.raises(Misuse, match="layers"):
         regard.explain(case.model, case.inputs, case.y, "legrad", layers=layers)
 
 

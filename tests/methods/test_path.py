@@ -397,7 +397,7 @@ def test_streams_that_a_local_baseline_does_not_name_stay(name: str, stream: str
         ({"site": Site.block(99)}, "block 99 is out of range: the run has 2 blocks"),
         ({"site": Site.attention(99)}, "attention 99 is out of range"),
         ({"site": Site.attention(0), "baseline": Baseline.mean()}, "A0 = 0"),
-        ({"steps": 0}, "steps must be a whole number"),
+        ({"steps": 0}, "steps is a whole number from 1 to 2000, not 0"),
         ({"tolerance": 2.0}, "tolerance is a share"),
         ({"grid": "simpson"}, "unknown grid"),
     ],

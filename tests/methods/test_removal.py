@@ -17,7 +17,6 @@ import regard
 from regard import Baseline, Target
 from regard.attribution.removal import surrogate
 from regard.attribution.removal.lime import check_positive
-from regard.attribution.removal.occlusion import check_whole
 from regard.errors import Misuse, UnknownName
 from regard.explanation.receipt import Receipt
 from support import families
@@ -322,9 +321,9 @@ def test_the_surrogate_is_on_the_receipt_and_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
-        ("occlusion", {"window": 0}, "window is a whole number from 1 on, not 0"),
+        ("occlusion", {"window": 0}, "window is a whole number from 1 to 100000, not 0"),
         ("occlusion", {"unit": "word", "window": 2}, "counted in tokens"),
-        ("lime", {"samples": 0}, "samples is a whole number from 1 on"),
+        ("lime", {"samples": 0}, "samples is a whole number from 1 to 100000"),
         ("lime", {"bandwidth": 0}, "bandwidth is a positive number, not 0"),
         ("lime", {"alpha": -1}, "alpha is a positive number or 0"),
         ("shap_kernel", {"samples": True}, "samples is a whole number"),
@@ -341,8 +340,6 @@ def test_what_cannot_be_is_refused_in_a_sentence(method: str, options: dict[str,
 
 
 def test_words_for_numbers_are_refused() -> None:
-    with pytest.raises(Misuse, match=r"stride is a whole number from 1 on, not 1\.5"):
-        check_whole(stride=1.5)
     with pytest.raises(Misuse, match="bandwidth is a positive number, not 'wide'"):
         check_positive("bandwidth", "wide")
     check_positive("bandwidth", math.inf)

@@ -38,6 +38,7 @@ def test_what_a_decoder_was_given_is_not_explained_as_if_it_wrote_it(make, start
         reader.model,
         dict(reader.read("the cat sleeps").inputs) | {"decoder_input_ids": torch.tensor([ids])},
         Target.next_token(g.ids[1], 3),
+        g.method,
     )
     for stream, scores in alone.scores.items():
         torch.testing.assert_close(g[1].scores[stream], scores)
@@ -184,7 +185,7 @@ def test_an_answer_that_is_there_is_explained_token_by_token_and_as_a_whole(make
     torch.testing.assert_close(torch.cat([e.receipt.target_value for e in g]), each)
     torch.testing.assert_close(g.whole.receipt.target_value, each.sum()[None])
     targets = [Target.log_probability(id, i - 4) for i, id in enumerate(ids)]
-    for mine, alone in zip(g, regard.explain(reader.model, inputs, targets), strict=True):
+    for mine, alone in zip(g, regard.explain(reader.model, inputs, targets, g.method), strict=True):
         for stream, scores in alone.scores.items():
             torch.testing.assert_close(mine.scores[stream], scores)
     assert g.whole.target == "log-probability of 'yes very hot' (3 tokens)"

@@ -288,8 +288,8 @@ def test_a_chat_and_an_answer_on_the_command_line(capsys, monkeypatch, tmp_path,
     assert "log-probability of 'yes .' (2 tokens) less log-probability of 'no .' (2 tokens)" in unfolded
     assert sorted(p.name for p in Path("regard-out").iterdir()) == [
         "answer.html",
-        "chat-gae-answer.png",
-        "chat-gae-written.png",
+        "chat-cp_lrp-answer.png",
+        "chat-cp_lrp-written.png",
         "report.html",
     ]
     assert "report: regard-out/answer.html" in out

@@ -77,8 +77,8 @@ def test_each_map_is_that_of_its_token_on_the_sequence_and_on_the_prefix_alone(r
     g = r.explain_generation(prompt(name), 5, min_new_tokens=5)
     whole = inputs_of(r, name, g)
     for i, id in enumerate(g.ids):
-        alone = regard.explain(r.model, whole, Target.next_token(id, g.start + i - 1))
-        cut = regard.explain(r.model, inputs_of(r, name, g, i), Target.next_token(id))
+        alone = regard.explain(r.model, whole, Target.next_token(id, g.start + i - 1), g.method)
+        cut = regard.explain(r.model, inputs_of(r, name, g, i), Target.next_token(id), g.method)
         for stream, scores in g[i].scores.items():
             assert torch.equal(scores, alone.scores[stream]), (i, stream)
             length = cut.scores[stream].shape[1]
@@ -142,7 +142,7 @@ def test_padding_on_either_side_does_not_move_a_position(reader):
         mask = torch.cat([torch.ones_like(longer), (row != 1).long()])
         inputs = {"input_ids": torch.cat([longer, row]), "attention_mask": mask}
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        found = regard.explain(r.model, inputs, Target.next_token(9, position=-2))
+        found = regard.explain(r.model, inputs, Target.next_token(9, position=-2), alone.method)
         close(found.scores["input_ids"][1][mask[1] == 1], alone.scores["input_ids"][0], 1e-5)
 
 
@@ -393,7 +393,7 @@ def test_the_page_carries_the_scores(reader):
         np.testing.assert_allclose(np.array(row["q"]) * row["top"] / 1000, scores, atol=row["top"] / 1999)
         cells = row["maps"]["pixel_values"]
         at = np.array(cells["cells"]) / cells["limit"]
-        np.testing.assert_allclose(at, e.scores["pixel_values"][0] / e.scores["pixel_values"].max(), atol=1e-3)
+        np.testing.assert_allclose(at, e.scores["pixel_values"][0] / e.scores["pixel_values"].abs().max(), atol=1e-3)
 
 
 def test_texts_on_the_page_are_escaped_and_it_asks_for_nothing(reader):

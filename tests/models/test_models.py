@@ -275,7 +275,7 @@ def test_explain_passes_on_what_the_reader_knows(text_folder, monkeypatch):
     assert (options["method"], options["seed"]) == (["gae", "rollout"], 3)
     assert all("only its first 20 tokens were read" in e.receipt.notes[0] for e in found)
     reader.explain("great")
-    assert (calls[1][2]["target"], calls[1][2]["method"]) == (None, "gae")
+    assert (calls[1][2]["target"], calls[1][2]["method"]) == (None, "cp_lrp")
     per_sample = torch.tensor([1])
     reader.explain("great", per_sample)
     assert calls[2][2]["target"] is per_sample

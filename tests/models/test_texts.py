@@ -187,7 +187,9 @@ def test_too_long_a_text_is_stated_and_never_cut_silently(name, limit, text_fold
     with pytest.warns(UserWarning, match=f"takes at most {limit}: only its first {limit} tokens were read"):
         cut = reader.read("a " * 40, truncate=True)
     assert cut.inputs["input_ids"].shape == (1, limit)
-    assert cut.raw["input_ids"][0].text == "a " * 40
+    (text,) = cut.raw["input_ids"]
+    assert ("a " * 40).startswith(text.text)
+    assert len(text.text) == max(b for _, b in text.offsets) <= 2 * limit
     reader.model(**cut.inputs)
     assert reader.processor.backend_tokenizer.to_str() == before
 
@@ -266,3 +268,24 @@ def test_other_heads_load_by_their_architecture(head, task, tmp_path):
     assert reader.labels == (["negative", "positive"] if "Token" in head else [])
     reader.model(**reader.read(["the movie", "a"]).inputs)
     assert type(load(tmp_path, task=task).model).__name__ == head
+
+
+def test_what_was_cut_off_is_no_part_of_the_text():
+    """Words, pages and pictures are made of what was read, however long the rest is."""
+    reader = regard.load("zoo/bert-sentiment")
+    text = "a b " * 20_000
+    cut = reader.explain(text, truncate=True)
+    limit = cut.scores["input_ids"].shape[1]
+    assert cut.inputs["input_ids"][0].text == text[: 2 * (limit - 2)].rstrip()
+    assert len(cut.words[0]) == limit - 2
+    assert any("only its first" in note for note in cut.receipt.notes)
+
+
+def test_of_two_texts_what_was_cut_off_holds_no_words():
+    reader = regard.load("zoo/bert-sentiment")
+    with pytest.warns(UserWarning, match="only its first"):
+        made = reader.read(("a b " * 2000, "fine"), truncate=True)
+    (text,) = made.raw["input_ids"]
+    starts = {a for a, b in text.offsets if b > a}
+    assert len(text.words) == len(starts)
+    assert {a for a, _ in text.words} == starts

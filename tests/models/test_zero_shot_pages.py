@@ -16,8 +16,9 @@ import torch
 from regard import Target
 from regard.errors import UnknownName
 from regard.explanation.compared import ComparedClasses
+from regard.explanation.percents import percent
 from regard.report.explanation import html
-from regard.report.explanation.compared import MOST, bars_of, compared_of, percent
+from regard.report.explanation.compared import MOST, bars_of, compared_of
 from regard.report.explanation.html import page
 from regard.report.view import sections, view_of
 from support.pairs import save
@@ -115,7 +116,9 @@ def test_bars_are_few_and_never_certain():
     assert [b["said"] for b in made["bars"][:2]] == ["> 99.9 %", "< 0.1 %"]
     assert len(made["bars"]) == MOST
     assert made["more"] == "10 more fit less well: at most < 0.1 % each"
-    assert [percent(p) for p in (1.0, 0.5, 0.0)] == ["> 99.9 %", "50.0 %", "< 0.1 %"]
+    shares = (1.0, 0.9996, 0.9994, 0.994, 0.5, 0.0096, 0.009, 0.0006, 0.0004, 0.0)
+    said = ["> 99.9 %", "> 99.9 %", "99.9 %", "99 %", "50 %", "1 %", "0.9 %", "0.1 %", "< 0.1 %", "< 0.1 %"]
+    assert [percent(p) for p in shares] == said
     assert compared_of([]) is None
 
 
@@ -200,7 +203,7 @@ def test_of_many_labels_the_likeliest_is_explained(clip):
         (["--labels", "empty.txt"], "empty.txt is empty"),
         (["--labels", "binary.txt"], "binary.txt is not UTF-8 text"),
         (["--labels", "zero.txt"], "zero.txt is not text: it holds zero bytes"),
-        (["--labels", "large.txt"], "large.txt is too large (2000000 bytes, at most 1048576); give one label a line"),
+        (["--labels", "large.txt"], "large.txt is too large (more than 1048576 bytes); give one label a line"),
         (["--labels", "many.txt"], "many.txt holds 1001 labels, and at most 1000 are compared in one run"),
         (["--labels", "twice.txt"], "twice.txt names 'cat' twice, in lines 1 and 3"),
         (["--labels", "."], ". is a folder; give a file"),

@@ -75,7 +75,7 @@ def test_the_prediction_is_the_headline_and_five_bars():
     exp = dataclasses.replace(picture(), labels=["Bag", "Shoe", "Coat"], likely=likely(0.7, 0.2, 0.1))
     assert exp.prediction is not None
     assert [c.label for c in exp.prediction[0]] == ["Bag", "Shoe", "Coat"]
-    assert in_short(view_of(exp)) == "Bag 70 %"
+    assert in_short([view_of(exp)]) == "Bag 70 %"
     shown = page([exp])
     assert '<p class="headline">Bag 70 %</p>' in shown
     assert shown.count('<i style="width:') == 3
@@ -110,8 +110,8 @@ def test_labels_are_escaped_and_several_true_classes_have_no_one_headline():
         picture(), labels=[NASTY, "b"], likely=likely(0.7, 0.6, several=True, activation="sigmoid")
     )
     assert "<script>alert" not in page([exp])
-    assert in_short(view_of(exp)) != f"{NASTY} 70 %"
-    assert in_short(view_of(picture())) == f"{picture().target}: {float(picture().receipt.target_value[0]):.3g}"
+    assert in_short([view_of(exp)]) != f"{NASTY} 70 %"
+    assert in_short([view_of(picture())]) == f"{picture().target}: {float(picture().receipt.target_value[0]):.3g}"
 
 
 def test_the_likeliest_classes_of_a_run_are_those_of_the_models_own_output():

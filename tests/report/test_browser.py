@@ -49,7 +49,10 @@ def written(folder: Path) -> dict[str, str]:
     }
     for exp in (e for name in ("scene", "text") for e in found[name]):
         exp.test()
-    return {name: write_page(e, folder / f"{name}.html").as_uri() for name, e in found.items()}
+    found["objects"] = regard.load("zoo/detr-scenes").explain(zoo.detections().images[3].numpy())
+    words.compare(TEXT, methods=["taylor", "revised_ig", "gradient"]).to_html(folder / "compared.html")
+    compared = {"compared": (folder / "compared.html").as_uri()}
+    return {name: write_page(e, folder / f"{name}.html").as_uri() for name, e in found.items()} | compared
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,49 @@ def test_a_click_on_a_class_shows_its_map_and_its_verdict(opened):
     assert "Sneaker falls from" in page.locator(".verdict:visible").inner_text()
     assert page.get_by_role("button", name="Explain Sneaker").get_attribute("aria-pressed") == "true"
     assert page.locator("canvas").first.evaluate("c => c.toDataURL()") != before
+
+
+def test_a_click_on_a_detected_object_shows_its_map(opened):
+    page = opened("objects")
+    assert page.inner_text(".headline") == "2 × Dress, Sandal"
+    buttons = page.locator(".answers button")
+    assert buttons.all_inner_texts() == ["Dress", "Dress", "Sandal"]
+    seen = []
+    for i in range(3):
+        buttons.nth(i).click()
+        assert buttons.nth(i).get_attribute("aria-pressed") == "true"
+        seen.append(page.locator(".because:visible").inner_text())
+    assert seen == ["The map points at the upper right of the picture.", seen[1], seen[2]]
+    assert len(set(seen)) == 3
+
+
+def test_the_table_of_a_comparison_is_sorted_and_put_back(opened):
+    page = opened("compared")
+    rows = page.locator("table.numbers tbody tr")
+    as_it_was = rows.all_inner_texts()
+    head = page.locator("th[data-sort='3']")
+
+    def errors():
+        found = [row.locator("td.n").nth(3).get_attribute("data-v") for row in rows.all()]
+        return [float(v) for v in found if v is not None], found
+
+    head.locator("button").click()
+    known, every = errors()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert known == sorted(known)
+    assert len(set(known)) > 5
+    assert every[-1] is None  # undefined is last, in either order
+    assert page.locator("table.numbers tbody th.each:visible").count() == len(as_it_was)
+    head.locator("button").click()
+    known, every = errors()
+    assert known == sorted(known, reverse=True)
+    assert every[-1] is None
+    head.locator("button").click()
+    assert rows.all_inner_texts() == as_it_was
+    assert re.fullmatch(
+        r"\d+ maps; ε/\|T\| from .+ % \(revised_ig at .+\) to .+; \d+ of \d+ account for T to within 1 %\.",
+        page.inner_text("table.numbers tfoot"),
+    )
 
 
 def test_a_tap_reads_the_cell_under_the_finger(opened):

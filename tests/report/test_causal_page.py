@@ -58,7 +58,7 @@ def test_why_there_is_no_test_is_said() -> None:
     shown_tested([exp], False)
     assert exp.untested == ""
     shown_tested([exp])
-    assert "it would take about 30 minutes" in page([exp])
+    assert "it would take about 10 minutes" in page([exp])
     asked: list[float] = []
     exp = picture(late_test=LateTest(lambda e, how, samples, seconds: asked.append(seconds) or [result()]))
     shown_tested([exp], True)

@@ -255,7 +255,7 @@ def test_headlines():
         "Bag 87 %": sure,
         "Bag 67 %": class_of(likely=likely),
         "Shirt 33 %": class_of(likely=likely, receipt=receipt(explained=torch.tensor([1]))),
-        "Coat > 99 %": picture(found=box),
+        "Coat 99.9 %": picture(found=box),
         "a red bag 88 %": picture(target="logit of the predicted class", compared=fits, labels=list(fits.names)),
         "Bag rather than Shirt": picture(target="contrast class 0 - class 1"),
         "T-shirt rather than Boot": picture(target="'T-shirt' rather than 'Boot'", receipt=receipt(explained=None)),

@@ -100,7 +100,7 @@ def test_the_sentence_says_how_much_of_the_map_lies_there(scenes: Any, sentences
 
 
 def test_special_tokens_neither_set_the_maximum_nor_save_a_guide_that_is_zero(sentences: Any) -> None:
-    plain = sentences.explain(TEXT)
+    plain = sentences.explain(TEXT, method="gae")
     count = plain.scores["input_ids"].shape[1]
     low = torch.full((count,), 0.01)
     first = low.clone()

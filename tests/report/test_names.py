@@ -79,13 +79,13 @@ def test_what_is_read_is_said_by_name(reads, asked, says):
 
 
 def test_each_sample_reads_its_own_tokens():
-    exp = regard.load("zoo/llama-facts").explain("anna gives the key to bob . who has the key ?")
+    exp = regard.load("zoo/llama-facts").explain("anna gives the key to bob . who has the key ?", method="gae")
     (read,) = exp.receipt.reads
     text = exp.inputs["input_ids"][0]
     assert isinstance(text, Text)
     assert (read.stream, read.counts, read.first) == ("input_ids", [1], [len(text.tokens) - 1])
     assert exp.receipt.classes == "token"
-    both = regard.load("zoo/bert-sentiment").explain(["a good film", "bad"])
+    both = regard.load("zoo/bert-sentiment").explain(["a good film", "bad"], method="gae")
     assert both.receipt.reads == [ReadTokens("input_ids", [1, 1], [0, 0])]
     assert both[1].receipt.reads == [ReadTokens("input_ids", [1], [0])]
     assert not both.receipt.asked

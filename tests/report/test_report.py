@@ -27,7 +27,7 @@ from regard.report.figure import flow
 from regard.report.headline import caption, headline
 from regard.report.page import safe_json
 from regard.report.receipt import accounts, lines
-from regard.report.view import TextPiece, plain, sections, token_pieces, view_of, word_pieces
+from regard.report.view import TextPiece, plain, same_maps, sections, token_pieces, view_of, word_pieces
 from support.drawn import NASTY, bare, oklab, picture, receipt, scene, sentence
 
 # colour
@@ -460,3 +460,19 @@ def test_terminal_gets_no_control_characters_and_no_markup():
 
 def test_shrink_averages():
     assert shrink(np.arange(16.0).reshape(4, 4, 1), 2)[..., 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+
+
+def test_methods_that_give_one_map_are_shown_once():
+    def by(method, scale=1.0, **more):
+        return sentence(method=method, scores=torch.linspace(-1, 1, 12)[None] * scale, **more)
+
+    found = [by("gae"), by("rollout", 2.0), by("corrected", 1 + 1e-7), by("alpha", 2.0)]
+    assert same_maps(found) == {"gae": ["corrected"], "rollout": ["alpha"]}
+    (section,) = sections(found)
+    assert [v.method for v in section.views] == ["gae = corrected", "rollout = alpha"]
+    # of one target alone: two methods still
+    both = [by("gae"), by("gae", 3.0, target="b"), by("corrected"), by("corrected", 2.0, target="b")]
+    assert same_maps(both) == {"gae": [], "corrected": []}
+    assert same_maps([by("gae", 0.0), by("corrected", 0.0)]) == {"gae": [], "corrected": []}  # empty maps say nothing
+    assert same_maps([by("gae"), by("corrected", signed=False)]) == {"gae": [], "corrected": []}
+    assert same_maps([by("gae"), by("corrected", 1.001)]) == {"gae": [], "corrected": []}

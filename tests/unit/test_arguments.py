@@ -7,7 +7,9 @@ from torch import nn
 
 import regard
 from regard import Baseline
+from regard.attribution.table import METHODS
 from regard.errors import Misuse
+from regard.kinds import fits, kinds_of
 from support.tiny import noise, strong
 
 
@@ -106,3 +108,73 @@ def test_baselines_check_what_they_are_made_of(make):
 def test_numbers_of_numpy_are_numbers():
     assert Baseline.noise(np.int64(3)) == Baseline.noise(3)
     assert torch.equal(explain("random", seed=np.int64(3)).scores["input"], explain("random", seed=3).scores["input"])
+
+
+# -- options of methods --------------------------------------------------------------------------------------------------
+
+
+OPTIONS = [(row, option) for row in METHODS.values() for option in row.options]
+WRONG = ["x", b"x", None, True, 1.5, -1, 0, 10**9, 2**70, float("nan"), {}, [], [None], object(), torch.ones(2), X]
+
+
+@pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.name)
+def test_the_kind_of_every_option_is_known(row):
+    assert set(row.options) <= set(kinds_of(row.function))
+
+
+@pytest.mark.parametrize(("row", "option"), OPTIONS, ids=lambda part: getattr(part, "name", part))
+def test_options_of_another_kind_are_refused_before_the_model_runs(row, option):
+    """What the signature does not allow is refused at once, and in a sentence."""
+    ran = []
+    handle = MODEL.register_forward_pre_hook(lambda *_: ran.append(1))
+    kind = kinds_of(row.function)[option]
+    try:
+        for value in WRONG:
+            if not fits(value, kind):
+                with pytest.raises(Misuse) as refused:
+                    explain(row.name, **{option: value})
+                assert "\n" not in str(refused.value)
+                assert len(str(refused.value)) < 200
+    finally:
+        handle.remove()
+    assert not ran
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("integrated_gradients", {"steps": 10**9}),
+        ("integrated_gradients", {"tolerance": 0.1, "most": 10**9}),
+        ("revised_ig", {"steps": 20_000}),
+        ("bti_head", {"steps": 10**9}),
+        ("smoothgrad", {"samples": 10**9}),
+        ("lime", {"samples": 10**9}),
+        ("shap_kernel", {"samples": 10**9}),
+        ("attention_mask", {"steps": 10**9}),
+        ("interaction", {"pictures": 10**9}),
+        ("interaction", {"texts": 10**9}),
+    ],
+)
+def test_counts_are_bounded(method, option):
+    with pytest.raises(Misuse, match=r"is a whole number from 1 to \d+.*, not [12]"):
+        explain(method, **option)
+
+
+@pytest.mark.parametrize("three", [np.int64(3), torch.tensor(3)])
+def test_numbers_of_numpy_and_torch_are_options(three):
+    assert explain(steps=three).options == {"steps": 3}
+
+
+def test_a_registered_method_is_checked_by_what_its_signature_says(request):
+    def mine(context, power: "Nowhere" = 1, count: int = 2):
+        return context.recording.zeros() + 1
+
+    def typed(context, count: int = 2):
+        return context.recording.zeros() + count
+
+    for name, function in (("mine", mine), ("typed", typed)):
+        regard.register(name, function)
+        request.addfinalizer(lambda name=name: METHODS.pop(name))
+    assert explain("mine", power="as it likes").method == "mine"
+    with pytest.raises(Misuse, match="count is a whole number, not 'two'"):
+        explain("typed", count="two")

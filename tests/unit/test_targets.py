@@ -7,6 +7,7 @@ import torch
 
 from regard import Target
 from regard.errors import Misuse, TargetError
+from regard.target import made_again
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0], [0.5, -1.0, 4.0]])
 OUT = SimpleNamespace(logits=LOGITS)
@@ -181,3 +182,38 @@ def test_contrast_without_a_second_class_is_with_the_best_other_one():
     fixed = Target.contrast().at(v.explained, v.rival)
     assert v.explained.tolist() == [1, 2]
     torch.testing.assert_close(y(fixed, other), other.logits[BATCH, v.explained] - other.logits[BATCH, v.rival])
+
+
+def test_classes_by_their_rank():
+    for rank, expected in enumerate(([1, 2], [2, 0], [0, 1])):
+        found = Target.ranked(rank).value(OUT, {})
+        assert found.explained.tolist() == expected
+        assert found.predicted.tolist() == [1, 2]
+        assert torch.equal(found.y, LOGITS.gather(1, torch.tensor(expected)[:, None])[:, 0])
+    assert Target.ranked(1).label == "logit of the runner-up"
+    assert Target.ranked(2).label == "logit of the 3rd likeliest class"
+    assert Target.ranked(20).label == "logit of the 21st likeliest class"
+    ties = SimpleNamespace(logits=torch.tensor([[2.0, 5.0, 2.0, 5.0]]))
+    assert [int(Target.ranked(r).value(ties, {}).explained) for r in range(4)] == [1, 3, 0, 2]
+
+
+def test_a_rank_stays_with_its_class_and_goes_into_a_file():
+    found = Target.ranked(1).value(OUT, {})
+    other = SimpleNamespace(logits=LOGITS.flip(-1))
+    assert Target.ranked(1).at(found.explained).value(other, {}).explained.tolist() == [2, 0]
+    kind, given = Target.ranked(1).made
+    assert made_again(kind, given).value(OUT, {}).explained.tolist() == [2, 0]
+    assert Target.ranked(1).of_samples(slice(1, 2)).value(
+        SimpleNamespace(logits=LOGITS[1:]), {}
+    ).explained.tolist() == [0]
+
+
+@pytest.mark.parametrize("rank", [-1, True, 1.5, "1", None])
+def test_a_rank_is_a_whole_number(rank):
+    with pytest.raises(Misuse, match="a rank is a whole number from 0 on"):
+        Target.ranked(rank)
+
+
+def test_there_are_no_more_ranks_than_classes():
+    with pytest.raises(TargetError, match="no class has rank 3: the model tells 3 classes apart"):
+        y(Target.ranked(3))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from regard.errors import ModelError
 from regard.recording.frames import Frames, watched
 from regard.recording.tokens.parameter_names import Names
 from regard.recording.tokens.tracker import Trail
+from support.as_found import assert_unchanged, state
 from support.tiny import noise, strong
 
 D = 8
@@ -83,6 +86,50 @@ def test_explaining_one_model_from_several_threads() -> None:
         sys.setswitchinterval(interval)
     assert errors == []
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+WAYS: list[tuple[str, dict[str, Any]]] = [
+    ("gae", {"measure": "full"}),
+    ("attnlrp", {}),
+    ("integrated_gradients", {"steps": 3}),
+    ("occlusion", {}),
+    ("smoothgrad", {"samples": 2}),
+    ("random", {}),
+    ("corrected_attention", {"correction": "complete"}),
+]
+
+
+@pytest.mark.parametrize(("threads", "times"), [(4, 10), pytest.param(8, 100, marks=pytest.mark.long)])
+def test_all_threads_find_what_one_finds(threads: int, times: int, tmp_path: Path) -> None:
+    """Explanations of one model by several methods, each saved: no error, the same scores and the same receipts."""
+    model, inputs = strong(Net()), [noise(2, 4, D, seed=n) for n in range(3)]
+
+    def explained(n: int) -> regard.Explanation:
+        method, options = WAYS[n % len(WAYS)]
+        return regard.explain(model, inputs[n % len(inputs)], n % 3, method, **options)
+
+    expected = {n: explained(n) for n in range(len(WAYS) * len(inputs))}
+    before = state(model, inputs[0])
+
+    def work(thread: int) -> list[str]:
+        wrong = []
+        for n in range(thread, thread + times):
+            found, one = explained(n), expected[n % len(expected)]
+            kept = regard.Explanation.load(found.save(tmp_path / f"{thread}.regard"))
+            values = [torch.equal(e.scores["input"], one.scores["input"]) for e in (found, kept)]
+            if not all(values) or not torch.equal(found.receipt.target_value, one.receipt.target_value):
+                wrong.append(f"{n}: {WAYS[n % len(WAYS)][0]}")
+        return wrong
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            assert [wrong for found in pool.map(work, range(threads)) for wrong in found] == []
+    finally:
+        sys.setswitchinterval(interval)
+    assert_unchanged(before, state(model, inputs[0]))
+    assert len(list(tmp_path.iterdir())) == threads
 
 
 def body(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -56,13 +56,15 @@ class Call:
     """What all targets of one call of `explain` share.
 
     cases: by their numbers, as long as an explanation needs them. drawn: what these are on random choices. leaks: of a prompt,
-    whether units that are left out of attention reach what was written.
+    whether units that are left out of attention reach what was written. dear: for how many seconds, and with what words, a test
+    was refused as too dear; as long as nothing is drawn, it would cost as much for every target.
     """
 
     cases: WeakValueDictionary[int, Case] = field(default_factory=WeakValueDictionary)
     drawn: dict[Any, dict[int, Found]] = field(default_factory=dict)
     leaks: dict[str, Bool[Tensor, " sample"]] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    dear: dict[HowTested, tuple[float, Misuse]] = field(default_factory=dict)
 
     def number_of(self, wish: Target) -> int:
         """The number of a target; a new one, which none before it had, where it is not known."""
@@ -97,12 +99,18 @@ class Case:
 
     def tests(self, exp: Explanation, asked: HowTested, samples: Sequence[int], seconds: float) -> list[CausalTest]:
         """A test of each of some samples; see `causal_test.Compute`."""
+        takes, refused = self.call.dear.get(asked, (0.0, None))
+        if refused is not None and seconds < takes and not any(self.call.drawn.values()):
+            raise refused
         with self.running():
             started = time.perf_counter()
             recording = self.recorded()
             each = (time.perf_counter() - started) / recording.batch
             runs = [Trial(self, recording, exp, asked, row, sample) for row, sample in enumerate(samples)]
-            _check_cost(recording, each * sum(run.left() for run in runs), seconds)
+            takes = each * sum(run.left() for run in runs)
+            if dear := _too_dear(recording, takes, seconds):
+                self.call.dear[asked] = dear
+                raise dear[1]
             return [run.test() for run in runs]
 
     def units(self, exp: Explanation, asked: HowTested, samples: Sequence[int]) -> list[UnitTokens]:
@@ -458,15 +466,17 @@ def _called(exp: Explanation, row: int) -> tuple[str, str]:
     return found[0] if found else token, class_name(exp, row)
 
 
-def _check_cost(recording: Recording, takes: float, seconds: float) -> None:
-    """Misuse where a test that nobody asked for takes too long, or too much memory: A of all calls, with its graph."""
-    if takes > seconds:
-        raise Misuse(f"it would take about {_spoken(takes)}; ask for it with test(), on the command line with --test")
+def _too_dear(recording: Recording, takes: float, seconds: float) -> tuple[float, Misuse] | None:
+    """What a test costs that nobody asked for, and the refusal, where that is too long, or too much memory: A of all calls,
+    with its graph."""
     needs = 24 * sum(math.prod(c.shape) for c in recording.calls) // recording.batch
-    if math.isfinite(seconds) and needs > recording.budget:
-        raise Misuse(
-            f"it would take about {needs / 1e9:.1f} GB; ask for it with test(), on the command line with --test"
-        )
+    if takes > seconds:
+        said, cost = _spoken(takes), takes
+    elif math.isfinite(seconds) and needs > recording.budget:
+        said, cost = f"{needs / 1e9:.1f} GB", math.inf
+    else:
+        return None
+    return cost, Misuse(f"it would take about {said}; ask for it with test(), on the command line with --test")
 
 
 def _spoken(seconds: float) -> str:

@@ -26,6 +26,7 @@ from regard.recording import Recording, record, record_inputs
 from regard.recording.ambient import Surroundings, our_own
 from regard.recording.backward import RuleSet
 from regard.recording.inputs import Inputs, is_mask
+from regard.recording.interrupted import left_as_found
 from regard.recording.proof.verify import verify as proof_of
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
@@ -115,6 +116,7 @@ def explain_found(
     return _explained(model, reading.inputs, [], method, Settings.taken(options), options, reading, find)
 
 
+@left_as_found
 def _explained(
     model: nn.Module,
     inputs: Any,
@@ -132,6 +134,7 @@ def _explained(
         raise Misuse("nothing to explain: the list of methods or of targets is empty")
     rows = [method_row(n) for n in names]
     _check(rows, options, how)
+    options = {name: value for row in rows for name, value in row.checked(options).items()}
     if "guide" in options:
         options = {k: v for k, v in options.items() if k != "guide"} | _guided(options["guide"])
     wanted: list[tuple[Target, Found | None]] = [(Target.make(t), None) for t in targets]

@@ -28,6 +28,7 @@ from regard.explanation.token_rows import TokenRows
 from regard.explanation.transfer import LateTransfer
 from regard.models.alignment import names_of
 from regard.models.generate import Written, already, write
+from regard.recording.interrupted import left_as_found
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 from regard.target import Target, Value
@@ -57,6 +58,7 @@ class How:
         return cls(method, target, {k: options.pop(k) for k in names if k in options}, given)
 
 
+@left_as_found
 def explain_generation(
     model: nn.Module,
     tokenizer: Any,
@@ -79,6 +81,7 @@ def explain_generation(
     return Generation(found, written.ids, written.stream, written.start, method, target)
 
 
+@left_as_found
 def explain_writing(
     model: nn.Module,
     tokenizer: Any,

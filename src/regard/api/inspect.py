@@ -14,6 +14,7 @@ from regard.recording import AttentionCall, Recording, record
 from regard.recording.ambient import our_own
 from regard.recording.calls.certainty import Certainty
 from regard.recording.frames import Block
+from regard.recording.interrupted import left_as_found
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 from regard.recording.relevance.readout import Readout, read_out
@@ -91,6 +92,7 @@ class Seen:
     __repr__ = __str__
 
 
+@left_as_found
 def inspect(
     model: nn.Module,
     inputs: Any,

@@ -11,6 +11,7 @@ from typing import Any
 
 from regard.attribution.formulas import Formula
 from regard.errors import nearest
+from regard.kinds import check_kind, kinds_of, plain
 from regard.site import Site
 
 
@@ -125,6 +126,15 @@ class Method:
         for name in options:
             if name not in self.options:
                 raise nearest(name, self.options, f"option of method {self.name!r}")
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Its own among some options, numbers of numpy and torch as Python's. Raises Misuse for what is of another kind."""
+        kinds = kinds_of(self.function)
+        own = {name: plain(value) for name, value in options.items() if name in self.options}
+        for name, value in own.items():
+            if name != "guide":  # which Guide.make reads
+                check_kind(name, value, kinds.get(name, Any))
+        return own
 
     def kept(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """What the recording must hold, under these options."""

@@ -31,10 +31,12 @@ from regard.cli.files import (
 )
 from regard.cli.inputs import Pair, check, read_input, read_words
 from regard.cli.journal import JOURNAL, PAGE, Journal, kept_of
+from regard.cli.new_files import NewFiles
 from regard.cli.rewriting import check_reached, forget_other, in_short, pictures_in, render, render_report, wanted
 from regard.cli.sources import OneInput, Sources, check_ends
 from regard.extras import need
 from regard.memory import budget_of
+from regard.preferred import AUTO
 from regard.version import __version__
 
 try:
@@ -139,7 +141,13 @@ def explain(
     context: typer.Context,
     model: Model,
     inputs: Sourced = None,
-    method: Annotated[str, typer.Option(help="Names from `regard methods`, with commas between them, or all.")] = "gae",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Names from `regard methods`, with commas between them, or all. Default: what does best at such a task in our "
+            "own tables."
+        ),
+    ] = AUTO,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -187,8 +195,8 @@ def explain(
         bool | None,
         typer.Option(
             "--test/--no-test",
-            help="Test whether each map is better than chance: about 50 forward passes for an input. Default: as many as half "
-            "a minute suffices for, of several inputs none.",
+            help="Test whether each map is better than chance: about 50 forward passes for an input. Default: as many as ten "
+            "seconds suffice for, of several inputs none.",
         ),
     ] = None,
     chat: Chats = None,
@@ -226,7 +234,14 @@ def explain(
         more["written"] = read_words(answer) if answer is not None else generate or 0
         more["against"] = None if against is None else read_words(against)
     else:
-        how |= {"method": names, "target": wanted, "truncate": truncate, **beside, **steered, **own}
+        how |= {
+            "method": names if len(names) > 1 else names[0],
+            "target": wanted,
+            "truncate": truncate,
+            **beside,
+            **steered,
+            **own,
+        }
     journal = None if sources.single else Journal.begun(out, kept_of(model, context.params), resume)
     reader = load(model, draws=not no_page)
     pair = Pair.checked(reader, image, text, regions, classes)
@@ -235,7 +250,8 @@ def explain(
     if journal is None:
         shown = _explain_one(explaining, next(sources.items(pair.kind)), out, data, no_page, (quiet, details))
     else:
-        about = f"What {model} makes of them, explained by {', '.join(names)}."
+        named = [getattr(reader, "default_method", n) if n == AUTO else n for n in names]
+        about = f"What {model} makes of them, explained by {', '.join(named)}."
         shown = _explain_many(ManyInputs(explaining, sources, journal, about, data, not no_page, quiet))
     if open:
         webbrowser.open(shown.as_uri())
@@ -248,12 +264,13 @@ def _explain_one(
 ) -> Path:
     """Explain one input, on a page of its own; the page. printed: whether only where it is; whether whole receipts, too."""
     quiet, details = printed
+    explaining = explaining if no_page else explaining.with_runners_up()
     found = explaining.found(item.read(explaining.pair.kind))
-    files: list[Path] = []
-    if not no_page:
-        with busy("drawing"):
-            files = write_all(found, out, explaining.render(found))
-    written = data.write([f if isinstance(f, tuple) else (item.name, f) for f in found])
+    with NewFiles() as new, busy("drawing"):
+        files = [] if no_page else new.drawn(found, out, explaining.render(found))
+        found = found[: len(found) - explaining.beside]
+        written = data.write([f if isinstance(f, tuple) else (item.name, f) for f in found], new)
+        new.place()
     if not data.stdout:
         if explaining.written is None:
             show_explanations(found, files, quiet, details)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regard.cli.new_files import NewFiles, standing
 from regard.errors import InputError, Misuse
+from regard.explanation.writing import is_stream
 
 WRITTEN = ("written", "written_token")
 PIECES = {"json": "explanations.jsonl", "csv": "tokens.csv"}
@@ -47,9 +48,9 @@ class DataOut:
         """Which of the two are wanted."""
         return [kind for kind in PIECES if getattr(self, kind) is not None]
 
-    def write(self, found: Sequence[tuple[str, Any]]) -> list[Path]:
+    def write(self, found: Sequence[tuple[str, Any]], new: NewFiles) -> list[Path]:
         """Write what was found of one input: (its name, an explanation or what was written); the files."""
-        return self._written({kind: _lines_of(kind, found) for kind in self.kinds})
+        return self._written({kind: _lines_of(kind, found) for kind in self.kinds}, new)
 
     def pieces(self, found: Sequence[tuple[str, Any]], folder: Path) -> None:
         """The same of one input of many, in its own folder, from which `join` takes it."""
@@ -59,14 +60,17 @@ class DataOut:
 
     def join(self, folders: Sequence[Path]) -> list[Path]:
         """Put what `pieces` wrote together, in order, line by line; the files."""
-        return self._written({kind: _lines(folders, kind) for kind in self.kinds})
+        with NewFiles() as new:
+            files = self._written({kind: _lines(folders, kind) for kind in self.kinds}, new)
+            new.place()
+        return files
 
-    def _written(self, lines: dict[str, Iterable[str]]) -> list[Path]:
+    def _written(self, lines: dict[str, Iterable[str]], new: NewFiles) -> list[Path]:
         files = []
         for kind, some in lines.items():
             file = str(getattr(self, kind))
-            _poured(file, _array(some) if kind == "json" and not file.endswith((".jsonl", ".ndjson")) else some)
-            files += [] if file == "-" else [Path(os.path.abspath(file))]
+            whole = kind == "json" and not file.endswith((".jsonl", ".ndjson"))
+            files += new.lines(file, _array(some) if whole else some)
         return files
 
 
@@ -137,29 +141,14 @@ def _array(lines: Iterable[str]) -> Iterator[str]:
 
 def _check(option: str, file: Path) -> None:
     home = Path(os.path.abspath(file)).parent
+    standing(Path(os.path.abspath(file)))
     if file.is_dir() or not file.name:
         raise InputError(f"{file} is a folder; {option} needs a file, or - for stdout")
-    standing = next(p for p in (home, *home.parents) if os.path.lexists(p))
-    if not standing.is_dir():
-        raise InputError(f"{standing} is a file; {option} needs a folder for {file.name}")
-    if not os.access(standing, os.W_OK):
-        raise InputError(f"{standing} cannot be written to; give {option} another place")
-
-
-def _poured(file: str, lines: Iterable[str]) -> None:
-    """Lines to stdout, or to a file that is there only when it is whole."""
-    if file == "-":
-        for line in lines:
-            sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-        return
-    from regard.explanation.files import opened_atomically
-
-    try:
-        with opened_atomically(os.path.abspath(file)) as opened:
-            opened.writelines(f"{line}\n".encode() for line in lines)
-    except OSError as e:
-        raise InputError(f"{file} cannot be written: {e.strerror or e}") from e
+    there = standing(home)
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; {option} needs a folder for {file.name}")
+    if not os.access(there, os.W_OK) and not is_stream(file):
+        raise InputError(f"{there} cannot be written to; give {option} another place")
 
 
 __all__ = ["DataOut"]

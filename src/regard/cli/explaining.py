@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ class Explaining:
     Attributes:
         how: options of the reader. written: how many tokens are to be written on from the input, or the answer to it; None: its
             prediction is explained. against: another answer. test: whether maps are tested against chance. alone: it is
-            the only input, so that a spinner says what is done.
+            the only input, so that a spinner says what is done. beside: how many of the maps that are found are those of
+            runners-up, which the page alone shows, when their class is clicked.
     """
 
     reader: Any
@@ -38,6 +40,7 @@ class Explaining:
     against: str | None = None
     test: bool | None = None
     alone: bool = True
+    beside: int = 0
 
     @classmethod
     def of(cls, reader: Any, pair: Pair, how: dict[str, Any], **more: Any) -> Explaining:
@@ -46,6 +49,19 @@ class Explaining:
         if "target" in how and alone and 1 < pair.count <= EACH:
             how = how | {"target": [*range(pair.count)]}
         return cls(reader, pair, how, **more)
+
+    def with_runners_up(self) -> Explaining:
+        """With maps of the next likeliest classes, for the page alone, where one map of the predicted class is wanted."""
+        from regard.explanation.prediction import TOP
+        from regard.target import Target
+
+        named = any(self.how.get(name) is not None for name in ("target", "against", "token", "guide"))
+        several = not isinstance(self.how["method"], str)
+        if named or several or self.written is not None or not getattr(self.reader, "classifies", False):
+            return self
+        beside = min(TOP, len(self.reader.labels)) - 1
+        ranked = [None, *(Target.ranked(rank) for rank in range(1, beside + 1))]
+        return dataclasses.replace(self, how=self.how | {"target": ranked}, beside=beside)
 
     def found(self, read: tuple[Any, str], target: str | None = None) -> list[Any]:
         """Explanations of one input, or (its name, what was written on from it); `target`: what its row says."""
@@ -92,7 +108,9 @@ class Explaining:
         """What draws them."""
         if self.written is not None:
             return render_generations
-        return render_told if found and found[0].told is not None else render_explanations
+        if found and found[0].told is not None:
+            return render_told
+        return partial(render_explanations, beside=self.beside)
 
 
 def _maps(generation: Any) -> list[Explanation]:

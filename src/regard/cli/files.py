@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regard.cli.inputs import SUFFIXES
+from regard.cli.new_files import NewFiles, Render, standing
 from regard.errors import InputError, Misuse
 
 if TYPE_CHECKING:
@@ -19,13 +18,11 @@ if TYPE_CHECKING:
     from regard.explanation.explanation import Explanation
     from regard.explanation.generation import Generation
 
-Render = Callable[[Sequence[Any], Path], list[str]]
-
 
 def writable(out: Path) -> Path:
     """Refuse an output folder that cannot be one, before time is spent."""
     out = Path(os.path.abspath(out))
-    home = _standing(out)
+    home = standing(out)
     if not home.is_dir():
         raise InputError(f"{home} is a file; --out needs a folder")
     if not os.access(home, os.W_OK):
@@ -47,39 +44,29 @@ def _either(names: Sequence[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _standing(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
-    return next(p for p in (path, *path.parents) if os.path.lexists(p))
+def write_all(found: Sequence[Any], out: Path, render: Render) -> list[Path]:
+    """Draw everything in a hidden folder, then move it to `out`: all or nothing; the files, the report first."""
+    with NewFiles() as new:
+        files = new.drawn(found, out, render)
+        new.place()
+    return files
 
 
-def write_all(found: Sequence[Any], out: Path, render: Render | None = None) -> list[Path]:
-    """Draw everything in a hidden folder beside `out`, then move it in; return the files, the report first."""
-    try:
-        work = Path(tempfile.mkdtemp(prefix=".regard-", dir=_standing(out.parent)))
-    except OSError as e:
-        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
-    try:
-        names = (render or render_explanations)(found, work)
-        out.mkdir(parents=True, exist_ok=True)
-        return [(work / n).replace(out / n) for n in names]
-    except OSError as e:
-        raise InputError(f"{out} cannot be written: {e.strerror or e}") from e
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def render_explanations(found: Sequence[Explanation], work: Path) -> list[str]:
-    """One page of all explanations, and a picture of each map."""
+def render_explanations(found: Sequence[Explanation], work: Path, beside: int = 0) -> list[str]:
+    """One page of all explanations, and a picture of each map, once, but of so many at the end."""
     from regard.report.explanation.html import write_page
     from regard.report.explanation.png import plot
+    from regard.report.view import method_of, same_maps
 
     write_page(found, work / "report.html")
     names = ["report.html"]
-    for exp in found:
+    once = same_maps(found)
+    drawn = [exp for exp in found[: len(found) - beside] if method_of(exp) in once]
+    for exp in drawn:
         for sample in range(exp.samples):
             names.append(unused(file_stem(exp, sample), names))
             plot(exp, work / names[-1], sample)
-    return names + _render_objects(found, work, names)
+    return names + _render_objects(drawn, work, names)
 
 
 def render_told(found: Sequence[Explanation], work: Path) -> list[str]:

@@ -7,10 +7,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from regard.errors import InputError, Misuse
 from regard.prompts import Prompts
@@ -19,6 +19,7 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", 
 SOUNDS = frozenset({".wav", ".mp3", ".flac", ".ogg"})
 ROWS = frozenset({".csv", ".jsonl", ".ndjson"})
 SUFFIXES = PICTURES | SOUNDS | ROWS | {".txt", ".md", ".rst", ".json", ".html", ".npy", ".pt", ".safetensors"}
+LARGEST = 1 << 26  # bytes of a text
 MESSAGES = '[{"role": "user", "content": ...}, ...]'
 
 
@@ -31,6 +32,20 @@ def check(values: Sequence[str], image: Path | None, texts: Sequence[str] | None
         existing(str(image))
     if regions is not None:
         _boxes(regions)
+
+
+def check_utf8(values: Iterable[Any]) -> None:
+    """Refuse words of the command line that are no UTF-8, as Python hands them over: with half characters in them."""
+    for value in values:
+        for said in value if isinstance(value, list) else [value]:
+            if isinstance(said, str) and not is_there(said):
+                try:
+                    said.encode()
+                except UnicodeEncodeError as e:
+                    raise InputError(
+                        f"{said!r} is not UTF-8 text (character {e.start}); set the terminal to UTF-8, or put the words in a "
+                        "UTF-8 file and give that"
+                    ) from None
 
 
 def _check_file(value: str) -> None:
@@ -265,13 +280,15 @@ def is_there(value: str) -> bool:
 
 
 def existing(value: str) -> Path:
-    """The path of a file that is there. Raises InputError where it is not, or is a folder."""
+    """The path of a file that is there. Raises InputError where it is not, or is a folder or a device."""
     check_address(value)
     path = Path(value)
     if not is_there(value) or not path.exists():
         raise InputError(f"no such file: {value}")
     if path.is_dir():
         raise InputError(f"{value} is a folder; give a file")
+    if not path.is_file() and not path.is_fifo():
+        raise InputError(f"{value} is a device; give a file, or - for stdin")
     return path
 
 
@@ -284,17 +301,25 @@ def check_address(value: str) -> None:
 def text_of_file(value: str, most: int, form: str) -> str:
     """The text of a file of at most so many bytes; `form`: what it is to hold. Raises InputError for another."""
     path = existing(value)
-    data = _bytes(path)
-    if len(data) > most:
-        raise InputError(f"{path} is too large ({len(data)} bytes, at most {most}); give {form}")
-    return _decoded(data, value)
+    return _decoded(_bytes(path, most, form), value)
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, most: int = LARGEST, form: str = "a part of it") -> bytes:
+    """What a file holds, or what somebody writes into a pipe; of a pipe that nobody writes into nothing, at once."""
     try:
-        return path.read_bytes()
+        with _pipe(path) if path.is_fifo() else path.open("rb") as opened:
+            data = opened.read(most + 1)
+        if len(data) > most:
+            raise InputError(f"{path} is too large (more than {most} bytes); give {form}")
+        return data
     except OSError as e:
         raise InputError(f"{path} cannot be read: {e.strerror or e}") from e
+
+
+def _pipe(path: Path) -> IO[bytes]:
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
+    return os.fdopen(handle, "rb")
 
 
 def _decoded(data: bytes, name: str) -> str:

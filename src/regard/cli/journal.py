@@ -77,7 +77,7 @@ class Journal:
 
     def write(self, complete: bool = False) -> None:
         """Write the file."""
-        from regard.explanation.files import write_atomically
+        from regard.explanation.writing import write_atomically
 
         started = time.monotonic()
         known = {k: e for k, e in self.known.items() if k not in self.entries}

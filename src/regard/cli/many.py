@@ -24,7 +24,7 @@ from regard.cli.files import slug
 from regard.cli.journal import JOURNAL, PAGE, Journal
 from regard.cli.progress import Counted, ProgressLine, progress
 from regard.cli.sources import OneInput, Sources
-from regard.cli.terminal import as_table, in_options, one_line, stdout
+from regard.cli.terminal import as_table, in_options, one_line, stdout, unforeseen
 from regard.errors import Failure, InputError, ModelError, RegardError
 from regard.report.index.entries import IndexEntry
 
@@ -122,7 +122,7 @@ class ManyInputs:
                 raise
             return IndexEntry(item.name, stamp, error=one_line(in_options(str(e))))
         except Exception as e:  # whatever a model makes of one input; the others may be well
-            return IndexEntry(item.name, stamp, error=one_line(f"{type(e).__name__}: {e} (unexpected)"))
+            return IndexEntry(item.name, stamp, error=one_line(unforeseen(e)))
 
     def _drawn(self, name: str, found: Sequence[Any], work: Path) -> dict[str, Any]:
         """Draw the page and pictures of one input; what the index says of it."""
@@ -156,9 +156,6 @@ class ManyInputs:
         final = self.journal.out / folder
         if os.path.lexists(final):
             final.replace(work.parent / "old")
-        from regard.explanation.files import umask
-
-        os.chmod(work, 0o755 & ~umask())
         work.replace(final)
 
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ from regard.errors import Misuse, UnknownName, nearest
 from regard.guide import Guide
 from regard.models.checkpoint import ADAPTER
 from regard.models.places import place
+from regard.preferred import AUTO, KNOWN
 from regard.site import Site
 from regard.written import TARGETS
 from regard.zoo import in_zoo
@@ -168,6 +169,7 @@ def chosen(names: str, site: str | None = None, baseline: str | None = None) -> 
     table: Any = regard.methods()
     known = [row.name for row in table.rows]
     asked = list(dict.fromkeys(n.strip() for n in names.split(",") if n.strip()))
+    known = [AUTO, *known]
     if not asked:
         raise UnknownName(f"no method is named; known: {', '.join(known)}")
     if asked == ["all"]:
@@ -216,12 +218,16 @@ def _value(said: str) -> Any:
 
 
 def check_options(names: Sequence[str], options: dict[str, Any]) -> None:
-    """Refuse options that none of the methods takes. This imports the methods."""
+    """Refuse options that none of the methods takes, and values that are not of their kind. This imports the methods."""
     table: Any = regard.methods()
-    known = {option for row in table.rows if row.name in names for option in row.options}
+    meant = {*names, *(KNOWN if AUTO in names else ())}
+    known = {option for row in table.rows if row.name in meant for option in row.options}
     for name in options:
         if name not in known:
             raise nearest(name, known - {"guide"} or {"(none)"}, f"option of {', '.join(names)}")
+    for row in table.rows:
+        if row.name in names:
+            row.checked(options)
 
 
 def targets(labels: list[str] | None) -> str | list[str] | None:

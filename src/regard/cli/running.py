@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
 
 import regard
-from regard.cli.terminal import busy, in_options, one_line
+from regard.cli.inputs import check_utf8
+from regard.cli.terminal import busy, in_options, in_short, one_line, unforeseen
 from regard.errors import RegardError
 from regard.extras import need
+
+MEMORY = "there is not enough memory for this; take a smaller input, or a smaller model"
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -23,7 +29,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         try:
-            command(*args, debug=debug, **kwargs)
+            with _others_silent(debug):
+                check_utf8(kwargs.values())
+                command(*args, debug=debug, **kwargs)
         except KeyboardInterrupt as e:
             raise _end(str(e) or "interrupted", 130, debug) from None
         except RegardError as e:
@@ -33,17 +41,35 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from None
         except (typer.Exit, typer.Abort):
             raise
+        except MemoryError:
+            raise _end(f"error: {MEMORY}", 1, debug) from None
         except Exception as e:
-            said = f"error: {type(e).__name__}: {e} (unexpected; --debug shows where)"
-            raise _end(said, 1, debug) from None
+            said = unforeseen(e).replace("(unexpected)", "(unexpected; --debug shows where)")
+            raise _end(f"error: {said}", 1, debug) from None
 
     return run
+
+
+@contextlib.contextmanager
+def _others_silent(debug: bool) -> Iterator[None]:
+    """Keep what libraries warn of and log off stderr, which is for our own sentence; --debug shows it."""
+    if debug:
+        yield
+        return
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _end(message: str, code: int, debug: bool) -> typer.Exit:
     if debug:
         traceback.print_exc()
-    typer.echo(one_line(message), err=True)
+    typer.echo(in_short(one_line(message)), err=True)
     return typer.Exit(code)
 
 

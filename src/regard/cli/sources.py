@@ -205,7 +205,7 @@ class TableRows:
         bare = rows = 0
         for _, row in self._rows():
             rows += 1
-            fields |= dict.fromkeys(row if isinstance(row, dict) else ())
+            fields |= dict.fromkeys(name for name in row if name is not None) if isinstance(row, dict) else {}
             bare += not isinstance(row, dict | InputError) or (isinstance(row, dict) and chat_of(row) is not None)
         if not rows:
             raise InputError(f"{self.path} holds no rows")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,10 +22,41 @@ if TYPE_CHECKING:
     from regard.explanation.generation import Generation
 
 
+LONGEST = 1000  # characters of an error
+RUNS = ("", *(f"regard.recording.{room}" for room in ("recorder", "own_gradients", "row_gradient", "patch_gradient")))
+"""Where operations of a model are run."""
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
 def one_line(text: str) -> str:
-    """Untrusted text in one line: line ends become spaces, other control characters �."""
+    """Untrusted text in one line: line ends become spaces, other control characters, and those that turn text round, �."""
     joined = " ".join(text.split())
-    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs") else c for c in joined)
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cs") or c in TURNING else c for c in joined)
+
+
+def in_short(text: str) -> str:
+    """A sentence with its middle left out where somebody's words make it long."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} … {text[-190:]}"
+
+
+def unforeseen(e: BaseException) -> str:
+    """An error that is none of ours: what the model raised of its own accord, or what nobody expected."""
+    said = f"{type(e).__name__}: {e}".removesuffix(": ")
+    if from_model(e):
+        return f"the model cannot be run on this ({said}); do its weights, its config and what reads for it belong together?"
+    return f"{said} (unexpected)"
+
+
+def from_model(e: BaseException) -> bool:
+    """Whether the model raised an error itself: in a module's forward, and nowhere in ours but where its operations are run."""
+    within, own = False, ""
+    for frame, _ in traceback.walk_tb(e.__traceback__):
+        name = str(frame.f_globals.get("__name__"))
+        if frame.f_code.co_name == "_call_impl" and name == "torch.nn.modules.module":
+            within, own = True, ""
+        elif name.startswith("regard."):
+            own = name
+    return within and own in RUNS
 
 
 def in_options(message: str) -> str:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.explanation.percents import percent
+
 
 class Box(NamedTuple):
     """A box in a picture, in its pixels; it may reach beyond the picture."""
@@ -37,8 +39,8 @@ class Found:
 
     @property
     def percent(self) -> str:
-        """The probability in per cent; "> 99 %" for what would be rounded to certainty."""
-        return "> 99 %" if self.probability >= 0.995 else f"{100 * self.probability:.0f} %"
+        """The probability in per cent."""
+        return percent(self.probability)
 
 
 def corners(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:

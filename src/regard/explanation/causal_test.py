@@ -19,16 +19,19 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.explanation.files import as_json
-from regard.explanation.prediction import percent
+from regard.explanation.loading import check, of_file
+from regard.explanation.percents import percent
 
 LEVEL = 0.05
 """A map is better than chance where p is at most this."""
-SECONDS = 30.0
+SECONDS = 10.0
 """As long as a page may take to test maps without having been asked to."""
 LEAST = 8
 """The fewest units that can be tested: of fewer there are not 50 choices."""
 CHOICES = 50
 """The least number of choices of k units among all."""
+MOST = 100_000
+"""Random choices of one test."""
 FEW = "too few tokens to test"
 UNITS = ("word", "token")
 PLURALS = {"patch": "patches"}
@@ -56,9 +59,11 @@ class HowTested:
             )
         for name, least in (("random", math.ceil(1 / LEVEL) - 1), ("seed", 0)):
             value = getattr(asked, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
+            most = MOST if name == "random" else (1 << 63) - 1
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 why = f": with fewer no map can be better than chance at {LEVEL}" if name == "random" else ""
-                raise Misuse(f"{name} is a whole number from {least} on, not {value!r}{why}")
+                upto = f"to {MOST}" if name == "random" else "on"
+                raise Misuse(f"{name} is a whole number from {least} {upto}, not {value!r}{why}")
         if asked.unit is not None and asked.unit not in UNITS:
             raise nearest(str(asked.unit), UNITS, "unit of a causal test")
         return replace(asked, share=float(asked.share), sufficiency=bool(asked.sufficiency))
@@ -232,16 +237,17 @@ class CausalTest:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CausalTest:
         """The inverse of `as_dict`."""
-        made = {**values, "asked": HowTested(**values["asked"])}
+        made: dict[str, Any] = {"asked": of_file(HowTested, values["asked"])}
         for name in ("highest", "lowest", "kept"):
+            check(name, values[name], dict[str, Any] | None)
             made[name] = None if values[name] is None else _outcome(values[name])
         if values["value"] is None or math.isnan(values["value"]):
             made["value"] = math.nan  # the same one, so that tests are equal
-        return cls(**made)
+        return of_file(cls, values, **made)
 
 
 def _outcome(values: Mapping[str, Any]) -> Outcome:
-    return Outcome(**{**values, "random": tuple(map(float, values["random"]))})
+    return of_file(Outcome, values, random=tuple(map(float, values["random"])))
 
 
 def _verbs(outcome: Outcome, claim: str) -> tuple[str, str]:
@@ -455,6 +461,7 @@ class LateTest:
         if entry is None:
             return cls()
         samples = None if entry["samples"] is None else tuple(map(int, entry["samples"]))
+        check("ingredients", entry["ingredients"], dict[str, Any] | None)
         ingredients = None if entry["ingredients"] is None else Ingredients.unpacked(entry["ingredients"], tensors)
         return cls(None, str(entry["refused"]), ingredients, str(entry["lacking"]), samples)
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from regard.explanation.loading import Damaged, of_file
+
 
 @dataclass(frozen=True)
 class ComparedClasses:
@@ -46,7 +48,11 @@ class ComparedClasses:
         lists: dict[str, Any] = {
             k: tuple(v) if isinstance(v, Sequence) and k != "activation" else v for k, v in values.items()
         }
-        return cls(**lists)
+        made = of_file(cls, lists)
+        known = {len(made.names), len(made.scores), *([] if made.probabilities is None else [len(made.probabilities)])}
+        if len(known) != 1 or not made.names or made.templates < 1:
+            raise Damaged("the classes that were compared, and how well they fit, are not as many")
+        return made
 
 
 __all__ = ["ComparedClasses"]

@@ -6,7 +6,6 @@ Nothing here knows how scores were computed. Files are safetensors with JSON in 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import operator
 import os
@@ -23,13 +22,14 @@ from torch import Tensor
 
 from regard.errors import Misuse, nearest
 from regard.explanation import display
-from regard.explanation.boxes import Box, Found
+from regard.explanation.boxes import Found
 from regard.explanation.causal_test import CausalTest, HowTested, LateTest, shown_tested
 from regard.explanation.compared import ComparedClasses
 from regard.explanation.export import as_json_file, defined, frame, raws_as_dicts, rows
-from regard.explanation.files import as_json, checked, packed, unpacked, write_atomically
+from regard.explanation.files import as_json, file_of, packed, unpacked
 from regard.explanation.guidance import Guidance
 from regard.explanation.head_maps import HeadMaps, LateHeads
+from regard.explanation.loading import Damaged, box, check, finite, loading, newer, of_file
 from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, pictures_of_sample, placed, raster_of, resized
 from regard.explanation.prediction import Prediction
 from regard.explanation.printed import short, table
@@ -39,6 +39,7 @@ from regard.explanation.same import same
 from regard.explanation.spans import Groups, grouped
 from regard.explanation.token_rows import TokenRows, tokens_asked
 from regard.explanation.transfer import FLOWS, LateTransfer, Transfer
+from regard.explanation.writing import write_atomically
 
 FORMAT = "regard-explanation-1"
 
@@ -474,8 +475,6 @@ class Explanation:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""
-        from safetensors.torch import save
-
         tensors = {f"scores/{k}": v.detach().cpu().float().contiguous() for k, v in self.scores.items()}
         header = {
             "method": self.method,
@@ -498,14 +497,16 @@ class Explanation:
             "transfer": self._transfer.packed(tensors),
             "causal": self.late_test.packed(tensors),
         }
-        return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
+        return write_atomically(path, file_of(FORMAT, header, tensors))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explanation:
         """Read what `save` wrote. Raises InputError for a file that is missing or is not one of ours."""
-        header, tensors = unpacked(path, FORMAT, "explanation")
-        with checked(path):
-            return _from_file(header, tensors)
+        header, tensors, unread = unpacked(path, FORMAT, "explanation")
+        with loading(path) as unknown:
+            made = _from_file(header, tensors)
+            made.receipt.notes += newer([*unread, *unknown])
+        return made
 
     def plot(
         self,
@@ -550,7 +551,7 @@ class Explanation:
     def to_html(self, path: str | os.PathLike[str], test: bool | None = None) -> Path:
         """Write a self-contained page (needs `regard[viz]`).
 
-        test: whether the page shows the causal test (`test`): True, False, or None: if it takes at most about half a minute.
+        test: whether the page shows the causal test (`test`): True, False, or None: if it takes at most about ten seconds.
         """
         shown_tested([self], test)
         return display.write_explanation(self, path)
@@ -567,29 +568,70 @@ def still(exp: Explanation) -> Explanation:
     )
 
 
+PART = dict[str, Any] | None
+KEPT = ("grid", "rasters", "names", "receipt", "found", "compared", "guidance")
+"""What is made of a part has its name."""
+APART: dict[str, Any] = {
+    "streams": list[str],
+    **dict.fromkeys((*KEPT, "prediction", "transfer", "causal"), PART),
+    "between": dict[str, list[int]] | None,
+}
+"""The parts of a file that are no plain values, and of what kind they are."""
+
+
 def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
-    return Explanation(
-        method=header["method"],
-        target=header["target"],
-        scores={name: tensors[f"scores/{name}"] for name in header["streams"]},
+    for name, kind in APART.items():
+        check(name, header.get(name), kind)
+    plain = {k: v for k, v in header.items() if k not in APART or k in KEPT}
+    scores = {name: finite(f"the scores of {name!r}", tensors[f"scores/{name}"]) for name in header["streams"]}
+    between = TokenRows.unpacked(header.get("between") or {}, header["streams"], tensors)
+    between.check(scores)
+    made = of_file(
+        Explanation,
+        plain,
+        scores=scores,
+        told=None,
         receipt=Receipt.from_dict(header["receipt"]),
         grid={k: grid_of(v) for k, v in header["grid"].items()},
-        inputs=header["inputs"],
-        labels=header["labels"],
-        names={int(i): str(name) for i, name in header.get("names", {}).items()},
-        signed=header["signed"],
-        options=header["options"],
+        names={int(i): str(name) for i, name in (header.get("names") or {}).items()},
         found=_found(header.get("found")),
         compared=ComparedClasses.from_dict(header.get("compared")),
-        of_pairs=header.get("of_pairs", False),
         guidance=Guidance.unpacked(header.get("guidance"), tensors),
         likely=Prediction.unpacked(header.get("prediction"), tensors),
-        rasters={k: raster_of(r) for k, r in header.get("rasters", {}).items()},
-        _token_rows=TokenRows.unpacked(header.get("between", {}), header["streams"], tensors),
+        rasters={k: raster_of(r) for k, r in (header.get("rasters") or {}).items()},
+        _token_rows=between,
         _transfer=LateTransfer.unpacked(header.get("transfer"), tensors),
         late_test=LateTest.unpacked(header.get("causal"), tensors),
     )
+    check_together(made)
+    return made
+
+
+def check_together(exp: Explanation) -> None:
+    """Raise Damaged where parts of a file, each well by itself, are not of one explanation."""
+    if not exp.scores or not exp.batch:
+        raise Damaged("it holds no scores")
+    for stream, grid in exp.grid.items():
+        _check_grid(stream, grid, exp.raster(stream), exp.scores[stream].shape[1])
+    for stream, raws in exp.inputs.items():
+        texts = [raw for raw in raws if isinstance(raw, Text)]
+        if texts and stream in exp.scores and not len(texts) == len(raws) == len(exp.scores[stream]):
+            raise Damaged(f"{stream!r} has {len(exp.scores[stream])} samples and {len(texts)} texts")
+    for maps in [] if exp.guidance is None else [exp.guidance.m, exp.guidance.unguided]:
+        for stream, values in maps.items():
+            if values.shape[1:] != exp.scores[stream].shape[1:]:
+                raise Damaged(f"the guide of {stream!r} has {tuple(values.shape)} values")
+    if exp.likely is not None and len(exp.likely) != len(exp.receipt.target_value):
+        raise Damaged(f"it has {len(exp.likely)} predictions of {len(exp.receipt.target_value)} targets")
+
+
+def _check_grid(stream: str, grid: Grid, raster: Raster, tokens: int) -> None:
+    places = sum(math.prod(g) for g in (grid if isinstance(grid, list) else [grid]))
+    order = raster.order
+    fit = places == tokens if order is None else places == len(order) and all(0 <= i < tokens for i in order)
+    if not fit:
+        raise Damaged(f"the grid of {stream!r}, {grid}, is not of its {tokens} tokens")
 
 
 def _found(values: dict[str, Any] | None) -> Found | None:
-    return None if values is None else Found(**(values | {"box": Box(*values["box"])}))
+    return None if values is None else of_file(Found, values, box=box(values["box"]))

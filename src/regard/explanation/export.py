@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from regard.errors import Misuse, nearest
-from regard.explanation.files import write_atomically
 from regard.explanation.raw_inputs import Raw, Sound, Text, words_of
+from regard.explanation.writing import write_atomically
 
 COLUMNS = ("sample", "stream", "number", "token", "start", "end", "special", "row", "column", "score")
 PlaceOf = Callable[[str, int], dict[str, int]]

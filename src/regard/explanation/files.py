@@ -1,51 +1,18 @@
-"""How results are kept: safetensors with JSON in the header (no pickle, safe to open), written atomically."""
+"""How results are kept: safetensors with JSON in the header (no pickle, safe to open), see writing.py for how."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from regard.errors import InputError
-from regard.explanation.boxes import Box
+from regard.explanation.loading import Damaged, box, check, finite, loading, of_file, spans
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file that is there whole or not at all. Makes missing folders."""
-    with opened_atomically(path) as f:
-        f.write(data)
-    return Path(path)
-
-
-@contextmanager
-def opened_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path` to be filled, then renamed: never half a file. Makes missing folders."""
-    final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            yield f
-        os.chmod(temporary, 0o666 & ~umask())
-        os.replace(temporary, final)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def umask() -> int:
-    """What the user takes from the rights of new files."""
-    found = os.umask(0)
-    os.umask(found)
-    return found
 
 
 def packed(inputs: Mapping[str, Sequence[Raw]], tensors: dict[str, Tensor]) -> dict[str, list[dict[str, Any]]]:
@@ -65,37 +32,51 @@ def packed(inputs: Mapping[str, Sequence[Raw]], tensors: dict[str, Tensor]) -> d
     return out
 
 
-def unpacked(path: str | os.PathLike[str], format: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header of a file, its raw inputs as `Picture` and `Text` again, and the tensors.
+def unpacked(
+    path: str | os.PathLike[str], format: str, what: str
+) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    """The header of a file, its raw inputs as `Picture` and `Text` again, the tensors; and fields that are not known.
 
     Raises InputError for a file that is missing, damaged or of another format.
     """
     from safetensors import SafetensorError, safe_open
 
+    reading = f"{path} cannot be read as a saved {what}"
     try:
         with safe_open(os.fspath(path), framework="pt") as f:
             meta = f.metadata() or {}
             if meta.get("format") != format:
                 raise InputError(f"{path} is not {article(what)} saved by this version of Regard ({format})")
-            header = json.loads(meta["json"])
+            header = _object(meta.get("json", ""))
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
-    except (SafetensorError, OSError, json.JSONDecodeError) as e:
-        raise InputError(f"{path} cannot be read as a saved {what}: {e}") from e
-    with checked(path, "its inputs cannot be read"):
+    except InputError:
+        raise
+    except (SafetensorError, OSError, ValueError, RecursionError, OverflowError) as e:
+        raise InputError(f"{reading}: {(str(e).splitlines() or [type(e).__name__])[0][:200]}") from e
+    with loading(path) as unknown:
+        check("inputs", header["inputs"], dict[str, list[dict[str, Any]]])
         header["inputs"] = {name: raws_of(name, entries, tensors) for name, entries in header["inputs"].items()}
-    return header, tensors
+    return header, tensors, unknown
 
 
-@contextmanager
-def checked(path: str | os.PathLike[str], what: str = "a field is missing or wrong") -> Iterator[None]:
-    """Raise InputError for what is not in a file's header as it should be."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as e:
-        reason = (str(e).splitlines() or [""])[0]
-        raise InputError(f"{path} is damaged: {what} ({type(e).__name__}: {reason})") from e
+def _object(text: str) -> dict[str, Any]:
+    made = json.loads(text)
+    if not isinstance(made, dict):
+        raise ValueError("its header is no JSON object")
+    return made
+
+
+def file_of(format: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
+    """A safetensors file with JSON in its header: the same bytes for the same content, whichever order its parts come in."""
+    from safetensors.torch import save
+
+    made = save(tensors, {"format": format, "json": json.dumps(header)})
+    end = 8 + int.from_bytes(made[:8], "little")
+    head = json.dumps(json.loads(made[8:end]), sort_keys=True).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head + made[end:]
 
 
 def article(noun: str) -> str:
@@ -108,16 +89,39 @@ def raws_of(name: str, entries: list[Any], tensors: dict[str, Tensor]) -> list[R
     raws: list[Raw] = []
     for i, entry in enumerate(entries):
         if "box" in entry:
-            regions = tuple(Box(*b) for b in entry.get("regions", ()))
-            tiles = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in entry.get("tiles", ()))
-            raws.append(Picture(tensors[f"pixels/{name}/{i}"], tuple(entry["box"]), entry["name"], regions, tiles))
+            raws.append(_picture(entry, tensors[f"pixels/{name}/{i}"]))
         elif "rate" in entry:
-            raws.append(Sound(samples=tensors[f"samples/{name}/{i}"], **entry))
+            raws.append(_sound(entry, tensors[f"samples/{name}/{i}"]))
         else:
-            spans: dict[str, Any] = {k: [(int(a), int(b)) for a, b in entry[k]] for k in ("offsets", "words")}
-            spans["messages"] = [(str(role), int(a), int(b)) for role, a, b in entry.get("messages", ())]
-            raws.append(Text(**(entry | spans)))
+            raws.append(_text(entry))
     return raws
+
+
+def _picture(entry: dict[str, Any], pixels: Tensor) -> Picture:
+    regions = tuple(map(box, entry.get("regions", ())))
+    tiles = tuple(tuple(box(b)) for b in entry.get("tiles", ()))
+    seen = box(entry["box"])
+    made = of_file(Picture, entry, pixels=pixels, box=tuple(seen), regions=regions, tiles=tiles)
+    if seen.area <= 0 or not made.pixels.numel():
+        raise Damaged(f"the picture {made.name!r} is empty")
+    return made
+
+
+def _sound(entry: dict[str, Any], samples: Tensor) -> Sound:
+    made = of_file(Sound, entry, samples=finite("a sound", samples))
+    if min(made.rate, made.window, made.bands, 1 if made.hop is None else made.hop) <= 0:
+        raise Damaged(f"the sound {made.name!r} has no length")
+    return made
+
+
+def _text(entry: dict[str, Any]) -> Text:
+    length = len(entry["text"])
+    cut = {k: spans(entry[k], length) for k in ("offsets", "words")}
+    said = [(str(role), *spans([(a, b)], length)[0]) for role, a, b in entry.get("messages", ())]
+    made = of_file(Text, entry, **cut, messages=said)
+    if not len(made.tokens) == len(made.offsets) == len(made.special):
+        raise Damaged(f"the tokens of {made.name!r} are {len(made.tokens)}, their places {len(made.offsets)}")
+    return made
 
 
 def as_json(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ from torch import Tensor
 from regard.errors import nearest
 from regard.explanation import display
 from regard.explanation.causal_test import LateTest, shown_tested
-from regard.explanation.explanation import Explanation
+from regard.explanation.explanation import Explanation, check_together
 from regard.explanation.export import as_json_file, defined, frame
-from regard.explanation.files import as_json, checked, packed, raws_of, unpacked, write_atomically
+from regard.explanation.files import as_json, file_of, packed, raws_of, unpacked
+from regard.explanation.loading import Damaged, check, finite, loading, newer, of_file
 from regard.explanation.places import grid_of, raster_of
 from regard.explanation.raw_inputs import Text, Word, words_of
 from regard.explanation.receipt import Receipt
 from regard.explanation.spans import Groups
+from regard.explanation.writing import write_atomically
 
 FORMAT = "regard-generation-1"
 AGAINST = "against"
@@ -157,8 +158,6 @@ class Generation(Sequence[Explanation]):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (scores, pictures; everything else as JSON in its header), atomically."""
-        from safetensors.torch import save
-
         first = self.explanations[0]
         tensors = {f"scores/{s}": self.of(s).detach().cpu().float().contiguous() for s in first.scores}
         header = {
@@ -177,14 +176,16 @@ class Generation(Sequence[Explanation]):
         }
         if self.whole is not None:
             header["whole"] = _packed(self.whole, tensors)
-        return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
+        return write_atomically(path, file_of(FORMAT, header, tensors))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Generation:
         """Read what `save` wrote. Raises InputError for a file that is missing or is not one of ours."""
-        header, tensors = unpacked(path, FORMAT, "generation")
-        with checked(path):
-            return _from_file(header, tensors)
+        header, tensors, unread = unpacked(path, FORMAT, "generation")
+        with loading(path) as unknown:
+            made = _from_file(header, tensors)
+            made[0].receipt.notes += newer([*unread, *unknown])
+        return made
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, cmap: Any = None, scale: str | float = "own") -> Any:
         """Draw the map with matplotlib (needs `regard[viz]`); return the Figure, and write it if `path`.
@@ -205,6 +206,10 @@ class Generation(Sequence[Explanation]):
 
 
 def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Generation:
+    for name in ("grid", "rasters"):
+        check(name, header.get(name), dict[str, Any] | None)
+    check("causal", header.get("causal"), dict[str, Any] | None)
+    check("streams", header["streams"], list[str])
     shared = {
         "method": header["method"],
         "grid": {k: grid_of(v) for k, v in header["grid"].items()},
@@ -217,8 +222,13 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Generation
     scores = {s: tensors[f"scores/{s}"] for s in header["streams"]}
     late = LateTest.unpacked(header.get("causal"), tensors)
     tested = [late.of_target(t) for t in header.get("causal_targets", [None] * len(header["targets"]))]
+    for s, t in scores.items():
+        if len(finite(f"the scores of {s!r}", t)) != len(header["targets"]) or t.ndim != 2:
+            raise Damaged(f"the scores of {s!r} are {tuple(t.shape)}, of {len(header['targets'])} targets")
     made = [
-        Explanation(
+        of_file(
+            Explanation,
+            {},
             target=target,
             scores={s: t[i : i + 1].clone() for s, t in scores.items()},
             receipt=Receipt.from_dict(receipt),
@@ -229,7 +239,15 @@ def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Generation
     ]
     own = {name: header[name] for name in ("ids", "stream", "start", "method", "target")}
     whole = header.get("whole")
-    return Generation(made, **own, whole=None if whole is None else _unpacked(whole, tensors, shared))
+    found = of_file(
+        Generation, own, explanations=made, whole=None if whole is None else _unpacked(whole, tensors, shared)
+    )
+    for exp in [*found, *([] if found.whole is None else [found.whole])]:
+        check_together(exp)
+    texts = found.explanations[0].inputs[found.stream] if found.explanations else []
+    if not (texts and isinstance(texts[0], Text) and len(found.ids) == len(found) and found.start >= 0):
+        raise Damaged("the text that was written is not there, or of other tokens")
+    return found
 
 
 def begins(text: Text, start: int) -> int:
@@ -259,14 +277,16 @@ def _packed(whole: Explanation, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _unpacked(header: dict[str, Any], tensors: dict[str, Tensor], shared: dict[str, Any]) -> Explanation:
-    return Explanation(
+    return of_file(
+        Explanation,
+        {},
         **shared
         | {
             "target": header["target"],
             "signed": header["signed"],
-            "scores": {s: tensors[f"whole/{s}"] for s in header["streams"]},
+            "scores": {s: finite(f"the scores of {s!r}", tensors[f"whole/{s}"]) for s in header["streams"]},
             "receipt": Receipt.from_dict(header["receipt"]),
             "late_test": LateTest(lacking=str(header.get("lacking", LateTest.lacking))),
             "inputs": {s: raws_of(s, entries, tensors) for s, entries in header["inputs"].items()},
-        }
+        },
     )

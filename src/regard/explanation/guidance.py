@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from regard.explanation.loading import finite, of_file
+
 Maps = dict[str, Float[Tensor, "_ _"]]
 
 
@@ -60,7 +62,9 @@ class Guidance:
             s: [tensors[f"guidance/region/{i}/{s}"].bool() for i in range(int(count))]
             for s, count in entry["regions"].items()
         }
-        return cls(str(entry["label"]), str(entry["kind"]), m, unguided, regions)
+        for name, values in [*m.items(), *unguided.items()]:
+            finite(f"the guide of {name!r}", values)
+        return of_file(cls, {}, label=entry["label"], kind=entry["kind"], m=m, unguided=unguided, regions=regions)
 
 
 __all__ = ["Guidance"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from regard.errors import Misuse
 from regard.explanation.boxes import painted
 from regard.explanation.raw_inputs import Picture
+from regard.kinds import fits
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 Grid = tuple[int, ...] | list[tuple[int, ...]]
@@ -138,18 +138,17 @@ def place(
     return _drawn(cells.cpu().float(), raster.box(picture.box), height, width) * inside
 
 
-def grid_of(values: Sequence[Any]) -> Grid:
+def grid_of(values: Any) -> Grid:
     """A grid from what a file holds, or one for each picture. Raises ValueError for one of no rows and columns."""
-    if len(values) and isinstance(values[0], list | tuple):
+    if isinstance(values, list | tuple) and values and isinstance(values[0], list | tuple):
         return [_grid_of(v) for v in values]
     return _grid_of(values)
 
 
-def _grid_of(values: Sequence[int]) -> tuple[int, ...]:
-    grid = tuple(int(v) for v in values)
-    if len(grid) < 2 or min(grid) < 1:
-        raise ValueError(f"a grid of {grid}")
-    return grid
+def _grid_of(values: Any) -> tuple[int, ...]:
+    if not fits(values, list[int]) or len(values) < 2 or min(values) < 1:
+        raise ValueError(f"a grid of {values}")
+    return tuple(values)
 
 
 def raster_of(values: dict[str, Any]) -> Raster:

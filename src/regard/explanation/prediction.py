@@ -10,6 +10,9 @@ from typing import Any, NamedTuple, overload
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from regard.explanation.loading import Damaged, finite, of_file
+from regard.explanation.percents import percent
+
 TOP = 5
 """How many classes are kept."""
 
@@ -87,14 +90,11 @@ class Prediction(Sequence[tuple[Likely, ...]]):
         if header is None:
             return None
         found = {n: tensors.get(f"prediction/{n}") for n in ("classes", "scores", "probabilities")}
-        return cls(**header, **found)  # type: ignore[arg-type]
+        made = of_file(cls, header, **found)
+        for scores in (made.scores, made.probabilities):
+            if scores is not None and finite("the prediction", scores).shape != made.classes.shape:
+                raise Damaged("the classes that are predicted, and their scores, are not as many")
+        return made
 
 
-def percent(probability: float) -> str:
-    """A probability: whole per cents, of less than one per cent tenths."""
-    if 0 < probability < 0.0005:
-        return "<0.1 %"
-    return f"{100 * probability:.1f} %" if 0 < probability < 0.0095 else f"{100 * probability:.0f} %"
-
-
-__all__ = ["TOP", "Likely", "Prediction", "percent"]
+__all__ = ["TOP", "Likely", "Prediction"]

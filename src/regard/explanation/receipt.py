@@ -13,6 +13,7 @@ from torch import Tensor
 
 from regard.explanation.causal_test import CausalTest
 from regard.explanation.files import as_json
+from regard.explanation.loading import Damaged, check, finite, of_file
 from regard.explanation.same import same
 from regard.explanation.tables import as_html, beside, one_line
 
@@ -85,8 +86,8 @@ class Surrogate:
     def from_dict(cls, values: dict[str, Any]) -> Surrogate:
         """The inverse of `as_dict`."""
         errors = {k: torch.tensor(v, dtype=torch.float32) for k, v in values["standard_errors"].items()}
-        made = {k: torch.tensor(v) for k, v in values.items() if k != "standard_errors"}
-        return cls(**made, standard_errors=errors)
+        made = {k: torch.tensor(v) for k, v in values.items() if isinstance(v, list)}
+        return of_file(cls, values, **made, standard_errors=errors)
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,7 @@ class LearnedMask:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LearnedMask:
         """The inverse of `as_dict`."""
-        plain: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+        return of_file(cls, values, **{k: torch.tensor(v) for k, v in values.items() if isinstance(v, list)})
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,7 @@ class ExplainedModel:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ExplainedModel:
         """The inverse of `as_dict`."""
-        plain: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+        return of_file(cls, values, **{k: torch.tensor(v) for k, v in values.items() if isinstance(v, list)})
 
 
 @dataclass(repr=False, eq=False)
@@ -199,6 +198,7 @@ class Receipt:
         surrogate: the linear model whose coefficients the scores are, with its R² and its standard errors; else None.
         mask: the mask over keys of attention whose probabilities the scores are: what it keeps, what is left of y; else None.
         explained_model: the model that the map is of, where it is not the user's own (`heads="single"`); else None.
+        default_for: the task that the method was chosen for by `method="auto"` (`regard.preferred`); "" where it was named.
         passes: forward and gradient passes spent, shared ones counted for every method that used them.
         seconds: wall-clock time of those passes and of the method.
     """
@@ -227,6 +227,7 @@ class Receipt:
     surrogate: Surrogate | None = None
     mask: LearnedMask | None = None
     explained_model: ExplainedModel | None = None
+    default_for: str = ""
     _measured: Measured | None = field(default=None, repr=False)
     _measure: Callable[[], Measured] | None = field(default=None, repr=False, compare=False)
 
@@ -369,8 +370,9 @@ class Receipt:
         return self.__dict__ | {"_measure": None}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Receipt:
+    def from_dict(cls, values: Any) -> Receipt:
         """The inverse of `as_dict`."""
+        check("the receipt", values, dict[str, Any])
         values = dict(values)
         old = values.pop("faithful", None)
         measured = Measured(
@@ -378,11 +380,15 @@ class Receipt:
             _tensor(values.pop("baseline_value")),
             _tensor(values.pop("attribution_target")),
         )
+        check("output_difference", measured.output_difference, float | None)
         for derived in ("attribution_error", "relative_error"):
             values.pop(derived)
         for name in ("target_value", "attribution_sum"):
-            values[name] = _tensor(values[name])
+            values[name] = finite(name, torch.tensor(values[name], dtype=torch.float32))
         values["conservation"] = _tensor(values.get("conservation"))
+        for name in ("surrogate", "mask", "explained_model"):
+            check(name, values.get(name), dict[str, Any] | None)
+        check("causal", values.get("causal", []), list[dict[str, Any]])
         fitted = values.get("surrogate")
         values["surrogate"] = None if fitted is None else Surrogate.from_dict(fitted)
         learned = values.get("mask")
@@ -391,11 +397,22 @@ class Receipt:
         values["explained_model"] = None if other is None else ExplainedModel.from_dict(other)
         for name in ("predicted", "explained"):
             values[name] = None if values[name] is None else torch.tensor(values[name])
-        values["reads"] = [ReadTokens(**r) for r in values.get("reads", ())]
+        values["reads"] = [of_file(ReadTokens, r) for r in values.get("reads", ())]
         values["causal"] = [CausalTest.from_dict(t) for t in values.get("causal", ())]
         if "classes" not in values:  # saved before receipts said it
             values["classes"] = "text" if values["target"].startswith("similarity") else "class"
-        return cls(**values, _measured=measured)
+        made = of_file(cls, values, _measured=measured)
+        _check_lengths(made)
+        return made
+
+
+def _check_lengths(receipt: Receipt) -> None:
+    """Raise Damaged where what is said of each sample is not of as many samples."""
+    count = len(receipt.target_value)
+    for name in ("attribution_sum", "predicted", "explained", "conservation", "baseline_value", "attribution_target"):
+        value = getattr(receipt, name)
+        if value is not None and value.shape != (count,):
+            raise Damaged(f"{name} has {tuple(value.shape)} values of {count} samples")
 
 
 def _said(value: Any) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8, jaxtyped
 from torch import Tensor
 
 from regard.errors import Misuse
 from regard.explanation import display
-from regard.explanation.files import checked, unpacked, write_atomically
+from regard.explanation.files import file_of, unpacked
+from regard.explanation.loading import loading, newer, of_file
 from regard.explanation.raw_inputs import Picture
+from regard.explanation.writing import write_atomically
 
 FORMAT = "regard-rewriting-1"
 MAPS = ("before, old class", "before, new class", "after, old class", "after, new class")
@@ -160,8 +161,6 @@ class Rewriting:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file (tensors; everything else as JSON in its header), atomically."""
-        from safetensors.torch import save
-
         tensors: dict[str, Tensor] = {}
         header: dict[str, Any] = {"inputs": {}}
         for f in fields(self):
@@ -172,20 +171,22 @@ class Rewriting:
                 tensors |= {f"{f.name}/{i}": t.cpu().contiguous() for i, t in enumerate(value)}
             else:
                 header[f.name] = value
-        return write_atomically(path, save(tensors, {"format": FORMAT, "json": json.dumps(header)}))
+        return write_atomically(path, file_of(FORMAT, header, tensors))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Rewriting:
         """Read what `save` wrote. Raises InputError for a file that is missing or is not one of ours."""
-        header, tensors = unpacked(path, FORMAT, "rewriting")
-        with checked(path):
+        header, tensors, _ = unpacked(path, FORMAT, "rewriting")
+        with loading(path) as unknown, jaxtyped("context"):
             files = {
                 side: [tensors[f"{side}/{i}"] for i in range(_count(tensors, side))] for side in ("before", "after")
             }
             whole = {k: v for k, v in tensors.items() if "/" not in k}
             values = {k: v for k, v in header.items() if k not in ("inputs", *whole)}
             values["boxes"] = [(int(a), int(b), int(c), int(d)) for a, b, c, d in values["boxes"]]
-            return cls(**(values | whole | files))
+            made = of_file(cls, values, **(whole | files))
+            made.notes += newer(unknown)
+            return made
 
 
 def _count(tensors: dict[str, Tensor], side: str) -> int:

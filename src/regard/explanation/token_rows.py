@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import Misuse
+from regard.explanation.loading import Damaged
 
 Compute = Callable[[str, list[int]], dict[str, Tensor]]
 
@@ -65,6 +66,16 @@ class TokenRows:
     def __copy__(self) -> TokenRows:
         return TokenRows(self.compute, self.refused, dict(self.tokens), dict(self.known), dict(self.errors))
 
+    def check(self, scores: Mapping[str, Tensor]) -> None:
+        """Raise Damaged where what a file held are no rows between the tokens of these streams."""
+        for query, tokens in self.tokens.items():
+            if not all(isinstance(i, int) and 0 <= i < scores[query].shape[1] for i in tokens) or not self.known[query]:
+                raise Damaged(f"the rows of {query!r} are not of its tokens")
+            for keys in (self.known[query], self.errors.get(query, {})):
+                for key, rows in keys.items():
+                    samples = max(len(scores[query]), len(scores[key]))
+                    _fit(f"{query!r} and {key!r}", rows, (samples, len(tokens), scores[key].shape[1]))
+
     def of_sample(self, i: int) -> TokenRows:
         """The rows of one sample alone."""
 
@@ -92,6 +103,11 @@ class TokenRows:
             for name in ("between", "between-errors")
         )
         return cls(tokens=tokens, known=known, errors={q: keys for q, keys in errors.items() if keys})
+
+
+def _fit(name: str, rows: Tensor, shape: tuple[int, int, int]) -> None:
+    if rows.shape != shape or not rows.is_floating_point() or not bool(rows.isfinite().all()):
+        raise Damaged(f"the rows between {name} are {tuple(rows.shape)}, and should be {shape}")
 
 
 def tokens_asked(rows: int | Sequence[int] | None, count: int, stream: str) -> list[int]:

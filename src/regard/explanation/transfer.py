@@ -18,6 +18,7 @@ from regard.errors import Misuse
 from regard.explanation import display
 from regard.explanation.export import as_json_file, defined
 from regard.explanation.files import as_json
+from regard.explanation.loading import check, of_file
 
 FLOWS = 12
 """How many of the strongest flows of a layer are kept, where nobody says."""
@@ -230,13 +231,16 @@ class LateTransfer:
         """The inverse of `packed`."""
         if entry is None:
             return cls()
+        check("layers", entry["layers"], list[dict[str, Any]])
         return cls(count=int(entry["count"]), known=[_layer_from(layer, tensors) for layer in entry["layers"]])
 
 
 def _layer_from(entry: dict[str, Any], tensors: dict[str, Tensor]) -> LayerTransfer:
     index = int(entry["index"])
     checks = {k: torch.tensor(entry[k], dtype=torch.float32) for k in ("missed", "row_sum", "row_size")}
-    return LayerTransfer(
+    return of_file(
+        LayerTransfer,
+        {},
         index=index,
         name=str(entry["name"]),
         queries=tuple(map(str, entry["queries"])),

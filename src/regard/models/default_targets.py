@@ -19,7 +19,7 @@ from regard.errors import InputError, TargetError
 from regard.explanation.raw_inputs import Reading, Text
 from regard.models.alignment import names_of
 from regard.models.chats import can_write
-from regard.models.texts import plain_words, trim
+from regard.models.texts import check_whole, plain_words, trim
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
 from regard.target import Target, field
@@ -88,6 +88,7 @@ def answered(model: nn.Module, tokenizer: Any, reading: Reading, answer: str | N
             most = min(MOST, config.text_config.max_position_embeddings - 1)
             ids = model.generate(**prompt, max_new_tokens=most, do_sample=False, num_beams=1)[0].tolist()  # type: ignore[operator]
     else:
+        check_whole(answer, "the answer")
         own = tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
         if not own:
             raise InputError("the answer is empty; give at least one word, or none for the model's own")

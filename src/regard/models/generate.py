@@ -22,7 +22,7 @@ from regard.errors import InputError, Misuse, ModelError
 from regard.explanation.raw_inputs import Reading, Text
 from regard.models.alignment import names_of, spans_of, special_ids
 from regard.models.chats import can_write as can_write
-from regard.models.texts import longest, pad_id, plain_words, spaced, trim
+from regard.models.texts import check_whole, longest, pad_id, plain_words, spaced, trim
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 UNREAD = ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states")
@@ -191,6 +191,7 @@ def begins_with(model: nn.Module, tokenizer: Any, text: Any) -> list[int]:
         return [cast(int, start_of(model))]
     if not isinstance(text, str) or not text.strip():
         raise InputError("what the model is to begin with must be a text with at least one word, or be left out")
+    check_whole(text, "what the model is to begin with")
     return begin(model, checked_ids(model, tokenizer(text, add_special_tokens=False)["input_ids"], "the text"))
 
 
@@ -234,6 +235,7 @@ def answer_ids(model: nn.Module, tokenizer: Any, answer: Any, prompt: Any, begun
         return ids[len(begun) :] if ids[: len(begun)] == begun and len(ids) > len(begun) else ids
     if not answer.strip():
         raise InputError("the answer is empty; give at least one word")
+    check_whole(answer, "the answer")
     if stream == "decoder_input_ids":
         return checked_ids(model, tokenizer(text_target=answer, add_special_tokens=False)["input_ids"], "the answer")
     text = prompt[0] if prompt else Text("", [], [], [], [])

@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from regard.errors import InputError, Misuse, ModelError, RegardError, nearest
+from regard.kinds import fits
 from regard.models import embeddings, sounds
 from regard.models.adapters import Adapter, adapter_in
 from regard.models.checkpoint import ADAPTER, CONVERT, Checkpoint
@@ -282,7 +283,12 @@ def _library(e: BaseException) -> str:
 
 def _config(transformers: Any, name: str, shared: dict[str, Any]) -> Any:
     with _failing_as(InputError, f"the model {name!r} cannot be loaded"):
-        return transformers.AutoConfig.from_pretrained(name, **shared)
+        config = transformers.AutoConfig.from_pretrained(name, **shared)
+    if not fits(getattr(config, "architectures", None), list[str] | None):
+        raise InputError(
+            f"the model {name!r} is damaged: what its config.json has as architectures is no list of names"
+        )
+    return config
 
 
 def _task_of(transformers: Any, config: Any, name: str, task: str | None, chain: Any) -> Task:

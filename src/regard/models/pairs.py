@@ -20,7 +20,7 @@ from regard.models.alignment import laid, names_of, spans_of, special_ids
 from regard.models.chats import Chat, can_write, is_chat, messages_of, render, with_messages
 from regard.models.generate import silent
 from regard.models.pictures import names_picture
-from regard.models.texts import as_words, plain_words, trim
+from regard.models.texts import as_words, check_whole, plain_words, trim
 
 LEFT_OUT = ("labels",)  # what some processors add for training
 PICTURES, UNREAD = ("image", "image_url", "input_image"), ("video", "video_url", "audio", "input_audio", "audio_url")
@@ -190,6 +190,7 @@ def read_pair(
     text, notes = (prompt.text, list(prompt.notes)) if isinstance(prompt, Chat) else (prompt, [])
     more: dict[str, Any] = {"images": list(images)} if images else {}
     more |= {} if text is None else {"text": text, **options}
+    check_whole(text or "", "the text")
     bos = str(processor.tokenizer.bos_token or "\0")
     if text is not None and text.startswith(bos):
         more["add_special_tokens"] = False

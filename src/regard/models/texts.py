@@ -6,6 +6,7 @@ import inspect
 import itertools
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _SYLLABLE = (
 )
 _LETTER = rf"(?:(?!{_ALONE}|{_SYLLABLE})\w{_MARK}*)"
 _WORD = re.compile(rf"{_ALONE}{_MARK}*|{_SYLLABLE}|{_LETTER}+(?:(?:['’\-]|(?<=\d)[.,](?=\d)){_LETTER}+)*|\S{_MARK}*")
+_HALF = re.compile("[\ud800-\udfff]")
 _FLAGS, _TONES = range(0x1F1E6, 0x1F200), range(0x1F3FB, 0x1F400)
 
 
@@ -127,6 +129,7 @@ def read_texts(tokenizer: Any, model: nn.Module, raw: Sequence[Any], truncate: b
     rows, notes = [], []
     read = [_given(tokenizer, model, text, number) for number, text in enumerate(raw)]
     for number, text in enumerate(read):
+        check_whole(_text(text), f"text {number}")
         row = _encode(tokenizer, text)
         if limit is not None and len(row) > limit:
             said = f"text {number} has {len(row)} tokens, but {type(model).__name__} takes at most {limit}"
@@ -215,6 +218,16 @@ def _check(text: Any, number: int) -> None:
         raise InputError(f"text {number} is empty; give at least one word")
 
 
+def check_whole(text: str, what: str) -> None:
+    """Raise InputError for a text with half a character in it (a surrogate alone), which no tokenizer takes."""
+    found = _HALF.search(text)
+    if found is not None:
+        raise InputError(
+            f"{what} is no valid text: character {found.start()} is half of one (a lone surrogate); was it read in another "
+            "encoding than it was written in?"
+        )
+
+
 def _text(read: str | Chat | Two) -> str:
     return read if isinstance(read, str) else read.text
 
@@ -242,7 +255,8 @@ class EncodedText:
 def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) -> EncodedText:
     """Encode one text, or two that go together, without padding, cut to `limit` tokens if given.
 
-    Of a chat, whose template writes the special tokens itself, all is special that the template wrote.
+    Of a chat, whose template writes the special tokens itself, all is special that the template wrote. What was cut off is no
+    part of the text; of two texts, and of a chat, it holds no words.
     """
     text, notes = _text(read), list(read.notes) if isinstance(read, Chat) else []
     values, offsets, added = _tokens(tokenizer, read, limit)
@@ -261,11 +275,13 @@ def _encode(tokenizer: Any, read: str | Chat | Two, limit: int | None = None) ->
         spelt = [i in known for i in ids]
         cut = [span for span, s in zip(offsets, spelt, strict=True) if not s and span[1]]
     else:
+        text = text if limit is None or not isinstance(read, str) else text[: max((b for _, b in offsets), default=0)]
         offsets = [trim(text, a, b) for a, b in offsets]
         spelt = [
             i in known or (isinstance(read, Chat) and not read.written(*o)) for i, o in zip(ids, offsets, strict=True)
         ]
         cut = plain_words(text, [o for i, o in zip(ids, offsets, strict=True) if i in known])
+        cut = cut if limit is None or isinstance(read, str) else _with_tokens(cut, offsets)
     if not isinstance(read, Chat):
         typed = [i for i, a in zip(ids, added, strict=True) if i in known and not a and i != tokenizer.mask_token_id]
         if typed:
@@ -342,6 +358,12 @@ def plain_words(text: str, hidden: Iterable[tuple[int, int]]) -> list[tuple[int,
     for start, end in hidden:
         shown[start:end] = " " * (end - start)
     return words("".join(shown))
+
+
+def _with_tokens(spans: list[tuple[int, int]], offsets: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The words in which a token begins."""
+    begins = sorted(a for a, b in offsets if b > a)
+    return [(a, b) for a, b in spans if bisect_left(begins, a) < bisect_left(begins, b)]
 
 
 @contextmanager

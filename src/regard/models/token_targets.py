@@ -17,7 +17,7 @@ from regard.errors import InputError, Misuse, TargetError, UnknownName
 from regard.explanation.raw_inputs import Reading, Text
 from regard.models.chats import can_write
 from regard.models.default_targets import Wanted
-from regard.models.texts import alone
+from regard.models.texts import alone, check_whole
 from regard.target import Target, Value, field, scores
 
 Kind = Literal["", "next", "mask", "tags", "span"]
@@ -186,6 +186,7 @@ class TokenTargets:
         return ids
 
     def _cut(self, text: str) -> list[int]:
+        check_whole(text, "the word that is asked for")
         beside = self.stream.startswith("decoder_")
         given: dict[str, Any] = {"text_target": text} if beside else {"text": text}
         return list(self.tokenizer(**given, add_special_tokens=False, verbose=False)["input_ids"]) if text else []

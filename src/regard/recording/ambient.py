@@ -26,26 +26,34 @@ def _force_eager() -> Any:
         raise inside from error
 
 
-class _Eager:
+class Eager:
     """The stance of torch.compile is one for all threads: the first run to begin sets it, the last to end sets it back."""
 
     def __init__(self) -> None:
-        self.lock, self.runs, self.stance = threading.Lock(), 0, ExitStack()
+        self.lock, self.stance = threading.RLock(), ExitStack()
+        self.runs: dict[int, int] = {}
 
-    def enter(self) -> None:
+    @property
+    def mine(self) -> int:
+        """How many runs of this thread are at work."""
+        return self.runs.get(threading.get_ident(), 0)
+
+    def count(self, runs: int) -> None:
+        """So many runs of this thread are at work now."""
+        if runs == self.mine:
+            return
         with self.lock:
-            if not self.runs:
+            before = bool(self.runs)
+            others = {thread: n for thread, n in self.runs.items() if thread != threading.get_ident()}
+            now = others | ({threading.get_ident(): runs} if runs else {})
+            if now and not before:
                 self.stance.enter_context(_force_eager())
-            self.runs += 1
-
-    def leave(self) -> None:
-        with self.lock:
-            self.runs -= 1
-            if not self.runs:
+            self.runs = now
+            if before and not now:
                 self.stance.close()
 
 
-_eager = _Eager()
+eager = Eager()
 
 
 @contextmanager
@@ -54,11 +62,11 @@ def uncompiled() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:  # nothing is compiled without it, and to import it takes seconds
         yield
         return
-    _eager.enter()
+    eager.count(eager.mine + 1)
     try:
         yield
     finally:
-        _eager.leave()
+        eager.count(eager.mine - 1)
 
 
 @dataclass(frozen=True)

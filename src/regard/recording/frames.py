@@ -112,6 +112,7 @@ def watched(
             watch.see(name, frames.visits[name] - 1, "out", output)
         return changed
 
+    _mark(frames, enter, leave)
     try:
         for module in model.modules():
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
@@ -120,6 +121,12 @@ def watched(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _mark(frames: Frames, *hooks: Any) -> None:
+    """Hooks say whose they are (interrupted.py)."""
+    for hook in hooks:
+        hook.regard_thread = frames.owner
 
 
 def _take_place(trail: Trail, new: Any, old: Any) -> None:

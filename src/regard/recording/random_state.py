@@ -13,17 +13,24 @@ from torch import nn
 @contextmanager
 def rng_kept(model: nn.Module, start: Any = None) -> Iterator[Any]:
     """Random states come back as they were; `start` is a state to begin with. Yields the state at the beginning."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    before = (torch.get_rng_state(), [(d, torch.cuda.get_rng_state(d)) for d in devices])
+    before = random_state(model)
     try:
         if start is not None:
-            _set_rng(start)
+            set_random_state(start)
         yield before
     finally:
-        _set_rng(before)
+        set_random_state(before)
 
 
-def _set_rng(state: Any) -> None:
+def random_state(model: Any) -> Any:
+    """The random states of the CPU, and of the devices that a model is on."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    devices = {p.device for p in parameters if p.device.type == "cuda"}
+    return torch.get_rng_state(), [(d, torch.cuda.get_rng_state(d)) for d in devices]
+
+
+def set_random_state(state: Any) -> None:
+    """Bring random states back to what `random_state` gave."""
     cpu, cuda = state
     torch.set_rng_state(cpu)
     for device, s in cuda:

@@ -20,6 +20,7 @@ from regard.recording.calls.sample_of_rows import settled
 from regard.recording.cuts import joined
 from regard.recording.edits import Edit
 from regard.recording.inputs import Inputs
+from regard.recording.interrupted import left_as_found
 from regard.recording.own_tokens import own_tokens
 from regard.recording.recorder import inputs_made
 from regard.recording.recording import Recording
@@ -34,6 +35,7 @@ from regard.recording.tokens.tracker import Trail
 from regard.target import Target
 
 
+@left_as_found
 def record(
     model: nn.Module,
     inputs: Any,
@@ -85,6 +87,7 @@ def record(
         return replace(recording, correctable=way, ruled=rules is not None)
 
 
+@left_as_found
 def record_inputs(
     model: nn.Module, inputs: Inputs, *, gradient: bool = True, budget: int | str | None = None
 ) -> Recording:

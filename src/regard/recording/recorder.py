@@ -7,7 +7,6 @@ for the run and taken off after it (also after an error), tell which module is a
 
 from __future__ import annotations
 
-import threading
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from regard.recording.ambient import Surroundings, as_the_user, our_own
+from regard.recording.at_work import at_work
 from regard.recording.backward import Backward, RuleSet
 from regard.recording.calls import AttentionCall, Layout
 from regard.recording.calls.explicit_weights import attention_product, sampled, unreadable, weights_and_values
@@ -49,16 +49,6 @@ _mha_inside = types.FunctionType(
     {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
     argdefs=F.multi_head_attention_forward.__defaults__,
 )
-
-
-class _AtWork(threading.local):
-    """The recorders of this thread, the innermost last."""
-
-    def __init__(self) -> None:
-        self.recorders: list[Recorder] = []
-
-
-_at_work = _AtWork()
 
 
 class Recorder(TorchFunctionMode):
@@ -95,13 +85,13 @@ class Recorder(TorchFunctionMode):
 
     def __enter__(self) -> Any:
         self.trail.module = self._module
-        _at_work.recorders.append(self)
+        at_work.recorders.append(self)
         self.depths.append(torch._C._len_torch_function_stack())
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         """Off the stack of modes, with whatever an interrupt left above it; one may also have come before it was on."""
-        _at_work.recorders.pop()
+        at_work.recorders.remove(self)
         depth = self.depths.pop()
         while torch._C._len_torch_function_stack() > depth:
             torch._C._pop_torch_function_stack()
@@ -114,7 +104,9 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _at_work.recorders[-1] is not self:  # another run, in a hook of this one's model, is none of its business
+        if (
+            not at_work.recorders or at_work.recorders[-1] is not self
+        ):  # another run, in a hook of this one's model, is none of its business
             return func(*args, **kwargs)
         if self.elsewhere:
             with our_own():

@@ -21,6 +21,7 @@ from regard.recording.calls.sample_of_rows import samples_meet
 from regard.recording.edits import Edit
 from regard.recording.frames import Block, Frames, list_elements, watched
 from regard.recording.inputs import Inputs, ranks, samples_first
+from regard.recording.interrupted import left_as_found
 from regard.recording.own_gradients import operation
 from regard.recording.recorder import Recorder, Until
 from regard.recording.refusals import floats_in, refuse_reentrant, unwrapped
@@ -48,6 +49,7 @@ class Frozen(TorchFunctionMode):
         return operation(func, args, kwargs or {})
 
 
+@left_as_found
 def unwatched(model: nn.Module, inputs: Inputs, values: Mapping[str, Tensor]) -> Any:
     """The model's output on other values of some float inputs: its own run, without a look at it."""
     args, kwargs = inputs.arguments({k: v.clone() for k, v in values.items()})  # the model may write into them
@@ -80,6 +82,7 @@ class Run:
     plain: list[tuple[str, str]] = field(default_factory=list)
 
 
+@left_as_found
 def run(
     model: nn.Module,
     inputs: Any,

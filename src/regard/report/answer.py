@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from regard.explanation.boxes import Found
 from regard.explanation.causal_test import CausalTest
 from regard.explanation.explanation import Explanation
 from regard.explanation.names import stream_name
 from regard.explanation.prediction import Prediction
 from regard.report.colour import Array, number
 from regard.report.headline import headline
-from regard.report.receipt import SAME, at, differs
+from regard.report.receipt import SAME, at, chosen_for, differs
 from regard.report.view import PictureView, SampleView, SoundView, TextPiece, TextView, target_of
 
 MOST = 3
@@ -44,14 +46,19 @@ def verdict_of(exp: Explanation, sample: int = 0, where: str = "page") -> Verdic
     tests = [t for t in exp.receipt.causal if t.sample == sample]
     if not tests:
         why = exp.untested
-        return Verdict(f"Not tested: {why}" if why else ASK[where], None)
+        return Verdict(f"Not tested: {why.rstrip('.')}." if why else ASK[where], None)
     test: CausalTest = tests[0]
     return Verdict(test.verdict, test.better_than_chance)
 
 
-def in_short(view: SampleView) -> str:
-    """What the model predicts, with its probability: "Trouser 51 %"; of what is no class, the target and its value."""
-    exp, sample = view.exp, view.sample
+def in_short(views: Sequence[SampleView]) -> str:
+    """What the model predicts, with its probability: "Trouser 51 %"; of what is no class, the target and its value; of several
+    objects how many there are of which: "2 × Bag, Shoe"."""
+    exp, sample = views[0].exp, views[0].sample
+    objects = _objects(views)
+    if len(objects) > 1:
+        counts = Counter(f.label for f in objects.values())
+        return ", ".join(label if n == 1 else f"{n} × {label}" for label, n in counts.items())
     if exp.found is None and exp.compared is None and (likely := exp.prediction) is not None:
         first = likely[min(sample, len(likely) - 1)][0]
         if not likely.several:
@@ -61,10 +68,22 @@ def in_short(view: SampleView) -> str:
     return f"{target_of(exp, sample)}: {number(at(exp.receipt.target_value, sample))}"
 
 
+def _objects(views: Sequence[SampleView]) -> dict[str, Found]:
+    """The objects that the maps are of, by the words for them as targets."""
+    return {v.target: v.exp.found for v in views if v.exp.found is not None}
+
+
 def answers(views: Sequence[SampleView]) -> dict[str, Any] | None:
     """The likeliest classes with their probabilities, and which of the views explains each; None where there are none."""
     view = views[0]
     exp = view.exp
+    if len(objects := _objects(views)) > 1:
+        bars = [
+            {"name": f.label, "share": 100 * f.probability, "said": f.percent, "logit": "", "target": target}
+            for target, f in objects.items()
+        ]
+        how = "Each object with its probability."
+        return {"bars": bars, "likely": True, "how": how, "clicks": True, "all": True, "what": "an object"}
     if exp.found is not None or exp.compared is not None or exp.prediction is None:
         return None
     likely: Prediction = exp.prediction
@@ -88,6 +107,7 @@ def answers(views: Sequence[SampleView]) -> dict[str, Any] | None:
         "likely": likely.probabilities is not None,
         "how": how,
         "clicks": len(set(targets.values())) > 1,
+        "what": "a class",
         "all": {v.target for v in views} <= {targets.get(c.number) for c in shown},
     }
 
@@ -186,7 +206,9 @@ def folded(exp: Explanation, target: str) -> str:
     r = exp.receipt
     own = "" if r.output_difference is None else SAME if r.same_output else f"output {differs(r.output_difference)}"
     passes = f"{r.passes} {'pass' if r.passes == 1 else 'passes'}"
-    return " · ".join(filter(None, (own, f"explained: {target}", exp.method, passes)))
+    task = chosen_for(r)
+    method = f"{exp.method}, the default for {task}" if task else exp.method
+    return " · ".join(filter(None, (own, f"explained: {target}", method, passes)))
 
 
 __all__ = ["Verdict", "answers", "because", "folded", "in_short", "place_of", "verdict_of"]

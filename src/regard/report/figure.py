@@ -19,8 +19,8 @@ import numpy as np
 
 from regard.errors import Misuse
 from regard.explanation.boxes import Box
-from regard.explanation.files import write_atomically
 from regard.explanation.raw_inputs import Picture
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.colour import LIGHT, OPACITY, Array, ColourScale, grey, text_colour
 from regard.report.drawing import over_picture

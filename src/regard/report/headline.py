@@ -6,7 +6,7 @@ import re
 
 from regard.explanation.explanation import Explanation
 from regard.explanation.names import class_name
-from regard.explanation.prediction import percent
+from regard.explanation.percents import percent
 from regard.report.receipt import at, differs
 from regard.report.view import class_of, fits_texts, method_of, target_of
 

@@ -8,6 +8,7 @@ from regard.explanation.causal_test import CausalTest
 from regard.explanation.explanation import Explanation
 from regard.explanation.names import stream_name, token_name
 from regard.explanation.receipt import ReadTokens, Receipt
+from regard.preferred import PREFERRED
 from regard.report.colour import number
 from regard.report.view import class_of, fits_texts, target_of
 
@@ -27,6 +28,7 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
     r = exp.receipt
     return [
         _target(exp, sample),
+        *_method(r),
         _baseline(r, sample),
         ReceiptLine("site", r.site, "" if r.site == "none" else "where in the model the scores live"),
         ReceiptLine("read-out", read_out(exp, sample), "the tokens that the target reads"),
@@ -45,6 +47,18 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
         ReceiptLine("versions", ", ".join(f"{k} {v}" for k, v in r.versions.items()) or "not recorded"),
         *(ReceiptLine("note", note) for note in r.notes),
     ]
+
+
+def _method(r: Receipt) -> list[ReceiptLine]:
+    """What the method was chosen for, and why, where nobody named one."""
+    task = chosen_for(r)
+    return [ReceiptLine("method", r.method, f"the default for {task}: {PREFERRED[r.default_for].why}")] if task else []
+
+
+def chosen_for(r: Receipt) -> str:
+    """The task that the method is the default for, in words, where nobody named another; "" elsewhere."""
+    preferred = PREFERRED.get(r.default_for) if r.default_for else None
+    return preferred.task if preferred and r.method == preferred.names[0] else ""
 
 
 def _target(exp: Explanation, sample: int) -> ReceiptLine:

@@ -20,6 +20,7 @@ from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, words_of
 from regard.report.colour import Array, ColourScale, number, scale_of
 
 SMALL = 256  # pixels: a smaller picture is drawn larger, pixel by pixel
+ROUNDING = 1e-5  # of the largest score: maps that differ by no more are one map
 LISTED = 8  # a stream of at most so many tokens that is neither picture nor text is listed beside the others
 
 
@@ -341,12 +342,48 @@ def method_of(exp: Explanation) -> str:
     return f"{exp.method} ({options})" if options else exp.method
 
 
-def sections(explanations: Sequence[Explanation]) -> list[Section]:
-    """Group samples by their raw input; the same method and target twice on one input starts a section anew."""
-    found: list[Section] = []
+def same_maps(explanations: Sequence[Explanation]) -> dict[str, list[str]]:
+    """Methods, each with the others that gave the very maps that it gave, of every target; the first of them stands for all."""
+    by_method: dict[str, list[Explanation]] = {}
     for exp in explanations:
+        by_method.setdefault(method_of(exp), []).append(exp)
+    found: dict[str, list[str]] = {}
+    for name, own in by_method.items():
+        first = next((f for f in found if _alike(by_method[f], own)), None)
+        if first is None:
+            found[name] = []
+        else:
+            found[first].append(name)
+    return found
+
+
+def _alike(some: Sequence[Explanation], others: Sequence[Explanation]) -> bool:
+    return len(some) == len(others) and all(_same_map(a, b) for a, b in zip(some, others, strict=True))
+
+
+def _same_map(a: Explanation, b: Explanation) -> bool:
+    """Whether two maps are one but for rounding, and not empty."""
+    if (a.target, a.signed, [*a.scores]) != (b.target, b.signed, [*b.scores]):
+        return False
+    pairs = [(a.scores[s].float(), b.scores[s].float()) for s in a.scores]
+    if any(x.shape != y.shape for x, y in pairs):
+        return False
+    largest = max((float(x.abs().max()) for x, _ in pairs if x.numel()), default=0.0)
+    return largest > 0 and all(bool(((x - y).abs() <= ROUNDING * largest).all()) for x, y in pairs)
+
+
+def sections(explanations: Sequence[Explanation]) -> list[Section]:
+    """Group samples by their raw input; the same method and target twice on one input starts a section anew.
+
+    Methods that gave the very same maps are one, with all their names.
+    """
+    found: list[Section] = []
+    names = {first: " = ".join([first, *others]) for first, others in same_maps(explanations).items()}
+    for exp in explanations:
+        if method_of(exp) not in names:
+            continue
         for sample in range(exp.samples):
-            view = view_of(exp, sample)
+            view = replace(view_of(exp, sample), method=names[method_of(exp)])
             key = _key(exp, sample)
             home = next((s for s in found if s.key == key and not _holds(s, view)), None)
             if home is None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from regard.errors import InputError, Misuse
-from regard.explanation.files import write_atomically
+from regard.errors import InputError
+from regard.explanation.writing import write_atomically
+from regard.kinds import Within, fits
 from regard.theory.classifier import AttentionClassifier
 
 FORMAT = "regard.theory/1"
+Size = Annotated[int, Within(most=4096)]
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -39,21 +42,23 @@ def read(folder: Path) -> tuple[AttentionClassifier, dict[str, Any]]:
         data = (folder / WEIGHTS).read_bytes()
     except FileNotFoundError as e:
         raise InputError(f"{folder} has no {Path(e.filename).name}; give a folder that `regard theory` wrote") from e
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise InputError(f"the classifier in {folder} cannot be read: {e}") from e
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise InputError(f"{folder / CONFIG} is not of a classifier ({FORMAT})")
     if config.get("sha256") != hashlib.sha256(data).hexdigest():
         raise InputError(f"{folder / WEIGHTS} and {CONFIG} are not of one classifier; write them again")
     try:
-        model = AttentionClassifier(
-            config["words"], **{k: config[k] for k in ("heads", "width", "keys", "values", "length")}
-        )
+        sizes = {k: config[k] for k in ("heads", "width", "keys", "values", "length")}
+        if not fits(config["words"], list[str]) or not all(fits(size, Size) for size in sizes.values()):
+            raise TypeError("its words or its sizes are of another kind")
+        model = AttentionClassifier(config["words"], **sizes)
         tensors = load(data)
         model.to(tensors["embedding.weight"].dtype).load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, Misuse) as e:
-        raise InputError(f"the classifier in {folder} is damaged: {e}") from e
-    return model.eval(), dict(config["card"])
+        card = dict(config["card"])
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as e:
+        raise InputError(f"the classifier in {folder} is damaged: {(str(e).splitlines() or [''])[0]}") from e
+    return model.eval(), card
 
 
 __all__ = ["read", "write"]

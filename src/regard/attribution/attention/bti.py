@@ -24,6 +24,7 @@ from regard.attribution.integral.path import Place, Values, between, edits, plac
 from regard.attribution.integral.quadrature import nodes
 from regard.attribution.rerun import CLOSED, Rerun
 from regard.errors import Misuse, ModelError, RegardError, nearest
+from regard.kinds import Nodes
 from regard.recording import AttentionCall
 from regard.recording.edits import GraphFrom
 from regard.recording.gradient import gradients_at
@@ -35,7 +36,7 @@ PATHS = ("input", "embedding_output")
 
 
 def bti_token(
-    context: Context, *, steps: int = 20, grid: str = "gauss", path: str = "input", start_layer: int = 0
+    context: Context, *, steps: Nodes = 20, grid: str = "gauss", path: str = "input", start_layer: int = 0
 ) -> Relevance:
     """Beyond Intuition, token-wise: T = P ⊙ F with P = Π(I + (E_h A) diag(‖(zW)_j‖/‖z_j‖)).
 
@@ -51,7 +52,7 @@ def bti_token(
 
 
 def bti_head(
-    context: Context, *, steps: int = 20, grid: str = "gauss", path: str = "input", start_layer: int = 0
+    context: Context, *, steps: Nodes = 20, grid: str = "gauss", path: str = "input", start_layer: int = 0
 ) -> Relevance:
     """Beyond Intuition, head-wise: T = P ⊙ F with P = Π(I + Σ_h θ_h A_h), θ_h ∝ E|A_hᵀG_h|, Σθ = 1 for each sample.
 
@@ -62,7 +63,7 @@ def bti_head(
 
 
 def transition_attention(
-    context: Context, *, steps: int = 20, grid: str = "gauss", path: str = "input", start_layer: int = 0
+    context: Context, *, steps: Nodes = 20, grid: str = "gauss", path: str = "input", start_layer: int = 0
 ) -> Relevance:
     """Transition Attention Maps: T = P ⊙ F, P the state of a Markov chain after its transitions through all layers.
 

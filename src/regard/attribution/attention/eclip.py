@@ -22,6 +22,7 @@ from regard.attribution.removal.runs import content
 from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, ModelError, nearest
 from regard.explanation.receipt import ExplainedModel
+from regard.kinds import Count
 from regard.recording import AttentionCall, Rows
 from regard.recording.calls.attention import Attention, rows_of_heads
 from regard.recording.calls.residual import output_bias, output_projection
@@ -43,7 +44,7 @@ def attention_eclip(
     *,
     heads: str = "model",
     loosening: str = "cosine",
-    layers: int = 1,
+    layers: Count = 1,
     qk: str = "heads",
     qk_range: str = "content",
 ) -> Relevance:
@@ -65,7 +66,7 @@ def grad_eclip(
     *,
     heads: str = "model",
     loosening: str = "cosine",
-    layers: int = 1,
+    layers: Count = 1,
     qk: str = "heads",
     qk_range: str = "content",
 ) -> Relevance:
@@ -112,8 +113,6 @@ class Choice:
         ):
             if value not in known:
                 raise nearest(str(value), known, what)
-        if isinstance(self.layers, bool) or not isinstance(self.layers, int) or self.layers < 1:
-            raise Misuse(f"layers= is how many attentions are added up, the last first: 1 or more, not {self.layers!r}")
 
 
 @dataclass

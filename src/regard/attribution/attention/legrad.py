@@ -14,6 +14,7 @@ from regard.attribution.context import Context, Relevance
 from regard.attribution.rerun import CLOSED, Rerun, alike
 from regard.attribution.towers import Tower, others, token_axis, towers
 from regard.errors import Misuse, ModelError
+from regard.kinds import Count
 from regard.recording import AttentionCall, Recording
 from regard.recording.edits import Edit, GraphFrom
 from regard.recording.gradient import gradient
@@ -24,7 +25,7 @@ BRIGHT = 0.8
 """A patch is bright whatever is asked if the correcting map is larger there, as a share of its range (LeGrad's release)."""
 
 
-def legrad(context: Context, *, layers: int | None = None, correct: int | None = None) -> Relevance:
+def legrad(context: Context, *, layers: Count | None = None, correct: int | None = None) -> Relevance:
     """Σ_l mean over heads and query rows of (∂s^l/∂A^l)₊, for the last `layers` blocks of every tower (default: two, or one
     where there is no more than one).
 
@@ -39,8 +40,6 @@ def legrad(context: Context, *, layers: int | None = None, correct: int | None =
     Our reading: of any model with blocks whose states have one shape, classifiers and text towers too; padding counts in no
     mean.
     """
-    if layers is not None and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
-        raise Misuse(f"layers= is how many blocks are added up, the last first: 1 or more, not {layers!r}")
     again = context.again
     assert again is not None
     out = _of_target(context, again, layers)

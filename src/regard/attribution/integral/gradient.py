@@ -12,6 +12,7 @@ from torch import Tensor
 from regard.attribution.context import Context, Relevance
 from regard.attribution.integral.baseline_values import padding_of
 from regard.errors import Misuse, ModelError, nearest
+from regard.kinds import Count
 from regard.recording import Recording
 from regard.recording.gradient import CUT, gradients_at
 from regard.recording.inputs import back, first
@@ -60,7 +61,7 @@ def input_x_gradient(context: Context) -> Relevance:
     return out
 
 
-def smoothgrad(context: Context, *, samples: int = 16, sigma: float = 0.15, reduce: str = "l2") -> Relevance:
+def smoothgrad(context: Context, *, samples: Count = 16, sigma: float = 0.15, reduce: str = "l2") -> Relevance:
     """The mean of ∂y/∂x over Gaussian noise around x, reduced as by `gradient` (Smilkov et al., 2017).
 
     `sigma` is a share of each sample's own range max − min; noise is drawn from the seed and the sample, so that neither batch

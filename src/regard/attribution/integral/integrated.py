@@ -14,6 +14,7 @@ from regard.attribution.integral.path import Path, path
 from regard.attribution.integral.quadrature import adaptive, nodes, weighted
 from regard.baseline import Baseline
 from regard.errors import Misuse
+from regard.kinds import Nodes
 from regard.site import Site
 
 NEGLIGIBLE = 1e-6
@@ -24,7 +25,7 @@ NOTABLE = 0.01
 
 
 def integrated_gradients(
-    context: Context, *, steps: int = 32, grid: str = "gauss", tolerance: float | None = None, most: int = 255
+    context: Context, *, steps: Nodes = 32, grid: str = "gauss", tolerance: float | None = None, most: Nodes = 255
 ) -> Relevance:
     """(x − x0) ⊙ ∫ ∂y/∂x along the straight line from x0 to x (Sundararajan et al., 2017), at the input or another site.
 
@@ -35,7 +36,7 @@ def integrated_gradients(
 
 
 def revised_ig(
-    context: Context, *, steps: int = 16, grid: str = "gauss", tolerance: float | None = None, most: int = 255
+    context: Context, *, steps: Nodes = 16, grid: str = "gauss", tolerance: float | None = None, most: Nodes = 255
 ) -> Relevance:
     """Integrated gradients at any layer, from the layer's own value at the baseline input (arXiv 2605.22417).
 

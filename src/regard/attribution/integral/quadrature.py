@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.errors import Misuse, nearest
+from regard.errors import nearest
 
 Nodes = Float[Tensor, " node"]
 
@@ -65,11 +65,9 @@ GRIDS: dict[str, Callable[[int], tuple[Nodes, Nodes]]] = {
 
 
 def nodes(grid: str, n: int) -> tuple[Nodes, Nodes]:
-    """Nodes and weights of a grid by name. Raises UnknownName, or Misuse for fewer than one node."""
+    """Nodes and weights of a grid by name. Raises UnknownName."""
     if grid not in GRIDS:
         raise nearest(grid, GRIDS, "grid")
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise Misuse(f"steps must be a whole number of at least 1, not {n!r}")
     return GRIDS[grid](n)
 
 

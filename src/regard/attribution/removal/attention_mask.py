@@ -29,11 +29,11 @@ from regard.attribution.context import Context, Relevance
 from regard.attribution.random import fingerprint
 from regard.attribution.removal.explained import config_alone
 from regard.attribution.removal.lime import check_positive
-from regard.attribution.removal.occlusion import check_whole
 from regard.attribution.removal.runs import content
 from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, NonFinite, OtherRows
 from regard.explanation.receipt import LearnedMask
+from regard.kinds import Count
 from regard.recording import Recording
 from regard.recording.edits import WeighKeys
 from regard.recording.gradient import gradient
@@ -54,7 +54,7 @@ Draw = Callable[[], Key]
 
 
 def attention_mask(
-    context: Context, *, steps: int = 100, penalty: float | int = 1.0, rate: float | int = 0.1
+    context: Context, *, steps: Count = 100, penalty: float | int = 1.0, rate: float | int = 0.1
 ) -> Relevance:
     """The probability with which each key is kept, 0 to 1.
 
@@ -63,7 +63,6 @@ def attention_mask(
     them in any case (not at padding, at which it never does), and they score 0. Rows that are made of several tokens have the
     mean of their M. A mean over tokens at the end counts all of them: M is about what attention looks at.
     """
-    check_whole(steps=steps)
     check_positive("penalty", penalty, zero=True)
     check_positive("rate", rate)
     if steps > MOST:

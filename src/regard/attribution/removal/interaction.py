@@ -21,11 +21,11 @@ from regard.attribution.context import Context, Relevance
 from regard.attribution.removal.banzhaf import Crossed, Kept, Masks, Others, errors, fitted, masks, unseen_r2
 from regard.attribution.removal.explained import Removed, shared_out, tokens_of_each_value
 from regard.attribution.removal.grouping import numbered
-from regard.attribution.removal.occlusion import check_whole
 from regard.attribution.removal.runs import LEFT_OUT, at_units
 from regard.attribution.removal.surrogate import Fit
 from regard.attribution.rerun import Rerun
 from regard.errors import Misuse, NonFinite, RegardError
+from regard.kinds import Count
 from regard.recording import Recording, Stream
 from regard.recording.edits import LeaveOut
 from regard.recording.inputs import Inputs
@@ -44,10 +44,10 @@ def interaction(
     context: Context,
     *,
     p: float = 0.5,
-    pictures: int | None = None,
-    texts: int = 128,
+    pictures: Count | None = None,
+    texts: Count = 128,
     unit: str = "word",
-    window: int = 1,
+    window: Count = 1,
 ) -> Relevance:
     """Weighted Banzhaf values: what a patch or a word adds, on the average over the others, each there with chance p.
 
@@ -58,7 +58,6 @@ def interaction(
 
     Raises Misuse where the two sides cannot be run apart, or the target is not their similarity.
     """
-    check_whole(texts=texts, window=window, **({} if pictures is None else {"pictures": pictures}))
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p < 1:
         raise Misuse(f"p is the chance of a unit to be there, between 0 and 1, not {p!r}")
     recording, y = context.recording, context.gradients.value.double().cpu()

@@ -9,7 +9,6 @@ import torch
 from regard.attribution.context import Context, Relevance
 from regard.attribution.removal.explained import OneSample, explained
 from regard.attribution.removal.grouping import numbered
-from regard.attribution.removal.occlusion import check_whole
 from regard.attribution.removal.surrogate import (
     Fit,
     every_subset,
@@ -22,17 +21,18 @@ from regard.attribution.removal.surrogate import (
     shapley,
 )
 from regard.errors import Misuse
+from regard.kinds import Count
 
 
 def lime(
     context: Context,
     *,
-    samples: int = 1024,
+    samples: Count = 1024,
     bandwidth: float | int = 0.25,
     alpha: float | int = 1.0,
     unit: str = "word",
     bow: bool = True,
-    window: int = 1,
+    window: Count = 1,
 ) -> Relevance:
     """Coefficients of a weighted ridge regression of y on which units are there, as the `lime` package fits it for texts.
 
@@ -42,7 +42,6 @@ def lime(
     weight. unit: "word" (where a reader knows the words, else the token) or "token"; bow: all places of a word are one unit, as
     in the package; window: blocks of so many tokens along each axis. A unit's coefficient is shared by its tokens.
     """
-    check_whole(samples=samples, window=window)
     check_positive("bandwidth", bandwidth)
     check_positive("alpha", alpha, zero=True)
 
@@ -61,14 +60,13 @@ def lime(
 
 
 def shap_kernel(
-    context: Context, *, samples: int = 2048, unit: str = "word", bow: bool = False, window: int = 1
+    context: Context, *, samples: Count = 2048, unit: str = "word", bow: bool = False, window: Count = 1
 ) -> Relevance:
     """Shapley values of the units by KernelSHAP: the same regression under another weighting, and Σφ = y − y without any unit.
 
     Where there are no more than `samples` subsets all are run, and the values are exact; else subsets are drawn by the kernel's
     own weights, each with its complement. unit, bow, window: as of `lime`.
     """
-    check_whole(samples=samples, window=window)
 
     def fit(one: OneSample) -> Fit:
         drawn = samples < 2**one.units - 2

@@ -12,17 +12,17 @@ from regard.attribution.removal.explained import OneSample, explained
 from regard.attribution.removal.grouping import numbered, windows
 from regard.attribution.removal.surrogate import Fit
 from regard.errors import Misuse
+from regard.kinds import Count
 from regard.recording import Recording
 
 
-def occlusion(context: Context, *, window: int = 1, stride: int = 1, unit: str = "token") -> Relevance:
+def occlusion(context: Context, *, window: Count = 1, stride: Count = 1, unit: str = "token") -> Relevance:
     """y − y without the unit, for each unit, in the unit of y.
 
     What is taken away is left out of attention; with a baseline, its values stand there. unit: "token" (a patch, a region, a
     word piece) or "word". window: windows of so many tokens (of a picture along rows and columns), `stride` apart, are taken
     instead of single ones; a token's score is the mean over the windows that cover it. Several targets share the runs.
     """
-    check_whole(window=window, stride=stride)
     if unit == "word" and window * stride > 1:
         raise Misuse("window and stride are counted in tokens; leave them out with unit='word'")
     recording, reading = context.recording, context.reading
@@ -40,11 +40,4 @@ def _drops(one: OneSample, recording: Recording, window: int, stride: int, word:
     return Fit(mean, math.nan, math.nan, torch.zeros_like(mean), len(drops), True)
 
 
-def check_whole(**numbers: object) -> None:
-    """Raise Misuse for a number that is not a whole one from 1 on."""
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise Misuse(f"{name} is a whole number from 1 on, not {value!r}")
-
-
-__all__ = ["check_whole", "occlusion"]
+__all__ = ["occlusion"]

@@ -1,7 +1,7 @@
 """A `Comparison` as one self-contained page, and its table in plain text.
 
-The page is still: no script, all maps drawn in, the same words for keyboard and mouse. As in `html`, it asks the network for
-nothing, and Jinja2 escapes every text, label and file name.
+All maps are drawn in; the page's script only sorts the table. As in `html`, it asks the network for nothing, and Jinja2 escapes
+every text, label and file name.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
 from regard.explanation.explanation import Explanation
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.report import need
+from regard.report.answer import in_short
 from regard.report.colour import LIGHT, OPACITY, Array, ColourScale, number, veil
 from regard.report.drawing import SHARP, resized, veiled
 from regard.report.look import Look, limited, scale_of_panel, shared, with_scale
@@ -31,6 +32,7 @@ from regard.report.view import ChartView, Panel, PictureView, SampleView, TextPi
 
 SIDE = 320  # pixels, the longest side of a map on the page
 COLOURED = {"colours": COLOURS, "opacity": OPACITY}
+CLOSE = 0.01  # a relative error that counts as adding up
 SHARED = Look(scale="shared")
 Shown = dict[int, tuple[list[Panel], list[str]]]
 """Of a map, by the identity of its explanation: its panels, and what is listed beside them."""
@@ -186,6 +188,8 @@ def _section(c: Comparison, sample: int) -> dict[str, Any]:
         "rows": rows,
         "own": [{"method": e.method, "cell": next(cells)} for e in c.own.values()],
         "table": _grouped(c, sample, key),
+        "summary": _summary(c, sample),
+        "headline": in_short([view_of(first, sample)]),
         "notes": _notes(c),
     }
 
@@ -205,8 +209,36 @@ def _grouped(c: Comparison, sample: int, key: str) -> list[dict[str, Any]]:
     for i, exp in enumerate(c.explanations):
         if not groups or groups[-1]["method"] != exp.method:
             groups.append({"method": exp.method, "formula": formula(exp), "rows": []})
-        groups[-1]["rows"].append((f"{key}m{i}", numbers(exp, sample)))
+        groups[-1]["rows"].append((f"{key}m{i}", numbers(exp, sample), _plain(exp, sample)))
     return groups
+
+
+def _plain(exp: Explanation, sample: int) -> list[float | None]:
+    """The numbers of the last columns, to sort by; None where there is none."""
+    r = exp.receipt
+    values = [at(v, sample) for v in (r.attribution_sum, r.attribution_target, r.attribution_error, r.relative_error)]
+    return [None if v is None or not math.isfinite(v) else v for v in [*values, float(r.passes)]]
+
+
+def _summary(c: Comparison, sample: int) -> str:
+    """How far the maps add up, in a sentence: the best and the worst of them, and how many leave out at most a hundredth."""
+    errors = [(e, at(e.receipt.relative_error, sample)) for e in c.explanations]
+    known = sorted(
+        ((v, i, e) for i, (e, v) in enumerate(errors) if v is not None and math.isfinite(v)), key=lambda k: k[:2]
+    )
+    count = f"{len(errors)} {'map' if len(errors) == 1 else 'maps'}"
+    if not known:
+        return f"{count}; ε/|T| is undefined for all of them."
+    (_, _, best), (_, _, worst) = known[0], known[-1]
+    close = sum(v <= CLOSE for v, _, _ in known)
+
+    def said(e: Explanation) -> str:
+        return f"{accounts(e, sample)} ({e.method} at {e.receipt.site})"
+
+    if len(known) == 1:
+        return f"{count}; ε/|T| is known of one: {said(best)}."
+    adds = f"{close} of {len(known)} {'accounts' if close == 1 else 'account'} for T to within 1 %"
+    return f"{count}; ε/|T| from {said(best)} to {said(worst)}; {adds}."
 
 
 def _cell(exp: Explanation, sample: int, key: str, found: tuple[list[Panel], list[str]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from regard.evaluation.ranking import floors
 from regard.evaluation.rows import curve_names, curves_of, grouped
 from regard.evaluation.statistics import Interval, mean_with_interval
 from regard.evaluation.summaries import Difference, Summary, differences, side
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.figure import format_of, written
 

@@ -19,7 +19,7 @@ from regard.evaluation.protocols.protocol import Protocol, Row
 from regard.evaluation.ranking import ranking
 from regard.evaluation.rows import grouped
 from regard.evaluation.summaries import Summary, side, summaries
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.evaluation import charts
 from regard.report.page import COLOURS, templates
@@ -69,6 +69,7 @@ def _section(protocol: Protocol, rows: Sequence[Row], key: str, against: str, se
     return {
         "id": key,
         "name": protocol.name,
+        "title": protocol.question,
         "counts": _counts(examples, len(every), sides, sum(errors.values())),
         "metrics": [{"name": m, "better": KEYS[protocol.direction(m)]} for m in metrics],
         "rows": _table(found, rows, every, metrics, seed),

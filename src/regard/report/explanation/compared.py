@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from regard.explanation.compared import ComparedClasses
+from regard.explanation.percents import percent
 from regard.report.colour import ColourScale, number, scale_of
 from regard.report.page import THUMBNAIL, pieces, scale, thumbnail, uri_of
 from regard.report.view import PictureView, SampleView, TextView, fits_texts
@@ -77,13 +78,6 @@ def _fit(fits: ComparedClasses, c: int) -> str:
     return number(fits.scores[c]) if fits.probabilities is None else percent(fits.probabilities[c])
 
 
-def percent(share: float) -> str:
-    """A probability for the eye; none is said to be certain, or impossible."""
-    if share > 0.999:
-        return "> 99.9 %"
-    return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
-
-
 def _maps(method: str, views: Sequence[SampleView]) -> dict[str, Any]:
     pictures = [p for v in views for p in v.panels if isinstance(p, PictureView)]
     texts = [t for v in views for t in v.panels if isinstance(t, TextView)]
@@ -120,4 +114,4 @@ def _map(view: SampleView, over: ColourScale, beside: ColourScale) -> dict[str, 
     }
 
 
-__all__ = ["bars_of", "compared_of", "percent"]
+__all__ = ["bars_of", "compared_of"]

@@ -12,8 +12,8 @@ from typing import Any
 
 from regard.errors import Misuse
 from regard.explanation.explanation import Explanation
-from regard.explanation.files import write_atomically
 from regard.explanation.names import object_name
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.answer import answers, because, folded, in_short, verdict_of
 from regard.report.causal import causal_of
@@ -92,7 +92,7 @@ def _section(section: Section, key: str) -> dict[str, Any]:
         "views": views,
         "stages": stages,
         "compared": compared_of(section.views),
-        "headline": in_short(section.views[0]),
+        "headline": in_short(section.views),
         "thumbnail": next((thumbnail(p) for p in section.views[0].panels if isinstance(p, PictureView)), ""),
         "answers": answers(section.views),
         "objects": [o | {"place": corner(o["box"], stages[0])} for o in objects],

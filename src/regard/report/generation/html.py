@@ -16,8 +16,8 @@ import numpy as np
 
 from regard.errors import Misuse
 from regard.explanation.explanation import Explanation
-from regard.explanation.files import write_atomically
 from regard.explanation.generation import Generation
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.answer import folded, verdict_of
 from regard.report.causal import causal_of

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from regard.explanation.files import write_atomically
 from regard.explanation.head_maps import HeadLayer, HeadMaps
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.colour import OPACITY, Array, number
 from regard.report.page import COLOURS, templates, uri_of

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from regard.explanation.explanation import Explanation
-from regard.explanation.files import write_atomically
 from regard.explanation.generation import Generation
 from regard.explanation.raw_inputs import Text
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.colour import number, veil
 from regard.report.figure import blend

@@ -14,7 +14,7 @@ from typing import Any
 from regard.evaluation.posthoc_agreement import KINDS, PosthocAgreement, ShownInput, counted, spelled, whole
 from regard.evaluation.rank_agreement import METRICS
 from regard.evaluation.statistics import Interval
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.comparison.html import drawn, original, panels_of
 from regard.report.page import COLOURS, templates

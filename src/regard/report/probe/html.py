@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import Misuse
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.probes.correspondence import Correspondence
 from regard.probes.grounding import Grounding
 from regard.probes.heads import Heads

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from regard.explanation.files import write_atomically
 from regard.explanation.rewriting import Rewriting, shown
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.colour import number
 from regard.report.page import COLOURS, scale, still, templates, uri_of

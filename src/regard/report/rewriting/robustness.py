@@ -15,7 +15,7 @@ import numpy as np
 
 from regard.editing.robustness import SIZES, ClassPair, Robustness
 from regard.editing.suspicion import MEANINGS
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.colour import FOR, LIGHT, text_colour
 from regard.report.evaluation import charts

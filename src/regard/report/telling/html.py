@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import Misuse
-from regard.explanation.files import write_atomically
+from regard.explanation.percents import percent as chance
 from regard.explanation.told import Told
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.page import COLOURS, scale, still, templates, uri_of
 from regard.report.receipt import lines
@@ -54,7 +55,7 @@ def _section(view: ToldView, key: str) -> dict[str, Any]:
                 "name": name,
                 "uri": uri_of(enlarged(p).pixels.cpu().numpy()),
                 "predicted": label,
-                "chances": [percent(v) for v in row],
+                "chances": [chance(v) for v in row],
                 "widths": [f"{100 * v:.1f}" for v in row],
             }
             for (name, p), label, row in zip(view.pictures, told.predicted, told.probabilities.tolist(), strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from regard.explanation.percents import percent as chance
 from regard.explanation.told import Told
 from regard.report.colour import LIGHT, Array, ColourScale
 from regard.report.drawing import MOST, resized, veiled
@@ -41,7 +42,7 @@ def _figure(view: ToldView) -> Any:
     at -= HEAD
     rows = zip(view.pictures, told.probabilities.tolist(), strict=True)
     for i, ((name, picture), (c, e)) in enumerate(rows):
-        under = f"{told.c} {percent(c)}, {told.e} {percent(e)}"
+        under = f"{told.c} {chance(c)}, {told.e} {chance(e)}"
         _cell(figure, i, at, (name, under), resized(enlarged(picture), MOST).pixels.cpu().numpy())
     at -= first + NAMED
     for i, (m, under) in enumerate(zip(view.canvas, _UNDER, strict=True)):

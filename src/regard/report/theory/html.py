@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from regard.evaluation.statistics import Interval, mean_with_interval, ratios_of_sums
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.colour import number, scale_of
 from regard.report.evaluation.charts import png

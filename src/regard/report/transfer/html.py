@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from regard.explanation.files import write_atomically
 from regard.explanation.transfer import Transfer
+from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.colour import DARK, LIGHT, OPACITY, number
 from regard.report.page import COLOURS, STAGE, cells_of, pieces, safe_json, scale, stages_of, templates
