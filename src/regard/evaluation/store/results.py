@@ -18,7 +18,7 @@ from regard.evaluation.protocols.table import PROTOCOLS
 from regard.evaluation.store.columns import COLUMNS
 from regard.evaluation.store.store import MANIFEST, Store
 from regard.evaluation.summaries import Summary, summaries
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.extras import brought_by
 
 SUMMARY = (

@@ -19,13 +19,13 @@ from regard.errors import Failure, InputError, Misuse
 from regard.evaluation.plan import FORMAT, Plan, Shard, check_same
 from regard.evaluation.store.columns import about_of
 from regard.evaluation.store.lock import LEASE, LOCK, Lease, can_lock, disk_lock
-from regard.explanation.files import write_atomically
+from regard.explanation.writing import write_atomically
 from regard.extras import brought_by
 
 MANIFEST, ROWS, README = "manifest.json", "rows", "README.md"
 OWN = (LOCK, LEASE, README)
 """What may be there before there is a manifest."""
-HALF = (".shard-", f".{MANIFEST}.", f".{README}.")
+HALF = ".regard-"
 """How files begin that are being written on a disk."""
 
 
@@ -151,8 +151,11 @@ class Store:
         """A disk that is full, or a place that is gone, ends the run in one sentence."""
         try:
             yield
-        except (OSError, NotImplementedError) as e:
-            why = getattr(e, "strerror", None) or str(e) or f"{type(self.fs).__name__} is for reading alone"
+        except (OSError, NotImplementedError, InputError) as e:
+            first = e.__cause__ if isinstance(e, InputError) else e
+            why = (
+                getattr(first, "strerror", None) or str(first or e) or f"{type(self.fs).__name__} is for reading alone"
+            )
             raise Failure(
                 f"{self.out} cannot be written: {why}; what is done is kept, and the same command goes on from there"
             ) from e
