@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from regard.errors import RegardError as RegardError
     from regard.evaluation.compare import Comparison as Comparison
     from regard.evaluation.compare import compare as compare
+    from regard.evaluation.evaluate import evaluate as evaluate
     from regard.evaluation.posthoc import attention_vs_posthoc as attention_vs_posthoc
     from regard.evaluation.posthoc_agreement import PosthocAgreement as PosthocAgreement
     from regard.explanation.receipt import Receipt as Receipt
@@ -60,6 +61,7 @@ HOMES = {
     "Verification": "recording.proof.verify",
     "attention_vs_posthoc": "evaluation.posthoc",
     "compare": "evaluation.compare",
+    "evaluate": "evaluation.evaluate",
     "explain": "api.explain",
     "inspect": "api.inspect",
     "load": "reader",

@@ -12,6 +12,9 @@ MODULES = {
     "cli": ("typer", "rich"),
     "eval": ("sklearn", "scipy", "skimage"),
     "app": ("gradio",),
+    "store": ("pyarrow", "duckdb", "fsspec"),
+    "data": ("h5py", "pycocotools"),
+    "ray": ("ray",),
 }
 
 

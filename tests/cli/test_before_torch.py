@@ -76,6 +76,13 @@ REFUSED = [
     (("app", "--host", "no.such.invalid"), "'no.such.invalid' is no address of this machine"),
     (("app", "--port", "70000"), "--port"),
     (("app",), "pip install 'regard[app]'"),
+    (("evaluate", "zoo/vit-scenes", "--methods", "gae,gea"), "did you mean 'gae'"),
+    (("evaluate", "zoo/vit-scenes", "--methods", "gae(sign"), "is not understood; give NAME"),
+    (("evaluate", "zoo/vit-scenes", "--protocols", "a(b)"), "give each option once"),
+    (("evaluate", "zoo/vit-scenes", "--data-option", "split"), "--data-option is NAME=VALUE"),
+    (("evaluate", "zoo/vit-scenes", "--out", "boxes.json"), "is a file; --out needs a folder"),
+    (("evaluate", "zoo/vit-scene"), "did you mean 'zoo/vit-scenes'"),
+    (("results", "nothing"), "nothing holds no run"),
 ]
 POISONED = """
 import sys

@@ -256,7 +256,7 @@ def test_a_row_is_flat_and_its_protocol_can_be_made_again(vit, examples):
     rows = evaluate_rows(vit.model, [examples[0], blind], methods, protocols)
     assert {r.protocol for r in rows} == set(protocols)
     assert any(r.error for r in rows)
-    types = {"value": {float}, "x": {float, type(None)}}
+    types = {"value": {float}, "seconds": {float}, "x": {float, type(None)}}
     types |= {name: {int, type(None)} for name in ("label", "predicted", "explained")}
     for row in rows:
         record = row.record()

@@ -5,7 +5,9 @@
 
 from typing import Any
 
+from regard.evaluation.data.dataset import DataSet
 from regard.evaluation.data.eraser import Document, read_eraser
+from regard.evaluation.data.sources import data_set
 from regard.evaluation.examples import Example, examples_of, sample_of
 from regard.evaluation.protocols.attribution_error import AttributionError, attribution_error
 from regard.evaluation.protocols.detected_objects import Objects, found_by
@@ -69,6 +71,7 @@ __all__ = [
     "Absence",
     "Accuracies",
     "AttributionError",
+    "DataSet",
     "Difference",
     "Document",
     "Example",
@@ -98,6 +101,7 @@ __all__ = [
     "comprehensiveness",
     "consistency",
     "curve",
+    "data_set",
     "deletion",
     "differences",
     "evaluate_documents",

@@ -7,6 +7,7 @@ protocol.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -126,10 +127,13 @@ def _tried(
     maps: Judged, protocol: Protocol, example: Example | Document, known: Mapping[str, Any] = MappingProxyType({})
 ) -> list[Row]:
     """A protocol's rows of an example, with what is known of it; or the one row that says why there are none."""
+    started, maps.shared = time.perf_counter(), 0.0
     try:
-        return [dataclasses.replace(row, **known) for row in maps.rows(protocol, example)]
+        rows = [dataclasses.replace(row, **known) for row in maps.rows(protocol, example)]
     except Exception as e:
-        return [dataclasses.replace(_failed(protocol, example, said(e)), **maps.columns())]
+        rows = [dataclasses.replace(_failed(protocol, example, said(e)), **maps.columns())]
+    seconds = max(time.perf_counter() - started + maps.shared, 0.0)
+    return [dataclasses.replace(row, seconds=seconds) for row in rows]
 
 
 def _failed(protocol: Protocol, example: Example | Document, error: str) -> Row:
@@ -166,6 +170,7 @@ class _BatchMaps(ChosenMaps):
 
     batch: Batch
     made: dict[tuple[int, ...], Explanation] = field(default_factory=dict)
+    share: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def of(self, example: Example, explained: str) -> tuple[Explanation, int]:
         """The map of an example of the batch for its predicted or true class, and that class."""
@@ -180,7 +185,11 @@ class _BatchMaps(ChosenMaps):
         key = tuple(classes)
         try:
             if key not in self.made:
+                started = time.perf_counter()
                 self.made[key] = self._explained(self.batch, classes)
+                took = time.perf_counter() - started
+                self.share[key], self.shared = took / len(classes), self.shared - took
+            self.shared += self.share[key]
             return self.made[key][i], classes[i]
         except RegardError:  # of one of them: the others are explained without it
             return self._explained(Batch([example]), [classes[i]]), classes[i]

@@ -50,7 +50,12 @@ def read_eraser(
 
     Raises InputError, one sentence that says which line of which file, for what is missing or broken.
     """
-    home = Path(folder)
+    file = split_of(Path(folder), split)
+    return [document(line, f"{file.name}, line {n}", labels) for n, line in enumerate(_lines(file), 1) if line.strip()]
+
+
+def split_of(home: Path, split: str) -> Path:
+    """The file of a split. Raises InputError where there is none."""
     if not home.is_dir():
         raise InputError(f"there is no folder {home}; give the folder that holds ERASER's jsonl files")
     found = [home / f"{split}{ending}" for ending in ENDINGS if (home / f"{split}{ending}").is_file()]
@@ -59,11 +64,7 @@ def read_eraser(
         raise InputError(
             f"{home} has no split {split!r} ({split}.jsonl or {split}.jsonl.gz); it has {', '.join(there)}"
         )
-    return [
-        document(line, f"{found[0].name}, line {n}", labels)
-        for n, line in enumerate(_lines(found[0]), 1)
-        if line.strip()
-    ]
+    return found[0]
 
 
 def _lines(path: Path) -> list[str]:
@@ -118,4 +119,4 @@ def word_spans(text: str) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-__all__ = ["Document", "document", "read_eraser", "word_spans"]
+__all__ = ["Document", "document", "read_eraser", "split_of", "word_spans"]

@@ -8,6 +8,7 @@ knows one protocol from another.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -89,6 +90,8 @@ class Row:
             baseline. site, baseline: their labels.
         group: what the example shares with others, so that an interval draws them together; "": nothing.
         label: the true class. predicted: the model's answer. explained: the class that the map is for.
+        seconds: what the protocol took on the example, its share of making the map included; None: not measured. Rows that
+            differ in it alone are equal.
     """
 
     protocol: Protocol
@@ -106,6 +109,7 @@ class Row:
     label: int | None = None
     predicted: int | None = None
     explained: int | None = None
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def right(self) -> bool | None:
@@ -120,20 +124,30 @@ class Row:
     def record(self) -> dict[str, Column]:
         """The row as columns of text, numbers and None. Choices and options are JSON; `kind` is the protocol's class."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        choices = {f.name: getattr(self.protocol, f.name) for f in dataclasses.fields(self.protocol)}  # type: ignore[arg-type]
         return own | {
-            "protocol": self.protocol.name,
-            "kind": type(self.protocol).__name__,
-            "choices": json.dumps(choices),
+            **_columns_of(self.protocol),
             "options": json.dumps(dict(self.options), default=label_of, sort_keys=True),
         }
 
 
+@functools.lru_cache(maxsize=256)
+def _columns_of(protocol: Protocol) -> dict[str, str]:
+    """A protocol as the columns of its rows; most rows that are put down are of one."""
+    choices = {f.name: getattr(protocol, f.name) for f in dataclasses.fields(protocol)}  # type: ignore[arg-type]
+    return {"protocol": protocol.name, "kind": type(protocol).__name__, "choices": json.dumps(choices)}
+
+
 @dataclass(kw_only=True)
 class Judged(ABC):
-    """A method that is to be judged, as a protocol is given it."""
+    """A method that is to be judged, as a protocol is given it.
+
+    Attributes:
+        shared: seconds by which what was measured of an example is too short (its share of a map that was there already) or too
+            long (what others have of a map that was made meanwhile).
+    """
 
     seed: int = 0
+    shared: float = 0.0
 
     @abstractmethod
     def columns(self) -> dict[str, Any]:

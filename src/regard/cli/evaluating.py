@@ -1,0 +1,245 @@
+"""`regard evaluate` and `regard results`: methods judged on a data set into a store of rows, and what the rows say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import regard
+from regard.called import called, parts_of, value_of
+from regard.cli.entries import width
+from regard.cli.files import slug, unused, writable, writable_file, write_all
+from regard.cli.options import Budget, Debug, check_model
+from regard.cli.progress import duration
+from regard.cli.running import guarded
+from regard.cli.terminal import busy, one_line, show_file, show_files
+from regard.errors import Failure, InputError, Misuse, nearest
+from regard.extras import need
+from regard.memory import budget_of
+
+SHOWN = 5  # errors that are printed
+AGAINST = "random"
+
+
+@guarded
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name on the hub, a local folder, or one of `regard zoo`.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder or a file (images:, masks:, coco:, gtsegs:, eraser:, table:, hf: before it say its kind), or a name "
+            "as zoo/vit-scenes. Default: the zoo's own data, for its models.",
+        ),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Names between commas; options in brackets, as in corrected_attention(sign=signed).")
+    ] = "random,raw_attention,gae",
+    protocols: Annotated[
+        str | None,
+        typer.Option(
+            help="Names between commas, as in perturbation(unit=token,fill=drop),segmentation. Default: those that the data "
+            "can be judged by."
+        ),
+    ] = None,
+    out: Annotated[
+        str, typer.Option(metavar="PLACE", help="A folder for the rows, or an address such as s3://bucket/run.")
+    ] = "regard-run",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="Processes, each with a copy of the model. Default: 1.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="Take so many examples, from the first on. Default: all.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Examples that are explained together.")] = 16,
+    shard: Annotated[int | None, typer.Option(help="Examples whose rows are one file. Default: a batch.")] = None,
+    seed: Annotated[int, typer.Option(help="Of methods and orders that draw.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of each process.")] = 1,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data-option", metavar="NAME=VALUE", help="An option of the data, as in split=test; may be repeated."
+        ),
+    ] = None,
+    memory_budget: Budget = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the rows are.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Judge methods by protocols on DATA. The same command again goes on where it ended, however it ended."""
+    asked = parts_of(methods)
+    _check_methods(asked)
+    wanted = None if protocols is None else parts_of(protocols)
+    for one in wanted or ():
+        called(one)
+    how = {"engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed}
+    own = _options(option)
+    budget_of(memory_budget)
+    if "://" not in out:
+        writable(Path(out).expanduser())
+    check_model(model)
+    need("eval")
+    need("store")
+    run: Any = regard.evaluate
+    with told(quiet) as progress:
+        found = run(
+            model, data, asked, wanted, out, **how, threads=threads, memory_budget=memory_budget, told=progress, **own
+        )
+    if not quiet:
+        _show(found)
+    typer.echo(f"rows: {out}" if not quiet else out)
+    _check_any(found)
+
+
+@guarded
+def results(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The --out of `regard evaluate`.")],
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the numbers as CSV, too (.csv).")] = None,
+    against: Annotated[
+        str, typer.Option(metavar="METHOD", help="The method that the page compares others with, example by example.")
+    ] = AGAINST,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Draw the page and the curves.")] = True,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the page and the curves go. Default: the folder report in STORE."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the files are.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show what the rows of a run say: a table, and a page with curves."""
+    csv = None if csv is None else writable_file(csv, (".csv",))
+    if "://" not in store and not (Path(store).expanduser() / "manifest.json").is_file():
+        raise InputError(f"{store} holds no run (there is no manifest.json); give the --out of regard evaluate")
+    need("eval")
+    need("store")
+    if page:
+        need("viz")
+    from regard.evaluation.store.results import Results
+
+    found = Results(store)
+    if against != AGAINST and against not in found.titles:
+        raise nearest(against, found.titles, f"method of {store}")
+    place = out or (found.store.folder or Path("regard-results")) / "report" if page else None
+    place = None if place is None else writable(place)
+    if not quiet:
+        _show(found)
+    if csv is not None:
+        show_file(found.to_csv(csv), quiet)
+    if place is not None:
+        with busy("drawing"):
+            files = write_all([found], place, drawn(against))
+        show_files(files, quiet)
+
+
+def _check_methods(asked: Sequence[str]) -> None:
+    """Refuse unknown methods before anything heavy is imported."""
+    table: Any = regard.methods()
+    known = [row.name for row in table.rows]
+    if not asked:
+        raise Misuse("--methods names none; see regard methods")
+    for words in asked:
+        name, _ = called(words)
+        if name not in known:
+            raise nearest(name, known, "method")
+
+
+def _options(given: Sequence[str] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for one in given or ():
+        name, equals, value = (part.strip() for part in one.partition("="))
+        if not name or not equals or not value or name in found:
+            raise Misuse(f"--data-option is NAME=VALUE, each name once; not {one!r}")
+        found[name] = value_of(value)
+    return found
+
+
+def _show(found: Any) -> None:
+    """The table, how much of the run is done, and what failed."""
+    typer.echo(found.table(width()) + "\n")
+    done, count = found.examples, found.plan["count"]
+    if done < count:
+        typer.echo(f"{done} of {count} examples are done; the same regard evaluate goes on from there")
+    failed = found.failed()
+    for why, number in failed.most_common(SHOWN):
+        typer.echo(f"{number} example{'' if number == 1 else 's'} failed: {one_line(why)}")
+    if len(failed) > SHOWN:
+        typer.echo(f"and {len(failed) - SHOWN} other errors; the column error of the rows has all of them")
+
+
+def _check_any(found: Any) -> None:
+    """Raise Failure where not a single number came of the run."""
+    if not found.sql("SELECT 1 FROM rows WHERE error = '' LIMIT 1"):
+        why = found.failed().most_common(1)[0][0]
+        raise Failure(f"no example could be judged; most failed with {why}")
+
+
+def drawn(against: str) -> Callable[[Sequence[Any], Path], list[str]]:
+    """What draws the page of a run, and its curves, into a folder."""
+
+    def render(found: Sequence[Any], work: Path) -> list[str]:
+        from regard.report.evaluation import charts
+        from regard.report.evaluation.html import write_page
+
+        (run,) = found
+        seed = run.plan["seed"]
+        names = ["report.html"]
+        every = []
+        for protocol in run.protocols:
+            rows = run.rows(protocol.name)
+            every += rows
+            for curve in charts.drawable(rows):
+                if protocol.behind.get(curve) is None:
+                    names.append(unused(f"{slug(protocol.kind)}-{slug(curve)}", names))
+                    charts.curves(rows, curve, work / names[-1], seed=seed)
+        if not every:
+            raise Misuse(f"{run.out} has no rows yet; run regard evaluate first")
+        title = f"{run.plan['model']['name']} on {run.plan['data']['source']}"
+        write_page(every, work / "report.html", title, against=against, seed=seed)
+        return names
+
+    return render
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def told(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
+    """Says how far a run is: a bar on a terminal, on a pipe a line for each shard."""
+    if quiet:
+        yield None
+    elif not sys.stderr.isatty():
+        yield lambda p: typer.echo(line_of(p), err=True)
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None, pace="")
+            yield lambda p: bar.update(task, completed=p.examples, total=p.of_examples, pace=pace_of(p))
+
+
+def line_of(p: Any) -> str:
+    """One line of how far it is."""
+    done = f"{p.shards} of {p.of_shards} shards, {p.examples} of {p.of_examples} examples"
+    pace = pace_of(p)
+    if p.shard is None:
+        return f"{done} were done before" if p.shards else f"{p.of_examples} examples in {p.of_shards} shards"
+    return f"shard {p.shard.number + 1} is done: {done}" + (f"; {pace}" if pace else "")
+
+
+def pace_of(p: Any) -> str:
+    """The rate, and the time that is left."""
+    if not p.rate or p.left is None:
+        return ""
+    rate = f"{p.rate:.3g} a second" if p.rate >= 0.1 else f"{duration(1 / p.rate)} each"
+    return f"{rate}, {duration(p.left)} left" if p.examples < p.of_examples else rate
+
+
+__all__ = ["evaluate", "results"]
