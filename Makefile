@@ -1,4 +1,4 @@
-# The two commands of the README do all set-up on a fresh machine: `make demo` and `make test`.
+# The commands of the README do all set-up on a fresh machine: `make demo`, `make app` and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ CORE := $(addprefix tests/,methods/test_twins.py methods/test_properties.py meth
 	methods/test_refusals.py unit/test_provenance.py unit/test_targets.py models/test_models.py models/test_pictures.py \
 	models/test_texts.py models/test_zoo.py)
 
-.PHONY: demo test coverage test-all test-oldest test-timm mutation lint format bench docs site clean
+.PHONY: demo app space test coverage test-all test-oldest test-timm mutation lint format bench docs site clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,17 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/python demo.py
+
+app: $(READY)
+	$(BIN)/regard app
+
+# A folder to push as a Hugging Face Space: its README has the header that a Space needs, and that no other reader wants to see.
+space:
+	rm -rf build/space
+	mkdir -p build/space/src
+	cp app.py space/README.md space/requirements.txt LICENSE build/space
+	cp -r src/regard build/space/src
+	find build/space -name __pycache__ -prune -exec rm -r {} +
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" --durations=20 $(COVERAGE)

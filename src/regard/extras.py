@@ -14,6 +14,7 @@ MODULES = {
     "store": ("pyarrow", "duckdb", "fsspec"),
     "data": ("h5py", "pycocotools"),
     "ray": ("ray",),
+    "app": ("gradio",),
 }
 
 

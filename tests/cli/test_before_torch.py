@@ -78,10 +78,15 @@ REFUSED = [
     (("evaluate", "zoo/vit-scenes", "--out", "boxes.json"), "is a file; --out needs a folder"),
     (("evaluate", "zoo/vit-scene"), "did you mean 'zoo/vit-scenes'"),
     (("results", "nothing"), "nothing holds no run"),
+    (("app", "-m", "zoo/bert-sentimental"), "did you mean 'zoo/bert-sentiment'"),
+    (("app", "-m", "boxes.json"), "is a file; give the folder"),
+    (("app", "--host", "no.such.invalid"), "'no.such.invalid' is no address of this machine"),
+    (("app", "--port", "70000"), "--port"),
+    (("app",), "pip install 'regard[app]'"),
 ]
 POISONED = """
 import sys
-for name in ("torch", "numpy", "transformers", "PIL", "matplotlib"):
+for name in ("torch", "numpy", "transformers", "PIL", "matplotlib", "gradio"):
     sys.modules[name] = None  # importing it raises
 sys.argv = ["regard", *sys.argv[1:]]
 from regard.__main__ import main
@@ -107,7 +112,9 @@ def test_refused(arguments, says, tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["boxes.json"]
 
 
-@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("methods",), ("zoo",), ("explain", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("--help",), ("methods",), ("zoo",), ("explain", "--help"), ("app", "--help")]
+)
 def test_said(arguments, tmp_path):
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

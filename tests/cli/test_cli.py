@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import regard
 from regard.cli import commands as cli
 from regard.cli import files as cli_files
+from regard.cli import new_files as cli_new_files
 from regard.errors import Failure, InputError, TargetError, nearest
 from support.drawn import NASTY, picture, sentence
 
@@ -287,7 +288,7 @@ def test_out_that_cannot_be(reader, monkeypatch):
     assert "is a file" in explain("a b", "--out", "taken", code=2).stderr
     assert "is a file" in explain("a b", "--out", "taken/deeper", code=2).stderr
     assert Path("taken").read_text() == "mine"
-    monkeypatch.setattr(cli_files.tempfile, "mkdtemp", raises(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(cli_new_files.tempfile, "mkdtemp", raises(PermissionError(13, "Permission denied")))
     assert "cannot be written: Permission denied" in explain("a b", code=2).stderr
     reader.asked.clear()
     assert not reader.asked
@@ -297,7 +298,7 @@ def test_names_never_leave_the_folder(reader, monkeypatch):
     evil = ["../../etc/x", "/abs", "..", NASTY, "con\0trol", "字" * 90]
     names = [(m, n) for m in ("../gae", "..") for n in ("../n", "a\\b")]
     found = [of_method(m, sentence(target=t, name=n)) for t in evil for m, n in names]
-    files = cli_files.write_all(found, Path("out").absolute())
+    files = cli_files.write_all(found, Path("out").absolute(), cli_files.render_explanations)
     assert len(files) == len(found) + 1 == len(set(files))
     for file in files:
         assert file.parent == Path("out").absolute()

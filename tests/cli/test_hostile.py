@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import stat
 import sys
 import time
+import traceback
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,8 @@ pytest.importorskip("transformers")
 
 import regard
 from regard.cli import commands as cli
+from regard.errors import InputError
+from regard.explanation.rewriting import Rewriting
 from regard.theory.classifier import AttentionClassifier
 from regard.theory.store import write
 from support import hostile, writers
@@ -46,7 +50,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> hostile.Given:
     tokenizer.save_pretrained(home / "bert")
     writers.save("gpt2", home / "gpt2")
     picture().save(home / "cat.png")
-    saved = regard.load(home / "vit").explain(home / "cat.png").save(home / "map.regard").read_bytes()
+    reader = regard.load(home / "vit")
+    saved = reader.explain(home / "cat.png").save(home / "map.regard").read_bytes()
+    rewriting = reader.rewrite(home / "cat.png", to=1, steps=1).save(home / "rewriting.regard").read_bytes()
+    written = regard.load(home / "gpt2").explain_generation("a cat", 2).save(home / "written.regard").read_bytes()
+    both = regard.load(home / "bert").explain(["the movie", "a movie"], method="lime", samples=3)
+    text = both.save(home / "text.regard").read_bytes()
     write(AttentionClassifier(["fine", "film"]), home, {})
     cli_run(
         ["explain", "the movie", "a movie", "--model", str(home / "bert"), "--no-page", "--out", str(home / "many")]
@@ -55,6 +64,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> hostile.Given:
         {name: home / name for name in ("vit", "bert", "gpt2")},
         {
             "saved": saved,
+            "text": text,
+            "written": written,
+            "rewriting": rewriting,
             "journal": (home / "many/index.json").read_bytes(),
             "theory/config.json": (home / "config.json").read_bytes(),
             "theory/model.safetensors": (home / "model.safetensors").read_bytes(),
@@ -119,8 +131,10 @@ def faults(
         found.append(f"lost: {lost}")
     if code == 2 and changed and not many:
         found.append(f"refused, yet changed: {sorted(changed)}")
-    pages = [after[name][1] for name in changed if name in after and name.endswith(".html")]
-    if any(b"<script>alert" in page or b"<img src=x" in page for page in pages if page):
+    pages = [after[name][1] or b"" for name in changed if name in after and name.endswith(".html")]
+    if any(
+        b"<script>alert" in page or b"<img src=x" in page for page in pages if page.lower().startswith(b"<!doctype")
+    ):
         found.append("HTML of the input in a page")
     if "PWNED" in "".join(after):
         found.append("code was run")
@@ -173,6 +187,48 @@ def test_many_hostile_calls(given, tmp_path, capfd, monkeypatch):
     """All 3,000, or as many as there is time for."""
     found = attack(range(QUICK, ALL), given, tmp_path, capfd, monkeypatch, time.monotonic() + SECONDS)
     assert not found, "\n".join([f"{len(found)} faults", *found[:40]])
+
+
+LOADS: dict[str, Any] = {
+    "saved": regard.Explanation,
+    "text": regard.Explanation,
+    "written": regard.Generation,
+    "rewriting": Rewriting,
+}
+
+
+def used(found: Any) -> None:
+    """What is done with what was loaded."""
+    repr(found), str(found)
+    if not isinstance(found, Rewriting):
+        found.to_json()
+        found.to_rows()
+        assert found.words is None or found.words
+    found.to_html("page.html")
+    found.save("again.regard")
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", LOADS)
+def test_saved_files_that_are_spoilt(kind, count, given, tmp_path, monkeypatch):
+    """Each is refused in a sentence; or what it holds can be shown, written and saved."""
+    monkeypatch.chdir(tmp_path)
+    found: list[str] = []
+    loaded = 0
+    for number in range(count):
+        draw = random.Random(f"{kind} {number}")
+        Path("spoilt.regard").write_bytes(hostile.spoilt_file(draw, given.files[kind]))
+        try:
+            made = LOADS[kind].load("spoilt.regard")
+            loaded += 1
+            used(made)
+        except InputError as e:
+            if "\n" in str(e) or "spoilt.regard" not in str(e):
+                found.append(f"{number}: {e}")
+        except Exception as e:
+            where = traceback.extract_tb(e.__traceback__)[-1]
+            found.append(f"{number}: {type(e).__name__}: {e} ({where.filename}:{where.lineno})")
+    assert not found, "\n".join([f"{len(found)} faults, {loaded} loaded", *found[:40]])
 
 
 def test_the_same_number_is_the_same_call(given, tmp_path, monkeypatch):

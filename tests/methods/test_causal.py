@@ -258,7 +258,7 @@ def test_a_test_at_once_is_among_the_values_of_the_receipt() -> None:
     [
         ({"share": 0.0}, "above 0 and at most 0.5"),
         ({"share": 0.8}, "above 0 and at most 0.5"),
-        ({"random": 10}, "from 19 on, not 10: with fewer no map"),
+        ({"random": 10}, "from 19 to 100000, not 10: with fewer no map"),
         ({"seed": -1}, "seed is a whole number"),
         ({"unit": "word"}, "no words are known"),
         ({"unit": "wort"}, "did you mean 'word'"),

@@ -217,7 +217,7 @@ def test_the_model_and_its_settings_are_left_as_found(reader, name):
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        ({"max_new_tokens": 0}, Misuse, "at least 1, not 0"),
+        ({"max_new_tokens": 0}, Misuse, "from 1 to 100000, not 0"),
         ({"max_new_tokens": 500}, InputError, "takes 96; ask for at most 91"),
         ({"prompt": " "}, InputError, "empty"),
         ({"prompt": "key " * 200}, InputError, "takes at most 96"),
@@ -462,7 +462,7 @@ def test_generate_on_the_command_line(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["a cat", "--generate", "0"], "at least 1"),
+        (["a cat", "--generate", "0"], "from 1 to 100000, not 0"),
         (["key " * 100, "--generate", "3"], "takes at most 48"),
         (["key " * 46, "--generate", "30"], "ask for at most"),
         ([" ", "--generate", "3"], "empty"),

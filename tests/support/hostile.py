@@ -24,7 +24,7 @@ MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "LA", "YCbCr"]
 SCRIPT = "<script>alert(1)</script>"
 STRANGE = [
     "", " ", "\n\t", "a", SCRIPT, "<img src=x onerror=alert(1)>", "\u202eabc\u202c", "\u0301" * 40, "שלום עולם",
-    "السلام", "👩🏽\u200d🚀🇦🇶", "\ufeffa", "a\u200bb", "\x1b[31mred\x1b[0m", "a\x07b", "caf\udce9", "\ud83d", "=1+1",
+    "السلام", "👩🏽\u200d🚀🇦🇶", "\ufeffa", "a\u200bb", "\x1b[31mred\x1b[0m", "a\x07b", "fa\udce7ade", "\ud83d", "=1+1",
     "@cmd", "{}", "%s%n", "../..", "a" * 5000, "word " * 400, "\u2028line", "\r\nline", "NaN", "-1", "1e999", "0x10",
     "9" * 400, "None", "null", "[MASK]", "<s></s><pad>", "[CLS] [SEP]", "~", "~/x", "C:\\x", "a/b", "*", "[a-z", "?",
     "--", "-", "'", "\"", "\\", "file:///etc/passwd", "http://x.org/a.png", "data:image/png;base64,AAAA", "great movie",
@@ -37,7 +37,7 @@ NUMBERS = [
 ]  # fmt: skip
 OUTS = [
     "out", "out/deep/er", ".", "..", "file", "file/below", "dangling", "loop", "/dev/null", "/dev/null/x",
-    "/proc/self/x", "o" * 300, "a\nb", "\x1b[31m", "caf\udce9", "~", "out/report.html", " ", "full",
+    "/proc/self/x", "o" * 300, "a\nb", "\x1b[31m", "fa\udce7ade", "~", "out/report.html", " ", "full",
 ]  # fmt: skip
 METHODS = [
     "gae", "rollout", "raw_attention", "gradient", "input_x_gradient", "random", "gea", "", ",", "GAE", "gae,gae",
@@ -192,7 +192,7 @@ def _huge(draw: random.Random) -> bytes:
 
 
 def _written(draw: random.Random, suffixes: Sequence[str], data: bytes) -> str:
-    stem = draw.choice(["a", "b c", SCRIPT.replace("/", "_"), "caf\udce9", "x" * 100, "-", ".hidden", "=1", "a\nb"])
+    stem = draw.choice(["a", "b c", SCRIPT.replace("/", "_"), "fa\udce7ade", "x" * 100, "-", ".hidden", "=1", "a\nb"])
     name = f"./{stem}.{draw.choice(suffixes)}"
     Path(name).write_bytes(data)
     return name
@@ -362,22 +362,24 @@ def _of_models(draw: random.Random, given: Given) -> Call:
     return Call("model", ["explain", value, "--model", "model", "--out", "out", "--no-test", "--no-page"])
 
 
+def spoilt_file(draw: random.Random, data: bytes) -> bytes:
+    """A file of `save`, with a part of its header replaced, its tensors called otherwise, or its bytes spoilt."""
+    if draw.random() > 0.7:
+        return spoilt(draw, data)
+    length = int.from_bytes(data[:8], "little")
+    head = json.loads(data[8 : 8 + length])
+    meta = head["__metadata__"]
+    if draw.random() < 0.7:
+        meta["json"] = json.dumps(mutated(draw, json.loads(meta["json"])))
+    else:
+        head = mutated(draw, head)
+    made = json.dumps(head).encode()
+    return len(made).to_bytes(8, "little") + made + data[8 + length :]
+
+
 def _of_saved(draw: random.Random, given: Given) -> Call:
     """A saved explanation that steers another."""
-    data = given.files["saved"]
-    length = int.from_bytes(data[:8], "little")
-    if draw.random() < 0.7:
-        head = json.loads(data[8 : 8 + length])
-        meta = head["__metadata__"]
-        if draw.random() < 0.7:
-            meta["json"] = json.dumps(mutated(draw, json.loads(meta["json"])))
-        else:
-            head = mutated(draw, head)
-        made = json.dumps(head).encode()
-        data = len(made).to_bytes(8, "little") + made + data[8 + length :]
-    else:
-        data = spoilt(draw, data)
-    Path("map.safetensors").write_bytes(data)
+    Path("map.safetensors").write_bytes(spoilt_file(draw, given.files["saved"]))
     arguments = _explain(draw, ["plain.png", "--guide", "map.safetensors"], "vit", given, 0.0)
     return Call("saved", arguments, model="vit")
 

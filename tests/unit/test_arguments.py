@@ -9,6 +9,7 @@ import regard
 from regard import Baseline
 from regard.attribution.table import METHODS
 from regard.errors import Misuse
+from regard.explanation.causal_test import HowTested
 from regard.kinds import fits, kinds_of
 from support.tiny import noise, strong
 
@@ -134,7 +135,7 @@ def test_options_of_another_kind_are_refused_before_the_model_runs(row, option):
                 with pytest.raises(Misuse) as refused:
                     explain(row.name, **{option: value})
                 assert "\n" not in str(refused.value)
-                assert len(str(refused.value)) < 200
+                assert len(str(refused.value)) < 250
     finally:
         handle.remove()
     assert not ran
@@ -178,3 +179,17 @@ def test_a_registered_method_is_checked_by_what_its_signature_says(request):
     assert explain("mine", power="as it likes").method == "mine"
     with pytest.raises(Misuse, match="count is a whole number, not 'two'"):
         explain("typed", count="two")
+
+
+@pytest.mark.parametrize("size", [(10**9, 10**9), (0, 4), (4,), "ab", (4.5, 4), (True, 4), None])
+def test_a_map_is_no_larger_than_can_be_drawn(size):
+    from regard.explanation.places import size_of
+
+    with pytest.raises(Misuse, match=r"a size is \(height, width\) in pixels, at most 268435456 of them; not "):
+        size_of(size)
+
+
+@pytest.mark.parametrize("random", [10**9, "x", True, 3])
+def test_a_test_has_no_more_random_choices_than_can_be_run(random):
+    with pytest.raises(Misuse, match="random is a whole number from 19 to 100000, not"):
+        HowTested.checked(random=random)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from regard.cli.new_files import NewFiles
-from regard.errors import InputError
+from regard.errors import InputError, Misuse
 from regard.explanation.writing import opened_atomically, write_atomically
 
 
@@ -156,6 +156,12 @@ def test_what_is_in_the_way_is_found_before_anything_is_lost(here: Path) -> None
         written(here / "out")
     assert names(here) == ["out"]
     assert Path("out/a").read_text() == "old"
+
+
+def test_a_file_that_is_the_report_is_no_place_for_numbers(here: Path) -> None:
+    with pytest.raises(Misuse, match="out/b is the name of the report or of a picture"):
+        written(here / "out", "out/b")
+    assert names(here) == []
 
 
 def test_links_among_the_files_stay(here: Path) -> None:

@@ -1,5 +1,5 @@
 """The commands: explain, compare, transfer, heads, rewrite, theory, attention-vs-posthoc, inspect, probe, evaluate, results,
-methods, zoo.
+app, methods, zoo.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -42,7 +42,7 @@ from regard.version import __version__
 try:
     import typer
 
-    from regard.cli import evaluating, experiments
+    from regard.cli import evaluating, experiments, playground
     from regard.cli.explaining import Explaining, named
     from regard.cli.many import ManyInputs, check_failed, show_entries
     from regard.cli.options import (
@@ -534,6 +534,7 @@ def inspect(
 app.command()(experiments.probe)
 app.command()(evaluating.evaluate)
 app.command()(evaluating.results)
+app.command()(playground.app)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regard.errors import InputError
+from regard.errors import InputError, Misuse
 from regard.explanation.writing import is_stream, opened_atomically
 
 HIDDEN = ".regard-"
@@ -61,6 +61,8 @@ class NewFiles:
                 self.streams.append((file, lines))
                 return []
         final = Path(os.path.abspath(file))
+        if any(place == final for _, place in self.pairs):
+            raise Misuse(f"{file} is the name of the report or of a picture; give the numbers another")
         made = self.folder(final.parent) / "lines"
         with opened_atomically(made) as opened:
             opened.writelines(f"{line}\n".encode() for line in lines)

@@ -11,7 +11,7 @@ import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from regard.editing.projected import HAIR, NORMS, Ball, Change, Norm, Sought, no
 from regard.editing.within import INTERNAL, Mask, before_and_after, internal, mask_of
 from regard.errors import Misuse, nearest
 from regard.explanation.rewriting import Rewriting
+from regard.kinds import Within, check_kind
 from regard.recording.ambient import our_own
 from regard.recording.inputs import Inputs
 from regard.recording.random_state import rng_kept
@@ -107,8 +108,8 @@ def rewrite(
 def _checked(norm: str, steps: Any, restarts: Any, seed: Any) -> Norm:
     """The norm. Raises UnknownName for another word, Misuse for counts that are none."""
     for name, value, least in (("steps", steps, 1), ("restarts", restarts, 0), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise Misuse(f"{name}= is a whole number from {least} on, not {value!r}")
+        most = (1 << 63) - 1 if name == "seed" else 100_000
+        check_kind(f"{name}=", value, Annotated[int, Within(least, most)])
     for known in NORMS:
         if norm == known:
             return known

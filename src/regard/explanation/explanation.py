@@ -30,7 +30,17 @@ from regard.explanation.files import as_json, file_of, packed, unpacked
 from regard.explanation.guidance import Guidance
 from regard.explanation.head_maps import HeadMaps, LateHeads
 from regard.explanation.loading import Damaged, box, check, finite, loading, newer, of_file
-from regard.explanation.places import PLAINLY, Grid, Raster, grid_of, pictures_of_sample, placed, raster_of, resized
+from regard.explanation.places import (
+    PLAINLY,
+    Grid,
+    Raster,
+    grid_of,
+    pictures_of_sample,
+    placed,
+    raster_of,
+    resized,
+    size_of,
+)
 from regard.explanation.prediction import Prediction
 from regard.explanation.printed import short, table
 from regard.explanation.raw_inputs import Picture, Raw, Sound, Text, Word, words_of
@@ -172,6 +182,7 @@ class Explanation:
             raise Misuse(f"stream {name!r} is not a picture; pictures: {', '.join(self.grid) or 'none'}")
         maps = self.cells(name)
         if size is not None:
+            size = size_of(size)
             flat = [m.reshape(-1, *m.shape[-2:]) for m in maps]
             maps = [
                 resized(f, size, self.raster(name)).reshape(*m.shape[:-2], *size)
@@ -575,6 +586,7 @@ APART: dict[str, Any] = {
     "streams": list[str],
     **dict.fromkeys((*KEPT, "prediction", "transfer", "causal"), PART),
     "between": dict[str, list[int]] | None,
+    "rasters": dict[str, dict[str, Any]] | None,
 }
 """The parts of a file that are no plain values, and of what kind they are."""
 

@@ -206,8 +206,9 @@ class Generation(Sequence[Explanation]):
 
 
 def _from_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> Generation:
-    for name in ("grid", "rasters"):
-        check(name, header.get(name), dict[str, Any] | None)
+    check("grid", header["grid"], dict[str, Any])
+    check("rasters", header.get("rasters"), dict[str, dict[str, Any]] | None)
+    check("causal_targets", header.get("causal_targets"), list[list[Any] | None] | None)
     check("causal", header.get("causal"), dict[str, Any] | None)
     check("streams", header["streams"], list[str])
     shared = {

@@ -85,7 +85,8 @@ def of_file(cls: type[T], values: Mapping[str, Any], **made: Any) -> T:
 
 def check(name: str, value: Any, kind: Any) -> None:
     """Raise Damaged for a value that is not of its kind; NaN stands for a number that is undefined."""
-    if not fits(value, kind) and not (isinstance(value, float) and math.isnan(value)):
+    undefined = isinstance(value, float) and math.isnan(value) and fits(0.5, kind)
+    if not fits(value, kind) and not undefined:
         shape = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}" if isinstance(value, Tensor) else None
         raise Damaged(f"{name} is {shape or reprlib.repr(value)}")
 

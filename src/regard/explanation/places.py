@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from regard.explanation.boxes import painted
 from regard.explanation.raw_inputs import Picture
 from regard.kinds import fits
 
+MOST = 1 << 28  # pixels
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 Grid = tuple[int, ...] | list[tuple[int, ...]]
 """Rows and columns of a picture's tokens, after frames, views or slices where there are such; or those of each of several
@@ -75,6 +77,13 @@ def pictures_of_sample(
     grids = [every[p] for p in found]
     kept = dataclasses.replace(raster, order=order)
     return SamplePictures(found, grids[0] if len(grids) == 1 else grids, kept)
+
+
+def size_of(size: Any) -> tuple[int, int]:
+    """A height and a width. Raises Misuse for what is none, or more pixels than can be drawn."""
+    if not fits(size, tuple[int, int]) or min(size) < 1 or size[0] * size[1] > MOST:
+        raise Misuse(f"a size is (height, width) in pixels, at most {MOST} of them; not {reprlib.repr(size)}")
+    return int(size[0]), int(size[1])
 
 
 def resized(

@@ -413,6 +413,8 @@ def _check_lengths(receipt: Receipt) -> None:
         value = getattr(receipt, name)
         if value is not None and value.shape != (count,):
             raise Damaged(f"{name} has {tuple(value.shape)} values of {count} samples")
+        if value is not None and name in ("predicted", "explained") and value.dtype != torch.int64:
+            raise Damaged(f"{name} holds what is no number of a class")
 
 
 def _said(value: Any) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from regard.errors import Misuse
 from regard.explanation import display
 from regard.explanation.files import file_of, unpacked
-from regard.explanation.loading import loading, newer, of_file
+from regard.explanation.loading import Damaged, loading, newer, of_file
 from regard.explanation.raw_inputs import Picture
 from regard.explanation.writing import write_atomically
 
@@ -186,6 +186,8 @@ class Rewriting:
             values["boxes"] = [(int(a), int(b), int(c), int(d)) for a, b, c, d in values["boxes"]]
             made = of_file(cls, values, **(whole | files))
             made.notes += newer(unknown)
+            if not len(made.before) == len(made.after) == len(made.boxes) or len(made.boxes) not in (0, made.batch):
+                raise Damaged(f"it holds {len(made.before)} pictures, {len(made.after)} rewritten, of {made.batch}")
             return made
 
 

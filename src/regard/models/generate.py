@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, Misuse, ModelError
 from regard.explanation.raw_inputs import Reading, Text
+from regard.kinds import Count, check_kind
 from regard.models.alignment import names_of, spans_of, special_ids
 from regard.models.chats import can_write as can_write
 from regard.models.texts import check_whole, longest, pad_id, plain_words, spaced, trim
@@ -331,8 +332,7 @@ def _settings(
             setattr(config, name, None)
     config.max_length = None
     count = said.get("max_new_tokens", COUNT) if count is None else count
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise Misuse(f"max_new_tokens must be a whole number of at least 1, not {count!r}")
+    check_kind("max_new_tokens", count, Count)
     plain = {"num_beams": 1, "do_sample": draws, "num_return_sequences": 1}
     rest: dict[str, Any] = config.update(**plain | said | {"max_new_tokens": count})
     config.return_dict_in_generate = False

@@ -22,6 +22,7 @@ from regard.attribution.removal.runs import LEFT_OUT, Without, content, drawn_fr
 from regard.errors import Misuse, ModelError, nearest
 from regard.explanation import display
 from regard.explanation.raw_inputs import Reading
+from regard.kinds import Count, check_kind
 from regard.probes.watched import Probed, finite, probed, table
 from regard.recording import AttentionCall, Recording, Stream
 from regard.recording.frames import Block
@@ -109,11 +110,8 @@ def correspondence(
 
     Raises Misuse where samples read one another; ModelError for a model without blocks; what `regard.record` raises.
     """
-    for name, value in (("draws", draws), ("tokens", tokens)):
-        if not (value is None and name == "draws") and (
-            isinstance(value, bool) or not isinstance(value, int) or value < 1
-        ):
-            raise Misuse(f"{name} is a whole number from 1 on, not {value!r}")
+    check_kind("draws", draws, Count | None)
+    check_kind("tokens", tokens, Count)
     with probed(model, inputs, target, states=True, **options) as run:
         return _measured(run, stream, draws, tokens, seed)
 

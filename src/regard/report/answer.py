@@ -26,6 +26,8 @@ HALF = 0.5
 ASK = {
     "page": "Not tested. exp.test() tells whether this map is better than chance.",
     "terminal": "Not tested; --test tells whether this map is better than chance.",
+    "testing": "Testing whether this map is better than chance …",
+    "framed": "Not tested: there is no test of such a map.",
 }
 
 
@@ -42,7 +44,7 @@ class Verdict(NamedTuple):
 
 
 def verdict_of(exp: Explanation, sample: int = 0, where: str = "page") -> Verdict:
-    """The causal test of a map, or how to ask for it."""
+    """The causal test of a map, or how to ask for it. where: a key of `ASK`."""
     tests = [t for t in exp.receipt.causal if t.sample == sample]
     if not tests:
         why = exp.untested

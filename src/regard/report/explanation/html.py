@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regard.errors import Misuse
 from regard.explanation.explanation import Explanation
@@ -50,14 +50,22 @@ def write_page(explanations: Sequence[Explanation], path: str | os.PathLike[str]
     return write_atomically(path, page(explanations, title).encode("utf-8", "replace"))
 
 
-def page(explanations: Sequence[Explanation], title: str | None = None) -> str:
-    """The page as text; see `write_page`."""
+def page(
+    explanations: Sequence[Explanation],
+    title: str | None = None,
+    where: Literal["page", "testing", "framed"] = "page",
+) -> str:
+    """The page as text; see `write_page`.
+
+    where: a page of its own; or one that can stand in a frame, too ("framed"), where it leaves out what stands beside the frame
+    and tells how high it is; or such a page whose maps are still being tested ("testing").
+    """
     need("viz")
     if not explanations:
         raise Misuse("there is no explanation to show")
     found = sections(explanations)
     title = title or (f"Explanation of {found[0].name}" if len(found) == 1 else f"Explanations of {len(found)} inputs")
-    shown = [_section(s, f"s{i}") for i, s in enumerate(found)]
+    shown = [_section(s, f"s{i}", where) for i, s in enumerate(found)]
     data = [s.pop("data") for s in shown]
 
     return str(
@@ -69,6 +77,7 @@ def page(explanations: Sequence[Explanation], title: str | None = None) -> str:
             data=safe_json({"sections": data, "colours": COLOURS, "light": LIGHT, "dark": DARK}),
             opacity=OPACITY,
             colours=COLOURS,
+            framed=where != "page",
         )
     )
 
@@ -80,10 +89,10 @@ def fragment(exp: Explanation) -> str:
     return str(templates().get_template("fragment.html.j2").render(samples=samples, colours=COLOURS))
 
 
-def _section(section: Section, key: str) -> dict[str, Any]:
+def _section(section: Section, key: str, where: str) -> dict[str, Any]:
     """What the template and the script need of one raw input."""
     rows = [token_links(v) for v in section.views]  # first: what it costs stands on the receipts
-    views = [_view(v, f"{key}v{i}") for i, v in enumerate(section.views)]
+    views = [_view(v, f"{key}v{i}", where) for i, v in enumerate(section.views)]
     stages = stages_of((p for view in section.views for p in view.panels), key)
     objects = _objects(section)
     return {
@@ -119,7 +128,7 @@ def _objects(section: Section) -> list[dict[str, Any]]:
     return [{"target": target, "name": object_name(f), "box": [*map(float, f.box)]} for target, f in found.items()]
 
 
-def _view(view: SampleView, key: str) -> dict[str, Any]:
+def _view(view: SampleView, key: str, where: str = "page") -> dict[str, Any]:
     pictures = [p for p in view.panels if isinstance(p, PictureView)]
     return {
         "id": key,
@@ -127,7 +136,7 @@ def _view(view: SampleView, key: str) -> dict[str, Any]:
         "target": view.target,
         "guided": _guided(view),
         "pairs": pairs_of(view),
-        "verdict": (verdict := verdict_of(view.exp, view.sample)),
+        "verdict": (verdict := verdict_of(view.exp, view.sample, where)),
         "because": because(view, verdict),
         "folded": folded(view.exp, view.target),
         "causal": (tested := causal_of(view.exp, view.sample)),
