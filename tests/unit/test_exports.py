@@ -44,7 +44,7 @@ def reader():
 
 @pytest.fixture(scope="module")
 def both(reader) -> Explanation:
-    return reader.explain([TEXT, "a film ."])
+    return reader.explain([TEXT, "a film ."], method="gae")
 
 
 def text_of(spelt: str, cut: list[str], **more) -> Text:
@@ -542,7 +542,7 @@ def test_what_notebooks_show(reader):
 
 @pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy])
 def test_a_copy_still_knows_the_model(reader, twin):
-    made = twin(reader.explain("a film ."))
+    made = twin(reader.explain("a film .", method="gae"))
     assert made.between("input_ids", "input_ids", rows=[1]).shape[1] == 1
 
 
