@@ -346,7 +346,7 @@ def test_a_page_holds_each_unit_once_and_the_numbers_of_all_rows(both):
 def test_a_sample_is_an_explanation_of_its_own(reader, both):
     assert len(both) == 2
     assert [e.batch for e in both] == [1, 1]
-    alone = reader.explain("a film .")
+    alone = reader.explain("a film .", method="gae")
     for one in (both[1], both[-1]):
         length = alone.scores["input_ids"].shape[1]
         torch.testing.assert_close(one.scores["input_ids"][:, :length], alone.scores["input_ids"], rtol=1e-4, atol=1e-6)
@@ -397,7 +397,7 @@ def test_all_that_is_said_of_a_sample_is_its_own(reader, how):
 
 
 def test_a_sample_is_measured_with_all_the_others(reader):
-    exp = reader.explain([TEXT, "a film ."])
+    exp = reader.explain([TEXT, "a film ."], method="gae")
     one = exp[0]
     assert exp.receipt._measured is None
     assert float(one.receipt.output_difference) == float(exp.receipt.output_difference)
@@ -405,7 +405,7 @@ def test_a_sample_is_measured_with_all_the_others(reader):
 
 
 def test_a_pickle_keeps_all_but_the_model(reader):
-    exp = reader.explain([TEXT, "a film ."])
+    exp = reader.explain([TEXT, "a film ."], method="gae")
     known = exp.between("input_ids", "input_ids", rows=[1])
     back = pickle.loads(pickle.dumps(exp))
     assert torch.equal(back.scores["input_ids"], exp.scores["input_ids"])
@@ -428,7 +428,7 @@ def by_joblib(exp):
 
 @pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)), by_joblib])
 def test_a_twin_is_equal(reader, twin):
-    exp = reader.explain([TEXT, "a film ."])
+    exp = reader.explain([TEXT, "a film ."], method="gae")
     made = twin(exp)
     assert made == exp
     assert made.receipt == exp.receipt
