@@ -35,7 +35,7 @@ from regard.models.texts import pad_id
 from regard.models.token_targets import TokenTargets
 from regard.preferred import AUTO, GAE, PREFERRED
 from regard.recording.proof.verify import verify
-from regard.recording.record import record
+from regard.recording.record import out_of_sight, record
 from regard.site import Site
 from regard.target import Target
 from regard.zoo import in_zoo
@@ -226,7 +226,9 @@ class Reader(RawReader):
         return PREFERRED[self._task()].names[0]
 
     def _task(self) -> str:
-        """What is explained, as the table of default methods calls it."""
+        """What is explained, as the table of default methods calls it; "" where attention runs out of sight, which is said."""
+        if out_of_sight(self.model):
+            return ""
         if self.kind == "image" or (self.kind == "image-text" and default_targets.compares(self.model)):
             return "picture"
         if token_targets.kind_of(self.model, self.kind) == "next":

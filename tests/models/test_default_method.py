@@ -104,7 +104,7 @@ def test_errors_of_a_call_are_raised_as_they_are(sentences):
         explained(sentences, bogus=1)
 
 
-def test_where_the_best_cannot_explain_a_model_the_next_one_does(sentences):
+def test_where_the_best_cannot_explain_a_model_gae_does(sentences):
     """A stand-in for a model that `cp_lrp` refuses; the note says why it is not the default."""
     tried = []
 
@@ -115,11 +115,17 @@ def test_where_the_best_cannot_explain_a_model_the_next_one_does(sentences):
         return explained(sentences, method=name)
 
     exp = by_default("text", "auto", {}, run)
-    assert tried == ["cp_lrp", "integrated_gradients"]
+    assert tried == ["cp_lrp", "gae"]
     assert exp.receipt.notes[-1] == (
-        "integrated_gradients was taken: cp_lrp, the default for texts, cannot explain this model (it is no use)"
+        "gae was taken: cp_lrp, the default for texts, cannot explain this model (it is no use)"
     )
     assert "default" not in folded(exp, "y")
+
+
+def test_attention_that_runs_out_of_sight_is_said(sentences, monkeypatch):
+    """Rules of the backward pass would run, and take the kernel's plain gradient; the user is told what to call instead."""
+    monkeypatch.setattr(sentences.model.config, "_attn_implementation_internal", "flash_attention_2")
+    assert sentences.default_method == "gae"
 
 
 def test_where_none_can_the_first_error_is_raised():

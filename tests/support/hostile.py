@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,9 @@ def _picture(draw: random.Random, suffix: str, mode: str | None = None) -> bytes
         more: dict[str, Any] = {}
         if suffix in ("gif", "webp", "tif") and draw.random() < 0.3:
             more = {"save_all": True, "append_images": [image.copy() for _ in range(2)]}
-        image.save(made, FORMATS[suffix], **more)
+        with warnings.catch_warnings():  # of modes that Pillow will write no more
+            warnings.simplefilter("ignore", DeprecationWarning)
+            image.save(made, FORMATS[suffix], **more)
         return made.getvalue()
     except (OSError, ValueError, KeyError):
         return _picture(draw, suffix, "RGB")

@@ -9,7 +9,7 @@ from regard.attribution.table import METHODS
 from regard.errors import ModelError, TrailLost
 from regard.explanation.explanation import Explanation
 from regard.explanation.generation import Generation
-from regard.preferred import AUTO, KNOWN, PREFERRED
+from regard.preferred import AUTO, GAE, KNOWN, PREFERRED
 from regard.site import Site
 
 
@@ -26,8 +26,7 @@ def by_default(task: str, method: Any, given: Mapping[str, Any], run: Callable[[
     """What `run` makes of a method, or of a list of methods, in which "auto" stands for the best at a task.
 
     given: the site, the baseline, the read-out and the options that were asked for: a method that does not take them is passed
-    over. A method that cannot explain the model gives way to the next, and a note says so; where all fail, the first error is
-    raised.
+    over. Where the best cannot explain the model, `gae` does, and a note says so; if that fails too, the first error is raised.
     """
     several = not isinstance(method, str) and isinstance(method, Sequence)
     if method != AUTO and not (several and AUTO in method):
@@ -40,7 +39,7 @@ def by_default(task: str, method: Any, given: Mapping[str, Any], run: Callable[[
         _say([e for e in found if e.method == taking[0]], task, taking[0])
         return found
     refused: list[ModelError | TrailLost] = []
-    for name in taking:
+    for name in dict.fromkeys((taking[0], GAE if GAE in taking else taking[0])):
         try:
             found = run(name)
         except (ModelError, TrailLost) as e:

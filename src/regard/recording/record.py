@@ -195,9 +195,14 @@ def _spread_over_others(recording: Recording, spreads: Sequence[Mixing]) -> None
                 recording.mixers.append(spread.operation)
 
 
-def _no_attention(model: nn.Module) -> str:
+def out_of_sight(model: nn.Module) -> str:
+    """The kernel that a model says its attention runs in, where it cannot be watched; else ""."""
     kernel = str(getattr(getattr(model, "config", None), "_attn_implementation", "") or "")
-    if "flash" in kernel or "flex" in kernel or "paged" in kernel:
+    return kernel if "flash" in kernel or "flex" in kernel or "paged" in kernel else ""
+
+
+def _no_attention(model: nn.Module) -> str:
+    if kernel := out_of_sight(model):
         return (
             f"no attention call was seen: the model's attention runs in a kernel that cannot be watched ({kernel}); "
             'call model.set_attn_implementation("sdpa") first'
