@@ -216,7 +216,7 @@ stage.dispatchEvent(new MouseEvent("click", at(stage, 15, 20)));
 seen.place = [say(), location.hash, all("#s0 .w[data-now]").slice(0, 7).map((w) => w.dataset.now)];
 all("#s0 .release")[0].click(); seen.released = String(alpha()) === String(answer);
 other.dispatchEvent(new MouseEvent("click", at(other, 20, 55)));
-seen.object = all('#s1 input[data-kind="target"]:checked')[0].value;
+seen.object = all('#s1 .answers [aria-pressed="true"]')[0].dataset.pick;
 document.body.textContent = JSON.stringify(seen);
 </script></body>"""
 
