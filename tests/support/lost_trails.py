@@ -18,6 +18,9 @@ def reversed_tokens(x: Tensor) -> Tensor:
     return x.flip(1).clone()
 
 
+reversed_tokens.register_autograd(lambda ctx, grad: grad.flip(1))
+
+
 @torch.library.custom_op("regard_tests::ranked", mutates_args=())
 def ranked(x: Tensor, order: Tensor) -> Tensor:
     """Tokens in another order for each sample."""

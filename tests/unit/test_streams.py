@@ -36,8 +36,6 @@ from support.lost_trails import (
 
 METHODS = ["gae", "rollout", "raw_attention", "corrected_attention", "input_x_gradient"]
 
-reversed_tokens.register_autograd(lambda ctx, grad: grad.flip(1))
-
 
 def pair(lost: Step, found: Step, explicit: bool) -> tuple[nn.Module, nn.Module, Tensor]:
     return *(families.strong(Layers(s, explicit)) for s in (lost, found)), families.noise(2, TOKENS, WIDTH)
