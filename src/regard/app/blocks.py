@@ -33,7 +33,7 @@ Changes = dict[str, Any]
 
 @dataclass
 class Visitor:
-    """What the server keeps of one visitor: the picture, what was asked for, and what is shown, tested or not yet.
+    """What the server keeps of one visitor: the picture, what was asked for, what is shown, and what of that is tested.
 
     example: the number of the one that is shown; None where the visitor gave the input, which then stays when another model
     that reads the same is chosen. token: what the browser has for the picture, so that none is taken for another one after
@@ -44,7 +44,7 @@ class Visitor:
     token: str = ""
     asked: Wish | None = None
     panes: list[Pane] = field(default_factory=list)
-    tested: bool = True
+    tested: list[Pane] | None = None
     example: int | None = 0
 
     def __deepcopy__(self, _: Any) -> Visitor:
@@ -145,7 +145,7 @@ class Playground:
             done = listen(handled, fields, everything, concurrency_id="maps", trigger_mode="always_last", **how, **one)
             panes = [at["left"], at["right"]]
             done.then(
-                self._tested, [at["visit"]], panes, concurrency_id="tests", trigger_mode="multiple", **quick, **one
+                self._tested, [at["visit"]], panes, concurrency_id="tests", trigger_mode="always_last", **quick, **one
             )
 
     def _handler(self, change: Callable[[Visitor, dict[str, str], Any], Changes], kind: Any) -> Callable[..., Any]:
@@ -167,6 +167,8 @@ class Playground:
     # -- what each change does: the fields that change with it, and the panes ------------------------------------------------
 
     def _switch(self, visit: Visitor, said: dict[str, str], _: Any) -> Changes:
+        if visit.asked is not None and visit.asked.model == said["model"]:
+            return {}  # Gradio tells of one choice twice; what was typed since would be written over
         needs = self.shelf.needs(said["model"])
         examples = examples_of(said["model"], needs)
         keeps = visit.example is None and self._fits(needs, visit, said)
@@ -258,7 +260,7 @@ class Playground:
         wish = Wish(picture=visit.picture, **said)
         if wish == visit.asked:  # Gradio tells of one choice twice
             return {}
-        visit.asked, visit.tested = wish, False
+        visit.asked = wish
         visit.panes = answer(self.shelf, wish, self.limits)
         shown = visit.panes[0]
         changes = self._drawn(visit.panes, testing=True)
@@ -277,9 +279,9 @@ class Playground:
         """Test what is shown, and show it with its verdict; nothing where something else has been asked for since."""
         nothing, panes = [self.gr.skip(), self.gr.skip()], visit.panes
         time.sleep(PAUSE)
-        if visit.panes is not panes or visit.tested or not any(p.found for p in panes):
+        if visit.panes is not panes or visit.tested is panes or not any(p.found for p in panes):
             return nothing
-        visit.tested = True
+        visit.tested = panes  # not a flag: while these wait, others may be asked for, and be answered later
         test(panes, self.limits)
         if visit.panes is not panes:
             return nothing
