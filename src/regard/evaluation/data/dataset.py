@@ -227,6 +227,10 @@ def checked_picture(source: Path | bytes, name: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is measured below
             image = Image.open(opened)
+    except Image.DecompressionBombError as e:
+        raise InputError(
+            f"{name} has far more than the {MEGAPIXELS} megapixels that are judged; make it smaller first"
+        ) from e
     except Exception as e:
         if isinstance(source, Path):  # what reads it says what is wrong with it
             return source
@@ -238,7 +242,10 @@ def checked_picture(source: Path | bytes, name: str) -> Any:
         raise InputError(
             f"{name} has {width * height / 1e6:.0f} megapixels, and at most {MEGAPIXELS} are judged; make it smaller first"
         )
-    return source if isinstance(source, Path) else image
+    if isinstance(source, Path):
+        return source
+    image.filename = name  # what later errors call it
+    return image
 
 
 def inside(home: Path, name: str) -> Path:

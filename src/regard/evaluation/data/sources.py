@@ -21,6 +21,8 @@ KINDS = {
     "eraser": ("reviews", "EraserDocuments", "path"),
     "table": ("tables", "Table", "file"),
     "hf": ("saved", "SavedDataset", "folder"),
+    "vqa": ("vqa", "VqaQuestions", "file"),
+    "webdataset": ("webdataset", "WebDataset", "tars"),
 }
 """Kind -> module, class, and what of it its words name."""
 
@@ -51,7 +53,9 @@ def _kind_of(path: str) -> str:
     if place.is_dir():
         return next((kind for kind, shows in FOLDERS.items() if shows(place)), "images")
     if place.is_file():
-        endings = {".mat": "gtsegs", ".json": "coco", ".csv": "table", ".jsonl": "table"}
+        if place.name.lower().endswith("questions.json"):
+            return "vqa"
+        endings = {".mat": "gtsegs", ".json": "coco", ".csv": "table", ".jsonl": "table", ".tar": "webdataset"}
         if place.suffix.lower() in endings:
             return endings[place.suffix.lower()]
         raise InputError(f"of what kind {path} is does not show; say so: {', '.join(f'{k}:' for k in KINDS)}")
@@ -64,6 +68,7 @@ FOLDERS: dict[str, Callable[[Path], bool]] = {
     "hf": lambda p: (p / "dataset_info.json").is_file() or (p / "dataset_dict.json").is_file(),
     "masks": lambda p: (p / "images").is_dir() and (p / "masks").is_dir(),
     "eraser": lambda p: any(p.glob("*.jsonl")) or any(p.glob("*.jsonl.gz")),
+    "webdataset": lambda p: any(p.glob("*.tar")),
 }
 """Kind -> how a folder of it shows."""
 
