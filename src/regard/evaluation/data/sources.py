@@ -25,6 +25,14 @@ KINDS = {
     "webdataset": ("webdataset", "WebDataset", "tars"),
 }
 """Kind -> module, class, and what of it its words name."""
+ASKED = {
+    "zoo/clip-scenes": ("known_scenes", "CaptionedScenes", "name"),
+    "zoo/detr-scenes": ("known_scenes", "DetectedScenes", "name"),
+    "zoo/vlm-scenes": ("known_scenes", "SpokenScenes", "name"),
+    "zoo/llama-facts": ("known_prompts", "FactPrompts", "name"),
+    "zoo/lxmert-scenes": ("known_prompts", "SceneQuestions", "name"),
+}
+"""The zoo's sets that are asked in a way of their own."""
 
 
 def data_set(words: str, **options: Any) -> DataSet:
@@ -37,7 +45,7 @@ def data_set(words: str, **options: Any) -> DataSet:
         kind, place = "zoo", words
     elif not colon or kind not in KINDS:
         kind, place = _kind_of(words), words
-    module, name, field = KINDS[kind]
+    module, name, field = ASKED.get(words, KINDS[kind])
     made: Any = getattr(importlib.import_module(f"regard.evaluation.data.{module}"), name)
     known = [f.name for f in dataclasses.fields(made) if f.init and f.name != field]
     for option in options:

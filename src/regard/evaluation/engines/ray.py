@@ -21,8 +21,9 @@ TRIES = 5
 """How often a shard is tried whose node or process dies."""
 AHEAD = 2
 """Shards that are asked for beyond the cluster's slots, in multiples of them: no more are computed than are published."""
-PATIENCE = 4.0
-"""A shard that is out for so many times the usual time is asked for once more, where there is room."""
+PATIENCE = 2.0
+"""A shard that is out for so many times the usual time is asked for once more, where there is room. Half of the usual time is
+spent waiting for a slot, so that this is some four times what a shard takes."""
 
 _kept: dict[str, Worker] = {}
 """The worker of this process, by its plan; in a process of the cluster."""
