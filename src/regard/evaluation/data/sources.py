@@ -23,6 +23,7 @@ KINDS = {
     "hf": ("saved", "SavedDataset", "folder"),
     "vqa": ("vqa", "VqaQuestions", "file"),
     "webdataset": ("webdataset", "WebDataset", "tars"),
+    "atoms": ("atoms", "NumberedAtoms", "folder"),
 }
 """Kind -> module, class, and what of it its words name."""
 ASKED = {
