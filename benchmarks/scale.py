@@ -45,7 +45,9 @@ METHODS = (
     "grad_cam", "layer_cam", "bti_token", "bti_head", "transition_attention", "integrated_gradients", "revised_ig", "legrad",
     "attnlrp", "cp_lrp", "gim", "occlusion",
 )  # fmt: skip
-PROTOCOLS = ("perturbation", "perturbation(order=negative)", "segmentation", "attribution-error", "sanity")
+PROTOCOLS = (
+    "perturbation", "perturbation(order=negative)", "perturbation(fill=blur)", "segmentation", "attribution-error",
+)  # fmt: skip
 ASSUMED = 1000
 """Forward passes of a ViT-B/16 a second on one GPU: an assumption, for none was at hand. A backward pass counts as two."""
 PUT = 0.05

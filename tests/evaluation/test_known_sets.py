@@ -131,7 +131,7 @@ def test_a_flat_map_gets_what_chance_gives_and_the_rest_is_counted():
     with pytest.raises(Misuse, match="none of the tokens that compete"):
         found_among(torch.ones(5), KnownSource("input_ids", ~competing, competing))
     with pytest.raises(UnknownName, match="did you mean 'absolute'"):
-        KnownTokens(sign="absolut")
+        KnownTokens(sign="absolute_")
     assert KnownTokens(sign="absolute").name == "known-tokens/top-1/absolute/true"
 
 
