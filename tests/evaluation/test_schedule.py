@@ -110,7 +110,7 @@ class Scripted(Crew):
         number = self.tasks[task].number
         self.lost[number] = self.lost.get(number, 0) - 1
         if self.lost[number] >= 0:
-            raise ShardLost
+            raise ShardLost("OutOfMemoryError")
         return bytes([number])
 
     def cancel(self, task):
@@ -123,7 +123,9 @@ def test_no_more_are_out_than_there_is_room_and_each_comes_once():
     assert sorted(found) == [(n, bytes([n])) for n in range(5)]
     assert crew.most == 2
     found = []
-    with pytest.raises(Failure, match=r"over the examples 2 to 3 and over one more shard"):
+    with pytest.raises(
+        Failure, match=r"over the examples 2 to 3 and over one more shard \(OutOfMemoryError\), for want"
+    ):
         found.extend(s.number for s, _ in computed(Scripted({1: 9, 4: 9}), Schedule(SHARDS, tries=3)))
     assert sorted(found) == [0, 2, 3]
 

@@ -37,6 +37,8 @@ class Schedule:
             again while no other is out, so that the one which ends its worker is known from those that died with it.
         patience: a shard that is out for so many times the usual time is given out once more, where nothing else waits; the
             first to come back counts. None: never.
+        losses: number of a shard -> how often it was lost. given_up: shards, and why. again: how often one was given out once
+            more.
     """
 
     shards: Sequence[Shard]
@@ -46,6 +48,7 @@ class Schedule:
     losses: Counter[int] = field(default_factory=Counter)
     given_up: list[Shard] = field(default_factory=list)
     again: int = 0
+    why: str = ""
 
     def __post_init__(self) -> None:
         self._waiting = deque(self.shards)
@@ -101,8 +104,8 @@ class Schedule:
             self._took.append(now - since)
         return since is not None
 
-    def lost(self, shard: Shard) -> None:
-        """A shard did not come back. It waits before all others, unless another copy of it is out."""
+    def lost(self, shard: Shard, why: str = "") -> None:
+        """A shard did not come back; `why`: in a word. It waits before all others, unless another copy of it is out."""
         if shard.number not in self._began:
             return
         self.losses[shard.number] += 1
@@ -114,15 +117,17 @@ class Schedule:
             self._waiting.appendleft(shard)
         else:
             self.given_up.append(shard)
+            self.why = why or self.why
 
     def check(self) -> None:
         """Raise Failure where shards were given up."""
         if self.given_up:
             first, *more = sorted(self.given_up, key=lambda s: s.number)
             others = f" and over {len(more)} more shards" if len(more) > 1 else " and over one more shard" * len(more)
+            why = f" ({self.why})" if self.why else ""
             raise Failure(
-                f"the workers died over the examples {first.first} to {first.last - 1}{others}, for want of memory perhaps; "
-                "what is done is kept, and the same command tries these again; take fewer workers, or smaller batches"
+                f"the workers died over the examples {first.first} to {first.last - 1}{others}{why}, for want of memory "
+                "perhaps; what is done is kept, and the same command tries these again; take fewer workers, or smaller batches"
             )
 
 
@@ -169,8 +174,8 @@ def computed(
                     continue
                 try:
                     found = crew.result(task)
-                except ShardLost:
-                    schedule.lost(shard)
+                except ShardLost as e:
+                    schedule.lost(shard, str(e))
                     continue
                 if schedule.copies(shard) > 1:
                     for twin in [t for t, s in out.items() if s.number == shard.number]:
