@@ -204,7 +204,7 @@ def test_samples_of_pictures_in_tars(tmp_path, vit):
         assert torch.equal(
             copied.example(vit, i).reading.inputs["pixel_values"], found[i].reading.inputs["pixel_values"]
         )
-    some = data_set(f"webdataset:{tmp_path}/shard-{{001..002}}.tar")
+    some = data_set(f"{tmp_path}/shard-{{001..002}}.tar")
     assert [some.name_of(i) for i in range(4)] == [data.name_of(i) for i in range(2, 6)]
     assert len(data_set(f"webdataset:{tmp_path}/shard-00[02].tar")) == 4
     assert len(data_set(str(tmp_path / "shard-000.tar"))) == 2

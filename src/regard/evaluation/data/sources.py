@@ -61,10 +61,12 @@ def _kind_of(path: str) -> str:
     place = Path(path).expanduser()
     if place.is_dir():
         return next((kind for kind, shows in FOLDERS.items() if shows(place)), "images")
+    if place.suffix.lower() == ".tar":  # one, or a pattern for several
+        return "webdataset"
     if place.is_file():
         if place.name.lower().endswith("questions.json"):
             return "vqa"
-        endings = {".mat": "gtsegs", ".json": "coco", ".csv": "table", ".jsonl": "table", ".tar": "webdataset"}
+        endings = {".mat": "gtsegs", ".json": "coco", ".csv": "table", ".jsonl": "table"}
         if place.suffix.lower() in endings:
             return endings[place.suffix.lower()]
         raise InputError(f"of what kind {path} is does not show; say so: {', '.join(f'{k}:' for k in KINDS)}")
