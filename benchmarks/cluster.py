@@ -197,7 +197,7 @@ class SimulatedCrew(Crew[int]):
 
     def room(self) -> int:
         """As the engine for Ray has it."""
-        return ray_engine.AHEAD * self.world.workers
+        return ray_engine.room_for(self.world.workers)
 
     def give(self, shard: Shard) -> int:
         """The task waits for a free worker."""
@@ -327,10 +327,9 @@ class Simulation:
 
     def run(self) -> Told:
         """Until a coordinator ends by itself, with files."""
-        drawn, shards = random.Random(self.seed), -(-self.examples // self.size)
-        ends = (
-            sorted(drawn.sample(range(1, shards), self.world.killed + self.world.stalled)) if self.world.killed else []
-        )
+        drawn, shards = random.Random(self.seed), len(self.plan.shards)
+        failures = self.world.killed + self.world.stalled
+        ends = sorted(drawn.sample(range(1, shards - failures), failures)) if self.world.killed else []
         ways = ["half", "between"] * self.world.killed
         fates = ways[: self.world.killed] + ["stall"] * self.world.stalled
         drawn.shuffle(fates)
@@ -339,6 +338,7 @@ class Simulation:
                 with contextlib.suppress(Killed):
                     self._coordinator(drawn, at, fate)
                 self.clock.sleep(self.world.restarted)
+            self.holding.clear()
         return self.told
 
     def decided(self) -> Told:

@@ -153,7 +153,8 @@ def test_a_world_without_failures_takes_the_time_of_its_work(tmp_path, cluster):
     world = cluster.World(workers=100, deaths=0.1, publishing=0.0)
     runs = [cluster.Simulation(tmp_path, w, 3000, 1) for w in (world.undisturbed, world)]
     calm, rough = (run.decided() for run in runs)
-    assert (calm.published, calm.given, calm.again, calm.lost) == (3000, 3000, 0, 0)
+    assert (calm.published, calm.given, calm.lost) == (3000, 3000 + calm.again, 0)
+    assert calm.again < 100  # at the end, on slots that have nothing else to do
     assert rough.published == 3000
     assert rough.lost > 5
     ideal = 3000 / 100 * world.seconds

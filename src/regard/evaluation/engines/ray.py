@@ -19,11 +19,10 @@ from regard.extras import brought_by
 
 TRIES = 5
 """How often a shard is tried whose node or process dies."""
-AHEAD = 2
-"""Shards that are asked for beyond the cluster's slots, in multiples of them: no more are computed than are published."""
-PATIENCE = 2.0
-"""A shard that is out for so many times the usual time is asked for once more, where there is room. Half of the usual time is
-spent waiting for a slot, so that this is some four times what a shard takes."""
+AHEAD = 8
+"""For so many slots of the cluster one shard is asked for ahead: few, so that none waits long behind a slow one."""
+PATIENCE = 1.25
+"""A shard that is out for so many times the usual time is asked for once more, when nothing else waits: slots are free then."""
 
 _kept: dict[str, Worker] = {}
 """The worker of this process, by its plan; in a process of the cluster."""
@@ -39,6 +38,11 @@ def on_cluster(work: Work, shards: Sequence[Shard], workers: int | None) -> Iter
         task = ray.remote(num_cpus=work.threads, max_retries=0)(_parquet)
         crew = RayCrew(ray, task, ray.put(work), work.threads, workers)
         yield from computed(crew, Schedule(shards, TRIES, patience=PATIENCE))
+
+
+def room_for(slots: int) -> int:
+    """How many shards may be out at a cluster of so many slots: no more are computed than are published."""
+    return slots + max(1, slots // AHEAD)
 
 
 @dataclass
@@ -58,7 +62,7 @@ class RayCrew(Crew[Any]):
     def room(self) -> int:
         """How many shards may be out at present."""
         slots = int(self.ray.cluster_resources().get("CPU", 1)) // self.threads
-        return self.workers or AHEAD * max(1, slots)
+        return self.workers or room_for(max(1, slots))
 
     def give(self, shard: Shard) -> Any:
         """Have a shard computed."""
