@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -118,13 +117,21 @@ def sentences(count: int) -> Iterator[Asked]:
         assert isinstance(text, Text)
         marked = {w.casefold() for w in sentence.words}
         right = [
-            w is not None and sentence.text[slice(*text.words[w])].strip(".,!").casefold() in marked for w in text.word_of
+            w is not None and sentence.text[slice(*text.words[w])].strip(".,!").casefold() in marked
+            for w in text.word_of
         ]
         name = f"sentence {some[0]}"
         plain = Reading(reading.inputs, special=reading.special)
         competing = ~torch.tensor([text.special])
         yield Asked(
-            reader.model, plain, Target.logit(said), TEXT, (name,), (name,), competing, torch.tensor([right]) & competing
+            reader.model,
+            plain,
+            Target.logit(said),
+            TEXT,
+            (name,),
+            (name,),
+            competing,
+            torch.tensor([right]) & competing,
         )
 
 

@@ -19,12 +19,11 @@ from hard ones; with `random` among them, by telling noise from maps.) All other
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ PANEL = ("gae", "input_x_gradient", "attnlrp")
 RANDOM = 19
 """Random choices of a causal test: the fewest there may be."""
 NOISE, DRAWS = 0.1, 2
-"""Noise of so many standard deviations of what it is added to (pixels, region features, embeddings of tokens), so many times."""
+"""Noise of so many standard deviations of what it is added to (pixels, region features, embeddings), so many times."""
 FEATURES = (
     "p", "drop_z", "drop_share", "fall", "keep_p", "keep_z", "relative_error", "entropy", "top_share", "margin",
     "agree_top", "agree_rank", "stable_top", "stable_rank", "leak", "probability", "tokens",

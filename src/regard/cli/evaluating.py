@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,10 @@ def evaluate(
         ),
     ] = None,
     memory_budget: Budget = None,
+    costs: Annotated[
+        bool,
+        typer.Option("--costs", help="Then measure time and memory of a map by each method, for a leaderboard."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the rows are.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -77,7 +82,10 @@ def evaluate(
     wanted = None if protocols is None else parts_of(protocols)
     for one in wanted or ():
         called(one)
-    how = {"engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed}
+    how = {
+        "engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed,
+        "threads": threads, "memory_budget": memory_budget, "costs": costs,
+    }  # fmt: skip
     own = _options(option)
     budget_of(memory_budget)
     if "://" not in out:
@@ -88,7 +96,17 @@ def evaluate(
     run: Any = regard.evaluate
     with told(quiet) as progress:
         found = run(
-            model, data, asked, wanted, out, **how, threads=threads, memory_budget=memory_budget, told=progress, **own
+            model,
+            data,
+            asked,
+            wanted,
+            out,
+            **how,
+            threads=threads,
+            memory_budget=memory_budget,
+            costs=costs,
+            told=progress,
+            **own,
         )
     if not quiet:
         _show(found)
@@ -98,7 +116,7 @@ def evaluate(
 
 @guarded
 def results(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="The --out of `regard evaluate`.")],
+    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="The --out of `regard evaluate`.")],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the numbers as CSV, too (.csv).")] = None,
     against: Annotated[
         str, typer.Option(metavar="METHOD", help="The method that the page compares others with, example by example.")
@@ -108,15 +126,39 @@ def results(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the page and the curves go. Default: the folder report in STORE."),
     ] = None,
+    board: Annotated[
+        Path | None,
+        typer.Option(
+            "--leaderboard",
+            metavar="FILE",
+            help="Write this alone: who is best by each protocol on each model, of one STORE or several (.md or .html).",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the files are.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show what the rows of a run say: a table, and a page with curves."""
-    csv = None if csv is None else writable_file(csv, (".csv",))
-    if "://" not in store and not (Path(store).expanduser() / "manifest.json").is_file():
-        raise InputError(f"{store} holds no run (there is no manifest.json); give the --out of regard evaluate")
+    """Show what the rows of a run say: a table, and a page with curves; or the leaderboard of several runs."""
+    csv = None if csv is None else writable_file(csv, (".csv",), "--csv")
+    if board is not None and (csv is not None or out is not None):
+        raise Misuse("--leaderboard is written alone; leave --csv and --out away")
+    if board is None and len(stores) > 1:
+        raise Misuse(
+            f"{len(stores)} runs are shown together by --leaderboard FILE alone; give one run, or --leaderboard"
+        )
+    for store in stores:
+        if "://" not in store and not (Path(store).expanduser() / "manifest.json").is_file():
+            raise InputError(f"{store} holds no run (there is no manifest.json); give the --out of regard evaluate")
     need("eval")
     need("store")
+    if board is not None:
+        made_by = shlex.join(["regard", "results", *stores, "--leaderboard", str(board)])
+        _leaderboard(stores, writable_file(board, (".md", ".html"), "--leaderboard"), made_by, quiet)
+    else:
+        _results(stores[0], csv, against, page, out, quiet)
+
+
+def _results(store: str, csv: Path | None, against: str, page: bool, out: Path | None, quiet: bool) -> None:
+    """One run's table, and its files."""
     if page:
         need("viz")
     from regard.evaluation.store.results import Results
@@ -134,6 +176,22 @@ def results(
         with busy("drawing"):
             files = write_all([found], place, drawn(against))
         show_files(files, quiet)
+
+
+def _leaderboard(stores: Sequence[str], file: Path, made_by: str, quiet: bool) -> None:
+    """Several runs as one page of tables."""
+    from regard.evaluation.leaderboard import leaderboard
+    from regard.evaluation.store.results import Results
+    from regard.report.leaderboard import write_leaderboard
+
+    if file.suffix.lower() == ".html":
+        need("viz")
+    with busy("comparing"):
+        boards = leaderboard([Results(store).as_run() for store in stores])
+        if not any(b.contests for b in boards):
+            raise Misuse("there is no number to compare yet; run regard evaluate first")
+        written = write_leaderboard(boards, file, made_by=made_by)
+    show_file(written, quiet)
 
 
 def _check_methods(asked: Sequence[str]) -> None:
@@ -222,16 +280,25 @@ def told(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
         columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=None, pace="")
-            yield lambda p: bar.update(task, completed=p.examples, total=p.of_examples, pace=pace_of(p))
+            yield lambda p: bar.update(
+                task, completed=p.examples, total=p.of_examples, pace=cost_told(p) if p.measuring else pace_of(p)
+            )
 
 
 def line_of(p: Any) -> str:
     """One line of how far it is."""
+    if p.measuring:
+        return cost_told(p)
     done = f"{p.shards} of {p.of_shards} shards, {p.examples} of {p.of_examples} examples"
     pace = pace_of(p)
     if p.shard is None:
         return f"{done} were done before" if p.shards else f"{p.of_examples} examples in {p.of_shards} shards"
     return f"shard {p.shard.number + 1} is done: {done}" + (f"; {pace}" if pace else "")
+
+
+def cost_told(p: Any) -> str:
+    """Whose cost is being measured."""
+    return f"measuring what a map by {p.measuring} costs"
 
 
 def pace_of(p: Any) -> str:
