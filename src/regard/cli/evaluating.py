@@ -95,19 +95,7 @@ def evaluate(
     need("store")
     run: Any = regard.evaluate
     with told(quiet) as progress:
-        found = run(
-            model,
-            data,
-            asked,
-            wanted,
-            out,
-            **how,
-            threads=threads,
-            memory_budget=memory_budget,
-            costs=costs,
-            told=progress,
-            **own,
-        )
+        found = run(model, data, asked, wanted, out, **how, told=progress, **own)
     if not quiet:
         _show(found)
     typer.echo(f"rows: {out}" if not quiet else out)
