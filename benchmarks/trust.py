@@ -19,11 +19,13 @@ from hard ones; with `random` among them, by telling noise from maps.) All other
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +35,24 @@ import measure
 import numpy as np
 import torch
 from known import SETS, Asked
-from scipy.stats import spearmanr
+from numpy.typing import NDArray
+from scipy.stats import rankdata, spearmanr
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import regard
 from regard.api.explain import explain_reading
 from regard.errors import RegardError
+from regard.evaluation.statistics import Interval
 from regard.explanation.causal_test import CausalTest, Outcome
 from regard.explanation.raw_inputs import Reading
 
 PAGE = measure.ROOT / "docs" / "trust.md"
-COUNTS = {"vlm-scenes": 24, "atoms": 60}
+COUNTS = {"vlm-scenes": 12, "atoms": 60}
 COUNT = 72
 """Questions of each set, but for the slow ones."""
 METHODS = (
@@ -59,6 +68,29 @@ FEATURES = (
     "p", "drop_z", "drop_share", "fall", "keep_p", "keep_z", "relative_error", "entropy", "top_share", "margin",
     "agree_top", "agree_rank", "stable_top", "stable_rank", "leak", "probability", "tokens",
 )  # fmt: skip
+MEANINGS = {
+    "p": "log10 p of the causal test",
+    "drop_z": "how far the target falls without the top units, in standard deviations of random choices",
+    "drop_share": "the same as a share of the target",
+    "fall": "how far the probability falls without them",
+    "keep_p": "log10 p of what is kept with the top units alone",
+    "keep_z": "what is kept, in standard deviations of random choices",
+    "relative_error": "log10 of the receipt's relative error",
+    "entropy": "entropy of the map, 0 to 1",
+    "top_share": "the top token's share of the map",
+    "margin": "how far the second token is behind the top one",
+    "agree_top": "how many of gae, input_x_gradient and attnlrp have the same top token",
+    "agree_rank": "mean rank correlation with these",
+    "stable_top": "how often the top token stays under noise",
+    "stable_rank": "mean rank correlation with the map under noise",
+    "leak": "what `regard.verify` finds mixed in outside attention",
+    "probability": "the model's probability of its answer",
+    "tokens": "log2 of the number of tokens",
+}
+ENOUGH = 0.8
+LEAST = 5
+"""Right maps, and wrong ones, that an AUROC asks for."""
+REDRAWN = 200
 TINY = 1e-6
 
 # -- one map ---------------------------------------------------------------------------------------------------------------
@@ -247,15 +279,312 @@ def kept(home: Path) -> list[dict[str, Any]]:
     return [row for f in sorted(home.glob("*.parquet")) for row in pyarrow.parquet.read_table(f).to_pylist()]
 
 
+# -- judges ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Maps:
+    """All rows as arrays: X (map, feature), and of each map what it is of, and whether its top token is right."""
+
+    X: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    model: NDArray[np.str_]
+    method: NDArray[np.str_]
+    group: NDArray[np.str_]
+    chance: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> Maps:
+        """From rows."""
+        X = np.array([[math.nan if r[f] is None else r[f] for f in FEATURES] for r in rows], dtype=np.float64)
+        model, method, group = (np.array([r[k] for r in rows]) for k in ("set", "method", "group"))
+        own = np.char.add(np.char.add(model, ": "), group)
+        return cls(X, np.array([r["right"] for r in rows]), model, method, own, np.array([r["chance"] for r in rows]))
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    @property
+    def names(self) -> list[str]:
+        """The models, in the order of the sets."""
+        return [name for name in SETS if name in set(self.model.tolist())]
+
+    def at(self, which: NDArray[Any]) -> Maps:
+        """Some maps: places, or a mask."""
+        return Maps(*(getattr(self, f.name)[which] for f in dataclasses.fields(self)))
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """The same for each model, whatever the number of its maps."""
+        counts = {m: int((self.model == m).sum()) for m in self.names}
+        return np.array([len(self) / len(counts) / counts[m] for m in self.model.tolist()])
+
+
+Fit = Callable[[Maps], Callable[[Maps], NDArray[np.float64]]]
+"""From maps to what gives other maps the probability that their top token is right."""
+
+
+def by_features(make: Callable[[], Any], some: Sequence[str] = FEATURES) -> Fit:
+    """A model of scikit-learn on some features."""
+    columns = [FEATURES.index(f) for f in some]
+
+    def fit(maps: Maps) -> Callable[[Maps], NDArray[np.float64]]:
+        made = make()
+        last = made.steps[-1][0] if isinstance(made, Pipeline) else ""
+        weights = {f"{last}__sample_weight" if last else "sample_weight": maps.weights}
+        made.fit(maps.X[:, columns], maps.right, **weights)
+        return lambda others: made.predict_proba(others.X[:, columns])[:, 1]
+
+    return fit
+
+
+def logistic() -> Any:
+    """The judge of the rule."""
+    return make_pipeline(
+        SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), StandardScaler(),
+        LogisticRegression(C=1.0, max_iter=2000),
+    )  # fmt: skip
+
+
+def trees() -> Any:
+    """A check that lines are not too simple."""
+    return HistGradientBoostingClassifier(max_iter=150, learning_rate=0.05, min_samples_leaf=40, random_state=0)
+
+
+def by_method(maps: Maps) -> Callable[[Maps], NDArray[np.float64]]:
+    """The method's name alone: how often its maps were right."""
+    every = float(np.average(maps.right, weights=maps.weights))
+    rate = {
+        m: float(np.average(maps.right[maps.method == m], weights=maps.weights[maps.method == m]))
+        for m in set(maps.method.tolist())
+    }
+    return lambda others: np.array([rate.get(m, every) for m in others.method.tolist()])
+
+
+def base_rate(maps: Maps) -> Callable[[Maps], NDArray[np.float64]]:
+    """The same for all."""
+    rate = float(np.average(maps.right, weights=maps.weights))
+    return lambda others: np.full(len(others), rate)
+
+
+fitted = by_features(logistic)
+JUDGES: dict[str, Fit] = {
+    "all features, logistic regression": fitted,
+    "all features, gradient boosting": by_features(trees),
+    "the causal test alone": by_features(logistic, ("p", "drop_z", "drop_share", "fall", "keep_p", "keep_z")),
+    "p of the causal test alone": by_features(logistic, ("p",)),
+    "entropy alone": by_features(logistic, ("entropy",)),
+    "agreement of methods alone": by_features(logistic, ("agree_top", "agree_rank")),
+    "stability under noise alone": by_features(logistic, ("stable_top", "stable_rank")),
+    "relative error alone": by_features(logistic, ("relative_error",)),
+    "the method's name alone": by_method,
+    "nothing (the base rate)": base_rate,
+}
+
+
+def left_out(maps: Maps, of: NDArray[np.str_], fit: Fit) -> NDArray[np.float64]:
+    """Each map judged by a fit to all that are of another model (or method, or fold)."""
+    out = np.full(len(maps), math.nan)
+    for one in dict.fromkeys(of.tolist()):
+        out[of == one] = fit(maps.at(of != one))(maps.at(of == one))
+    return out
+
+
+def within(maps: Maps) -> NDArray[np.str_]:
+    """Of each map its fold among five of its own model: examples that share something lie in one."""
+    return np.array([str(zlib.crc32(g.encode()) % 5) for g in maps.group.tolist()])
+
+
+def known_model(maps: Maps) -> NDArray[np.float64]:
+    """Each map judged by a fit to other examples of its own model: what the features could tell if right maps were known."""
+    out = np.full(len(maps), math.nan)
+    for name in maps.names:
+        own = maps.model == name
+        out[own] = left_out(maps.at(own), within(maps.at(own)), fitted)
+    return out
+
+
+# -- how they did ----------------------------------------------------------------------------------------------------------
+
+
+def auroc(right: NDArray[np.bool_], said: NDArray[np.float64], least: int = 1) -> float:
+    """How often a right map is said to be righter than a wrong one; NaN where fewer than `least` are right, or wrong."""
+    good = int(right.sum())
+    if min(good, len(right) - good) < least:
+        return math.nan
+    above = float(rankdata(said)[right].sum()) - good * (good + 1) / 2
+    return above / (good * (len(right) - good))
+
+
+def mean_auroc(right: NDArray[np.bool_], said: NDArray[np.float64], cells: NDArray[np.int64]) -> float:
+    """The mean over cells (models, or methods of models) in which there are maps enough of both kinds."""
+    each = [auroc(right[at], said[at], LEAST) for at in (cells == c for c in np.unique(cells))]
+    known = [v for v in each if not math.isnan(v)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def everywhere(maps: Maps) -> NDArray[np.str_]:
+    """One cell."""
+    return np.full(len(maps), "all")
+
+
+def of_model(maps: Maps) -> NDArray[np.str_]:
+    """A cell for each model."""
+    return maps.model
+
+
+def of_method(maps: Maps) -> NDArray[np.str_]:
+    """A cell for each method on each model."""
+    return np.char.add(np.char.add(maps.model, "/"), maps.method)
+
+
+def drawn_again(maps: Maps, numbers: Callable[[NDArray[np.int64]], float]) -> Interval:
+    """A number of maps, with its interval: what shares an example, or a scene, is drawn together, each model by itself."""
+    members: dict[str, dict[str, list[int]]] = {}
+    for i, (model, group) in enumerate(zip(maps.model.tolist(), maps.group.tolist(), strict=True)):
+        members.setdefault(model, {}).setdefault(group, []).append(i)
+    draw, found = np.random.default_rng(0), []
+    for _ in range(REDRAWN):
+        at: list[int] = []
+        for groups in members.values():
+            own = [*groups.values()]
+            at += [i for g in draw.integers(len(own), size=len(own)) for i in own[g]]
+        found.append(numbers(np.array(at)))
+    low, high = np.nanquantile(found, (0.025, 0.975))
+    return Interval(numbers(np.arange(len(maps))), float(low), float(high))
+
+
+def judged(maps: Maps, said: NDArray[np.float64], cells: Callable[[Maps], NDArray[np.str_]]) -> Interval:
+    """AUROC over some cells."""
+    number = np.unique(cells(maps), return_inverse=True)[1]
+    return drawn_again(maps, lambda at: mean_auroc(maps.right[at], said[at], number[at]))
+
+
+def brier(maps: Maps, said: NDArray[np.float64]) -> float:
+    """The mean of (said − right)², every model with the same weight."""
+    return float(np.average((said - maps.right) ** 2, weights=maps.weights))
+
+
+# -- the page --------------------------------------------------------------------------------------------------------------
+
+
+def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def report(maps: Maps) -> dict[str, str]:
+    """The sections of the page."""
+    said = {name: left_out(maps, maps.model, fit) for name, fit in JUDGES.items()}
+    ours = said["all features, logistic regression"]
+    real = maps.method != "random"
+    main = judged(maps.at(real), ours[real], of_model)
+    return {
+        "trust-rule": verdict(maps, main),
+        "trust-judges": judges(maps, said, real),
+        "trust-models": models(maps, ours, real),
+        "trust-methods": methods(maps),
+        "trust-curve": curve(maps, ours),
+        "trust-features": weights(maps),
+    }
+
+
+def verdict(maps: Maps, main: Interval) -> str:
+    """Whether it ships."""
+    ships = main.value >= ENOUGH
+    counted = f"{len(maps)} maps of {len(set(maps.group.tolist()))} groups of examples, {len(maps.names)} models"
+    return (
+        f"AUROC within the model that was left out, mean over models, all methods but `random`: **{main}** ({counted}). "
+        f"The rule asks for {ENOUGH:g}: `exp.trust` **{'ships' if ships else 'does not ship'}**."
+    )
+
+
+def judges(maps: Maps, said: Mapping[str, NDArray[np.float64]], real: NDArray[np.bool_]) -> str:
+    """Judges x AUROC and Brier score."""
+    every = said | {"all features, fitted to other examples of the same model": known_model(maps)}
+    some = maps.at(real)
+    rows = []
+    for name, p in every.items():
+        found = (judged(some, p[real], cells) for cells in (of_model, of_method, everywhere))
+        rows.append([name, *map(str, found), f"{brier(some, p[real]):.3f}"])
+    head = ("what is known", "within a model", "within a method of a model", "over all maps", "Brier score")
+    return lines(head, rows)
+
+
+def models(maps: Maps, said: NDArray[np.float64], real: NDArray[np.bool_]) -> str:
+    """Each model, as it was left out."""
+    rows = []
+    for name in maps.names:
+        at = (maps.model == name) & real
+        own, p = maps.at(at), said[at]
+        rate = float(own.right.mean())
+        rows.append([
+            name, str(len(own)), f"{100 * rate:.0f} %", f"{100 * own.chance.mean():.0f} %", str(judged(own, p, of_model)),
+            str(judged(own, p, of_method)), f"{brier(own, p):.3f}", f"{rate * (1 - rate):.3f}", f"{100 * p.mean():.0f} %",
+        ])  # fmt: skip
+    head = (
+        "left out", "maps", "right", "right by chance", "AUROC", "within a method", "Brier score", "of the own base rate",
+        "said to be right",
+    )  # fmt: skip
+    return lines(head, rows)
+
+
+def methods(maps: Maps) -> str:
+    """Each method, when it was left out of the fit on all models."""
+    said = left_out(maps, maps.method, fitted)
+    rows = []
+    for name in dict.fromkeys(maps.method.tolist()):
+        at = maps.method == name
+        own, p = maps.at(at), said[at]
+        rows.append([name, str(len(own)), f"{100 * own.right.mean():.0f} %", str(judged(own, p, of_model)),
+                     str(judged(own, p, everywhere)), f"{brier(own, p):.3f}"])  # fmt: skip
+    return lines(("left out", "maps", "right", "AUROC within a model", "AUROC over all models", "Brier score"), rows)
+
+
+def curve(maps: Maps, said: NDArray[np.float64]) -> str:
+    """What was said beside what was so, in tenths."""
+    rows = []
+    tenth = np.minimum((said * 10).astype(int), 9)
+    for i in range(10):
+        at = tenth == i
+        if at.any():
+            own = maps.at(at)
+            share = drawn_again(own, lambda a, own=own: float(own.right[a].mean()))  # type: ignore[misc]
+            rows.append([f"{10 * i} to {10 * i + 10} %", str(int(at.sum())), f"{100 * said[at].mean():.0f} %",
+                         f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"])  # fmt: skip
+    return lines(("said", "maps", "said, mean", "right"), rows)
+
+
+def weights(maps: Maps) -> str:
+    """Coefficients of the fit to all maps, and AUROC of each feature by itself within a model."""
+    made = logistic()
+    made.fit(maps.X, maps.right, logisticregression__sample_weight=maps.weights)
+    real = maps.at(maps.method != "random")
+    rows = []
+    for i, feature in enumerate(FEATURES):
+        column = real.X[:, i]
+        known = ~np.isnan(column)
+        alone = judged(real.at(known), column[known], of_model) if known.any() else "–"
+        rows.append([f"`{feature}`", MEANINGS[feature], f"{made[-1].coef_[0][i]:+.2f}", str(alone)])
+    return lines(("feature", "what it is", "weight", "AUROC of it alone, within a model"), rows)
+
+
 def main() -> None:
-    """Make rows."""
+    """Make rows, judge them, write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kept", type=Path, required=True, help="a folder for the rows")
     parser.add_argument("--only", nargs="+", choices=[*SETS], default=[*SETS])
     parser.add_argument("--count", type=int, help="questions of each set")
+    parser.add_argument("--judge", action="store_true", help="make no rows")
+    parser.add_argument("--write", action="store_true", help="into docs/trust.md")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    collect(given.kept, given.only, given.count)
+    if not given.judge:
+        collect(given.kept, given.only, given.count)
+    for name, text in report(Maps.of(kept(given.kept))).items():
+        print(f"\n## {name}\n\n{text}", flush=True)
+        if given.write:
+            measure.write(name, text, PAGE)
 
 
 if __name__ == "__main__":

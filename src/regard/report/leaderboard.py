@@ -245,7 +245,7 @@ def _overview(boards: Sequence[Board]) -> str:
 
 def _board(board: Board) -> list[str]:
     """All of one model and data."""
-    out = ["```console\n" + "\n".join(f"$ {_fenced(made_of(run))}" for run in board.runs) + "\n```"]
+    out = ["```text\n" + "\n".join(_fenced(made_of(run)) for run in board.runs) + "\n```"]
     if told := versions(board):
         out.append(f"{plain(told)}.")
     for name, contests in parts(board):
@@ -258,7 +258,7 @@ def _board(board: Board) -> list[str]:
         out += [
             "### What a map costs",
             grid(("method", "time for a map", "memory for a map"), rows),
-            f"{measured(board)}.",
+            f"{plain(measured(board))}.",
         ]
     return out
 

@@ -31,7 +31,7 @@ from regard.evaluation.protocols.protocol import MethodChoice
 from regard.evaluation.runner import answered, map_of
 
 EXAMPLES = 8
-SCANNED = 64
+SCANNED = 16
 """So many examples are looked through for as many as can be read."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
