@@ -450,8 +450,14 @@ def drawn_again(maps: Maps, numbers: Callable[[NDArray[np.int64]], float]) -> In
             own = [*groups.values()]
             at += [i for g in draw.integers(len(own), size=len(own)) for i in own[g]]
         found.append(numbers(np.array(at)))
-    low, high = np.nanquantile(found, (0.025, 0.975))
-    return Interval(numbers(np.arange(len(maps))), float(low), float(high))
+    known = [v for v in found if not math.isnan(v)]
+    low, high = np.quantile(known, (0.025, 0.975)).tolist() if known else (math.nan, math.nan)
+    return Interval(numbers(np.arange(len(maps))), low, high)
+
+
+def shown(found: Interval) -> str:
+    """– where there are not maps enough of both kinds."""
+    return "–" if math.isnan(found.value) else str(found)
 
 
 def judged(maps: Maps, said: NDArray[np.float64], cells: Callable[[Maps], NDArray[np.str_]]) -> Interval:
@@ -506,7 +512,7 @@ def judges(maps: Maps, said: Mapping[str, NDArray[np.float64]], real: NDArray[np
     rows = []
     for name, p in every.items():
         found = (judged(some, p[real], cells) for cells in (of_model, of_method, everywhere))
-        rows.append([name, *map(str, found), f"{brier(some, p[real]):.3f}"])
+        rows.append([name, *map(shown, found), f"{brier(some, p[real]):.3f}"])
     head = ("what is known", "within a model", "within a method of a model", "over all maps", "Brier score")
     return lines(head, rows)
 
@@ -519,8 +525,8 @@ def models(maps: Maps, said: NDArray[np.float64], real: NDArray[np.bool_]) -> st
         own, p = maps.at(at), said[at]
         rate = float(own.right.mean())
         rows.append([
-            name, str(len(own)), f"{100 * rate:.0f} %", f"{100 * own.chance.mean():.0f} %", str(judged(own, p, of_model)),
-            str(judged(own, p, of_method)), f"{brier(own, p):.3f}", f"{rate * (1 - rate):.3f}", f"{100 * p.mean():.0f} %",
+            name, str(len(own)), f"{100 * rate:.0f} %", f"{100 * own.chance.mean():.0f} %", shown(judged(own, p, of_model)),
+            shown(judged(own, p, of_method)), f"{brier(own, p):.3f}", f"{rate * (1 - rate):.3f}", f"{100 * p.mean():.0f} %",
         ])  # fmt: skip
     head = (
         "left out", "maps", "right", "right by chance", "AUROC", "within a method", "Brier score", "of the own base rate",
@@ -536,8 +542,8 @@ def methods(maps: Maps) -> str:
     for name in dict.fromkeys(maps.method.tolist()):
         at = maps.method == name
         own, p = maps.at(at), said[at]
-        rows.append([name, str(len(own)), f"{100 * own.right.mean():.0f} %", str(judged(own, p, of_model)),
-                     str(judged(own, p, everywhere)), f"{brier(own, p):.3f}"])  # fmt: skip
+        rows.append([name, str(len(own)), f"{100 * own.right.mean():.0f} %", shown(judged(own, p, of_model)),
+                     shown(judged(own, p, everywhere)), f"{brier(own, p):.3f}"])  # fmt: skip
     return lines(("left out", "maps", "right", "AUROC within a model", "AUROC over all models", "Brier score"), rows)
 
 
@@ -564,8 +570,8 @@ def weights(maps: Maps) -> str:
     for i, feature in enumerate(FEATURES):
         column = real.X[:, i]
         known = ~np.isnan(column)
-        alone = judged(real.at(known), column[known], of_model) if known.any() else "–"
-        rows.append([f"`{feature}`", MEANINGS[feature], f"{made[-1].coef_[0][i]:+.2f}", str(alone)])
+        alone = shown(judged(real.at(known), column[known], of_model))
+        rows.append([f"`{feature}`", MEANINGS[feature], f"{made[-1].coef_[0][i]:+.2f}", alone])
     return lines(("feature", "what it is", "weight", "AUROC of it alone, within a model"), rows)
 
 
