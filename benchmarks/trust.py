@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import os
 import time
@@ -36,7 +37,7 @@ import numpy as np
 import torch
 from known import SETS, Asked
 from numpy.typing import NDArray
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -46,9 +47,10 @@ from torch import Tensor, nn
 
 import regard
 from regard.api.explain import explain_reading
+from regard.api.trusting import DRAWS, FEATURES, FORMAT, PANEL, RANDOM, compared, noisy, of_map, with_noise
+from regard.api.trusting import FILE as BUNDLED
 from regard.errors import RegardError
 from regard.evaluation.statistics import Interval
-from regard.explanation.causal_test import CausalTest, Outcome
 from regard.explanation.raw_inputs import Reading
 
 PAGE = measure.ROOT / "docs" / "trust.md"
@@ -58,92 +60,10 @@ COUNT = 72
 METHODS = (
     "random", "raw_attention", "rollout", "gae", "gradient", "input_x_gradient", "revised_ig", "attnlrp", "bti_token",
 )  # fmt: skip
-PANEL = ("gae", "input_x_gradient", "attnlrp")
-"""Whom a map is compared with, itself left out."""
-RANDOM = 19
-"""Random choices of a causal test: the fewest there may be."""
-NOISE, DRAWS = 0.1, 2
-"""Noise of so many standard deviations of what it is added to (pixels, region features, embeddings), so many times."""
-FEATURES = (
-    "p", "drop_z", "drop_share", "fall", "keep_p", "keep_z", "relative_error", "entropy", "top_share", "margin",
-    "agree_top", "agree_rank", "stable_top", "stable_rank", "leak", "probability", "tokens",
-)  # fmt: skip
-MEANINGS = {
-    "p": "log10 p of the causal test",
-    "drop_z": "how far the target falls without the top units, in standard deviations of random choices",
-    "drop_share": "the same as a share of the target",
-    "fall": "how far the probability falls without them",
-    "keep_p": "log10 p of what is kept with the top units alone",
-    "keep_z": "what is kept, in standard deviations of random choices",
-    "relative_error": "log10 of the receipt's relative error",
-    "entropy": "entropy of the map, 0 to 1",
-    "top_share": "the top token's share of the map",
-    "margin": "how far the second token is behind the top one",
-    "agree_top": "how many of gae, input_x_gradient and attnlrp have the same top token",
-    "agree_rank": "mean rank correlation with these",
-    "stable_top": "how often the top token stays under noise",
-    "stable_rank": "mean rank correlation with the map under noise",
-    "leak": "what `regard.verify` finds mixed in outside attention",
-    "probability": "the model's probability of its answer",
-    "tokens": "log2 of the number of tokens",
-}
 ENOUGH = 0.8
 LEAST = 5
 """Right maps, and wrong ones, that an AUROC asks for."""
 REDRAWN = 200
-TINY = 1e-6
-
-# -- one map ---------------------------------------------------------------------------------------------------------------
-
-
-def features(scores: Tensor, test: CausalTest, relative_error: float) -> dict[str, float]:
-    """What a map (its competing tokens' scores), its test and its receipt say."""
-    size = scores.abs()
-    share = size / size.sum() if bool(size.any()) else torch.full_like(size, 1 / len(size))
-    first, second = scores.topk(2).values.tolist()
-    return {
-        **tested(test),
-        "relative_error": limited(math.log10(max(relative_error, 1e-4)), 2.0) if relative_error >= 0 else math.nan,
-        "entropy": float(-(share * share.clamp(min=1e-12).log()).sum()) / math.log(len(scores)),
-        "top_share": float(share[scores.argmax()]),
-        "margin": limited((first - second) / max(abs(first), TINY), 1.0),
-        "tokens": math.log2(len(scores)),
-    }
-
-
-def tested(test: CausalTest) -> dict[str, float]:
-    """Of a causal test: how surely, and how far, beside chance."""
-    top, kept = test.highest, test.kept
-    if top is None or kept is None:
-        return dict.fromkeys(("p", "drop_z", "drop_share", "fall", "keep_p", "keep_z", "probability"), math.nan)
-    known = test.probability is not None and top.probability is not None
-    return {
-        "p": math.log10(top.p_value),
-        "drop_z": beyond(top),
-        "drop_share": limited(top.change / max(abs(test.value), TINY), 3.0),
-        "fall": test.probability - top.probability if known else math.nan,  # type: ignore[operator]
-        "keep_p": math.log10(kept.p_value),
-        "keep_z": beyond(kept),
-        "probability": test.probability if test.probability is not None else math.nan,
-    }
-
-
-def beyond(outcome: Outcome) -> float:
-    """By how many standard deviations of the random choices the map's own lies above their mean."""
-    drawn = np.array(outcome.random)
-    return limited((outcome.change - drawn.mean()) / max(float(drawn.std()), TINY), 10.0)
-
-
-def limited(value: float, most: float) -> float:
-    """Within −most and most."""
-    return max(-most, min(most, float(value)))
-
-
-def alike(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Whether two maps have one top token, and Spearman's rank correlation; a flat map is like no other."""
-    if bool(a.max() == a.min()) or bool(b.max() == b.min()):
-        return 0.0, 0.0
-    return float(a.argmax() == b.argmax()), float(spearmanr(a, b).statistic)
 
 
 def top_of(scores: Tensor, seed: str) -> int:
@@ -152,19 +72,13 @@ def top_of(scores: Tensor, seed: str) -> int:
     return int(best[zlib.crc32(seed.encode()) % len(best)])
 
 
-def mean_of(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Each place's mean."""
-    top, rank = (sum(p[i] for p in pairs) / len(pairs) if pairs else math.nan for i in (0, 1))
-    return top, rank
-
-
 # -- rows ------------------------------------------------------------------------------------------------------------------
 
 
 def rows_of(name: str, asked: Asked, methods: Sequence[str], leak: float) -> list[dict[str, Any]]:
     """A row for each map of some questions."""
     found = explained(asked, methods, asked.reading)
-    noisy = [explained(asked, methods, *noised(asked, draw), seed=draw) for draw in range(1, DRAWS + 1)]
+    noisy_maps = [explained(asked, methods, *noised(asked, draw), seed=draw) for draw in range(1, DRAWS + 1)]
     rows = []
     for method in methods:
         exp = found[method]
@@ -174,15 +88,13 @@ def rows_of(name: str, asked: Asked, methods: Sequence[str], leak: float) -> lis
         for i, question in enumerate(asked.names):
             at = asked.competing[i]
             own = maps_of(exp, asked)[i][at]
-            panel = [alike(own, maps_of(found[m], asked)[i][at]) for m in PANEL if m in found and m != method]
-            moved = [alike(own, maps_of(other[method], asked)[i][at]) for other in noisy]
-            agree, stable = mean_of(panel), mean_of(moved)
+            panel = [maps_of(found[m], asked)[i][at] for m in PANEL if m in found and m != method]
+            moved = [maps_of(other[method], asked)[i][at] for other in noisy_maps]
             error = math.nan if errors is None else float(errors[i])
             rows.append({
                 "set": name, "example": question, "group": asked.groups[i], "method": method,
                 "right": bool(asked.right[i][at][top_of(own, question)]), "chance": float(asked.chance[i]), "leak": leak,
-                **features(own, tests[i], error),
-                "agree_top": agree[0], "agree_rank": agree[1], "stable_top": stable[0], "stable_rank": stable[1],
+                **of_map(own, tests[i], error), **compared(own, panel, "agree"), **compared(own, moved, "stable"),
             })  # fmt: skip
     return rows
 
@@ -194,20 +106,12 @@ def maps_of(exp: Any, asked: Asked) -> Tensor:
 
 
 def explained(
-    asked: Asked, methods: Sequence[str], reading: Reading, noisy: nn.Module | None = None, *, seed: int = 0
+    asked: Asked, methods: Sequence[str], reading: Reading, module: nn.Module | None = None, *, seed: int = 0
 ) -> dict[str, Any]:
-    """Method -> its explanation. noisy: a module (embeddings of tokens) to whose output noise is added, drawn from the seed."""
-
-    def add(_module: Any, _args: Any, out: Tensor) -> Tensor:
-        return with_noise(out, seed)
-
-    hook = None if noisy is None else noisy.register_forward_hook(add)
-    try:
+    """Method -> its explanation. module: embeddings of tokens to whose output noise is added, drawn from the seed."""
+    with noisy(module, seed):
         made: Any = explain_reading(asked.model, reading, asked.target, [*methods], seed=seed)
-        return dict(zip(methods, made, strict=True))
-    finally:
-        if hook is not None:
-            hook.remove()
+    return dict(zip(methods, made, strict=True))
 
 
 def noised(asked: Asked, seed: int) -> tuple[Reading, nn.Module | None]:
@@ -217,12 +121,6 @@ def noised(asked: Asked, seed: int) -> tuple[Reading, nn.Module | None]:
         return asked.reading, asked.model.get_input_embeddings()  # type: ignore[operator]
     inputs = {**asked.reading.inputs, asked.stream: with_noise(given, seed)}
     return Reading(inputs, special=asked.reading.special), None
-
-
-def with_noise(values: Tensor, seed: int) -> Tensor:
-    """Values with Gaussian noise of NOISE of their standard deviation."""
-    drawn = torch.randn(values.shape, generator=torch.Generator().manual_seed(seed))
-    return values + NOISE * values.detach().std() * drawn
 
 
 def fitting(asked: Asked) -> list[str]:
@@ -324,9 +222,9 @@ Fit = Callable[[Maps], Callable[[Maps], NDArray[np.float64]]]
 """From maps to what gives other maps the probability that their top token is right."""
 
 
-def by_features(make: Callable[[], Any], some: Sequence[str] = FEATURES) -> Fit:
+def by_features(make: Callable[[], Any], some: Sequence[str] = tuple(FEATURES)) -> Fit:
     """A model of scikit-learn on some features."""
-    columns = [FEATURES.index(f) for f in some]
+    columns = [[*FEATURES].index(f) for f in some]
 
     def fit(maps: Maps) -> Callable[[Maps], NDArray[np.float64]]:
         made = make()
@@ -561,6 +459,13 @@ def curve(maps: Maps, said: NDArray[np.float64]) -> str:
     return lines(("said", "maps", "said, mean", "right"), rows)
 
 
+def tenths(maps: Maps, said: NDArray[np.float64]) -> list[list[float]]:
+    """Tenths of what was said: from, to, how many maps, and what share of them was right."""
+    tenth = np.minimum((said * 10).astype(int), 9)
+    return [[i / 10, (i + 1) / 10, int((tenth == i).sum()), round(float(maps.right[tenth == i].mean()), 4)]
+            for i in range(10)]  # fmt: skip
+
+
 def weights(maps: Maps) -> str:
     """Coefficients of the fit to all maps, and AUROC of each feature by itself within a model."""
     made = logistic()
@@ -571,8 +476,45 @@ def weights(maps: Maps) -> str:
         column = real.X[:, i]
         known = ~np.isnan(column)
         alone = shown(judged(real.at(known), column[known], of_model))
-        rows.append([f"`{feature}`", MEANINGS[feature], f"{made[-1].coef_[0][i]:+.2f}", alone])
+        rows.append([f"`{feature}`", FEATURES[feature], f"{made[-1].coef_[0][i]:+.2f}", alone])
     return lines(("feature", "what it is", "weight", "AUROC of it alone, within a model"), rows)
+
+
+def shipped(maps: Maps) -> dict[str, Any]:
+    """What `exp.trust` is computed from: the fit to all maps, those that leave a model out, and where they come from."""
+    real = maps.method != "random"
+    said = left_out(maps, maps.model, fitted)[real]
+    some = maps.at(real)
+    fits = {"": folded(maps)} | {name: folded(maps.at(maps.model != name)) for name in maps.names}
+    within_model = {n: round(mean_auroc(some.right[at], said[at], np.zeros(int(at.sum()))), 3)
+                    for n in maps.names for at in [some.model == n]}  # fmt: skip
+    return {
+        "format": FORMAT,
+        "features": [*FEATURES],
+        "methods": [*METHODS],
+        "seen": {f: [float(np.nanmin(maps.X[:, i])), float(np.nanmax(maps.X[:, i]))] for i, f in enumerate(FEATURES)},
+        "fits": fits,
+        "curve": tenths(maps, left_out(maps, maps.model, fitted)),
+        "provenance": {
+            "made_by": "python benchmarks/trust.py --kept FOLDER --judge --ship",
+            "regard": regard.__version__,
+            "maps": {name: int((maps.model == name).sum()) for name in maps.names},
+            "auroc_of_the_model_left_out": within_model,
+        },
+    }
+
+
+def folded(maps: Maps) -> dict[str, Any]:
+    """A fit as weights of the features as they are."""
+    made = logistic()
+    made.fit(maps.X, maps.right, logisticregression__sample_weight=maps.weights)
+    imputer, scaler, last = (step for _, step in made.steps)
+    weights = last.coef_[0] / scaler.scale_
+    missing = np.zeros(len(FEATURES))
+    missing[imputer.indicator_.features_] = weights[len(FEATURES) :]
+    intercept = float(last.intercept_[0] - (weights * scaler.mean_).sum())
+    plain = {"weights": weights[: len(FEATURES)], "missing": missing, "medians": imputer.statistics_}
+    return {"intercept": intercept} | {name: values.tolist() for name, values in plain.items()}
 
 
 def main() -> None:
@@ -583,11 +525,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="questions of each set")
     parser.add_argument("--judge", action="store_true", help="make no rows")
     parser.add_argument("--write", action="store_true", help="into docs/trust.md")
+    parser.add_argument("--ship", action="store_true", help="write the fit that exp.trust takes")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if not given.judge:
         collect(given.kept, given.only, given.count)
-    for name, text in report(Maps.of(kept(given.kept))).items():
+    maps = Maps.of(kept(given.kept))
+    if given.ship:
+        BUNDLED.write_text(json.dumps(shipped(maps), indent=1) + "\n", encoding="utf-8")
+    for name, text in report(maps).items():
         print(f"\n## {name}\n\n{text}", flush=True)
         if given.write:
             measure.write(name, text, PAGE)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from regard.api import trusting
 from regard.explanation.causal_test import CausalTest, Outcome
 
 
@@ -52,9 +53,9 @@ def test_what_tells_is_found_and_what_tells_models_apart_is_not_taken_for_it(tru
         said = trust.left_out(maps, maps.model, trust.fitted)
         assert np.isfinite(said).all()
         assert low < trust.judged(maps, said, trust.of_model).value < high
-    alone = trust.judged(maps, maps.X[:, trust.FEATURES.index("tokens")], trust.everywhere).value
+    alone = trust.judged(maps, maps.X[:, [*trust.FEATURES].index("tokens")], trust.everywhere).value
     assert alone > 0.65
-    assert trust.judged(maps, maps.X[:, trust.FEATURES.index("tokens")], trust.of_model).value == 0.5
+    assert trust.judged(maps, maps.X[:, [*trust.FEATURES].index("tokens")], trust.of_model).value == 0.5
 
 
 def test_nobody_is_judged_by_a_fit_to_its_own(trust: ModuleType) -> None:
@@ -80,7 +81,7 @@ def test_features_of_a_map(trust: ModuleType) -> None:
     top = Outcome(1.0, 3.0, 0.5, 0, 0.05, 0.2, (0.0, 1.0))
     kept = Outcome(2.0, 2.0, 1.0, 0, 0.1, 0.5, (1.0, 1.0))
     test = CausalTest("x", "token", 4, 0.1, value=4.0, probability=0.9, highest=top, kept=kept)
-    found = trust.features(torch.tensor([1.0, -1.0, 2.0, 0.0]), test, 0.1)
+    found = trusting.of_map(torch.tensor([1.0, -1.0, 2.0, 0.0]), test, 0.1)
     assert found["p"] == pytest.approx(math.log10(0.05))
     assert found["drop_z"] == pytest.approx(5.0)
     assert found["drop_share"] == pytest.approx(0.75)
@@ -89,7 +90,7 @@ def test_features_of_a_map(trust: ModuleType) -> None:
     assert found["relative_error"] == pytest.approx(-1)
     assert found["entropy"] == pytest.approx(0.75)
     assert (found["top_share"], found["margin"], found["tokens"]) == (0.5, 0.5, 2)
-    flat = trust.features(torch.zeros(4), CausalTest("x", "token", 4, 0.1, reason="too few"), math.nan)
+    flat = trusting.of_map(torch.zeros(4), CausalTest("x", "token", 4, 0.1, reason="too few"), math.nan)
     assert (flat["entropy"], flat["top_share"]) == (pytest.approx(1.0), 0.25)
     assert math.isnan(flat["p"])
     assert math.isnan(flat["relative_error"])
@@ -99,5 +100,19 @@ def test_ties_at_the_top_are_drawn_and_flat_maps_agree_with_none(trust: ModuleTy
     flat = torch.zeros(4)
     assert {trust.top_of(flat, f"e{i}") for i in range(60)} == {0, 1, 2, 3}
     assert trust.top_of(torch.tensor([0.0, 2, 1]), "e") == 1
-    assert trust.alike(flat, flat) == (0, 0)
-    assert trust.alike(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 3])) == (1, pytest.approx(1))
+    assert trusting.alike(flat, flat) == (0, 0)
+    assert trusting.alike(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 3])) == (1, pytest.approx(1))
+
+
+def test_the_fit_that_ships_says_what_scikit_learn_says(trust: ModuleType) -> None:
+    maps = trust.Maps.of(rows(trust, 1.0))
+    kept = trust.shipped(maps)
+    fit = trusting.Fitted(
+        kept["fits"][""]["intercept"], *(tuple(kept["fits"][""][k]) for k in ("weights", "missing", "medians"))
+    )
+    said = trust.fitted(maps)(maps)
+    for i in (0, 1, 57, 200):
+        evidence = dict(zip(trusting.FEATURES, maps.X[i].tolist(), strict=True))
+        assert fit.probability(evidence) == pytest.approx(said[i], abs=1e-9)
+    assert set(kept["fits"]) == {"", *maps.names}
+    assert sum(part[2] for part in kept["curve"]) == len(maps)
