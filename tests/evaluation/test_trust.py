@@ -70,7 +70,8 @@ def test_nobody_is_judged_by_a_fit_to_its_own(trust: ModuleType) -> None:
     assert len(seen) == 4
 
 
-def test_the_rule_decides(trust: ModuleType) -> None:
+def test_the_rule_decides(trust: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "REDRAWN", 10)
     for tells, said in ((3.0, "**ships**"), (0.5, "**does not ship**")):
         found = trust.report(trust.Maps.of(rows(trust, tells, each=24)))
         assert said in found["trust-rule"]
@@ -107,9 +108,8 @@ def test_ties_at_the_top_are_drawn_and_flat_maps_agree_with_none(trust: ModuleTy
 def test_the_fit_that_ships_says_what_scikit_learn_says(trust: ModuleType) -> None:
     maps = trust.Maps.of(rows(trust, 1.0))
     kept = trust.shipped(maps)
-    fit = trusting.Fitted(
-        kept["fits"][""]["intercept"], *(tuple(kept["fits"][""][k]) for k in ("weights", "missing", "medians"))
-    )
+    own = kept["fits"][""]
+    fit = trusting.Fitted(own["intercept"], *(tuple(own[k]) for k in ("weights", "missing", "medians")))
     said = trust.fitted(maps)(maps)
     for i in (0, 1, 57, 200):
         evidence = dict(zip(trusting.FEATURES, maps.X[i].tolist(), strict=True))
