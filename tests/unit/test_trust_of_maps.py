@@ -85,10 +85,10 @@ def test_what_it_has_not_seen_is_said(sentiment: Any) -> None:
 
 
 def test_what_cannot_be_asked_again_is_refused() -> None:
-    model = MODEL
-    exp: Any = regard.explain(
-        model, torch.randn(1, 4, 3), Target.of(lambda out: out.sum((1, 2)), label="sum"), "gradient"
-    )
+    reader = regard.load("zoo/vit-scenes")
+    inputs = reader.read(zoo.scenes().images[0].numpy()).inputs
+    target = Target.of(lambda output: output.logits.sum(1), label="sum")
+    exp: Any = regard.explain(reader.model, inputs, target, "gradient")
     with pytest.raises(Misuse, match="trust cannot be judged here"):
         _ = exp.trust
 
