@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from regard.evaluation.protocols.segmentation import (
     otsu,
     pointing,
 )
-from regard.evaluation.statistics import ratios_of_sums
+from regard.evaluation.statistics import ratio_of_sums
 from regard.evaluation.summaries import summaries
 from regard.explanation.raw_inputs import Picture
 from support.records import record
@@ -211,7 +212,7 @@ def test_iou_over_the_data_set_and_over_pictures(vit):
     assert by_name[ACCUMULATED] == pytest.approx((object_ + ground) / 2, abs=1e-6)
     assert by_name["mean_iou"] == pytest.approx(sum(r.value for r in rows if r.metric == "mean_iou") / 6)
     assert by_name["mean_iou"] != pytest.approx(by_name[ACCUMULATED], abs=1e-4)
-    assert ratios_of_sums([[1.0, 0.0]], [[2.0, 0.0]]).value == 0.25
+    assert ratio_of_sums(np.array([[1.0, 2.0, 0.0, 0.0]])) == 0.25
 
 
 def test_settings_that_differ_have_names_that_differ() -> None:

@@ -87,7 +87,13 @@ def median(x: Numbers) -> Numbers:
 
 
 def ratio_of_sums(x: Numbers) -> Numbers:
-    """Samples of (part, whole, part, whole, ...): the mean over pairs of Σ parts / Σ wholes; 0 where the wholes are 0."""
+    """Samples of (part, whole, part, whole, ...): the mean over pairs of Σ parts / Σ wholes; 0 where the wholes are 0.
+
+    A dataset-accumulated IoU is such a number.
+
+    >>> float(ratio_of_sums(np.array([[1.0, 1.0], [0.0, 3.0]])))
+    0.25
+    """
     sums = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2).sum(-3)
     return np.asarray((sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], 1)).mean(-1))
 
@@ -106,23 +112,6 @@ def paired(a: Sequence[float], b: Sequence[float], seed: int = 0, groups: Sequen
     """The mean of a − b, sample by sample."""
     less = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     return mean_with_interval(less.tolist(), seed, groups)
-
-
-def ratios_of_sums(
-    parts: Sequence[Sequence[float]],
-    wholes: Sequence[Sequence[float]],
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-) -> Interval:
-    """The mean over columns of Σ parts / Σ wholes, sums over samples: a dataset-accumulated IoU is such a number.
-
-    A column whose wholes sum to nothing (a class that neither is there nor was found) counts as 0 of 1.
-
-    >>> ratios_of_sums([[1.0], [0.0]], [[1.0], [3.0]]).value
-    0.25
-    """
-    both = np.stack([np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)], axis=-1)
-    return bootstrap(both.reshape(len(both), -1).tolist(), ratio_of_sums, seed, groups)
 
 
 def swapping(
