@@ -7,6 +7,7 @@ the best alone: then it does not matter which pair was looked at because of what
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,13 +148,14 @@ def _check_alike(runs: Sequence[RunRows]) -> None:
                 f"{first.name} and {run.name} are both of {run.model} on {run.data}, but {differ[0]} is not the same; give one "
                 "of them"
             )
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, str], RunRows] = {}
     for run in runs:
-        for protocol in run.protocols:
-            for title in run.titles:
-                other = seen.setdefault((protocol.name, title), run.name)
-                if other != run.name:
-                    raise Misuse(f"{other} and {run.name} both judge {title} by {protocol.name}; give one of them")
+        for protocol, title in itertools.product(run.protocols, run.titles):
+            other = seen.setdefault((protocol.name, title), run)
+            if other is not run and other.name == run.name:
+                raise Misuse(f"{run.name} is given twice; give it once")
+            if other is not run:
+                raise Misuse(f"{other.name} and {run.name} both judge {title} by {protocol.name}; give one of them")
 
 
 def _contest(protocol: Protocol, runs: Sequence[RunRows]) -> Contest | None:

@@ -32,7 +32,8 @@ LEGEND = (
     "together. ↑: higher is better; ↓: lower is better.",
     "*Behind the best* is the method's value less the best one's, on the examples that both have. *p* is from a permutation "
     "test that trades the two methods' numbers example by example, corrected by Holm for all pairs of methods in the table, as "
-    f"the best is chosen by the same numbers. A method is surely worse where p is at most {LEVEL:g}.",
+    f"the best is chosen by the same numbers. A method is surely worse where p is at most {LEVEL:g}. Trades are drawn by "
+    "chance, so many that a corrected p can fall just below 0.01, and not far below.",
     "Each question has the full name of its protocol under it: numbers under another name cannot be compared with these.",
     "*Time for a map* is the median over single examples, each explained by itself after one to warm up. *Memory for a map* is "
     "by how much the resident set of a process of its own grew at most while it made maps, beyond what it held when the model "
