@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import urllib.error
 import urllib.request
@@ -25,18 +24,16 @@ from regard.app.limits import Limits
 from regard.app.serving import serving
 from regard.app.shelf import Needs, Shelf
 from regard.errors import Failure, Misuse
+from support.browser import needs_chromium, sync_api
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ROOT = Path(__file__).parents[2]
 LIMITS = Limits(bytes=2_000_000, pixels=1_000_000, characters=300)
 
 pytestmark = [
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="there is no chromium: apt-get install chromium, then these tests try the app in it"
-    ),
+    needs_chromium,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*unclosed.*:ResourceWarning"),
 ]
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright tries pages in a browser")
+playwright = sync_api()
 pytest.importorskip("gradio", reason="pip install 'regard[app]' brings what the app is made with")
 
 
@@ -44,14 +41,6 @@ pytest.importorskip("gradio", reason="pip install 'regard[app]' brings what the 
 def app() -> Iterator[str]:
     with serving(limits=LIMITS) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as p:
-        one = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-lcd-text"])
-        yield one
-        one.close()
 
 
 @pytest.fixture
