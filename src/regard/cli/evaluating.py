@@ -15,8 +15,8 @@ import regard
 from regard.called import called, parts_of, value_of
 from regard.cli.entries import width
 from regard.cli.files import slug, unused, writable, writable_file, write_all
-from regard.cli.options import Budget, Debug, check_model
-from regard.cli.progress import duration
+from regard.cli.options import Budget, Debug, check_model, named_values
+from regard.cli.progress import drawn_bar, paced
 from regard.cli.running import guarded
 from regard.cli.terminal import busy, one_line, show_file, show_files
 from regard.errors import Failure, InputError, Misuse, nearest
@@ -86,7 +86,7 @@ def evaluate(
         "engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed,
         "threads": threads, "memory_budget": memory_budget, "costs": costs,
     }  # fmt: skip
-    own = _options(option)
+    own = {name: value_of(said) for name, said in named_values(option, "--data-option", "split=test").items()}
     budget_of(memory_budget)
     if "://" not in out:
         writable(Path(out).expanduser())
@@ -194,16 +194,6 @@ def _check_methods(asked: Sequence[str]) -> None:
             raise nearest(name, known, "method")
 
 
-def _options(given: Sequence[str] | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for one in given or ():
-        name, equals, value = (part.strip() for part in one.partition("="))
-        if not name or not equals or not value or name in found:
-            raise Misuse(f"--data-option is NAME=VALUE, each name once; not {one!r}")
-        found[name] = value_of(value)
-    return found
-
-
 def _show(found: Any) -> None:
     """The table, how much of the run is done, and what failed."""
     typer.echo(found.table(width()) + "\n")
@@ -262,12 +252,8 @@ def told(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
     elif not sys.stderr.isatty():
         yield lambda p: typer.echo(line_of(p), err=True)
     else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None, pace="")
+        with drawn_bar() as bar:
+            task = bar.add_task("evaluating", total=None, pace="")
             yield lambda p: bar.update(
                 task, completed=p.examples, total=p.of_examples, pace=cost_told(p) if p.measuring else pace_of(p)
             )
@@ -291,10 +277,7 @@ def cost_told(p: Any) -> str:
 
 def pace_of(p: Any) -> str:
     """The rate, and the time that is left."""
-    if not p.rate or p.left is None:
-        return ""
-    rate = f"{p.rate:.3g} a second" if p.rate >= 0.1 else f"{duration(1 / p.rate)} each"
-    return f"{rate}, {duration(p.left)} left" if p.examples < p.of_examples else rate
+    return paced(p.rate, p.left) if p.rate and p.left is not None else ""
 
 
 __all__ = ["evaluate", "results"]

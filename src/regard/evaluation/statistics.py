@@ -114,6 +114,21 @@ def paired(a: Sequence[float], b: Sequence[float], seed: int = 0, groups: Sequen
     return mean_with_interval(less.tolist(), seed, groups)
 
 
+def ratios_of_sums(
+    parts: Sequence[Sequence[float]],
+    wholes: Sequence[Sequence[float]],
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> Interval:
+    """The mean over columns of Σ parts / Σ wholes, sums over samples (`ratio_of_sums`).
+
+    >>> ratios_of_sums([[1.0], [0.0]], [[1.0], [3.0]]).value
+    0.25
+    """
+    both = np.stack([np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)], axis=-1)
+    return bootstrap(both.reshape(len(both), -1).tolist(), ratio_of_sums, seed, groups)
+
+
 def swapping(
     a: Numbers,
     b: Numbers,
