@@ -213,7 +213,9 @@ Model `{model}`, data `{data}`, methods {methods}. Protocols, with every choice 
 {protocols}
 `manifest.json` holds the whole plan, and `costs.json`, where it is there, what a map costs by each method. Each file in
 `rows/` holds the rows of one shard of examples: a row for each number of an example (`metric`, `value`), for each point of a
-curve (`x` says where), and for each example that failed (`error` says why). `regard results {out}` prints the table and draws the page. To read the rows without Regard, from this folder:
+curve (`x` says where), and for each example that failed (`error` says why).
+
+`regard results {out}` prints the table and draws the page. To read the rows without Regard, from this folder:
 
 ```python
 import pandas
