@@ -100,6 +100,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/attribution_error.py
 	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/runner.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/guidance.py
 	$(BIN)/python benchmarks/heterogenous.py
 	$(BIN)/python benchmarks/grounding.py

@@ -325,7 +325,19 @@ def test_the_zoos_own(vit, bert):
     assert (document.label, data.example(bert, 3).label) == (1, 1)
     with pytest.raises(UnknownName):
         Bundled(name="zoo/clip-scenes")
-    assert set(KINDS) == {"zoo", "images", "masks", "gtsegs", "coco", "eraser", "table", "hf"}
+    assert set(KINDS) == {
+        "zoo",
+        "images",
+        "masks",
+        "gtsegs",
+        "coco",
+        "eraser",
+        "table",
+        "hf",
+        "vqa",
+        "webdataset",
+        "atoms",
+    }
 
 
 def test_a_poisoned_data_set_finishes_and_its_bad_examples_are_rows(tmp_path, vit):

@@ -36,8 +36,8 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="A folder or a file (images:, masks:, coco:, gtsegs:, eraser:, table:, hf: before it say its kind), or a name "
-            "as zoo/vit-scenes. Default: the zoo's own data, for its models.",
+            help="A folder or a file (images:, masks:, coco:, gtsegs:, eraser:, table:, hf:, vqa:, webdataset: before it say "
+            "its kind), or a name as zoo/vit-scenes. Default: the zoo's own data, for its models.",
         ),
     ] = None,
     methods: Annotated[

@@ -11,6 +11,7 @@ from regard.evaluation.data.sources import data_set
 from regard.evaluation.examples import Example, examples_of, sample_of
 from regard.evaluation.protocols.attribution_error import AttributionError, attribution_error
 from regard.evaluation.protocols.detected_objects import Objects, found_by
+from regard.evaluation.protocols.known_tokens import KnownTokens
 from regard.evaluation.protocols.perturbation import (
     Perturbation,
     comprehensiveness,
@@ -78,6 +79,7 @@ __all__ = [
     "ExampleMaps",
     "GivenMaps",
     "Interval",
+    "KnownTokens",
     "MethodChoice",
     "Necessity",
     "Objects",

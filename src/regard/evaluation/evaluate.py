@@ -124,25 +124,36 @@ def evaluate(
     plan = planned(model, reader, source, chosen, asked, count=count, shard=size, **how)
     work = Work(model if is_name(model) else reader, source, chosen, asked, plan.digest, **how)
     with store.held():
-        store.begin(plan)
-        done = store.done(plan)
-        todo = [s for s in plan.shards if s.number not in done]
-        pace = Pace.of(plan, done, told)
-        pace.tell()
-        try:
-            with contextlib.closing(_computed(engine, work, reader, todo, workers)) as computed:
-                for finished, rows in computed:
-                    store.publish(finished, rows)
-                    pace.tell(finished)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"interrupted: {pace.examples} of {plan.count} examples are done; the same command goes on from there"
-            ) from None
-        if costs and pace.examples == plan.count and not store.costs():
+        pace = carried_out(store, plan, lambda todo: _computed(engine, work, reader, todo, workers), told)
+        if costs and not store.costs():
             store.put_costs(measured(work, pace.measure))
+    return Results(store.out)
+
+
+Computing = Callable[[Sequence[Shard]], Generator[tuple[Shard, bytes], None, None]]
+
+
+def carried_out(store: Store, plan: Plan, computing: Computing, told: Told | None = None) -> Pace:
+    """Have what a plan has left to do computed, and publish it shard by shard, in a store that is held; how far it is.
+
+    Raises Failure where less came back than was asked for.
+    """
+    store.begin(plan)
+    done = store.done(plan)
+    pace = Pace.of(plan, done, told)
+    pace.tell()
+    try:
+        with contextlib.closing(computing([s for s in plan.shards if s.number not in done])) as computed:
+            for finished, rows in computed:
+                store.publish(finished, rows)
+                pace.tell(finished)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: {pace.examples} of {plan.count} examples are done; the same command goes on from there"
+        ) from None
     if pace.examples != plan.count:
         raise Failure(f"only {pace.examples} of {plan.count} examples came back; the same command goes on from there")
-    return Results(store.out)
+    return pace
 
 
 def _methods_of(methods: Sequence[Choice]) -> list[MethodChoice]:

@@ -70,7 +70,9 @@ class Worker:
             if others:
                 examples = [work.data.example(self.reader, i) for i in numbers]
                 budget = {"batch": work.batch, "memory_budget": work.memory_budget}
-                rows += evaluate_rows(self.reader.model, examples, how, others, seed=work.seed, **budget)
+                rows += evaluate_rows(
+                    self.work.data.model_of(self.reader), examples, how, others, seed=work.seed, **budget
+                )
             if of_words:
                 read = [self._document(i) for i in numbers]
                 good = [d for d in read if isinstance(d, Document)]

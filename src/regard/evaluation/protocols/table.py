@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from regard.evaluation.protocols.attribution_error import AttributionError
+from regard.evaluation.protocols.known_tokens import KnownTokens
 from regard.evaluation.protocols.perturbation import Perturbation
 from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.protocols.rationale import Rationale
@@ -21,7 +22,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     p.__name__: p
     for p in (
         AttributionError, Perturbation, Segmentation, Rationale, Sanity,
-        Necessity, Sufficiency, Redirection, Absence, Pointing, QuestionPerturbation,
+        Necessity, Sufficiency, Redirection, Absence, Pointing, QuestionPerturbation, KnownTokens,
     )
 }  # fmt: skip
 

@@ -13,7 +13,8 @@ import dataclasses
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ MANIFEST, ROWS, README, COSTS = "manifest.json", "rows", "README.md", "costs.jso
 COSTS_FORMAT = "regard-costs-1"
 OWN = (LOCK, LEASE, README)
 """What may be there before there is a manifest."""
+LOOKS = 16
+"""Files that are looked at side by side: a cloud answers slowly, and many at a time."""
 HALF = ".regard-"
 """How files begin that are being written on a disk."""
 
@@ -38,6 +41,7 @@ class Store:
 
     Attributes:
         out: the name. fs, home: the fsspec file system, and the place in it. folder: of a place on a disk, its path.
+        lease: what keeps others out while the store is held, where its place has no locks.
     """
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
@@ -51,7 +55,7 @@ class Store:
             raise Misuse(f"{self.out} cannot be reached: {e}") from e
         local = "file" in ((self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol)
         self.folder = Path(self.home) if local else None
-        self._held: Callable[[], None] = lambda: None
+        self.lease: Lease | None = None
 
     def path(self, *names: str) -> str:
         """The place of a file."""
@@ -78,7 +82,7 @@ class Store:
                 if self.folder is not None:
                     self.folder.mkdir(parents=True, exist_ok=True)
                 if self.folder is None or not self._locked(stack, self.folder):
-                    self._held = stack.enter_context(Lease(self.fs, self.path(LEASE), self.out).held()).check
+                    self.lease = stack.enter_context(Lease(self.fs, self.path(LEASE), self.out).held())
             except OSError as e:
                 raise InputError(f"{self.out} cannot be written: {e.strerror or e}; give another folder") from e
             yield
@@ -128,19 +132,20 @@ class Store:
 
     def done(self, plan: Plan) -> set[int]:
         """The numbers of the shards of this plan that are there, whole."""
-        digest, found = plan.digest, set()
-        there = {Path(p).name for p in self.files()}
-        for shard in plan.shards:
-            if shard.name in there:
-                with self.fs.open(self.path(ROWS, shard.name), "rb") as opened:
-                    about = about_of(opened)
-                if about is not None and (about.get("plan"), about.get("shard")) == (digest, shard.number):
-                    found.add(shard.number)
-        return found
+        digest, there = plan.digest, {Path(p).name for p in self.files()}
+        with ThreadPoolExecutor(LOOKS) as looks:
+            found = looks.map(lambda s: (s.number, self._about(s)), (s for s in plan.shards if s.name in there))
+            return {number for number, about in found if about == (digest, number)}
+
+    def _about(self, shard: Shard) -> tuple[Any, Any] | None:
+        """The plan and the number that a shard's file tells; None where it is not whole."""
+        with self.fs.open(self.path(ROWS, shard.name), "rb") as opened:
+            about = about_of(opened)
+        return None if about is None else (about.get("plan"), about.get("shard"))
 
     def publish(self, shard: Shard, data: bytes) -> None:
         """Put a finished shard in its place: whole, or not at all. Raises Failure where it cannot be written."""
-        self._held()
+        self._check_held()
         with self.writing():
             self._put(f"{ROWS}/{shard.name}", data)
 
@@ -160,10 +165,15 @@ class Store:
 
     def put_costs(self, costs: Mapping[str, Cost]) -> None:
         """Write them, in the place of those that are there."""
-        self._held()
+        self._check_held()
         made = {title: dataclasses.asdict(cost) for title, cost in costs.items()}
         with self.writing():
             self._put(COSTS, json.dumps({"format": COSTS_FORMAT, "costs": made}, indent=1).encode())
+
+    def _check_held(self) -> None:
+        """Raise Failure where a lease was lost since."""
+        if self.lease is not None:
+            self.lease.check()
 
     def _put(self, name: str, data: bytes) -> None:
         if self.folder is not None:
