@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-import regard
 from regard import zoo
 from regard.errors import InputError, Misuse, UnknownName
 from regard.evaluation import Segmentation, read_eraser
@@ -24,16 +23,6 @@ from regard.evaluation.data.sources import KINDS, data_set
 from support.runs import small
 
 SHARED = Path(os.environ.get("REGARD_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return regard.load("zoo/vit-scenes")
-
-
-@pytest.fixture(scope="module")
-def bert():
-    return regard.load("zoo/bert-sentiment")
 
 
 def picture(path, seed=0, size=(40, 30)):

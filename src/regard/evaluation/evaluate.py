@@ -15,6 +15,7 @@ from regard.errors import Failure, Misuse, nearest
 from regard.evaluation.data.dataset import DataSet, Given
 from regard.evaluation.data.sources import data_set
 from regard.evaluation.engines import local
+from regard.evaluation.engines.costs import costs as measured
 from regard.evaluation.engines.work import Work
 from regard.evaluation.examples import Example
 from regard.evaluation.plan import Plan, Shard, planned
@@ -41,6 +42,7 @@ class Progress:
         shards, examples: how many are done, of how many; those of an earlier run are among them. shard: the one that was
             published last, None before the first.
         rate: examples a second of this run. left: seconds that the rest will take at this rate; None: not known yet.
+        measuring: when all examples are done, the method whose cost is being measured.
     """
 
     shards: int
@@ -50,6 +52,7 @@ class Progress:
     shard: Shard | None = None
     rate: float = 0.0
     left: float | None = None
+    measuring: str = ""
 
 
 Told = Callable[[Progress], None]
@@ -70,6 +73,7 @@ def evaluate(
     shard: int | None = None,
     threads: int = 1,
     memory_budget: int | float | str | None = None,
+    costs: bool = False,
     told: Told | None = None,
     **options: Any,
 ) -> Results:
@@ -93,6 +97,7 @@ def evaluate(
         batch: examples that are explained together. shard: examples of a shard; None: as many as a batch.
         threads: of torch in each process: the same in every engine, so that rows are the same to the last digit.
         memory_budget: of copies of one example side by side, as in `regard.explain`.
+        costs: measure what a map costs by each method, in a process of its own, and keep that beside the rows; once for a run.
         told: is called with a `Progress` before the first shard and after each.
         options: of the data: labels={name: number}, split=, column=, ... as its kind takes them.
 
@@ -119,15 +124,17 @@ def evaluate(
     plan = planned(model, reader, source, chosen, asked, count=count, shard=size, **how)
     work = Work(model if is_name(model) else reader, source, chosen, asked, plan.digest, **how)
     with store.held():
-        carried_out(store, plan, lambda todo: _computed(engine, work, reader, todo, workers), told)
+        pace = carried_out(store, plan, lambda todo: _computed(engine, work, reader, todo, workers), told)
+        if costs and not store.costs():
+            store.put_costs(measured(work, pace.measure))
     return Results(store.out)
 
 
 Computing = Callable[[Sequence[Shard]], Generator[tuple[Shard, bytes], None, None]]
 
 
-def carried_out(store: Store, plan: Plan, computing: Computing, told: Told | None = None) -> None:
-    """Have what a plan has left to do computed, and publish it shard by shard, in a store that is held.
+def carried_out(store: Store, plan: Plan, computing: Computing, told: Told | None = None) -> Pace:
+    """Have what a plan has left to do computed, and publish it shard by shard, in a store that is held; how far it is.
 
     Raises Failure where less came back than was asked for.
     """
@@ -146,6 +153,7 @@ def carried_out(store: Store, plan: Plan, computing: Computing, told: Told | Non
         ) from None
     if pace.examples != plan.count:
         raise Failure(f"only {pace.examples} of {plan.count} examples came back; the same command goes on from there")
+    return pace
 
 
 def _methods_of(methods: Sequence[Choice]) -> list[MethodChoice]:
@@ -193,9 +201,15 @@ class Pace:
             )
         rate = self.worked / max(time.monotonic() - self.started, 1e-9)
         left = (self.plan.count - self.examples) / rate if rate else None
+        self._tell(shard, rate, left)
+
+    def measure(self, title: str) -> None:
+        """The cost of a method is being measured."""
+        self._tell(None, 0.0, None, title)
+
+    def _tell(self, *more: Any) -> None:
         if self.told is not None:
-            every = len(self.plan.shards)
-            self.told(Progress(self.shards, every, self.examples, self.plan.count, shard, rate, left))
+            self.told(Progress(self.shards, len(self.plan.shards), self.examples, self.plan.count, *more))
 
 
 def _computed(

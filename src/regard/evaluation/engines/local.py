@@ -10,7 +10,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -41,13 +41,13 @@ def in_processes(work: Work, shards: Sequence[Shard], workers: int) -> Finished:
     A worker that dies (for want of memory, mostly) is replaced, and its shard tried again. Raises Failure at the end where that
     did not help.
     """
-    _check_not_inside()
-    packed = _packed(work)
+    check_not_inside()
+    begin = packed(work, _begin)
     schedule = Schedule(shards, TRIES, alone=True)
     while not schedule.over:
         left: dict[Future[bytes], Shard] = {}
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, context, initializer=lifeline.begin, initargs=(os.getpid(), packed))
+        pool = ProcessPoolExecutor(workers, context, initializer=lifeline.begin, initargs=(os.getpid(), begin))
         try:
             while not schedule.over:
                 with _no_interrupts():  # what is started now is deaf to Ctrl-C: this process ends it
@@ -63,21 +63,21 @@ def in_processes(work: Work, shards: Sequence[Shard], workers: int) -> Finished:
             for shard in left.values():  # which of them ended the worker is not known
                 schedule.lost(shard)
         finally:
-            _end(pool)
+            ended(pool)
     schedule.check()
 
 
-def _packed(work: Work) -> bytes:
+def packed(work: Work, begin: Callable[[Work], object]) -> bytes:
     """What a worker does first, as it is sent to it. Raises Misuse for a model or data that cannot be sent."""
     try:
-        return pickle.dumps(functools.partial(_begin, work))
+        return pickle.dumps(functools.partial(begin, work))
     except (pickle.PicklingError, TypeError, AttributeError) as e:
         raise Misuse(
             f"the model or the data cannot be sent to other processes ({e}); give them by name, or workers=1"
         ) from e
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
+def ended(pool: ProcessPoolExecutor) -> None:
     """End the workers at once: what they have not handed over is computed again."""
     processes = [*(getattr(pool, "_processes", None) or {}).values()]
     pool.shutdown(wait=False, cancel_futures=True)
@@ -100,7 +100,7 @@ def _no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _check_not_inside() -> None:
+def check_not_inside() -> None:
     """Raise Misuse in a worker that runs the user's script anew."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise Misuse("workers run your script once more as they begin: call evaluate under if __name__ == '__main__':")
@@ -120,4 +120,4 @@ def _parquet(shard: Shard) -> bytes:
     return _worker[0].parquet(shard)
 
 
-__all__ = ["in_processes", "in_this_process"]
+__all__ = ["check_not_inside", "ended", "in_processes", "in_this_process", "packed"]

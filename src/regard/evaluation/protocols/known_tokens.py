@@ -32,6 +32,11 @@ class KnownTokens(Protocol):
     question: ClassVar[str] = "Does the largest score lie on a token that the answer is known to rest on?"
     better: ClassVar[Mapping[str, int]] = {"top": 1, "ap": 1}
     headlines: ClassVar[tuple[str, ...]] = ("top",)
+    known_answer: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "top": "how often the token with the largest score is one that the answer rests on",
+        "ap": "average precision of these tokens in the order of the map",
+    }
 
     explained: str = "true"
     sign: str = "signed"

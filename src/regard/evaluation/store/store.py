@@ -3,27 +3,31 @@
 manifest.json                   the plan, and the fingerprints of model, data and code
 rows/shard-000000.parquet ...   one file for each finished shard, there whole or not at all
 README.md                       how anybody reads them
+costs.json                      what a map costs by each method, where that was asked for
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from regard.errors import Failure, InputError, Misuse
+from regard.evaluation.leaderboard import Cost
 from regard.evaluation.plan import FORMAT, Plan, Shard, check_same
 from regard.evaluation.store.columns import about_of
 from regard.evaluation.store.lock import LEASE, LOCK, Lease, can_lock, disk_lock
 from regard.explanation.writing import write_atomically
 from regard.extras import brought_by
 
-MANIFEST, ROWS, README = "manifest.json", "rows", "README.md"
+MANIFEST, ROWS, README, COSTS = "manifest.json", "rows", "README.md", "costs.json"
+COSTS_FORMAT = "regard-costs-1"
 OWN = (LOCK, LEASE, README)
 """What may be there before there is a manifest."""
 LOOKS = 16
@@ -141,10 +145,35 @@ class Store:
 
     def publish(self, shard: Shard, data: bytes) -> None:
         """Put a finished shard in its place: whole, or not at all. Raises Failure where it cannot be written."""
-        if self.lease is not None:
-            self.lease.check()
+        self._check_held()
         with self.writing():
             self._put(f"{ROWS}/{shard.name}", data)
+
+    def costs(self) -> dict[str, Cost]:
+        """What a map costs by each method; empty where that was not measured. Raises InputError for a file that is damaged."""
+        try:
+            made = json.loads(self.fs.cat_file(self.path(COSTS)))
+            if made["format"] != COSTS_FORMAT:
+                raise ValueError(f"format {made['format']!r}")
+            return {str(title): Cost(**cost) for title, cost in made["costs"].items()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise InputError(
+                f"{self.path(COSTS)} does not hold the costs of methods ({e}); remove it, and measure them again with --costs"
+            ) from e
+
+    def put_costs(self, costs: Mapping[str, Cost]) -> None:
+        """Write them, in the place of those that are there."""
+        self._check_held()
+        made = {title: dataclasses.asdict(cost) for title, cost in costs.items()}
+        with self.writing():
+            self._put(COSTS, json.dumps({"format": COSTS_FORMAT, "costs": made}, indent=1).encode())
+
+    def _check_held(self) -> None:
+        """Raise Failure where a lease was lost since."""
+        if self.lease is not None:
+            self.lease.check()
 
     def _put(self, name: str, data: bytes) -> None:
         if self.folder is not None:
@@ -192,9 +221,11 @@ README_TEXT = '''\
 Model `{model}`, data `{data}`, methods {methods}. Protocols, with every choice that their numbers depend on:
 
 {protocols}
-`manifest.json` holds the whole plan. Each file in `rows/` holds the rows of one shard of examples: a row for each number of an
-example (`metric`, `value`), for each point of a curve (`x` says where), and for each example that failed (`error`
-says why). `regard results {out}` prints the table and draws the page. To read the rows without Regard, from this folder:
+`manifest.json` holds the whole plan, and `costs.json`, where it is there, what a map costs by each method. Each file in
+`rows/` holds the rows of one shard of examples: a row for each number of an example (`metric`, `value`), for each point of a
+curve (`x` says where), and for each example that failed (`error` says why).
+
+`regard results {out}` prints the table and draws the page. To read the rows without Regard, from this folder:
 
 ```python
 import pandas
