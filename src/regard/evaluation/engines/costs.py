@@ -91,12 +91,12 @@ def cost_of(work: Work, choice: MethodChoice) -> Cost | None:
 
 def _maps(work: Work, reader: Any, choice: MethodChoice) -> Iterator[Callable[[], object]]:
     """What makes a map of each of the first good examples; the model has run on them, and the method can explain them."""
-    count = 0
+    count, model = 0, work.data.model_of(reader)
     for number in range(min(SCANNED, len(work.data))):
-        batch = answered(reader.model, work.data.example(reader, number))
+        batch = answered(model, work.data.example(reader, number))
         if batch is None:
             continue
-        run = functools.partial(map_of, reader.model, batch, choice, seed=work.seed)
+        run = functools.partial(map_of, model, batch, choice, seed=work.seed)
         try:
             if not count:
                 run()
