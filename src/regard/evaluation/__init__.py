@@ -9,8 +9,11 @@ from regard.evaluation.data.dataset import DataSet
 from regard.evaluation.data.eraser import Document, read_eraser
 from regard.evaluation.data.sources import data_set
 from regard.evaluation.examples import Example, examples_of, sample_of
+from regard.evaluation.protocols.agreement import Agreement
 from regard.evaluation.protocols.attribution_error import AttributionError, attribution_error
+from regard.evaluation.protocols.causal import Causal
 from regard.evaluation.protocols.detected_objects import Objects, found_by
+from regard.evaluation.protocols.noise import Noise
 from regard.evaluation.protocols.perturbation import (
     Perturbation,
     comprehensiveness,
@@ -70,7 +73,9 @@ __all__ = [
     "PROTOCOLS",
     "Absence",
     "Accuracies",
+    "Agreement",
     "AttributionError",
+    "Causal",
     "DataSet",
     "Difference",
     "Document",
@@ -80,6 +85,7 @@ __all__ = [
     "Interval",
     "MethodChoice",
     "Necessity",
+    "Noise",
     "Objects",
     "Perturbation",
     "Pointing",
