@@ -19,7 +19,7 @@ from regard.explanation.causal_test import CausalTest, HowTested, Ingredients, L
 from regard.explanation.explanation import Explanation
 from regard.explanation.generation import Generation
 from regard.explanation.raw_inputs import Reading
-from regard.recording.ambient import Surroundings, as_the_user
+from regard.recording.ambient import Surroundings
 from regard.recording.inputs import Inputs
 from regard.recording.refusals import refuse
 from regard.target import Target, Value, made_again

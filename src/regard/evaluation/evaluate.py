@@ -106,9 +106,9 @@ def evaluate(
     size = batch if shard is None else shard
     _check_numbers(batch=batch, shard=size, threads=threads, workers=1 if workers is None else workers)
     store = Store(out)
-    reader = _reader_of(model)
-    source = _data_of(data, model, options)
-    chosen = _methods_of(methods)
+    reader = reader_of(model)
+    source = data_of(data, model, options)
+    chosen = methods_of(methods)
     asked = asked_of(protocols, reader.kind, source)
     if not asked:
         raise Misuse("no protocol is named; name one at the least")
@@ -138,7 +138,7 @@ def evaluate(
     return Results(store.out)
 
 
-def _methods_of(methods: Sequence[Choice]) -> list[MethodChoice]:
+def methods_of(methods: Sequence[Choice]) -> list[MethodChoice]:
     """The methods, their options checked. Raises Misuse where there is none, or where two would have one name in tables."""
     chosen = [method_of(m) for m in methods]
     if not chosen:
@@ -214,7 +214,7 @@ class Alone:
     processor: Any = None
 
 
-def _reader_of(model: Any) -> Any:
+def reader_of(model: Any) -> Any:
     if is_name(model):
         return load(model)
     if isinstance(model, RawReader):
@@ -224,7 +224,7 @@ def _reader_of(model: Any) -> Any:
     raise Misuse(f"a model is a name, a folder, a Reader or a module, not a {type(model).__name__}")
 
 
-def _data_of(data: Any, model: Any, options: Mapping[str, Any]) -> DataSet:
+def data_of(data: Any, model: Any, options: Mapping[str, Any]) -> DataSet:
     if isinstance(data, DataSet):
         found = data
     elif isinstance(data, list | tuple) and data and all(isinstance(e, Example) for e in data):

@@ -44,7 +44,7 @@ def bootstrap(
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         return Interval(math.nan, math.nan, math.nan)
-    value, members = float(statistic(x)), _members(groups, len(x))
+    value, members = float(statistic(x)), members_of(groups, len(x))
     if len(members) == 1:  # drawn again, it is itself
         return Interval(value, value, value)
     alone = len(members) == len(x)
@@ -60,7 +60,7 @@ def bootstrap(
     return Interval(value, float(found.low), float(found.high))
 
 
-def _members(groups: Sequence[Hashable] | None, count: int) -> list[list[int]]:
+def members_of(groups: Sequence[Hashable] | None, count: int) -> list[list[int]]:
     """The samples of each group, by their numbers; without groups each sample stands alone."""
     if groups is None:
         return [[i] for i in range(count)]
