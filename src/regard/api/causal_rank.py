@@ -1,7 +1,7 @@
 """How a map ranks among a few choices by chance: the cheap form of the causal test, to be pooled over many inputs.
 
-With nine random choices one input says little: its rank is one of ten. The ranks of many inputs together say whether a method is
-better than chance. All methods on an input share its run and its random choices, so that each costs one run more.
+With nine random choices one input says little: its rank is one of ten. The ranks of many inputs together say whether a method
+is better than chance. All methods on an input share its run and its random choices, so that each costs one run more.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class RankedInput:
         return cls(case, recording)
 
     def rank(self, exp: Explanation, asked: HowTested) -> CausalTest:
-        """The test of one sample's map of this input: the k highest units away, against `asked.random` random choices, which are
-        drawn also where all choices could be run."""
+        """The test of one sample's map of this input: the k highest units away, against `asked.random` random choices, which
+        are drawn also where all choices could be run."""
         with self.case.running():
             return _Few(self.case, self.recording, exp, asked, 0, 0).test()
 

@@ -1,4 +1,4 @@
-"""`regard evaluate`, `regard results` and `regard doctor`: methods judged on a data set into a store of rows, and what these say."""
+"""`regard evaluate | results | doctor`: methods judged on a data set into a store of rows, and what these say."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="A folder or a file of your own inputs, as for `regard evaluate`; labels are not needed. Default: the zoo's own "
-            "data, for its models.",
+            help="A folder or a file of your own inputs, as for `regard evaluate`; no labels are needed. Default: the zoo's "
+            "own data, for its models.",
         ),
     ] = None,
     minutes: Annotated[float, typer.Option(help="The time for all of it.")] = 10.0,
@@ -308,7 +308,7 @@ STAGES = {"checks": "checking", "ranks": "taking away"}
 
 @contextmanager
 def examined(quiet: bool) -> Iterator[Callable[[str, Any], None] | None]:
-    """Says how far the doctor is: a bar on a terminal, on a pipe a line at the beginning of each stage and at each tenth example."""
+    """Says how far the doctor is: on a terminal in one line, on a pipe with a line for the first and for each tenth example."""
     if quiet:
         yield None
     elif not sys.stderr.isatty():

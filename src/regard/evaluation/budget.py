@@ -10,9 +10,9 @@ WANTED = 50
 """Examples that a verdict should rest on, at the least."""
 CHECKED = 50
 """The most examples that the checks of sanity and noise are run on."""
-FEW_CHECKED = 10
+FEW_CHECKED = 8
 """The fewest, where the time allows it."""
-CORE = 4
+CORE = 3
 """So many methods, the first ones, are asked even where the time does not buy 50 examples."""
 CHECKS = 0.25
 """The share of the time that checks may take."""
@@ -81,10 +81,20 @@ def bought(seconds: float, costs: Costs, available: int, fixed: bool = False) ->
             titles = more
         else:
             dear[title] = wanted * costs.methods[title].asked + min(wanted, FEW_CHECKED) * costs.methods[title].checked
+    examples, checked = counts(left, costs, titles, available)
+    return Bought(tuple(titles), examples, checked, dear)
+
+
+def counts(left: float, costs: Costs, titles: Sequence[str], available: int) -> tuple[int, int]:
+    """How many examples so many seconds buy, and on how many the checks are run: on some first, then 50 examples are asked,
+    then there are more checks, up to their share of the time, and more examples."""
     each, check = costs.example(titles), costs.check(titles)
-    checked = int(min(CHECKED, available, CHECKS * left / check)) if check else 0
-    examples = int(min(available, (left - checked * check) / each)) if each else available
-    return Bought(tuple(titles), max(0, examples), checked, dear)
+    if not each or not check:
+        return available, min(CHECKED, available)
+    most = min(CHECKED, available, int(CHECKS * left / check))
+    least = min(FEW_CHECKED, most)
+    checked = max(least, min(most, int((left - min(WANTED, available) * each) / check)))
+    return max(0, int(min(available, (left - checked * check) / each))), checked
 
 
-__all__ = ["CHECKED", "CHECKS", "SLACK", "WANTED", "Bought", "Cost", "Costs", "bought"]
+__all__ = ["CHECKED", "CHECKS", "SLACK", "WANTED", "Bought", "Cost", "Costs", "bought", "counts"]

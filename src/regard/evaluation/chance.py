@@ -1,7 +1,8 @@
 """Better than chance, and better than one another: exact enough tests of means, corrected for how many are asked.
 
 A test flips signs: where chance alone is at work, a value is as likely to be so far above its middle as below it, so signs are
-drawn anew, many times, and the mean that was found is held against the means that come of it. Examples of one group flip together.
+drawn anew, many times, and the mean that was found is held against the means that come of it. Examples of one group flip
+together.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ from regard.evaluation.statistics import Interval, Numbers, mean_with_interval, 
 from regard.explanation import display
 from regard.explanation.writing import write_atomically
 
-ASKED: tuple[Protocol, ...] = (Causal(), AttributionError(), Agreement())
+ASKED: tuple[Protocol, ...] = (Causal(), Agreement())
 """What is asked of every example."""
-CHECKS: tuple[Protocol, ...] = (Sanity("weights", "predicted"), Noise())
-"""What is asked of some of them: a map more for each step."""
+CHECKS: tuple[Protocol, ...] = (Sanity("weights", "predicted"), Noise(), AttributionError())
+"""What is asked of some of them: three maps more, and T."""
 CONTROL = "random"
 ALIKE = 0.5
 """A rank correlation: maps surely above it are much the same, maps surely below it are not."""
@@ -51,8 +51,8 @@ class Standing:
     """One method's numbers.
 
     Attributes:
-        title: what tables call it. rank: mean share of random choices that its own beats, 0.5 by chance. examples: of which it is
-            the mean. errors: examples that failed. p_value: that chance alone has such a mean, corrected for the number of
+        title: what tables call it. rank: mean share of random choices that its own beats, 0.5 by chance. examples: of which it
+            is the mean. errors: examples that failed. p_value: that chance alone has such a mean, corrected for the number of
             methods; worse: the same of so low a mean. better: whether it is above chance. places: the best and the worst that
             its paired differences from the others leave open. first: whether nothing is surely better.
         head, final: rank correlation of its maps with those after a new head, and after all weights anew; head_unchanged,
@@ -99,7 +99,8 @@ class Spent:
 
     Attributes:
         minutes: what was asked for. seconds: what went by. forward: of one pass. available: examples of the data. bought: as it
-            was planned. later: of two and four times the time. refused: methods that this model cannot be explained by, and why.
+            was planned. later: of two and four times the time. refused: methods that this model cannot be explained by, and
+            why.
     """
 
     minutes: float
@@ -149,8 +150,8 @@ class Diagnosis:
 
     @property
     def recommended(self) -> str | None:
-        """The method to use: better than chance, nothing against it, and the highest rank of those that nothing is surely better
-        than; else of all."""
+        """The method to use: better than chance, nothing against it, and the highest rank of those that nothing is surely
+        better than; else of all."""
         ruled_out = {d.title for d in self._own_doubts() if d.rules_out}
         sound = [s for s in self.better if s.title not in ruled_out]
         return next((s.title for s in [*(s for s in sound if s.first), *sound]), None)
@@ -185,8 +186,13 @@ class Diagnosis:
             return f"No method is shown to be better than chance {on}: believe no map of this model before more examples say otherwise."
         if best is None:
             names = joined([s.title for s in self.better])
-            return f"Use none by default: {names} {_are(self.better)} better than chance {on}, but something else speaks against {_them(self.better)}."
-        told = f"Use {best} by default: {on}, what it puts first matters more than {share(self.of(best).rank)} of random choices"
+            several = len(self.better) > 1
+            return (
+                f"Use none by default: {names} {'are' if several else 'is'} better than chance {on}, but something else speaks "
+                f"against {'each of them' if several else 'it'}."
+            )
+        beats = share(self.of(best).rank)
+        told = f"Use {best} by default: {on}, what it puts first matters more than {beats} of random choices"
         if not self.tied:
             return f"{told}."
         return f"{told}; {joined(self.tied)} cannot be told from it."
@@ -224,8 +230,8 @@ class Diagnosis:
         checked = max((s.checked for s in self.standings), default=0)
         lines = [
             f"{minutes(spent.seconds)} of {minutes(60 * spent.minutes)} bought {counted(self.examples, 'example')} under "
-            f"{counted(len(self.standings), 'method')}, {checked} of them with the checks of weights and noise; one forward pass "
-            f"takes {duration(spent.forward)}."
+            f"{counted(len(self.standings), 'method')}, {checked} of them with the checks of weights and noise; one forward "
+            f"pass takes {duration(spent.forward)}."
         ]
         if self.examples < WANTED:
             lines.append(self._few())
@@ -320,8 +326,10 @@ class Diagnosis:
     def __str__(self) -> str:
         wide = max((len(s.title) for s in self.standings), default=6)
         lines = [self.sentence, "", f"{'method':<{wide}}  beats random choices      place     verdict"]
-        for s in self.standings:
-            lines.append(f"{s.title:<{wide}}  {share(s.rank, True):<24}  {place(s.places):<8}  {verdict(s, self)}")
+        lines += [
+            f"{s.title:<{wide}}  {share(s.rank, True):<24}  {place(s.places):<8}  {verdict(s, self)}"
+            for s in self.standings
+        ]
         lines += ["", *(f"{d.title}: {d.sentence}" for d in self.doubts), ""]
         return "\n".join([*lines, f"Recording: {self.proof[0]}.", *self.purchase])
 
@@ -347,8 +355,8 @@ def doubts_of(s: Standing) -> list[Doubt]:
     out = []
     if s.below:
         out.append(
-            f"It is worse than chance: what it puts first matters less than what chance takes away (it beats {share(s.rank)} of "
-            f"random choices; p = {small(s.worse)})."
+            f"It is worse than chance: what it puts first matters less than what chance takes away (it beats {share(s.rank)} "
+            f"of random choices; p = {small(s.worse)})."
         )
     elif not s.better:
         out.append(
@@ -363,8 +371,8 @@ def doubts_of(s: Standing) -> list[Doubt]:
     else:
         if s.head_unchanged.value > 0.5:
             out.append(
-                f"It does not know which class is explained: {percent(s.head_unchanged.value)} of its maps stay the same when the "
-                "weights of the last layer are drawn anew."
+                f"It does not know which class is explained: {percent(s.head_unchanged.value)} of its maps stay the same when "
+                "the weights of the last layer are drawn anew."
             )
         if s.final.low > ALIKE:
             out.append(
@@ -380,8 +388,8 @@ def doubts_of(s: Standing) -> list[Doubt]:
         found.append(
             Doubt(
                 s.title,
-                f"Its scores do not add up, though it claims so: they leave out {percents(s.relative_error)} of what they should "
-                "add up to. Read their order, not their size.",
+                f"Its scores do not add up, though it claims so: they leave out {percents(s.relative_error)} of what they "
+                "should add up to. Read their order, not their size.",
                 False,
             )
         )
@@ -477,9 +485,7 @@ class _Own:
     seed: int
 
     def _of(self, kind: type, metric: str) -> list[Row]:
-        return [
-            r for r in self.rows if isinstance(r.protocol, kind) and r.metric == metric and not math.isnan(r.value)
-        ]
+        return [r for r in self.rows if isinstance(r.protocol, kind) and r.metric == metric and not math.isnan(r.value)]
 
     def mean(self, kind: type, metric: str) -> Interval:
         own = self._of(kind, metric)
@@ -523,14 +529,6 @@ def joined(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _are(several: Sequence[Any]) -> str:
-    return "is" if len(several) == 1 else "are"
-
-
-def _them(several: Sequence[Any]) -> str:
-    return "it" if len(several) == 1 else "each of them"
-
-
 def percent(value: float) -> str:
     """A share in whole per cent."""
     return "–" if math.isnan(value) else f"{100 * value:.0f} %"
@@ -568,7 +566,9 @@ def minutes(seconds: float) -> str:
     """A time in words."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} minutes".replace(".0 ", " ").replace("1 minutes", "1 minute") if seconds < 570 else f"{seconds / 60:.0f} minutes"
+    told = f"{seconds / 60:.1f}" if seconds < 570 else f"{seconds / 60:.0f}"
+    told = told.removesuffix(".0")
+    return f"{told} minute{'' if told == '1' else 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -576,4 +576,16 @@ def duration(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-__all__ = ["ASKED", "CHECKS", "CONTROL", "Diagnosis", "Doubt", "Spent", "Standing", "agreements", "doubts_of", "standings", "verdict"]
+__all__ = [
+    "ASKED",
+    "CHECKS",
+    "CONTROL",
+    "Diagnosis",
+    "Doubt",
+    "Spent",
+    "Standing",
+    "agreements",
+    "doubts_of",
+    "standings",
+    "verdict",
+]

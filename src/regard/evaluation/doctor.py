@@ -1,12 +1,14 @@
 """`doctor`: which explainer to trust on this model, from its own data and without labels, planned to a budget of time.
 
-The costs of one example are measured first, then methods and examples are bought. Two runs of `evaluate` follow, each with its own
-store: checks of sanity and noise on some examples, and the causal ranks on as many as the time allows. Both stop on time; the same
-call again goes on with what is left.
+The costs of one example are measured first, then methods and examples are bought. Two runs of `evaluate` follow, each with its
+own
+store: checks of sanity and noise on some examples, and the causal ranks on as many as the time allows. Both stop on time; the
+same call again goes on with what is left.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -23,8 +25,8 @@ import torch
 from regard.api.causal_rank import RankedInput
 from regard.api.explain import explain_reading
 from regard.errors import Failure, InputError, Misuse, RegardError
-from regard.evaluation.budget import CHECKED, CHECKS as SHARE
-from regard.evaluation.budget import SLACK, Bought, Cost, Costs, bought
+from regard.evaluation.budget import CHECKS as SHARE
+from regard.evaluation.budget import SLACK, Bought, Cost, Costs, bought, counts
 from regard.evaluation.data.drawn import Drawn
 from regard.evaluation.diagnosis import ASKED, CHECKS, CONTROL, Diagnosis, Spent, agreements, standings
 from regard.evaluation.evaluate import Progress, data_of, evaluate, methods_of, reader_of
@@ -34,25 +36,31 @@ from regard.evaluation.runner import Choice
 from regard.evaluation.store.results import Results
 from regard.explanation.causal_test import HowTested
 from regard.explanation.writing import write_atomically
-from regard.memory import budget_of
 from regard.models.places import is_name
 from regard.recording.proof.verify import verify
 from regard.target import scores
 
 METHODS = (
-    "gae", "attnlrp", "raw_attention", "input_x_gradient", "rollout", "cp_lrp", "transition_attention", "revised_ig",
-    "gradient", "bti_token", "gim", "integrated_gradients", "legrad", "attention_grad_cam", "occlusion", "lime",
+    "gae", "raw_attention", "attnlrp", "input_x_gradient", "rollout", "gradient", "cp_lrp", "revised_ig",
+    "transition_attention", "gim", "attention_grad_cam", "bti_token", "legrad", "grad_cam", "integrated_gradients",
+    "occlusion", "lime",
 )  # fmt: skip
 """What is asked where no methods are named, in the order in which a budget buys them; the control comes before them."""
-PASSES = {"occlusion": 200.0, "lime": 1024.0, "shap_kernel": 2048.0, "attention_mask": 300.0, "integrated_gradients": 96.0}
+PASSES = {
+    "occlusion": 200.0,
+    "lime": 1024.0,
+    "shap_kernel": 2048.0,
+    "attention_mask": 300.0,
+    "integrated_gradients": 96.0,
+}
 """How many forward passes a map takes by methods that take many, to see before the first one whether they can be paid."""
 MOST = 2000
 """The most examples that are asked, whatever the time."""
 LOOKED = 5
 """So many examples are read to find one to measure on: the longest."""
 MAPS_OF_CHECKS = 4
-"""What the checks of one example cost, in maps."""
-PLAN, FORMAT = "plan.json", "regard-doctor-1"
+"""What the checks of one example cost, in maps: the map itself, with noise, with a new head, and with all weights new."""
+PLAN, SPENT, FORMAT = "plan.json", "spent.json", "regard-doctor-1"
 STAGES: dict[str, tuple[Protocol, ...]] = {"checks": CHECKS, "ranks": ASKED}
 Told = Callable[[str, Progress], None]
 Clock = Callable[[], float]
@@ -79,15 +87,15 @@ def doctor(
 ) -> Diagnosis:
     """Which explainer to trust on this model, from its own data and no labels. Needs `regard[eval,store]`.
 
-    A method is better than chance where the target falls farther without the tenth of an input that its map puts first than without
-    as much by chance, on the mean over examples. What its maps rest on is tested beside: weights drawn anew, noise on the input,
-    sums against what they claim, agreement with others.
+    A method is better than chance where the target falls farther without the tenth of an input that its map puts first than
+    without as much by chance, on the mean over examples. What its maps rest on is tested beside: weights drawn anew, noise on
+    the input, sums against what they claim, agreement with others.
 
     Args:
         model: a name or folder as for `regard.load`, a Reader, or a module (then `data` are examples).
         data: as for `regard.evaluate`; classes are not looked at. None: the zoo's own, for a model of the zoo.
-        methods: names, or (name, options), all of which are asked; None: as many of a list as the time buys. The control, random
-            maps, is always among them.
+        methods: names, or (name, options), all of which are asked; None: as many of a list as the time buys. The control,
+            random maps, is always among them.
         minutes: the time for all, from this call on; an earlier run in `out` counts with what it took.
         out: a folder, in which the same call goes on where it ended, and with more minutes on from there.
         examples: at most so many, drawn from the data; None: as many as the time buys.
@@ -110,7 +118,9 @@ def doctor(
     source = Drawn(of=data_of(data, model, options), seed=seed)
     available = min(len(source), MOST if examples is None else examples)
     if available < 2:
-        raise Misuse(f"{source.source} holds {len(source)} example: the doctor needs two at the least, better 50 or more")
+        raise Misuse(
+            f"{source.source} holds {len(source)} example: the doctor needs two at the least, better 50 or more"
+        )
     name = str(model) if is_name(model) else type(reader.model).__name__
     asked = {
         "model": name, "data": source.source, "methods": [c.title for c in choices], "fixed": methods is not None,
@@ -141,7 +151,7 @@ def _folder(out: str | os.PathLike[str]) -> Path:
     return Path(out).expanduser()
 
 
-# -- the plan -------------------------------------------------------------------------------------------------------------------
+# -- the plan ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -149,8 +159,8 @@ class _Plan:
     """What an earlier call began with, or this one begins with: it is kept beside the rows, so that the same call goes on.
 
     Attributes:
-        asked: what the call said. costs: as they were measured. bought: what the first call's time bought. refused: method -> why
-            this model cannot be explained by it. proof: what `verify` said.
+        asked: what the call said. costs: as they were measured. bought: what the first call's time bought. refused: method ->
+            why this model cannot be explained by it. proof: what `verify` said.
     """
 
     asked: Mapping[str, Any]
@@ -161,8 +171,8 @@ class _Plan:
 
     @classmethod
     def of(cls, home: Path, asked: Mapping[str, Any]) -> _Plan | None:
-        """The plan that is there; None where there is none. Raises Misuse where another was asked for, InputError for a file that
-        is none."""
+        """The plan that is there; None where there is none. Raises Misuse where another was asked for, InputError for a file
+        that is none."""
         file = home / PLAN
         if not file.is_file():
             return None
@@ -201,8 +211,8 @@ class _Plan:
         if what.examples < 2:
             needs = costs.spent + 2 * costs.example(what.methods) + 2 * costs.check(what.methods)
             raise Misuse(
-                f"{minutes:g} minutes do not buy two examples of this model: give {math.ceil(1.2 * needs / 6) / 10:g} minutes at "
-                "least, or fewer methods"
+                f"{minutes:g} minutes do not buy two examples of this model: give {math.ceil(1.2 * needs / 6) / 10:g} minutes "
+                "at least, or fewer methods"
             )
         made = cls(asked, costs, what, refused, proof)
         made.write(home)
@@ -252,7 +262,8 @@ class _Meter:
     """What one example costs on this machine.
 
     Attributes:
-        most: seconds that measuring may take. wanted: on how many examples a method must be paid for.
+        most: seconds that measuring may take. wanted: on how many examples a method must be paid for. maps: the seconds of a
+            map, by the titles of methods.
     """
 
     model: Any
@@ -262,14 +273,14 @@ class _Meter:
     most: float
     wanted: int
     started: float = field(init=False)
+    maps: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.started = self.clock()
 
-    def measured(
-        self, choices: Sequence[MethodChoice], fixed: bool
-    ) -> tuple[Costs, dict[str, str], dict[str, float]]:
-        """The costs; methods that are refused, and why; methods that are too dear to be tried, and for how long they would take."""
+    def measured(self, choices: Sequence[MethodChoice], fixed: bool) -> tuple[Costs, dict[str, str], dict[str, float]]:
+        """The costs; methods that are refused, and why; methods that are too dear to be tried, and for how long they would
+        take."""
         forward, target = self._forward()
         self._forward()
         begun = self.clock()
@@ -295,11 +306,27 @@ class _Meter:
                 _, again, _ = self._costs(choice, ranked, target, again=True)
                 once, tested = run + tested - again, again
                 backward = max(0.0, own - 2 * forward)
-            found[choice.title] = Cost(own + tested + whole, MAPS_OF_CHECKS * own)
-        if len(found) < 2 and CONTROL in found or not found:
-            why = next(iter(refused.values()), "")
+            found[choice.title] = Cost(own + tested, MAPS_OF_CHECKS * own + whole)
+            self.maps[choice.title] = own
+        if not found.keys() - {CONTROL}:
+            why = next(iter(refused.values()), "all of them take too long")
             raise Failure(f"no method can explain this model on these data: {why}")
-        return Costs(forward, backward, once, found), refused, dear
+        return Costs(forward, backward, once, self._shared(choices, found, target)), refused, dear
+
+    def _shared(self, choices: Sequence[MethodChoice], found: dict[str, Cost], target: torch.Tensor) -> dict[str, Cost]:
+        """The same costs, where methods without options share a call."""
+        names = [c.name for c in choices if not c.options and c.title in found]
+        alone = sum(self.maps[name] for name in names)
+        begun = self.clock()
+        try:
+            explain_reading(self.model, self.example.reading, target, names, seed=self.seed)
+        except Exception:  # of one of them, and the run does without, too
+            return found
+        saved = 1 - min(1.0, (self.clock() - begun) / max(alone, 1e-9))
+        less = {c.title: saved * self.maps[c.title] for c in choices if c.name in names and not c.options}
+        return {
+            t: Cost(c.asked - less.get(t, 0.0), c.checked - MAPS_OF_CHECKS * less.get(t, 0.0)) for t, c in found.items()
+        }
 
     def _forward(self) -> tuple[float, torch.Tensor]:
         """Seconds of a forward pass, and the predicted class."""
@@ -326,7 +353,7 @@ class _Meter:
         return b - a, c - b, self.clock() - c
 
 
-# -- the run --------------------------------------------------------------------------------------------------------------------
+# -- the run -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -344,19 +371,37 @@ class _Visit:
     started: float
     seconds: float
     memory_budget: int | float | str | None = None
+    before: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
         """Checks up to their share of the time, then ranks up to the rest."""
-        before = sum(self._used(stage) for stage in STAGES)
-        begun = self.clock()
-        left = self.seconds * (1 - SLACK) - before - max(self.plan.costs.spent, begun - self.started)
-        checked = max(2, min(CHECKED, self.plan.bought.checked * math.ceil(self.seconds / max(1e-9, self._first))))
-        self._stage("checks", begun + max(0.0, self.seconds * SHARE - self._used("checks")), checked)
-        self._stage("ranks", begun + left, self.source_count)
+        self.before = self._kept()
+        end = self.started + self.seconds * (1 - SLACK) - self.spent_before
+        costs, left = self.plan.costs, self.seconds * (1 - SLACK) - self.plan.costs.spent
+        _, checked = counts(left, costs, self.plan.bought.methods, self.source_count)
+        most = self.started + costs.spent + self.seconds * SHARE - self.before.get("checks", 0.0)
+        self._stage("checks", min(end, most), max(2, checked))
+        self._stage("ranks", end, self.source_count)
 
     @property
-    def _first(self) -> float:
-        return self.seconds
+    def spent_before(self) -> float:
+        """Seconds of earlier calls."""
+        return sum(self.before.values())
+
+    def _kept(self) -> dict[str, float]:
+        """Seconds of earlier calls, by stage."""
+        try:
+            found = json.loads((self.home / SPENT).read_text(encoding="utf-8"))
+            return {str(k): max(0.0, float(v)) for k, v in found.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as e:
+            raise InputError(f"{self.home / SPENT} is not what regard doctor wrote ({said_short(e)}); delete it") from e
+
+    def _keep(self, stage: str, seconds: float) -> None:
+        """Write down how long it took so far, so that a call that goes on knows."""
+        now = {**self.before, stage: self.before.get(stage, 0.0) + seconds}
+        write_atomically(self.home / SPENT, json.dumps(now).encode())
 
     @property
     def source_count(self) -> int:
@@ -370,37 +415,34 @@ class _Visit:
 
     def _stage(self, name: str, until: float, count: int) -> None:
         """One run of `evaluate`, an example a shard, until the time is up or so many examples are done."""
-        last = self.clock()
-        longest = 0.0
+        begun = self.started if name == "checks" else self.clock()
+        last, longest = self.clock(), self._expected(name)
 
         def tell(progress: Progress) -> None:
             nonlocal last, longest
             now = self.clock()
             longest, last = max(longest, now - last if progress.shard else 0.0), now
+            self._keep(name, now - begun)
             if self.told is not None:
                 self.told(name, dataclasses.replace(progress, of_shards=count, of_examples=count, left=until - now))
             if progress.examples >= count or (progress.examples >= 2 and now + longest > until):
                 raise _TimeIsUp
 
-        try:
+        with contextlib.suppress(_TimeIsUp):
             evaluate(
                 self.reader, self.source, self.methods, STAGES[name], self.home / name, seed=self.seed,
                 examples=self.source_count, batch=1, threads=self.plan.asked["threads"], memory_budget=self.memory_budget,
-                told=tell,
+                together=True, told=tell,
             )  # fmt: skip
-        except _TimeIsUp:
-            pass
+        self.before = self._kept()
+
+    def _expected(self, stage: str) -> float:
+        """Seconds of one example, as they were measured."""
+        costs, titles = self.plan.costs, self.plan.bought.methods
+        return costs.check(titles) if stage == "checks" else costs.example(titles)
 
     def _results(self, stage: str) -> Results | None:
         return Results(self.home / stage) if (self.home / stage / "manifest.json").is_file() else None
-
-    def _used(self, stage: str) -> float:
-        """Seconds that the rows of a stage took, in this call and before."""
-        results = self._results(stage)
-        if results is None:
-            return 0.0
-        found = results.sql("SELECT sum(s) FROM (SELECT max(seconds) AS s FROM rows GROUP BY number, title, protocol)")
-        return float(found[0][0] or 0.0)
 
     def diagnosis(self, minutes: float) -> Diagnosis:
         """What the rows of both runs say."""
@@ -413,10 +455,9 @@ class _Visit:
         later = {
             times: bought(times * 60 * minutes, costs, self.source_count, self.plan.asked["fixed"]) for times in (2, 4)
         }
-        used = sum(self._used(stage) for stage in STAGES)
         spent = Spent(
             minutes,
-            max(used + costs.spent, self.clock() - self.started),
+            self.spent_before,
             costs.forward,
             len(self.source),
             self.plan.bought,

@@ -29,6 +29,7 @@ class Work:
 
     Attributes:
         model: a name, or the reader itself. plan: the digest of the plan. threads: of torch, in every engine alike.
+        together: as `evaluate_rows` takes it.
     """
 
     model: Any
@@ -40,6 +41,7 @@ class Work:
     batch: int = 16
     threads: int = 1
     memory_budget: int = MEMORY
+    together: bool = False
 
     def reader(self) -> Any:
         """The model with its preprocessing, loaded where it has a name."""
@@ -69,7 +71,7 @@ class Worker:
             rows: list[Row] = []
             if others:
                 examples = [work.data.example(self.reader, i) for i in numbers]
-                budget = {"batch": work.batch, "memory_budget": work.memory_budget}
+                budget = {"batch": work.batch, "memory_budget": work.memory_budget, "together": work.together}
                 rows += evaluate_rows(self.reader.model, examples, how, others, seed=work.seed, **budget)
             if of_words:
                 read = [self._document(i) for i in numbers]

@@ -1,7 +1,7 @@
 """Agreement: do the maps of two methods put the same units first?
 
-Neither is the truth. Methods that are both better than chance and order units alike say one thing; where they do not, what a map
-shows is the method's doing as much as the model's.
+Neither is the truth. Methods that are both better than chance and order units alike say one thing; where they do not, what a
+map shows is the method's doing as much as the model's.
 """
 
 from __future__ import annotations

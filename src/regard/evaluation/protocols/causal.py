@@ -31,7 +31,9 @@ class Causal(Protocol):
     """
 
     kind: ClassVar[str] = "causal"
-    question: ClassVar[str] = "Does the target fall farther without the map's highest units than without as many by chance?"
+    question: ClassVar[str] = (
+        "Does the target fall farther without the map's highest units than without as many by chance?"
+    )
     better: ClassVar[Mapping[str, int]] = {"rank": 1}
     headlines: ClassVar[tuple[str, ...]] = ("rank",)
 
@@ -45,7 +47,9 @@ class Causal(Protocol):
         if self.explained not in EXPLAINED:
             raise nearest(self.explained, EXPLAINED, "class to explain")
         if not 0 < self.share <= 0.5:
-            raise Misuse(f"share is the part of the units that is taken away, above 0 and at most 0.5, not {self.share!r}")
+            raise Misuse(
+                f"share is the part of the units that is taken away, above 0 and at most 0.5, not {self.share!r}"
+            )
         if isinstance(self.random, bool) or not isinstance(self.random, int) or not 1 <= self.random <= MOST:
             raise Misuse(f"random is a whole number from 1 to {MOST}, not {self.random!r}")
         if self.unit is not None and self.unit not in UNITS:

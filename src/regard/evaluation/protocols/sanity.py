@@ -53,7 +53,8 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 @dataclass(frozen=True)
 class Sanity(Protocol):
-    """A check: "cascade", "weights" (in two steps), "classes" (the label against `Example.other`), "repeat", "batch" or "padding".
+    """A check: "cascade", "weights" (in two steps), "classes" (the label against `Example.other`), "repeat", "batch" or
+    "padding".
 
     None is a contest: maps that turn round when parameters are drawn anew are no better than maps that lose their likeness.
     Only a map that stays the same is worse.
@@ -83,11 +84,24 @@ class Sanity(Protocol):
         explanation, target = maps.of(example, self.explained)
         assert target is not None
         how, options = maps.choice.name, maps.choice.options
+        if self.check == "weights":
+            return self.rows(
+                example.name, self._two_steps(maps, example, target), label=example.label, explained=target
+            )
         if self.check == "batch":
             together = checked(explanation.scores[stream_of(explanation)][0], "map")
             alone = _map(maps.model, example, target, how, options, maps.seed)
             return self.rows(example.name, _apart(alone, together), label=example.label, explained=target)
         return sanity(maps.model, example, self, target, how, options, seed=maps.seed)
+
+    def _two_steps(self, maps: ChosenMaps, example: Example, target: int) -> dict[str, float]:
+        explanation, _ = maps.of(example, self.explained)
+        known = maps.kept.setdefault((self, example.name, target), {})
+        if maps.choice.title not in known:
+            known.update(redrawn(maps.model, maps, example, target, float(explanation.receipt.target_value[0])))
+        if maps.choice.title not in known:
+            raise Misuse("no weights of this model move the target, so that none can be drawn anew")
+        return two_steps(checked(explanation.scores[stream_of(explanation)][0], "map"), known.pop(maps.choice.title))
 
 
 def sanity(
@@ -100,7 +114,7 @@ def sanity(
             raise Misuse(f"example {example.name} names no second class that is present")
         rows = class_sensitivity(model, example, target, example.other, method, options, seed=seed)
     else:
-        made = {"cascade": cascade, "weights": two_steps, "repeat": repeatability, "padding": padding_invariance}[setting.check]
+        made = {"cascade": cascade, "repeat": repeatability, "padding": padding_invariance}[setting.check]
         rows = made(model, example, target, method, options, seed=seed)
     return [replace(row, protocol=setting) for row in rows]
 
@@ -159,30 +173,48 @@ def cascade(
     return Sanity("cascade").rows(example.name, values, curves, label=example.label, explained=target)
 
 
-def two_steps(
-    model: nn.Module, example: Example, target: int, method: str = "gae", options: Options | None = None, *,
-    seed: int = 0,
-) -> list[Row]:  # fmt: skip
-    """The cascade in two steps, at the price of three maps: the last weights that move the target are drawn anew, then all.
+Redrawn = tuple[tuple[Scores, float], tuple[Scores, float]]
+"""A map and the target's value with a new head, and with all weights new."""
 
-    `head` and `final`: the rank correlation of the map with what it becomes. `head_unchanged`, `unchanged`: 1 where it is the
-    same map, to rounding. A map that outlasts a new head does not rest on which class is asked for.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    first, y = _valued(model, example, target, method, options, seed)
-    values: dict[str, float] = {}
-    now, groups = first, list(reversed(parameter_groups(model).values()))
+
+def redrawn(model: nn.Module, maps: ChosenMaps, example: Example, target: int, y: float) -> dict[str, Redrawn]:
+    """Maps of a model whose weights are drawn anew, by the titles of the methods that share a call: the last weights that move
+    the target, then all. `y` is the target as it was."""
+    generator = torch.Generator().manual_seed(maps.seed)
+    groups = list(reversed(parameter_groups(model).values()))
+    head: dict[str, tuple[Scores, float]] = {}
     with restored(model):
-        for i, group in enumerate(groups):
+        for group in groups:
             for parameter in group:
                 randomise(parameter, generator)
-            if values and i < len(groups) - 1:
-                continue
-            now, there = _valued(model, example, target, method, options, seed)
-            if not values and abs(there - y) > SAME * max(1.0, abs(y)):
-                values = {"head": spearman(first, now), "head_unchanged": float(distance(first, now) <= SAME)}
-    values |= {"final": spearman(first, now), "unchanged": float(distance(first, now) <= SAME)}
-    return Sanity("weights").rows(example.name, values, label=example.label, explained=target)
+            if not head:
+                now = _again(maps, example, target)
+                moved = abs(next(iter(now.values()))[1] - y) > SAME * max(1.0, abs(y))
+                head = now if moved else {}
+        last = _again(maps, example, target) if head else {}
+    return {title: (head[title], last[title]) for title in head}
+
+
+def _again(maps: ChosenMaps, example: Example, target: int) -> dict[str, tuple[Scores, float]]:
+    known = example.reading
+    reading = Reading(dict(known.inputs), {}, known.special, known.labels, known.mean, known.std)
+    found = maps.again(reading, torch.tensor([target]))
+    return {t: (checked(e.scores[stream_of(e)][0], "map"), float(e.receipt.target_value[0])) for t, e in found.items()}
+
+
+def two_steps(first: Scores, drawn: Redrawn) -> dict[str, float]:
+    """The rank correlation of a map with what it becomes with a new head (`head`), and with all weights new (`final`), and 1
+    where it is the same map, to rounding (`head_unchanged`, `unchanged`).
+
+    A map that outlasts a new head does not rest on which class is asked for.
+    """
+    (head, _), (last, _) = drawn
+    return {
+        "head": spearman(first, head),
+        "head_unchanged": float(distance(first, head) <= SAME),
+        "final": spearman(first, last),
+        "unchanged": float(distance(first, last) <= SAME),
+    }
 
 
 def class_sensitivity(
@@ -251,15 +283,8 @@ def _apart(a: Scores, b: Scores) -> dict[str, float]:
 
 
 def _map(model: nn.Module, example: Example, target: int, method: str, options: Options | None, seed: int) -> Scores:
-    return _valued(model, example, target, method, options, seed)[0]
-
-
-def _valued(
-    model: nn.Module, example: Example, target: int, method: str, options: Options | None, seed: int
-) -> tuple[Scores, float]:
-    """A map, and the target's value."""
     found = _explained(model, example.reading.inputs, example, target, method, options, seed, 1)
-    return checked(found.scores[stream_of(found)][0], "map"), float(found.receipt.target_value[0])
+    return checked(found.scores[stream_of(found)][0], "map")
 
 
 def _explained(
@@ -299,6 +324,7 @@ __all__ = [
     "padding_invariance",
     "parameter_groups",
     "randomise",
+    "redrawn",
     "repeatability",
     "restored",
     "sanity",

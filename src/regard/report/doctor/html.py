@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +147,6 @@ def _control(of: Diagnosis) -> str:
     if control.better or control.below:
         return f"{found}, where 50 % are expected: read all numbers here with caution."
     return f"{found}, as they should: about 50 %."
-
-
 
 
 __all__ = ["page", "strip", "write_page"]
