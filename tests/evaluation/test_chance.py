@@ -11,7 +11,7 @@ import torch
 
 from regard.api.causal_rank import mid_rank
 from regard.attribution.removal.runs import subsets_of_size
-from regard.evaluation.chance import LEVEL, holm, places, sign_flip
+from regard.evaluation.chance import LEVEL, holm, sign_flip, surely_better
 from regard.evaluation.statistics import mean_with_interval
 from regard.explanation.causal_test import CausalTest, Outcome
 
@@ -87,7 +87,7 @@ def test_of_many_methods_by_chance_none_is_called_better() -> None:
     runs = draw.integers(0, RANDOM + 1, (EXAMPLES, 12, 40)) / RANDOM - 0.5
     false = [bool((holm(sign_flip(runs[:, :, i], seed=i)) <= LEVEL).any()) for i in range(40)]
     assert np.mean(false) <= 0.15  # 5 % are expected, 2 of 40; more than 6 come of it once in 500
-    moved = [places(runs[:, :5, i], seed=i) != [(1, 5)] * 5 for i in range(40)]
+    moved = [any(surely_better(runs[:, :5, i], seed=i)) for i in range(40)]
     assert np.mean(moved) <= 0.15
 
 
@@ -101,11 +101,11 @@ def test_intervals_cover_the_truth(middle: float, least: float) -> None:
     assert np.mean([i.low <= middle <= i.high for i in found]) >= least
 
 
-def test_places_are_apart_only_where_differences_are_sure() -> None:
+def test_one_is_better_only_where_differences_are_sure() -> None:
     draw = np.random.default_rng(6)
     good = np.clip(0.9 + 0.1 * draw.standard_normal(60), 0, 1)
     values = np.stack([good, good - 0.02 * draw.standard_normal(60), 0.3 * draw.random(60)], 1)
-    assert places(values) == [(1, 2), (1, 2), (3, 3)]
-    assert places(values[:, ::-1]) == [(3, 3), (1, 2), (1, 2)]
-    assert places(values[:2]) == [(1, 3)] * 3  # two examples make nothing sure
-    assert places(values[:, :1]) == [(1, 1)]
+    assert surely_better(values) == [{2}, {2}, set()]
+    assert surely_better(values[:, ::-1]) == [set(), {0}, {0}]
+    assert surely_better(values[:2]) == [set()] * 3  # two examples make nothing sure
+    assert surely_better(values[:, :1]) == [set()]

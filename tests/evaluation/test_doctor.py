@@ -22,7 +22,7 @@ from regard.evaluation.budget import SLACK, WANTED, Cost, Costs, bought
 from regard.evaluation.diagnosis import Diagnosis
 from regard.evaluation.engines import work
 from regard.evaluation.plan import Shard
-from regard.evaluation.protocols.agreement import WITH, Agreement
+from regard.evaluation.protocols.agreement import WITH, MapAgreement
 from regard.evaluation.protocols.causal import Causal
 from regard.explanation.raw_inputs import Reading
 
@@ -103,6 +103,7 @@ def test_the_same_call_computes_nothing_anew(
 ) -> None:
     home = next(tmp_path_factory.getbasetemp().glob("doctor*/bert"))
     monkeypatch.setattr(work.Worker, "parquet", lambda *_: pytest.fail("computed anew"))
+    monkeypatch.setattr(budget, "CHECKED", 3)
     how: dict[str, Any] = {"methods": ["gae", "raw_attention", broken], "minutes": 9, "examples": 10}
     again = regard.doctor(BERT, out=home, **how)
     assert again.csv() == found.csv()
@@ -151,7 +152,7 @@ class Made:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, costs: Costs, jitter: float = 0.2, seed: int = 0) -> None:
         self.now, self.costs, self.jitter, self.draw, self.computed = 0.0, costs, jitter, random.Random(seed), 0
         monkeypatch.setattr(doctors, "_proof", lambda *_: ("12 rows rest on the tokens that maps name", True))
-        monkeypatch.setattr(doctors._Meter, "measured", self.measured)
+        monkeypatch.setattr(doctors.Meter, "measured", self.measured)
         made = self
 
         def rows(worker: work.Worker, shard: Shard) -> list[Row]:
@@ -178,7 +179,7 @@ class Made:
             for i in range(shard.first, shard.last)
             for m in job.methods
             for p in job.protocols
-            if not (isinstance(p, Agreement) and m.title == "random")
+            if not (isinstance(p, MapAgreement) and m.title == "random")
         ]
 
 

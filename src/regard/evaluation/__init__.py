@@ -9,7 +9,7 @@ from regard.evaluation.data.dataset import DataSet
 from regard.evaluation.data.eraser import Document, read_eraser
 from regard.evaluation.data.sources import data_set
 from regard.evaluation.examples import Example, examples_of, sample_of
-from regard.evaluation.protocols.agreement import Agreement
+from regard.evaluation.protocols.agreement import MapAgreement
 from regard.evaluation.protocols.attribution_error import AttributionError, attribution_error
 from regard.evaluation.protocols.causal import Causal
 from regard.evaluation.protocols.detected_objects import Objects, found_by
@@ -73,7 +73,6 @@ __all__ = [
     "PROTOCOLS",
     "Absence",
     "Accuracies",
-    "Agreement",
     "AttributionError",
     "Causal",
     "DataSet",
@@ -83,6 +82,7 @@ __all__ = [
     "ExampleMaps",
     "GivenMaps",
     "Interval",
+    "MapAgreement",
     "MethodChoice",
     "Necessity",
     "Noise",

@@ -7,6 +7,7 @@ together.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -47,24 +48,22 @@ def holm(p_values: Numbers) -> Numbers:
     return found
 
 
-def places(values: Numbers, groups: Sequence[Hashable] | None = None, seed: int = 0) -> list[tuple[int, int]]:
-    """The best and the worst place of each column that its means leave open: two columns keep their order only where the paired
-    difference is sure, corrected for the number of pairs.
+def surely_better(values: Numbers, groups: Sequence[Hashable] | None = None, seed: int = 0) -> list[set[int]]:
+    """For each column the columns that its mean is surely above: the paired difference is, corrected for the number of pairs.
 
-    values: (example, column), higher is better; NaN where there is none. All places hold together with a chance of 95 %.
+    values: (example, column), higher is better; NaN where there is none. All of it holds together with a chance of 95 %.
     """
-    count = values.shape[1]
-    pairs = [(i, j) for i in range(count) for j in range(count) if i < j]
-    less = np.stack([values[:, i] - values[:, j] for i, j in pairs], 1) if pairs else np.empty((len(values), 0))
+    found: list[set[int]] = [set() for _ in range(values.shape[1])]
+    pairs = list(itertools.combinations(range(values.shape[1]), 2))
+    if not pairs:
+        return found
+    less = np.stack([values[:, i] - values[:, j] for i, j in pairs], 1)
     above, below = (sign_flip(sign * less, groups, seed) for sign in (1, -1))
     sure = holm(np.minimum(1.0, 2 * np.minimum(above, below))) <= LEVEL
-    wins, losses = np.zeros(count, int), np.zeros(count, int)
-    for (i, j), one, i_over_j in zip(pairs, sure, above < below, strict=True):
+    for (i, j), one, first in zip(pairs, sure, above < below, strict=True):
         if one:
-            first, second = (i, j) if i_over_j else (j, i)
-            wins[first] += 1
-            losses[second] += 1
-    return [(1 + int(lost), count - int(won)) for won, lost in zip(wins, losses, strict=True)]
+            found[i if first else j].add(j if first else i)
+    return found
 
 
-__all__ = ["FLIPS", "LEVEL", "holm", "places", "sign_flip"]
+__all__ = ["FLIPS", "LEVEL", "holm", "sign_flip", "surely_better"]

@@ -15,8 +15,8 @@ import numpy as np
 
 from regard.attribution.table import method as method_row
 from regard.evaluation.budget import WANTED, Bought
-from regard.evaluation.chance import LEVEL, holm, places, sign_flip
-from regard.evaluation.protocols.agreement import WITH, Agreement
+from regard.evaluation.chance import LEVEL, holm, sign_flip, surely_better
+from regard.evaluation.protocols.agreement import WITH, MapAgreement
 from regard.evaluation.protocols.attribution_error import AttributionError
 from regard.evaluation.protocols.causal import Causal
 from regard.evaluation.protocols.noise import Noise
@@ -26,11 +26,13 @@ from regard.evaluation.statistics import Interval, Numbers, mean_with_interval, 
 from regard.explanation import display
 from regard.explanation.writing import write_atomically
 
-ASKED: tuple[Protocol, ...] = (Causal(), Agreement())
+ASKED: tuple[Protocol, ...] = (Causal(), MapAgreement())
 """What is asked of every example."""
 CHECKS: tuple[Protocol, ...] = (Sanity("weights", "predicted"), Noise(), AttributionError())
 """What is asked of some of them: three maps more, and T."""
 CONTROL = "random"
+NAMED = 3
+"""So many methods are named in the one sentence."""
 ALIKE = 0.5
 """A rank correlation: maps surely above it are much the same, maps surely below it are not."""
 LEFT_OUT = 0.1
@@ -53,12 +55,13 @@ class Standing:
     Attributes:
         title: what tables call it. rank: mean share of random choices that its own beats, 0.5 by chance. examples: of which it
             is the mean. errors: examples that failed. p_value: that chance alone has such a mean, corrected for the number of
-            methods; worse: the same of so low a mean. better: whether it is above chance. places: the best and the worst that
-            its paired differences from the others leave open. first: whether nothing is surely better.
+            methods; worse: the same of so low a mean. better: whether it is above chance. beats: the methods that it is surely
+            better than, by paired differences, corrected for the number of pairs. places: the best and the worst that these
+            leave open. first: whether nothing is surely better.
         head, final: rank correlation of its maps with those after a new head, and after all weights anew; head_unchanged,
             unchanged: the share of maps that stayed the same. noise: rank correlation with the maps of noisy inputs.
-            relative_error: median; None where it does not claim to add up. agreement: rank correlation with the maps of the
-            recommended method. checked: examples of the checks. seconds: median, of one map.
+            relative_error: median; None where it does not claim to add up. checked: examples of the checks. seconds: median, of
+            one map.
     """
 
     title: str
@@ -67,6 +70,7 @@ class Standing:
     errors: int
     p_value: float
     worse: float
+    beats: frozenset[str]
     places: tuple[int, int]
     head: Interval
     head_unchanged: Interval
@@ -166,7 +170,7 @@ class Diagnosis:
         return [
             s.title
             for s in self.better
-            if s.title not in ruled_out and s is not best and _overlap(s.places, best.places)
+            if s is not best and not {s.title} & (ruled_out | best.beats) and best.title not in s.beats
         ]
 
     def of(self, title: str) -> Standing:
@@ -183,7 +187,10 @@ class Diagnosis:
         on = f"on {counted(self.examples, 'example')} of {self.data}"
         best = self.recommended
         if best is None and not self.better:
-            return f"No method is shown to be better than chance {on}: believe no map of this model before more examples say otherwise."
+            return (
+                f"No method is shown to be better than chance {on}: believe no map of this model before more examples say "
+                "otherwise."
+            )
         if best is None:
             names = joined([s.title for s in self.better])
             several = len(self.better) > 1
@@ -195,7 +202,10 @@ class Diagnosis:
         told = f"Use {best} by default: {on}, what it puts first matters more than {beats} of random choices"
         if not self.tied:
             return f"{told}."
-        return f"{told}; {joined(self.tied)} cannot be told from it."
+        if len(self.tied) <= NAMED:
+            return f"{told}; {joined(self.tied)} cannot be told from it."
+        fastest = min((self.of(t) for t in self.tied), key=lambda s: s.seconds)
+        return f"{told}; {len(self.tied)} others cannot be told from it, {fastest.title} the fastest of them."
 
     @property
     def doubts(self) -> list[Doubt]:
@@ -388,8 +398,8 @@ def doubts_of(s: Standing) -> list[Doubt]:
         found.append(
             Doubt(
                 s.title,
-                f"Its scores do not add up, though it claims so: they leave out {percents(s.relative_error)} of what they "
-                "should add up to. Read their order, not their size.",
+                f"Its scores do not add up, though it claims so: they miss what they should add up to by "
+                f"{percents(s.relative_error)}. Read their order, not their size.",
                 False,
             )
         )
@@ -419,7 +429,7 @@ def standings(rows: Sequence[Row], titles: Sequence[str], seed: int = 0) -> list
     ranks = _Table.of(rows, Causal, "rank", titles)
     above = holm(sign_flip(ranks.values - 0.5, ranks.groups, seed))
     below = holm(sign_flip(0.5 - ranks.values, ranks.groups, seed))
-    spans = places(ranks.values, ranks.groups, seed)
+    beats = surely_better(ranks.values, ranks.groups, seed)
     made = []
     for i, title in enumerate(titles):
         own = _Own([r for r in rows if r.title == title], seed)
@@ -432,7 +442,8 @@ def standings(rows: Sequence[Row], titles: Sequence[str], seed: int = 0) -> list
                 own.errors(Causal),
                 float(above[i]),
                 float(below[i]),
-                spans[i],
+                frozenset(titles[j] for j in beats[i]),
+                (1 + sum(i in other for other in beats), len(titles) - len(beats[i])),
                 own.mean(Sanity, "head"),
                 own.mean(Sanity, "head_unchanged"),
                 own.mean(Sanity, "final"),
@@ -450,7 +461,7 @@ def agreements(rows: Sequence[Row], seed: int = 0) -> dict[tuple[str, str], Inte
     """Mean rank correlation of the maps of every two methods, in both orders."""
     found: dict[tuple[str, str], list[Row]] = {}
     for r in rows:
-        if isinstance(r.protocol, Agreement) and r.metric.startswith(WITH) and not math.isnan(r.value):
+        if isinstance(r.protocol, MapAgreement) and r.metric.startswith(WITH) and not math.isnan(r.value):
             found.setdefault((r.metric.removeprefix(WITH), r.title), []).append(r)
     out = {}
     for (a, b), own in found.items():
@@ -503,7 +514,9 @@ class _Own:
 
     def seconds(self) -> float:
         """Of one map, as far as the protocol that asks for nothing else shows."""
-        own = {r.example: r.seconds for r in self.rows if isinstance(r.protocol, Agreement) and r.seconds is not None}
+        own = {
+            r.example: r.seconds for r in self.rows if isinstance(r.protocol, MapAgreement) and r.seconds is not None
+        }
         return float(np.median([*own.values()])) if own else math.nan
 
     @property
@@ -512,10 +525,6 @@ class _Own:
 
 
 # -- words --------------------------------------------------------------------------------------------------------------------
-
-
-def _overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    return a[0] <= b[1] and b[0] <= a[1]
 
 
 def counted(count: int, what: str) -> str:

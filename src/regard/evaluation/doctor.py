@@ -15,30 +15,28 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from regard.api.causal_rank import RankedInput
-from regard.api.explain import explain_reading
 from regard.errors import Failure, InputError, Misuse, RegardError
 from regard.evaluation.budget import CHECKS as SHARE
-from regard.evaluation.budget import SLACK, Bought, Cost, Costs, bought, counts
+from regard.evaluation.budget import SLACK, WANTED, Bought, Cost, Costs, bought, counts
 from regard.evaluation.data.drawn import Drawn
 from regard.evaluation.diagnosis import ASKED, CHECKS, CONTROL, Diagnosis, Spent, agreements, standings
 from regard.evaluation.evaluate import Progress, data_of, evaluate, methods_of, reader_of
 from regard.evaluation.examples import Example
-from regard.evaluation.protocols.protocol import MethodChoice, Protocol, Row, said
+from regard.evaluation.meter import Clock, Meter
+from regard.evaluation.protocols.protocol import MethodChoice, Protocol, said
 from regard.evaluation.runner import Choice
 from regard.evaluation.store.results import Results
-from regard.explanation.causal_test import HowTested
+from regard.evaluation.store.store import MANIFEST
 from regard.explanation.writing import write_atomically
 from regard.models.places import is_name
 from regard.recording.proof.verify import verify
-from regard.target import scores
 
 METHODS = (
     "gae", "raw_attention", "attnlrp", "input_x_gradient", "rollout", "gradient", "cp_lrp", "revised_ig",
@@ -46,24 +44,13 @@ METHODS = (
     "occlusion", "lime",
 )  # fmt: skip
 """What is asked where no methods are named, in the order in which a budget buys them; the control comes before them."""
-PASSES = {
-    "occlusion": 200.0,
-    "lime": 1024.0,
-    "shap_kernel": 2048.0,
-    "attention_mask": 300.0,
-    "integrated_gradients": 96.0,
-}
-"""How many forward passes a map takes by methods that take many, to see before the first one whether they can be paid."""
 MOST = 2000
 """The most examples that are asked, whatever the time."""
 LOOKED = 5
 """So many examples are read to find one to measure on: the longest."""
-MAPS_OF_CHECKS = 4
-"""What the checks of one example cost, in maps: the map itself, with noise, with a new head, and with all weights new."""
 PLAN, SPENT, FORMAT = "plan.json", "spent.json", "regard-doctor-1"
 STAGES: dict[str, tuple[Protocol, ...]] = {"checks": CHECKS, "ranks": ASKED}
 Told = Callable[[str, Progress], None]
-Clock = Callable[[], float]
 
 
 class _TimeIsUp(Exception):
@@ -116,26 +103,56 @@ def doctor(
     choices = methods_of([CONTROL, *(METHODS if methods is None else [m for m in methods if m != CONTROL])])
     reader = reader_of(model)
     source = Drawn(of=data_of(data, model, options), seed=seed)
-    available = min(len(source), MOST if examples is None else examples)
-    if available < 2:
-        raise Misuse(
-            f"{source.source} holds {len(source)} example: the doctor needs two at the least, better 50 or more"
-        )
+    most = min(len(source), MOST if examples is None else examples)
+    if most < 2:
+        raise Misuse(f"{source.source} holds {most} example: the doctor needs two at the least, better 50 or more")
     name = str(model) if is_name(model) else type(reader.model).__name__
     asked = {
         "model": name, "data": source.source, "methods": [c.title for c in choices], "fixed": methods is not None,
-        "seed": seed, "threads": threads or torch.get_num_threads(), "available": available,
+        "seed": seed, "examples": most,
     }  # fmt: skip
+    call = _Call(reader, source, choices, asked, home, minutes, seed, clock, started, told, memory_budget)
     before = torch.get_num_threads()
-    torch.set_num_threads(asked["threads"] if threads else before)
     try:
-        plan = _Plan.of(home, asked) or _Plan.made(reader, source, choices, asked, minutes, seed, clock, started, home)
-        visit = _Visit(reader, source, choices, plan, home, seed, told, clock, started, 60 * minutes)
-        visit.memory_budget = memory_budget
+        plan = _Plan.of(call, threads) or _Plan.made(call, threads or before)
+        torch.set_num_threads(plan.threads)
+        visit = _Visit(call, plan)
         visit.run()
-        return visit.diagnosis(minutes)
+        return visit.diagnosis()
     finally:
         torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What was asked for. asked: what an earlier call in the same folder must have asked, too."""
+
+    reader: Any
+    source: Drawn
+    choices: Sequence[MethodChoice]
+    asked: Mapping[str, Any]
+    home: Path
+    minutes: float
+    seed: int
+    clock: Clock
+    started: float
+    told: Told | None
+    memory_budget: int | float | str | None
+
+    @property
+    def seconds(self) -> float:
+        """The time for all."""
+        return 60 * self.minutes
+
+    @property
+    def most(self) -> int:
+        """Examples that may be asked."""
+        return int(self.asked["examples"])
+
+    @property
+    def fixed(self) -> bool:
+        """Whether methods were named."""
+        return bool(self.asked["fixed"])
 
 
 def _check(minutes: float, examples: int | None) -> None:
@@ -164,59 +181,62 @@ class _Plan:
     """
 
     asked: Mapping[str, Any]
+    threads: int
     costs: Costs
     bought: Bought
     refused: Mapping[str, str]
     proof: tuple[str, bool | None]
 
     @classmethod
-    def of(cls, home: Path, asked: Mapping[str, Any]) -> _Plan | None:
+    def of(cls, call: _Call, threads: int | None) -> _Plan | None:
         """The plan that is there; None where there is none. Raises Misuse where another was asked for, InputError for a file
         that is none."""
-        file = home / PLAN
+        file = call.home / PLAN
         if not file.is_file():
             return None
-        try:
-            made = json.loads(file.read_text(encoding="utf-8"))
-            if made["format"] != FORMAT:
-                raise ValueError(f"format {made['format']!r}")
-            costs = Costs(**made["costs"] | {"methods": {t: Cost(*c) for t, c in made["costs"]["methods"].items()}})
-            what = Bought(**made["bought"] | {"methods": tuple(made["bought"]["methods"])})
-            said, holds = made["proof"]
-            found = cls(made["asked"], costs, what, made["refused"], (str(said), holds))
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise InputError(f"{file} is not the plan of regard doctor ({said_short(e)}); give another folder") from e
-        for key, value in asked.items():
-            if found.asked.get(key) != value:
+        found = cls._read(file)
+        for key, value in {**call.asked, **({} if threads is None else {"threads": threads})}.items():
+            then = found.threads if key == "threads" else found.asked.get(key)
+            if then != value:
                 raise Misuse(
-                    f"{home} holds a run with other {key.replace('fixed', 'methods')}: {_plain(found.asked.get(key))}, and now "
+                    f"{call.home} holds a run with other {key.replace('fixed', 'methods')}: {_plain(then)}, and now "
                     f"{_plain(value)}; ask as before to go on, or give another folder with out="
                 )
         return found
 
     @classmethod
-    def made(
-        cls, reader: Any, source: Drawn, choices: Sequence[MethodChoice], asked: Mapping[str, Any], minutes: float, seed: int,
-        clock: Clock, started: float, home: Path,
-    ) -> _Plan:  # fmt: skip
+    def _read(cls, file: Path) -> _Plan:
+        try:
+            made = json.loads(file.read_text(encoding="utf-8"))
+            if made.pop("format") != FORMAT:
+                raise ValueError("of another format")
+            costs = Costs(**made["costs"] | {"methods": {t: Cost(*c) for t, c in made["costs"]["methods"].items()}})
+            what = Bought(**made["bought"] | {"methods": tuple(made["bought"]["methods"])})
+            said, holds = made["proof"]
+            return cls(**made | {"costs": costs, "bought": what, "proof": (str(said), holds)})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise InputError(f"{file} is not the plan of regard doctor ({said_short(e)}); give another folder") from e
+
+    @classmethod
+    def made(cls, call: _Call, threads: int) -> _Plan:
         """Measure what an example costs, and buy. Raises Misuse where the time does not buy two examples."""
-        example = _example(reader, source)
-        proof = _proof(reader, example)
-        seconds = 60 * minutes
-        meter = _Meter(reader.model, example, seed, clock, seconds * SHARE, min(50, asked["available"]))
-        costs, refused, dear = meter.measured(choices, asked["fixed"])
-        costs = dataclasses.replace(costs, spent=clock() - started)
-        what = bought(seconds, costs, asked["available"], asked["fixed"])
+        torch.set_num_threads(threads)
+        example = _example(call.reader, call.source)
+        proof = _proof(call.reader, example)
+        meter = Meter(call.reader.model, example, call.seed, call.clock, call.seconds * SHARE, min(WANTED, call.most))
+        costs, refused, dear = meter.measured(call.choices, call.fixed)
+        costs = dataclasses.replace(costs, spent=call.clock() - call.started)
+        what = bought(call.seconds, costs, call.most, call.fixed)
         what = dataclasses.replace(what, dear={**what.dear, **dear})
         if what.examples < 2:
             needs = costs.spent + 2 * costs.example(what.methods) + 2 * costs.check(what.methods)
             raise Misuse(
-                f"{minutes:g} minutes do not buy two examples of this model: give {math.ceil(1.2 * needs / 6) / 10:g} minutes "
-                "at least, or fewer methods"
+                f"{call.minutes:g} minutes do not buy two examples of this model: give {math.ceil(1.2 * needs / 6) / 10:g} "
+                "minutes at least, or fewer methods"
             )
-        made = cls(asked, costs, what, refused, proof)
-        made.write(home)
-        return made
+        found = cls(call.asked, threads, costs, what, refused, proof)
+        found.write(call.home)
+        return found
 
     def write(self, home: Path) -> None:
         """Keep it."""
@@ -257,102 +277,6 @@ def _proof(reader: Any, example: Example) -> tuple[str, bool | None]:
     return found.verdict, found.ok if found.claims else None
 
 
-@dataclass
-class _Meter:
-    """What one example costs on this machine.
-
-    Attributes:
-        most: seconds that measuring may take. wanted: on how many examples a method must be paid for. maps: the seconds of a
-            map, by the titles of methods.
-    """
-
-    model: Any
-    example: Example
-    seed: int
-    clock: Clock
-    most: float
-    wanted: int
-    started: float = field(init=False)
-    maps: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.started = self.clock()
-
-    def measured(self, choices: Sequence[MethodChoice], fixed: bool) -> tuple[Costs, dict[str, str], dict[str, float]]:
-        """The costs; methods that are refused, and why; methods that are too dear to be tried, and for how long they would
-        take."""
-        forward, target = self._forward()
-        self._forward()
-        begun = self.clock()
-        ranked = RankedInput.of(self.model, self.example.reading, target)
-        run = self.clock() - begun
-        self._map(choices[0], target)  # what the first call of all imports is no map's cost
-        once, backward = 0.0, 0.0
-        found: dict[str, Cost] = {}
-        refused: dict[str, str] = {}
-        dear: dict[str, float] = {}
-        for choice in choices:
-            guess = PASSES.get(choice.name, 0.0) * forward * (1 + MAPS_OF_CHECKS / 5)
-            late = self.clock() - self.started > self.most and len(found) > 3
-            if not fixed and (guess > self.most / 10 or late):
-                dear[choice.title] = self.wanted * (guess or max(c.asked for c in found.values()))
-                continue
-            try:
-                own, tested, whole = self._costs(choice, ranked, target, again=bool(once))
-            except Exception as e:
-                refused[choice.title] = said(e)
-                continue
-            if not once:  # the random choices come with the first
-                _, again, _ = self._costs(choice, ranked, target, again=True)
-                once, tested = run + tested - again, again
-                backward = max(0.0, own - 2 * forward)
-            found[choice.title] = Cost(own + tested, MAPS_OF_CHECKS * own + whole)
-            self.maps[choice.title] = own
-        if not found.keys() - {CONTROL}:
-            why = next(iter(refused.values()), "all of them take too long")
-            raise Failure(f"no method can explain this model on these data: {why}")
-        return Costs(forward, backward, once, self._shared(choices, found, target)), refused, dear
-
-    def _shared(self, choices: Sequence[MethodChoice], found: dict[str, Cost], target: torch.Tensor) -> dict[str, Cost]:
-        """The same costs, where methods without options share a call."""
-        names = [c.name for c in choices if not c.options and c.title in found]
-        alone = sum(self.maps[name] for name in names)
-        begun = self.clock()
-        try:
-            explain_reading(self.model, self.example.reading, target, names, seed=self.seed)
-        except Exception:  # of one of them, and the run does without, too
-            return found
-        saved = 1 - min(1.0, (self.clock() - begun) / max(alone, 1e-9))
-        less = {c.title: saved * self.maps[c.title] for c in choices if c.name in names and not c.options}
-        return {
-            t: Cost(c.asked - less.get(t, 0.0), c.checked - MAPS_OF_CHECKS * less.get(t, 0.0)) for t, c in found.items()
-        }
-
-    def _forward(self) -> tuple[float, torch.Tensor]:
-        """Seconds of a forward pass, and the predicted class."""
-        begun = self.clock()
-        with torch.no_grad():
-            found = scores(self.model(**self.example.reading.inputs), None).argmax(-1)
-        return self.clock() - begun, found
-
-    def _map(self, choice: MethodChoice, target: torch.Tensor) -> Any:
-        return explain_reading(
-            self.model, self.example.reading, target, choice.name, seed=self.seed, **dict(choice.options)
-        )
-
-    def _costs(
-        self, choice: MethodChoice, ranked: RankedInput, target: torch.Tensor, again: bool
-    ) -> tuple[float, float, float]:
-        """Seconds of a map, of its removal, and of T."""
-        a = self.clock()
-        exp = self._map(choice, target)
-        b = self.clock()
-        ranked.rank(exp, HowTested(random=ASKED[0].random, seed=self.seed))  # type: ignore[attr-defined]
-        c = self.clock()
-        assert exp.receipt.attribution_error is None or again is not None
-        return b - a, c - b, self.clock() - c
-
-
 # -- the run -----------------------------------------------------------------------------------------------------------
 
 
@@ -360,79 +284,67 @@ class _Meter:
 class _Visit:
     """One call: both runs, as far as the time goes."""
 
-    reader: Any
-    source: Drawn
-    choices: Sequence[MethodChoice]
+    call: _Call
     plan: _Plan
-    home: Path
-    seed: int
-    told: Told | None
-    clock: Clock
-    started: float
-    seconds: float
-    memory_budget: int | float | str | None = None
     before: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
         """Checks up to their share of the time, then ranks up to the rest."""
         self.before = self._kept()
-        end = self.started + self.seconds * (1 - SLACK) - self.spent_before
-        costs, left = self.plan.costs, self.seconds * (1 - SLACK) - self.plan.costs.spent
-        _, checked = counts(left, costs, self.plan.bought.methods, self.source_count)
-        most = self.started + costs.spent + self.seconds * SHARE - self.before.get("checks", 0.0)
+        seconds, costs = self.call.seconds, self.plan.costs
+        end = self.call.started + seconds * (1 - SLACK) - self.spent
+        _, checked = counts(seconds * (1 - SLACK) - costs.spent, costs, self.plan.bought.methods, self.call.most)
+        most = self.call.started + costs.spent + seconds * SHARE - self.before.get("checks", 0.0)
         self._stage("checks", min(end, most), max(2, checked))
-        self._stage("ranks", end, self.source_count)
+        self._stage("ranks", end, self.call.most)
 
     @property
-    def spent_before(self) -> float:
-        """Seconds of earlier calls."""
+    def spent(self) -> float:
+        """Seconds so far, those of earlier calls among them."""
         return sum(self.before.values())
 
     def _kept(self) -> dict[str, float]:
         """Seconds of earlier calls, by stage."""
         try:
-            found = json.loads((self.home / SPENT).read_text(encoding="utf-8"))
+            found = json.loads((self.call.home / SPENT).read_text(encoding="utf-8"))
             return {str(k): max(0.0, float(v)) for k, v in found.items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as e:
-            raise InputError(f"{self.home / SPENT} is not what regard doctor wrote ({said_short(e)}); delete it") from e
+            raise InputError(
+                f"{self.call.home / SPENT} is not what regard doctor wrote ({said_short(e)}); delete it"
+            ) from e
 
     def _keep(self, stage: str, seconds: float) -> None:
         """Write down how long it took so far, so that a call that goes on knows."""
         now = {**self.before, stage: self.before.get(stage, 0.0) + seconds}
-        write_atomically(self.home / SPENT, json.dumps(now).encode())
-
-    @property
-    def source_count(self) -> int:
-        """Examples that may be asked."""
-        return int(self.plan.asked["available"])
+        write_atomically(self.call.home / SPENT, json.dumps(now).encode())
 
     @property
     def methods(self) -> list[Choice]:
         """Those that were bought."""
-        return [(c.name, c.options) for c in self.choices if c.title in self.plan.bought.methods]
+        return [(c.name, c.options) for c in self.call.choices if c.title in self.plan.bought.methods]
 
     def _stage(self, name: str, until: float, count: int) -> None:
         """One run of `evaluate`, an example a shard, until the time is up or so many examples are done."""
-        begun = self.started if name == "checks" else self.clock()
-        last, longest = self.clock(), self._expected(name)
+        call = self.call
+        begun = call.started if name == "checks" else call.clock()
+        last, longest = call.clock(), self._expected(name)
 
         def tell(progress: Progress) -> None:
             nonlocal last, longest
-            now = self.clock()
+            now = call.clock()
             longest, last = max(longest, now - last if progress.shard else 0.0), now
             self._keep(name, now - begun)
-            if self.told is not None:
-                self.told(name, dataclasses.replace(progress, of_shards=count, of_examples=count, left=until - now))
+            if call.told is not None:
+                call.told(name, dataclasses.replace(progress, of_shards=count, of_examples=count, left=until - now))
             if progress.examples >= count or (progress.examples >= 2 and now + longest > until):
                 raise _TimeIsUp
 
         with contextlib.suppress(_TimeIsUp):
             evaluate(
-                self.reader, self.source, self.methods, STAGES[name], self.home / name, seed=self.seed,
-                examples=self.source_count, batch=1, threads=self.plan.asked["threads"], memory_budget=self.memory_budget,
-                together=True, told=tell,
+                call.reader, call.source, self.methods, STAGES[name], call.home / name, seed=call.seed, examples=call.most,
+                batch=1, threads=self.plan.threads, memory_budget=call.memory_budget, together=True, told=tell,
             )  # fmt: skip
         self.before = self._kept()
 
@@ -441,43 +353,31 @@ class _Visit:
         costs, titles = self.plan.costs, self.plan.bought.methods
         return costs.check(titles) if stage == "checks" else costs.example(titles)
 
-    def _results(self, stage: str) -> Results | None:
-        return Results(self.home / stage) if (self.home / stage / "manifest.json").is_file() else None
+    def _pace(self, examples: int) -> float:
+        """How much longer an example took than was measured."""
+        expected = examples * self._expected("ranks")
+        return self.before.get("ranks", 0.0) / expected if expected else 1.0
 
-    def diagnosis(self, minutes: float) -> Diagnosis:
+    def diagnosis(self) -> Diagnosis:
         """What the rows of both runs say."""
-        rows = [row for stage in STAGES for row in self._rows(stage)]
-        costs, titles = self.plan.costs, list(self.plan.bought.methods)
-        failures: Counter[str] = Counter()
-        for stage in STAGES:
-            results = self._results(stage)
-            failures.update({} if results is None else results.failed())
-        later = {
-            times: bought(times * 60 * minutes, costs, self.source_count, self.plan.asked["fixed"]) for times in (2, 4)
-        }
-        spent = Spent(
-            minutes,
-            self.spent_before,
-            costs.forward,
-            len(self.source),
-            self.plan.bought,
-            later,
-            self.plan.refused,
-        )
+        call, plan = self.call, self.plan
+        runs = [Results(call.home / stage) for stage in STAGES if (call.home / stage / MANIFEST).is_file()]
+        rows = [row for run in runs for row in run.rows()]
+        failures = sum((run.failed() for run in runs), Counter[str]())
+        found = standings(rows, list(plan.bought.methods), call.seed)
+        costs = plan.costs.scaled(self._pace(max((s.examples + s.errors for s in found), default=0)))
+        later = {times: bought(times * call.seconds, costs, call.most, call.fixed) for times in (2, 4)}
+        spent = Spent(call.minutes, self.spent, plan.costs.forward, len(call.source), plan.bought, later, plan.refused)
         return Diagnosis(
-            self.plan.asked["model"],
-            self.source.source,
-            standings(rows, titles, self.seed),
-            agreements(rows, self.seed),
-            self.plan.proof,
+            call.asked["model"],
+            call.source.source,
+            found,
+            agreements(rows, call.seed),
+            plan.proof,
             spent,
             dict(failures),
             rows,
         )
-
-    def _rows(self, stage: str) -> Iterator[Row]:
-        results = self._results(stage)
-        yield from () if results is None else results.rows()
 
 
 __all__ = ["METHODS", "doctor"]

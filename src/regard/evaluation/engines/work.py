@@ -71,8 +71,8 @@ class Worker:
             rows: list[Row] = []
             if others:
                 examples = [work.data.example(self.reader, i) for i in numbers]
-                budget = {"batch": work.batch, "memory_budget": work.memory_budget, "together": work.together}
-                rows += evaluate_rows(self.reader.model, examples, how, others, seed=work.seed, **budget)
+                own: dict[str, Any] = {"memory_budget": work.memory_budget, "together": work.together}
+                rows += evaluate_rows(self.reader.model, examples, how, others, seed=work.seed, batch=work.batch, **own)
             if of_words:
                 read = [self._document(i) for i in numbers]
                 good = [d for d in read if isinstance(d, Document)]

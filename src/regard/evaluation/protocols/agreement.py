@@ -19,7 +19,7 @@ WITH = "with "
 
 
 @dataclass(frozen=True)
-class Agreement(Protocol):
+class MapAgreement(Protocol):
     """Spearman's ρ of a map with the map of each method before it: a metric "with NAME" each. Special tokens are left out."""
 
     kind: ClassVar[str] = "agreement"
@@ -56,4 +56,4 @@ def content_scores(explanation: Explanation, example: Example) -> Scores:
     return scores[~special[0].bool().cpu()]
 
 
-__all__ = ["WITH", "Agreement", "content_scores"]
+__all__ = ["WITH", "MapAgreement", "content_scores"]

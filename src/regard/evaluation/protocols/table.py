@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regard.evaluation.protocols.agreement import Agreement
+from regard.evaluation.protocols.agreement import MapAgreement
 from regard.evaluation.protocols.attribution_error import AttributionError
 from regard.evaluation.protocols.causal import Causal
 from regard.evaluation.protocols.noise import Noise
@@ -23,7 +23,7 @@ from regard.evaluation.protocols.segmentation import Segmentation
 PROTOCOLS: dict[str, type[Protocol]] = {
     p.__name__: p
     for p in (
-        AttributionError, Perturbation, Segmentation, Rationale, Sanity, Causal, Noise, Agreement,
+        AttributionError, Perturbation, Segmentation, Rationale, Sanity, Causal, Noise, MapAgreement,
         Necessity, Sufficiency, Redirection, Absence, Pointing, QuestionPerturbation,
     )
 }  # fmt: skip
