@@ -300,7 +300,7 @@ def test_where_no_method_can_explain_the_model(reader: Any, tmp_path: Path, brok
 
     regard.register("never", fails)
     try:
-        with pytest.raises(Failure, match="no method can explain this model on these data: Misuse: not this one"):
+        with pytest.raises(Failure, match="no method can explain this model on these data: not this one"):
             regard.doctor(reader, BERT, methods=["never"], minutes=1, out=tmp_path / "x")
     finally:
         METHODS.pop("never")

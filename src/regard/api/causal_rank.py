@@ -31,19 +31,20 @@ class RankedInput:
     """One input and class, on which maps of any method are held against the same random choices.
 
     Attributes:
-        case, recording: the run without what is taken away, run once.
+        case, recording: the run without what is taken away, run once. eps: of its numbers.
     """
 
     case: Case
     recording: Recording
+    eps: float
 
     @classmethod
     def of(cls, model: nn.Module, reading: Reading, target: Any, memory_budget: int | None = None) -> RankedInput:
         """A reading of one sample, and the target as `regard.explain` takes it."""
         wish = Target.make(target)
         given, how = Inputs.of(model, reading.inputs, 0), Settings(memory_budget=memory_budget).read()
-        case, _, recording = fixed(Case(model, given, wish, reading, how, Surroundings.now(), Call(), 0, wish))
-        return cls(case, recording)
+        case, value, recording = fixed(Case(model, given, wish, reading, how, Surroundings.now(), Call(), 0, wish))
+        return cls(case, recording, torch.finfo(value.y.dtype).eps)
 
     def rank(self, exp: Explanation, asked: HowTested) -> CausalTest:
         """The test of one sample's map of this input: the k highest units away, against `asked.random` random choices, which
@@ -64,13 +65,13 @@ class _Few(Trial):
         return {"highest": self._outcome(own, 0, random, +1), "lowest": None, "kept": None}
 
 
-def mid_rank(test: CausalTest) -> float:
+def mid_rank(test: CausalTest, eps: float = torch.finfo(torch.float32).eps) -> float:
     """The share of random choices without which the target falls less than without the map's, equal ones by half; NaN where
-    nothing could be tested. The mean of a map that is drawn by chance is 0.5."""
+    nothing could be tested. The mean of a map that is drawn by chance is 0.5. eps: of the numbers that the model counts in."""
     if test.highest is None:
         return math.nan
     change, random = test.highest.change, test.highest.random
-    rounding = 16 * torch.finfo(torch.float32).eps * max(1.0, abs(test.value))
+    rounding = 16 * eps * max(1.0, abs(test.value))
     below, upto = (sum(one <= change + sign * rounding for one in random) for sign in (-1, 1))
     return (below + upto) / 2 / len(random)
 

@@ -18,7 +18,7 @@ from regard.cli.files import slug, unused, writable, writable_file, write_all
 from regard.cli.options import Budget, Debug, check_model
 from regard.cli.progress import duration
 from regard.cli.running import guarded
-from regard.cli.terminal import busy, one_line, show_file, show_files
+from regard.cli.terminal import busy, one_line, show_file, show_files, show_written
 from regard.errors import Failure, InputError, Misuse, nearest
 from regard.extras import need
 from regard.memory import budget_of
@@ -150,7 +150,7 @@ def doctor(
         page, *numbers = write_all([found], out, render_diagnosis)
     if not quiet:
         typer.echo(f"{found}\n")
-        show_files(numbers, quiet)
+        show_written(numbers, quiet)
     show_file(page, quiet)
 
 

@@ -34,6 +34,7 @@ class Costs:
     Attributes:
         forward, backward: one pass of the model. once: of an example, whatever the methods: its run, and the random choices.
         methods: in the order in which they are to be bought. spent: what went by before: loading, measuring, proving.
+        maps: of a map by itself.
     """
 
     forward: float
@@ -41,11 +42,12 @@ class Costs:
     once: float
     methods: Mapping[str, Cost]
     spent: float = 0.0
+    maps: Mapping[str, float] = field(default_factory=dict)
 
     def scaled(self, times: float) -> Costs:
         """The same, where all takes so many times as long."""
         methods = {title: Cost(times * c.asked, times * c.checked) for title, c in self.methods.items()}
-        return Costs(self.forward, self.backward, times * self.once, methods, self.spent)
+        return Costs(self.forward, self.backward, times * self.once, methods, self.spent, self.maps)
 
     def example(self, titles: Sequence[str]) -> float:
         """One example under some methods."""

@@ -22,7 +22,13 @@ from regard.evaluation.protocols.causal import Causal
 from regard.evaluation.protocols.noise import Noise
 from regard.evaluation.protocols.protocol import Protocol, Row
 from regard.evaluation.protocols.sanity import Sanity
-from regard.evaluation.statistics import Interval, Numbers, mean_with_interval, median_with_interval
+from regard.evaluation.statistics import (
+    Interval,
+    Numbers,
+    mean_with_interval,
+    median_with_interval,
+    share_with_interval,
+)
 from regard.explanation import display
 from regard.explanation.writing import write_atomically
 
@@ -57,11 +63,11 @@ class Standing:
             is the mean. errors: examples that failed. p_value: that chance alone has such a mean, corrected for the number of
             methods; worse: the same of so low a mean. better: whether it is above chance. beats: the methods that it is surely
             better than, by paired differences, corrected for the number of pairs. places: the best and the worst that these
-            leave open. first: whether nothing is surely better.
+            leave open.
         head, final: rank correlation of its maps with those after a new head, and after all weights anew; head_unchanged,
             unchanged: the share of maps that stayed the same. noise: rank correlation with the maps of noisy inputs.
-            relative_error: median; None where it does not claim to add up. checked: examples of the checks. seconds: median, of
-            one map.
+            relative_error: median; None where it does not claim to add up. checked: examples of the checks. seconds: of one map
+            by itself.
     """
 
     title: str
@@ -90,11 +96,6 @@ class Standing:
     def below(self) -> bool:
         """Whether it is below chance: what it puts highest matters less than what chance takes."""
         return self.worse <= LEVEL and self.rank.value < 0.5
-
-    @property
-    def first(self) -> bool:
-        """Whether no other is surely better."""
-        return self.places[0] == 1
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,12 @@ class Diagnosis:
 
     @property
     def recommended(self) -> str | None:
-        """The method to use: better than chance, nothing against it, and the highest rank of those that nothing is surely
-        better than; else of all."""
+        """The method to use: of those that are better than chance, and that nothing else speaks against, the one of the highest
+        rank. None where there is none, or the recording names wrong tokens."""
+        if self.proof[1] is False:
+            return None
         ruled_out = {d.title for d in self._own_doubts() if d.rules_out}
-        sound = [s for s in self.better if s.title not in ruled_out]
-        return next((s.title for s in [*(s for s in sound if s.first), *sound]), None)
+        return next((s.title for s in self.better if s.title not in ruled_out), None)
 
     @property
     def tied(self) -> list[str]:
@@ -198,8 +200,8 @@ class Diagnosis:
                 f"Use none by default: {names} {'are' if several else 'is'} better than chance {on}, but something else speaks "
                 f"against {'each of them' if several else 'it'}."
             )
-        beats = share(self.of(best).rank)
-        told = f"Use {best} by default: {on}, what it puts first matters more than {beats} of random choices"
+        often = share(self.of(best).rank)
+        told = f"Use {best} by default: {on}, what it puts first matters more than a random choice in {often} of cases"
         if not self.tied:
             return f"{told}."
         if len(self.tied) <= NAMED:
@@ -224,8 +226,8 @@ class Diagnosis:
                 out.append(
                     Doubt(
                         s.title,
-                        f"It does not agree with {best}, though both are better than chance: their maps order an input's parts "
-                        f"with a rank correlation of {within(found)}. What a map shows here depends on the method.",
+                        f"It does not agree with {best}, though both are better than chance: their maps have a rank "
+                        f"correlation of {within(found)}. What a map shows depends on the method.",
                         False,
                     )
                 )
@@ -370,8 +372,8 @@ def doubts_of(s: Standing) -> list[Doubt]:
         )
     elif not s.better:
         out.append(
-            f"It is not shown to be better than chance: it beats {share(s.rank)} of random choices, and chance beats 50 % (p = "
-            f"{small(s.p_value)})."
+            f"It is not shown to be better than chance: it beats {share(s.rank)} of random choices, where chance beats 50 % (p "
+            f"= {small(s.p_value)})."
         )
     if s.unchanged.value > 0.5:
         out.append(
@@ -424,8 +426,10 @@ def verdict(s: Standing, of: Diagnosis) -> str:
 # -- from rows ----------------------------------------------------------------------------------------------------------------
 
 
-def standings(rows: Sequence[Row], titles: Sequence[str], seed: int = 0) -> list[Standing]:
-    """Every method's numbers, from the highest rank to the lowest."""
+def standings(
+    rows: Sequence[Row], titles: Sequence[str], seconds: Mapping[str, float], seed: int = 0
+) -> list[Standing]:
+    """Every method's numbers, from the highest rank to the lowest. seconds: of one map."""
     ranks = _Table.of(rows, Causal, "rank", titles)
     above = holm(sign_flip(ranks.values - 0.5, ranks.groups, seed))
     below = holm(sign_flip(0.5 - ranks.values, ranks.groups, seed))
@@ -437,7 +441,7 @@ def standings(rows: Sequence[Row], titles: Sequence[str], seed: int = 0) -> list
         made.append(
             Standing(
                 title,
-                own.mean(Causal, "rank"),
+                own.share(Causal, "rank"),
                 own.count(Causal, "rank"),
                 own.errors(Causal),
                 float(above[i]),
@@ -451,7 +455,7 @@ def standings(rows: Sequence[Row], titles: Sequence[str], seed: int = 0) -> list
                 own.mean(Noise, "similarity"),
                 own.median(AttributionError, "relative_error") if claims else None,
                 max(own.count(Sanity, "final"), own.count(Noise, "similarity")),
-                own.seconds(),
+                seconds.get(title, math.nan),
             )
         )
     return sorted(made, key=lambda s: (math.isnan(s.rank.value), -s.rank.value, titles.index(s.title)))
@@ -502,6 +506,10 @@ class _Own:
         own = self._of(kind, metric)
         return mean_with_interval([r.value for r in own], self.seed, [r.drawn_with for r in own])
 
+    def share(self, kind: type, metric: str) -> Interval:
+        own = self._of(kind, metric)
+        return share_with_interval([r.value for r in own], self.seed, [r.drawn_with for r in own])
+
     def median(self, kind: type, metric: str) -> Interval:
         own = self._of(kind, metric)
         return median_with_interval([r.value for r in own], self.seed, [r.drawn_with for r in own])
@@ -511,13 +519,6 @@ class _Own:
 
     def errors(self, kind: type) -> int:
         return sum(bool(r.error) and isinstance(r.protocol, kind) for r in self.rows)
-
-    def seconds(self) -> float:
-        """Of one map, as far as the protocol that asks for nothing else shows."""
-        own = {
-            r.example: r.seconds for r in self.rows if isinstance(r.protocol, MapAgreement) and r.seconds is not None
-        }
-        return float(np.median([*own.values()])) if own else math.nan
 
     @property
     def method(self) -> str:
@@ -558,7 +559,7 @@ def percents(value: Interval) -> str:
 
 def within(value: Interval) -> str:
     """A number with its interval: "0.64 (0.6 to 0.68)"."""
-    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
+    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})".replace("-", "−")
 
 
 def small(p: float) -> str:

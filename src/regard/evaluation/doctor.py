@@ -364,7 +364,7 @@ class _Visit:
         runs = [Results(call.home / stage) for stage in STAGES if (call.home / stage / MANIFEST).is_file()]
         rows = [row for run in runs for row in run.rows()]
         failures = sum((run.failed() for run in runs), Counter[str]())
-        found = standings(rows, list(plan.bought.methods), call.seed)
+        found = standings(rows, list(plan.bought.methods), plan.costs.maps, call.seed)
         costs = plan.costs.scaled(self._pace(max((s.examples + s.errors for s in found), default=0)))
         later = {times: bought(times * call.seconds, costs, call.most, call.fixed) for times in (2, 4)}
         spent = Spent(call.minutes, self.spent, plan.costs.forward, len(call.source), plan.bought, later, plan.refused)

@@ -29,6 +29,8 @@ PASSES = {
 MAPS_OF_CHECKS = 4
 """What the checks of one example cost, in maps: the map itself, with noise, with a new head, and with all weights new."""
 RANDOM = 9
+AGAIN = 100
+"""Of what takes less than this part of the time for measuring, a second measurement is taken."""
 Clock = Callable[[], float]
 
 
@@ -56,8 +58,8 @@ class Meter:
     def measured(self, choices: Sequence[MethodChoice], fixed: bool) -> tuple[Costs, dict[str, str], dict[str, float]]:
         """The costs; methods that are refused, and why; methods that are too dear to be tried, and for how long they would
         take."""
+        self._forward()  # the first one is longer
         forward, target = self._forward()
-        self._forward()
         begun = self.clock()
         ranked = RankedInput.of(self.model, self.example.reading, target)
         run = self.clock() - begun
@@ -73,20 +75,23 @@ class Meter:
                 dear[choice.title] = self.wanted * (guess or max(c.asked for c in found.values()))
                 continue
             try:
-                own, tested, whole = self._costs(choice, ranked, target, again=bool(once))
+                own, tested, whole = self._costs(choice, ranked, target)
+                if once and own < self.most / AGAIN:  # the first time may be longer
+                    own, tested, whole = map(min, (own, tested, whole), self._costs(choice, ranked, target))
             except Exception as e:
-                refused[choice.title] = said(e)
+                refused[choice.title] = (str(e).splitlines() or [said(e)])[0].rstrip(".")
                 continue
             if not once:  # the random choices come with the first
-                _, again, _ = self._costs(choice, ranked, target, again=True)
-                once, tested = run + tested - again, again
+                again = self._costs(choice, ranked, target)
+                once, (own, tested, whole) = run + tested - again[1], again
                 backward = max(0.0, own - 2 * forward)
             found[choice.title] = Cost(own + tested, MAPS_OF_CHECKS * own + whole)
             self.maps[choice.title] = own
         if not found.keys() - {CONTROL}:
             why = next(iter(refused.values()), "all of them take too long")
             raise Failure(f"no method can explain this model on these data: {why}")
-        return Costs(forward, backward, once, self._shared(choices, found, target)), refused, dear
+        costs = self._shared(choices, found, target)
+        return Costs(forward, backward, once, costs, maps=self.maps), refused, dear
 
     def _shared(self, choices: Sequence[MethodChoice], found: dict[str, Cost], target: torch.Tensor) -> dict[str, Cost]:
         """The same costs, where methods without options share a call."""
@@ -115,16 +120,14 @@ class Meter:
             self.model, self.example.reading, target, choice.name, seed=self.seed, **dict(choice.options)
         )
 
-    def _costs(
-        self, choice: MethodChoice, ranked: RankedInput, target: torch.Tensor, again: bool
-    ) -> tuple[float, float, float]:
+    def _costs(self, choice: MethodChoice, ranked: RankedInput, target: torch.Tensor) -> tuple[float, float, float]:
         """Seconds of a map, of its removal, and of T."""
         a = self.clock()
         exp = self._map(choice, target)
         b = self.clock()
         ranked.rank(exp, HowTested(random=RANDOM, seed=self.seed))
         c = self.clock()
-        assert exp.receipt.attribution_error is None or again is not None
+        exp.receipt.measure()
         return b - a, c - b, self.clock() - c
 
 

@@ -73,7 +73,7 @@ class Causal(Protocol):
         if test.highest is None:
             raise Misuse(f"{test.units_called} are too few to test; at least {LEAST} are needed")
         values = {
-            "rank": mid_rank(test),
+            "rank": mid_rank(test, maps.kept[key].eps),
             "as_far": float(test.highest.as_far),
             "p_value": test.highest.p_value,
             "drop": test.highest.change,
