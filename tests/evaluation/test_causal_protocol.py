@@ -55,7 +55,7 @@ def test_a_rank_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     model, examples = given()
     drawn, real = [], causal_rank.subsets_of_size
     monkeypatch.setattr(causal_rank, "subsets_of_size", lambda *a, **k: drawn.append(real(*a, **k)) or drawn[-1])
-    rows = records(evaluate_rows(model, examples, ["input_x_gradient", "raw_attention"], [Causal()], batch=2))
+    rows = records(evaluate_rows(model, examples, ["input_x_gradient", "raw_attention"], [Causal()], batch=3))
     assert [r.error for r in rows] == [""] * 6
     for i, row in enumerate(rows):
         x = examples[i % 3].reading.inputs["x"]

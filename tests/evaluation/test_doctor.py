@@ -16,15 +16,17 @@ import torch
 import regard
 from regard.attribution.table import METHODS
 from regard.errors import Failure, InputError, Misuse, UnknownName
-from regard.evaluation import Example, Row, budget
+from regard.evaluation import Example, Row, budget, data_set
 from regard.evaluation import doctor as doctors
 from regard.evaluation.budget import SLACK, WANTED, Cost, Costs, bought
+from regard.evaluation.data.drawn import Drawn
 from regard.evaluation.diagnosis import Diagnosis
 from regard.evaluation.engines import work
 from regard.evaluation.plan import Shard
 from regard.evaluation.protocols.agreement import WITH, MapAgreement
 from regard.evaluation.protocols.causal import Causal
 from regard.explanation.raw_inputs import Reading
+from support.handmade import Attending
 
 BERT = "zoo/bert-sentiment"
 BROKEN = "same_everywhere"
@@ -141,6 +143,36 @@ def test_of_an_untrained_model_it_promises_nothing_for_what_ignores_it(broken: s
     found = regard.doctor(reader, BERT, methods=["raw_attention", broken], minutes=9, out=tmp_path / "x", examples=40)
     assert found.recommended is None
     assert "No method is shown to be better than chance on" in found.sentence
+
+
+def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "CHECKED", 2)
+    draw = torch.Generator().manual_seed(3)
+    xs = torch.randn(12, 1, 12, Attending.width, generator=draw, dtype=torch.float64)
+    given = [Example(f"e{i}", Reading({"x": x}), group=f"g{i // 2}") for i, x in enumerate(xs)]
+    model = Attending(12)
+    found = regard.doctor(model, given, methods=[("occlusion", {})], minutes=5, out=tmp_path / "x")
+    assert found.model == "Attending"
+    assert found.of("occlusion").better
+    assert found.of("occlusion").rank.value > 0.9
+    assert found.of("occlusion").examples == 12
+    assert found.sentence.startswith("Use occlusion by default: on 12 given examples, ")
+
+
+def test_examples_are_drawn_and_their_classes_left_aside() -> None:
+    data = data_set("zoo/bert-sentiment")
+    drawn = Drawn(of=data, seed=1)
+    names = [drawn.name_of(i) for i in range(len(data))]
+    assert sorted(names) == sorted(data.name_of(i) for i in range(len(data)))
+    assert names[:5] != [data.name_of(i) for i in range(5)]
+    assert [Drawn(of=data, seed=1).name_of(i) for i in range(40)] == names
+    assert Drawn(of=data, seed=2).name_of(0) != names[0]
+    reader = regard.load(BERT)
+    assert drawn.example(reader, 0).label is None
+    assert data.example(reader, 0).label is not None
+    assert drawn.digest() == data.digest()
+    assert drawn.choices() != Drawn(of=data, seed=2).choices()
+    assert not drawn.labelled
 
 
 # -- a clock that is made up ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 from regard.attribution.table import method as method_row
 from regard.evaluation.budget import WANTED, Bought
 from regard.evaluation.chance import LEVEL, holm, sign_flip, surely_better
+from regard.evaluation.data.dataset import Given
 from regard.evaluation.protocols.agreement import WITH, MapAgreement
 from regard.evaluation.protocols.attribution_error import AttributionError
 from regard.evaluation.protocols.causal import Causal
@@ -41,6 +42,8 @@ NAMED = 3
 """So many methods are named in the one sentence."""
 ALIKE = 0.5
 """A rank correlation: maps surely above it are much the same, maps surely below it are not."""
+FEWEST = 5
+"""On fewer examples no mean is said to be surely above or below anything."""
 LEFT_OUT = 0.1
 """The share of T that a map may leave out which claims to add up."""
 
@@ -186,7 +189,8 @@ class Diagnosis:
             return f"Believe no map of this model yet: {self.proof[0]}."
         if not self.examples:
             return "Nothing could be tested: see the errors."
-        on = f"on {counted(self.examples, 'example')} of {self.data}"
+        given = self.data == Given.SOURCE
+        on = f"on {self.examples} {self.data}" if given else f"on {counted(self.examples, 'example')} of {self.data}"
         best = self.recommended
         if best is None and not self.better:
             return (
@@ -386,17 +390,17 @@ def doubts_of(s: Standing) -> list[Doubt]:
                 f"It does not know which class is explained: {percent(s.head_unchanged.value)} of its maps stay the same when "
                 "the weights of the last layer are drawn anew."
             )
-        if s.final.low > ALIKE:
+        if s.final.low > ALIKE and s.checked >= FEWEST:
             out.append(
                 f"It hardly rests on what your model learned: with all weights drawn anew its maps keep a rank correlation of "
                 f"{within(s.final)}."
             )
-    if s.noise.high < ALIKE:
+    if s.noise.high < ALIKE and s.checked >= FEWEST:
         out.append(
             f"It is unstable: with noise of 5 % on the input its maps keep a rank correlation of {within(s.noise)} alone."
         )
     found = [Doubt(s.title, sentence) for sentence in out]
-    if s.relative_error is not None and s.relative_error.low > LEFT_OUT:
+    if s.relative_error is not None and s.relative_error.low > LEFT_OUT and s.checked >= FEWEST:
         found.append(
             Doubt(
                 s.title,

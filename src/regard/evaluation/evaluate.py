@@ -220,7 +220,7 @@ class Alone:
 def reader_of(model: Any) -> Any:
     if is_name(model):
         return load(model)
-    if isinstance(model, RawReader):
+    if isinstance(model, RawReader | Alone):
         return model
     if isinstance(model, nn.Module):
         return Alone(model)

@@ -48,7 +48,7 @@ class MapAgreement(Protocol):
 
 def content_scores(explanation: Explanation, example: Example) -> Scores:
     """The scores of the stream that is judged, special tokens left out."""
-    name = stream_of(explanation)
+    name = stream_of(explanation, inputs=example.reading.inputs)
     scores = checked(explanation.scores[name][0], "map")
     special = example.reading.special.get(name)
     if special is None or special.shape[-1] != len(scores):

@@ -89,7 +89,7 @@ class Sanity(Protocol):
                 example.name, self._two_steps(maps, example, target), label=example.label, explained=target
             )
         if self.check == "batch":
-            together = checked(explanation.scores[stream_of(explanation)][0], "map")
+            together = checked(explanation.scores[_stream(explanation, example)][0], "map")
             alone = _map(maps.model, example, target, how, options, maps.seed)
             return self.rows(example.name, _apart(alone, together), label=example.label, explained=target)
         return sanity(maps.model, example, self, target, how, options, seed=maps.seed)
@@ -101,7 +101,9 @@ class Sanity(Protocol):
             known.update(redrawn(maps.model, maps, example, target, float(explanation.receipt.target_value[0])))
         if maps.choice.title not in known:
             raise Misuse("no weights of this model move the target, so that none can be drawn anew")
-        return two_steps(checked(explanation.scores[stream_of(explanation)][0], "map"), known.pop(maps.choice.title))
+        return two_steps(
+            checked(explanation.scores[_stream(explanation, example)][0], "map"), known.pop(maps.choice.title)
+        )
 
 
 def sanity(
@@ -199,7 +201,10 @@ def _again(maps: ChosenMaps, example: Example, target: int) -> dict[str, tuple[S
     known = example.reading
     reading = Reading(dict(known.inputs), {}, known.special, known.labels, known.mean, known.std)
     found = maps.again(reading, torch.tensor([target]))
-    return {t: (checked(e.scores[stream_of(e)][0], "map"), float(e.receipt.target_value[0])) for t, e in found.items()}
+    return {
+        t: (checked(e.scores[_stream(e, example)][0], "map"), float(e.receipt.target_value[0]))
+        for t, e in found.items()
+    }
 
 
 def two_steps(first: Scores, drawn: Redrawn) -> dict[str, float]:
@@ -250,7 +255,7 @@ def batch_invariance(
     together = _explained(
         model, stacked, examples[0], torch.tensor(list(targets)), method, options, seed, len(examples)
     )
-    name = stream_of(together)
+    name = _stream(together, examples[0])
     rows = []
     for i, (example, target) in enumerate(zip(examples, targets, strict=True)):
         alone = _map(model, example, target, method, options, seed)
@@ -278,13 +283,17 @@ def padding_invariance(
     return Sanity("padding").rows(example.name, values, label=example.label, explained=target)
 
 
+def _stream(explanation: Explanation, example: Example) -> str:
+    return stream_of(explanation, inputs=example.reading.inputs)
+
+
 def _apart(a: Scores, b: Scores) -> dict[str, float]:
     return {"difference": float((a - b).abs().max()), "relative": distance(a, b)}
 
 
 def _map(model: nn.Module, example: Example, target: int, method: str, options: Options | None, seed: int) -> Scores:
     found = _explained(model, example.reading.inputs, example, target, method, options, seed, 1)
-    return checked(found.scores[stream_of(found)][0], "map")
+    return checked(found.scores[_stream(found, example)][0], "map")
 
 
 def _explained(
