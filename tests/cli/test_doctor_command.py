@@ -15,7 +15,7 @@ from regard.cli import commands as cli
 from regard.evaluation import budget
 
 runner = CliRunner()
-BERT = ["zoo/bert-sentiment", "--methods", "gae", "--minutes", 5, "--examples", 3]
+BERT = ["zoo/bert-sentiment", "--methods", "gae", "--minutes", 5, "--examples", 2]
 
 
 def run(*arguments: object, code: int = 0) -> Any:
@@ -33,8 +33,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_visit() -> None:
     done = run(*BERT, "--out", "found")
-    assert re.match(r"No method is shown to be better than chance on 3 examples of zoo/bert-sentiment: ", done.stdout)
-    assert "bought 3 examples under 2 methods, 2 of them with the checks" in done.stdout
+    assert re.match(r"No method is shown to be better than chance on 2 examples of zoo/bert-sentiment: ", done.stdout)
+    assert "bought 2 examples under 2 methods, 2 of them with the checks" in done.stdout
     assert "A verdict should rest on 50 examples or more: give more minutes, or fewer methods." in done.stdout
     assert done.stdout.endswith("numbers: found/ranking.csv\nnumbers: found/ranking.json\nreport: found/report.html\n")
     assert done.stderr.startswith("checking: 0 examples done, ")
@@ -80,12 +80,10 @@ def test_what_is_refused(asked: list[str], why: str) -> None:
 
 def test_texts_of_ones_own_need_no_labels() -> None:
     lines = [
-        f"The {word} film was long and the acting in it was {how}."
-        for word in ("first", "second")
-        for how in ("dull", "fine")
+        f"The {word} film was long and the acting in it was {how}." for word in ("first",) for how in ("dull", "fine")
     ]
     Path("mine.csv").write_text("\n".join(["review,label", *(f"{line},whatever" for line in lines)]))
     how = ["--methods", "raw_attention", "--minutes", 5, "--data-option", "column=review"]
     done = run("zoo/bert-sentiment", "mine.csv", *how, "--out", "found")
-    assert "on 4 examples of mine.csv" in done.stdout
-    assert "The data hold no more than 4; a verdict should rest on 50 or more." in done.stdout
+    assert "on 2 examples of mine.csv" in done.stdout
+    assert "The data hold no more than 2 examples; a verdict should rest on 50 or more." in done.stdout

@@ -44,8 +44,8 @@ def broken() -> Iterator[str]:
 def found(broken: str, tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
     out = tmp_path_factory.mktemp("doctor") / "bert"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(budget, "CHECKED", 3)
-        return regard.doctor(BERT, methods=["gae", "raw_attention", broken], minutes=9, out=out, examples=10)
+        patch.setattr(budget, "CHECKED", 2)
+        return regard.doctor(BERT, methods=["gae", "raw_attention", broken], minutes=9, out=out, examples=9)
 
 
 def doubted(of: Diagnosis, title: str) -> str:
@@ -58,7 +58,7 @@ def doubted(of: Diagnosis, title: str) -> str:
 def test_what_it_finds_on_sentences(found: Diagnosis) -> None:
     assert found.recommended == "gae"
     assert found.sentence.startswith(
-        "Use gae by default: on 9 examples of zoo/bert-sentiment, what it puts first matters"
+        "Use gae by default: on 8 examples of zoo/bert-sentiment, what it puts first matters"
     )
     assert found.standings[0].title == "gae"
     assert found.of("gae").better
@@ -89,8 +89,9 @@ def test_what_is_printed_and_written(found: Diagnosis, tmp_path: Path) -> None:
     shown = str(found)
     for line in (found.sentence, *found.purchase, *(d.sentence for d in found.doubts)):
         assert line in shown
-    assert "bought 9 examples under 4 methods" in shown
+    assert "bought 8 examples under 4 methods" in shown
     assert "A verdict should rest on 50 examples or more" in shown
+    assert "1 example failed: Misuse: 5 words are too few to test; at least 8 are needed." in shown
     lines = found.to_csv(tmp_path / "r.csv").read_text("utf-8").splitlines()
     assert len(lines) == 1 + 4
     assert lines[1].startswith("gae,use by default,")
@@ -105,8 +106,8 @@ def test_the_same_call_computes_nothing_anew(
 ) -> None:
     home = next(tmp_path_factory.getbasetemp().glob("doctor*/bert"))
     monkeypatch.setattr(work.Worker, "parquet", lambda *_: pytest.fail("computed anew"))
-    monkeypatch.setattr(budget, "CHECKED", 3)
-    how: dict[str, Any] = {"methods": ["gae", "raw_attention", broken], "minutes": 9, "examples": 10}
+    monkeypatch.setattr(budget, "CHECKED", 2)
+    how: dict[str, Any] = {"methods": ["gae", "raw_attention", broken], "minutes": 9, "examples": 9}
     again = regard.doctor(BERT, out=home, **how)
     assert again.csv() == found.csv()
     for changed, what in (
@@ -148,15 +149,15 @@ def test_of_an_untrained_model_it_promises_nothing_for_what_ignores_it(broken: s
 def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "CHECKED", 2)
     draw = torch.Generator().manual_seed(3)
-    xs = torch.randn(12, 1, 12, Attending.width, generator=draw, dtype=torch.float64)
-    given = [Example(f"e{i}", Reading({"x": x}), group=f"g{i // 2}") for i, x in enumerate(xs)]
+    xs = torch.randn(7, 1, 12, Attending.width, generator=draw, dtype=torch.float64)
+    given = [Example(f"e{i}", Reading({"x": x})) for i, x in enumerate(xs)]
     model = Attending(12)
     found = regard.doctor(model, given, methods=[("occlusion", {})], minutes=5, out=tmp_path / "x")
     assert found.model == "Attending"
     assert found.of("occlusion").better
     assert found.of("occlusion").rank.value > 0.9
-    assert found.of("occlusion").examples == 12
-    assert found.sentence.startswith("Use occlusion by default: on 12 given examples, ")
+    assert found.of("occlusion").examples == 7
+    assert found.sentence.startswith("Use occlusion by default: on 7 given examples, ")
 
 
 def test_examples_are_drawn_and_their_classes_left_aside() -> None:
@@ -231,7 +232,7 @@ def reader() -> Any:
     return regard.load(BERT)
 
 
-@pytest.mark.parametrize(("minutes", "forward"), [(10.0, 0.37), (1.0, 0.01), (30.0, 0.37), (3.0, 0.2)])
+@pytest.mark.parametrize(("minutes", "forward"), [(10.0, 0.37), (1.0, 0.02)])
 def test_it_ends_on_time(
     minutes: float, forward: float, reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,11 +250,11 @@ def test_it_ends_on_time(
 def test_a_killed_call_goes_on_and_more_minutes_go_on_from_there(
     reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Made(monkeypatch, costs(0.1), jitter=0.0)
-    given, how = examples(200), {"out": tmp_path / "x", "clock": made.clock}
+    made = Made(monkeypatch, costs(0.3), jitter=0.0)
+    given, how = examples(90), {"out": tmp_path / "x", "clock": made.clock}
 
     def interrupt(stage: str, progress: Any) -> None:
-        if stage == "ranks" and progress.examples == 20:
+        if stage == "ranks" and progress.examples == 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -262,7 +263,7 @@ def test_a_killed_call_goes_on_and_more_minutes_go_on_from_there(
     found = regard.doctor(reader, given, minutes=5, **how)
     assert made.now <= 1.2 * 300
     assert found.spent.seconds == pytest.approx(made.now)
-    assert found.examples > 20
+    assert found.examples > 10
     assert made.computed - computed < found.examples
     assert made.now > first
     before, computed = found.examples, made.computed

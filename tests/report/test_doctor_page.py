@@ -120,6 +120,18 @@ def test_what_is_surely_worse_is_not_tied() -> None:
     assert many.sentence.endswith("; 5 others cannot be told from it, m4 the fastest of them.")
 
 
+def test_data_that_are_used_up_are_said_to_be() -> None:
+    bought = Bought(("gae", "random"), 40, 10)
+    spent = Spent(10, 300.0, 0.37, 40, bought, {2: bought, 4: Bought(("gae", "random", "lime"), 40, 20)})
+    found = made(
+        standing("gae", 0.9, examples=36, errors=4), standing("random", 0.5, examples=36, errors=4), spent=spent
+    )
+    shown = "\n".join(found.purchase)
+    assert "The data hold no more than 40 examples, and 4 of them failed; a verdict should rest on 50 or more." in shown
+    assert "Twice the time would buy nothing new: all examples and methods are in." in shown
+    assert "Four times the time would buy also lime." in shown
+
+
 def test_where_there_are_no_numbers() -> None:
     empty = standing(
         "gae", math.nan, examples=0, errors=60, p_value=1.0, rank=NONE, head=NONE, head_unchanged=NONE, final=NONE,

@@ -258,20 +258,25 @@ class Diagnosis:
             lines += [f"{title} was left out: {why}." for title, why in spent.refused.items()]
         return lines + [self._more(times, later) for times, later in spent.later.items()]
 
+    @property
+    def _failed(self) -> int:
+        """Of how many examples there is no rank."""
+        return max((s.errors for s in self.standings), default=0)
+
     def _few(self) -> str:
-        if self.examples >= self.spent.available:
-            return f"The data hold no more than {self.spent.available}; a verdict should rest on {WANTED} or more."
-        if sum(self.failures.values()):
-            return f"A verdict should rest on {WANTED} examples or more; some failed, see below."
+        if self.examples + self._failed >= self.spent.available:
+            but = f", and {self._failed} of them failed" if self._failed else ""
+            held = f"The data hold no more than {self.spent.available} examples{but}"
+            return f"{held}; a verdict should rest on {WANTED} or more."
         return f"A verdict should rest on {WANTED} examples or more: give more minutes, or fewer methods."
 
     def _more(self, times: int, later: Bought) -> str:
         word = {2: "Twice", 4: "Four times"}[times]
         new = [t for t in later.methods if t not in self.spent.bought.methods]
-        more = max(later.examples, self.examples)
+        done, more = self.examples + self._failed, later.examples
         parts = []
-        if more > self.examples and self.examples:
-            narrower = 1 - math.sqrt(self.examples / more)
+        if more > done and self.examples:
+            narrower = 1 - math.sqrt(done / more)
             every = "all " if more == self.spent.available else ""
             parts.append(f"{every}{more} examples, and intervals {100 * narrower:.0f} % narrower")
         parts += [f"also {joined(new)}"] if new else []
@@ -347,7 +352,8 @@ class Diagnosis:
             for s in self.standings
         ]
         lines += ["", *(f"{d.title}: {d.sentence}" for d in self.doubts), ""]
-        return "\n".join([*lines, f"Recording: {self.proof[0]}.", *self.purchase])
+        failed = [f"{counted(count, 'example')} failed: {why}." for why, count in self.failures.items()]
+        return "\n".join([*lines, f"Recording: {self.proof[0]}.", *self.purchase, *failed])
 
 
 NONE = Interval(math.nan, math.nan, math.nan)
@@ -563,7 +569,8 @@ def percents(value: Interval) -> str:
 
 def within(value: Interval) -> str:
     """A number with its interval: "0.64 (0.6 to 0.68)"."""
-    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})".replace("-", "−")
+    mean, low, high = (f"{round(v, 2) + 0.0:.2f}".replace("-", "−") for v in value)
+    return f"{mean} ({low} to {high})"
 
 
 def small(p: float) -> str:

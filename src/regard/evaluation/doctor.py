@@ -363,7 +363,9 @@ class _Visit:
         call, plan = self.call, self.plan
         runs = [Results(call.home / stage) for stage in STAGES if (call.home / stage / MANIFEST).is_file()]
         rows = [row for run in runs for row in run.rows()]
-        failures = sum((run.failed() for run in runs), Counter[str]())
+        failures: Counter[str] = Counter()
+        for run in runs:
+            failures |= run.failed()  # an example that cannot be read fails in both
         found = standings(rows, list(plan.bought.methods), plan.costs.maps, call.seed)
         costs = plan.costs.scaled(self._pace(max((s.examples + s.errors for s in found), default=0)))
         later = {times: bought(times * call.seconds, costs, call.most, call.fixed) for times in (2, 4)}

@@ -135,7 +135,7 @@ def _cell(of: Diagnosis, a: str, b: str) -> dict[str, str]:
         return {"text": "", "alpha": "0", "hue": "for", "title": ""}
     hue = "against" if value.value < 0 else "for"
     alpha = f"{DEEPEST * min(1.0, abs(value.value)):.3f}"
-    return {"text": f"{value.value:.2f}", "alpha": alpha, "hue": hue, "title": f"{a} with {b}: {within(value)}"}
+    return {"text": within(value).split(" ")[0], "alpha": alpha, "hue": hue, "title": f"{a} with {b}: {within(value)}"}
 
 
 def _control(of: Diagnosis) -> str:
