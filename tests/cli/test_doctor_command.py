@@ -79,9 +79,7 @@ def test_what_is_refused(asked: list[str], why: str) -> None:
 
 
 def test_texts_of_ones_own_need_no_labels() -> None:
-    lines = [
-        f"The {word} film was long and the acting in it was {how}." for word in ("first",) for how in ("dull", "fine")
-    ]
+    lines = [f"The first film was long and the acting in it was {how}." for how in ("dull", "fine")]
     Path("mine.csv").write_text("\n".join(["review,label", *(f"{line},whatever" for line in lines)]))
     how = ["--methods", "raw_attention", "--minutes", 5, "--data-option", "column=review"]
     done = run("zoo/bert-sentiment", "mine.csv", *how, "--out", "found")
