@@ -71,7 +71,7 @@ def test_a_rank_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ranks_do_not_depend_on_the_batch_or_on_other_methods(bert: Any) -> None:
     reader, examples = bert[0], bert[1][:2]
-    how: dict[str, Any] = {"protocols": [Causal(), MapAgreement(), Noise(), Sanity("weights", "predicted")]}
+    how: dict[str, Any] = {"protocols": [Causal(), MapAgreement(), Noise()]}
     one = evaluate_rows(reader.model, examples, ["gae", "raw_attention"], **how, batch=1)
     for other in (
         evaluate_rows(reader.model, examples, ["gae", "raw_attention"], **how, batch=2),
@@ -79,7 +79,7 @@ def test_ranks_do_not_depend_on_the_batch_or_on_other_methods(bert: Any) -> None
     ):
         assert [(r.title, r.metric, r.error) for r in other] == [(r.title, r.metric, r.error) for r in one]
         assert [r.value for r in other] == pytest.approx([r.value for r in one], abs=2e-3, nan_ok=True)
-    alone = evaluate_rows(reader.model, examples, ["raw_attention"], [Causal()])
+    alone = evaluate_rows(reader.model, examples, ["raw_attention"], [Causal()], batch=1)
     assert [r.value for r in alone] == pytest.approx(
         [r.value for r in one if r.title == "raw_attention" and r.protocol == Causal()], abs=1e-4
     )
