@@ -11,7 +11,9 @@ import torch
 
 from regard.api.causal_rank import mid_rank
 from regard.attribution.removal.runs import subsets_of_size
+from regard.evaluation import Causal, Row
 from regard.evaluation.chance import LEVEL, holm, sign_flip, surely_better
+from regard.evaluation.diagnosis import standings
 from regard.evaluation.statistics import share_with_interval
 from regard.explanation.causal_test import CausalTest, Outcome
 
@@ -113,3 +115,48 @@ def test_one_is_better_only_where_differences_are_sure() -> None:
     assert surely_better(values[:, ::-1]) == [set(), {0}, {0}]
     assert surely_better(values[:2]) == [set()] * 3  # two examples make nothing sure
     assert surely_better(values[:, :1]) == [set()]
+
+
+def rows_of(values: np.ndarray, groups: int = 0) -> list[Row]:
+    """Ranks of maps that are made up, (example, method); so many groups of examples."""
+    return [
+        Row(
+            Causal(),
+            f"e{i}",
+            "rank",
+            float(v),
+            method="random",
+            title=f"m{j}",
+            group=f"g{i % groups}" if groups else "",
+        )
+        for i, line in enumerate(values)
+        for j, v in enumerate(line)
+    ]
+
+
+def test_standings_are_corrected_for_the_number_of_methods() -> None:
+    values = np.full((50, 12), 0.5)
+    values[:, 0] = np.where(np.arange(50) < 32, 0.9, 0.1)  # 32 of 50 above: p is some 3 % by itself
+    alone = standings(rows_of(values[:, :1]), ["m0"], {})[0]
+    assert 0.01 < alone.p_value < 0.05
+    assert alone.better
+    among = {s.title: s for s in standings(rows_of(values), [f"m{j}" for j in range(12)], {})}
+    assert among["m0"].p_value == pytest.approx(12 * alone.p_value, rel=0.01)
+    assert not among["m0"].better
+    assert not among["m0"].beats
+
+
+def test_examples_of_one_group_count_as_one() -> None:
+    values = np.ones((60, 1))
+    apart, together = (standings(rows_of(values, groups), ["m0"], {"m0": 0.5})[0] for groups in (0, 6))
+    assert apart.p_value < 0.001
+    assert together.p_value == pytest.approx(1 / 64, abs=0.004)
+    assert together.rank.low < apart.rank.low
+    assert together.seconds == 0.5
+
+
+def test_what_is_surely_below_chance_is_said_to_be() -> None:
+    values = np.stack([np.full(30, 0.2), np.full(30, 0.9)], 1)
+    first, last = standings(rows_of(values), ["m0", "m1"], {})
+    assert (first.title, first.places, first.beats) == ("m1", (1, 1), {"m0"})
+    assert (last.title, last.places, last.below) == ("m0", (2, 2), True)
