@@ -90,7 +90,7 @@ def test_what_is_printed_and_written(found: Diagnosis, tmp_path: Path) -> None:
     for line in (found.sentence, *found.purchase, *(d.sentence for d in found.doubts)):
         assert line in shown
     assert "bought 8 examples under 4 methods" in shown
-    assert "A verdict should rest on 50 examples or more" in shown
+    assert "No more than 9 examples were asked for; a verdict should rest on 50 or more." in shown
     assert "1 example failed: Misuse: 5 words are too few to test; at least 8 are needed." in shown
     lines = found.to_csv(tmp_path / "r.csv").read_text("utf-8").splitlines()
     assert len(lines) == 1 + 4

@@ -33,7 +33,7 @@ CONTROL = standing("random", 0.5, p_value=0.6, places=(3, 3))
 
 def made(*standings: Standing, **more: Any) -> Diagnosis:
     titles = tuple(s.title for s in standings)
-    spent = Spent(10, 590.0, 0.37, 1000, Bought(titles, 60, 10, {"lime": 700.0}), {2: Bought(titles, 130, 20)})
+    spent = Spent(10, 590.0, 0.37, 1000, 1000, Bought(titles, 60, 10, {"lime": 700.0}), {2: Bought(titles, 130, 20)})
     fields: dict[str, Any] = {
         "model": "zoo/<b>x</b>", "data": "photos & <i>more</i>", "standings": standings, "agreement": {},
         "proof": ("12 rows rest on the tokens that maps name", True), "spent": spent, "failures": {},
@@ -122,7 +122,7 @@ def test_what_is_surely_worse_is_not_tied() -> None:
 
 def test_data_that_are_used_up_are_said_to_be() -> None:
     bought = Bought(("gae", "random"), 40, 10)
-    spent = Spent(10, 300.0, 0.37, 40, bought, {2: bought, 4: Bought(("gae", "random", "lime"), 40, 20)})
+    spent = Spent(10, 300.0, 0.37, 40, 40, bought, {2: bought, 4: Bought(("gae", "random", "lime"), 40, 20)})
     found = made(
         standing("gae", 0.9, examples=36, errors=4), standing("random", 0.5, examples=36, errors=4), spent=spent
     )
@@ -130,6 +130,8 @@ def test_data_that_are_used_up_are_said_to_be() -> None:
     assert "The data hold no more than 40 examples, and 4 of them failed; a verdict should rest on 50 or more." in shown
     assert "Twice the time would buy nothing new: all examples and methods are in." in shown
     assert "Four times the time would buy also lime." in shown
+    fewer = dataclasses.replace(found, spent=dataclasses.replace(spent, available=1000))
+    assert "No more than 40 examples were asked for; a verdict should rest on 50 or more." in fewer.purchase
 
 
 def test_where_there_are_no_numbers() -> None:

@@ -106,15 +106,16 @@ class Spent:
     """The time, and what it bought.
 
     Attributes:
-        minutes: what was asked for. seconds: what went by. forward: of one pass. available: examples of the data. bought: as it
-            was planned. later: of two and four times the time. refused: methods that this model cannot be explained by, and
-            why.
+        minutes: what was asked for. seconds: what went by. forward: of one pass. available: examples of the data; most: how
+            many of them were to be asked, at the most. bought: as it was planned. later: of two and four times the time.
+            refused: methods that this model cannot be explained by, and why.
     """
 
     minutes: float
     seconds: float
     forward: float
     available: int
+    most: int
     bought: Bought
     later: Mapping[int, Bought] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -264,7 +265,10 @@ class Diagnosis:
         return max((s.errors for s in self.standings), default=0)
 
     def _few(self) -> str:
-        if self.examples + self._failed >= self.spent.available:
+        done, most = self.examples + self._failed, self.spent.most
+        if most < self.spent.available and done >= most:
+            return f"No more than {most} examples were asked for; a verdict should rest on {WANTED} or more."
+        if done >= self.spent.available:
             but = f", and {self._failed} of them failed" if self._failed else ""
             held = f"The data hold no more than {self.spent.available} examples{but}"
             return f"{held}; a verdict should rest on {WANTED} or more."

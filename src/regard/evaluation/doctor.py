@@ -369,7 +369,8 @@ class _Visit:
         found = standings(rows, list(plan.bought.methods), plan.costs.maps, call.seed)
         costs = plan.costs.scaled(self._pace(max((s.examples + s.errors for s in found), default=0)))
         later = {times: bought(times * call.seconds, costs, call.most, call.fixed) for times in (2, 4)}
-        spent = Spent(call.minutes, self.spent, plan.costs.forward, len(call.source), plan.bought, later, plan.refused)
+        known = (plan.costs.forward, len(call.source), call.most)
+        spent = Spent(call.minutes, self.spent, *known, plan.bought, later, plan.refused)
         return Diagnosis(
             call.asked["model"],
             call.source.source,
