@@ -12,7 +12,7 @@ CORE := $(addprefix tests/,methods/test_twins.py methods/test_properties.py meth
 	methods/test_refusals.py unit/test_provenance.py unit/test_targets.py models/test_models.py models/test_pictures.py \
 	models/test_texts.py models/test_zoo.py)
 
-.PHONY: demo app space test coverage test-all test-oldest test-timm mutation lint format bench docs site clean
+.PHONY: demo app space test coverage test-all test-oldest test-timm mutation lint format bench leaderboard docs site clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -80,6 +80,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The zoo's own leaderboard: goes on where it was stopped.
+leaderboard: $(READY)
+	$(BIN)/python benchmarks/leaderboard.py --kept runs/leaderboard --write
+
 bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/overhead.py
@@ -96,6 +100,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/attribution_error.py
 	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/runner.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/guidance.py
 	$(BIN)/python benchmarks/heterogenous.py
 	$(BIN)/python benchmarks/grounding.py

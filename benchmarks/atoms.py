@@ -15,6 +15,7 @@ Intervals are 95 % bootstrap; questions on reactions with one and the same produ
     python benchmarks/atoms.py --wheel ../rxn       # where the wheel lies already
     python benchmarks/atoms.py --write              # and put the table into docs/known-answers.md
     python benchmarks/atoms.py --kept FOLDER        # keep the maps, and take up there what was cut off
+    python benchmarks/atoms.py --folder FOLDER      # write model and reactions for `regard evaluate FOLDER atoms:FOLDER`
 
 The wheel is checked against its published digest. Its weights are a pickle; they are read by `torch.load(weights_only=True)`,
 which makes tensors and nothing else, and no code of the wheel is run: the reactions are string constants of its tests.
@@ -36,7 +37,6 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,7 @@ from torch import Tensor
 import regard
 from regard import Target
 from regard.errors import Misuse
+from regard.evaluation.data.reactions import TOKEN, Reaction
 from regard.evaluation.statistics import Interval, mean_with_interval, paired
 
 PAGE = measure.ROOT / "docs" / "known-answers.md"
@@ -61,78 +62,6 @@ LAYER, HEAD = 10, 5
 """The head that RXNMapper reads its maps from."""
 
 # -- reactions -----------------------------------------------------------------------------------------------------------
-
-TOKEN = re.compile(r"\[[^][]+]|Br|Cl|>>|%\d\d|[BCNOPSFIbcnops]|[-=#$:/\\.~()*>]|\d")
-ATOM = re.compile(
-    r"\[(?P<isotope>\d*)(?P<symbol>[A-Z][a-z]?|[a-z]{1,2}|\*)(?P<chirality>@{0,2})(?P<hydrogens>(H\d?)?)"
-    r"(?P<charge>([-+]\d?)?)(:(?P<number>\d+))?]"
-)
-UNBRACKETED = {"B", "C", "N", "O", "P", "S", "F", "Cl", "Br", "I", "b", "c", "n", "o", "p", "s", "*"}
-"""Atoms that are written without brackets where nothing is said of them but their hydrogens, which then go without saying."""
-
-
-class Token(NamedTuple):
-    """A token as the model reads it; the element, if it is an atom; and the atom's number on the map."""
-
-    text: str
-    element: str = ""
-    number: int | None = None
-
-
-def token_of(written: str) -> Token:
-    """A token of a mapped reaction, its number taken off: [CH3:1] is C, [nH:2] is [nH], [O-:3] is [O-].
-
-    A placeholder (*) keeps no number: there is no element to ask for.
-    """
-    found = ATOM.fullmatch(written)
-    if found is None:
-        return Token(written, written.capitalize() if written[0].isalpha() or written == "*" else "")
-    symbol, element = found["symbol"], found["symbol"].capitalize()
-    if found["number"] is None:
-        return Token(written, element)
-    special = found["isotope"] or found["chirality"] or found["charge"] or (symbol in ("n", "p") and found["hydrogens"])
-    inside = "".join(found[part] for part in ("isotope", "symbol", "chirality", "hydrogens", "charge"))
-    text = symbol if symbol in UNBRACKETED and not special else f"[{inside}]"
-    return Token(text, element, None if symbol == "*" else int(found["number"]))
-
-
-@dataclass(frozen=True)
-class Reaction:
-    """A mapped reaction: its tokens, reactants first, then >>, then the product."""
-
-    tokens: tuple[Token, ...]
-
-    @classmethod
-    def parse(cls, smiles: str) -> Reaction:
-        """From mapped SMILES. Raises Misuse for what is not: text that no token covers, or not one >>."""
-        written = TOKEN.findall(smiles)
-        if "".join(written) != smiles or written.count(">>") != 1:
-            raise Misuse(
-                f"{smiles!r} is no reaction SMILES of this benchmark: reactants>>product, in tokens that it knows"
-            )
-        return cls(tuple(token_of(t) for t in written))
-
-    @cached_property
-    def arrow(self) -> int:
-        """Where >> stands."""
-        return [t.text for t in self.tokens].index(">>")
-
-    @property
-    def product(self) -> str:
-        """The product as the model reads it."""
-        return "".join(t.text for t in self.tokens[self.arrow + 1 :])
-
-    @property
-    def reactant_atoms(self) -> list[int]:
-        """Places of the reactants' atoms, numbered or not."""
-        return [i for i, t in enumerate(self.tokens[: self.arrow]) if t.element]
-
-    @property
-    def questions(self) -> list[tuple[int, int]]:
-        """(place of a product's atom, place of the reactants' atom of the same number), for all that have one."""
-        origin = {t.number: i for i, t in enumerate(self.tokens[: self.arrow]) if t.number is not None}
-        product = enumerate(self.tokens[self.arrow + 1 :], self.arrow + 1)
-        return [(i, origin[t.number]) for i, t in product if t.number in origin]
 
 
 def reactions_in(source: str) -> Iterator[str]:
@@ -179,6 +108,28 @@ def model_of(archive: zipfile.ZipFile) -> torch.nn.Module:
     state = torch.load(weights, map_location="cpu", weights_only=True)
     model.load_state_dict({k: v for k, v in state.items() if not k.startswith("albert.pooler.")})
     return model.eval()
+
+
+def written(archive: zipfile.ZipFile, folder: Path) -> None:
+    """The model, its tokenizer and the reactions in a folder, as `regard evaluate` reads them; no pickle."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    model_of(archive).save_pretrained(folder)  # type: ignore[operator]
+    ids = vocabulary_of(archive)
+    made = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(TOKEN.pattern), "isolated")
+    ends = [(token, ids[token]) for token in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {f"{name.lower()}_token": f"[{name}]" for name in ("UNK", "CLS", "SEP", "PAD", "MASK")}
+    PreTrainedTokenizerFast(tokenizer_object=made, **names).save_pretrained(folder)
+    (folder / "reactions.txt").write_text("\n".join(mapped_in(archive)) + "\n")
+
+
+def mapped_in(archive: zipfile.ZipFile) -> list[str]:
+    """The mapped reactions of the wheel's tests."""
+    names = [n for n in archive.namelist() if n.startswith("tests/test_")]
+    return sorted({smiles for name in names for smiles in reactions_in(archive.read(name).decode())})
 
 
 def vocabulary_of(archive: zipfile.ZipFile) -> dict[str, int]:
@@ -418,13 +369,18 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, help=f"a folder with {WHEEL}")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--kept", type=Path, help="a folder for the maps: a run that was cut off goes on from there")
+    parser.add_argument("--folder", type=Path, help="write the model and the reactions into a folder, and nothing else")
     given = parser.parse_args()
     try:
         archive = wheel(given.wheel)
     except Misuse as e:
         parser.error(str(e))
-    names = [n for n in archive.namelist() if n.startswith("tests/test_")]
-    mapped = sorted({smiles for name in names for smiles in reactions_in(archive.read(name).decode())})
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
+        written(archive, given.folder)
+        print(f"regard evaluate {given.folder} atoms:{given.folder}")
+        return
+    mapped = mapped_in(archive)
     vocabulary = vocabulary_of(archive)
     asked = [Questions.of(Reaction.parse(smiles), vocabulary) for smiles in mapped]
     model = model_of(archive)

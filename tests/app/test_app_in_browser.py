@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import urllib.error
 import urllib.request
@@ -25,18 +24,18 @@ from regard.app.limits import Limits
 from regard.app.serving import serving
 from regard.app.shelf import Needs, Shelf
 from regard.errors import Failure, Misuse
+from support.browser import needs_chromium, sync_api
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ROOT = Path(__file__).parents[2]
+WAIT = 120_000
+"""Milliseconds that an answer may take: on a machine that is busy with other tests, it may be long."""
 LIMITS = Limits(bytes=2_000_000, pixels=1_000_000, characters=300)
 
 pytestmark = [
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="there is no chromium: apt-get install chromium, then these tests try the app in it"
-    ),
+    needs_chromium,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*unclosed.*:ResourceWarning"),
 ]
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright tries pages in a browser")
+playwright = sync_api()
 pytest.importorskip("gradio", reason="pip install 'regard[app]' brings what the app is made with")
 
 
@@ -44,14 +43,6 @@ pytest.importorskip("gradio", reason="pip install 'regard[app]' brings what the 
 def app() -> Iterator[str]:
     with serving(limits=LIMITS) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as p:
-        one = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-lcd-text"])
-        yield one
-        one.close()
 
 
 @pytest.fixture
@@ -66,6 +57,7 @@ def opened(browser, app) -> Iterator[Any]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
         page.on("request", lambda r: None if r.url.startswith((app, "data:", "blob:")) else wrong.append(r.url))
+        page.set_default_timeout(WAIT)
         page.goto(app)
         page.wait_for_function("document.querySelector('#left iframe')?.style.height")  # which the map's own page tells
         return page
@@ -82,17 +74,17 @@ def frame(page: Any, side: str = "left") -> Any:
 
 def shows(page: Any, selector: str, text: str | re.Pattern[str], side: str = "left") -> None:
     """Wait until an element of a map's page holds a text."""
-    playwright.expect(frame(page, side).locator(selector).first).to_have_text(text, timeout=30_000)
+    playwright.expect(frame(page, side).locator(selector).first).to_have_text(text, timeout=WAIT)
 
 
 def judged(page: Any, side: str = "left") -> str:
     """The verdict of what is shown, when there is one."""
-    playwright.expect(page.locator(f"#{side} .save")).to_be_enabled(timeout=60_000)
+    playwright.expect(page.locator(f"#{side} .save")).to_be_enabled(timeout=WAIT)
     return str(frame(page, side).locator(".verdict").first.inner_text())
 
 
 def refused(page: Any, says: str | re.Pattern[str]) -> None:
-    playwright.expect(page.locator("#left .refused")).to_have_text(says, timeout=30_000)
+    playwright.expect(page.locator("#left .refused")).to_have_text(says, timeout=WAIT)
 
 
 def pick(page: Any, field: str, value: str) -> None:
@@ -123,9 +115,7 @@ def test_a_dropped_picture_is_explained(opened, tmp_path):
         }""",
         [*(tmp_path / "mine.png").read_bytes()],
     )
-    playwright.expect(frame(page).locator(".stage img")).to_have_attribute(
-        "alt", re.compile("mine.png"), timeout=30_000
-    )
+    playwright.expect(frame(page).locator(".stage img")).to_have_attribute("alt", re.compile("mine.png"), timeout=WAIT)
     assert page.locator("[aria-pressed=true]").count() == 0
     assert "falls from" in judged(page) or "rises" in judged(page)
 
@@ -138,7 +128,7 @@ def test_class_and_method_and_site_are_chosen(opened):
     pick(page, "method", "integrated_gradients")
     shows(page, ".receipts h3", re.compile("^integrated_gradients"))
     pick(page, "site", "block[1]")
-    playwright.expect(frame(page).locator("dl.receipt")).to_contain_text("block[1]", timeout=30_000)
+    playwright.expect(frame(page).locator("dl.receipt")).to_contain_text("block[1]", timeout=WAIT)
 
 
 def test_the_map_follows_what_is_typed(opened):
@@ -167,7 +157,7 @@ def test_two_methods_and_two_models_stand_side_by_side(opened):
     pick(page, "model", "zoo/detr-scenes")
     shows(page, ".receipts h3 span", re.compile("^Bag"))
     page.get_by_text("two models").click()
-    playwright.expect(page.locator("#right h2")).to_have_text("zoo/vit-scenes · gae", timeout=30_000)
+    playwright.expect(page.locator("#right h2")).to_have_text("zoo/vit-scenes · gae", timeout=WAIT)
     judged(page, "right")
     left, right = (page.locator(f"#{side} iframe").bounding_box() for side in ("left", "right"))
     assert left["y"] == right["y"]

@@ -65,7 +65,6 @@ def test_a_visit() -> None:
         (["zoo/bert-sentiment", "--threads", "0"], "--threads is a whole number of at least 1, not 0"),
         (["zoo/bert-sentiment", "--data-option", "split"], "--data-option is NAME=VALUE"),
         (["zoo/bert-sentimental"], "did you mean 'zoo/bert-sentiment'"),
-        (["zoo/llama-facts"], "unknown bundled data set 'zoo/llama-facts'"),
         (["zoo/bert-sentiment", "no/such/folder"], "there are no data at no/such/folder"),
         (["zoo/bert-sentiment", "one.csv"], "one.csv holds 1 example: the doctor needs two at the least"),
         (["zoo/bert-sentiment", "--minutes", "0.001"], "do not buy two examples of this model: give "),

@@ -146,3 +146,23 @@ def test_the_run_in_memory_of_the_same_words_is_the_same() -> None:
     )  # fmt: skip
     assert Results("a").csv() == Results("b").csv()
     assert Results("a").plan == Results("b").plan
+
+
+def test_a_leaderboard_of_two_runs() -> None:
+    small("one", examples=2)
+    small("two", examples=2, methods=["raw_attention"])
+    assert run("results", "one", "two", "--leaderboard", "board.md").stdout == "report: board.md\n"
+    text = Path("board.md").read_text("utf-8")
+    assert "Made by `regard results one two --leaderboard board.md`." in text
+    assert {"raw_attention", "random"} <= {line.split(" | ")[0].strip("| ") for line in text.splitlines()}
+    assert run("results", "one", "two", "--leaderboard", "board.html", "-q").stdout == "board.html\n"
+    assert "<!DOCTYPE html>" in Path("board.html").read_text("utf-8")
+    refused = {
+        ("one", "two"): "2 runs are shown together by --leaderboard FILE alone",
+        ("one", "--leaderboard", "board.txt"): "--leaderboard is a file that ends in .md or .html",
+        ("one", "--leaderboard", "board.md", "--csv", "x.csv"): "--leaderboard is written alone",
+        ("one", "nowhere", "--leaderboard", "board.md"): "nowhere holds no run",
+        ("one", "one", "--leaderboard", "board.md"): "one is given twice",
+    }
+    for words, said in refused.items():
+        assert said in run("results", *words, code=2).stderr, words

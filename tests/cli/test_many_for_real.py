@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -99,3 +101,59 @@ def test_nothing_of_an_input_stays_in_memory(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert len(living) == 12
     assert max(living[4:]) <= living[3]
+
+
+def resident(process: subprocess.Popen[str]) -> float:
+    """Megabytes that a process has in memory; 0 when it has ended."""
+    try:
+        return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * 4096 / 1e6
+    except (OSError, IndexError):
+        return 0.0
+
+
+def watched(*args, stop: int | None = None) -> tuple[int, str, list[tuple[int, float]]]:
+    """Run over a folder: the exit code, what was said, and megabytes by inputs done. stop: Ctrl-C after so many."""
+    seen: list[tuple[int, float]] = []
+    out = Path(args[-1])
+    with Path(f"{out}.said").open("w+", encoding="utf-8") as said:
+        running = subprocess.Popen(
+            [*command("in", "--no-test")[:-1], *args], stdout=subprocess.DEVNULL, stderr=said, text=True
+        )
+        while running.poll() is None:
+            time.sleep(0.5)
+            seen.append((len([*out.glob("[0-9]*")]), resident(running)))
+            if stop is not None and seen[-1][0] >= stop:
+                running.send_signal(signal.SIGINT)
+                stop = None
+        said.seek(0)
+        return running.returncode, said.read(), seen
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_five_hundred_pictures(tmp_path, monkeypatch):
+    """Memory is flat, progress is shown, and Ctrl-C with --resume ends with the index of an undisturbed run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    Path("in").mkdir()
+    noise = np.random.default_rng(0)
+    pictures = scenes_of_zoo().numpy().astype(int)
+    for i in range(500):
+        one = pictures[i % len(pictures)] + noise.integers(-6, 7, pictures[0].shape)
+        Image.fromarray(one.clip(0, 255).astype("uint8")).save(f"in/{i:03d}.png")
+    code, said, seen = watched("--out", "whole")
+    assert code == 0, said
+    assert re.search(r"\d+ of 500 inputs; .* a second, .* left; now in/\d+\.png", said), said[-500:]
+    early = max(mb for done, mb in seen if 50 <= done < 200)
+    late = max(mb for done, mb in seen if done >= 350)
+    assert late < early + 50  # a third of a megabyte for each input between
+    code, said, _ = watched("--out", "part", stop=200)
+    assert code == 130
+    assert "the same command with --resume goes on" in said
+    code, said, _ = watched("--resume", "--out", "part")
+    assert code == 0, said
+    whole, part = digests("whole"), digests("part")
+    assert {name: whole[name] for name in ("index.html", "index.json")} == {
+        n: part[n] for n in ("index.html", "index.json")
+    }
+    assert whole.keys() == part.keys()

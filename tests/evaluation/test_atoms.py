@@ -1,4 +1,4 @@
-"""The parser of `benchmarks/atoms.py`, on reactions written here, and what counts as a hit."""
+"""The parser of reactions, on some written here; what counts as a hit; the folder that `regard evaluate` reads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from regard.errors import Misuse
+from regard.evaluation.data.reactions import Reaction, token_of
 
 
 @pytest.fixture
@@ -51,13 +52,13 @@ ESTER = (
     ],
 )
 def test_a_token_loses_its_number_and_brackets_that_say_nothing(
-    atoms: ModuleType, written: str, text: str, element: str, number: int | None
+    written: str, text: str, element: str, number: int | None
 ) -> None:
-    assert atoms.token_of(written) == (text, element, number)
+    assert token_of(written) == (text, element, number)
 
 
-def test_a_mapped_reaction_is_read_as_the_model_reads_it(atoms: ModuleType) -> None:
-    reaction = atoms.Reaction.parse(ESTER)
+def test_a_mapped_reaction_is_read_as_the_model_reads_it() -> None:
+    reaction = Reaction.parse(ESTER)
     plain = "CC(=O)Cl.Oc1c[nH]c1.[Na+].[O-][13CH3]>>CC(=O)Oc1c[nH]c1"
     assert "".join(t.text for t in reaction.tokens) == plain
     assert reaction.product == "CC(=O)Oc1c[nH]c1"
@@ -65,23 +66,23 @@ def test_a_mapped_reaction_is_read_as_the_model_reads_it(atoms: ModuleType) -> N
     assert written == ["C", "C", "O", "Cl", "O", "c", "c", "[nH]", "c", "[Na+]", "[O-]", "[13CH3]"]
 
 
-def test_each_numbered_atom_of_the_product_is_asked_for_its_own_origin(atoms: ModuleType) -> None:
-    reaction = atoms.Reaction.parse(ESTER)
+def test_each_numbered_atom_of_the_product_is_asked_for_its_own_origin() -> None:
+    reaction = Reaction.parse(ESTER)
     numbers = [(reaction.tokens[i].number, reaction.tokens[j].number) for i, j in reaction.questions]
     assert numbers == [(n, n) for n in range(1, 9)]
     assert all(j < reaction.arrow < i for i, j in reaction.questions)
 
 
-def test_an_atom_from_nowhere_and_a_placeholder_are_not_asked_for(atoms: ModuleType) -> None:
-    reaction = atoms.Reaction.parse("[1*:1][CH:2]=C.O>>[*:1][CH2:2][CH3:9]")
+def test_an_atom_from_nowhere_and_a_placeholder_are_not_asked_for() -> None:
+    reaction = Reaction.parse("[1*:1][CH:2]=C.O>>[*:1][CH2:2][CH3:9]")
     assert [reaction.tokens[i].text for i, _ in reaction.questions] == ["C"]
     assert reaction.reactant_atoms == [0, 1, 3, 5]
 
 
 @pytest.mark.parametrize("wrong", ["CCO", "C>>C>>C", "C!>>C", "[CH3:1>>C"])
-def test_what_is_no_reaction_is_refused(atoms: ModuleType, wrong: str) -> None:
+def test_what_is_no_reaction_is_refused(wrong: str) -> None:
     with pytest.raises(Misuse, match="no reaction SMILES"):
-        atoms.Reaction.parse(wrong)
+        Reaction.parse(wrong)
 
 
 def test_reactions_are_found_among_the_strings_of_a_file(atoms: ModuleType) -> None:
@@ -90,7 +91,7 @@ def test_reactions_are_found_among_the_strings_of_a_file(atoms: ModuleType) -> N
 
 
 def test_a_hit_is_the_largest_score_of_those_that_compete(atoms: ModuleType) -> None:
-    reaction = atoms.Reaction.parse("[CH3:1]Br.[OH2:2]>>[CH3:1][OH:2]")
+    reaction = Reaction.parse("[CH3:1]Br.[OH2:2]>>[CH3:1][OH:2]")
     vocabulary = {t: i for i, t in enumerate(["[UNK]", "[CLS]", "[SEP]", "[MASK]", "C", "Br", ".", "O", ">>"])}
     asked = atoms.Questions.of(reaction, vocabulary)
     assert asked.ids.tolist() == [[1, 4, 5, 6, 7, 8, 3, 7, 2], [1, 4, 5, 6, 7, 8, 4, 3, 2]]

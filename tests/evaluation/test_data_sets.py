@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-import regard
 from regard import zoo
 from regard.errors import InputError, Misuse, UnknownName
 from regard.evaluation import Segmentation, read_eraser
@@ -24,16 +23,6 @@ from regard.evaluation.data.sources import KINDS, data_set
 from support.runs import small
 
 SHARED = Path(os.environ.get("REGARD_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return regard.load("zoo/vit-scenes")
-
-
-@pytest.fixture(scope="module")
-def bert():
-    return regard.load("zoo/bert-sentiment")
 
 
 def picture(path, seed=0, size=(40, 30)):
@@ -336,7 +325,19 @@ def test_the_zoos_own(vit, bert):
     assert (document.label, data.example(bert, 3).label) == (1, 1)
     with pytest.raises(UnknownName):
         Bundled(name="zoo/clip-scenes")
-    assert set(KINDS) == {"zoo", "images", "masks", "gtsegs", "coco", "eraser", "table", "hf"}
+    assert set(KINDS) == {
+        "zoo",
+        "images",
+        "masks",
+        "gtsegs",
+        "coco",
+        "eraser",
+        "table",
+        "hf",
+        "vqa",
+        "webdataset",
+        "atoms",
+    }
 
 
 def test_a_poisoned_data_set_finishes_and_its_bad_examples_are_rows(tmp_path, vit):

@@ -18,7 +18,7 @@ from regard.attribution.table import METHODS
 from regard.errors import Failure, InputError, Misuse, UnknownName
 from regard.evaluation import Example, Row, budget, data_set
 from regard.evaluation import doctor as doctors
-from regard.evaluation.budget import SLACK, WANTED, Cost, Costs, bought
+from regard.evaluation.budget import SLACK, WANTED, Costs, MethodCost, bought
 from regard.evaluation.data.drawn import Drawn
 from regard.evaluation.diagnosis import Diagnosis
 from regard.evaluation.engines import work
@@ -219,7 +219,7 @@ class Made:
 def costs(forward: float, methods: int = 8, spent: float = 20.0) -> Costs:
     """Of a model by the time of a forward pass: a method takes two and a half of them, its checks eight."""
     names = ("random", *doctors.METHODS)[:methods]
-    return Costs(forward, forward, 12 * forward, {n: Cost(2.5 * forward, 8 * forward) for n in names}, spent)
+    return Costs(forward, forward, 12 * forward, {n: MethodCost(2.5 * forward, 8 * forward) for n in names}, spent)
 
 
 def examples(count: int) -> list[Example]:

@@ -42,11 +42,6 @@ SHORT = Perturbation("token", "drop", steps=(0.5,), auc=(0, 0.5))
 
 
 @pytest.fixture(scope="module")
-def vit():
-    return regard.load("zoo/vit-scenes")
-
-
-@pytest.fixture(scope="module")
 def examples(vit):
     scenes = zoo.scenes().select(torch.arange(5))
     return examples_of(vit.read(list(scenes.images)), labels=scenes.labels[:, 0], masks=scenes.masks[:, 0])

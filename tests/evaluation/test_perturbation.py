@@ -29,16 +29,6 @@ from support.tiny import noise, strong
 
 
 @pytest.fixture(scope="module")
-def vit():
-    return regard.load("zoo/vit-scenes")
-
-
-@pytest.fixture(scope="module")
-def bert():
-    return regard.load("zoo/bert-sentiment")
-
-
-@pytest.fixture(scope="module")
 def scenes(vit):
     found = zoo.scenes()
     reading = vit.read(list(found.images[:3]))

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import regard
 from regard.errors import InputError, Misuse
 from regard.evaluation import Rationale, evaluate_documents, rationale, read_eraser
 from regard.evaluation.data.eraser import Document, word_spans
@@ -36,11 +35,6 @@ MOVIES = SHARED / "eraser_movies"
 
 def made(text, evidence=(), label=1, name="d"):
     return Document(name, text, label, word_spans(text), tuple(evidence))
-
-
-@pytest.fixture(scope="module")
-def bert():
-    return regard.load("zoo/bert-sentiment")
 
 
 def long_text(lines=30):

@@ -25,11 +25,6 @@ from support.tiny import noise
 
 
 @pytest.fixture(scope="module")
-def vit():
-    return regard.load("zoo/vit-scenes")
-
-
-@pytest.fixture(scope="module")
 def pairs(vit):
     scenes = zoo.scenes()
     two = scenes.select((~scenes.single).nonzero()[:3, 0])

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-import regard
 from regard import zoo
 from regard.errors import Misuse
 from regard.evaluation import Example, Segmentation, evaluate_rows, examples_of, sample_of, segmentation
@@ -150,11 +149,6 @@ def test_ap_is_of_the_object_and_not_pooled_over_two_channels():
     assert ap_over_channels(a, y) == pytest.approx(pooled, abs=1e-6)
     assert abs(pooled - average_precision(a, y)) > 0.05
     assert Segmentation().name != Segmentation(variant="ap-over-channels").name
-
-
-@pytest.fixture(scope="module")
-def vit():
-    return regard.load("zoo/vit-scenes")
 
 
 def test_a_cropped_picture_is_compared_where_the_model_looked(vit):

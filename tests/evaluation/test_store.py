@@ -32,11 +32,6 @@ from support.runs import METHODS, PROTOCOLS, left_behind, small, table
 
 
 @pytest.fixture(scope="module")
-def vit():
-    return regard.load("zoo/vit-scenes")
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A finished run that no test changes."""
     out = tmp_path_factory.mktemp("runs") / "whole"

@@ -6,8 +6,6 @@ import dataclasses
 import html
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from regard.report.explanation import objects_png as objects
 from regard.report.explanation.html import page, write_page
 from regard.report.explanation.token_links import MOST, token_links
 from regard.report.view import view_of
+from support.browser import needs_chromium, probed
 from support.pairs import FOLDERS, save
 from support.regions import QUESTION, RELATION, picture, run
 
@@ -199,7 +198,6 @@ def test_a_map_that_leaves_an_input_out_says_so(files):
 
 # ---------------------------------------------------------------- in a browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 PROBE = """<script>
 const all = (s) => [...document.querySelectorAll(s)], seen = {}, words = all("#s0 .running:not(.tokens) .w");
@@ -222,15 +220,11 @@ document.body.textContent = JSON.stringify(seen);
 
 
 @pytest.mark.long
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+@needs_chromium
 def test_clicks_in_a_browser(asked, detected, tmp_path):
     exp, found = asked[0], detected[0]
     file = write_page([exp, *found], tmp_path / "a.html")
-    file.write_text(file.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
-    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"file://{file}"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    seen = json.loads(html.unescape(re.search(r"<body>(.*)</body>", shown, re.DOTALL)[1]))
+    seen = probed(file, file.read_text(encoding="utf-8"), PROBE)
     bag = exp.between("input_ids", "visual_feats", 6)[0, 0]
     assert seen["word"][0].startswith(f"“bag” looks at: region {int(bag.argmax()) + 1} (")
     assert seen["word"][1] == "#s0-word-6"

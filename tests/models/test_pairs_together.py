@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import html
 import json
 import pickle
 import re
-import shutil
-import subprocess
 
 import pytest
 import torch
@@ -18,6 +15,7 @@ from regard.explanation.explanation import Explanation
 from regard.report.explanation.html import page, write_page
 from regard.report.explanation.pairs import STRONGEST, WORDS, pairs_of, signed, tables_of, where
 from regard.report.view import view_of
+from support.browser import needs_chromium, probed
 from support.pairs import save
 from support.regions import picture, run
 
@@ -160,8 +158,6 @@ def test_the_terminal_names_the_strongest_pairs(files, tmp_path):
 
 # ---------------------------------------------------------------- in a browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 PROBE = """<script>
 const all = (s) => [...document.querySelectorAll(s)], seen = {}, words = all("#s0 .running:not(.tokens) .w");
 const say = () => all("#s0 output")[0].textContent, alpha = () => String(words.map((w) => w.style.getPropertyValue("--a")));
@@ -188,14 +184,10 @@ document.body.textContent = JSON.stringify(seen);
 
 
 @pytest.mark.long
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+@needs_chromium
 def test_pointing_tapping_and_keys_in_a_browser(together, tmp_path):
     file = write_page([together], tmp_path / "a.html")
-    file.write_text(file.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
-    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"file://{file}"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    seen = json.loads(html.unescape(re.search(r"<body>(.*)</body>", shown, re.DOTALL)[1]))
+    seen = probed(file, file.read_text(encoding="utf-8"), PROBE)
     (table,) = tables_of(view_of(together))
     best, worst = int(table.values[1].argmax()), int(table.values[1].argmin())
     assert seen["word"][0].startswith(f"“red”, by itself {table.words[1].score:.3g}"[:15])

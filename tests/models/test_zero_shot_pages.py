@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import shutil
-import subprocess
-from html import unescape
 from pathlib import Path
 
 import pytest
@@ -21,6 +17,7 @@ from regard.report.explanation import html
 from regard.report.explanation.compared import MOST, bars_of, compared_of
 from regard.report.explanation.html import page
 from regard.report.view import sections, view_of
+from support.browser import needs_chromium, probed
 from support.pairs import save
 from support.regions import picture, run
 
@@ -128,8 +125,6 @@ def test_the_picture_may_be_unknown(every):
     assert "the picture itself" not in html.page(bare)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 PROBE = """<script>
 const all = (s) => [...document.querySelectorAll(s)], seen = {}, button = all("[data-pick]")[1];
 const chosen = () => all('#s0 input[data-kind="target"]:checked')[0].value;
@@ -142,14 +137,10 @@ document.body.textContent = JSON.stringify(seen);
 
 
 @pytest.mark.long
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+@needs_chromium
 def test_a_closer_look_in_a_browser(every, tmp_path):
     file = html.write_page(every, tmp_path / "a.html")
-    file.write_text(file.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
-    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"file://{file}"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    seen = json.loads(unescape(re.search(r"<body>(.*)</body>", shown, re.DOTALL)[1]))
+    seen = probed(file, file.read_text(encoding="utf-8"), PROBE)
     first, second = (f"logit of class {c} ({TEXTS[c]})" for c in range(2))
     assert seen["before"] == [[first] * 2, True]
     assert seen["after"] == [second] * 2

@@ -7,8 +7,6 @@ screenshots anew: look at them before they are committed.
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ from PIL import Image
 import regard
 from regard import zoo
 from regard.report.explanation.html import write_page
+from support.browser import chromium, needs_chromium, sync_api
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 GOLDEN = Path(__file__).parent / "golden"
 APART = 6.0
 """How far apart two screenshots may be: the mean of absolute differences, of 255, at a third of their size."""
@@ -33,10 +31,8 @@ VIEWS: dict[str, tuple[str, dict[str, Any]]] = {
     "several-light": ("several", {}),
 }
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no chromium: apt-get install chromium, then these tests try pages in it"
-)
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright tries pages in a browser")
+pytestmark = needs_chromium
+playwright = sync_api()
 
 
 def written(folder: Path) -> dict[str, str]:
@@ -58,14 +54,6 @@ def written(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, str]:
     return written(tmp_path_factory.mktemp("pages"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as p:
-        one = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-lcd-text"])
-        yield one
-        one.close()
 
 
 @pytest.fixture
@@ -265,11 +253,11 @@ def apart_of(a: str, b: str) -> float:
 if __name__ == "__main__":
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder, playwright.sync_playwright() as p:
-        uris, chromium = written(Path(folder)), p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with tempfile.TemporaryDirectory() as folder, chromium() as driven:
+        uris = written(Path(folder))
         GOLDEN.mkdir(exist_ok=True)
         for view, (name, how) in VIEWS.items():
-            page = chromium.new_context(**{"viewport": {"width": 1200, "height": 1000}} | how).new_page()
+            page = driven.new_context(**{"viewport": {"width": 1200, "height": 1000}} | how).new_page()
             page.goto(uris[name])
             page.screenshot(path=Path(folder) / "shot.png")
             small(Path(folder) / "shot.png").save(GOLDEN / f"{view}.png", optimize=True)

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from regard.evaluation.budget import Bought
-from regard.evaluation.diagnosis import NONE, Diagnosis, Spent, Standing
+from regard.evaluation.diagnosis import NONE, Diagnosis, MethodStanding, Spent
 from regard.evaluation.statistics import Interval
 from regard.report.doctor.html import page, strip
 
 SURE, NO = Interval(0.1, 0.0, 0.2), Interval(0.0, 0.0, 0.0)
 
 
-def standing(title: str, mean: float, **more: Any) -> Standing:
+def standing(title: str, mean: float, **more: Any) -> MethodStanding:
     """A method that is better than chance, and has no fault."""
     low, high = max(0.0, mean - 0.05), min(1.0, mean + 0.05)
     fields: dict[str, Any] = {
@@ -25,13 +25,13 @@ def standing(title: str, mean: float, **more: Any) -> Standing:
         "beats": frozenset(), "places": (1, 3), "head": SURE, "head_unchanged": NO, "final": SURE, "unchanged": NO,
         "noise": Interval(0.9, 0.8, 1.0), "relative_error": None, "checked": 10, "seconds": 0.1,
     }  # fmt: skip
-    return Standing(**fields | more)
+    return MethodStanding(**fields | more)
 
 
 CONTROL = standing("random", 0.5, p_value=0.6, places=(3, 3))
 
 
-def made(*standings: Standing, **more: Any) -> Diagnosis:
+def made(*standings: MethodStanding, **more: Any) -> Diagnosis:
     titles = tuple(s.title for s in standings)
     spent = Spent(10, 590.0, 0.37, 1000, 1000, Bought(titles, 60, 10, {"lime": 700.0}), {2: Bought(titles, 130, 20)})
     fields: dict[str, Any] = {

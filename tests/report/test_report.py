@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import html as std_html
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -28,6 +26,7 @@ from regard.report.headline import caption, headline
 from regard.report.page import safe_json
 from regard.report.receipt import accounts, lines
 from regard.report.view import TextPiece, plain, same_maps, sections, token_pieces, view_of, word_pieces
+from support.browser import needs_chromium, probed
 from support.drawn import NASTY, bare, oklab, picture, receipt, scene, sentence
 
 # colour
@@ -401,8 +400,6 @@ def test_missing_packages_are_named(monkeypatch):
         need("viz")
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 PROBE = """<script>
 const all = (s) => [...document.querySelectorAll(s)], shown = (s) => all(s).filter((e) => e.offsetParent);
 const stage = all(".stage")[0], canvas = all("canvas")[0], {width, height} = canvas;
@@ -422,16 +419,12 @@ document.body.textContent = JSON.stringify(seen);
 
 
 @pytest.mark.long
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+@needs_chromium
 def test_page_in_a_browser(tmp_path):
     scores = torch.zeros(1, 16)
     scores[0, 6] = 1.0
-    source = page([picture(scores), picture(scores / 2, method="rollout"), sentence()]).replace("</body>", PROBE)
-    (tmp_path / "a.html").write_text(source, encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
-    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'a.html'}"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    seen = json.loads(std_html.unescape(re.search(r"<body>(.*)</body>", shown, re.DOTALL)[1]))
+    source = page([picture(scores), picture(scores / 2, method="rollout"), sentence()])
+    seen = probed(tmp_path / "a.html", source, PROBE)
     width, height = seen["size"]
     drawn = shrink(np.array(seen["alpha"], dtype=float).reshape(height, width, 1), 60)[..., 0]
     assert np.abs(drawn - overlay(picture(scores))[..., 3] / OPACITY).max() < 13  # the same map, drawn finer

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -20,6 +18,7 @@ from regard.report.transfer.html import page
 from regard.report.transfer.png import plot
 from regard.report.transfer.view import RunningView, centre, view_of_transfer
 from regard.report.view import PictureView
+from support.browser import dom_of, needs_chromium
 from support.drawn import NASTY, bare, picture, receipt, scene, sentence
 
 
@@ -376,20 +375,16 @@ def test_a_batch_is_a_page_of_samples_and_a_layer_can_be_chosen():
     assert [s["large"] for s in data_of(page(several.transfer(), 0))["samples"]] == [0, 0]
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
 @pytest.mark.long
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@needs_chromium
 @pytest.mark.parametrize("make", [on_picture, on_words, nasty])
 def test_a_browser_draws_the_arrows(make, tmp_path):
     made = make().transfer().to_html(tmp_path / "t.html")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run([*command, made.as_uri()], capture_output=True, text=True, timeout=120)
-    drawn = done.stdout[done.stdout.index('class="arrows"') :]
+    shown = dom_of(made, "--virtual-time-budget=3000")
+    drawn = shown[shown.index('class="arrows"') :]
     expected = data_of(made.read_text("utf-8"))["samples"][0]
     assert drawn[: drawn.index("</svg>")].count("<g ") == len(expected["layers"][expected["large"]]["arrows"])
-    shown = [a for t, a in Tags(done.stdout).found if "data-layer" in a and "hidden" not in a]
+    shown = [a for t, a in Tags(shown).found if "data-layer" in a and "hidden" not in a]
     assert {a["data-layer"] for a in shown} == {str(expected["large"])}
 
 

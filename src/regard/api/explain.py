@@ -13,6 +13,7 @@ from regard.api.causal_later import tested_or_noted
 from regard.api.maps import row_options
 from regard.api.one_target import one_target
 from regard.api.shared_run import Settings, Watched
+from regard.api.trusting import Judging
 from regard.attribution.method import Method, OwnSite
 from regard.attribution.table import METHODS
 from regard.attribution.table import method as method_row
@@ -21,6 +22,7 @@ from regard.explanation.boxes import Found
 from regard.explanation.explanation import Explanation
 from regard.explanation.explanations import Explanations
 from regard.explanation.raw_inputs import Reading
+from regard.explanation.trust import LateTrust
 from regard.guide import Guide
 from regard.recording import Recording, record, record_inputs
 from regard.recording.ambient import Surroundings, our_own
@@ -161,6 +163,8 @@ def _explained(
                     made[m, t] = explanation
             started = time.perf_counter()
     every = Explanations(made[m, t] for m in range(len(rows)) for t in range(len(wanted)))
+    for explanation in every:
+        explanation.late_trust = LateTrust(Judging(model, explain, vars(how)))
     if how.measure == "causal":
         for explanation in every:
             tested_or_noted(explanation)

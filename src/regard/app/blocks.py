@@ -153,6 +153,9 @@ class Playground:
 
         def handled(event: Any, visit: Visitor, token: str, *values: Any) -> dict[Any, Any]:
             said = {name: str(value or "") for name, value in zip(FIELDS, values, strict=True)}
+            if change == self._switch and visit.asked is not None and visit.asked.model == said["model"]:
+                # Gradio tells of one choice twice; what was typed since would be written over
+                return {self.at["visit"]: visit}
             if token != visit.token:
                 visit.picture = None
             try:
@@ -167,8 +170,6 @@ class Playground:
     # -- what each change does: the fields that change with it, and the panes ------------------------------------------------
 
     def _switch(self, visit: Visitor, said: dict[str, str], _: Any) -> Changes:
-        if visit.asked is not None and visit.asked.model == said["model"]:
-            return {}  # Gradio tells of one choice twice; what was typed since would be written over
         needs = self.shelf.needs(said["model"])
         examples = examples_of(said["model"], needs)
         keeps = visit.example is None and self._fits(needs, visit, said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ import regard
 from regard.called import called, parts_of, value_of
 from regard.cli.entries import width
 from regard.cli.files import slug, unused, writable, writable_file, write_all
-from regard.cli.options import Budget, Debug, check_model
-from regard.cli.progress import duration
+from regard.cli.options import Budget, Debug, check_model, named_values
+from regard.cli.progress import drawn_bar, duration, paced
 from regard.cli.running import guarded
 from regard.cli.terminal import busy, one_line, show_file, show_files, show_written
 from regard.errors import Failure, InputError, Misuse, nearest
@@ -36,8 +37,8 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="A folder or a file (images:, masks:, coco:, gtsegs:, eraser:, table:, hf: before it say its kind), or a name "
-            "as zoo/vit-scenes. Default: the zoo's own data, for its models.",
+            help="A folder or a file (images:, masks:, coco:, gtsegs:, eraser:, table:, hf:, vqa:, webdataset: before it say "
+            "its kind), or a name as zoo/vit-scenes. Default: the zoo's own data, for its models.",
         ),
     ] = None,
     methods: Annotated[
@@ -69,6 +70,10 @@ def evaluate(
         ),
     ] = None,
     memory_budget: Budget = None,
+    costs: Annotated[
+        bool,
+        typer.Option("--costs", help="Then measure time and memory of a map by each method, for a leaderboard."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the rows are.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -78,8 +83,11 @@ def evaluate(
     wanted = None if protocols is None else parts_of(protocols)
     for one in wanted or ():
         called(one)
-    how = {"engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed}
-    own = _options(option)
+    how = {
+        "engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed,
+        "threads": threads, "memory_budget": memory_budget, "costs": costs,
+    }  # fmt: skip
+    own = {name: value_of(said) for name, said in named_values(option, "--data-option", "split=test").items()}
     budget_of(memory_budget)
     if "://" not in out:
         writable(Path(out).expanduser())
@@ -88,9 +96,7 @@ def evaluate(
     need("store")
     run: Any = regard.evaluate
     with told(quiet) as progress:
-        found = run(
-            model, data, asked, wanted, out, **how, threads=threads, memory_budget=memory_budget, told=progress, **own
-        )
+        found = run(model, data, asked, wanted, out, **how, told=progress, **own)
     if not quiet:
         _show(found)
     typer.echo(f"rows: {out}" if not quiet else out)
@@ -137,7 +143,7 @@ def doctor(
         _check_methods(asked)
     how: dict[str, Any] = {"minutes": minutes, "examples": examples, "seed": seed, "threads": threads}
     check_numbers(minutes=minutes, examples=examples, threads=threads, seed=seed)
-    own = _options(option)
+    own = {name: value_of(said) for name, said in named_values(option, "--data-option", "column=review").items()}
     budget_of(memory_budget)
     out = writable(out)
     check_model(model)
@@ -175,7 +181,7 @@ def render_diagnosis(found: Sequence[Any], work: Path) -> list[str]:
 
 @guarded
 def results(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="The --out of `regard evaluate`.")],
+    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="The --out of `regard evaluate`.")],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the numbers as CSV, too (.csv).")] = None,
     against: Annotated[
         str, typer.Option(metavar="METHOD", help="The method that the page compares others with, example by example.")
@@ -185,15 +191,39 @@ def results(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the page and the curves go. Default: the folder report in STORE."),
     ] = None,
+    board: Annotated[
+        Path | None,
+        typer.Option(
+            "--leaderboard",
+            metavar="FILE",
+            help="Write this alone: who is best by each protocol on each model, of one STORE or several (.md or .html).",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the files are.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show what the rows of a run say: a table, and a page with curves."""
-    csv = None if csv is None else writable_file(csv, (".csv",))
-    if "://" not in store and not (Path(store).expanduser() / "manifest.json").is_file():
-        raise InputError(f"{store} holds no run (there is no manifest.json); give the --out of regard evaluate")
+    """Show what the rows of a run say: a table, and a page with curves; or the leaderboard of several runs."""
+    csv = None if csv is None else writable_file(csv, (".csv",), "--csv")
+    if board is not None and (csv is not None or out is not None):
+        raise Misuse("--leaderboard is written alone; leave --csv and --out away")
+    if board is None and len(stores) > 1:
+        raise Misuse(
+            f"{len(stores)} runs are shown together by --leaderboard FILE alone; give one run, or --leaderboard"
+        )
+    for store in stores:
+        if "://" not in store and not (Path(store).expanduser() / "manifest.json").is_file():
+            raise InputError(f"{store} holds no run (there is no manifest.json); give the --out of regard evaluate")
     need("eval")
     need("store")
+    if board is not None:
+        made_by = shlex.join(["regard", "results", *stores, "--leaderboard", str(board)])
+        _leaderboard(stores, writable_file(board, (".md", ".html"), "--leaderboard"), made_by, quiet)
+    else:
+        _results(stores[0], csv, against, page, out, quiet)
+
+
+def _results(store: str, csv: Path | None, against: str, page: bool, out: Path | None, quiet: bool) -> None:
+    """One run's table, and its files."""
     if page:
         need("viz")
     from regard.evaluation.store.results import Results
@@ -213,6 +243,22 @@ def results(
         show_files(files, quiet)
 
 
+def _leaderboard(stores: Sequence[str], file: Path, made_by: str, quiet: bool) -> None:
+    """Several runs as one page of tables."""
+    from regard.evaluation.leaderboard import leaderboard
+    from regard.evaluation.store.results import Results
+    from regard.report.leaderboard import write_leaderboard
+
+    if file.suffix.lower() == ".html":
+        need("viz")
+    with busy("comparing"):
+        boards = leaderboard([Results(store).as_run() for store in stores])
+        if not any(b.contests for b in boards):
+            raise Misuse("there is no number to compare yet; run regard evaluate first")
+        written = write_leaderboard(boards, file, made_by=made_by)
+    show_file(written, quiet)
+
+
 def _check_methods(asked: Sequence[str]) -> None:
     """Refuse unknown methods before anything heavy is imported."""
     table: Any = regard.methods()
@@ -223,16 +269,6 @@ def _check_methods(asked: Sequence[str]) -> None:
         name, _ = called(words)
         if name not in known:
             raise nearest(name, known, "method")
-
-
-def _options(given: Sequence[str] | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for one in given or ():
-        name, equals, value = (part.strip() for part in one.partition("="))
-        if not name or not equals or not value or name in found:
-            raise Misuse(f"--data-option is NAME=VALUE, each name once; not {one!r}")
-        found[name] = value_of(value)
-    return found
 
 
 def _show(found: Any) -> None:
@@ -293,13 +329,11 @@ def told(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
     elif not sys.stderr.isatty():
         yield lambda p: typer.echo(line_of(p), err=True)
     else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None, pace="")
-            yield lambda p: bar.update(task, completed=p.examples, total=p.of_examples, pace=pace_of(p))
+        with drawn_bar() as bar:
+            task = bar.add_task("evaluating", total=None, pace="")
+            yield lambda p: bar.update(
+                task, completed=p.examples, total=p.of_examples, pace=cost_told(p) if p.measuring else pace_of(p)
+            )
 
 
 STAGES = {"checks": "checking", "ranks": "taking away"}
@@ -335,6 +369,8 @@ def _stage_of(stage: str, p: Any) -> str:
 
 def line_of(p: Any) -> str:
     """One line of how far it is."""
+    if p.measuring:
+        return cost_told(p)
     done = f"{p.shards} of {p.of_shards} shards, {p.examples} of {p.of_examples} examples"
     pace = pace_of(p)
     if p.shard is None:
@@ -342,12 +378,14 @@ def line_of(p: Any) -> str:
     return f"shard {p.shard.number + 1} is done: {done}" + (f"; {pace}" if pace else "")
 
 
+def cost_told(p: Any) -> str:
+    """Whose cost is being measured."""
+    return f"measuring what a map by {p.measuring} costs"
+
+
 def pace_of(p: Any) -> str:
     """The rate, and the time that is left."""
-    if not p.rate or p.left is None:
-        return ""
-    rate = f"{p.rate:.3g} a second" if p.rate >= 0.1 else f"{duration(1 / p.rate)} each"
-    return f"{rate}, {duration(p.left)} left" if p.examples < p.of_examples else rate
+    return paced(p.rate, p.left) if p.rate and p.left is not None else ""
 
 
 __all__ = ["doctor", "evaluate", "results"]

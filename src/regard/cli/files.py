@@ -30,12 +30,12 @@ def writable(out: Path) -> Path:
     return out
 
 
-def writable_file(out: Path, suffixes: Sequence[str]) -> Path:
+def writable_file(out: Path, suffixes: Sequence[str], option: str = "--out") -> Path:
     """Refuse an output file that cannot be one, or that is of another kind, before time is spent."""
     if out.suffix.lower() not in suffixes:
-        raise Misuse(f"--out is a file that ends in {_either(suffixes)}; {out.name or out} does not")
+        raise Misuse(f"{option} is a file that ends in {_either(suffixes)}; {out.name or out} does not")
     if out.is_dir():
-        raise InputError(f"{out} is a folder; --out needs a file")
+        raise InputError(f"{out} is a folder; {option} needs a file")
     return writable(out.parent) / out.name
 
 

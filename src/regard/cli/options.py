@@ -194,15 +194,23 @@ def guide(said: str | None, whole: bool = True) -> dict[str, Guide]:
 
 def pairs(given: Sequence[str] | None) -> dict[str, Any]:
     """Options of methods as NAME=VALUE: numbers, true, false and null are read as such; a comma makes a list."""
-    found: dict[str, Any] = {}
+    said = named_values(given, "--option", "correction=complete")
+    if "guide" in said:
+        raise Misuse("give the guide with --guide")
+    split = {name: [_value(part.strip()) for part in value.split(",")] for name, value in said.items()}
+    return {name: parts if len(parts) > 1 else parts[0] for name, parts in split.items()}
+
+
+def named_values(given: Sequence[str] | None, option: str, such_as: str) -> dict[str, str]:
+    """What an option that takes NAME=VALUE was given, each name once, in words. Raises Misuse for anything else."""
+    found: dict[str, str] = {}
     for one in given or ():
         name, equals, value = (part.strip() for part in one.partition("="))
         if not name or not equals or not value:
-            raise Misuse(f"--option is NAME=VALUE, as in correction=complete; not {one!r}")
-        if name in ("guide", *found):
-            raise Misuse("give the guide with --guide" if name == "guide" else f"option {name} is given twice")
-        parts = [_value(part.strip()) for part in value.split(",")]
-        found[name] = parts if len(parts) > 1 else parts[0]
+            raise Misuse(f"{option} is NAME=VALUE, as in {such_as}; not {one!r}")
+        if name in found:
+            raise Misuse(f"{option} {name} is given twice")
+        found[name] = value
     return found
 
 

@@ -26,6 +26,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
+def paced(rate: float, left: float) -> str:
+    """How many a second, or how long each takes, and the seconds that are left; 0 where nothing is."""
+    said = f"{rate:.3g} a second" if rate >= 0.1 else f"{duration(1 / rate)} each"
+    return f"{said}, {duration(left)} left" if left else said
+
+
 @dataclass
 class Counted:
     """How many inputs are done of how many, and how fast; those that an earlier run had done do not count for the rate."""
@@ -50,12 +56,7 @@ class Counted:
     @property
     def pace(self) -> str:
         """The rate in words, and what is left."""
-        if not self.worked:
-            return ""
-        rate = self.rate
-        said = f"{rate:.3g} a second" if rate >= 0.1 else f"{duration(1 / rate)} each"
-        left = (self.total - self.done) / rate
-        return f"{said}, {duration(left)} left" if self.done < self.total else said
+        return paced(self.rate, (self.total - self.done) / self.rate) if self.worked else ""
 
     def __str__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
@@ -107,6 +108,13 @@ def progress(counted: Counted, quiet: bool) -> Iterator[ProgressLine]:
     if quiet or not sys.stderr.isatty():
         yield ProgressLine(counted, quiet)
         return
+    with drawn_bar() as bar:
+        yield ProgressBar(counted, bar)
+
+
+@contextmanager
+def drawn_bar() -> Iterator[Any]:
+    """A bar on a terminal: what is done, how much of it, and its pace, a field of the task. Gone when it ends."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -117,7 +125,7 @@ def progress(counted: Counted, quiet: bool) -> Iterator[ProgressLine]:
         TextColumn("{task.fields[pace]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield ProgressBar(counted, bar)
+        yield bar
 
 
-__all__ = ["Counted", "duration", "progress"]
+__all__ = ["Counted", "drawn_bar", "duration", "paced", "progress"]

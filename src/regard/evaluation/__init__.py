@@ -13,6 +13,7 @@ from regard.evaluation.protocols.agreement import MapAgreement
 from regard.evaluation.protocols.attribution_error import AttributionError, attribution_error
 from regard.evaluation.protocols.causal import Causal
 from regard.evaluation.protocols.detected_objects import Objects, found_by
+from regard.evaluation.protocols.known_tokens import KnownTokens
 from regard.evaluation.protocols.noise import Noise
 from regard.evaluation.protocols.perturbation import (
     Perturbation,
@@ -82,6 +83,7 @@ __all__ = [
     "ExampleMaps",
     "GivenMaps",
     "Interval",
+    "KnownTokens",
     "MapAgreement",
     "MethodChoice",
     "Necessity",

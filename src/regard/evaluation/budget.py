@@ -20,7 +20,7 @@ SLACK = 0.05
 """The share of the time that is kept for what is not planned: reading, writing, drawing the page."""
 
 
-class Cost(NamedTuple):
+class MethodCost(NamedTuple):
     """Seconds of one example by one method: its map with what is asked of it, and the checks."""
 
     asked: float
@@ -40,13 +40,13 @@ class Costs:
     forward: float
     backward: float
     once: float
-    methods: Mapping[str, Cost]
+    methods: Mapping[str, MethodCost]
     spent: float = 0.0
     maps: Mapping[str, float] = field(default_factory=dict)
 
     def scaled(self, times: float) -> Costs:
         """The same, where all takes so many times as long."""
-        methods = {title: Cost(times * c.asked, times * c.checked) for title, c in self.methods.items()}
+        methods = {title: MethodCost(times * c.asked, times * c.checked) for title, c in self.methods.items()}
         return Costs(self.forward, self.backward, times * self.once, methods, self.spent, self.maps)
 
     def example(self, titles: Sequence[str]) -> float:
@@ -104,4 +104,4 @@ def counts(left: float, costs: Costs, titles: Sequence[str], available: int) -> 
     return max(0, int(min(available, (left - checked * check) / each))), checked
 
 
-__all__ = ["CHECKED", "CHECKS", "SLACK", "WANTED", "Bought", "Cost", "Costs", "bought", "counts"]
+__all__ = ["CHECKED", "CHECKS", "SLACK", "WANTED", "Bought", "Costs", "MethodCost", "bought", "counts"]

@@ -58,7 +58,7 @@ class Doubt:
 
 
 @dataclass(frozen=True)
-class Standing:
+class MethodStanding:
     """One method's numbers.
 
     Attributes:
@@ -133,7 +133,7 @@ class Diagnosis:
 
     model: str
     data: str
-    standings: Sequence[Standing]
+    standings: Sequence[MethodStanding]
     agreement: Mapping[tuple[str, str], Interval]
     proof: tuple[str, bool | None]
     spent: Spent
@@ -148,12 +148,12 @@ class Diagnosis:
         return max((s.examples for s in self.standings), default=0)
 
     @property
-    def control(self) -> Standing | None:
+    def control(self) -> MethodStanding | None:
         """The method that draws its maps, if it was asked."""
         return next((s for s in self.standings if s.title == CONTROL), None)
 
     @property
-    def better(self) -> list[Standing]:
+    def better(self) -> list[MethodStanding]:
         """Methods that are better than chance, the highest rank first; never the control."""
         return [s for s in self.standings if s.better and s.title != CONTROL]
 
@@ -179,7 +179,7 @@ class Diagnosis:
             if s is not best and not {s.title} & (ruled_out | best.beats) and best.title not in s.beats
         ]
 
-    def of(self, title: str) -> Standing:
+    def of(self, title: str) -> MethodStanding:
         """One method's numbers."""
         return next(s for s in self.standings if s.title == title)
 
@@ -305,7 +305,7 @@ class Diagnosis:
         table.writerows(records)
         return written.getvalue()
 
-    def _record(self, s: Standing) -> dict[str, Any]:
+    def _record(self, s: MethodStanding) -> dict[str, Any]:
         parts = {
             "rank": s.rank, "head": s.head, "final": s.final, "noise": s.noise,
             "relative_error": s.relative_error or NONE,
@@ -376,7 +376,7 @@ def _written(value: float) -> float | str:
 # -- what speaks against a method ---------------------------------------------------------------------------------------------
 
 
-def doubts_of(s: Standing) -> list[Doubt]:
+def doubts_of(s: MethodStanding) -> list[Doubt]:
     """What not to believe of a method, each with its number."""
     out = []
     if s.below:
@@ -422,7 +422,7 @@ def doubts_of(s: Standing) -> list[Doubt]:
     return found
 
 
-def verdict(s: Standing, of: Diagnosis) -> str:
+def verdict(s: MethodStanding, of: Diagnosis) -> str:
     """A method in three words."""
     if s.title == CONTROL:
         return "the control"
@@ -442,7 +442,7 @@ def verdict(s: Standing, of: Diagnosis) -> str:
 
 def standings(
     rows: Sequence[Row], titles: Sequence[str], seconds: Mapping[str, float], seed: int = 0
-) -> list[Standing]:
+) -> list[MethodStanding]:
     """Every method's numbers, from the highest rank to the lowest. seconds: of one map."""
     ranks = _Table.of(rows, Causal, "rank", titles)
     above = holm(sign_flip(ranks.values - 0.5, ranks.groups, seed))
@@ -453,7 +453,7 @@ def standings(
         own = _Own([r for r in rows if r.title == title], seed)
         claims = method_row(own.method).decomposes if own.method else False
         made.append(
-            Standing(
+            MethodStanding(
                 title,
                 own.share(Causal, "rank"),
                 own.count(Causal, "rank"),
@@ -607,8 +607,8 @@ __all__ = [
     "CONTROL",
     "Diagnosis",
     "Doubt",
+    "MethodStanding",
     "Spent",
-    "Standing",
     "agreements",
     "doubts_of",
     "standings",

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from regard.errors import Failure, InputError, Misuse, RegardError
 from regard.evaluation.budget import CHECKS as SHARE
-from regard.evaluation.budget import SLACK, WANTED, Bought, Cost, Costs, bought, counts
+from regard.evaluation.budget import SLACK, WANTED, Bought, Costs, MethodCost, bought, counts
 from regard.evaluation.data.drawn import Drawn
 from regard.evaluation.diagnosis import ASKED, CHECKS, CONTROL, Diagnosis, Spent, agreements, standings
 from regard.evaluation.evaluate import Progress, data_of, evaluate, methods_of, reader_of
@@ -210,7 +211,9 @@ class _Plan:
             made = json.loads(file.read_text(encoding="utf-8"))
             if made.pop("format") != FORMAT:
                 raise ValueError("of another format")
-            costs = Costs(**made["costs"] | {"methods": {t: Cost(*c) for t, c in made["costs"]["methods"].items()}})
+            costs = Costs(
+                **made["costs"] | {"methods": {t: MethodCost(*c) for t, c in made["costs"]["methods"].items()}}
+            )
             what = Bought(**made["bought"] | {"methods": tuple(made["bought"]["methods"])})
             said, holds = made["proof"]
             return cls(**made | {"costs": costs, "bought": what, "proof": (str(said), holds)})
@@ -222,8 +225,9 @@ class _Plan:
         """Measure what an example costs, and buy. Raises Misuse where the time does not buy two examples."""
         torch.set_num_threads(threads)
         example = _example(call.reader, call.source)
-        proof = _proof(call.reader, example)
-        meter = Meter(call.reader.model, example, call.seed, call.clock, call.seconds * SHARE, min(WANTED, call.most))
+        model = call.source.model_of(call.reader)
+        proof = _proof(model, example)
+        meter = Meter(model, example, call.seed, call.clock, call.seconds * SHARE, min(WANTED, call.most))
         costs, refused, dear = meter.measured(call.choices, call.fixed)
         costs = dataclasses.replace(costs, spent=call.clock() - call.started)
         what = bought(call.seconds, costs, call.most, call.fixed)
@@ -268,10 +272,10 @@ def _example(reader: Any, source: Drawn) -> Example:
     return max(found, key=lambda e: sum(v.numel() for v in e.reading.inputs.values()))
 
 
-def _proof(reader: Any, example: Example) -> tuple[str, bool | None]:
+def _proof(model: nn.Module, example: Example) -> tuple[str, bool | None]:
     """What `verify` says of the recording on one example."""
     try:
-        found = verify(reader.model, example.reading.inputs)
+        found = verify(model, example.reading.inputs)
     except RegardError as e:
         return f"it could not be verified ({(str(e).splitlines() or [''])[0].rstrip('.')})", None
     return found.verdict, found.ok if found.claims else None

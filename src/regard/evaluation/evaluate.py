@@ -15,6 +15,7 @@ from regard.errors import Failure, Misuse, nearest
 from regard.evaluation.data.dataset import DataSet, Given
 from regard.evaluation.data.sources import data_set
 from regard.evaluation.engines import local
+from regard.evaluation.engines.costs import costs as measured
 from regard.evaluation.engines.work import Work
 from regard.evaluation.examples import Example
 from regard.evaluation.plan import Plan, Shard, planned
@@ -41,6 +42,7 @@ class Progress:
         shards, examples: how many are done, of how many; those of an earlier run are among them. shard: the one that was
             published last, None before the first.
         rate: examples a second of this run. left: seconds that the rest will take at this rate; None: not known yet.
+        measuring: when all examples are done, the method whose cost is being measured.
     """
 
     shards: int
@@ -50,6 +52,7 @@ class Progress:
     shard: Shard | None = None
     rate: float = 0.0
     left: float | None = None
+    measuring: str = ""
 
 
 Told = Callable[[Progress], None]
@@ -71,6 +74,7 @@ def evaluate(
     threads: int = 1,
     memory_budget: int | float | str | None = None,
     together: bool = False,
+    costs: bool = False,
     told: Told | None = None,
     **options: Any,
 ) -> Results:
@@ -96,6 +100,7 @@ def evaluate(
         memory_budget: of copies of one example side by side, as in `regard.explain`.
         together: explain methods without options in one call: faster, and the same rows but for rounding; the seconds of a map
             are then its share.
+        costs: measure what a map costs by each method, in a process of its own, and keep that beside the rows; once for a run.
         told: is called with a `Progress` before the first shard and after each.
         options: of the data: labels={name: number}, split=, column=, ... as its kind takes them.
 
@@ -122,23 +127,36 @@ def evaluate(
     plan = planned(model, reader, source, chosen, asked, count=count, shard=size, **how)
     work = Work(model if is_name(model) else reader, source, chosen, asked, plan.digest, **how, together=together)
     with store.held():
-        store.begin(plan)
-        done = store.done(plan)
-        todo = [s for s in plan.shards if s.number not in done]
-        pace = Pace.of(plan, done, told)
-        pace.tell()
-        try:
-            with contextlib.closing(_computed(engine, work, reader, todo, workers)) as computed:
-                for finished, rows in computed:
-                    store.publish(finished, rows)
-                    pace.tell(finished)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"interrupted: {pace.examples} of {plan.count} examples are done; the same command goes on from there"
-            ) from None
+        pace = carried_out(store, plan, lambda todo: _computed(engine, work, reader, todo, workers), told)
+        if costs and not store.costs():
+            store.put_costs(measured(work, pace.measure))
+    return Results(store.out)
+
+
+Computing = Callable[[Sequence[Shard]], Generator[tuple[Shard, bytes], None, None]]
+
+
+def carried_out(store: Store, plan: Plan, computing: Computing, told: Told | None = None) -> Pace:
+    """Have what a plan has left to do computed, and publish it shard by shard, in a store that is held; how far it is.
+
+    Raises Failure where less came back than was asked for.
+    """
+    store.begin(plan)
+    done = store.done(plan)
+    pace = Pace.of(plan, done, told)
+    pace.tell()
+    try:
+        with contextlib.closing(computing([s for s in plan.shards if s.number not in done])) as computed:
+            for finished, rows in computed:
+                store.publish(finished, rows)
+                pace.tell(finished)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: {pace.examples} of {plan.count} examples are done; the same command goes on from there"
+        ) from None
     if pace.examples != plan.count:
         raise Failure(f"only {pace.examples} of {plan.count} examples came back; the same command goes on from there")
-    return Results(store.out)
+    return pace
 
 
 def methods_of(methods: Sequence[Choice]) -> list[MethodChoice]:
@@ -186,9 +204,15 @@ class Pace:
             )
         rate = self.worked / max(time.monotonic() - self.started, 1e-9)
         left = (self.plan.count - self.examples) / rate if rate else None
+        self._tell(shard, rate, left)
+
+    def measure(self, title: str) -> None:
+        """The cost of a method is being measured."""
+        self._tell(None, 0.0, None, title)
+
+    def _tell(self, *more: Any) -> None:
         if self.told is not None:
-            every = len(self.plan.shards)
-            self.told(Progress(self.shards, every, self.examples, self.plan.count, shard, rate, left))
+            self.told(Progress(self.shards, len(self.plan.shards), self.examples, self.plan.count, *more))
 
 
 def _computed(

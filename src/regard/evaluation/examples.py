@@ -17,6 +17,15 @@ from regard.explanation.raw_inputs import Raw, Reading, Text
 
 
 @dataclass(frozen=True)
+class KnownSource:
+    """Tokens of a stream that an answer is known to rest on (`source`), and those that compete for the top (`competing`)."""
+
+    stream: str
+    source: Bool[Tensor, " token"]
+    competing: Bool[Tensor, " token"]
+
+
+@dataclass(frozen=True)
 class Example:
     """One thing to judge maps on.
 
@@ -25,7 +34,8 @@ class Example:
         label: the true class. mask: the answer's pixels, at the size of the original picture. ignore: pixels that do not
             count (crowds, borders). other: the class of a second object that is present too. group: what it shares with
             other examples (a picture that is asked about twice): these are drawn together in every interval; "": nothing.
-        error: why the example could not be read; it then becomes a row that says so.
+        error: why the example could not be read; it then becomes a row that says so. known: the tokens that the answer is
+            known to rest on.
     """
 
     name: str
@@ -36,6 +46,7 @@ class Example:
     other: int | None = None
     error: str = ""
     group: str = ""
+    known: KnownSource | None = None
 
     def raw(self, stream: str) -> Raw | None:
         """The raw picture or text of a stream, where a reader made it."""
@@ -121,4 +132,4 @@ def checked(scores: Tensor, what: str) -> Tensor:
     return scores.detach().float().cpu()
 
 
-__all__ = ["Example", "checked", "examples_of", "sample_of", "stream_of"]
+__all__ = ["Example", "KnownSource", "checked", "examples_of", "sample_of", "stream_of"]

@@ -11,7 +11,7 @@ import torch
 from regard.api.causal_rank import RankedInput
 from regard.api.explain import explain_reading
 from regard.errors import Failure
-from regard.evaluation.budget import Cost, Costs
+from regard.evaluation.budget import Costs, MethodCost
 from regard.evaluation.diagnosis import CONTROL
 from regard.evaluation.examples import Example
 from regard.evaluation.protocols.protocol import MethodChoice, said
@@ -65,7 +65,7 @@ class Meter:
         run = self.clock() - begun
         self._map(choices[0], target)  # what the first call of all imports is no map's cost
         once, backward = 0.0, 0.0
-        found: dict[str, Cost] = {}
+        found: dict[str, MethodCost] = {}
         refused: dict[str, str] = {}
         dear: dict[str, float] = {}
         for choice in choices:
@@ -85,7 +85,7 @@ class Meter:
                 again = self._costs(choice, ranked, target)
                 once, (own, tested, whole) = run + tested - again[1], again
                 backward = max(0.0, own - 2 * forward)
-            found[choice.title] = Cost(own + tested, MAPS_OF_CHECKS * own + whole)
+            found[choice.title] = MethodCost(own + tested, MAPS_OF_CHECKS * own + whole)
             self.maps[choice.title] = own
         if not found.keys() - {CONTROL}:
             why = next(iter(refused.values()), "all of them take too long")
@@ -93,7 +93,9 @@ class Meter:
         costs = self._shared(choices, found, target)
         return Costs(forward, backward, once, costs, maps=self.maps), refused, dear
 
-    def _shared(self, choices: Sequence[MethodChoice], found: dict[str, Cost], target: torch.Tensor) -> dict[str, Cost]:
+    def _shared(
+        self, choices: Sequence[MethodChoice], found: dict[str, MethodCost], target: torch.Tensor
+    ) -> dict[str, MethodCost]:
         """The same costs, where methods without options share a call."""
         names = [c.name for c in choices if not c.options and c.title in found]
         alone = sum(self.maps[name] for name in names)
@@ -105,7 +107,8 @@ class Meter:
         saved = 1 - min(1.0, (self.clock() - begun) / max(alone, 1e-9))
         less = {c.title: saved * self.maps[c.title] for c in choices if c.name in names and not c.options}
         return {
-            t: Cost(c.asked - less.get(t, 0.0), c.checked - MAPS_OF_CHECKS * less.get(t, 0.0)) for t, c in found.items()
+            t: MethodCost(c.asked - less.get(t, 0.0), c.checked - MAPS_OF_CHECKS * less.get(t, 0.0))
+            for t, c in found.items()
         }
 
     def _forward(self) -> tuple[float, torch.Tensor]:

@@ -232,11 +232,22 @@ class _BatchMaps(ChosenMaps):
         return found or super().again(reading, target)
 
     def _explained(self, batch: Batch, classes: Sequence[int]) -> Explanation:
-        reading = batch.reading
-        target = torch.tensor(classes)
-        found = explain_reading(self.model, reading, target, self.choice.name, seed=self.seed, **self.choice.options)
-        assert isinstance(found, Explanation)
-        return found
+        return map_of(self.model, batch, self.choice, classes, self.seed)
 
 
-__all__ = ["Choice", "evaluate_documents", "evaluate_rows"]
+def map_of(
+    model: nn.Module, batch: Batch, choice: MethodChoice, classes: Sequence[int] | None = None, seed: int = 0
+) -> Explanation:
+    """The map of a batch by one method, for its predicted classes unless others are given."""
+    target = torch.tensor(batch.predicted if classes is None else classes)
+    found = explain_reading(model, batch.reading, target, choice.name, seed=seed, **choice.options)
+    assert isinstance(found, Explanation)
+    return found
+
+
+def answered(model: nn.Module, example: Example) -> Batch | None:
+    """One example with the model's answer; None where it cannot be read, or the model cannot run on it."""
+    return next(iter([] if example.error else _answered(model, Batch([example]), {})), None)
+
+
+__all__ = ["Batch", "Choice", "answered", "evaluate_documents", "evaluate_rows", "map_of"]

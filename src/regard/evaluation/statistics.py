@@ -1,4 +1,4 @@
-"""Bootstrap intervals (percentile, 95 %) of means, medians and ratios of sums, and of paired differences."""
+"""Bootstrap intervals (percentile, 95 %) of means, medians and ratios of sums, and of paired differences; paired tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from regard.extras import brought_by
 
 Numbers = NDArray[np.float64]
+Statistic = Callable[[Numbers], Numbers]
+"""What reduces samples: the last axis of numbers, the last two of samples of several numbers."""
 RESAMPLES = 2000
+SWAPS = 9999
+"""Random swaps of a paired test."""
+AT_ONCE = 1 << 22
+"""Numbers of a paired test that are in memory at once."""
 
 
 class Interval(NamedTuple):
@@ -70,9 +76,31 @@ def members_of(groups: Sequence[Hashable] | None, count: int) -> list[list[int]]
     return [*of.values()]
 
 
+def mean(x: Numbers) -> Numbers:
+    """Over samples."""
+    return np.asarray(x.mean(-1))
+
+
+def median(x: Numbers) -> Numbers:
+    """Over samples."""
+    return np.asarray(np.median(x, -1))
+
+
+def ratio_of_sums(x: Numbers) -> Numbers:
+    """Samples of (part, whole, part, whole, ...): the mean over pairs of Σ parts / Σ wholes; 0 where the wholes are 0.
+
+    A dataset-accumulated IoU is such a number.
+
+    >>> float(ratio_of_sums(np.array([[1.0, 1.0], [0.0, 3.0]])))
+    0.25
+    """
+    sums = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2).sum(-3)
+    return np.asarray((sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], 1)).mean(-1))
+
+
 def mean_with_interval(values: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
     """The mean."""
-    return bootstrap(values, lambda x: x.mean(-1), seed, groups)
+    return bootstrap(values, mean, seed, groups)
 
 
 def share_with_interval(values: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
@@ -92,7 +120,7 @@ def share_with_interval(values: Sequence[float], seed: int = 0, groups: Sequence
 
 def median_with_interval(values: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
     """The median."""
-    return bootstrap(values, lambda x: np.median(x, -1), seed, groups)
+    return bootstrap(values, median, seed, groups)
 
 
 def paired(a: Sequence[float], b: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
@@ -107,18 +135,61 @@ def ratios_of_sums(
     seed: int = 0,
     groups: Sequence[Hashable] | None = None,
 ) -> Interval:
-    """The mean over columns of Σ parts / Σ wholes, sums over samples: a dataset-accumulated IoU is such a number.
-
-    A column whose wholes sum to nothing (a class that neither is there nor was found) counts as 0 of 1.
+    """The mean over columns of Σ parts / Σ wholes, sums over samples (`ratio_of_sums`).
 
     >>> ratios_of_sums([[1.0], [0.0]], [[1.0], [3.0]]).value
     0.25
     """
     both = np.stack([np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)], axis=-1)
-    columns = both.shape[1] if both.ndim == 3 else 1
+    return bootstrap(both.reshape(len(both), -1).tolist(), ratio_of_sums, seed, groups)
 
-    def statistic(x: Numbers) -> Numbers:
-        sums = x.reshape(*x.shape[:-1], columns, 2).sum(-3)
-        return np.asarray((sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], 1)).mean(-1))
 
-    return bootstrap(both.reshape(len(both), -1).tolist(), statistic, seed, groups)
+def swapping(
+    a: Numbers,
+    b: Numbers,
+    statistic: Statistic = mean,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+    draws: int = SWAPS,
+) -> float:
+    """p, two-sided, of a paired permutation test: how often statistic(a) and statistic(b) lie as far apart if samples trade
+    their a for their b by the toss of a coin, those of a group together. Of few groups all outcomes of the tosses are tried.
+
+    a, b: numbers (sample,) or several of each (sample, number).
+
+    >>> swapping(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 0.0]))
+    0.25
+    """
+    members = _members(groups, len(a))
+    group_of = np.empty(len(a), dtype=np.int64)
+    for number, own in enumerate(members):
+        group_of[own] = number
+    exact = len(members) < 60 and 2 ** len(members) <= draws + 1
+    tosses = 2 ** len(members) if exact else draws
+    apart = abs(float(statistic(a) - statistic(b)))
+    least, random, far = apart * (1 - 1e-9), np.random.default_rng(seed), 0
+    size = max(1, AT_ONCE // max(1, a.size))
+    for start in range(0, tosses, size):
+        some = np.arange(start, min(tosses, start + size))
+        of_groups = (
+            (some[:, None] >> np.arange(len(members))) & 1 == 1
+            if exact
+            else random.random((len(some), len(members))) < 0.5
+        )
+        traded = of_groups[:, group_of].reshape(len(some), len(a), *[1] * (a.ndim - 1))
+        found = np.abs(statistic(np.where(traded, b, a)) - statistic(np.where(traded, a, b)))
+        far += int((found >= least).sum())
+    return far / tosses if exact else (1 + far) / (1 + tosses)
+
+
+def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
+    """Holm's correction: the same tests with the chance of even one false alarm among `family` tests, by default all of them.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    count, out, least = len(p_values) if family is None else family, [0.0] * len(p_values), 0.0
+    for before, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        least = max(least, min(1.0, (count - before) * p_values[i]))
+        out[i] = least
+    return out

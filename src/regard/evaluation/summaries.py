@@ -7,22 +7,28 @@ that the model had some of them wrong from the start, so every summary can be sp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regard.errors import Misuse, nearest
 from regard.evaluation.protocols.protocol import Protocol, Row
 from regard.evaluation.rows import curves_of, grouped
 from regard.evaluation.statistics import (
     Interval,
+    Statistic,
+    bootstrap,
+    mean,
     mean_with_interval,
-    median_with_interval,
+    median,
     paired,
-    ratios_of_sums,
+    ratio_of_sums,
 )
 from regard.explanation.explanation import Explanation
+
+NONE = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -70,27 +76,59 @@ def summaries(rows: Sequence[Row], seed: int = 0, *, split: bool = False) -> lis
         parts = {"all": own} | ({} if not split else grouped(own, side))
         for name, part in parts.items():
             errors, examples = sum(bool(r.error) for r in part), len({r.example for r in part if not r.error})
-            for metric, value, known in _numbers(key[0], part, seed):
-                out.append(Summary(*key, metric, name, value, known, examples - known, errors))
+            known = metric_values(key[0], part)
+            out += [
+                Summary(*key, v.metric, name, v.interval(seed), len(v.examples), v.undefined, errors) for v in known
+            ]
+            if not known:
+                out.append(Summary(*key, "", name, NONE, 0, examples, errors))
     return out
 
 
-def _numbers(protocol: Protocol, rows: Sequence[Row], seed: int) -> Iterator[tuple[str, Interval, int]]:
-    """Each metric with its number, and how many examples that is of; no metric where no example gave one."""
-    by_metric = grouped([r for r in rows if not r.error and r.x is None], lambda r: r.metric)
+@dataclass(frozen=True)
+class MetricValues:
+    """One metric's numbers of examples, and what makes one number of them.
+
+    Attributes:
+        values: (example,), or (example, number) where sums over examples are divided. statistic: over examples. examples: their
+            names. groups: what is drawn together. undefined: how many other examples gave no such number (NaN).
+    """
+
+    metric: str
+    values: NDArray[np.float64]
+    statistic: Statistic
+    examples: Sequence[str]
+    groups: Sequence[str]
+    undefined: int
+
+    def interval(self, seed: int = 0) -> Interval:
+        """The number with its interval."""
+        return bootstrap(self.values.tolist(), self.statistic, seed, self.groups)
+
+
+def metric_values(protocol: Protocol, rows: Sequence[Row]) -> list[MetricValues]:
+    """Each metric of one method's rows under a protocol; none where no example gave one."""
+    good = [r for r in rows if not r.error]
+    by_metric, examples = grouped([r for r in good if r.x is None], lambda r: r.metric), len({r.example for r in good})
     summed = {name for pairs in protocol.sums.values() for pair in pairs for name in pair}
+    found = []
     for metric, own in by_metric.items():
         if metric not in summed:
             known = [r for r in own if not math.isnan(r.value)]
-            middle = median_with_interval if metric in protocol.medians else mean_with_interval
-            yield metric, middle([r.value for r in known], seed, [r.drawn_with for r in known]), len(known)
+            values = np.array([r.value for r in known], dtype=np.float64)
+            how = median if metric in protocol.medians else mean
+            found.append(MetricValues(metric, values, how, *_named(known), examples - len(known)))
     for metric, pairs in protocol.sums.items():
         if summed <= set(by_metric):
-            parts, wholes = ([[r.value for r in by_metric[pair[i]]] for pair in pairs] for i in (0, 1))
-            groups = [r.drawn_with for r in by_metric[pairs[0][0]]]
-            yield metric, ratios_of_sums(list(zip(*parts)), list(zip(*wholes)), seed, groups), len(groups)
-    if not by_metric:
-        yield "", Interval(math.nan, math.nan, math.nan), 0
+            parts = [[r.value for r in by_metric[name]] for pair in pairs for name in pair]
+            values, own = np.array(parts, dtype=np.float64).T, by_metric[pairs[0][0]]
+            found.append(MetricValues(metric, values, ratio_of_sums, *_named(own), examples - len(own)))
+    return found
+
+
+def _named(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Their examples, and what each is drawn with."""
+    return [r.example for r in rows], [r.drawn_with for r in rows]
 
 
 def consistency(rows: Sequence[Row], seed: int = 0) -> list[Summary]:
@@ -178,11 +216,13 @@ def curve(rows: Sequence[Row], name: str, seed: int = 0) -> list[Interval]:
 __all__ = [
     "Accuracies",
     "Difference",
+    "MetricValues",
     "Summary",
     "accuracies",
     "consistency",
     "curve",
     "differences",
+    "metric_values",
     "side",
     "summaries",
 ]

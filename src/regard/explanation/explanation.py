@@ -49,6 +49,7 @@ from regard.explanation.same import same
 from regard.explanation.spans import Groups, grouped
 from regard.explanation.token_rows import TokenRows, tokens_asked
 from regard.explanation.transfer import FLOWS, LateTransfer, Transfer
+from regard.explanation.trust import LateTrust, Trust
 from regard.explanation.writing import write_atomically
 
 FORMAT = "regard-explanation-1"
@@ -71,7 +72,7 @@ class Explanation:
         signed: whether a negative score has a meaning (evidence against); chooses the colour map.
         of_pairs: whether `between` gives what pairs of tokens do together (`interaction`), rather than who looks at whom.
         found: the object that the target is, where a detector found it.
-        late_test: how `test` finds what it gives.
+        late_test, late_trust: how `test` and `trust` find what they give.
         guidance: what steered it, and the map without that; None where no guide was given.
         compared: of a picture that was compared with texts, its classes, and how well each of them fits.
         likely: the likeliest classes by their numbers; `prediction` has their names.
@@ -99,6 +100,7 @@ class Explanation:
     _transfer: LateTransfer = field(default_factory=LateTransfer, repr=False, compare=False)
     _heads: LateHeads = field(default_factory=LateHeads, repr=False, compare=False)
     late_test: LateTest = field(default_factory=LateTest, repr=False, compare=False)
+    late_trust: LateTrust = field(default_factory=LateTrust, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -338,6 +340,19 @@ class Explanation:
             self.receipt.passes += sum(t.passes for t in found)
         return found[0] if len(found) == 1 else found
 
+    @property
+    def trust(self) -> Trust | list[Trust]:
+        """How likely the top token of this map is the right one: a `Trust`, or a list of them, one for each of several samples.
+
+        A fit to maps of small models with known answers says so from what the map, its causal test, other methods, noise and
+        `regard.verify` show; where the case lies outside of what it has seen, `notes` say so. Costs some 60 forward passes,
+        five maps and a proof, once; it is kept, and not saved. docs/trust.md has how it was judged, and where it fails.
+
+        Raises Misuse after `load`, and where there is nothing to judge it by.
+        """
+        found = self.late_trust.of(self)
+        return found[0] if len(found) == 1 else found
+
     def test_unasked(self, seconds: float) -> None:
         """The test that a page shows; where there can be none, or it would take more than so many seconds, why not."""
         late = self.late_test
@@ -471,6 +486,7 @@ class Explanation:
             _transfer=self._transfer.of_sample(i),
             _heads=self._heads.of_sample(i),
             late_test=self.late_test.of_sample(i),
+            late_trust=self.late_trust.of_sample(i),
         )
 
     def __eq__(self, other: object) -> bool:

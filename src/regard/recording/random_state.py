@@ -25,7 +25,8 @@ def rng_kept(model: nn.Module, start: Any = None) -> Iterator[Any]:
 def random_state(model: Any) -> Any:
     """The random states of the CPU, and of the devices that a model is on."""
     # not the model's own `named_parameters`: a wrapper's may ask for what it has in a run alone
-    parameters = nn.Module.named_parameters(model) if isinstance(model, nn.Module) else ()
+    anywhere = isinstance(model, nn.Module) and torch.cuda.is_initialized()
+    parameters = nn.Module.named_parameters(model) if anywhere else ()
     devices = {p.device for _, p in parameters if p.device.type == "cuda"}
     return torch.get_rng_state(), [(d, torch.cuda.get_rng_state(d)) for d in devices]
 

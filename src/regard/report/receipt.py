@@ -40,6 +40,7 @@ def lines(exp: Explanation, sample: int = 0) -> list[ReceiptLine]:
         *_error(r, sample),
         _output(r),
         *causal(exp, sample),
+        *(ReceiptLine("trust", t.sentence, t.limits) for t in exp.late_trust.found if t.sample == sample),
         ReceiptLine(
             "cost", f"{r.passes} passes, {r.seconds:.2g} s", "forward and gradient passes, those of the checks included"
         ),

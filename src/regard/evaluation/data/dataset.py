@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.errors import InputError, Misuse, TargetError, UnknownName
 from regard.evaluation.data.eraser import Document
@@ -84,9 +84,19 @@ class DataSet(ABC):
         """Whether the words that an answer rests on are known: `document` gives them."""
         return False
 
+    @property
+    def sourced(self) -> bool:
+        """Whether the tokens that an answer rests on are known."""
+        return False
+
     def document(self, reader: Any, number: int) -> Document | None:
         """The text with its rationale, where the data set has such. Raises for what cannot be read."""
         return None
+
+    def model_of(self, reader: Any) -> nn.Module:
+        """What is asked: the reader's model, as one that tells classes apart."""
+        model: nn.Module = reader.model
+        return model
 
     def choices(self) -> dict[str, Any]:
         """What else was chosen of it, for the plan."""
@@ -167,12 +177,20 @@ class Given(DataSet):
         """Whether any has a mask."""
         return any(e.mask is not None for e in self.examples)
 
+    @property
+    def sourced(self) -> bool:
+        """Whether any has tokens that its answer is known to rest on."""
+        return any(e.known is not None for e in self.examples)
+
     def digest(self) -> str:
         """Of tensors, labels and masks."""
         found = hashlib.sha256()
         for e in self.examples:
-            known = (e.name, e.label, e.other, e.error, e.group)
+            known: tuple[Any, ...] = (e.name, e.label, e.other, e.error, e.group)
             tensors = {**e.reading.inputs, **e.reading.special, "mask": e.mask, "ignore": e.ignore}
+            if e.known is not None:
+                known += (e.known.stream,)
+                tensors |= {"known source": e.known.source, "known competing": e.known.competing}
             found.update(repr((known, {k: _of_tensor(v) for k, v in sorted(tensors.items())})).encode())
         return found.hexdigest()[:16]
 
@@ -228,6 +246,10 @@ def checked_picture(source: Path | bytes, name: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is measured below
             image = Image.open(opened)
+    except Image.DecompressionBombError as e:
+        raise InputError(
+            f"{name} has far more than the {MEGAPIXELS} megapixels that are judged; make it smaller first"
+        ) from e
     except Exception as e:
         if isinstance(source, Path):  # what reads it says what is wrong with it
             return source
@@ -239,7 +261,10 @@ def checked_picture(source: Path | bytes, name: str) -> Any:
         raise InputError(
             f"{name} has {width * height / 1e6:.0f} megapixels, and at most {MEGAPIXELS} are judged; make it smaller first"
         )
-    return source if isinstance(source, Path) else image
+    if isinstance(source, Path):
+        return source
+    image.filename = name  # what later errors call it
+    return image
 
 
 def inside(home: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import nn
 
 from regard.evaluation.data.dataset import DataSet
 from regard.evaluation.examples import Example
@@ -59,6 +60,10 @@ class Drawn(DataSet):
     def read(self, reader: Any, number: int) -> Example:
         """One example."""
         return self.of.read(reader, self.order[number])
+
+    def model_of(self, reader: Any) -> nn.Module:
+        """As the data set says."""
+        return self.of.model_of(reader)
 
     @property
     def labelled(self) -> bool:

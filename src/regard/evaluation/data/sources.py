@@ -21,8 +21,19 @@ KINDS = {
     "eraser": ("reviews", "EraserDocuments", "path"),
     "table": ("tables", "Table", "file"),
     "hf": ("saved", "SavedDataset", "folder"),
+    "vqa": ("vqa", "VqaQuestions", "file"),
+    "webdataset": ("webdataset", "WebDataset", "tars"),
+    "atoms": ("atoms", "NumberedAtoms", "folder"),
 }
 """Kind -> module, class, and what of it its words name."""
+ASKED = {
+    "zoo/clip-scenes": ("known_scenes", "CaptionedScenes", "name"),
+    "zoo/detr-scenes": ("known_scenes", "DetectedScenes", "name"),
+    "zoo/vlm-scenes": ("known_scenes", "SpokenScenes", "name"),
+    "zoo/llama-facts": ("known_prompts", "FactPrompts", "name"),
+    "zoo/lxmert-scenes": ("known_prompts", "SceneQuestions", "name"),
+}
+"""The zoo's sets that are asked in a way of their own."""
 
 
 def data_set(words: str, **options: Any) -> DataSet:
@@ -35,7 +46,7 @@ def data_set(words: str, **options: Any) -> DataSet:
         kind, place = "zoo", words
     elif not colon or kind not in KINDS:
         kind, place = _kind_of(words), words
-    module, name, field = KINDS[kind]
+    module, name, field = ASKED.get(words, KINDS[kind])
     made: Any = getattr(importlib.import_module(f"regard.evaluation.data.{module}"), name)
     known = [f.name for f in dataclasses.fields(made) if f.init and f.name != field]
     for option in options:
@@ -50,7 +61,11 @@ def _kind_of(path: str) -> str:
     place = Path(path).expanduser()
     if place.is_dir():
         return next((kind for kind, shows in FOLDERS.items() if shows(place)), "images")
+    if place.suffix.lower() == ".tar":  # one, or a pattern for several
+        return "webdataset"
     if place.is_file():
+        if place.name.lower().endswith("questions.json"):
+            return "vqa"
         endings = {".mat": "gtsegs", ".json": "coco", ".csv": "table", ".jsonl": "table"}
         if place.suffix.lower() in endings:
             return endings[place.suffix.lower()]
@@ -64,6 +79,7 @@ FOLDERS: dict[str, Callable[[Path], bool]] = {
     "hf": lambda p: (p / "dataset_info.json").is_file() or (p / "dataset_dict.json").is_file(),
     "masks": lambda p: (p / "images").is_dir() and (p / "masks").is_dir(),
     "eraser": lambda p: any(p.glob("*.jsonl")) or any(p.glob("*.jsonl.gz")),
+    "webdataset": lambda p: any(p.glob("*.tar")),
 }
 """Kind -> how a folder of it shows."""
 

@@ -9,14 +9,15 @@ import os
 import pickle
 import signal
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from regard import lifeline
-from regard.errors import Failure, Misuse
+from regard.errors import Misuse
+from regard.evaluation.engines.schedule import Schedule
 from regard.evaluation.engines.work import Work, Worker
 from regard.evaluation.plan import Shard
 
@@ -37,56 +38,46 @@ def in_this_process(work: Work, reader: Any, shards: Sequence[Shard]) -> Finishe
 def in_processes(work: Work, shards: Sequence[Shard], workers: int) -> Finished:
     """Shards as they are finished, in several processes with a copy of the model each.
 
-    A worker that dies (for want of memory, mostly) is replaced, and its shard tried again. Raises Failure where that does not
-    help.
+    A worker that dies (for want of memory, mostly) is replaced, and its shard tried again. Raises Failure at the end where that
+    did not help.
     """
-    _check_not_inside()
-    packed = _packed(work)
-    tries: dict[int, int] = {}
-    waiting = deque(shards)
-    while waiting:
+    check_not_inside()
+    begin = packed(work, _begin)
+    schedule = Schedule(shards, TRIES, alone=True)
+    while not schedule.over:
         left: dict[Future[bytes], Shard] = {}
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, context, initializer=lifeline.begin, initargs=(os.getpid(), packed))
+        pool = ProcessPoolExecutor(workers, context, initializer=lifeline.begin, initargs=(os.getpid(), begin))
         try:
-            while waiting or left:
+            while not schedule.over:
                 with _no_interrupts():  # what is started now is deaf to Ctrl-C: this process ends it
-                    while waiting and len(left) < AHEAD * workers:
-                        future = pool.submit(_parquet, waiting[0])
-                        left[future] = waiting.popleft()
+                    now = time.monotonic()
+                    while len(left) < AHEAD * workers and (shard := schedule.next(now)) is not None:
+                        left[pool.submit(_parquet, shard)] = shard
                 for done in wait(left, return_when=FIRST_COMPLETED).done:
                     found = done.result()
-                    yield left.pop(done), found
+                    shard = left.pop(done)
+                    schedule.finished(shard, time.monotonic())
+                    yield shard, found
         except BrokenProcessPool:
-            waiting.extendleft(reversed(_again(left, tries)))
+            for shard in left.values():  # which of them ended the worker is not known
+                schedule.lost(shard)
         finally:
-            _end(pool)
+            ended(pool)
+    schedule.check()
 
 
-def _again(left: dict[Future[bytes], Shard], tries: dict[int, int]) -> list[Shard]:
-    """The shards that died with a worker. Raises Failure where they did so before."""
-    shards = sorted(left.values(), key=lambda s: s.number)
-    for shard in shards:
-        tries[shard.number] = tries.get(shard.number, 0) + 1
-    if max(tries.values()) >= TRIES:
-        raise Failure(
-            f"the workers died over the examples {shards[0].first} to {shards[-1].last - 1}, for want of memory perhaps; what "
-            "is done is kept, and the same command goes on; take fewer workers, or smaller batches"
-        )
-    return shards
-
-
-def _packed(work: Work) -> bytes:
+def packed(work: Work, begin: Callable[[Work], object]) -> bytes:
     """What a worker does first, as it is sent to it. Raises Misuse for a model or data that cannot be sent."""
     try:
-        return pickle.dumps(functools.partial(_begin, work))
+        return pickle.dumps(functools.partial(begin, work))
     except (pickle.PicklingError, TypeError, AttributeError) as e:
         raise Misuse(
             f"the model or the data cannot be sent to other processes ({e}); give them by name, or workers=1"
         ) from e
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
+def ended(pool: ProcessPoolExecutor) -> None:
     """End the workers at once: what they have not handed over is computed again."""
     processes = [*(getattr(pool, "_processes", None) or {}).values()]
     pool.shutdown(wait=False, cancel_futures=True)
@@ -109,7 +100,7 @@ def _no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _check_not_inside() -> None:
+def check_not_inside() -> None:
     """Raise Misuse in a worker that runs the user's script anew."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise Misuse("workers run your script once more as they begin: call evaluate under if __name__ == '__main__':")
@@ -129,4 +120,4 @@ def _parquet(shard: Shard) -> bytes:
     return _worker[0].parquet(shard)
 
 
-__all__ = ["in_processes", "in_this_process"]
+__all__ = ["check_not_inside", "ended", "in_processes", "in_this_process", "packed"]

@@ -1,26 +1,29 @@
 """Shards on a Ray cluster: the same work, the same rows, published by the one process that holds the store.
 
 A cluster that is joined already (`ray.init(address=...)`) is used as it is, else the one that RAY_ADDRESS names, else one is
-begun on this machine. Shards are tasks, which Ray gives to any free slot and tries again where a node dies; each process of a
-node keeps one copy of the model.
+begun on this machine. Shards are tasks, which Ray gives to any free slot; each process of a node keeps one copy of the model.
+What is tried again when a node dies, and when a task takes too long, is the schedule's to say.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from regard.errors import Failure
+from regard.evaluation.engines.schedule import Crew, Schedule, ShardLost, computed
 from regard.evaluation.engines.work import Work, Worker
 from regard.evaluation.plan import Shard
 from regard.extras import brought_by
 
 TRIES = 5
-"""How often a shard is tried anew whose node or process dies."""
+"""How often a shard is tried whose node or process dies."""
 AHEAD = 2
 """Shards that are asked for beyond the cluster's slots, in multiples of them: no more are computed than are published."""
+PATIENCE = 2.0
+"""A shard that is out for so many times the usual time is asked for once more, where there is room. Half of the usual time is
+spent waiting for a slot, so that this is some four times what a shard takes."""
 
 _kept: dict[str, Worker] = {}
 """The worker of this process, by its plan; in a process of the cluster."""
@@ -29,39 +32,61 @@ _kept: dict[str, Worker] = {}
 def on_cluster(work: Work, shards: Sequence[Shard], workers: int | None) -> Iterator[tuple[Shard, bytes]]:
     """Shards as they are finished. `workers`: at most so many at a time; None: as many as the cluster has room for.
 
-    Raises Failure where a shard's processes die again and again; and what a shard raises.
+    Raises Failure at the end where the processes of a shard died again and again; and what a shard raises.
     """
     ray = brought_by("ray", "ray")
     with _joined(ray):
-        task = ray.remote(num_cpus=work.threads, max_retries=TRIES)(_parquet)
-        left: dict[Any, Shard] = {}
-        given, waiting = ray.put(work), deque(shards)
+        task = ray.remote(num_cpus=work.threads, max_retries=0)(_parquet)
+        crew = RayCrew(ray, task, ray.put(work), work.threads, workers)
+        yield from computed(crew, Schedule(shards, TRIES, patience=PATIENCE))
+
+
+@dataclass
+class RayCrew(Crew[Any]):
+    """The slots of a cluster.
+
+    ray: the module. task: the remote function. work: where the cluster keeps the work. threads: of a task. workers: at most
+    so many tasks at a time; None: as many as there is room for.
+    """
+
+    ray: Any
+    task: Any
+    work: Any
+    threads: int
+    workers: int | None
+
+    def room(self) -> int:
+        """How many shards may be out at present."""
+        slots = int(self.ray.cluster_resources().get("CPU", 1)) // self.threads
+        return self.workers or AHEAD * max(1, slots)
+
+    def give(self, shard: Shard) -> Any:
+        """Have a shard computed."""
+        return self.task.remote(self.work, shard)
+
+    def back(self, out: Collection[Any], seconds: float | None) -> Collection[Any]:
+        """Those that are back; their bytes stay where they are until they are asked for."""
+        tasks = list(out)
+        found, rest = self.ray.wait(tasks, timeout=seconds, fetch_local=False)
+        if found and rest:  # all that are back at one look: with thousands out, one look for each would be too slow
+            more, _ = self.ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)
+            found += more
+        made: Collection[Any] = found
+        return made
+
+    def result(self, task: Any) -> bytes:
+        """What a task has computed. Raises ShardLost where its process or its node died."""
         try:
-            while waiting or left:
-                most = workers or AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)) // work.threads)
-                while waiting and len(left) < most:
-                    shard = waiting.popleft()
-                    left[task.remote(given, shard)] = shard
-                (done, *_), _ = ray.wait(list(left))
-                found = _found(ray, done, left[done])
-                yield left.pop(done), found
-        finally:
-            for one in left:
-                ray.cancel(one, force=True)
+            found: bytes = self.ray.get(task)
+            return found
+        except self.ray.exceptions.RayTaskError as e:
+            raise e.cause from None
+        except self.ray.exceptions.RayError as e:
+            raise ShardLost(type(e).__name__) from e
 
-
-def _found(ray: Any, done: Any, shard: Shard) -> bytes:
-    """What came of a task."""
-    try:
-        found: bytes = ray.get(done)
-        return found
-    except ray.exceptions.RayTaskError as e:
-        raise e.cause from None
-    except ray.exceptions.RayError as e:
-        raise Failure(
-            f"the examples {shard.first} to {shard.last - 1} could not be computed on the cluster: {type(e).__name__}; what is "
-            "done is kept, and the same command goes on"
-        ) from e
+    def cancel(self, task: Any) -> None:
+        """Give up a task."""
+        self.ray.cancel(task, force=True)
 
 
 @contextlib.contextmanager

@@ -72,7 +72,8 @@ class Worker:
             if others:
                 examples = [work.data.example(self.reader, i) for i in numbers]
                 own: dict[str, Any] = {"memory_budget": work.memory_budget, "together": work.together}
-                rows += evaluate_rows(self.reader.model, examples, how, others, seed=work.seed, batch=work.batch, **own)
+                model = self.work.data.model_of(self.reader)
+                rows += evaluate_rows(model, examples, how, others, seed=work.seed, batch=work.batch, **own)
             if of_words:
                 read = [self._document(i) for i in numbers]
                 good = [d for d in read if isinstance(d, Document)]

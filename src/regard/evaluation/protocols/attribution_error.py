@@ -56,6 +56,10 @@ class AttributionError(Protocol):
     headlines: ClassVar[tuple[str, ...]] = ("relative_error",)
     medians: ClassVar[frozenset[str]] = frozenset(("relative_error", "target_size"))
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "relative_error": "what the map's sum misses of the target's change from the baseline, as a share of it; median"
+    }
+
     explained: str = "predicted"
     target: str = ""
 

@@ -75,6 +75,13 @@ class Perturbation(Protocol):
     behind: ClassVar[Mapping[str, str]] = {"kept": "accuracy"}
     areas: ClassVar[Mapping[str, str]] = {name: f"auc_{name}" for name in CURVES}
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "auc_probability": "area under the curve of the class's probability as more and more is taken away",
+        "auc_accuracy": "area under the curve of accuracy as more and more is taken away",
+        "aopc": "how far the class's probability falls, mean over the steps",
+        "auc_kept": "area under the curve of how often the answer stays as more and more is taken away",
+    }
+
     unit: str = "pixel"
     fill: str = "black"
     order: str = "positive"

@@ -223,6 +223,8 @@ class Protocol(ABC):
         behind: curve -> the curve beside which it need not be drawn.
         medians: metrics whose median is taken over examples; of all others it is the mean.
         sums: metric of a data set -> pairs (part, whole) of metrics of examples, whose sums are divided; the mean over pairs.
+        known_answer: whether maps are held against a right answer that is known, and not against the model's own reactions.
+        meanings: metric -> what it is, in a few words.
     """
 
     kind: ClassVar[str]
@@ -234,6 +236,8 @@ class Protocol(ABC):
     areas: ClassVar[Mapping[str, str]] = {}
     medians: ClassVar[frozenset[str]] = frozenset()
     sums: ClassVar[Mapping[str, tuple[tuple[str, str], ...]]] = {}
+    known_answer: ClassVar[bool] = False
+    meanings: ClassVar[Mapping[str, str]] = {}
 
     @property
     @abstractmethod

@@ -64,6 +64,18 @@ class Rationale(Protocol):
     headlines: ClassVar[tuple[str, ...]] = ("auprc",)
     axis: ClassVar[str] = "share of the words"
 
+    known_answer: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "auprc": "area under precision over recall of the marked words in the order of the map",
+        "ap": "average precision of the marked words in the order of the map",
+        "precision": "share of the top words that people marked",
+        "recall": "share of the marked words that are among the top words",
+        "token_f1": "F1 of the top words and the marked words",
+        "iou_f1": "F1 of runs of top words that overlap a marked run",
+        "comprehensiveness": "how far the class's probability falls without the top words",
+        "sufficiency": "how far it falls with the top words alone",
+    }
+
     top: float | str = 0.1
     explained: str = "predicted"
     windows: int | None = None

@@ -162,6 +162,10 @@ class Necessity(_Taking):
     test: ClassVar[str] = "necessity"
     question: ClassVar[str] = "Does the answer change without the top units of the map?"
     better: ClassVar[Mapping[str, int]] = {"changed": 1, "fall": 1}
+    meanings: ClassVar[Mapping[str, str]] = {
+        "changed": "how often the answer changes without the top units",
+        "fall": "how far its probability falls without them",
+    }
 
     def gone(self, order: Units, k: int) -> Units:
         """The top k."""
@@ -179,6 +183,10 @@ class Sufficiency(_Taking):
     test: ClassVar[str] = "sufficiency"
     question: ClassVar[str] = "Does the answer stay with the top units of the map alone?"
     better: ClassVar[Mapping[str, int]] = {"stays": 1, "loss": -1}
+    meanings: ClassVar[Mapping[str, str]] = {
+        "stays": "how often the answer stays with the top units alone",
+        "loss": "how far its probability falls with them alone",
+    }
 
     def gone(self, order: Units, k: int) -> Units:
         """All but the top k."""
@@ -200,6 +208,12 @@ class Redirection(_Logic):
     test: ClassVar[str] = "redirection"
     question: ClassVar[str] = "Does another question move the map to what it asks for?"
     better: ClassVar[Mapping[str, int]] = {"redirected": 1, "shift": 1, "marked": 1}
+    known_answer: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "redirected": "how often the top region moves from what was asked for to what is asked for now",
+        "shift": "how much the map's share on what is asked for grows",
+        "marked": "how often the changed word is at the top of the text's map",
+    }
 
     def judge(self, explanation: Explanation, data: RegionQuestions, *_: Any) -> list[Row]:
         """Each pair."""
@@ -216,6 +230,10 @@ class Absence(_Logic):
     test: ClassVar[str] = "absence"
     question: ClassVar[str] = "Is the map flatter for what is not there than for what is?"
     better: ClassVar[Mapping[str, int]] = {"difference": 1}
+    known_answer: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "difference": "how much flatter (in entropy, 0 to 1) the map is for what is not there"
+    }
 
     def judge(self, explanation: Explanation, data: RegionQuestions, *_: Any) -> list[Row]:
         """Each pair."""
@@ -235,6 +253,12 @@ class Pointing(_Logic):
     test: ClassVar[str] = "pointing"
     question: ClassVar[str] = "Does the map point at the region that the answer is read off?"
     better: ClassVar[Mapping[str, int]] = {"pointing": 1, "pointing_evidence": 1, "ap": 1}
+    known_answer: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "pointing": "how often the top region is one that the answer is read off",
+        "pointing_evidence": "how often the top region is one that the answer cannot be known without",
+        "ap": "average precision of those regions in the order of the map",
+    }
     of: str = "answer"
 
     def __post_init__(self) -> None:

@@ -67,6 +67,8 @@ class Sanity(Protocol):
     axis: ClassVar[str] = "groups of parameters drawn anew, the last first"
     behind: ClassVar[Mapping[str, str]] = {"change": "similarity"}
 
+    meanings: ClassVar[Mapping[str, str]] = {"unchanged": "how often the map stays the same where it must change"}
+
     check: str
     explained: str = "true"
 

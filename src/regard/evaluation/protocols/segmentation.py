@@ -68,6 +68,20 @@ class Segmentation(Protocol):
         ACCUMULATED: (("intersection", "union"), ("ground_intersection", "ground_union"))
     }
 
+    known_answer: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "iou": "overlap of the object with the part of the map above its mean: shared pixels over all pixels of both",
+        "pixel_accuracy": "share of pixels on the right side of the map's mean",
+        "mean_iou": "mean of the overlaps of object and background",
+        ACCUMULATED: "the same with pixels summed over all pictures before they are divided",
+        "ap": "average precision of the object's pixels in the order of the map",
+        "f1": "F1 of the pixels above the map's mean as pixels of the object",
+        "iou_otsu": "overlap at Otsu's threshold",
+        "iou_best": "overlap at the best of all thresholds",
+        "iou_sweep_mean": "mean overlap over all thresholds",
+        "pointing": "how often the map's largest value lies on the object",
+    }
+
     explained: str = "true"
     stream: str | None = None
     sweep: tuple[float, ...] = SWEEP

@@ -40,7 +40,7 @@ def asked_of(protocols: Sequence[Asked] | None, kind: str, data: DataSet) -> lis
 
 def _usual(data: DataSet) -> list[str]:
     """What data can be judged by, as far as is known before they are read."""
-    known = {"segmentation": data.masked, "rationale": data.rationales}
+    known = {"segmentation": data.masked, "rationale": data.rationales, "known-tokens": data.sourced}
     return ["perturbation", *(name for name, there in known.items() if there), "attribution-error"]
 
 

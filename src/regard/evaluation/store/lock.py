@@ -86,10 +86,7 @@ class Lease:
     @contextlib.contextmanager
     def held(self) -> Iterator[Lease]:
         """Hold it. Raises Misuse where another run does."""
-        self._refuse_other()
-        self._write()
-        time.sleep(SETTLED)
-        self._refuse_other()
+        self.take()
         ended = threading.Event()
         beating = threading.Thread(target=self._beat, args=(ended,), daemon=True)
         beating.start()
@@ -101,6 +98,21 @@ class Lease:
             with contextlib.suppress(OSError):
                 if self._read().get("owner") == self.owner:
                     self.fs.rm_file(self.path)
+
+    def take(self) -> None:
+        """Write it, where nobody else holds it. Raises Misuse where another run does."""
+        self._refuse_other()
+        self._write()
+        time.sleep(SETTLED)
+        self._refuse_other()
+
+    def renew(self) -> None:
+        """Write it anew, unless another run has taken it over."""
+        with contextlib.suppress(OSError):  # a write that fails now may succeed next time; `check` looks how long ago
+            if self._read().get("owner") not in (None, self.owner):
+                self.lost = "another run has taken it over"
+            else:
+                self._write()
 
     def check(self) -> None:
         """Raise Failure where the lease was lost: another run may be at work."""
@@ -117,14 +129,8 @@ class Lease:
             raise _in_use(self.out, found)
 
     def _beat(self, ended: threading.Event) -> None:
-        while not ended.wait(BEAT):
-            with contextlib.suppress(
-                OSError
-            ):  # a write that fails now may succeed next time; `check` looks at how long ago
-                if self._read().get("owner") not in (None, self.owner):
-                    self.lost = "another run has taken it over"
-                    return
-                self._write()
+        while not ended.wait(BEAT) and not self.lost:
+            self.renew()
 
     def _write(self) -> None:
         self.fs.pipe_file(self.path, json.dumps(holder() | {"owner": self.owner, "beat": time.time()}).encode())

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import InputError, nearest
+from regard.evaluation.leaderboard import RunRows
 from regard.evaluation.protocols.protocol import Protocol, Row
 from regard.evaluation.protocols.table import PROTOCOLS
 from regard.evaluation.store.columns import COLUMNS
+from regard.evaluation.store.command import command_of
 from regard.evaluation.store.store import MANIFEST, Store
 from regard.evaluation.summaries import Summary, summaries
 from regard.explanation.writing import write_atomically
@@ -119,6 +121,18 @@ class Results:
             s for title in self.titles for p in self.protocols
             for s in summaries(self.rows(p.name, title), self.plan["seed"])
         ]  # fmt: skip
+
+    def as_run(self) -> RunRows:
+        """What a leaderboard takes."""
+        plan = self.plan
+        same = {
+            f"the {part}": json.dumps(plan[part], sort_keys=True) for part in ("model", "data", "seed", "memory_budget")
+        }
+        return RunRows(
+            self.out, plan["model"]["name"], plan["data"]["source"], self.protocols, self.titles,
+            lambda protocol: self.rows(protocol.name), self.examples, plan["count"], same, plan["seed"],
+            command_of(plan, self.out), self.store.costs(), plan["code"],
+        )  # fmt: skip
 
     @property
     def errors(self) -> list[tuple[str, str, int]]:

@@ -3,28 +3,35 @@
 manifest.json                   the plan, and the fingerprints of model, data and code
 rows/shard-000000.parquet ...   one file for each finished shard, there whole or not at all
 README.md                       how anybody reads them
+costs.json                      what a map costs by each method, where that was asked for
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from regard.errors import Failure, InputError, Misuse
+from regard.evaluation.leaderboard import Cost
 from regard.evaluation.plan import FORMAT, Plan, Shard, check_same
 from regard.evaluation.store.columns import about_of
 from regard.evaluation.store.lock import LEASE, LOCK, Lease, can_lock, disk_lock
 from regard.explanation.writing import write_atomically
 from regard.extras import brought_by
 
-MANIFEST, ROWS, README = "manifest.json", "rows", "README.md"
+MANIFEST, ROWS, README, COSTS = "manifest.json", "rows", "README.md", "costs.json"
+COSTS_FORMAT = "regard-costs-1"
 OWN = (LOCK, LEASE, README)
 """What may be there before there is a manifest."""
+LOOKS = 16
+"""Files that are looked at side by side: a cloud answers slowly, and many at a time."""
 HALF = ".regard-"
 """How files begin that are being written on a disk."""
 
@@ -34,6 +41,7 @@ class Store:
 
     Attributes:
         out: the name. fs, home: the fsspec file system, and the place in it. folder: of a place on a disk, its path.
+        lease: what keeps others out while the store is held, where its place has no locks.
     """
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
@@ -47,7 +55,7 @@ class Store:
             raise Misuse(f"{self.out} cannot be reached: {e}") from e
         local = "file" in ((self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol)
         self.folder = Path(self.home) if local else None
-        self._held: Callable[[], None] = lambda: None
+        self.lease: Lease | None = None
 
     def path(self, *names: str) -> str:
         """The place of a file."""
@@ -74,7 +82,7 @@ class Store:
                 if self.folder is not None:
                     self.folder.mkdir(parents=True, exist_ok=True)
                 if self.folder is None or not self._locked(stack, self.folder):
-                    self._held = stack.enter_context(Lease(self.fs, self.path(LEASE), self.out).held()).check
+                    self.lease = stack.enter_context(Lease(self.fs, self.path(LEASE), self.out).held())
             except OSError as e:
                 raise InputError(f"{self.out} cannot be written: {e.strerror or e}; give another folder") from e
             yield
@@ -124,21 +132,48 @@ class Store:
 
     def done(self, plan: Plan) -> set[int]:
         """The numbers of the shards of this plan that are there, whole."""
-        digest, found = plan.digest, set()
-        there = {Path(p).name for p in self.files()}
-        for shard in plan.shards:
-            if shard.name in there:
-                with self.fs.open(self.path(ROWS, shard.name), "rb") as opened:
-                    about = about_of(opened)
-                if about is not None and (about.get("plan"), about.get("shard")) == (digest, shard.number):
-                    found.add(shard.number)
-        return found
+        digest, there = plan.digest, {Path(p).name for p in self.files()}
+        with ThreadPoolExecutor(LOOKS) as looks:
+            found = looks.map(lambda s: (s.number, self._about(s)), (s for s in plan.shards if s.name in there))
+            return {number for number, about in found if about == (digest, number)}
+
+    def _about(self, shard: Shard) -> tuple[Any, Any] | None:
+        """The plan and the number that a shard's file tells; None where it is not whole."""
+        with self.fs.open(self.path(ROWS, shard.name), "rb") as opened:
+            about = about_of(opened)
+        return None if about is None else (about.get("plan"), about.get("shard"))
 
     def publish(self, shard: Shard, data: bytes) -> None:
         """Put a finished shard in its place: whole, or not at all. Raises Failure where it cannot be written."""
-        self._held()
+        self._check_held()
         with self.writing():
             self._put(f"{ROWS}/{shard.name}", data)
+
+    def costs(self) -> dict[str, Cost]:
+        """What a map costs by each method; empty where that was not measured. Raises InputError for a file that is damaged."""
+        try:
+            made = json.loads(self.fs.cat_file(self.path(COSTS)))
+            if made["format"] != COSTS_FORMAT:
+                raise ValueError(f"format {made['format']!r}")
+            return {str(title): Cost(**cost) for title, cost in made["costs"].items()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise InputError(
+                f"{self.path(COSTS)} does not hold the costs of methods ({e}); remove it, and measure them again with --costs"
+            ) from e
+
+    def put_costs(self, costs: Mapping[str, Cost]) -> None:
+        """Write them, in the place of those that are there."""
+        self._check_held()
+        made = {title: dataclasses.asdict(cost) for title, cost in costs.items()}
+        with self.writing():
+            self._put(COSTS, json.dumps({"format": COSTS_FORMAT, "costs": made}, indent=1).encode())
+
+    def _check_held(self) -> None:
+        """Raise Failure where a lease was lost since."""
+        if self.lease is not None:
+            self.lease.check()
 
     def _put(self, name: str, data: bytes) -> None:
         if self.folder is not None:
@@ -186,9 +221,11 @@ README_TEXT = '''\
 Model `{model}`, data `{data}`, methods {methods}. Protocols, with every choice that their numbers depend on:
 
 {protocols}
-`manifest.json` holds the whole plan. Each file in `rows/` holds the rows of one shard of examples: a row for each number of an
-example (`metric`, `value`), for each point of a curve (`x` says where), and for each example that failed (`error`
-says why). `regard results {out}` prints the table and draws the page. To read the rows without Regard, from this folder:
+`manifest.json` holds the whole plan, and `costs.json`, where it is there, what a map costs by each method. Each file in
+`rows/` holds the rows of one shard of examples: a row for each number of an example (`metric`, `value`), for each point of a
+curve (`x` says where), and for each example that failed (`error` says why).
+
+`regard results {out}` prints the table and draws the page. To read the rows without Regard, from this folder:
 
 ```python
 import pandas

@@ -10,7 +10,7 @@ from typing import Any
 from regard.evaluation.diagnosis import (
     CONTROL,
     Diagnosis,
-    Standing,
+    MethodStanding,
     duration,
     percent,
     percents,
@@ -66,7 +66,7 @@ def page(of: Diagnosis) -> str:
     )
 
 
-def _row(s: Standing, of: Diagnosis) -> dict[str, Any]:
+def _row(s: MethodStanding, of: Diagnosis) -> dict[str, Any]:
     """A method with its strip from 0 to 100 %."""
     said = verdict(s, of)
     tone = "use" if s.title == of.recommended else "floor" if s.title == CONTROL else "" if s.better else "weak"
@@ -105,7 +105,7 @@ def _doubts(of: Diagnosis) -> list[dict[str, Any]]:
     return [{"title": title, "sentences": sentences} for title, sentences in found.items()]
 
 
-def _checks(s: Standing) -> dict[str, Any]:
+def _checks(s: MethodStanding) -> dict[str, Any]:
     """A method's other numbers."""
     cells = [s.head, s.final, s.noise]
     added = "–" if s.relative_error is None else percents(s.relative_error)

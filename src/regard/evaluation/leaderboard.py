@@ -1,0 +1,237 @@
+"""Who is best under each protocol on each model, and who is not surely worse: runs side by side, tested example by example.
+
+Each method is compared with the best one by a permutation test on the examples that both have (`statistics.swapping`). As the
+best is chosen by the very numbers that it is compared on, Holm's correction is for all pairs of methods, not for those with
+the best alone: then it does not matter which pair was looked at because of what.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regard.errors import Misuse
+from regard.evaluation.protocols.protocol import Protocol, Row
+from regard.evaluation.ranking import BEST, NEAR
+from regard.evaluation.rows import grouped
+from regard.evaluation.statistics import SWAPS, Interval, Statistic, bootstrap, holm, swapping
+from regard.evaluation.summaries import NONE, MetricValues, metric_values
+
+LEVEL = 0.05
+"""A method is worse than the best where the corrected p is at most this."""
+FINER = 100
+"""Swaps of a test for each pair of methods, so that the correction leaves something to be seen."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a method stands by one metric under one protocol.
+
+    Attributes:
+        title: what tables call it. value: the number, with its interval. examples: how many it is of. undefined: how many gave
+            none (NaN). errors: how many ended in an error.
+        behind: value(title) − value(best) on the examples that both have; None for the best, and where there is nothing to
+            compare. p: of the paired test, corrected.
+        place: "best", "near" where it is not surely worse than the best, or "".
+    """
+
+    title: str
+    value: Interval
+    examples: int
+    undefined: int
+    errors: int
+    behind: Interval | None = None
+    p: float | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one map of one example costs: median seconds; bytes that the process grew by at most, None where not known.
+
+    examples: how many it was measured on, each by itself. threads: of torch. machine: where.
+    """
+
+    seconds: float
+    memory: int | None
+    examples: int
+    threads: int
+    machine: str
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """One run as a leaderboard is given it.
+
+    Attributes:
+        name: of the run, for messages. model, data: what they are called. same: what two runs must have in common to be shown
+            in one table, by the word for it. protocols, titles: what was asked, of which methods. rows: the rows of a protocol.
+        examples: how many are done; count: of how many. seed: of intervals. command: what makes the run again.
+        costs: method -> what a map costs. versions: of the packages that it ran with.
+    """
+
+    name: str
+    model: str
+    data: str
+    protocols: Sequence[Protocol]
+    titles: Sequence[str]
+    rows: Callable[[Protocol], Sequence[Row]] = field(repr=False)
+    examples: int
+    count: int
+    same: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    command: str = ""
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One protocol on one model and data: its main metric first, then all others that have a better side."""
+
+    protocol: Protocol
+    examples: int
+    standings: Mapping[str, Sequence[Standing]]
+
+    @property
+    def main(self) -> str:
+        """The metric that methods are ordered by."""
+        return next(iter(self.standings))
+
+
+@dataclass(frozen=True)
+class Board:
+    """All protocols on one model and data."""
+
+    model: str
+    data: str
+    contests: Sequence[Contest]
+    costs: Mapping[str, Cost]
+    runs: Sequence[RunRows]
+
+
+def leaderboard(runs: Sequence[RunRows]) -> list[Board]:
+    """Runs as boards, one for each model and data in the order of the runs; known answers first on each.
+
+    Runs on one model and data are joined: one may have other methods or protocols than another. Raises Misuse where they
+    cannot be compared (another model of the same name, other data, other seeds), or one method was judged twice.
+    """
+    found = []
+    for (model, data), own in _grouped(runs).items():
+        _check_alike(own)
+        asked = dict.fromkeys(p for run in own for p in run.protocols)
+        contests = [c for p in sorted(asked, key=lambda p: not p.known_answer) if (c := _contest(p, own))]
+        costs = {title: cost for run in own for title, cost in run.costs.items()}
+        found.append(Board(model, data, contests, costs, own))
+    return found
+
+
+def _grouped(runs: Sequence[RunRows]) -> dict[tuple[str, str], list[RunRows]]:
+    out: dict[tuple[str, str], list[RunRows]] = {}
+    for run in runs:
+        out.setdefault((run.model, run.data), []).append(run)
+    return out
+
+
+def _check_alike(runs: Sequence[RunRows]) -> None:
+    """Raise Misuse for runs that no table can show side by side."""
+    first = runs[0]
+    for run in runs[1:]:
+        differ = [what for what in {**first.same, **run.same} if first.same.get(what) != run.same.get(what)]
+        if differ:
+            raise Misuse(
+                f"{first.name} and {run.name} are both of {run.model} on {run.data}, but {differ[0]} is not the same; give one "
+                "of them"
+            )
+    seen: dict[tuple[str, str], RunRows] = {}
+    for run in runs:
+        for protocol, title in itertools.product(run.protocols, run.titles):
+            other = seen.setdefault((protocol.name, title), run)
+            if other is not run and other.name == run.name:
+                raise Misuse(f"{run.name} is given twice; give it once")
+            if other is not run:
+                raise Misuse(f"{other.name} and {run.name} both judge {title} by {protocol.name}; give one of them")
+
+
+def _contest(protocol: Protocol, runs: Sequence[RunRows]) -> Contest | None:
+    """One protocol; None where no example gave a number."""
+    rows = [row for run in runs if protocol in run.protocols for row in run.rows(protocol)]
+    there = {r.metric for r in rows if r.x is None and not r.error and not math.isnan(r.value)}
+    there |= {m for m, pairs in protocol.sums.items() if {n for pair in pairs for n in pair} <= there}
+    metrics = [m for m in dict.fromkeys([*protocol.headlines, *protocol.better, *sorted(there)]) if m in there]
+    found = {m: ordered(rows, m, runs[0].seed) for m in metrics if protocol.direction(m)}
+    return Contest(protocol, len({r.example for r in rows}), found) if found else None
+
+
+def ordered(rows: Sequence[Row], metric: str, seed: int = 0) -> list[Standing]:
+    """The methods among rows of one protocol, the best first; those without a number last.
+
+    Raises Misuse for rows of several protocols, or a metric that has no better side.
+    """
+    protocols = list(dict.fromkeys(r.protocol for r in rows))
+    if len(protocols) != 1 or not protocols[0].direction(metric):
+        raise Misuse("methods are put in order under one protocol, by a metric that is better high or low")
+    protocol = protocols[0]
+    known, out = {}, []
+    for title, own in grouped(rows, lambda r: r.title).items():
+        values = next((v for v in metric_values(protocol, own) if v.metric == metric and len(v.examples)), None)
+        errors = sum(bool(r.error) for r in own)
+        judged = len({r.example for r in own if not r.error})
+        if values is None:
+            out.append(Standing(title, NONE, 0, judged, errors))
+        else:
+            known[title] = values
+            out.append(Standing(title, values.interval(seed), len(values.examples), values.undefined, errors))
+    sign = protocol.direction(metric)
+    out.sort(key=lambda s: math.inf if math.isnan(s.value.value) else -sign * s.value.value)
+    return _compared(out, known, seed)
+
+
+def _compared(found: Sequence[Standing], known: Mapping[str, MetricValues], seed: int) -> list[Standing]:
+    """Each beside the best, which is the first; equal ones are all best."""
+    if not known:
+        return list(found)
+    best, pairs = found[0], len(known) * (len(known) - 1) // 2
+    draws = max(SWAPS, FINER * pairs)
+    others = [s for s in found if s.title in known and s is not best]
+    tests = [_against(known[s.title], known[best.title], seed, draws) for s in others]
+    corrected = dict(zip((s.title for s in others), holm([p for _, p in tests], pairs), strict=True))
+    behind = dict(zip((s.title for s in others), (b for b, _ in tests), strict=True))
+    out = []
+    for s in found:
+        first = s is best or (s.title in known and s.value.value == best.value.value and s.examples == best.examples)
+        near = s.title in corrected and corrected[s.title] > LEVEL
+        place = BEST if first else NEAR if near else ""
+        out.append(_placed(s, behind.get(s.title), corrected.get(s.title), place))
+    return out
+
+
+def _placed(s: Standing, behind: Interval | None, p: float | None, place: str) -> Standing:
+    return Standing(s.title, s.value, s.examples, s.undefined, s.errors, behind, p, place)
+
+
+def _against(one: MetricValues, best: MetricValues, seed: int, draws: int) -> tuple[Interval | None, float]:
+    """The difference on the examples that both have, and its p before it is corrected."""
+    at = {name: i for i, name in enumerate(best.examples)}
+    both = [(i, at[name]) for i, name in enumerate(one.examples) if name in at]
+    if not both:
+        return None, 1.0
+    a, b = one.values[[i for i, _ in both]], best.values[[j for _, j in both]]
+    groups = [one.groups[i] for i, _ in both]
+    behind = bootstrap(np.stack([a, b], 1).tolist(), _difference(one.statistic, a), seed, groups)
+    return behind, swapping(a, b, one.statistic, seed, groups, draws)
+
+
+def _difference(statistic: Statistic, one: NDArray[np.float64]) -> Statistic:
+    """The statistic of the first less that of the second, of samples of pairs."""
+    if one.ndim == 1:
+        return lambda x: np.asarray(statistic(x[..., 0]) - statistic(x[..., 1]))
+    return lambda x: np.asarray(statistic(x[..., 0, :]) - statistic(x[..., 1, :]))
+
+
+__all__ = ["LEVEL", "Board", "Contest", "Cost", "RunRows", "Standing", "leaderboard", "ordered"]
