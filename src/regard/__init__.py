@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from regard.errors import RegardError as RegardError
     from regard.evaluation.compare import Comparison as Comparison
     from regard.evaluation.compare import compare as compare
+    from regard.evaluation.diagnosis import Diagnosis as Diagnosis
+    from regard.evaluation.doctor import doctor as doctor
     from regard.evaluation.evaluate import evaluate as evaluate
     from regard.evaluation.posthoc import attention_vs_posthoc as attention_vs_posthoc
     from regard.evaluation.posthoc_agreement import PosthocAgreement as PosthocAgreement
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 HOMES = {
     "Baseline": "baseline",
     "Comparison": "evaluation.compare",
+    "Diagnosis": "evaluation.diagnosis",
     "Explanation": "api.causal_later",
     "Generation": "api.causal_later",
     "Guide": "guide",
@@ -61,6 +64,7 @@ HOMES = {
     "Verification": "recording.proof.verify",
     "attention_vs_posthoc": "evaluation.posthoc",
     "compare": "evaluation.compare",
+    "doctor": "evaluation.doctor",
     "evaluate": "evaluation.evaluate",
     "explain": "api.explain",
     "inspect": "api.inspect",

@@ -19,34 +19,14 @@ from regard.attribution.removal.chance import ranked, size_of
 from regard.errors import Misuse, UnknownName
 from regard.explanation.causal_test import FEW, CausalTest, Outcome
 from support.as_found import assert_unchanged, state
+from support.handmade import Attending
 
 torch.set_num_threads(1)
-D = 8
-
-
-class Attending(nn.Module):
-    """A CLS token, one attention and a head, in double precision; `drop` runs it without some of the tokens, in full."""
-
-    def __init__(self, tokens: int, causal: bool = False) -> None:
-        super().__init__()
-        torch.manual_seed(tokens)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, D))
-        self.place = nn.Parameter(torch.randn(1, tokens, D))
-        self.q, self.k, self.v = (nn.Linear(D, D) for _ in range(3))
-        self.head = nn.Linear(D, 3)
-        self.double().eval()
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        z = torch.cat([self.cls_token.expand(len(x), -1, -1), x + self.place], 1)
-        if keep is not None:
-            z = z[:, torch.cat([torch.tensor([True]), keep])]
-        A = (self.q(z) @ self.k(z).mT / math.sqrt(D)).softmax(-1)
-        return self.head((z + A @ self.v(z))[:, 0])
 
 
 def case(tokens: int = 12, batch: int = 1) -> tuple[Attending, Tensor]:
     model = Attending(tokens)
-    return model, torch.randn(batch, tokens, D, dtype=torch.float64)
+    return model, torch.randn(batch, tokens, Attending.width, dtype=torch.float64)
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -173,3 +174,25 @@ class ContentAndPosition(Layers):
     def attention(self, i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         pos = self.pos[: q.shape[2]].expand(*q.shape)
         return F.scaled_dot_product_attention(torch.cat([q, pos], -1), torch.cat([pos, k], -1), v)
+
+
+class Attending(nn.Module):
+    """A CLS token, one attention and a head, in double precision; `drop` runs it without some of the tokens, in full."""
+
+    width = 8
+
+    def __init__(self, tokens: int, causal: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(tokens)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, self.width))
+        self.place = nn.Parameter(torch.randn(1, tokens, self.width))
+        self.q, self.k, self.v = (nn.Linear(self.width, self.width) for _ in range(3))
+        self.head = nn.Linear(self.width, 3)
+        self.double().eval()
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        z = torch.cat([self.cls_token.expand(len(x), -1, -1), x + self.place], 1)
+        if keep is not None:
+            z = z[:, torch.cat([torch.tensor([True]), keep])]
+        A = (self.q(z) @ self.k(z).mT / math.sqrt(self.width)).softmax(-1)
+        return self.head((z + A @ self.v(z))[:, 0])

@@ -41,7 +41,7 @@ from regard.recording.ambient import Surroundings, as_the_user, our_own
 from regard.recording.inputs import Inputs
 from regard.recording.random_state import rng_kept
 from regard.recording.refusals import refuse
-from regard.target import Target
+from regard.target import Target, Value
 
 ALL_BELOW = 200
 """Where there are at most so many choices, all of them are run."""
@@ -457,6 +457,16 @@ class Trial:
         return Outcome(y, change, float(changes.quantile(0.5)), as_far, p_value, p, drawn)
 
 
+def fixed(case: Case) -> tuple[Case, Value, Recording]:
+    """A case with the classes that its target means on its input, what the target is there, and the run that told."""
+    with case.running():
+        recording = case.recorded()
+        with as_the_user():
+            value = case.target.on(case.model, recording.output).value(recording.output, recording.inputs)
+    target = case.target if value.explained is None else case.target.at(value.explained, value.rival)
+    return replace(case, target=target, classes=value.explained, rivals=value.rival), value, recording
+
+
 def _called(exp: Explanation, row: int) -> tuple[str, str]:
     """What the target is called, and the class that it is of; of what was written, the token."""
     if written := re.match(r"(logit|log-probability) of (.+) \(token \d+, number", exp.target, re.S):
@@ -484,4 +494,4 @@ def _spoken(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
-__all__ = ["Call", "Case"]
+__all__ = ["Call", "Case", "Trial", "fixed"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.api.causal import Call, Case
+from regard.api.causal import Call, Case, fixed
 from regard.api.shared_run import Settings, Watched
 from regard.errors import Misuse
 from regard.explanation import causal_test
@@ -19,7 +19,7 @@ from regard.explanation.causal_test import CausalTest, HowTested, Ingredients, L
 from regard.explanation.explanation import Explanation
 from regard.explanation.generation import Generation
 from regard.explanation.raw_inputs import Reading
-from regard.recording.ambient import Surroundings, as_the_user
+from regard.recording.ambient import Surroundings
 from regard.recording.inputs import Inputs
 from regard.recording.refusals import refuse
 from regard.target import Target, Value, made_again
@@ -79,15 +79,8 @@ def on_model(model: Any, ingredients: Ingredients) -> causal_test.Compute:
     how = Settings(batch_axis=ingredients.batch_axis).read()
 
     def tests(exp: Explanation, asked: HowTested, samples: Sequence[int], seconds: float) -> list[CausalTest]:
-        around = Surroundings.now()
-        case = Case(module, given, target, reading, how, around, Call(), 0, target)
-        with case.running():
-            recording = case.recorded()
-            with as_the_user():
-                value = target.on(module, recording.output).value(recording.output, recording.inputs)
+        case, value, _ = fixed(Case(module, given, target, reading, how, Surroundings.now(), Call(), 0, target))
         _check_same(value.y.detach().float().cpu(), exp, samples)
-        fixed = target if value.explained is None else target.at(value.explained, value.rival)
-        case = replace(case, target=fixed, classes=value.explained, rivals=value.rival)
         return case.tests(exp, asked, samples, seconds)
 
     return tests

@@ -1,5 +1,5 @@
 """The commands: explain, compare, transfer, heads, rewrite, theory, attention-vs-posthoc, inspect, probe, evaluate, results,
-app, methods, zoo.
+doctor, app, methods, zoo.
 
 Light at the start: torch and what reads models are imported when a model is loaded, after all that can be refused without
 them has been. A RegardError ends in one line on
@@ -534,6 +534,7 @@ def inspect(
 app.command()(experiments.probe)
 app.command()(evaluating.evaluate)
 app.command()(evaluating.results)
+app.command()(evaluating.doctor)
 app.command()(playground.app)
 
 

@@ -1,7 +1,8 @@
-"""`regard evaluate` and `regard results`: methods judged on a data set into a store of rows, and what the rows say."""
+"""`regard evaluate | results | doctor`: methods judged on a data set into a store of rows, and what these say."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +17,9 @@ from regard.called import called, parts_of, value_of
 from regard.cli.entries import width
 from regard.cli.files import slug, unused, writable, writable_file, write_all
 from regard.cli.options import Budget, Debug, check_model, named_values
-from regard.cli.progress import drawn_bar, paced
+from regard.cli.progress import drawn_bar, duration, paced
 from regard.cli.running import guarded
-from regard.cli.terminal import busy, one_line, show_file, show_files
+from regard.cli.terminal import busy, one_line, show_file, show_files, show_written
 from regard.errors import Failure, InputError, Misuse, nearest
 from regard.extras import need
 from regard.memory import budget_of
@@ -100,6 +101,82 @@ def evaluate(
         _show(found)
     typer.echo(f"rows: {out}" if not quiet else out)
     _check_any(found)
+
+
+@guarded
+def doctor(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name on the hub, a local folder, or one of `regard zoo`.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder or a file of your own inputs, as for `regard evaluate`; no labels are needed. Default: the zoo's "
+            "own data, for its models.",
+        ),
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="The time for all of it.")] = 10.0,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names between commas, all of which are asked. Default: as many of a list as the time buys."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="For report.html, ranking.csv, ranking.json and the rows.")
+    ] = Path("regard-doctor"),
+    examples: Annotated[int | None, typer.Option(help="Take at most so many examples, drawn from the data.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the examples that are drawn, and of methods that draw.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch. Default: as many as it takes.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data-option", metavar="NAME=VALUE", help="An option of the data, as in column=review; may be repeated."
+        ),
+    ] = None,
+    memory_budget: Budget = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Tell which explainer to trust on MODEL, from your own inputs and no labels. The same command again goes on."""
+    asked = None if methods is None else parts_of(methods)
+    if asked is not None:
+        _check_methods(asked)
+    how: dict[str, Any] = {"minutes": minutes, "examples": examples, "seed": seed, "threads": threads}
+    check_numbers(minutes=minutes, examples=examples, threads=threads, seed=seed)
+    own = {name: value_of(said) for name, said in named_values(option, "--data-option", "column=review").items()}
+    budget_of(memory_budget)
+    out = writable(out)
+    check_model(model)
+    for extra in ("eval", "store", "viz"):
+        need(extra)
+    run: Any = regard.doctor
+    with examined(quiet) as progress:
+        found = run(model, data, asked, out=out, **how, memory_budget=memory_budget, told=progress, **own)
+    with busy("drawing"):
+        page, *numbers = write_all([found], out, render_diagnosis)
+    if not quiet:
+        typer.echo(f"{found}\n")
+        show_written(numbers, quiet)
+    show_file(page, quiet)
+
+
+def check_numbers(**numbers: float | None) -> None:
+    """Refuse numbers that cannot be, before anything heavy is imported."""
+    least = {"examples": 2, "threads": 1, "seed": 0}
+    for name, value in numbers.items():
+        if name == "minutes" and not (value and 0 < value < float("inf")):
+            raise Misuse(f"--minutes is a time above 0, not {value:g}")
+        if name in least and value is not None and value < least[name]:
+            raise Misuse(f"--{name} is a whole number of at least {least[name]}, not {value}")
+
+
+def render_diagnosis(found: Sequence[Any], work: Path) -> list[str]:
+    """The page, and the numbers."""
+    (diagnosis,) = found
+    diagnosis.to_html(work / "report.html")
+    diagnosis.to_csv(work / "ranking.csv")
+    (work / "ranking.json").write_text(json.dumps(diagnosis.to_dict(), indent=1), encoding="utf-8", errors="replace")
+    return ["report.html", "ranking.csv", "ranking.json"]
 
 
 @guarded
@@ -259,6 +336,37 @@ def told(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
             )
 
 
+STAGES = {"checks": "checking", "ranks": "taking away"}
+"""What the doctor does in each stage, in words."""
+
+
+@contextmanager
+def examined(quiet: bool) -> Iterator[Callable[[str, Any], None] | None]:
+    """Says how far the doctor is: on a terminal in one line, on a pipe with a line for the first and for each tenth example."""
+    if quiet:
+        yield None
+    elif not sys.stderr.isatty():
+        yield lambda stage, p: _line(stage, p)
+    else:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("measuring what an example costs", total=None)
+            yield lambda stage, p: bar.update(task, description=_stage_of(stage, p))
+
+
+def _line(stage: str, p: Any) -> None:
+    if p.shard is None or p.examples % 10 == 0:
+        typer.echo(_stage_of(stage, p), err=True)
+
+
+def _stage_of(stage: str, p: Any) -> str:
+    left = "" if p.left is None or p.left <= 0 else f", {duration(p.left)} left for it"
+    return f"{STAGES[stage]}: {p.examples} example{'' if p.examples == 1 else 's'} done{left}"
+
+
 def line_of(p: Any) -> str:
     """One line of how far it is."""
     if p.measuring:
@@ -280,4 +388,4 @@ def pace_of(p: Any) -> str:
     return paced(p.rate, p.left) if p.rate and p.left is not None else ""
 
 
-__all__ = ["evaluate", "results"]
+__all__ = ["doctor", "evaluate", "results"]

@@ -9,9 +9,12 @@ from regard.evaluation.data.dataset import DataSet
 from regard.evaluation.data.eraser import Document, read_eraser
 from regard.evaluation.data.sources import data_set
 from regard.evaluation.examples import Example, examples_of, sample_of
+from regard.evaluation.protocols.agreement import MapAgreement
 from regard.evaluation.protocols.attribution_error import AttributionError, attribution_error
+from regard.evaluation.protocols.causal import Causal
 from regard.evaluation.protocols.detected_objects import Objects, found_by
 from regard.evaluation.protocols.known_tokens import KnownTokens
+from regard.evaluation.protocols.noise import Noise
 from regard.evaluation.protocols.perturbation import (
     Perturbation,
     comprehensiveness,
@@ -72,6 +75,7 @@ __all__ = [
     "Absence",
     "Accuracies",
     "AttributionError",
+    "Causal",
     "DataSet",
     "Difference",
     "Document",
@@ -80,8 +84,10 @@ __all__ = [
     "GivenMaps",
     "Interval",
     "KnownTokens",
+    "MapAgreement",
     "MethodChoice",
     "Necessity",
+    "Noise",
     "Objects",
     "Perturbation",
     "Pointing",

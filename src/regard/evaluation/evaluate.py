@@ -73,6 +73,7 @@ def evaluate(
     shard: int | None = None,
     threads: int = 1,
     memory_budget: int | float | str | None = None,
+    together: bool = False,
     costs: bool = False,
     told: Told | None = None,
     **options: Any,
@@ -97,6 +98,8 @@ def evaluate(
         batch: examples that are explained together. shard: examples of a shard; None: as many as a batch.
         threads: of torch in each process: the same in every engine, so that rows are the same to the last digit.
         memory_budget: of copies of one example side by side, as in `regard.explain`.
+        together: explain methods without options in one call: faster, and the same rows but for rounding; the seconds of a map
+            are then its share.
         costs: measure what a map costs by each method, in a process of its own, and keep that beside the rows; once for a run.
         told: is called with a `Progress` before the first shard and after each.
         options: of the data: labels={name: number}, split=, column=, ... as its kind takes them.
@@ -111,9 +114,9 @@ def evaluate(
     size = batch if shard is None else shard
     _check_numbers(batch=batch, shard=size, threads=threads, workers=1 if workers is None else workers)
     store = Store(out)
-    reader = _reader_of(model)
-    source = _data_of(data, model, options)
-    chosen = _methods_of(methods)
+    reader = reader_of(model)
+    source = data_of(data, model, options)
+    chosen = methods_of(methods)
     asked = asked_of(protocols, reader.kind, source)
     if not asked:
         raise Misuse("no protocol is named; name one at the least")
@@ -122,7 +125,7 @@ def evaluate(
         raise Misuse(f"{source.source} holds no examples" if examples is None else "examples must be 1 at the least")
     how = {"seed": seed, "batch": batch, "threads": threads, "memory_budget": budget_of(memory_budget)}
     plan = planned(model, reader, source, chosen, asked, count=count, shard=size, **how)
-    work = Work(model if is_name(model) else reader, source, chosen, asked, plan.digest, **how)
+    work = Work(model if is_name(model) else reader, source, chosen, asked, plan.digest, **how, together=together)
     with store.held():
         pace = carried_out(store, plan, lambda todo: _computed(engine, work, reader, todo, workers), told)
         if costs and not store.costs():
@@ -156,7 +159,7 @@ def carried_out(store: Store, plan: Plan, computing: Computing, told: Told | Non
     return pace
 
 
-def _methods_of(methods: Sequence[Choice]) -> list[MethodChoice]:
+def methods_of(methods: Sequence[Choice]) -> list[MethodChoice]:
     """The methods, their options checked. Raises Misuse where there is none, or where two would have one name in tables."""
     chosen = [method_of(m) for m in methods]
     if not chosen:
@@ -238,17 +241,17 @@ class Alone:
     processor: Any = None
 
 
-def _reader_of(model: Any) -> Any:
+def reader_of(model: Any) -> Any:
     if is_name(model):
         return load(model)
-    if isinstance(model, RawReader):
+    if isinstance(model, RawReader | Alone):
         return model
     if isinstance(model, nn.Module):
         return Alone(model)
     raise Misuse(f"a model is a name, a folder, a Reader or a module, not a {type(model).__name__}")
 
 
-def _data_of(data: Any, model: Any, options: Mapping[str, Any]) -> DataSet:
+def data_of(data: Any, model: Any, options: Mapping[str, Any]) -> DataSet:
     if isinstance(data, DataSet):
         found = data
     elif isinstance(data, list | tuple) and data and all(isinstance(e, Example) for e in data):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,13 +114,15 @@ def sample_of(explanation: Explanation, i: int) -> Explanation:
     return explanation[i]
 
 
-def stream_of(explanation: Explanation, stream: str | None = None) -> str:
-    """The stream that is judged: the one asked for, else the picture, else the first that the inputs hold."""
+def stream_of(explanation: Explanation, stream: str | None = None, inputs: Iterable[str] = ()) -> str:
+    """The stream that is judged: the one asked for, else the picture, else the first of the inputs (by their names, where they
+    are given: tokens of the model's own, such as a class token, may come before)."""
     if stream is not None:
         if stream not in explanation.scores:
             raise Misuse(f"there is no stream {stream!r} in the explanation; it has {', '.join(explanation.scores)}")
         return stream
-    return next(iter(explanation.grid), next(iter(explanation.scores)))
+    own = (name for name in explanation.scores if name in set(inputs))
+    return next(iter(explanation.grid), next(own, next(iter(explanation.scores))))
 
 
 def checked(scores: Tensor, what: str) -> Tensor:

@@ -66,14 +66,19 @@ def evaluate_rows(
     batch: int = 16,
     seed: int = 0,
     memory_budget: int = MEMORY,
+    together: bool = False,
 ) -> list[Row]:
     """Every method under every protocol on every example: rows, methods outer, then protocols, then examples as given.
 
     A method and a class are explained once for all protocols that ask for them. `batch` is how many examples are explained
     together; the rows do not depend on it. What fails on an example (its file, a NaN, a mask of another size) is its row's
     `error`; a wrong name of a method or an option is raised before anything runs.
+
+    together: methods without options are explained in one call, so that they share what they can; the time of a map is then its
+    share of that call's.
     """
     chosen = _chosen(methods)
+    beside = [c.name for c in chosen if not c.options] if together else []
     if len({e.name for e in examples}) != len(examples):
         raise Misuse("two examples have the same name; give each its own, or rows cannot be paired")
     refuse(model, False)
@@ -82,9 +87,9 @@ def evaluate_rows(
     failed = {e.name: e.error for e in examples if e.error}
     batches = [b for some in _batches(examples, batch) for b in _answered(model, some, failed)]
     for some in batches:
-        how: dict[str, Any] = {"batch": some, "seed": seed, "memory_budget": memory_budget, "kept": {}}
+        how: dict[str, Any] = {"batch": some, "seed": seed, "memory_budget": memory_budget, "kept": {}, "pool": {}}
         for m, choice in enumerate(chosen):
-            maps = _BatchMaps(model=model, choice=choice, **how)
+            maps = _BatchMaps(model=model, choice=choice, beside=beside if choice.name in beside else (), **how)
             for p, protocol in enumerate(protocols):
                 for example, predicted in zip(some.examples, some.predicted, strict=True):
                     known = {"label": example.label, "group": example.group, "predicted": predicted}
@@ -166,9 +171,15 @@ def _answered(model: nn.Module, batch: Batch, failed: dict[str, str]) -> list[Ba
 
 @dataclass(kw_only=True)
 class _BatchMaps(ChosenMaps):
-    """The maps of one batch by one method, each class explained when first asked for."""
+    """The maps of one batch by one method, each class explained when first asked for.
+
+    beside: methods that are explained in one call with it. pool: classes -> what came of such calls, and the seconds of each
+    map; methods share it.
+    """
 
     batch: Batch
+    beside: Sequence[str] = ()
+    pool: dict[tuple[int, ...], tuple[dict[str, Explanation], float]] = field(default_factory=dict)
     made: dict[tuple[int, ...], Explanation] = field(default_factory=dict)
     share: dict[tuple[int, ...], float] = field(default_factory=dict)
 
@@ -186,13 +197,39 @@ class _BatchMaps(ChosenMaps):
         try:
             if key not in self.made:
                 started = time.perf_counter()
-                self.made[key] = self._explained(self.batch, classes)
+                pooled, each = self._pooled(key)
+                self.made[key] = pooled or self._explained(self.batch, classes)
                 took = time.perf_counter() - started
-                self.share[key], self.shared = took / len(classes), self.shared - took
+                self.share[key] = (each if pooled else took) / len(classes)
+                self.shared -= took
             self.shared += self.share[key]
             return self.made[key][i], classes[i]
         except RegardError:  # of one of them: the others are explained without it
             return self._explained(Batch([example]), [classes[i]]), classes[i]
+
+    def _pooled(self, classes: tuple[int, ...]) -> tuple[Explanation | None, float]:
+        """The map that came of one call with others, and its seconds; None where there was no such call, or it failed."""
+        if len(self.beside) < 2:
+            return None, 0.0
+        if classes not in self.pool:
+            started = time.perf_counter()
+            found = self._together(self.batch.reading, torch.tensor(classes))
+            self.pool[classes] = found, (time.perf_counter() - started) / len(self.beside)
+        every, each = self.pool[classes]
+        return every.get(self.choice.title), each
+
+    def _together(self, reading: Reading, target: Tensor) -> dict[str, Explanation]:
+        """One call for all methods that are beside one another; nothing where one of them fails."""
+        try:
+            found = explain_reading(self.model, reading, target, self.beside, seed=self.seed)
+        except Exception:  # each is explained by itself, and has an error of its own
+            return {}
+        return dict(zip(self.beside, found, strict=True))
+
+    def again(self, reading: Reading, target: Any) -> dict[str, Explanation]:
+        """As all `ChosenMaps` have it."""
+        found = self._together(reading, target) if len(self.beside) > 1 else {}
+        return found or super().again(reading, target)
 
     def _explained(self, batch: Batch, classes: Sequence[int]) -> Explanation:
         return map_of(self.model, batch, self.choice, classes, self.seed)

@@ -161,3 +161,10 @@ def write_posthoc(agreement: Any, path: AnyPath) -> Path:
     from regard.report.posthoc.html import write_page
 
     return write_page(agreement, path)
+
+
+def write_diagnosis(found: Any, path: AnyPath) -> Path:
+    """What the doctor found as a page."""
+    from regard.report.doctor.html import write_page
+
+    return write_page(found, path)

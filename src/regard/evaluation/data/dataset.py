@@ -145,6 +145,7 @@ class Given(DataSet):
     """Examples that are there already, in memory."""
 
     kind: ClassVar[str] = "examples"
+    SOURCE: ClassVar[str] = "given examples"
     examples: Sequence[Example]
 
     def __post_init__(self) -> None:
@@ -153,7 +154,7 @@ class Given(DataSet):
     @property
     def source(self) -> str:
         """They have no place."""
-        return "given examples"
+        return self.SOURCE
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -29,6 +29,7 @@ class Work:
 
     Attributes:
         model: a name, or the reader itself. plan: the digest of the plan. threads: of torch, in every engine alike.
+        together: as `evaluate_rows` takes it.
     """
 
     model: Any
@@ -40,6 +41,7 @@ class Work:
     batch: int = 16
     threads: int = 1
     memory_budget: int = MEMORY
+    together: bool = False
 
     def reader(self) -> Any:
         """The model with its preprocessing, loaded where it has a name."""
@@ -69,10 +71,9 @@ class Worker:
             rows: list[Row] = []
             if others:
                 examples = [work.data.example(self.reader, i) for i in numbers]
-                budget = {"batch": work.batch, "memory_budget": work.memory_budget}
-                rows += evaluate_rows(
-                    self.work.data.model_of(self.reader), examples, how, others, seed=work.seed, **budget
-                )
+                own: dict[str, Any] = {"memory_budget": work.memory_budget, "together": work.together}
+                model = self.work.data.model_of(self.reader)
+                rows += evaluate_rows(model, examples, how, others, seed=work.seed, batch=work.batch, **own)
             if of_words:
                 read = [self._document(i) for i in numbers]
                 good = [d for d in read if isinstance(d, Document)]

@@ -18,8 +18,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from regard.api.explain import explain_reading
 from regard.attribution.table import method as method_row
 from regard.explanation.explanation import Explanation
+from regard.explanation.raw_inputs import Reading
 
 EXPLAINED = ("predicted", "true")
 Values = Mapping[str, float]
@@ -202,6 +204,13 @@ class ChosenMaps(ExampleMaps):
     def columns(self) -> dict[str, Any]:
         """As the choice says."""
         return self.choice.columns()
+
+    def again(self, reading: Reading, target: Any) -> dict[str, Explanation]:
+        """Explanations of a reading that is none of the examples', or of a model that is not as it was, by title: the method's
+        own, and those of methods that share a call with it."""
+        how = dict(self.choice.options)
+        found: Any = explain_reading(self.model, reading, target, self.choice.name, seed=self.seed, **how)
+        return {self.choice.title: found}
 
 
 class Protocol(ABC):

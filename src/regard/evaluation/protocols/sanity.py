@@ -33,6 +33,7 @@ MORE = 5
 """Padded tokens that are added to a text."""
 CHECKS = {
     "cascade": "cascading-randomisation/last-to-first/normal/spearman",
+    "weights": "head-then-all-weights-drawn-anew/normal/spearman",
     "classes": "class-sensitivity/two-present-classes",
     "repeat": "repeatability",
     "batch": "batch=single",
@@ -52,7 +53,8 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 @dataclass(frozen=True)
 class Sanity(Protocol):
-    """A check: "cascade", "classes" (the label against `Example.other`), "repeat", "batch" or "padding".
+    """A check: "cascade", "weights" (in two steps), "classes" (the label against `Example.other`), "repeat", "batch" or
+    "padding".
 
     None is a contest: maps that turn round when parameters are drawn anew are no better than maps that lose their likeness.
     Only a map that stays the same is worse.
@@ -84,11 +86,26 @@ class Sanity(Protocol):
         explanation, target = maps.of(example, self.explained)
         assert target is not None
         how, options = maps.choice.name, maps.choice.options
+        if self.check == "weights":
+            return self.rows(
+                example.name, self._two_steps(maps, example, target), label=example.label, explained=target
+            )
         if self.check == "batch":
-            together = checked(explanation.scores[stream_of(explanation)][0], "map")
+            together = checked(explanation.scores[_stream(explanation, example)][0], "map")
             alone = _map(maps.model, example, target, how, options, maps.seed)
             return self.rows(example.name, _apart(alone, together), label=example.label, explained=target)
         return sanity(maps.model, example, self, target, how, options, seed=maps.seed)
+
+    def _two_steps(self, maps: ChosenMaps, example: Example, target: int) -> dict[str, float]:
+        explanation, _ = maps.of(example, self.explained)
+        known = maps.kept.setdefault((self, example.name, target), {})
+        if maps.choice.title not in known:
+            known.update(redrawn(maps.model, maps, example, target, float(explanation.receipt.target_value[0])))
+        if maps.choice.title not in known:
+            raise Misuse("no weights of this model move the target, so that none can be drawn anew")
+        return two_steps(
+            checked(explanation.scores[_stream(explanation, example)][0], "map"), known.pop(maps.choice.title)
+        )
 
 
 def sanity(
@@ -160,6 +177,53 @@ def cascade(
     return Sanity("cascade").rows(example.name, values, curves, label=example.label, explained=target)
 
 
+Redrawn = tuple[tuple[Scores, float], tuple[Scores, float]]
+"""A map and the target's value with a new head, and with all weights new."""
+
+
+def redrawn(model: nn.Module, maps: ChosenMaps, example: Example, target: int, y: float) -> dict[str, Redrawn]:
+    """Maps of a model whose weights are drawn anew, by the titles of the methods that share a call: the last weights that move
+    the target, then all. `y` is the target as it was."""
+    generator = torch.Generator().manual_seed(maps.seed)
+    groups = list(reversed(parameter_groups(model).values()))
+    head: dict[str, tuple[Scores, float]] = {}
+    with restored(model):
+        for group in groups:
+            for parameter in group:
+                randomise(parameter, generator)
+            if not head:
+                now = _again(maps, example, target)
+                moved = abs(next(iter(now.values()))[1] - y) > SAME * max(1.0, abs(y))
+                head = now if moved else {}
+        last = _again(maps, example, target) if head else {}
+    return {title: (head[title], last[title]) for title in head}
+
+
+def _again(maps: ChosenMaps, example: Example, target: int) -> dict[str, tuple[Scores, float]]:
+    known = example.reading
+    reading = Reading(dict(known.inputs), {}, known.special, known.labels, known.mean, known.std)
+    found = maps.again(reading, torch.tensor([target]))
+    return {
+        t: (checked(e.scores[_stream(e, example)][0], "map"), float(e.receipt.target_value[0]))
+        for t, e in found.items()
+    }
+
+
+def two_steps(first: Scores, drawn: Redrawn) -> dict[str, float]:
+    """The rank correlation of a map with what it becomes with a new head (`head`), and with all weights new (`final`), and 1
+    where it is the same map, to rounding (`head_unchanged`, `unchanged`).
+
+    A map that outlasts a new head does not rest on which class is asked for.
+    """
+    (head, _), (last, _) = drawn
+    return {
+        "head": spearman(first, head),
+        "head_unchanged": float(distance(first, head) <= SAME),
+        "final": spearman(first, last),
+        "unchanged": float(distance(first, last) <= SAME),
+    }
+
+
 def class_sensitivity(
     model: nn.Module, example: Example, target: int, other: int, method: str = "gae", options: Options | None = None, *,
     seed: int = 0,
@@ -193,7 +257,7 @@ def batch_invariance(
     together = _explained(
         model, stacked, examples[0], torch.tensor(list(targets)), method, options, seed, len(examples)
     )
-    name = stream_of(together)
+    name = _stream(together, examples[0])
     rows = []
     for i, (example, target) in enumerate(zip(examples, targets, strict=True)):
         alone = _map(model, example, target, method, options, seed)
@@ -221,13 +285,17 @@ def padding_invariance(
     return Sanity("padding").rows(example.name, values, label=example.label, explained=target)
 
 
+def _stream(explanation: Explanation, example: Example) -> str:
+    return stream_of(explanation, inputs=example.reading.inputs)
+
+
 def _apart(a: Scores, b: Scores) -> dict[str, float]:
     return {"difference": float((a - b).abs().max()), "relative": distance(a, b)}
 
 
 def _map(model: nn.Module, example: Example, target: int, method: str, options: Options | None, seed: int) -> Scores:
     found = _explained(model, example.reading.inputs, example, target, method, options, seed, 1)
-    return checked(found.scores[stream_of(found)][0], "map")
+    return checked(found.scores[_stream(found, example)][0], "map")
 
 
 def _explained(
@@ -267,8 +335,10 @@ __all__ = [
     "padding_invariance",
     "parameter_groups",
     "randomise",
+    "redrawn",
     "repeatability",
     "restored",
     "sanity",
     "spearman",
+    "two_steps",
 ]

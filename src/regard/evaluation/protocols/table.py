@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from regard.evaluation.protocols.agreement import MapAgreement
 from regard.evaluation.protocols.attribution_error import AttributionError
+from regard.evaluation.protocols.causal import Causal
 from regard.evaluation.protocols.known_tokens import KnownTokens
+from regard.evaluation.protocols.noise import Noise
 from regard.evaluation.protocols.perturbation import Perturbation
 from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.protocols.rationale import Rationale
@@ -21,7 +24,7 @@ from regard.evaluation.protocols.segmentation import Segmentation
 PROTOCOLS: dict[str, type[Protocol]] = {
     p.__name__: p
     for p in (
-        AttributionError, Perturbation, Segmentation, Rationale, Sanity,
+        AttributionError, Perturbation, Segmentation, Rationale, Sanity, Causal, Noise, MapAgreement,
         Necessity, Sufficiency, Redirection, Absence, Pointing, QuestionPerturbation, KnownTokens,
     )
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""A `Diagnosis` as a page."""
