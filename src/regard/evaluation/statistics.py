@@ -160,7 +160,7 @@ def swapping(
     >>> swapping(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 0.0]))
     0.25
     """
-    members = _members(groups, len(a))
+    members = members_of(groups, len(a))
     group_of = np.empty(len(a), dtype=np.int64)
     for number, own in enumerate(members):
         group_of[own] = number
