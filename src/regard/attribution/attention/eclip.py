@@ -219,7 +219,9 @@ def parts_of_cosine(context: Context, layer: Layer, *, projected: bool) -> list[
 
 def sides_at(context: Context, calls: Sequence[AttentionCall]) -> dict[int, Sides]:
     """q and k of calls, heads side by side. One more run finds those of calls that compute their own softmax."""
-    found = {call.index: sides_of(call) for call in calls}
+    kept: dict[int, tuple[Tensor, Sides]] = context.shared_runs.setdefault("sides", {})  # every target's are the same
+    there = {c.index: kept[c.index][1] for c in calls if c.index in kept and kept[c.index][0] is c.q}
+    found = {call.index: there.get(call.index) or sides_of(call) for call in calls}
     missing = [i for i, sides in found.items() if sides is None]
     if missing:
         assert context.again is not None
@@ -237,6 +239,8 @@ def sides_at(context: Context, calls: Sequence[AttentionCall]) -> dict[int, Side
                 "scores are not one product of the two; choose loosening='softmax', 'attention' or 'none'"
             )
         out[call.index] = Sides(sides.q.detach().to(call.precision), sides.k.detach().to(call.precision), sides.scale)
+        if call.q is not None:
+            kept[call.index] = call.q, out[call.index]
     return out
 
 

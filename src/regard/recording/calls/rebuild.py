@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -97,7 +98,7 @@ def tiles(
 
 
 class Operands:
-    """Some (group, head) pairs of a call: scaled queries and dO (pair, token, width), keys and values (pair, width, token)."""
+    """Some (group, head) pairs of a call: queries and dO (pair, token, width), keys and values (pair, width, token)."""
 
     def __init__(self, call: Kernel, pairs: slice, buffers: dict[str, Tensor]) -> None:
         self.call, self.pairs, self.buffers = call, pairs, buffers
@@ -105,11 +106,16 @@ class Operands:
         if call.A is None:
             assert call.q is not None
             assert call.k is not None
-            self.q = self._of(call.q) * call.scale
+            self.unscaled = self._of(call.q)
             self.kT = self._of(call.k).transpose(1, 2)
         if call.dO is not None and call.G is None:
             self.dO = self._of(call.by_rows(call.dO))
             self.vT = self._of(call.v).transpose(1, 2)
+
+    @cached_property
+    def q(self) -> Tensor:
+        """Scaled queries (pair, token, width)."""
+        return self.unscaled * self.call.scale
 
     def _of(self, t: Tensor) -> Tensor:
         return self.call.layout.pairs(t.detach(), self.pairs).to(self.call.precision)
@@ -148,7 +154,7 @@ class Operands:
         if call.A is not None:
             return call.layout.pairs(rows_of(call.A.detach(), index), self.pairs)[..., keys].to(call.precision)
         scores = self._buffer("A", len(index), keys.stop - keys.start)
-        torch.bmm(rows_of(self.q, index), self.kT[..., keys], out=scores)
+        torch.bmm(rows_of(self.unscaled, index) * call.scale, self.kT[..., keys], out=scores)
         if call.mask is not None:
             add_mask(
                 scores, call.layout.pairs(_spelled(rows_of(call.mask, index), call.shape[3]), self.pairs)[..., keys]
