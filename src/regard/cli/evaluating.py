@@ -70,6 +70,10 @@ def evaluate(
         ),
     ] = None,
     memory_budget: Budget = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where the model runs, as in cuda: then each worker, or task of a cluster, takes a GPU."),
+    ] = None,
     costs: Annotated[
         bool,
         typer.Option("--costs", help="Then measure time and memory of a map by each method, for a leaderboard."),
@@ -85,7 +89,7 @@ def evaluate(
         called(one)
     how = {
         "engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed,
-        "threads": threads, "memory_budget": memory_budget, "costs": costs,
+        "threads": threads, "memory_budget": memory_budget, "costs": costs, "device": device,
     }  # fmt: skip
     own = {name: value_of(said) for name, said in named_values(option, "--data-option", "split=test").items()}
     budget_of(memory_budget)

@@ -16,7 +16,7 @@ from regard.evaluation.data.dataset import DataSet, Given
 from regard.evaluation.data.sources import data_set
 from regard.evaluation.engines import local
 from regard.evaluation.engines.costs import costs as measured
-from regard.evaluation.engines.work import Work
+from regard.evaluation.engines.work import Work, checked_device, on_device
 from regard.evaluation.examples import Example
 from regard.evaluation.plan import Plan, Shard, planned
 from regard.evaluation.protocols.protocol import MethodChoice
@@ -73,6 +73,7 @@ def evaluate(
     shard: int | None = None,
     threads: int = 1,
     memory_budget: int | float | str | None = None,
+    device: str | None = None,
     together: bool = False,
     costs: bool = False,
     told: Told | None = None,
@@ -98,6 +99,8 @@ def evaluate(
         batch: examples that are explained together. shard: examples of a shard; None: as many as a batch.
         threads: of torch in each process: the same in every engine, so that rows are the same to the last digit.
         memory_budget: of copies of one example side by side, as in `regard.explain`.
+        device: where a model that is given by its name runs: "cpu", or "cuda", where each worker takes a GPU in turn, and each
+            task of a cluster has one of its own. None: the CPU; a model that is in memory runs where it is.
         together: explain methods without options in one call: faster, and the same rows but for rounding; the seconds of a map
             are then its share.
         costs: measure what a map costs by each method, in a process of its own, and keep that beside the rows; once for a run.
@@ -114,6 +117,7 @@ def evaluate(
     size = batch if shard is None else shard
     _check_numbers(batch=batch, shard=size, threads=threads, workers=1 if workers is None else workers)
     store = Store(out)
+    place = checked_device(device, model, engine == "local")
     reader = reader_of(model)
     source = data_of(data, model, options)
     chosen = methods_of(methods)
@@ -123,9 +127,13 @@ def evaluate(
     count = len(source) if examples is None else min(examples, len(source))
     if count < 1:
         raise Misuse(f"{source.source} holds no examples" if examples is None else "examples must be 1 at the least")
-    how = {"seed": seed, "batch": batch, "threads": threads, "memory_budget": budget_of(memory_budget)}
-    plan = planned(model, reader, source, chosen, asked, count=count, shard=size, **how)
-    work = Work(model if is_name(model) else reader, source, chosen, asked, plan.digest, **how, together=together)
+    how: dict[str, Any] = {"seed": seed, "batch": batch, "threads": threads, "memory_budget": budget_of(memory_budget)}
+    how["together"] = together
+    runs_on = place or next((p.device.type for p in reader.model.parameters()), "cpu")
+    plan = planned(model, reader, source, chosen, asked, count=count, shard=size, device=runs_on, **how)
+    work = Work(model if is_name(model) else reader, source, chosen, asked, plan.digest, **how, device=place)
+    if engine == "local":
+        on_device(reader, place)
     with store.held():
         pace = carried_out(store, plan, lambda todo: _computed(engine, work, reader, todo, workers), told)
         if costs and not store.costs():

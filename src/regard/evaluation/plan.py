@@ -52,7 +52,8 @@ class Plan:
 
     Attributes:
         model, data, code: what tells them from others. methods, protocols: with all their choices, in order. seed, threads,
-            batch, memory_budget: what numbers depend on, to the last digit. shard: examples of a shard. count: of all examples.
+            batch, memory_budget, device, together: what numbers depend on, to the last digit. shard: examples of a shard.
+            count: of all examples.
     """
 
     model: Mapping[str, Any]
@@ -66,6 +67,8 @@ class Plan:
     memory_budget: int
     shard: int
     count: int
+    device: str = "cpu"
+    together: bool = False
 
     @property
     def shards(self) -> Sequence[Shard]:
@@ -100,9 +103,10 @@ class Shards(Sequence[Shard]):
 
 
 def planned(
-    model: Any, reader: Any, data: DataSet, methods: Sequence[MethodChoice], protocols: Sequence[Protocol], **how: int
+    model: Any, reader: Any, data: DataSet, methods: Sequence[MethodChoice], protocols: Sequence[Protocol], **how: Any
 ) -> Plan:
-    """The plan of a run. `how`: seed, threads, batch, memory_budget, shard, count."""
+    """The plan of a run. `how`: seed, threads, batch, memory_budget, shard, count, device,
+    together."""
     told = {"source": data.source, "kind": data.kind, "choices": data.choices(), "digest": data.digest()}
     return Plan(
         model_fingerprint(model, reader),
@@ -241,8 +245,10 @@ COUNTS = {
     "memory_budget": "the memory budget",
     "shard": "the size of a shard",
     "count": "the number of examples",
+    "device": "the device",
+    "together": "whether methods share a call",
 }
-"""Numbers of a plan, in words."""
+"""What else a plan says, in words."""
 
 
 def _changed(part: str, name: str, a: Any, b: Any) -> str:

@@ -8,7 +8,7 @@ What is tried again when a node dies, and when a task takes too long, is the sch
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,9 @@ def on_cluster(work: Work, shards: Sequence[Shard], workers: int | None) -> Iter
     """
     ray = brought_by("ray", "ray")
     with _joined(ray):
-        task = ray.remote(num_cpus=work.threads, max_retries=0)(_parquet)
-        crew = RayCrew(ray, task, ray.put(work), work.threads, workers)
+        slot = slot_of(work)
+        task = ray.remote(num_cpus=slot["CPU"], num_gpus=slot.get("GPU", 0), max_retries=0)(_parquet)
+        crew = RayCrew(ray, task, ray.put(work), slot, workers)
         yield from computed(crew, Schedule(shards, TRIES, patience=PATIENCE))
 
 
@@ -45,23 +46,29 @@ def room_for(slots: int) -> int:
     return slots + max(1, slots // AHEAD)
 
 
+def slot_of(work: Work) -> dict[str, int]:
+    """What a task takes of a cluster's resources: a processor for each thread, and a GPU where the model runs on one."""
+    return {"CPU": work.threads, **({"GPU": 1} if work.device.startswith("cuda") else {})}
+
+
 @dataclass
 class RayCrew(Crew[Any]):
     """The slots of a cluster.
 
-    ray: the module. task: the remote function. work: where the cluster keeps the work. threads: of a task. workers: at most
-    so many tasks at a time; None: as many as there is room for.
+    ray: the module. task: the remote function. work: where the cluster keeps the work. slot: what a task takes of the
+    cluster's resources. workers: at most so many tasks at a time; None: as many as there is room for.
     """
 
     ray: Any
     task: Any
     work: Any
-    threads: int
+    slot: Mapping[str, int]
     workers: int | None
 
     def room(self) -> int:
         """How many shards may be out at present."""
-        slots = int(self.ray.cluster_resources().get("CPU", 1)) // self.threads
+        there = self.ray.cluster_resources()
+        slots = min(int(there.get(name, 0)) // count for name, count in self.slot.items())
         return self.workers or room_for(max(1, slots))
 
     def give(self, shard: Shard) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,8 @@ class Work:
     """What is asked of every shard. It is pickled for other processes: the model goes by its name where it has one.
 
     Attributes:
-        model: a name, or the reader itself. plan: the digest of the plan. threads: of torch, in every engine alike.
+        model: a name, or the reader itself. plan: the digest of the plan. threads: of torch, in every engine alike. device:
+            where a model that has a name runs, as in "cuda"; "": on the CPU.
         together: as `evaluate_rows` takes it.
     """
 
@@ -42,10 +44,42 @@ class Work:
     threads: int = 1
     memory_budget: int = MEMORY
     together: bool = False
+    device: str = ""
 
     def reader(self) -> Any:
         """The model with its preprocessing, loaded where it has a name."""
-        return load(self.model) if is_name(self.model) else self.model
+        return on_device(load(self.model), self.device) if is_name(self.model) else self.model
+
+
+def on_device(reader: Any, device: str) -> Any:
+    """A reader whose model runs there; of several GPUs, on the one of this process's number."""
+    if device == "cuda" and torch.cuda.device_count() > 1:
+        number = multiprocessing.current_process().name.rpartition("-")[2]  # of a worker: SpawnProcess-3
+        device = f"cuda:{int(number) % torch.cuda.device_count() if number.isdigit() else 0}"
+    if device:
+        reader.model.to(device)
+    return reader
+
+
+def checked_device(said: str | None, model: Any, here: bool) -> str:
+    """A device as torch spells it; "" for none. here: whether this machine computes.
+
+    Raises Misuse for one that torch does not know or that is not there, and for a model that is in memory, which runs where it
+    is.
+    """
+    if said is None:
+        return ""
+    try:
+        device = torch.device(said)
+    except (RuntimeError, TypeError) as e:
+        raise Misuse(f"device {said!r} is none that torch knows; give cpu, cuda or cuda:1") from e
+    if device.type not in ("cpu", "cuda"):
+        raise Misuse(f"device is cpu or cuda, not {said!r}")
+    if not is_name(model):
+        raise Misuse("a model that is in memory runs where it is: move it with model.to(...), and leave device out")
+    if here and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Misuse(f"there is no {said} here: torch sees {torch.cuda.device_count()} CUDA devices; leave device out")
+    return str(device)
 
 
 @dataclass

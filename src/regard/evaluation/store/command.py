@@ -15,7 +15,7 @@ from regard.evaluation.protocols.table import PROTOCOLS
 from regard.evaluation.protocols.words import PLACED
 from regard.zoo import PREFIX
 
-DEFAULTS = {"seed": 0, "batch": 16, "threads": 1}
+DEFAULTS = {"seed": 0, "batch": 16, "threads": 1, "device": "cpu"}
 """What the command takes where nothing is said."""
 SPECIAL = re.compile(r"[,()\[\]=\s]")
 
@@ -34,6 +34,8 @@ class _NoWords(Exception):
 
 def _words(plan: Mapping[str, Any], out: str) -> list[str]:
     model, data = plan["model"]["name"], plan["data"]
+    if plan["together"]:  # which the command does not take
+        raise _NoWords
     if "weights" in plan["model"] and not model.startswith(PREFIX):
         raise _NoWords
     where = [] if data["source"] == model else [_data(data)]
