@@ -148,24 +148,25 @@ def test_draws_are_what_the_seed_says() -> None:
 # -- runs ---------------------------------------------------------------------------------------------------------------
 
 
-def one_by_one(model: Any, inputs: dict[str, Tensor]) -> Crossed:
-    """Every subset of four patches and four words, left out of attention one pair at a time."""
-    recording = record(model, inputs)
+def pair_by_pair(model: Any, inputs: dict[str, Tensor]) -> Crossed:
+    """Every subset of four patches and four words, left out of attention: the pairs of one subset of words side by side."""
+    sixteen = {name: t.expand(16, *t.shape[1:]) for name, t in inputs.items()}
+    recording = record(model, sixteen)
     streams = [recording.stream(n) for n in ("pixel_values", "input_ids")]
     subsets = every_subset(4)
     y = torch.zeros(16, 16, dtype=torch.float64)
-    for (i, a), (j, b) in itertools.product(enumerate(subsets), enumerate(subsets)):
-        hidden = torch.zeros(1, recording.rows, dtype=torch.bool)
-        hidden[0, streams[0].rows] = a
-        hidden[0, streams[1].first + 1 : streams[1].first + 5] = b
-        y[i, j] = similarity(record(model, inputs, edits=[LeaveOut(hidden)]).output).detach()
+    for j, b in enumerate(subsets):
+        hidden = torch.zeros(16, recording.rows, dtype=torch.bool)
+        hidden[:, streams[0].rows] = subsets
+        hidden[:, streams[1].first + 1 : streams[1].first + 5] = b
+        y[:, j] = record(model, sixteen, edits=[LeaveOut(hidden)]).output.logits_per_image.diagonal().detach()
     side = Masks((~subsets).double(), torch.full((16,), 1 / 16).double(), True)
     return fitted(side, side, y)
 
 
-def test_on_a_model_they_are_runs_one_by_one() -> None:
+def test_on_a_model_they_are_runs_pair_by_pair() -> None:
     model, inputs = small(), given()
-    expected = one_by_one(model, inputs)
+    expected = pair_by_pair(model, inputs)
     exp = regard.explain(model, inputs, similarity, "interaction")
     first, second = expected.values(0.5)
     torch.testing.assert_close(exp.scores["pixel_values"][0].double(), first, rtol=0, atol=1e-5)
