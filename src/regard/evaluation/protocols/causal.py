@@ -36,6 +36,9 @@ class Causal(Protocol):
     )
     better: ClassVar[Mapping[str, int]] = {"rank": 1}
     headlines: ClassVar[tuple[str, ...]] = ("rank",)
+    meanings: ClassVar[Mapping[str, str]] = {
+        "rank": "share of random choices without which the target falls less than without the map's highest units"
+    }
 
     explained: str = "predicted"
     share: float = 0.1

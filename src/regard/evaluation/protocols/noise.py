@@ -37,6 +37,7 @@ class Noise(Protocol):
     question: ClassVar[str] = "Does the map stay as it is when next to nothing is added to the input?"
     better: ClassVar[Mapping[str, int]] = {"similarity": 1}
     headlines: ClassVar[tuple[str, ...]] = ("similarity",)
+    meanings: ClassVar[Mapping[str, str]] = {"similarity": "rank correlation of the map with that of the noisy input"}
 
     explained: str = "predicted"
     level: float = 0.05
