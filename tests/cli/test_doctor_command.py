@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from regard.cli import commands as cli
 from regard.evaluation import budget
+from support.commands import ran
 
 runner = CliRunner()
 BERT = ["zoo/bert-sentiment", "--methods", "gae", "--minutes", 5, "--examples", 2]
 
 
-def run(*arguments: object, code: int = 0) -> Any:
-    done = runner.invoke(cli.app, ["doctor", *map(str, arguments)])
-    assert done.exit_code == code, done.output
-    assert "Traceback" not in done.output
-    return done
+run = functools.partial(ran, "doctor")
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from regard.cli import commands as cli
 from regard.cli import evaluating
 from regard.evaluation import evaluate
 from regard.evaluation.engines import work
 from regard.evaluation.plan import Shard
 from regard.evaluation.store.results import Results
+from support.commands import ran
 from support.killed import gone
 from support.runs import small
 
@@ -29,31 +29,24 @@ ASKED = ["--methods", "random,corrected_attention(sign=signed)", "--examples", 4
 PROTOCOLS = ["--protocols", "perturbation(steps=[0.5],auc=[0,0.5]),segmentation(sweep=[0.4,0.5])"]
 
 
-def run(*arguments: object, code: int = 0) -> Any:
-    done = runner.invoke(cli.app, [*map(str, arguments)])
-    assert done.exit_code == code, done.output
-    assert "Traceback" not in done.output
-    return done
-
-
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 def test_a_run_and_its_results() -> None:
-    done = run("evaluate", "zoo/vit-scenes", *ASKED, *PROTOCOLS, "--out", "demo")
+    done = ran("evaluate", "zoo/vit-scenes", *ASKED, *PROTOCOLS, "--out", "demo")
     said = done.stderr.splitlines()
     assert said[0] == "4 examples in 2 shards"
     assert re.fullmatch(r"shard 1 is done: 1 of 2 shards, 2 of 4 examples; .+ a second, \d+ s left", said[1])
     assert re.fullmatch(r"shard 2 is done: 2 of 2 shards, 4 of 4 examples; .+ a second", said[2])
     assert done.stdout.endswith("rows: demo\n")
     assert "corrected_attention, sign=signed" in done.stdout
-    again = run("evaluate", "zoo/vit-scenes", *ASKED, *PROTOCOLS, "--out", "demo")
+    again = ran("evaluate", "zoo/vit-scenes", *ASKED, *PROTOCOLS, "--out", "demo")
     assert again.stderr.splitlines() == ["2 of 2 shards, 4 of 4 examples were done before"]
-    refused = run("evaluate", "zoo/vit-scenes", *ASKED, *PROTOCOLS, "--out", "demo", "--seed", 3, code=2)
+    refused = ran("evaluate", "zoo/vit-scenes", *ASKED, *PROTOCOLS, "--out", "demo", "--seed", 3, code=2)
     assert "the seed was 0 and is 3" in refused.stderr
-    shown = run("results", "demo", "--csv", "numbers.csv")
+    shown = ran("results", "demo", "--csv", "numbers.csv")
     assert done.stdout.partition("rows:")[0] in shown.stdout
     assert shown.stdout.endswith("numbers: numbers.csv\nreport: demo/report/report.html\npictures: 3 in demo/report\n")
     assert {p.name for p in Path("demo/report").iterdir()} == {
@@ -71,8 +64,8 @@ def test_a_run_and_its_results() -> None:
     for s in Results("demo").summaries:
         if s.metric == "iou":
             assert str(s.value).split()[0] in page
-    assert run("results", "demo", "--no-page", "-q").stdout == ""
-    assert "unknown method of demo 'gae'" in run("results", "demo", "--against", "gae", code=2).stderr
+    assert ran("results", "demo", "--no-page", "-q").stdout == ""
+    assert "unknown method of demo 'gae'" in ran("results", "demo", "--against", "gae", code=2).stderr
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,19 +77,19 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
         return parquet(self, shard)
 
     monkeypatch.setattr(work.Worker, "parquet", interrupted)
-    done = run("evaluate", "zoo/vit-scenes", *ASKED, "--protocols", "segmentation", "--out", "x", code=130)
+    done = ran("evaluate", "zoo/vit-scenes", *ASKED, "--protocols", "segmentation", "--out", "x", code=130)
     assert done.stderr.splitlines()[-1] == "interrupted: 2 of 4 examples are done; the same command goes on from there"
-    assert "2 of 4 examples are done; the same regard evaluate goes on" in run("results", "x", "--no-page").stdout
+    assert "2 of 4 examples are done; the same regard evaluate goes on" in ran("results", "x", "--no-page").stdout
     monkeypatch.setattr(work.Worker, "parquet", parquet)
-    run("evaluate", "zoo/vit-scenes", *ASKED, "--protocols", "segmentation", "--out", "x")
+    ran("evaluate", "zoo/vit-scenes", *ASKED, "--protocols", "segmentation", "--out", "x")
 
 
 def test_where_nothing_could_be_judged_it_fails_and_says_why() -> None:
     Path("texts.csv").write_text("image,label\nno.png,0\nnone.png,0\n")
-    done = run("evaluate", "zoo/vit-scenes", "texts.csv", "--protocols", "perturbation", "--methods", "random", code=1)
+    done = ran("evaluate", "zoo/vit-scenes", "texts.csv", "--protocols", "perturbation", "--methods", "random", code=1)
     assert "no example could be judged; most failed with InputError: no such picture" in done.stderr
     assert "1 example failed: InputError: no such picture" in done.stdout
-    shown = run("results", "regard-run").stdout  # a page of errors alone is a page
+    shown = ran("results", "regard-run").stdout  # a page of errors alone is a page
     assert "report: regard-run/report/report.html" in shown
 
 
@@ -139,7 +132,7 @@ def test_a_real_ctrl_c(workers: int) -> None:
 
 def test_the_run_in_memory_of_the_same_words_is_the_same() -> None:
     """The command's words are those of the call."""
-    run("evaluate", "zoo/vit-scenes", *ASKED, *PROTOCOLS, "--out", "a", "-q")
+    ran("evaluate", "zoo/vit-scenes", *ASKED, *PROTOCOLS, "--out", "a", "-q")
     small(
         "b", methods=["random", ("corrected_attention", {"sign": "signed"})], examples=4,
         protocols=["perturbation(steps=[0.5],auc=[0,0.5])", "segmentation(sweep=[0.4,0.5])"],
@@ -151,11 +144,11 @@ def test_the_run_in_memory_of_the_same_words_is_the_same() -> None:
 def test_a_leaderboard_of_two_runs() -> None:
     small("one", examples=2)
     small("two", examples=2, methods=["raw_attention"])
-    assert run("results", "one", "two", "--leaderboard", "board.md").stdout == "report: board.md\n"
+    assert ran("results", "one", "two", "--leaderboard", "board.md").stdout == "report: board.md\n"
     text = Path("board.md").read_text("utf-8")
     assert "Made by `regard results one two --leaderboard board.md`." in text
     assert {"raw_attention", "random"} <= {line.split(" | ")[0].strip("| ") for line in text.splitlines()}
-    assert run("results", "one", "two", "--leaderboard", "board.html", "-q").stdout == "board.html\n"
+    assert ran("results", "one", "two", "--leaderboard", "board.html", "-q").stdout == "board.html\n"
     assert "<!DOCTYPE html>" in Path("board.html").read_text("utf-8")
     refused = {
         ("one", "two"): "2 runs are shown together by --leaderboard FILE alone",
@@ -165,4 +158,4 @@ def test_a_leaderboard_of_two_runs() -> None:
         ("one", "one", "--leaderboard", "board.md"): "one is given twice",
     }
     for words, said in refused.items():
-        assert said in run("results", *words, code=2).stderr, words
+        assert said in ran("results", *words, code=2).stderr, words

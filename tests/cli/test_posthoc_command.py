@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from regard import zoo
-from regard.cli import commands as cli
 from regard.cli.inputs import Pair
 from regard.cli.posthoc import expanded, read_all
 from regard.errors import InputError, Misuse
+from support.commands import ran
 
 runner = CliRunner()
 MODEL = ["-m", "zoo/bert-sentiment"]
 CHEAP = ["--attention", "raw_attention,rollout", "--posthoc", "gradient", "--posthoc", "input_x_gradient"]
 
 
-def run(*arguments: object, code: int = 0) -> Any:
-    done = runner.invoke(cli.app, ["attention-vs-posthoc", *map(str, arguments)])
-    assert done.exit_code == code, done.output
-    assert "Traceback" not in done.output
-    return done
+run = functools.partial(ran, "attention-vs-posthoc")
 
 
 @pytest.fixture(autouse=True)

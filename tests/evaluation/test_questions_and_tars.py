@@ -22,16 +22,6 @@ def vilt(tmp_path_factory):
     return save("vilt-vqa", tmp_path_factory.mktemp("vilt"))
 
 
-@pytest.fixture(scope="module")
-def vit():
-    return regard.load("zoo/vit-scenes")
-
-
-@pytest.fixture(scope="module")
-def bert():
-    return regard.load("zoo/bert-sentiment")
-
-
 def packed(seed=0, size=(40, 30), kind="PNG"):
     pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     written = io.BytesIO()

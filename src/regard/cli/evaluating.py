@@ -26,13 +26,21 @@ from regard.memory import budget_of
 
 SHOWN = 5  # errors that are printed
 AGAINST = "random"
+SUCH_AS = "column=review"
+Judged = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A name on the hub, a local folder, or one of `regard zoo`.")
+]
+DataOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data-option", metavar="NAME=VALUE", help=f"An option of the data, as in {SUCH_AS}; may be repeated."
+    ),
+]
 
 
 @guarded
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A name on the hub, a local folder, or one of `regard zoo`.")
-    ],
+    model: Judged,
     data: Annotated[
         str | None,
         typer.Argument(
@@ -63,12 +71,7 @@ def evaluate(
     shard: Annotated[int | None, typer.Option(help="Examples whose rows are one file. Default: a batch.")] = None,
     seed: Annotated[int, typer.Option(help="Of methods and orders that draw.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of each process.")] = 1,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data-option", metavar="NAME=VALUE", help="An option of the data, as in split=test; may be repeated."
-        ),
-    ] = None,
+    option: DataOptions = None,
     memory_budget: Budget = None,
     device: Annotated[
         str | None,
@@ -91,7 +94,7 @@ def evaluate(
         "engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed,
         "threads": threads, "memory_budget": memory_budget, "costs": costs, "device": device,
     }  # fmt: skip
-    own = {name: value_of(said) for name, said in named_values(option, "--data-option", "split=test").items()}
+    own = _options(option)
     budget_of(memory_budget)
     if "://" not in out:
         writable(Path(out).expanduser())
@@ -109,9 +112,7 @@ def evaluate(
 
 @guarded
 def doctor(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A name on the hub, a local folder, or one of `regard zoo`.")
-    ],
+    model: Judged,
     data: Annotated[
         str | None,
         typer.Argument(
@@ -131,12 +132,7 @@ def doctor(
     examples: Annotated[int | None, typer.Option(help="Take at most so many examples, drawn from the data.")] = None,
     seed: Annotated[int, typer.Option(help="Of the examples that are drawn, and of methods that draw.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads of torch. Default: as many as it takes.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data-option", metavar="NAME=VALUE", help="An option of the data, as in column=review; may be repeated."
-        ),
-    ] = None,
+    option: DataOptions = None,
     memory_budget: Budget = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the page is.")] = False,
     debug: Debug = False,
@@ -147,7 +143,7 @@ def doctor(
         _check_methods(asked)
     how: dict[str, Any] = {"minutes": minutes, "examples": examples, "seed": seed, "threads": threads}
     check_numbers(minutes=minutes, examples=examples, threads=threads, seed=seed)
-    own = {name: value_of(said) for name, said in named_values(option, "--data-option", "column=review").items()}
+    own = _options(option)
     budget_of(memory_budget)
     out = writable(out)
     check_model(model)
@@ -261,6 +257,11 @@ def _leaderboard(stores: Sequence[str], file: Path, made_by: str, quiet: bool) -
             raise Misuse("there is no number to compare yet; run regard evaluate first")
         written = write_leaderboard(boards, file, made_by=made_by)
     show_file(written, quiet)
+
+
+def _options(given: Sequence[str] | None) -> dict[str, Any]:
+    """Options of the data: numbers, lists, true, false and null are read as such."""
+    return {name: value_of(said) for name, said in named_values(given, "--data-option", SUCH_AS).items()}
 
 
 def _check_methods(asked: Sequence[str]) -> None:
