@@ -18,6 +18,7 @@ from regard import Target, zoo
 from regard.api import trusting
 from regard.api.trusting import FEATURES, Fitted, calibration
 from regard.errors import Misuse
+from regard.explanation.rank_correlation import ranked
 from regard.explanation.trust import LIMITS, Trust
 
 
@@ -118,7 +119,7 @@ def test_what_is_missing_has_a_weight_of_its_own() -> None:
 
 def test_ranks_are_those_of_scipy() -> None:
     a = torch.tensor([3.0, 1, 1, 2, 3, 3])
-    assert trusting.ranks(a).tolist() == scipy.stats.rankdata(a).tolist()
+    assert (ranked(a) + 1).tolist() == scipy.stats.rankdata(a).tolist()
     b = torch.randn(6)
     assert trusting.alike(a, b)[1] == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
 

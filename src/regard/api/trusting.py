@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regard.errors import Misuse, RegardError
 from regard.explanation.causal_test import CausalTest, HowTested, Outcome
 from regard.explanation.explanation import Explanation
+from regard.explanation.rank_correlation import rank_correlation
 from regard.explanation.trust import Trust
 from regard.recording.inputs import Inputs
 from regard.recording.proof.verify import verify
@@ -112,14 +112,7 @@ def alike(a: Tensor, b: Tensor) -> tuple[float, float]:
     """Whether two maps have one top token, and Spearman's rank correlation; a flat map is like no other."""
     if bool(a.max() == a.min()) or bool(b.max() == b.min()):
         return 0.0, 0.0
-    return float(a.argmax() == b.argmax()), float(np.corrcoef(ranks(a), ranks(b))[0, 1])
-
-
-def ranks(scores: Tensor) -> NDArray[np.float64]:
-    """From 1 on; equal scores share the mean of theirs."""
-    _, at, counts = np.unique(scores.numpy(), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[at])
+    return float(a.argmax() == b.argmax()), float(rank_correlation(a, b))
 
 
 def compared(own: Tensor, others: Sequence[Tensor], name: str) -> dict[str, float]:

@@ -21,6 +21,7 @@ from regard.attribution.attention.edge_rules import EDGES
 from regard.attribution.removal.runs import LEFT_OUT, Without, content, drawn_from, reached, rows_at
 from regard.errors import Misuse, ModelError, nearest
 from regard.explanation import display
+from regard.explanation.rank_correlation import rank_correlation
 from regard.explanation.raw_inputs import Reading
 from regard.kinds import Count, check_kind
 from regard.probes.watched import Probed, finite, probed, table
@@ -297,19 +298,9 @@ def _drops(
 
 def spearman(a: Float[Tensor, "batch token"], b: Float[Tensor, "batch token"]) -> Float[Tensor, " batch"]:
     """Spearman's rank correlation of each sample, over tokens at which both are numbers; NaN where either is constant."""
-    return torch.stack([_spearman(x[keep], y[keep]) for x, y in zip(a, b, strict=True) for keep in [~(x + y).isnan()]])
-
-
-def _spearman(x: Tensor, y: Tensor) -> Tensor:
-    ranks = [ranked(t) - ranked(t).mean() if len(t) else t for t in (x, y)]
-    length = ranks[0].norm() * ranks[1].norm()
-    return ranks[0] @ ranks[1] / length if bool(length > 0) else torch.tensor(torch.nan, dtype=torch.float64)
-
-
-def ranked(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Ranks from 0; equal values share their mean rank."""
-    below, same = (x[:, None] > x).sum(1), (x[:, None] == x).sum(1)
-    return below.double() + (same.double() - 1) / 2
+    return torch.stack(
+        [rank_correlation(x[keep], y[keep]) for x, y in zip(a, b, strict=True) for keep in [~(x + y).isnan()]]
+    )
 
 
 __all__ = ["Correspondence", "correspondence", "received", "spearman"]
