@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def twin(model: Attending, x: Tensor, c: int, scores: Tensor, choices: Tensor, s
     d_high, d_low, keep = y0 - y(high), y(low) - y0, y([i for i in range(n) if i not in high])
     p = lambda count: (1 + count) / (len(sets) + 1)  # noqa: E731
     return {
+        "with_best": sum(order[0] in s for s, d in zip(sets, drops, strict=True) if d >= d_high),
+        "with_last": sum(order[-1] in s for s, d in zip(sets, drops, strict=True) if -d >= d_low),
+        "with_kept": sum(order[0] in s for s, v in zip(sets, kept, strict=True) if v >= keep),
         "k": k,
         "drop": d_high,
         "random_median": float(torch.tensor(drops, dtype=torch.float64).quantile(0.5)),
@@ -90,6 +94,8 @@ def test_it_is_the_formula(monkeypatch: pytest.MonkeyPatch, share: float) -> Non
     assert found.p_value == expected["p_value"]
     assert found.lowest.p_value == expected["rise_p_value"]
     assert found.keep_p_value == expected["keep_p_value"]
+    held = [o.with_best for o in (found.highest, found.lowest, found.kept) if o is not None]
+    assert held == [expected["with_best"], expected["with_last"], expected["with_kept"]]
 
 
 def test_of_few_choices_all_others_are_run() -> None:
@@ -105,6 +111,8 @@ def test_of_few_choices_all_others_are_run() -> None:
     expected = twin(model, x, 1, scores, others, 0.1)
     assert found.every
     assert (found.k, found.random, found.p_value) == (3, 55, expected["p_value"])
+    assert found.highest is not None
+    assert found.highest.with_best == expected["with_best"]
     assert found.drop == pytest.approx(expected["drop"], abs=1e-9)
     assert "of the 55 other choices" in found.sentence
 
@@ -280,6 +288,12 @@ def test_what_it_says() -> None:
     )
     wrong = CausalTest(**SAID, highest=outcome(3.5, 40, -0.19))
     assert "rises from 3.31 to 3.5; of 49 random choices 40 rise no farther (p = 0.82)" in wrong.sentence
+    first_alone = replace(outcome(0.4, 8, 2.91, 0.12), with_best=8)
+    said = CausalTest(**SAID, highest=first_alone, probability=0.87, label="Bag")
+    assert "8 fall as far, and all 8 take away the highest patch, too (p = 0.18). The map fails" in said.sentence
+    assert "8 of 49 random choices fall as far, and all 8 take away the highest patch, too (p = 0.18)" in said.verdict
+    for other in (replace(first_alone, with_best=7), replace(first_alone, change=-0.1), outcome(0.4, 1)):
+        assert "too" not in CausalTest(**SAID, highest=other).sentence  # not by it, not in its direction, and it passes
     both = CausalTest(**SAID, highest=outcome(0.4, 1), lowest=outcome(4.0, 0), kept=outcome(3.0, 2))
     assert (
         "1 falls as far (p = 0.04). Without the 6 lowest it rises from 3.31 to 4; of 49 random choices none rises"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
@@ -201,6 +201,13 @@ def _read(case: Case, recording: Recording) -> tuple[Tensor, Tensor]:
     return read, recording.settled(seen + read) > 0
 
 
+class Drawn(NamedTuple):
+    """Random choices: the target without each of them, and their units."""
+
+    ys: Tensor
+    units: Taken
+
+
 @dataclass
 class Trial:
     """The test of one sample of one explanation, in one recording. row: its row in the explanation; sample: in the run."""
@@ -261,11 +268,11 @@ class Trial:
         order = ranked(self._scores(), drawn_from(self._seed, "order of equal scores"))
         high, low = (self._taken(some) for some in (order[: self.k], order[-self.k :]))
         own, random = self._runs(torch.cat([high, low]) if self.exp.signed else high, choices, every, kept=False)
-        found = {"highest": self._outcome(own, 0, random, +1)}
-        found |= {"lowest": self._outcome(own, 1, random, -1)} if self.exp.signed else {}
+        found = {"highest": self._outcome(own, 0, random[0], +1, order[0])}
+        found |= {"lowest": self._outcome(own, 1, random[1], -1, order[-1])} if self.exp.signed else {}
         if self.asked.sufficiency:
             own, random = self._runs(~high, ~choices, every, kept=True)
-            found["kept"] = self._outcome(own, 0, random, 0)
+            found["kept"] = self._outcome(own, 0, Drawn(random[0].ys, ~random[0].units), 0, order[0])
         return {"highest": found["highest"], "lowest": found.get("lowest"), "kept": found.get("kept")}
 
     # -- units ------------------------------------------------------------------------------------------------------
@@ -421,8 +428,8 @@ class Trial:
         known: dict[int, Found] = self.case.call.drawn.setdefault(key, {})
         return known
 
-    def _runs(self, own: Taken, choices: Taken, every: bool, kept: bool) -> tuple[Found, list[Tensor]]:
-        """The target on the map's own sets, and for each of these its values on the random choices that it is held against.
+    def _runs(self, own: Taken, choices: Taken, every: bool, kept: bool) -> tuple[Found, list[Drawn]]:
+        """The target on the map's own sets, and for each of these the random choices that it is held against.
 
         Random choices are run once for all targets of a call of `explain` that have these units.
         """
@@ -434,10 +441,10 @@ class Trial:
             known |= {c.number: f for c, f in zip(cases, found, strict=True)}
         ys, ps = known[mine]
         if not every:
-            return self._run(own, [self.case])[0], [ys] * len(own)
+            return self._run(own, [self.case])[0], [Drawn(ys, choices)] * len(own)
         same = (own[:, None] == choices).all(2)  # each is one of them
         at = same.int().argmax(1)
-        return (ys[at], None if ps is None else ps[at]), [ys[~s] for s in same]
+        return (ys[at], None if ps is None else ps[at]), [Drawn(ys[~s], choices[~s]) for s in same]
 
     def _alike(self, other: Case) -> bool:
         """Whether another target has the same units."""
@@ -446,15 +453,17 @@ class Trial:
         except RegardError:  # it has none
             return False
 
-    def _outcome(self, own: Found, i: int, random: Sequence[Tensor], sign: int) -> Outcome:
-        """One of the map's own runs against the random ones. sign: +1 y should fall, -1 rise, 0 stay high."""
+    def _outcome(self, own: Found, i: int, random: Drawn, sign: int, best: Tensor) -> Outcome:
+        """One of the map's own runs against the random ones. sign: +1 y should fall, -1 rise, 0 stay high; best: the unit that
+        the map puts first there."""
         y0, y, p = float(self._whole[0]), float(own[0][i]), None if own[1] is None else float(own[1][i])
-        change, changes = moved(y0, y, random[i], sign)
+        change, changes = moved(y0, y, random.ys, sign)
         rounding = 16 * torch.finfo(self._whole[0].dtype).eps * max(1.0, abs(y0))
-        as_far = int((changes >= change - rounding).sum())
+        far = (changes >= change - rounding).cpu()
+        as_far, with_best = int(far.sum()), int(random.units[far, best].sum())
         p_value = (1 + as_far) / (1 + len(changes))
         drawn = tuple(changes.sort().values.tolist())
-        return Outcome(y, change, float(changes.quantile(0.5)), as_far, p_value, p, drawn)
+        return Outcome(y, change, float(changes.quantile(0.5)), as_far, p_value, p, drawn, with_best)
 
 
 def fixed(case: Case) -> tuple[Case, Value, Recording]:

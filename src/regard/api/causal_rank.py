@@ -62,7 +62,7 @@ class _Few(Trial):
     def _outcomes(self, choices: Taken, every: bool) -> dict[str, Outcome | None]:
         order = ranked(self._scores(), drawn_from(self._seed, "order of equal scores"))
         own, random = self._runs(self._taken(order[: self.k]), choices, every, kept=False)
-        return {"highest": self._outcome(own, 0, random, +1), "lowest": None, "kept": None}
+        return {"highest": self._outcome(own, 0, random[0], +1, order[0]), "lowest": None, "kept": None}
 
 
 def mid_rank(test: CausalTest, eps: float = torch.finfo(torch.float32).eps) -> float:

@@ -77,6 +77,7 @@ class Outcome:
     kept: y itself). random: the same of each random choice; random_median: the median of these; as_far: how many of these
     are at least as large.
     p_value: (1 + as_far) / (random + 1). probability: of the explained class there, where there are classes.
+    with_best: of the choices counted in as_far, those that hold the map's very first unit (lowest: its last one), too.
     """
 
     y: float
@@ -86,6 +87,7 @@ class Outcome:
     p_value: float
     probability: float | None = None
     random: tuple[float, ...] = field(default=(), repr=False)
+    with_best: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class CausalTest:
             return f"{self.reason[:1].upper()}{self.reason[1:]}{few}."
         which = f"{self.k} " if self.k > 1 else ""
         start = f"Without the {which}highest of {self.units_called} the {self._called}"
-        parts = [f"{start} {self._moved(self.highest)}; {self._chance(self.highest, 'fall')}."]
+        parts = [f"{start} {self._moved(self.highest)}; {self._chance(self.highest, 'fall', self._by_the_best())}."]
         if not self.better_than_chance:
             parts.append("The map fails: here it is not better than chance.")
         if self.lowest is not None:
@@ -192,7 +194,17 @@ class CausalTest:
             f"{count or 'none'} {choices} {several if count > 1 else one}" if count else f"none {choices} does that"
         )
         last = "" if self.better_than_chance else ": this map is no better than chance here"
-        return f"{found}; {chance} (p = {self.highest.p_value:.2g}){last}."
+        return f"{found}; {chance}{self._by_the_best()} (p = {self.highest.p_value:.2g}){last}."
+
+    def _by_the_best(self) -> str:
+        """Where chance does as well because the first unit alone does it: that all of its choices have that unit, too."""
+        tested = self.highest
+        if tested is None or self.better_than_chance or self.k < 2 or tested.change <= 0 or not tested.as_far:
+            return ""
+        if tested.with_best < tested.as_far:
+            return ""
+        who = {1: "this takes", 2: "both take"}.get(tested.as_far, f"all {tested.as_far} take")
+        return f", and {who} away the highest {self.unit}, too"
 
     def _falls(self, outcome: Outcome) -> str:
         """From where to where: in per cent where that shows it, else in the target's own numbers."""
@@ -222,12 +234,12 @@ class CausalTest:
         verb = "rises" if outcome.y > self.value else "falls"
         return f"{verb} from {a} to {b}{_percents(self.probability, outcome.probability)}"
 
-    def _chance(self, outcome: Outcome, claim: str) -> str:
-        """How many random choices do as well, and p."""
+    def _chance(self, outcome: Outcome, claim: str, because: str = "") -> str:
+        """How many random choices do as well, why they do, and p."""
         one, several = _verbs(outcome, claim)
         choices = f"of the {self.random} other choices" if self.every else f"of {self.random} random choices"
         found = f"{outcome.as_far or 'none'} {several if outcome.as_far > 1 else one}"
-        return f"{choices} {found} (p = {outcome.p_value:.2g})"
+        return f"{choices} {found}{because} (p = {outcome.p_value:.2g})"
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
