@@ -59,6 +59,7 @@ COUNT = 72
 """Questions of each set, but for the slow ones."""
 METHODS = (
     "random", "raw_attention", "rollout", "gae", "gradient", "input_x_gradient", "revised_ig", "attnlrp", "bti_token",
+    "cp_lrp",
 )  # fmt: skip
 ENOUGH = 0.8
 LEAST = 5

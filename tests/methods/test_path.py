@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import regard
 from regard import Baseline, Site
@@ -73,6 +73,40 @@ def test_blocks_are_counted_from_the_end_of_either_tower() -> None:
         "vision_model.encoder.layers.2",
         "text_model.encoder.layers.2",
     }
+
+
+class OfTexts(nn.Module):
+    """A model of two towers whose texts are its own."""
+
+    def __init__(self, model: nn.Module, given: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.model, self.texts = model, {k: v for k, v in given.items() if k != "pixel_values"}
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixel_values, **self.texts).logits_per_image
+
+
+@pytest.mark.parametrize("method", ["raw_attention", "gae", "grad_cam", "layer_cam", "attention_eclip", "legrad"])
+def test_texts_that_a_model_brings_along_leave_the_map_of_the_picture_as_it_is(method: str) -> None:
+    """A zero-shot classifier: its texts are no input, and their tower's blocks are no blocks of the picture's."""
+    case = of_clip()
+    given = regard.explain(case.model, case.inputs, case.y, method).scores["pixel_values"]
+    alone = OfTexts(case.model, case.inputs).eval()
+    pixels = {"pixel_values": case.inputs["pixel_values"]}
+    found = regard.explain(alone, pixels, lambda y: y.diagonal(), method).scores["pixel_values"]
+    assert bool(found.any())
+    torch.testing.assert_close(found, given, rtol=1e-6, atol=1e-9)
+
+
+def test_blocks_of_a_tower_that_no_input_enters_are_counted_apart() -> None:
+    case = of_clip()
+    alone = OfTexts(case.model, case.inputs).eval()
+    pixels = {"pixel_values": case.inputs["pixel_values"]}
+    names = {s.stream: s.key.module for s in record(alone, pixels, states=True).frontier(-2)}
+    assert names["pixel_values"] == "model.vision_model.encoder.layers.1"
+    exp = regard.explain(alone, pixels, lambda y: y.diagonal(), "revised_ig", site=Site.block(-2))
+    assert bool(exp.scores["pixel_values"].any())
+    assert max(exp.receipt.relative_error) < 1e-3
 
 
 def test_one_stream_alone_is_no_frontier_and_the_receipt_says_so() -> None:

@@ -87,10 +87,11 @@ def _of_caches(recording: Recording, follows: bool) -> list[str]:
 
 
 def blind_notes(streams: Sequence[Stream], scores: Mapping[str, Tensor], raw: Mapping[str, Sequence[Raw]]) -> list[str]:
-    """A note on inputs that a map leaves out as a whole; of one input alone it says nothing that the map does not."""
+    """A note on inputs that a map leaves out as a whole; where nothing at all has a score it says nothing that the map does
+    not."""
     inputs = [s.name for s in streams if s.of_input]
     none = [name for name in inputs if not bool(scores[name].any())]
-    if not none or len(inputs) == 1:
+    if not none or (len(inputs) == 1 and not any(bool(scores[s.name].any()) for s in streams if s.name in scores)):
         return []
     named = [f"the {input_name(name, raw)}" if name in raw else name for name in none]
     return [f"this method does not reach {' and '.join(named)}: all scores there are 0"]

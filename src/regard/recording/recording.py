@@ -235,7 +235,7 @@ class Recording(CallGraph):
             if rows and keys:
                 joined[root(rows)] = root(keys)
         of = [root(self.ends(self.calls[b.calls[0]])[0]) for b in self.blocks]
-        known = {root(int(self.sources[s.first])) for s in self.streams if s.of_input}
+        known = {root(int(self.sources[s.first])) for s in self.streams if s.shown}
         if not {*of} <= known:
             return [every]
         return [[at for at, tower in zip(every, of, strict=True) if tower == t] for t in dict.fromkeys(of)]

@@ -38,7 +38,7 @@ def legrad(context: Context, *, layers: Count | None = None, correct: int | None
     largest, is so whatever is asked (SigLIP has such patches), and has no score.
 
     Our reading: of any model with blocks whose states have one shape, classifiers and text towers too; padding counts in no
-    mean.
+    mean; a tower that no input enters (of texts which a model brings along) is left out.
     """
     again = context.again
     assert again is not None
@@ -71,10 +71,18 @@ def bright(recording: Recording, found: Relevance) -> Bool[Tensor, "batch row"]:
 def _of_target(context: Context, again: Rerun, layers: int | None) -> Relevance:
     """The map of the target of some runs."""
     out = context.recording.zeros()
-    for tower in towers(context.recording, "legrad"):
+    for tower in _entered(context.recording, towers(context.recording, "legrad")):
         for state, calls in tower.last(min(2, len(tower.states)) if layers is None else layers):
             out += _of_block(context, again, tower, state, calls)
     return out
+
+
+def _entered(recording: Recording, every: list[Tower]) -> list[Tower]:
+    """The towers that an input enters: not that of texts which a model brings along. All, where there is none such."""
+    inputs = {s.name for s in recording.streams if s.of_input}
+    entered = {s.key[:2] for s in recording.states if s.stream in inputs}
+    apart = [blocks for blocks in recording.blocks_apart() if entered & {*blocks}]
+    return [t for t in every if any(t.states[-1].key[:2] in blocks for blocks in apart)] or every
 
 
 @dataclass
