@@ -146,17 +146,23 @@ def leak_of(asked: Asked) -> float:
 
 
 def collect(home: Path, names: Sequence[str], count: int | None) -> None:
-    """Make the rows of some sets, one file for each few questions; those that are there already are kept."""
+    """Make the rows of some sets, one file for each few questions; those that are there already are kept, method by method."""
     for name in names:
         methods: list[str] = []
         leak, started = math.nan, time.monotonic()
         for number, asked in enumerate(SETS[name](count or COUNTS.get(name, COUNT))):
             file = home / f"{name}-{number:03}.parquet"
-            if file.exists():
+            there = read(file) if file.exists() else []
+            known = {row["method"] for row in there}
+            if known >= {*METHODS}:
                 continue
             if not methods:
                 methods, leak = fitting(asked), leak_of(asked)
-            put(file, rows_of(name, asked, methods, leak))
+            if not (missing := [m for m in methods if m not in known]):
+                continue
+            panel = [m for m in PANEL if m in known and m in methods]
+            made = rows_of(name, asked, [*panel, *missing], leak)
+            put(file, there + [row for row in made if row["method"] in missing])
             print(f"{file.name}: {len(asked.names)} questions, {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -171,11 +177,17 @@ def put(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     begun.rename(file)
 
 
-def kept(home: Path) -> list[dict[str, Any]]:
-    """All rows that are there."""
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file."""
     import pyarrow.parquet
 
-    return [row for f in sorted(home.glob("*.parquet")) for row in pyarrow.parquet.read_table(f).to_pylist()]
+    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(file).to_pylist()
+    return rows
+
+
+def kept(home: Path) -> list[dict[str, Any]]:
+    """All rows that are there."""
+    return [row for f in sorted(home.glob("*.parquet")) for row in read(f)]
 
 
 # -- judges ----------------------------------------------------------------------------------------------------------------
