@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from regard.evaluation.evaluate import evaluate as evaluate
     from regard.evaluation.posthoc import attention_vs_posthoc as attention_vs_posthoc
     from regard.evaluation.posthoc_agreement import PosthocAgreement as PosthocAgreement
+    from regard.evaluation.store.results import Results as Results
     from regard.explanation.receipt import Receipt as Receipt
     from regard.explanation.rewriting import Rewriting as Rewriting
     from regard.guide import Guide as Guide
@@ -58,6 +59,7 @@ HOMES = {
     "PosthocAgreement": "evaluation.posthoc_agreement",
     "Receipt": "explanation.receipt",
     "RegardError": "errors",
+    "Results": "evaluation.store.results",
     "Rewriting": "explanation.rewriting",
     "Site": "site",
     "Target": "target",

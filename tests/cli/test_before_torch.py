@@ -1,5 +1,6 @@
 """What can be refused before anything heavy is imported is: a wrong file, folder, model, method, site, baseline, option."""
 
+import json
 import subprocess
 import sys
 
@@ -92,28 +93,61 @@ POISONED = """
 import sys
 for name in ("torch", "numpy", "transformers", "PIL", "matplotlib", "gradio"):
     sys.modules[name] = None  # importing it raises
+"""
+ONE = (
+    POISONED
+    + """
 sys.argv = ["regard", *sys.argv[1:]]
 from regard.__main__ import main
 main()
 """
+)
+ONE_AFTER_ANOTHER = (
+    POISONED
+    + """
+import contextlib, io, json, os
+from regard.__main__ import main
+for number, arguments in enumerate(json.load(sys.stdin)):
+    os.makedirs(f"{number}")
+    os.chdir(f"{number}")
+    open("boxes.json", "w").write("[[0, 0,")
+    sys.argv, code, said = ["regard", *arguments], 0, io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    print(json.dumps([code, said.getvalue(), sorted(os.listdir("."))]), flush=True)
+    os.chdir("..")
+"""
+)
 
 
 def run(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-c", POISONED, *arguments], capture_output=True, text=True, cwd=cwd, check=False
+    return subprocess.run([sys.executable, "-c", ONE, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """What each of the calls ends with, says, and leaves in its folder: one process makes them all, each in its own folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_ANOTHER],
+        input=json.dumps([arguments for arguments, _ in REFUSED]),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path_factory.mktemp("refused"),
+        check=True,
     )
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"), REFUSED, ids=lambda part: " ".join(part[1:]) if isinstance(part, tuple) else ""
-)
-def test_refused(arguments, says, tmp_path):
-    (tmp_path / "boxes.json").write_text("[[0, 0,")
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert says in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
-    assert [f.name for f in tmp_path.iterdir()] == ["boxes.json"]
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=[" ".join(arguments[1:]) for arguments, _ in REFUSED])
+def test_refused(number, refused):
+    code, said, left = refused[number]
+    assert code == 2, said
+    assert REFUSED[number][1] in " ".join(said.split())
+    assert "Traceback" not in said
+    assert left == ["boxes.json"]
 
 
 @pytest.mark.parametrize(

@@ -57,20 +57,20 @@ def digests(folder):
 
 
 def test_ctrl_c_and_then_resume_for_real(tmp_path, monkeypatch):
-    """A real SIGINT in the midst of 12 pictures; then the index is that of an undisturbed run, byte by byte."""
+    """A real SIGINT in the midst of 8 pictures; then the index is that of an undisturbed run, byte by byte."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # another number of threads may round a score, and a pixel, otherwise
-    scenes(12)
+    scenes(8)
     running = subprocess.Popen(command("in", "--out", "part"), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not Path("part/003").exists() and time.monotonic() < deadline and running.poll() is None:
+    while not Path("part/002").exists() and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
-    done = re.search(r"interrupted: (\d+) of 12 inputs are done; the same command with --resume goes on", said)
+    done = re.search(r"interrupted: (\d+) of 8 inputs are done; the same command with --resume goes on", said)
     assert done
-    assert 3 <= int(done[1]) < 12
+    assert 2 <= int(done[1]) < 8
     entries = journal("part")["inputs"]
     assert len(entries) == int(done[1])  # one more may be in its place already, and not put down
     kept = {page: page.stat().st_mtime_ns for e in entries for page in [Path("part", e["folder"], e["page"])]}
@@ -78,15 +78,15 @@ def test_ctrl_c_and_then_resume_for_real(tmp_path, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     subprocess.run(command("in", "--out", "whole"), check=True, capture_output=True)
     whole, part = digests("whole"), digests("part")
-    assert len([name for name in whole if name.endswith(".png")]) >= 12
+    assert len([name for name in whole if name.endswith(".png")]) >= 8
     same = {"index.html", "index.json", *[name for name in whole if name.endswith(".png")]}
     assert {name: whole[name] for name in same} == {name: part[name] for name in same}
 
 
 def test_nothing_of_an_input_stays_in_memory(tmp_path, monkeypatch):
-    """As many explanations live after 12 inputs as after 4."""
+    """As many explanations live after 8 inputs as after 4."""
     monkeypatch.chdir(tmp_path)
-    scenes(12)
+    scenes(8)
     monkeypatch.setattr(many, "TIDIED", 1)
     living = []
     add = many.Journal.add
@@ -99,7 +99,7 @@ def test_nothing_of_an_input_stays_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(many.Journal, "add", counted)
     done = runner.invoke(cli.app, command("in", "--no-page")[3:])
     assert done.exit_code == 0, done.output
-    assert len(living) == 12
+    assert len(living) == 8
     assert max(living[4:]) <= living[3]
 
 

@@ -18,7 +18,7 @@ from regard.evaluation import (
     padding_invariance,
     repeatability,
 )
-from regard.evaluation.protocols.sanity import parameter_groups, restored, spearman
+from regard.evaluation.protocols.sanity import parameter_groups, restored, similarity
 from regard.explanation.raw_inputs import Reading
 from support.records import record, records
 from support.tiny import noise
@@ -150,6 +150,6 @@ def test_rank_correlation_is_that_of_the_mean_ranks(ties):
     if ties:
         a, b = (a * 2).round(), (b * 2).round()
     ranks = [[sum(w < v for w in x) + (sum(w == v for w in x) - 1) / 2 for v in x] for x in (a.tolist(), b.tolist())]
-    assert spearman(a, b) == pytest.approx(float(np.corrcoef(ranks)[0, 1]))
-    assert spearman(torch.zeros(4), torch.zeros(4)) == 1.0
-    assert spearman(torch.zeros(4), noise(4)) == 0.0
+    assert similarity(a, b) == pytest.approx(float(np.corrcoef(ranks)[0, 1]))
+    assert similarity(torch.zeros(4), torch.zeros(4)) == 1.0
+    assert similarity(torch.zeros(4), noise(4)) == 0.0

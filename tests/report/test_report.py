@@ -17,7 +17,18 @@ from rich.console import Console
 from regard.errors import Misuse, RegardError
 from regard.explanation.raw_inputs import Picture, Text
 from regard.report import need
-from regard.report.colour import AGAINST, DARK, FOR, LIGHT, OPACITY, luminance, number, scale_of, text_colour
+from regard.report.colour import (
+    AGAINST,
+    DARK,
+    FOR,
+    LIGHT,
+    OPACITY,
+    ColourScale,
+    luminance,
+    number,
+    scale_of,
+    text_colour,
+)
 from regard.report.explanation.html import fragment, page, write_page
 from regard.report.explanation.png import overlay, plot
 from regard.report.explanation.terminal import digits, show, shrink
@@ -390,8 +401,26 @@ def test_large_pictures_are_embedded_small():
             "pixel_values": [Picture(torch.zeros(2000, 3000, 3, dtype=torch.uint8), (0.0, 0.0, 3000.0, 2000.0), "b")]
         }
     )
-    assert "data:image/jpeg" in page([big])
-    assert len(page([big])) < 400_000
+    made = page([big])
+    assert "data:image/jpeg" in made
+    assert len(made) < 400_000
+
+
+def test_large_pictures_are_drawn_small(monkeypatch):
+    """Of a photo of twelve megapixels, arrays of its own size would take gigabytes, and ten seconds."""
+    drawn, real = [], ColourScale.over
+
+    def over(self, scores, *paper, **how):
+        drawn.append(np.shape(scores))
+        return real(self, scores, *paper, **how)
+
+    monkeypatch.setattr(ColourScale, "over", over)
+    photo = Picture(torch.zeros(1500, 2000, 3, dtype=torch.uint8), (0.0, 0.0, 2000.0, 1500.0), "b")
+    one = picture(inputs={"pixel_values": [photo]})
+    for shown in ([one], [one, one]):
+        drawn.clear()
+        page(shown)
+        assert max(max(shape) for shape in drawn if shape) <= 1200
 
 
 def test_missing_packages_are_named(monkeypatch):

@@ -11,6 +11,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from regard.explanation.raw_inputs import Picture
 from regard.report.colour import AGAINST, DARK, FOR, LIGHT, Array, ColourScale, number, text_colours, veil
+from regard.report.drawing import resized
 from regard.report.figure import blend
 from regard.report.view import PictureView
 
@@ -65,15 +67,22 @@ def still(panel: PictureView) -> dict[str, Any]:
         enlarged = np.kron(panel.scale.over(panel.cells, LIGHT), np.ones((16, 16, 1), dtype=np.uint8))
         return {"name": panel.name, "uri": uri_of(enlarged), "original": None}
     original = panel.picture.pixels.cpu().numpy()
-    map_ = uri_of(veil(blend(panel), panel.picture.box))
-    return {"name": panel.picture.name, "uri": map_, "original": uri_of(original)}
+    return {"name": panel.picture.name, "uri": uri_of(_blended(panel, LONGEST)), "original": uri_of(original)}
 
 
 def thumbnail(panel: PictureView) -> str:
     """A picture with its map drawn in, small."""
     if panel.picture is None:
         return str(still(panel)["uri"])
-    return uri_of(veil(blend(panel), panel.picture.box), THUMBNAIL)
+    return uri_of(_blended(panel, THUMBNAIL), THUMBNAIL)
+
+
+def _blended(panel: PictureView, side: int) -> Array:
+    """A picture with its map drawn in, greyed where the model did not look; drawn at no more than so many pixels a side."""
+    assert panel.picture is not None
+    fit = replace(panel, picture=resized(panel.picture, side))
+    assert fit.picture is not None
+    return veil(blend(fit), fit.picture.box)
 
 
 def stages_of(panels: Iterable[Any], key: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import ClassVar
 from regard.errors import nearest
 from regard.evaluation.examples import Example, checked, stream_of
 from regard.evaluation.protocols.protocol import EXPLAINED, ChosenMaps, Protocol, Row
-from regard.evaluation.protocols.sanity import Scores, spearman
+from regard.evaluation.protocols.sanity import Scores, similarity
 from regard.explanation.explanation import Explanation
 
 WITH = "with "
@@ -41,7 +41,7 @@ class MapAgreement(Protocol):
         explanation, explained = maps.of(example, self.explained)
         own = content_scores(explanation, example)
         known = maps.kept.setdefault((self, example.name, explained), {})
-        values = {f"{WITH}{title}": spearman(other, own) for title, other in known.items()}
+        values = {f"{WITH}{title}": similarity(other, own) for title, other in known.items()}
         known[maps.choice.title] = own
         return self.rows(example.name, values or {"first": 1.0}, label=example.label, explained=explained)
 

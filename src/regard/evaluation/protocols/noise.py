@@ -20,7 +20,7 @@ from regard.errors import Misuse, nearest
 from regard.evaluation.examples import Example
 from regard.evaluation.protocols.agreement import content_scores
 from regard.evaluation.protocols.protocol import EXPLAINED, ChosenMaps, Protocol, Row
-from regard.evaluation.protocols.sanity import distance, spearman
+from regard.evaluation.protocols.sanity import distance, similarity
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
 
@@ -64,7 +64,7 @@ class Noise(Protocol):
                 known.update(maps.again(reading, torch.tensor([explained])))
         other = known.pop(title)
         a, b = (content_scores(one, example) for one in (explanation, other))
-        values = {"similarity": spearman(a, b), "change": distance(a, b), "same_answer": _same(explanation, other)}
+        values = {"similarity": similarity(a, b), "change": distance(a, b), "same_answer": _same(explanation, other)}
         return self.rows(example.name, values, label=example.label, explained=explained)
 
 

@@ -7,6 +7,7 @@ give the same map. Each is a function to one row; the model comes back bit for b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,9 +22,9 @@ from regard.api.explain import explain_reading
 from regard.errors import Misuse, nearest
 from regard.evaluation.examples import Example, checked, stream_of
 from regard.evaluation.protocols.protocol import ChosenMaps, Protocol, Row
+from regard.evaluation.rank_agreement import spearman
 from regard.explanation.explanation import Explanation
 from regard.explanation.raw_inputs import Reading
-from regard.extras import brought_by
 from regard.recording.frames import list_elements
 
 Scores = Float[Tensor, " token"]
@@ -163,17 +164,17 @@ def cascade(
     """
     generator = torch.Generator().manual_seed(seed)
     first = _map(model, example, target, method, options, seed)
-    similarity, change = [1.0], [0.0]
+    alike, change = [1.0], [0.0]
     with restored(model):
         for group in reversed(parameter_groups(model).values()):
             for parameter in group:
                 randomise(parameter, generator)
             now = _map(model, example, target, method, options, seed)
-            similarity.append(spearman(first, now))
+            alike.append(similarity(first, now))
             change.append(distance(first, now))
-    values = {"final": similarity[-1], "mean": sum(similarity[1:]) / len(similarity[1:])}
+    values = {"final": alike[-1], "mean": sum(alike[1:]) / len(alike[1:])}
     values["unchanged"] = float(change[-1] <= SAME)
-    curves = {"similarity": enumerate(similarity), "change": enumerate(change)}
+    curves = {"similarity": enumerate(alike), "change": enumerate(change)}
     return Sanity("cascade").rows(example.name, values, curves, label=example.label, explained=target)
 
 
@@ -217,9 +218,9 @@ def two_steps(first: Scores, drawn: Redrawn) -> dict[str, float]:
     """
     (head, _), (last, _) = drawn
     return {
-        "head": spearman(first, head),
+        "head": similarity(first, head),
         "head_unchanged": float(distance(first, head) <= SAME),
-        "final": spearman(first, last),
+        "final": similarity(first, last),
         "unchanged": float(distance(first, last) <= SAME),
     }
 
@@ -230,7 +231,7 @@ def class_sensitivity(
 ) -> list[Row]:  # fmt: skip
     """How far the maps of two classes that are both present differ."""
     a, b = (_map(model, example, c, method, options, seed) for c in (target, other))
-    values = {"similarity": spearman(a, b), "change": distance(a, b), "unchanged": float(distance(a, b) <= SAME)}
+    values = {"similarity": similarity(a, b), "change": distance(a, b), "unchanged": float(distance(a, b) <= SAME)}
     return Sanity("classes").rows(example.name, values, label=example.label, explained=target)
 
 
@@ -320,11 +321,10 @@ def distance(a: Scores, b: Scores) -> float:
     return float((a - b).abs().max()) / _size(a, b)
 
 
-def spearman(a: Scores, b: Scores) -> float:
-    """Rank correlation; equal scores share their mean rank. A flat map has no order: 1 with itself, 0 with any other."""
-    if any(bool((x == x[0]).all()) for x in (a, b)):
-        return float(torch.equal(a, b))
-    return float(brought_by("eval", "scipy.stats").spearmanr(a.numpy(), b.numpy()).statistic)
+def similarity(a: Scores, b: Scores) -> float:
+    """Spearman's ρ. A flat map has no order: 1 with itself, 0 with any other."""
+    found = spearman(a.numpy(), b.numpy())
+    return float(torch.equal(a, b)) if math.isnan(found) else found
 
 
 __all__ = [
@@ -339,6 +339,6 @@ __all__ = [
     "repeatability",
     "restored",
     "sanity",
-    "spearman",
+    "similarity",
     "two_steps",
 ]
