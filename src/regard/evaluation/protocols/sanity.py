@@ -70,7 +70,7 @@ class Sanity(Protocol):
 
     meanings: ClassVar[Mapping[str, str]] = {"unchanged": "how often the map stays the same where it must change"}
 
-    check: str
+    check: str = "weights"
     explained: str = "true"
 
     def __post_init__(self) -> None:
