@@ -61,10 +61,10 @@ RUNS = (
         "clip-scenes", "zoo/clip-scenes", ["segmentation"], methods=(*METHODS, "attention_eclip", "legrad"), examples=60
     ),
     Listed("detr-scenes", "zoo/detr-scenes", ["segmentation"], examples=60),
-    Listed("vlm-scenes", "zoo/vlm-scenes", ["segmentation"], methods=(*METHODS, "token_activation_map"), examples=60),
+    Listed("vlm-scenes", "zoo/vlm-scenes", ["segmentation"], examples=60),
     Listed("llama-facts", "zoo/llama-facts", ["known-tokens"], examples=60),
     Listed("lxmert-scenes", "zoo/lxmert-scenes", ["known-tokens"], examples=60),
-    Listed("atoms", ATOMS, ["known-tokens"], f"atoms:{ATOMS}", examples=60),
+    Listed("atoms", ATOMS, ["known-tokens"], f"atoms:{ATOMS}"),
 )
 
 
