@@ -84,7 +84,7 @@ class LateTrust:
         if not self.found:
             if self.judge is None:
                 raise Misuse(
-                    "trust is found by asking the model, which an explanation that was loaded, or made by hand, does not have; explain again"
+                    "trust asks the model, which this explanation comes without (it was loaded, say); explain again"
                 )
             samples = range(len(exp.receipt.target_value)) if self.samples is None else self.samples
             self.found = self.judge(exp, samples)
