@@ -163,6 +163,14 @@ def test_rows_of_a_csv_file(reader):
         assert said in run("r.csv", *given, code=2).stderr
 
 
+@pytest.mark.parametrize(("name", "between"), [("r.csv", ";"), ("r.csv", "\t"), ("r.tsv", "\t")])
+def test_rows_that_semicolons_or_tabs_part(reader, name, between):
+    Path(name).write_text(between.join(["id", "text"]) + "\n" + between.join(["1", "a fine, long film"]) + "\n")
+    shown = run(name, "--column", "text", code=0)
+    assert [text for text, *_ in reader.asked] == ["a fine, long film"]
+    assert "1 input explained" in shown.stdout
+
+
 def test_rows_of_json_lines(reader):
     chat = [{"role": "user", "content": "hello"}]
     lines = [{"t": "good"}, "", {"t": 7}, "no json", {"other": 1}, {"t": chat}, {"t": [1]}]

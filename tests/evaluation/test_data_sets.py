@@ -244,6 +244,14 @@ def test_texts_in_a_csv_file(tmp_path, bert):
         data_set(str(tmp_path / "other.csv"))
 
 
+@pytest.mark.parametrize(("name", "between"), [("r.csv", ";"), ("r.csv", "\t"), ("r.tsv", "\t")])
+def test_fields_that_semicolons_or_tabs_part(tmp_path, bert, name, between):
+    rows = [["text", "label"], ["a fine, long film", "positive"], ["dull", "negative"]]
+    (tmp_path / name).write_text("\n".join(between.join(row) for row in rows))
+    found = every(data_set(str(tmp_path / name)), bert)
+    assert [(e.raw("input_ids").text, e.label) for e in found] == [("a fine, long film", 1), ("dull", 0)]
+
+
 def test_texts_and_pictures_in_json_lines(tmp_path, bert, vit):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"text": "a fine film", "label": 1}\n\n[1]\n{"text": 3}\n\xff\n{"text": "bad", "label": NaN}\n')

@@ -20,7 +20,7 @@ from regard.evaluation import Example, Row, budget, data_set
 from regard.evaluation import doctor as doctors
 from regard.evaluation.budget import SLACK, WANTED, Costs, MethodCost, bought
 from regard.evaluation.data.drawn import Drawn
-from regard.evaluation.diagnosis import Diagnosis
+from regard.evaluation.diagnosis import Diagnosis, verdict
 from regard.evaluation.engines import work
 from regard.evaluation.plan import Shard
 from regard.evaluation.protocols.agreement import WITH, MapAgreement
@@ -73,6 +73,7 @@ def test_what_it_finds_on_sentences(found: Diagnosis) -> None:
 def test_a_method_that_ignores_the_model_is_named(found: Diagnosis) -> None:
     said = doubted(found, BROKEN)
     assert "not shown to be better than chance" in said
+    assert verdict(found.of(BROKEN), found) in ("not shown to be better than chance", "worse than chance")
     assert "not a map of your model: 100 % of its maps stay the same when all weights are drawn anew" in said
     assert any(d.rules_out for d in found.doubts if d.title == BROKEN)
     assert not doubted(found, "random")  # it is the control, and claims nothing

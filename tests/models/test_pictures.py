@@ -175,8 +175,8 @@ def test_an_unreadable_file_is_named(cat):
         (np.zeros((0, 4, 3), np.uint8), "is empty"),
         (np.zeros((5,), np.uint8), "has shape 5; give"),
         (Image.new("RGB", (0, 4)), r"empty picture \(0 x 4\)"),
-        (7, "is a int; give a path, a PIL image"),
-        (None, "is a NoneType"),
+        (7, "is of type int; give a path, a PIL image"),
+        (None, "is of type NoneType"),
     ],
 )
 def test_bad_pictures_in_memory_are_named(raw, said):

@@ -164,7 +164,7 @@ def test_empty_text_is_refused(text, text_folder):
 
 def test_other_bad_raw_input_is_named(text_folder, image_folder):
     reader = load(text_folder("bert"))
-    with pytest.raises(InputError, match="text 0 is a int; give a str"):
+    with pytest.raises(InputError, match="text 0 is of type int; give a str"):
         reader.read(3)
     with pytest.raises(InputError, match="an empty list was given"):
         reader.read([])

@@ -100,6 +100,8 @@ def test_names_folders_and_the_error_for_an_unknown_name():
     assert all((zoo.folder(name) / "config.json").is_file() for name in zoo.names())
     with pytest.raises(UnknownName, match="unknown zoo model 'zoo/vit-scene'; did you mean 'zoo/vit-scenes'"):
         zoo.folder("zoo/vit-scene")
+    with pytest.raises(UnknownName, match="the bundled model is called 'zoo/vit-scenes'"):
+        zoo.in_zoo("vit-scenes")
 
 
 def test_cards_are_complete_and_small_enough_to_bundle():

@@ -6,8 +6,11 @@ import pydoc
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 import regard
 
@@ -58,6 +61,22 @@ def test_other_names():
     assert not hasattr(regard, "nothing_of_the_kind")
     with pytest.raises(AttributeError, match="'regard' has no attribute 'explian'"):
         getattr(regard, "explian")  # noqa: B009
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: regard.explain("zoo/x", "A film."), r"load it, as in regard.load\('zoo/x'\).explain"),
+        (lambda: regard.explain(SimpleNamespace(model=nn.Linear(2, 2)), "A film."), r"reader.explain\(...\)"),
+        (
+            lambda: regard.explain(nn.Linear(2, 2), torch.ones(1, 2), method="gae, rollout"),
+            r"\['gae', 'rollout'\], not",
+        ),
+    ],
+)
+def test_what_is_natural_to_try_is_answered(ask, said):
+    with pytest.raises(regard.RegardError, match=said):
+        ask()
 
 
 def test_help_reads_well():

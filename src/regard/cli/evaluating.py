@@ -369,7 +369,11 @@ def _line(stage: str, p: Any) -> None:
 
 def _stage_of(stage: str, p: Any) -> str:
     left = "" if p.left is None or p.left <= 0 else f", {duration(p.left)} left for it"
-    return f"{STAGES[stage]}: {p.examples} example{'' if p.examples == 1 else 's'} done{left}"
+    return f"{STAGES[stage]}: {_many(p.examples, 'example')} done{left}"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def line_of(p: Any) -> str:
@@ -379,7 +383,11 @@ def line_of(p: Any) -> str:
     done = f"{p.shards} of {p.of_shards} shards, {p.examples} of {p.of_examples} examples"
     pace = pace_of(p)
     if p.shard is None:
-        return f"{done} were done before" if p.shards else f"{p.of_examples} examples in {p.of_shards} shards"
+        return (
+            f"{done} were done before"
+            if p.shards
+            else f"{_many(p.of_examples, 'example')} in {_many(p.of_shards, 'shard')}"
+        )
     return f"shard {p.shard.number + 1} is done: {done}" + (f"; {pace}" if pace else "")
 
 

@@ -17,7 +17,7 @@ from regard.prompts import Prompts
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 SOUNDS = frozenset({".wav", ".mp3", ".flac", ".ogg"})
-ROWS = frozenset({".csv", ".jsonl", ".ndjson"})
+ROWS = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
 SUFFIXES = PICTURES | SOUNDS | ROWS | {".txt", ".md", ".rst", ".json", ".html", ".npy", ".pt", ".safetensors"}
 LARGEST = 1 << 26  # bytes of a text
 MESSAGES = '[{"role": "user", "content": ...}, ...]'
@@ -327,7 +327,7 @@ def _decoded(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise InputError(f"{name} is not UTF-8 text (byte {e.start}); the model reads text") from e
+        raise InputError(f"{name} is not UTF-8 text (byte {e.start}); the model reads text: save it as UTF-8") from e
     if "\0" in text:
         raise InputError(f"{name} is not text: it holds zero bytes; the model reads text")
     if not text.strip():

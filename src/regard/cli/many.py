@@ -209,7 +209,10 @@ def show_entries(entries: Sequence[IndexEntry]) -> None:
     ]
     if rows:
         stdout().print(as_table(["input", "prediction", "explained"], rows))
-    typer.echo(f"{len(done)} inputs explained" + (f"; the first {SHOWN} are shown" if len(done) > SHOWN else ""))
+    typer.echo(
+        f"{len(done)} input{'' if len(done) == 1 else 's'} explained"
+        + (f"; the first {SHOWN} are shown" if len(done) > SHOWN else "")
+    )
 
 
 def check_failed(entries: Sequence[IndexEntry], out: Path) -> None:

@@ -221,15 +221,21 @@ class TableRows:
         """Each row that is not blank, with the number of its line (of a CSV file, of its row)."""
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as opened:
-                yield from self._of_csv(opened) if self.path.suffix.lower() == ".csv" else self._of_lines(opened)
+                yield from (
+                    self._of_csv(opened) if self.path.suffix.lower() in (".csv", ".tsv") else self._of_lines(opened)
+                )
         except UnicodeDecodeError as e:
-            raise InputError(f"{self.path} is not UTF-8 text (byte {e.start})") from e
+            raise InputError(f"{self.path} is not UTF-8 text (byte {e.start}); save it as UTF-8") from e
         except (OSError, csv.Error) as e:
             raise InputError(f"{self.path} cannot be read: {getattr(e, 'strerror', None) or e}") from e
 
     def _of_csv(self, opened: Any) -> Iterator[tuple[int, Any]]:
         csv.field_size_limit(LONGEST)
-        yield from enumerate(csv.DictReader(opened), 1)
+        from regard.evaluation.data.lines import delimiter_of
+
+        delimiter = delimiter_of(opened.readline())
+        opened.seek(0)
+        yield from enumerate(csv.DictReader(opened, delimiter=delimiter), 1)
 
     def _of_lines(self, opened: Any) -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(opened, 1):
@@ -277,7 +283,7 @@ class Sources:
             raise Misuse("no INPUT is given: a picture, a text, a file, a folder, a glob; or --chat FILE")
         if (column or label) and not any(isinstance(p, TableRows) for p in parts):
             name = "--column" if column else "--label"
-            raise Misuse(f"{name} names a column of a .csv or .jsonl file, and none is given")
+            raise Misuse(f"{name} names a column of a .csv, .tsv or .jsonl file, and none is given")
         for part in parts:
             if isinstance(part, FilesIn | TableRows | ChatFile):
                 part.check()

@@ -431,7 +431,7 @@ def verdict(s: MethodStanding, of: Diagnosis) -> str:
     if s.below:
         return "worse than chance"
     if not s.better:
-        return "no better than chance"
+        return "not shown to be better than chance"
     if any(d.rules_out for d in doubts_of(s)):
         return "better than chance, but see below"
     return "cannot be told from it" if s.title in of.tied else "better than chance"

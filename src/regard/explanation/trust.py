@@ -83,7 +83,9 @@ class LateTrust:
         """One for each sample. Raises Misuse where it cannot be found."""
         if not self.found:
             if self.judge is None:
-                raise Misuse("trust is judged on the model, and this explanation has none (any more); explain again")
+                raise Misuse(
+                    "trust asks the model, which this explanation comes without (it was loaded, say); explain again"
+                )
             samples = range(len(exp.receipt.target_value)) if self.samples is None else self.samples
             self.found = self.judge(exp, samples)
         return self.found

@@ -143,7 +143,7 @@ def parts_of(message: Mapping[str, Any], number: int = 0) -> list[str]:
         return [content or ""]
     if not isinstance(content, list) or not all(isinstance(part, Mapping) for part in content):
         raise InputError(
-            f"the content of message {number} is a {type(content).__name__}; give a str, or a list of parts such as "
+            f"the content of message {number} is of type {type(content).__name__}; give a str, or a list of parts such as "
             '{"type": "text", "text": ...}'
         )
     return [str(part.get("text") or "") for part in content if part.get("type", "text") == "text"]

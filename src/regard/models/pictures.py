@@ -50,7 +50,7 @@ def read_picture(raw: Any, number: int = 0) -> tuple[Pixels, str]:
     if isinstance(raw, np.ndarray | Tensor):
         return to_rgb(Image.fromarray(_checked(raw, name))), name
     raise InputError(
-        f"{name} is a {type(raw).__name__}; give a path, a PIL image, or a uint8 array or tensor (height, width, 3)"
+        f"{name} is of type {type(raw).__name__}; give a path, a PIL image, or a uint8 array or tensor (height, width, 3)"
     )
 
 

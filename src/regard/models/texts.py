@@ -213,7 +213,9 @@ def _check(text: Any, number: int) -> None:
     if isinstance(text, Mapping):
         raise InputError(f'text {number} is a dict; a chat is a list of messages {{"role": ..., "content": ...}}')
     if not isinstance(text, str):
-        raise InputError(f"text {number} is a {type(text).__name__}; give a str, a pair (str, str), or a list of them")
+        raise InputError(
+            f"text {number} is of type {type(text).__name__}; give a str, a pair (str, str), or a list of them"
+        )
     if not text.strip():
         raise InputError(f"text {number} is empty; give at least one word")
 

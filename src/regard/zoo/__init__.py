@@ -21,7 +21,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regard.errors import InputError, nearest
+from regard.errors import InputError, UnknownName, nearest
 
 if TYPE_CHECKING:
     from regard.zoo.answer_data import Answers as Answers
@@ -93,9 +93,11 @@ def folder(name: str) -> Path:
 def in_zoo(name: Any) -> Any:
     """The folder of a zoo model as text, where a name is one's; anything else as it is.
 
-    Raises UnknownName for a zoo name that there is not, InputError for a model that is not installed.
+    Raises UnknownName for a zoo name that there is not, or without its zoo/, InputError for a model that is not installed.
     """
     said = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
+    if PREFIX + said in names() and not Path(said).exists():
+        raise UnknownName(f"there is no model folder {said!r}; the bundled model is called {PREFIX + said!r}")
     if said != "zoo" and not said.startswith(PREFIX):
         return name
     found = folder(said)

@@ -19,6 +19,11 @@ LONGEST = 1 << 24
 """Letters of a field of a CSV file."""
 
 
+def delimiter_of(head: str) -> str:
+    """What separates the fields of a CSV file with this first line: a comma, else a tab or a semicolon that stands there."""
+    return next((d for d in ",\t;" if d in head), ",")
+
+
 @dataclass(eq=False)
 class Lines:
     """Lines that are not blank, of a plain file or a gzipped one.
@@ -94,13 +99,16 @@ class CsvRows(Lines):
     """The rows of a CSV file whose first one names the columns; a field may run over several lines."""
 
     names: list[str] = field(default_factory=list)
+    delimiter: str = ","
 
     def __post_init__(self) -> None:
         csv.field_size_limit(LONGEST)
         self._at, self._line = 0, 0
         try:
             with self._open() as opened:
-                rows = csv.reader(self._counted(opened))
+                self.delimiter = delimiter_of(opened.readline().decode("utf-8-sig", "replace"))
+                opened.seek(0)
+                rows = csv.reader(self._counted(opened), delimiter=self.delimiter)
                 self.names = next(rows, [])
                 begins, number = self._at, self._line + 1
                 for row in rows:
@@ -119,7 +127,7 @@ class CsvRows(Lines):
     def row(self, number: int) -> dict[str, Any]:
         """One row by its columns."""
         try:
-            values = next(csv.reader(self.from_line(number)))
+            values = next(csv.reader(self.from_line(number), delimiter=self.delimiter))
         except csv.Error as e:
             raise InputError(f"{self.where(number)} is no row of a CSV file ({e})") from e
         if len(values) != len(self.names):
@@ -127,4 +135,4 @@ class CsvRows(Lines):
         return dict(zip(self.names, values, strict=True))
 
 
-__all__ = ["CsvRows", "Lines"]
+__all__ = ["CsvRows", "Lines", "delimiter_of"]

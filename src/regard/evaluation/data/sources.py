@@ -66,7 +66,7 @@ def _kind_of(path: str) -> str:
     if place.is_file():
         if place.name.lower().endswith("questions.json"):
             return "vqa"
-        endings = {".mat": "gtsegs", ".json": "coco", ".csv": "table", ".jsonl": "table"}
+        endings = {".mat": "gtsegs", ".json": "coco", ".csv": "table", ".tsv": "table", ".jsonl": "table"}
         if place.suffix.lower() in endings:
             return endings[place.suffix.lower()]
         raise InputError(f"of what kind {path} is does not show; say so: {', '.join(f'{k}:' for k in KINDS)}")

@@ -35,7 +35,7 @@ class Table(DataSet):
     def __post_init__(self) -> None:
         file = file_of(self.file, "a CSV or a JSON Lines file")
         plain = file.with_suffix("") if file.suffix == ".gz" else file
-        self.rows = CsvRows(file) if plain.suffix.lower() == ".csv" else Lines(file)
+        self.rows = CsvRows(file) if plain.suffix.lower() in (".csv", ".tsv") else Lines(file)
         if not len(self.rows):
             raise InputError(f"{file} holds no rows")
         first = self._columns()
