@@ -208,3 +208,17 @@ def test_nested_tensors_are_refused() -> None:
 
     with pytest.raises(ModelError, match=r"makes a nested tensor \(.* at mixer\).*pad the samples instead"):
         regard.explain(strong(Beside(Mixer(nested))), noise(2, TOKENS, WIDTH), 1)
+
+
+@pytest.mark.parametrize(
+    "brought", [lambda t, x: t.to(x), lambda t, x: t.type_as(x), lambda t, x: t.to(x.device, x.dtype)]
+)
+def test_a_tensor_that_lends_its_type_lends_no_rows(brought: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Constants after the tokens, brought to their type: the first token looks at both, and its map is of tokens alone."""
+    prefix, x = noise(2, TOKENS, WIDTH, seed=7).double(), noise(2, TOKENS, WIDTH)
+    model = strong(Beside(Mixer(lambda m, x: torch.cat([x, brought(prefix, x)], 1)), early=True))
+    both = torch.cat([x, prefix.float()], 1)
+    q, k, _ = model.qkv[1](both).chunk(3, -1)
+    expected = (q @ k.mT / 3).softmax(-1)[:, 0, :TOKENS]
+    found = regard.explain(model, x, 1, "raw_attention").scores["input"]
+    assert torch.allclose(found, expected, atol=1e-6)
