@@ -130,7 +130,7 @@ class Recorder(TorchFunctionMode):
             torch._C._functorch.peek_interpreter_stack() is not None
         ):  # in torch.vmap: its graph is read of what it gives
             return self._run(func, args, kwargs)
-        end_trails(self.trail, self.leaves, tensors_in([*args, *kwargs.values()]))
+        end_trails(self.trail, self.leaves, tensors_in([*args, *kwargs.values()] if kwargs else args))
         if name == "scaled_dot_product_attention":
             fused = self._fused(func, args, kwargs)
             self.may_rest()

@@ -20,7 +20,9 @@ UNNAMED = "an operation out of sight"
 def end_trails(trail: Trail, leaves: Mapping[str, Tensor], operands: Iterable[Any]) -> None:
     """The trail ends at operands that no rule has tagged, though they were made of inputs (`leaves`, by their entries)."""
     for t in operands:
-        if is_parameter(t) or not t.requires_grad or t.is_leaf or t in trail.constants or trail.tag(t) is not None:
+        if t in trail.tags or is_parameter(t) or not t.requires_grad or t.is_leaf:
+            continue
+        if t in trail.constants or trail.tag(t) is not None:
             continue
         made_of = [*upstream([node_of(t)])]
         names = [stream_of(name) for name, leaf in leaves.items() if node_of(leaf) in made_of]
