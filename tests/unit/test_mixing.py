@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import regard
-from regard.errors import TrailLost
+from regard.errors import ModelError, TrailLost
 from support.tiny import noise, strong
 
 WIDTH, TOKENS = 8, 6
@@ -89,6 +91,25 @@ def efficient_attention(m: Mixer, x: Tensor) -> Tensor:
     return x + torch.einsum("bnd,bde->bne", m.q(x).softmax(-1), context)
 
 
+class Kernel(torch.autograd.Function):
+    """Stands for one that is started from Triton or a library's own code: nothing of it is seen but its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(np.flip(x.detach().numpy(), 1).copy())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.flip(1)
+
+
+def attention_by_vmap(m: Mixer, x: Tensor) -> Tensor:
+    def of_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.mT).softmax(-1) @ v
+
+    return x + torch.vmap(of_one)(m.q(x), m.k(x), m.v(x))
+
+
 MIXERS: dict[str, tuple[Callable[[Mixer, Tensor], Tensor], str]] = {
     "vector attention": (vector_attention, "sum in mixer"),
     "vector attention of neighbours": (neighbours, "einsum in mixer"),
@@ -110,6 +131,14 @@ MIXERS: dict[str, tuple[Callable[[Mixer, Tensor], Tensor], str]] = {
     "brought to unit variance": (lambda m, x: x / x.std(1, keepdim=True), "std in mixer"),
     "squeeze and excitation": (lambda m, x: x * m.q(x.mean(1, keepdim=True)).sigmoid(), "mean in mixer"),
     "a maximum over tokens": (lambda m, x: x + x.amax(1, keepdim=True), "amax in mixer"),
+    "a kernel out of sight": (lambda m, x: x + Kernel.apply(x), "Kernel in mixer"),
+    "attention by torch.vmap": (attention_by_vmap, "an operation out of sight in mixer"),
+    "fused attention by torch.vmap": (
+        lambda m, x: (
+            x + torch.vmap(F.scaled_dot_product_attention)(m.q(x)[:, None], m.k(x)[:, None], m.v(x)[:, None])[:, 0]
+        ),
+        "an operation out of sight in mixer",
+    ),
     "a norm over tokens": (lambda m, x: F.instance_norm(x.mT).mT, "instance_norm in mixer"),
 }
 
@@ -171,3 +200,25 @@ EACH_BY_ITSELF: dict[str, Callable[[Mixer, Tensor], Tensor]] = {
 def test_what_leaves_tokens_by_themselves_is_not_told(name: str, early: bool) -> None:
     model = strong(Beside(Mixer(EACH_BY_ITSELF[name]), early))
     assert regard.explain(model, noise(2, TOKENS, WIDTH), 1).receipt.notes == []
+
+
+def test_nested_tensors_are_refused() -> None:
+    def nested(m: Mixer, x: Tensor) -> Tensor:
+        return torch.stack(torch.nested.as_nested_tensor([*x], layout=torch.jagged).unbind())
+
+    with pytest.raises(ModelError, match=r"makes a nested tensor \(.* at mixer\).*pad the samples instead"):
+        regard.explain(strong(Beside(Mixer(nested))), noise(2, TOKENS, WIDTH), 1)
+
+
+@pytest.mark.parametrize(
+    "brought", [lambda t, x: t.to(x), lambda t, x: t.type_as(x), lambda t, x: t.to(x.device, x.dtype)]
+)
+def test_a_tensor_that_lends_its_type_lends_no_rows(brought: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Constants after the tokens, brought to their type: the first token looks at both, and its map is of tokens alone."""
+    prefix, x = noise(2, TOKENS, WIDTH, seed=7).double(), noise(2, TOKENS, WIDTH)
+    model = strong(Beside(Mixer(lambda m, x: torch.cat([x, brought(prefix, x)], 1)), early=True))
+    both = torch.cat([x, prefix.float()], 1)
+    q, k, _ = model.qkv[1](both).chunk(3, -1)
+    expected = (q @ k.mT / 3).softmax(-1)[:, 0, :TOKENS]
+    found = regard.explain(model, x, 1, "raw_attention").scores["input"]
+    assert torch.allclose(found, expected, atol=1e-6)

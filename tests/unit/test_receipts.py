@@ -225,6 +225,12 @@ def test_detached_states_are_a_cut_too() -> None:
         regard.explain(strong(Encoder("detach")), noise(2, 5, D), 1)
 
 
+@pytest.mark.parametrize("model", [Net(SoftmaxKernel.apply), Net(frozen=1)], ids=["a function of its own", "no_grad"])
+def test_a_mask_that_no_gradient_reaches_is_refused(model: Net) -> None:
+    with pytest.raises(ModelError, match="no gradient reaches a mask in attention calls 0"):
+        regard.explain(strong(model), noise(1, 5, D), 1, "attention_mask", steps=2)
+
+
 def test_bti_refuses_where_gradients_are_switched_off_around_the_last_attention() -> None:
     with pytest.raises(ModelError, match="switches gradients off around it"):
         regard.explain(strong(Net(SoftmaxKernel.apply)), noise(1, 5, D), 1, "bti_head", steps=2)

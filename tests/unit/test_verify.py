@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip("transformers")
 import regard
-from regard.errors import Contradicted
+from regard.errors import Contradicted, ModelError
 from regard.recording.tokens import operations
 from regard.recording.tokens.elementwise import element_wise
 from support.checks import condition, rows
@@ -99,9 +101,14 @@ def test_another_input_that_biases_scores_is_no_contradiction(name: str, monkeyp
 class Own(nn.Module):
     """Two layers; what a test does to the tokens first is a function."""
 
-    def __init__(self, first: Callable[[Tensor], Tensor] = lambda x: x, cut: bool = False) -> None:
+    def __init__(
+        self,
+        first: Callable[[Tensor], Tensor] = lambda x: x,
+        cut: bool = False,
+        kernel: Callable[..., Tensor] = F.scaled_dot_product_attention,
+    ) -> None:
         super().__init__()
-        self.first, self.cut = first, cut
+        self.first, self.cut, self.kernel = first, cut, kernel
         self.token, self.qkv = nn.Parameter(torch.zeros(1, 1, 8)), nn.Linear(8, 24)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +116,7 @@ class Own(nn.Module):
         for _ in range(2):
             q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.cut):
-                x = x + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+                x = x + self.kernel(q, k, v).transpose(1, 2).flatten(2)
         return x[:, 0]
 
 
@@ -159,6 +166,33 @@ def test_what_passes_no_gradient_is_untested() -> None:
     assert proof.verdict == "nothing could be tested"
     assert str(proof).startswith("untested  nothing could be tested")
     assert proof.notes[0] == "untested: nothing could be tested"
+
+
+class Enclosed(torch.autograd.Function):
+    """Fused attention, run inside a function with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v)
+
+    @staticmethod
+    def backward(ctx: Any, dO: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            q, k, v = (t.detach().requires_grad_() for t in ctx.saved_tensors)
+            return torch.autograd.grad(F.scaled_dot_product_attention(q, k, v), (q, k, v), dO)
+
+
+@pytest.mark.parametrize(("kernel", "says"), [
+    (Enclosed.apply, r"calls 0, 1 ran inside a torch\.autograd\.Function of the model's own"),
+    (partial(checkpoint, F.scaled_dot_product_attention, use_reentrant=False), "switch gradient checkpointing off"),
+], ids=["a function of its own", "checkpointed"])  # fmt: skip
+def test_a_cut_that_gradients_pass_by_is_no_contradiction(kernel: Any, says: str) -> None:
+    model = own(kernel=kernel)
+    if kernel == Enclosed.apply:
+        assert regard.explain(model, X, lambda y: y[:, 0], "gae").receipt.notes == []
+    with pytest.raises(ModelError, match=says):
+        regard.verify(model, X)
 
 
 def test_one_sample_s_gradient_stays_in_that_sample(monkeypatch: pytest.MonkeyPatch) -> None:

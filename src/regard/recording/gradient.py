@@ -40,10 +40,15 @@ def gradient(
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        if "torch.utils.checkpoint" in str(error):
-            raise ModelError(CHECKPOINTED) from error
-        why = (str(error).splitlines() or [""])[0].partition(". ")[0]
-        raise ModelError(f"the model's own backward pass fails: {why}") from error
+        raise failed(error) from error
+
+
+def failed(error: Exception) -> ModelError:
+    """What is said where the model's own backward pass fails."""
+    if "torch.utils.checkpoint" in str(error):
+        return ModelError(CHECKPOINTED)
+    why = (str(error).splitlines() or [""])[0].partition(". ")[0]
+    return ModelError(f"the model's own backward pass fails: {why}")
 
 
 def gradients_at(leaves: Sequence[Tensor], y: Tensor) -> Sequence[Tensor | None]:

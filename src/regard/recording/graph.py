@@ -27,9 +27,15 @@ def upstream(nodes: Sequence[Any], through: Callable[[Any], bool] = lambda _node
             ahead += new
 
 
+def written_by_hand(node: Any) -> bool:
+    """Whether a place of the graph is a torch.autograd.Function, and not one of ours."""
+    made_by = str(getattr(getattr(type(node), "_forward_cls", None), "__module__", ""))
+    return isinstance(node, torch.autograd.function.BackwardCFunction) and not made_by.startswith("regard.")
+
+
 def descends(node: Any, ancestor: Any) -> bool:
     """Whether a node of the graph was made from another one."""
     return ancestor is not None and any(n is ancestor for n in upstream([node]))
 
 
-__all__ = ["descends", "node_of", "upstream"]
+__all__ = ["descends", "node_of", "upstream", "written_by_hand"]

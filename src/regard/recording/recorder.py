@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from regard.errors import ModelError
 from regard.recording.ambient import Surroundings, as_the_user, our_own
 from regard.recording.at_work import at_work
 from regard.recording.backward import Backward, RuleSet
@@ -32,10 +33,11 @@ from regard.recording.own_gradients import operation
 from regard.recording.pooling import pooled
 from regard.recording.tokens import storage
 from regard.recording.tokens.contractions import PRODUCTS, Product, read_product
-from regard.recording.tokens.elementwise import nowhere
+from regard.recording.tokens.elementwise import nowhere, tensors_in
 from regard.recording.tokens.memories import heads_together
 from regard.recording.tokens.numbers import entering
 from regard.recording.tokens.operations import SHAPES, follow, name_of
+from regard.recording.tokens.out_of_sight import end_trails
 from regard.recording.tokens.overrides import CallPlace, Overrides
 from regard.recording.tokens.samples import of_their_samples
 from regard.recording.tokens.tags import PARAMETERS, Entry, Lost, Tag, Why, constant, kind_of, stream_of, thin
@@ -124,6 +126,11 @@ class Recorder(TorchFunctionMode):
         name = name_of(func)
         if name in SHAPES:
             return func(*args, **kwargs)
+        if (
+            torch._C._functorch.peek_interpreter_stack() is not None
+        ):  # in torch.vmap: its graph is read of what it gives
+            return self._run(func, args, kwargs)
+        end_trails(self.trail, self.leaves, tensors_in([*args, *kwargs.values()] if kwargs else args))
         if name == "scaled_dot_product_attention":
             fused = self._fused(func, args, kwargs)
             self.may_rest()
@@ -141,6 +148,11 @@ class Recorder(TorchFunctionMode):
         if self.branches is not None:
             self.branches.before(name, args)
         out = self._counted(self._run(func, args, kwargs))
+        if isinstance(out, Tensor) and out.is_nested:
+            raise ModelError(
+                f"the model makes a nested tensor (`{name}` at {self._module() or 'the model itself'}), whose rows cannot be "
+                "followed; pad the samples instead, with a mask"
+            )
         if self.edits:
             out = pooled(self.edits, self.trail, name, args, kwargs, out)
         if (attended := self._weighed(name, args, kwargs, out)) is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import ModelError
-from regard.recording.graph import upstream
+from regard.recording.graph import upstream, written_by_hand
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -113,6 +113,15 @@ def refuse_reentrant(output: Any, calls: str) -> None:
         raise ModelError(
             f"attention calls {calls} ran inside torch.utils.checkpoint with use_reentrant=True, where no gradient can be "
             "read; use use_reentrant=False, or switch checkpointing off"
+        )
+
+
+def refuse_enclosed(output: Any, calls: str) -> None:
+    """The gradient of a torch.autograd.Function of the model's own passes by a cut that is made in attention inside of it."""
+    if any(map(written_by_hand, upstream([t.grad_fn for t in floats_in(output)]))):
+        raise ModelError(
+            f"attention calls {calls} ran inside a torch.autograd.Function of the model's own, whose gradient passes by the "
+            "cut that this proof makes in them; let the model run the same without that function"
         )
 
 

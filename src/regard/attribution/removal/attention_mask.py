@@ -31,7 +31,7 @@ from regard.attribution.removal.explained import config_alone
 from regard.attribution.removal.lime import check_positive
 from regard.attribution.removal.runs import content
 from regard.attribution.rerun import Rerun
-from regard.errors import Misuse, NonFinite, OtherRows
+from regard.errors import Misuse, ModelError, NonFinite, OtherRows
 from regard.explanation.receipt import LearnedMask
 from regard.kinds import Count
 from regard.recording import Recording
@@ -68,6 +68,7 @@ def attention_mask(
     if steps > MOST:
         raise Misuse(f"steps is {MOST} at most, not {steps}: the rate can be raised instead (rate={rate})")
     _refuse_several_values(context.recording)
+    _refuse_cut_off(context.recording)
     out, masks = context.recording.zeros(), []
     for first, runs in _side_by_side(context):
         p = learned(runs, _noise(context, first, runs.can), float(penalty), steps, float(rate))
@@ -217,6 +218,15 @@ def _refuse_several_values(recording: Recording) -> None:
                 f"the map of attention call {call.index} ({call.module or 'the model itself'}) multiplies several values, and "
                 "cannot be masked; occlusion and lime take tokens away without it"
             )
+
+
+def _refuse_cut_off(recording: Recording) -> None:
+    """A mask whose gradient does not come through would be one that only its price has shaped."""
+    if cut := [str(c.index) for c in recording.calls if c.enclosed or c.detached]:
+        raise ModelError(
+            f"no gradient reaches a mask in attention calls {', '.join(cut)}: the model switches gradients off around them "
+            "(torch.no_grad(), or a torch.autograd.Function of its own); occlusion and lime need none"
+        )
 
 
 __all__ = ["attention_mask", "drawn", "learned"]

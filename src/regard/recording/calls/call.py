@@ -16,6 +16,7 @@ from torch import Tensor
 
 from regard.recording.calls.kernel import Kernel
 from regard.recording.calls.rebuild import Tile, row_blocks, tiles
+from regard.recording.graph import written_by_hand
 from regard.recording.tokens.tags import STRIDE
 
 T = TypeVar("T")
@@ -121,6 +122,11 @@ class AttentionCall(Kernel):
     attention: int = 0
     share: float | Float[Tensor, "group row"] = 1.0
     beside: tuple[AttentionCall, ...] = field(default=(), repr=False)
+
+    @property
+    def enclosed(self) -> bool:
+        """Whether it ran inside a torch.autograd.Function of the model's own, whose gradient knows of no edit in it."""
+        return written_by_hand(self.output.grad_fn)
 
     def bind(self, dO: Tensor | None, at_weights: Tensor | None = None) -> AttentionCall:
         """The same with the gradient of a target at its output (None: the target does not depend on it).

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from regard.errors import ModelError
+from regard.recording.gradient import failed
 from regard.recording.proof.claims import Claim, Claims, ReadAt, Round
 from regard.recording.proof.cut_run import MapOrder, Term, Unit
 from regard.recording.proof.findings import Contradiction
@@ -41,7 +41,7 @@ class Masses:
             try:
                 found = torch.autograd.grad(y * scale, leaves, retain_graph=True, allow_unused=True)
             except (AssertionError, NotImplementedError, RuntimeError) as error:
-                raise ModelError(f"the model's own backward pass fails: {error}") from error
+                raise failed(error) from error
             masses = [p.mass(g) / scale for p, g in zip(self.places, found, strict=True)]
             if all(bool(m.isfinite().all()) for m in masses):
                 return masses

@@ -28,7 +28,7 @@ from regard.recording.proof.findings import Contradiction, Mixed, Verification
 from regard.recording.proof.kernel_check import kernels
 from regard.recording.record import record
 from regard.recording.recording import Recording
-from regard.recording.refusals import refuse
+from regard.recording.refusals import refuse, refuse_enclosed
 from regard.recording.tokens.tags import STRIDE
 
 MOST = 3
@@ -81,6 +81,8 @@ def verify(
 
 
 def _verified(recording: Recording, cut: Cut) -> Verification:
+    if inside := [str(c.index) for c in recording.calls if c.enclosed or c.detached]:
+        refuse_enclosed(recording.returned, ", ".join(inside))
     untested: list[str] = []
     claims = Claims(recording)
     found, beside = places(recording)

@@ -145,7 +145,7 @@ RULES: dict[str, Callable[..., Tags]] = {
     **dict.fromkeys(FILLS, forgotten),
     **dict.fromkeys(NORMS, normalised),
     **dict.fromkeys(CELLS, cell),
-    "type_as": first_alone,
+    **dict.fromkeys(("to", "type_as"), first_alone),
     "glu": gated,
     "copy_": copied,
     "pad": pad,

@@ -74,6 +74,7 @@ class Trail:
         self.rereads: list[Any] = []
         self.lent: list[tuple[Tensor, int, Tensor, str]] = []
         self.apart: ByTensor[TensorWeakRef] = ByTensor()
+        self.constants: ByTensor[bool] = ByTensor()
         self.renamed: dict[tuple[str, str, str], int] = {}
         self.raw_pairs: list[tuple[int, str, str, Tensor, Tensor]] = []
         self.entered: dict[str, Tag] = {}
