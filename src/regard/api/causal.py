@@ -201,7 +201,7 @@ def _read(case: Case, recording: Recording) -> tuple[Tensor, Tensor]:
     return read, recording.settled(seen + read) > 0
 
 
-class Drawn(NamedTuple):
+class RandomChoices(NamedTuple):
     """Random choices: the target without each of them, and their units."""
 
     ys: Tensor
@@ -272,7 +272,7 @@ class Trial:
         found |= {"lowest": self._outcome(own, 1, random[1], -1, order[-1])} if self.exp.signed else {}
         if self.asked.sufficiency:
             own, random = self._runs(~high, ~choices, every, kept=True)
-            found["kept"] = self._outcome(own, 0, Drawn(random[0].ys, ~random[0].units), 0, order[0])
+            found["kept"] = self._outcome(own, 0, RandomChoices(random[0].ys, ~random[0].units), 0, order[0])
         return {"highest": found["highest"], "lowest": found.get("lowest"), "kept": found.get("kept")}
 
     # -- units ------------------------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ class Trial:
         known: dict[int, Found] = self.case.call.drawn.setdefault(key, {})
         return known
 
-    def _runs(self, own: Taken, choices: Taken, every: bool, kept: bool) -> tuple[Found, list[Drawn]]:
+    def _runs(self, own: Taken, choices: Taken, every: bool, kept: bool) -> tuple[Found, list[RandomChoices]]:
         """The target on the map's own sets, and for each of these the random choices that it is held against.
 
         Random choices are run once for all targets of a call of `explain` that have these units.
@@ -441,10 +441,10 @@ class Trial:
             known |= {c.number: f for c, f in zip(cases, found, strict=True)}
         ys, ps = known[mine]
         if not every:
-            return self._run(own, [self.case])[0], [Drawn(ys, choices)] * len(own)
+            return self._run(own, [self.case])[0], [RandomChoices(ys, choices)] * len(own)
         same = (own[:, None] == choices).all(2)  # each is one of them
         at = same.int().argmax(1)
-        return (ys[at], None if ps is None else ps[at]), [Drawn(ys[~s], choices[~s]) for s in same]
+        return (ys[at], None if ps is None else ps[at]), [RandomChoices(ys[~s], choices[~s]) for s in same]
 
     def _alike(self, other: Case) -> bool:
         """Whether another target has the same units."""
@@ -453,7 +453,7 @@ class Trial:
         except RegardError:  # it has none
             return False
 
-    def _outcome(self, own: Found, i: int, random: Drawn, sign: int, best: Tensor) -> Outcome:
+    def _outcome(self, own: Found, i: int, random: RandomChoices, sign: int, best: Tensor) -> Outcome:
         """One of the map's own runs against the random ones. sign: +1 y should fall, -1 rise, 0 stay high; best: the unit that
         the map puts first there."""
         y0, y, p = float(self._whole[0]), float(own[0][i]), None if own[1] is None else float(own[1][i])
