@@ -14,5 +14,4 @@ if __name__ == "__main__":
     # A Space says in these variables where its visitors come in; elsewhere the app is for this machine alone.
     host, port = os.environ.get("GRADIO_SERVER_NAME", HOST), os.environ.get("GRADIO_SERVER_PORT")
     with serving(sys.argv[1:], host, int(port) if port else None) as address:
-        print(f"The app is at {address} (Ctrl-C ends it)", flush=True)
-        waiting()
+        waiting(f"The app is at {address} (Ctrl-C ends it)")

@@ -22,7 +22,8 @@ def ran(monkeypatch):
         finally:
             seen.append("closed")
 
-    def interrupted():
+    def interrupted(said):
+        print(said)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(serving, "serving", stand_in)

@@ -123,6 +123,7 @@ def one_line(text: str, code: int) -> str:
 
 def command(capfd, *arguments: object) -> tuple[int, str]:
     """`regard.cli.commands.main`: exit code and stderr."""
+    capfd.readouterr()  # a model's folder may just have been written, with a bar of its own
     with pytest.raises(SystemExit) as ended:
         cli.main([str(a) for a in arguments])
     return int(ended.value.code or 0), capfd.readouterr().err

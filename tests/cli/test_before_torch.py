@@ -43,7 +43,7 @@ REFUSED = [
     (("explain", "*.png", "-m", "zoo/vit-scenes"), "no file matches *.png"),
     (("explain", "rows.csv", "-m", "zoo/vit-scenes"), "no such file: rows.csv"),
     (("explain", "--chat", "boxes.json", "-m", "zoo/bert-sentiment"), "boxes.json is not JSON"),
-    ((*TEXT, "--column", "text"), "--column names a column of a .csv or .jsonl file"),
+    ((*TEXT, "--column", "text"), "--column names a column of a .csv, .tsv or .jsonl file"),
     ((*TEXT, "--resume"), "--resume goes on with several inputs"),
     ((*TEXT, "-", "--resume"), "save it to a file"),
     ((*TEXT, "--open", "--no-page"), "leave one out"),

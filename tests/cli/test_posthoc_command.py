@@ -82,7 +82,7 @@ def test_what_inputs_stand_for() -> None:
         expanded(["words of a text"], True)
     Path("r.csv").write_text("text\nA fine film.\n")
     with pytest.raises(InputError, match=r"r\.csv is a table, and would be read as one text"):
-        expanded(["r.csv"], False)
+        read_all(Pair("text"), ["r.csv"], False)
     with pytest.raises(Misuse, match="--lines is for models that read texts"):
         read_all(Pair("image"), ["two.txt"], True)
     Path("chat.json").write_text('[{"role": "user", "content": "x"}]')

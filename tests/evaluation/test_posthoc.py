@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,6 +105,7 @@ def test_scores_of_a_word_are_the_sum_of_its_tokens_and_special_tokens_are_no_un
 
     assert found.values("rollout", "lime")[0] == pytest.approx(kendalltau(maps["rollout"], maps["lime"]).statistic)
     assert spelt.label in ("positive", "negative")
+    assert re.search(r"^attention with post-hoc: τ-b −?0\.\d\d$", str(found), re.M), str(found)  # of one input
 
 
 # -- many inputs ----------------------------------------------------------------------------------------------------------

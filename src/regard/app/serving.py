@@ -92,9 +92,10 @@ def _half_of_the_cores() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def waiting() -> None:
-    """Wait for Ctrl-C, or for a polite end by another program; either raises KeyboardInterrupt here."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def waiting(said: str) -> None:
+    """Say something, and wait for Ctrl-C, or for a polite end by another program; either raises KeyboardInterrupt here."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # before: who has read the words may end the app
+    print(said, flush=True)
     threading.Event().wait()
 
 

@@ -71,6 +71,10 @@ def read_input(value: str, kind: str) -> tuple[Any, str]:
     if value == "-":
         return _chat_in(_decoded(sys.stdin.buffer.read(), "stdin"), "stdin"), "stdin"
     _check_file(value)
+    if Path(value).suffix.lower() in ROWS and looks_like_path(value):
+        raise InputError(
+            f"{value} is a table, and would be read as one text: `regard explain` reads its rows one by one; here, give a text"
+        )
     if is_there(value):
         path = Path(value)
         return _chat_in(_decoded(_bytes(path), str(path)), str(path)), path.name

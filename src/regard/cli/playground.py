@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import webbrowser
 from typing import Annotated
 
@@ -54,11 +53,9 @@ def app(
     with contextlib.ExitStack() as running:
         with busy("loading"):
             address = running.enter_context(serving(model or (), host, port))
-        typer.echo(f"The app is at {address} (Ctrl-C ends it)")
-        sys.stdout.flush()
         if open:
             webbrowser.open(address)
-        waiting()
+        waiting(f"The app is at {address} (Ctrl-C ends it)")
 
 
 __all__ = ["app"]

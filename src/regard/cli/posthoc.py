@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import regard
-from regard.cli.inputs import ROWS, Pair, existing, headline, looks_like_path, read_input
+from regard.cli.inputs import Pair, existing, headline, read_input
 from regard.cli.options import chosen
 from regard.cli.rewriting import pictures_in
 from regard.errors import InputError, Misuse
@@ -37,16 +37,12 @@ def listed(attention: Sequence[str] | None, posthoc: Sequence[str] | None) -> di
 
 
 def expanded(values: Sequence[str], lines: bool) -> list[str]:
-    """The arguments, with folders as the pictures in them. Raises InputError for a folder without any, of a table, and with
-    --lines for what is no file."""
+    """The arguments, with folders as the pictures in them. Raises InputError for a folder without any, and with --lines for
+    what is no file."""
     out: list[str] = []
     for value in values:
         if lines:
             existing(value)
-        elif Path(value).suffix.lower() in ROWS and looks_like_path(value):
-            raise InputError(
-                f"{value} is a table, and would be read as one text; write its texts into a text file, one a line, with --lines"
-            )
         out += [str(p) for p in pictures_in(value)] if _is_folder(value) else [value]
     return out
 

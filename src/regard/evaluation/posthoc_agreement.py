@@ -235,8 +235,8 @@ def spelled(value: float) -> str:
 
 
 def whole(of: Interval) -> str:
-    """An interval likewise."""
-    return f"{spelled(of.value)} [{spelled(of.low)}, {spelled(of.high)}]"
+    """An interval likewise; of one input there is none."""
+    return spelled(of.value) if of.low == of.high else f"{spelled(of.value)} [{spelled(of.low)}, {spelled(of.high)}]"
 
 
 def counted(compared: int, missing: int) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Pixels = UInt8[Tensor, "height width 3"]
 ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 WIDE = ("I", "F")
+ORDINARY = ("1", "L", "P", "RGB", "CMYK", "YCbCr", *ALPHA)
+"""Modes that everybody's pictures have: these are not what is wrong with one."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 _ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+)://|(data):")
 
@@ -168,7 +170,8 @@ def _decode(image: Image.Image, name: str) -> Pixels:
     except MemoryError:
         raise
     except Exception as e:
-        raise InputError(f"{name} is damaged or of an unknown kind (mode {image.mode}): {e}") from e
+        known = "" if image.mode in ORDINARY else f" (mode {image.mode})"
+        raise InputError(f"{name} is damaged or of an unknown kind{known}: {e}") from e
 
 
 def _checked(raw: np.ndarray[Any, Any] | Tensor, name: str) -> np.ndarray[Any, Any]:
