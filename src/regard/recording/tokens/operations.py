@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
     if trail.met and rule in (element_wise, multiplied) and isinstance(out, Tensor):
         still_met(trail, operands, out)
     outs = [out] if isinstance(out, Tensor) else list(out)
-    for t, tag in zip(outs, tags, strict=False):
+    for t, tag in zip_longest(outs, tags[: len(outs)]):
         ends = tag is not None and tag.lost == name and not tag.lost_in
         trail.put(t, replace(tag, lost_in=trail.module()) if tag is not None and ends else tag)
     follow_parts(trail, rule, name, args, kwargs, out)

@@ -139,6 +139,7 @@ class Trail:
             return
         if tag is None:
             self.tags.pop(tensor)
+            self.constants[tensor] = True  # seen, and nobody's: a sum that scores are divided by
             return
         if tag.ids.shape != tensor.shape:
             tag = replace(tag, ids=torch.zeros((), dtype=torch.int64).expand(tensor.shape), keys=None, lost="shape")
