@@ -70,31 +70,6 @@ def alone() -> dict[str, Net]:
 # -- tests ------------------------------------------------------------------------------------------------------------
 
 ONCE_WRONG = [
-    Net(
-        batch=3,
-        tokens=3,
-        others=3,
-        heads=3,
-        size=3,
-        cls=True,
-        layers=(
-            Layer(attentions=(Attention(), Attention(rows="joined", windows="joined"))),
-            Layer(
-                residual="bare",
-                attentions=(
-                    Attention(),
-                    Attention(
-                        keys="y",
-                        values="parameter keys",
-                        layout="modules",
-                        scores="einsum keys first",
-                        softmax="by hand",
-                        rows="joined",
-                    ),
-                ),
-            ),
-        ),
-    ),
     Net(heads=2, batch=2, layers=(Layer(attentions=(Attention(layout="h b n d"),)),)),
     Net(layers=(Layer(), Layer(residual="bare", attentions=(Attention(keys="y"),)))),
     Net(others=5, cls=True, encoded=True, layers=(Layer(attentions=(Attention(keys="y", values="other"),)),)),
@@ -150,5 +125,30 @@ ONCE_WRONG = [
         )
     ),
     Net(padded=True, layers=(Layer(attentions=(Attention(layout="loop", samples="stacked"),)),)),
+    Net(
+        batch=3,
+        tokens=3,
+        others=3,
+        heads=3,
+        size=3,
+        cls=True,
+        layers=(
+            Layer(attentions=(Attention(), Attention(rows="joined", windows="joined"))),
+            Layer(
+                residual="bare",
+                attentions=(
+                    Attention(),
+                    Attention(
+                        keys="y",
+                        values="parameter keys",
+                        layout="modules",
+                        scores="einsum keys first",
+                        softmax="by hand",
+                        rows="joined",
+                    ),
+                ),
+            ),
+        ),
+    ),
 ]
 """Draws that failed once, shrunk."""
