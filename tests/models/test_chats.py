@@ -103,7 +103,7 @@ def test_a_batch_of_chats_each_with_its_own():
     ("chat", "says"),
     [
         ([{"role": "user", "content": 5}], "the content of message 0 is of type int; give a str"),
-        ([{"role": "user", "content": ["hot"]}], "the content of message 0 is a list"),
+        ([{"role": "user", "content": ["hot"]}], "the content of message 0 is of type list"),
         ([{"from": "human", "value": "is it hot ?"}], "a chat is a list of messages"),
         ({"prompt": "is it hot ?"}, "a chat is a list of messages"),
         ([{"role": "user", "content": None}], "the chat is empty"),
