@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import regard
-from regard.editing.projected import Ball, norm_of, step
+from regard.editing.projected import HAIR, Ball, norm_of, step
 from support.linear_pictures import LinearPictures, slow_rounding, slow_step
 
 torch.set_num_threads(1)
@@ -43,6 +43,7 @@ def test_rounding_in_l2_is_what_the_slow_twin_does(seed: int, radius: float) -> 
     assert float(norm_of(found, "l2")) <= radius * (1 + 1e-9)
 
 
+@example(seed=1, norm="l2", share=1 / 3, levels=15, ends=(0.0, 1.0), minimal=False, masked=False)
 @given(
     seed=st.integers(0, 10_000),
     norm=NORMS,
@@ -71,7 +72,7 @@ def test_budget_and_range_are_never_exceeded(seed, norm, share, levels, ends, mi
         LinearPictures(3, seed=seed), x, 2, within=mask, norm=norm, budget=budget, minimal=minimal, mean=mean, std=std, low=low,
         high=high, levels=levels, steps=4,
     )  # fmt: skip
-    assert bool((getattr(found, norm) <= budget).all())
+    assert bool((getattr(found, norm) <= budget * (1 + HAIR)).all())  # a third is five steps of a fifteenth
     assert float(found.pixels.min()) >= low
     assert float(found.pixels.max()) <= high
     moved = (found.pixels - found.original).double()
