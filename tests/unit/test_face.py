@@ -67,6 +67,7 @@ def test_other_names():
     ("ask", "said"),
     [
         (lambda: regard.explain("zoo/x", "A film."), r"load it, as in regard.load\('zoo/x'\).explain"),
+        (lambda: regard.inspect("zoo/x", "A film."), r"load it, as in regard.load\('zoo/x'\).explain"),
         (lambda: regard.explain(SimpleNamespace(model=nn.Linear(2, 2)), "A film."), r"reader.explain\(...\)"),
         (
             lambda: regard.explain(nn.Linear(2, 2), torch.ones(1, 2), method="gae, rollout"),

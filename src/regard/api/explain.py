@@ -17,7 +17,7 @@ from regard.api.trusting import Judging
 from regard.attribution.method import Method, OwnSite
 from regard.attribution.table import METHODS
 from regard.attribution.table import method as method_row
-from regard.errors import Misuse, ModelError, NoAttention, TrailLost, nearest
+from regard.errors import Misuse, NoAttention, TrailLost, nearest
 from regard.explanation.boxes import Found
 from regard.explanation.explanation import Explanation
 from regard.explanation.explanations import Explanations
@@ -95,7 +95,6 @@ def explain(
         NonFinite: NaN or infinite values.
         Contradicted: `verify` finds that a map would be wrong.
     """
-    _refuse_named(model)
     how = Settings(baseline, site, readout, measure, streams, seed, training, memory_budget, verify, batch_axis)
     targets = target if isinstance(target, list) else [target]
     found = _explained(model, inputs, targets, method, how, options)
@@ -254,16 +253,6 @@ def _names(method: Any) -> list[str]:
     if not isinstance(method, list | tuple) or not all(isinstance(name, str) for name in method):
         raise Misuse(f"a method is a name of regard.methods(), or a list of names; not {method!r}")
     return list(method)
-
-
-def _refuse_named(model: Any) -> None:
-    """A name or a reader, where a module is needed."""
-    if isinstance(model, str):
-        raise ModelError(f"{model!r} is a name, not a model: load it, as in regard.load({model!r}).explain(...)")
-    if not isinstance(model, nn.Module) and isinstance(getattr(model, "model", None), nn.Module):
-        raise ModelError(
-            f"the model must be an nn.Module, not {type(model).__name__}; a reader explains by itself: reader.explain(...)"
-        )
 
 
 def _refuse_joined(names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from regard.cli.progress import drawn_bar, duration, paced
 from regard.cli.running import guarded
 from regard.cli.terminal import busy, one_line, show_file, show_files, show_written
 from regard.errors import Failure, InputError, Misuse, nearest
+from regard.explanation.counts import quantity
 from regard.extras import need
 from regard.memory import budget_of
 
@@ -284,7 +285,7 @@ def _show(found: Any) -> None:
         typer.echo(f"{done} of {count} examples are done; the same regard evaluate goes on from there")
     failed = found.failed()
     for why, number in failed.most_common(SHOWN):
-        typer.echo(f"{number} example{'' if number == 1 else 's'} failed: {one_line(why)}")
+        typer.echo(f"{quantity(number, 'example')} failed: {one_line(why)}")
     if len(failed) > SHOWN:
         typer.echo(f"and {len(failed) - SHOWN} other errors; the column error of the rows has all of them")
 
@@ -369,11 +370,7 @@ def _line(stage: str, p: Any) -> None:
 
 def _stage_of(stage: str, p: Any) -> str:
     left = "" if p.left is None or p.left <= 0 else f", {duration(p.left)} left for it"
-    return f"{STAGES[stage]}: {_many(p.examples, 'example')} done{left}"
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{STAGES[stage]}: {quantity(p.examples, 'example')} done{left}"
 
 
 def line_of(p: Any) -> str:
@@ -386,7 +383,7 @@ def line_of(p: Any) -> str:
         return (
             f"{done} were done before"
             if p.shards
-            else f"{_many(p.of_examples, 'example')} in {_many(p.of_shards, 'shard')}"
+            else f"{quantity(p.of_examples, 'example')} in {quantity(p.of_shards, 'shard')}"
         )
     return f"shard {p.shard.number + 1} is done: {done}" + (f"; {pace}" if pace else "")
 

@@ -49,9 +49,14 @@ def check_utf8(values: Iterable[Any]) -> None:
 
 
 def _check_file(value: str) -> None:
-    """Refuse an argument that was meant as a file, and is none."""
+    """Refuse an argument that was meant as a file, and is none, or one of rows where one text is asked for."""
     if is_there(value):
         existing(value)
+        if is_table(value):
+            raise InputError(
+                f"{value} is a table, and would be read as one text: `regard explain` reads its rows one by one; here, give a "
+                "text"
+            )
         return
     check_address(value)
     if looks_like_path(value):
@@ -71,10 +76,6 @@ def read_input(value: str, kind: str) -> tuple[Any, str]:
     if value == "-":
         return _chat_in(_decoded(sys.stdin.buffer.read(), "stdin"), "stdin"), "stdin"
     _check_file(value)
-    if Path(value).suffix.lower() in ROWS and looks_like_path(value):
-        raise InputError(
-            f"{value} is a table, and would be read as one text: `regard explain` reads its rows one by one; here, give a text"
-        )
     if is_there(value):
         path = Path(value)
         return _chat_in(_decoded(_bytes(path), str(path)), str(path)), path.name
@@ -273,6 +274,11 @@ def looks_like_path(value: str) -> bool:
     return value.startswith(("/", "./", "../", "~/")) or (
         ("/" in value or "\\" in value) and not re.search(r"\s", value)
     )
+
+
+def is_table(value: str) -> bool:
+    """Whether an argument was meant as a file of rows."""
+    return Path(value).suffix.lower() in ROWS and looks_like_path(value)
 
 
 def is_there(value: str) -> bool:

@@ -26,6 +26,7 @@ from regard.cli.progress import Counted, ProgressLine, progress
 from regard.cli.sources import OneInput, Sources
 from regard.cli.terminal import as_table, in_options, one_line, stdout, unforeseen
 from regard.errors import Failure, InputError, ModelError, RegardError
+from regard.explanation.counts import quantity
 from regard.report.index.entries import IndexEntry
 
 HIDDEN = ".regard-"
@@ -210,8 +211,7 @@ def show_entries(entries: Sequence[IndexEntry]) -> None:
     if rows:
         stdout().print(as_table(["input", "prediction", "explained"], rows))
     typer.echo(
-        f"{len(done)} input{'' if len(done) == 1 else 's'} explained"
-        + (f"; the first {SHOWN} are shown" if len(done) > SHOWN else "")
+        f"{quantity(len(done), 'input')} explained" + (f"; the first {SHOWN} are shown" if len(done) > SHOWN else "")
     )
 
 

@@ -23,6 +23,7 @@ from regard.cli.inputs import (
     chat_of,
     existing,
     headline,
+    is_table,
     is_there,
     looks_like_path,
     read_input,
@@ -30,6 +31,7 @@ from regard.cli.inputs import (
     what_reads,
 )
 from regard.errors import InputError, Misuse, nearest
+from regard.explanation.separated import SEPARATED, delimiter_of
 
 TEXTS = frozenset({".txt", ".md", ".rst"})
 READ = {"image": PICTURES, "sound": SOUNDS}
@@ -221,9 +223,7 @@ class TableRows:
         """Each row that is not blank, with the number of its line (of a CSV file, of its row)."""
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as opened:
-                yield from (
-                    self._of_csv(opened) if self.path.suffix.lower() in (".csv", ".tsv") else self._of_lines(opened)
-                )
+                yield from (self._of_csv(opened) if self.path.suffix.lower() in SEPARATED else self._of_lines(opened))
         except UnicodeDecodeError as e:
             raise InputError(f"{self.path} is not UTF-8 text (byte {e.start}); save it as UTF-8") from e
         except (OSError, csv.Error) as e:
@@ -231,8 +231,6 @@ class TableRows:
 
     def _of_csv(self, opened: Any) -> Iterator[tuple[int, Any]]:
         csv.field_size_limit(LONGEST)
-        from regard.evaluation.data.lines import delimiter_of
-
         delimiter = delimiter_of(opened.readline())
         opened.seek(0)
         yield from enumerate(csv.DictReader(opened, delimiter=delimiter), 1)
@@ -359,7 +357,7 @@ def _parts(value: str, column: str | None, label: str | None, out: Path) -> list
         if not tables:
             return [found]
         return [TableRows(Path(f), column, label) if f in tables else Matches(glob.escape(f)) for f in found.files()]
-    if Path(value).suffix.lower() in ROWS and looks_like_path(value):
+    if is_table(value):
         return [TableRows(existing(value), column, label)]
     return [Argument(value)]
 

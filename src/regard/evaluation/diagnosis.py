@@ -31,6 +31,7 @@ from regard.evaluation.statistics import (
     share_with_interval,
 )
 from regard.explanation import display
+from regard.explanation.counts import quantity
 from regard.explanation.writing import write_atomically
 
 ASKED: tuple[Protocol, ...] = (Causal(), MapAgreement())
@@ -191,7 +192,7 @@ class Diagnosis:
         if not self.examples:
             return "Nothing could be tested: see the errors."
         given = self.data == Given.SOURCE
-        on = f"on {self.examples} {self.data}" if given else f"on {counted(self.examples, 'example')} of {self.data}"
+        on = f"on {self.examples} {self.data}" if given else f"on {quantity(self.examples, 'example')} of {self.data}"
         best = self.recommended
         if best is None and not self.better:
             return (
@@ -246,8 +247,8 @@ class Diagnosis:
         spent, got = self.spent, self.spent.bought
         checked = max((s.checked for s in self.standings), default=0)
         lines = [
-            f"{minutes(spent.seconds)} of {minutes(60 * spent.minutes)} bought {counted(self.examples, 'example')} under "
-            f"{counted(len(self.standings), 'method')}, {checked} of them with the checks of weights and noise; one forward "
+            f"{minutes(spent.seconds)} of {minutes(60 * spent.minutes)} bought {quantity(self.examples, 'example')} under "
+            f"{quantity(len(self.standings), 'method')}, {checked} of them with the checks of weights and noise; one forward "
             f"pass takes {duration(spent.forward)}."
         ]
         if self.examples < WANTED:
@@ -356,7 +357,7 @@ class Diagnosis:
             for s in self.standings
         ]
         lines += ["", *(f"{d.title}: {d.sentence}" for d in self.doubts), ""]
-        failed = [f"{counted(count, 'example')} failed: {why}." for why, count in self.failures.items()]
+        failed = [f"{quantity(count, 'example')} failed: {why}." for why, count in self.failures.items()]
         return "\n".join([*lines, f"Recording: {self.proof[0]}.", *self.purchase, *failed])
 
 
@@ -540,11 +541,6 @@ class _Own:
 
 
 # -- words --------------------------------------------------------------------------------------------------------------------
-
-
-def counted(count: int, what: str) -> str:
-    """So many of a thing."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def joined(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from regard.errors import nearest
 from regard.evaluation.rank_agreement import METRICS
 from regard.evaluation.statistics import Interval, Numbers, ratios_of_sums
 from regard.explanation import display
+from regard.explanation.counts import quantity
 from regard.explanation.explanation import Explanation
 from regard.explanation.export import frame
 
@@ -241,7 +242,7 @@ def whole(of: Interval) -> str:
 
 def counted(compared: int, missing: int) -> str:
     """How many inputs a result is of."""
-    return f"{compared} {'input' if compared == 1 else 'inputs'} compared, {missing} left out"
+    return f"{quantity(compared, 'input')} compared, {missing} left out"
 
 
 def extremes(shown: Sequence[ShownInput]) -> tuple[ShownInput, ...]:

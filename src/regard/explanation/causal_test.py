@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from regard.errors import Misuse, nearest
+from regard.explanation.counts import quantity
 from regard.explanation.files import as_json
 from regard.explanation.loading import check, of_file
 from regard.explanation.percents import percent
@@ -34,7 +35,6 @@ MOST = 100_000
 """Random choices of one test."""
 FEW = "too few tokens to test"
 UNITS = ("word", "token")
-PLURALS = {"patch": "patches"}
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class CausalTest:
     @property
     def units_called(self) -> str:
         """All units, in words: "64 patches"."""
-        return _count(self.units, self.unit)
+        return quantity(self.units, self.unit)
 
     @property
     def _called(self) -> str:
@@ -272,11 +272,6 @@ def _verbs(outcome: Outcome, claim: str) -> tuple[str, str]:
     if outcome.change < 0:
         return f"{other}s no farther", f"{other} no farther"
     return f"stays or {claim}s", f"stay or {claim}"
-
-
-def _count(count: int, unit: str) -> str:
-    """So many units, in words."""
-    return f"{count} {unit if count == 1 else PLURALS.get(unit, unit + 's')}"
 
 
 def _number(value: float, digits: int = 3) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from regard.explanation.counts import quantity
 from regard.explanation.tables import WIDTH, beside, in_columns, one_line
 
 SAMPLES = 4
@@ -16,7 +17,7 @@ LONGEST = 24  # characters of a token's text
 def short(exp: Any) -> str:
     """One line: what was explained by what, of how many samples, in which streams."""
     sizes = [f"{name} {_size(exp, name)}" for name in exp.scores]
-    count = f"{exp.samples} sample{'' if exp.samples == 1 else 's'}"
+    count = quantity(exp.samples, "sample")
     target = repr(one_line(str(exp.target), 48))
     return one_line(f"Explanation({exp.method!r}, {target}, {count}: {', '.join(sizes)})", 2 * WIDTH)
 

@@ -23,12 +23,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def _no_module(model: Any) -> str:
+    """What is said of something else: a name, a reader, an exported program."""
+    what = type(model).__name__
+    if isinstance(model, str):
+        return f"{model!r} is a name, not a model: load it, as in regard.load({model!r}).explain(...)"
+    hint = "; pass the module that it was exported from" if what == "ExportedProgram" else ""
+    if isinstance(getattr(model, "model", None), nn.Module):
+        hint = "; a reader explains by itself: reader.explain(...)"
+    return f"the model must be an nn.Module, not {what}{hint}"
+
+
 def refuse(model: Any, training: bool) -> None:
     """Models that cannot be watched as they are, each with its reason and its remedy."""
     if not isinstance(model, nn.Module):
-        what = type(model).__name__
-        hint = "; pass the module that it was exported from" if what == "ExportedProgram" else ""
-        raise ModelError(f"the model must be an nn.Module, not {what}{hint}")
+        raise ModelError(_no_module(model))
     if around := _transform():
         raise ModelError(f"gradients cannot be taken inside {around}; call this outside of it")
     model = unwrapped(model)

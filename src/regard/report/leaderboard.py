@@ -13,6 +13,7 @@ from regard.evaluation.leaderboard import LEVEL, Board, Contest, Cost, RunRows, 
 from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.ranking import BEST, NEAR
 from regard.evaluation.statistics import Interval
+from regard.explanation.counts import quantity
 from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.page import COLOURS, templates
@@ -120,7 +121,7 @@ def names(found: Sequence[str]) -> str:
 def counted(contest: Contest) -> str:
     """What its numbers are of, in words."""
     methods = len(contest.standings[contest.main])
-    return f"{contest.examples} example{'' if contest.examples == 1 else 's'}, {methods} method{'' if methods == 1 else 's'}"
+    return f"{quantity(contest.examples, 'example')}, {quantity(methods, 'method')}"
 
 
 def meaning(contest: Contest, metric: str) -> str:
@@ -162,7 +163,7 @@ def measured(board: Board) -> str:
     """What its costs were measured on."""
     cost = next(iter(board.costs.values()))
     threads = "one thread" if cost.threads == 1 else f"{cost.threads} threads"
-    return f"{cost.examples} example{'' if cost.examples == 1 else 's'} each, {threads}, {cost.machine}"
+    return f"{quantity(cost.examples, 'example')} each, {threads}, {cost.machine}"
 
 
 def made_of(run: RunRows) -> str:

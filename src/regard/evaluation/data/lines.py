@@ -14,14 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from regard.errors import InputError
+from regard.explanation.separated import delimiter_of
 
 LONGEST = 1 << 24
 """Letters of a field of a CSV file."""
-
-
-def delimiter_of(head: str) -> str:
-    """What separates the fields of a CSV file with this first line: a comma, else a tab or a semicolon that stands there."""
-    return next((d for d in ",\t;" if d in head), ",")
 
 
 @dataclass(eq=False)
@@ -135,4 +131,4 @@ class CsvRows(Lines):
         return dict(zip(self.names, values, strict=True))
 
 
-__all__ = ["CsvRows", "Lines", "delimiter_of"]
+__all__ = ["CsvRows", "Lines"]

@@ -11,6 +11,7 @@ from regard.errors import InputError, nearest
 from regard.evaluation.data.dataset import DataSet, checked_picture, file_of, files_digest, inside, reading_of
 from regard.evaluation.data.lines import CsvRows, Lines
 from regard.evaluation.examples import Example
+from regard.explanation.separated import SEPARATED
 
 COLUMNS = ("text", "sentence", "image", "picture", "file", "path")
 """Columns that are looked for, in this order, where none is named."""
@@ -35,7 +36,7 @@ class Table(DataSet):
     def __post_init__(self) -> None:
         file = file_of(self.file, "a CSV or a JSON Lines file")
         plain = file.with_suffix("") if file.suffix == ".gz" else file
-        self.rows = CsvRows(file) if plain.suffix.lower() in (".csv", ".tsv") else Lines(file)
+        self.rows = CsvRows(file) if plain.suffix.lower() in SEPARATED else Lines(file)
         if not len(self.rows):
             raise InputError(f"{file} holds no rows")
         first = self._columns()

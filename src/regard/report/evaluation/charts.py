@@ -21,6 +21,7 @@ from regard.evaluation.ranking import floors
 from regard.evaluation.rows import curve_names, curves_of, grouped
 from regard.evaluation.statistics import Interval, mean_with_interval
 from regard.evaluation.summaries import Difference, Summary, differences, side
+from regard.explanation.counts import quantity
 from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.figure import format_of, written
@@ -129,7 +130,7 @@ def curves(
         place.set_xlabel(label, fontsize=9, color=theme.faint)
         place.set_ylabel(name.replace("_", " "), fontsize=9, color=theme.faint)
         if split:
-            place.set_title(f"model {SPLIT[s]}, {_examples(count)}", fontsize=9, color=theme.ink)
+            place.set_title(f"model {SPLIT[s]}, {quantity(count, 'example')}", fontsize=9, color=theme.ink)
     return saved(figure, path)
 
 
@@ -233,7 +234,7 @@ def _marks(axes: Any, found: Sequence[Difference], order: Sequence[str], i: int,
         axes.plot(d.value.value, y, MARKERS[i], ms=5.5, color=colour, mfc=colour if d.sure else theme.paper, ls="")
     if name:
         count = max((d.examples for d in found), default=0)
-        axes.plot([], [], MARKERS[i], ms=5.5, color=colour, ls="", label=f"model {name}, {_examples(count)}")
+        axes.plot([], [], MARKERS[i], ms=5.5, color=colour, ls="", label=f"model {name}, {quantity(count, 'example')}")
 
 
 def _has(rows: Sequence[Row], metric: str, against: str) -> bool:
@@ -250,10 +251,6 @@ def _of_one_protocol(rows: Sequence[Row]) -> Sequence[Row]:
             f"a figure is of one protocol; these rows are of {len(names)}" + (f": {', '.join(names)}" if names else "")
         )
     return rows
-
-
-def _examples(count: int) -> str:
-    return f"{count} example{'' if count == 1 else 's'}"
 
 
 def _figure(

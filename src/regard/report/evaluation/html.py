@@ -19,6 +19,7 @@ from regard.evaluation.protocols.protocol import Protocol, Row
 from regard.evaluation.ranking import ranking
 from regard.evaluation.rows import grouped
 from regard.evaluation.summaries import Summary, side, summaries
+from regard.explanation.counts import quantity
 from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.evaluation import charts
@@ -84,10 +85,10 @@ def _counts(examples: int, methods: int, sides: Counter[str], errors: int) -> li
     known = [f"{n} {word}" for word, n in (("right", sides["right"]), ("wrong", sides["wrong"])) if n]
     model = [f"the model has {', '.join(known)}" + (f", {sides['unknown']} not known" if sides["unknown"] else "")]
     return [
-        f"{examples} example{'' if examples == 1 else 's'}",
-        f"{methods} method{'' if methods == 1 else 's'}",
+        quantity(examples, "example"),
+        quantity(methods, "method"),
         *(model if known else []),
-        f"{errors} row{'' if errors == 1 else 's'} with an error" if errors else "no errors",
+        f"{quantity(errors, 'row')} with an error" if errors else "no errors",
     ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from regard.errors import Misuse
+from regard.explanation.counts import quantity
 from regard.explanation.explanation import Explanation
 from regard.report.drawing import MOST as PIXELS
 from regard.report.drawing import drawing, resized
@@ -96,5 +97,5 @@ def _named(panel: PictureView) -> str:
 
 
 def _count(objects: int) -> str:
-    said = f"{objects} object{'' if objects == 1 else 's'} found"
+    said = f"{quantity(objects, 'object')} found"
     return said if objects <= MOST else f"{said}, the {MOST} likeliest"
