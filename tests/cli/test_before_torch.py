@@ -88,6 +88,23 @@ REFUSED = [
     (("evaluate", "zoo/vit-scenes", "--out", "boxes.json"), "is a file; --out needs a folder"),
     (("evaluate", "zoo/vit-scene"), "did you mean 'zoo/vit-scenes'"),
     (("results", "nothing"), "nothing holds no run"),
+    (
+        (*TEXT, "rollout", "--method", "gae"),
+        "'rollout' is the name of a method, but stands where an input does; put commas and no blanks between methods: "
+        "--method gae,rollout",
+    ),
+    ((*TEXT, "rollout"), "put commas and no blanks between methods: --method rollout"),
+    (("evaluate", "zoo/vit-scenes", "gae", "--methods", "random,"), "between methods: --methods random,gae"),
+    (("doctor", "zoo/vit-scenes", "gae", "--methods", "lime"), "between methods: --methods lime,gae"),
+    (
+        ("attention-vs-posthoc", "text", "lime", "-m", "zoo/bert-sentiment", "--posthoc", "gradient"),
+        "between methods: --posthoc gradient,lime",
+    ),
+    (("heads", "text", "-m", "zoo/bert-sentiment", "--out", "x.png"), "ends in .html, or a folder; x.png does not"),
+    (
+        ("heads", "text", "-m", "zoo/bert-sentiment", "--out", "boxes.json/x"),
+        "boxes.json is a file; --out needs a folder",
+    ),
 ]
 POISONED = """
 import sys

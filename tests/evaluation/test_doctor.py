@@ -74,7 +74,7 @@ def test_a_method_that_ignores_the_model_is_named(found: Diagnosis) -> None:
     said = doubted(found, BROKEN)
     assert "not shown to be better than chance" in said
     assert verdict(found.of(BROKEN), found) in ("not shown to be better than chance", "worse than chance")
-    assert "not a map of your model: 100 % of its maps stay the same when all weights are drawn anew" in said
+    assert "not a map of your model: all of its 2 maps stay the same when all weights are drawn anew" in said
     assert any(d.rules_out for d in found.doubts if d.title == BROKEN)
     assert not doubted(found, "random")  # it is the control, and claims nothing
     assert not doubted(found, "gae")
@@ -145,6 +145,19 @@ def test_of_an_untrained_model_it_promises_nothing_for_what_ignores_it(broken: s
     found = regard.doctor(reader, BERT, methods=["raw_attention", broken], minutes=9, out=tmp_path / "x", examples=40)
     assert found.recommended is None
     assert "No method is shown to be better than chance on" in found.sentence
+
+
+@pytest.mark.long
+def test_gradients_of_an_untrained_model_hardly_depend_on_the_class(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    trained = regard.load("zoo/vit-scenes")
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(**trained.model.config.to_dict())).eval()
+    reader = regard.load(model, processor=trained.processor)
+    found = regard.doctor(reader, "zoo/vit-scenes", methods=["gradient"], minutes=5, out=tmp_path / "x", examples=12)
+    assert "hardly depends on which class is explained" in doubted(found, "gradient")
+    assert found.recommended is None
 
 
 def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import regard
 from regard.called import called, parts_of, value_of
 from regard.cli.entries import width
 from regard.cli.files import slug, unused, writable, writable_file, write_all
-from regard.cli.options import Budget, Debug, check_model, named_values
+from regard.cli.options import Budget, Debug, check_model, check_no_method, named_values
 from regard.cli.progress import drawn_bar, duration, paced
 from regard.cli.running import guarded
 from regard.cli.terminal import busy, one_line, show_file, show_files, show_written
@@ -88,6 +88,7 @@ def evaluate(
     """Judge methods by protocols on DATA. The same command again goes on where it ended, however it ended."""
     asked = parts_of(methods)
     _check_methods(asked)
+    check_no_method([data], "--methods", methods)
     wanted = None if protocols is None else parts_of(protocols)
     for one in wanted or ():
         called(one)
@@ -102,8 +103,8 @@ def evaluate(
     check_model(model)
     need("eval")
     need("store")
-    run: Any = regard.evaluate
-    with told(quiet) as progress:
+    with told(quiet, f"loading {model}") as progress:
+        run: Any = regard.evaluate  # the first use of the name imports torch and transformers, which takes seconds
         found = run(model, data, asked, wanted, out, **how, told=progress, **own)
     if not quiet:
         _show(found)
@@ -142,6 +143,7 @@ def doctor(
     asked = None if methods is None else parts_of(methods)
     if asked is not None:
         _check_methods(asked)
+    check_no_method([data], "--methods", methods or "")
     how: dict[str, Any] = {"minutes": minutes, "examples": examples, "seed": seed, "threads": threads}
     check_numbers(minutes=minutes, examples=examples, threads=threads, seed=seed)
     own = _options(option)
@@ -150,8 +152,8 @@ def doctor(
     check_model(model)
     for extra in ("eval", "store", "viz"):
         need(extra)
-    run: Any = regard.doctor
-    with examined(quiet) as progress:
+    with examined(quiet, f"loading {model}") as progress:
+        run: Any = regard.doctor
         found = run(model, data, asked, out=out, **how, memory_budget=memory_budget, told=progress, **own)
     with busy("drawing"):
         page, *numbers = write_all([found], out, render_diagnosis)
@@ -328,17 +330,21 @@ def drawn(against: str) -> Callable[[Sequence[Any], Path], list[str]]:
 
 
 @contextmanager
-def told(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
-    """Says how far a run is: a bar on a terminal, on a pipe a line for each shard."""
+def told(quiet: bool, first: str) -> Iterator[Callable[[Any], None] | None]:
+    """Says how far a run is: a bar on a terminal, on a pipe a line for each shard. first: what is done before it begins."""
     if quiet:
         yield None
     elif not sys.stderr.isatty():
         yield lambda p: typer.echo(line_of(p), err=True)
     else:
         with drawn_bar() as bar:
-            task = bar.add_task("evaluating", total=None, pace="")
+            task = bar.add_task(one_line(first), total=None, pace="")
             yield lambda p: bar.update(
-                task, completed=p.examples, total=p.of_examples, pace=cost_told(p) if p.measuring else pace_of(p)
+                task,
+                description="evaluating",
+                completed=p.examples,
+                total=p.of_examples,
+                pace=cost_told(p) if p.measuring else pace_of(p),
             )
 
 
@@ -347,8 +353,9 @@ STAGES = {"checks": "checking", "ranks": "taking away"}
 
 
 @contextmanager
-def examined(quiet: bool) -> Iterator[Callable[[str, Any], None] | None]:
-    """Says how far the doctor is: on a terminal in one line, on a pipe with a line for the first and for each tenth example."""
+def examined(quiet: bool, first: str) -> Iterator[Callable[[str, Any], None] | None]:
+    """Says how far the doctor is: on a terminal in one line, on a pipe with a line for the first and for each tenth example.
+    first: what is done before it begins."""
     if quiet:
         yield None
     elif not sys.stderr.isatty():
@@ -357,9 +364,9 @@ def examined(quiet: bool) -> Iterator[Callable[[str, Any], None] | None]:
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"))
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("measuring what an example costs", total=None)
+            task = bar.add_task(one_line(f"{first}, and measuring what an example costs"), total=None)
             yield lambda stage, p: bar.update(task, description=_stage_of(stage, p))
 
 
