@@ -76,7 +76,7 @@ def test_of_found_objects_the_likeliest_is_taken():
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--out", "t.gif"], "--out is a file that ends in .html, .png, .svg, .pdf, .jpg or .jpeg, or a folder; t.gif does not"),
+        (["--out", "t.gif"], "ends in .html, .png, .svg, .pdf, .jpg or .jpeg, or a folder; t.gif does not"),
         (["--layer", "9"], "layer 9 is out of range: the run has 3 attentions, numbered from 0"),
         (["--target", "giraffe"], "unknown label"),
         (["--target", " "], "--target is empty"),
