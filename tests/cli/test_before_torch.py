@@ -86,6 +86,8 @@ REFUSED = [
     (("evaluate", "zoo/vit-scenes", "--protocols", "a(b)"), "give each option once"),
     (("evaluate", "zoo/vit-scenes", "--data-option", "split"), "--data-option is NAME=VALUE"),
     (("evaluate", "zoo/vit-scenes", "--out", "boxes.json"), "is a file; --out needs a folder"),
+    (("evaluate", "zoo/vit-scenes", "--examples", "0"), "--examples is a whole number of at least 1, not 0"),
+    (("evaluate", "zoo/vit-scenes", "--seed", "-1"), "--seed is a whole number of at least 0, not -1"),
     (("evaluate", "zoo/vit-scene"), "did you mean 'zoo/vit-scenes'"),
     (("results", "nothing"), "nothing holds no run"),
     (

@@ -96,6 +96,7 @@ def evaluate(
         "engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed,
         "threads": threads, "memory_budget": memory_budget, "costs": costs, "device": device,
     }  # fmt: skip
+    check_numbers(examples=examples, batch=batch, shard=shard, workers=workers, threads=threads, seed=seed)
     own = _options(option)
     budget_of(memory_budget)
     if "://" not in out:
@@ -107,7 +108,7 @@ def evaluate(
         run: Any = regard.evaluate  # the first use of the name imports torch and transformers, which takes seconds
         found = run(model, data, asked, wanted, out, **how, told=progress, **own)
     if not quiet:
-        _show(found)
+        typer.echo(_told_of(found))
     typer.echo(f"rows: {out}" if not quiet else out)
     _check_any(found)
 
@@ -145,7 +146,8 @@ def doctor(
         _check_methods(asked)
     check_no_method([data], "--methods", methods or "")
     how: dict[str, Any] = {"minutes": minutes, "examples": examples, "seed": seed, "threads": threads}
-    check_numbers(minutes=minutes, examples=examples, threads=threads, seed=seed)
+    check_visit(minutes, examples)
+    check_numbers(threads=threads, seed=seed)
     own = _options(option)
     budget_of(memory_budget)
     out = writable(out)
@@ -163,14 +165,20 @@ def doctor(
     show_file(page, quiet)
 
 
-def check_numbers(**numbers: float | None) -> None:
+def check_numbers(**numbers: int | None) -> None:
     """Refuse numbers that cannot be, before anything heavy is imported."""
-    least = {"examples": 2, "threads": 1, "seed": 0}
     for name, value in numbers.items():
-        if name == "minutes" and not (value and 0 < value < float("inf")):
-            raise Misuse(f"--minutes is a time above 0, not {value:g}")
-        if name in least and value is not None and value < least[name]:
-            raise Misuse(f"--{name} is a whole number of at least {least[name]}, not {value}")
+        least = 0 if name == "seed" else 1
+        if value is not None and value < least:
+            raise Misuse(f"--{name} is a whole number of at least {least}, not {value}")
+
+
+def check_visit(minutes: float, examples: int | None) -> None:
+    """The same of what the doctor takes."""
+    if not 0 < minutes < float("inf"):
+        raise Misuse(f"--minutes is a time above 0, not {minutes:g}")
+    if examples is not None and examples < 2:
+        raise Misuse(f"--examples is a whole number of at least 2, not {examples}")
 
 
 def render_diagnosis(found: Sequence[Any], work: Path) -> list[str]:
@@ -216,8 +224,9 @@ def results(
     for store in stores:
         if "://" not in store and not (Path(store).expanduser() / "manifest.json").is_file():
             raise InputError(f"{store} holds no run (there is no manifest.json); give the --out of regard evaluate")
-    need("eval")
-    need("store")
+    with busy(f"reading {', '.join(stores)}"):
+        need("eval")
+        need("store")
     if board is not None:
         made_by = shlex.join(["regard", "results", *stores, "--leaderboard", str(board)])
         _leaderboard(stores, writable_file(board, (".md", ".html"), "--leaderboard"), made_by, quiet)
@@ -227,17 +236,19 @@ def results(
 
 def _results(store: str, csv: Path | None, against: str, page: bool, out: Path | None, quiet: bool) -> None:
     """One run's table, and its files."""
-    if page:
-        need("viz")
-    from regard.evaluation.store.results import Results
+    with busy(f"reading {store}"):
+        if page:
+            need("viz")
+        from regard.evaluation.store.results import Results
 
-    found = Results(store)
-    if against != AGAINST and against not in found.titles:
-        raise nearest(against, found.titles, f"method of {store}")
+        found = Results(store)
+        if against != AGAINST and against not in found.titles:
+            raise nearest(against, found.titles, f"method of {store}")
+        shown = "" if quiet else _told_of(found)
     place = out or (found.store.folder or Path("regard-results")) / "report" if page else None
     place = None if place is None else writable(place)
-    if not quiet:
-        _show(found)
+    if shown:
+        typer.echo(shown)
     if csv is not None:
         show_file(found.to_csv(csv), quiet)
     if place is not None:
@@ -248,13 +259,13 @@ def _results(store: str, csv: Path | None, against: str, page: bool, out: Path |
 
 def _leaderboard(stores: Sequence[str], file: Path, made_by: str, quiet: bool) -> None:
     """Several runs as one page of tables."""
-    from regard.evaluation.leaderboard import leaderboard
-    from regard.evaluation.store.results import Results
-    from regard.report.leaderboard import write_leaderboard
-
-    if file.suffix.lower() == ".html":
-        need("viz")
     with busy("comparing"):
+        from regard.evaluation.leaderboard import leaderboard
+        from regard.evaluation.store.results import Results
+        from regard.report.leaderboard import write_leaderboard
+
+        if file.suffix.lower() == ".html":
+            need("viz")
         boards = leaderboard([Results(store).as_run() for store in stores])
         if not any(b.contests for b in boards):
             raise Misuse("there is no number to compare yet; run regard evaluate first")
@@ -279,17 +290,17 @@ def _check_methods(asked: Sequence[str]) -> None:
             raise nearest(name, known, "method")
 
 
-def _show(found: Any) -> None:
+def _told_of(found: Any) -> str:
     """The table, how much of the run is done, and what failed."""
-    typer.echo(found.table(width()) + "\n")
+    lines = [found.table(width()) + "\n"]
     done, count = found.examples, found.plan["count"]
     if done < count:
-        typer.echo(f"{done} of {count} examples are done; the same regard evaluate goes on from there")
+        lines += [f"{done} of {count} examples are done; the same regard evaluate goes on from there"]
     failed = found.failed()
-    for why, number in failed.most_common(SHOWN):
-        typer.echo(f"{quantity(number, 'example')} failed: {one_line(why)}")
+    lines += [f"{quantity(number, 'example')} failed: {one_line(why)}" for why, number in failed.most_common(SHOWN)]
     if len(failed) > SHOWN:
-        typer.echo(f"and {len(failed) - SHOWN} other errors; the column error of the rows has all of them")
+        lines += [f"and {len(failed) - SHOWN} other errors; the column error of the rows has all of them"]
+    return "\n".join(lines)
 
 
 def _check_any(found: Any) -> None:
