@@ -88,6 +88,9 @@ REFUSED = [
     (("evaluate", "zoo/vit-scenes", "--out", "boxes.json"), "is a file; --out needs a folder"),
     (("evaluate", "zoo/vit-scenes", "--examples", "0"), "--examples is a whole number of at least 1, not 0"),
     (("evaluate", "zoo/vit-scenes", "--seed", "-1"), "--seed is a whole number of at least 0, not -1"),
+    (("evaluate", "zoo/vit-scenes", "no.csv"), "there are no data at no.csv: no such file or folder"),
+    (("doctor", "zoo/vit-scenes", "vit-scenes"), "there are no data at vit-scenes; did you mean zoo/vit-scenes?"),
+    (("evaluate", "."), "is not a model folder"),
     (("evaluate", "zoo/vit-scene"), "did you mean 'zoo/vit-scenes'"),
     (("results", "nothing"), "nothing holds no run"),
     (

@@ -343,6 +343,7 @@ def test_what_is_refused_before_anything_runs(tmp_path, vit, computed):
             small(**{"out": tmp_path / "new", **changed})
     assert computed == []
     assert not (tmp_path / "new").exists()
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from regard.errors import Failure, InputError, Misuse, nearest
 from regard.explanation.counts import quantity
 from regard.extras import need
 from regard.memory import budget_of
+from regard.zoo import PREFIX, names
 
 SHOWN = 5  # errors that are printed
 AGAINST = "random"
@@ -102,8 +103,10 @@ def evaluate(
     if "://" not in out:
         writable(Path(out).expanduser())
     check_model(model)
-    need("eval")
-    need("store")
+    check_data(model, data)
+    with busy("looking for what it needs"):
+        need("eval")
+        need("store")
     with told(quiet, f"loading {model}") as progress:
         run: Any = regard.evaluate  # the first use of the name imports torch and transformers, which takes seconds
         found = run(model, data, asked, wanted, out, **how, told=progress, **own)
@@ -152,8 +155,10 @@ def doctor(
     budget_of(memory_budget)
     out = writable(out)
     check_model(model)
-    for extra in ("eval", "store", "viz"):
-        need(extra)
+    check_data(model, data)
+    with busy("looking for what it needs"):
+        for extra in ("eval", "store", "viz"):
+            need(extra)
     with examined(quiet, f"loading {model}") as progress:
         run: Any = regard.doctor
         found = run(model, data, asked, out=out, **how, memory_budget=memory_budget, told=progress, **own)
@@ -163,6 +168,18 @@ def doctor(
         typer.echo(f"{found}\n")
         show_written(numbers, quiet)
     show_file(page, quiet)
+
+
+def check_data(model: str, data: str | None) -> None:
+    """Refuse a path that is not there, before anything heavy is imported."""
+    if data is None and model.startswith(PREFIX):
+        return
+    if data is None:
+        raise Misuse("DATA is missing: after MODEL give a folder, a file, or a bundled set such as zoo/vit-scenes")
+    shows = ":" in data or data.startswith(PREFIX) or Path(data).suffix.lower() == ".tar"
+    if not shows and not Path(data).expanduser().exists():
+        hint = f"; did you mean {PREFIX}{data}?" if PREFIX + data in names() else ": no such file or folder"
+        raise InputError(f"there are no data at {data}{hint}")
 
 
 def check_numbers(**numbers: int | None) -> None:

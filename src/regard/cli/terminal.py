@@ -62,6 +62,7 @@ def from_model(e: BaseException) -> bool:
 
 def in_options(message: str) -> str:
     """An error in the words of the command line: `token=` is `--token` there."""
+    message = re.sub(r"\bcolumn=(?=[\s;,.]|$)", "--data-option column=NAME", message)
     return re.sub(
         r"\b(truncate)=True\b|\b(target|against|token|threshold|text|regions|pairs|attention|out)=(?=[\s:;,.)]|$)",
         _option,
