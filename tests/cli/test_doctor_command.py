@@ -47,6 +47,7 @@ def test_a_visit() -> None:
     again = run(*BERT, "--out", "found", "-q")
     assert again.stdout == "found/report.html\n"
     assert again.stderr == ""
+    assert "the runs in it are found/ranks and found/checks" in ran("results", "found", code=2).stderr
     refused = run(*BERT, "--seed", 1, "--out", "found", code=2)
     assert "found holds a run with other seed: 0, and now 1; ask as before to go on" in refused.stderr
 

@@ -335,6 +335,12 @@ def test_kind_errors(reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     refused("examples is a whole number of at least 2, not 1", data=examples(3), examples=1)
     refused("the doctor's folder is on this machine", data=examples(3), out="s3://bucket/x")
     refused("did you mean 'gae'", UnknownName, data=examples(3), methods=["gea"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".hidden").touch()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    refused(
+        r"mine holds other files \(thesis\.txt\), and no visit of the doctor", out=tmp_path / "mine", data=examples(3)
+    )
     bad = [Example(f"e{i}", Reading({}), error="InputError: it is broken") for i in range(3)]
     refused(
         "no example of given examples could be read; the first failed with InputError: it is broken", Failure, data=bad

@@ -240,6 +240,10 @@ def results(
         )
     for store in stores:
         if "://" not in store and not (Path(store).expanduser() / "manifest.json").is_file():
+            if (Path(store).expanduser() / "ranks" / "manifest.json").is_file():
+                raise InputError(
+                    f"{store} is a folder of regard doctor; the runs in it are {store}/ranks and {store}/checks"
+                )
             raise InputError(f"{store} holds no run (there is no manifest.json); give the --out of regard evaluate")
     with busy(f"reading {', '.join(stores)}"):
         need("eval")
