@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from regard.baseline import Baseline
-from regard.called import called
+from regard.called import called, parts_of
 from regard.errors import Misuse, nearest
 from regard.evaluation.data.dataset import DataSet
 from regard.evaluation.protocols.protocol import MethodChoice, Protocol
@@ -34,6 +34,8 @@ def asked_of(protocols: Sequence[Asked] | None, kind: str, data: DataSet) -> lis
     What the words leave open fits the data: of a text, words are taken away and not pixels; where no classes are known,
     the predicted one is explained. Raises UnknownName and Misuse for wrong words, and for what these data cannot be judged by.
     """
+    if isinstance(protocols, str):
+        raise Misuse(f"protocols are a list: protocols={parts_of(protocols)!r}")
     wanted = _usual(data) if protocols is None else protocols
     made = [p if isinstance(p, Protocol) else protocol_of(p, kind, data.labelled) for p in wanted]
     known = _known(data)
