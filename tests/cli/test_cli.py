@@ -296,6 +296,17 @@ def test_out_that_cannot_be(reader, monkeypatch):
     assert not reader.asked
 
 
+def test_a_tilde_is_the_home_folder(reader, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    explain("a b", "--out", "~/out", "--csv", "~/numbers.csv", "-q")
+    assert Path("home/out/report.html").is_file()
+    assert Path("home/numbers.csv").is_file()
+    assert not Path("~").exists()
+    assert cli_files.writable_file(Path("~/x"), (".html",), name="heads.html") == tmp_path / "home/x/heads.html"
+    assert cli_files.writable_file(Path("~/x.html"), (".html",)) == tmp_path / "home/x.html"
+
+
 def test_names_never_leave_the_folder(reader, monkeypatch):
     evil = ["../../etc/x", "/abs", "..", NASTY, "con\0trol", "字" * 90]
     names = [(m, n) for m in ("../gae", "..") for n in ("../n", "a\\b")]

@@ -39,6 +39,14 @@ def read_class(reader: Any, file: Any) -> int:
         return int(reader.model(**reader.read(file).inputs).logits.argmax())
 
 
+def test_what_was_transparent_is_noted(tmp_path: Any) -> None:
+    reader, clear = tiny("vit"), picture(32, 32).convert("RGBA")
+    clear.putalpha(Image.new("L", clear.size, 9))
+    clear.save(tmp_path / "clear.png")
+    found = reader.rewrite(tmp_path / "clear.png", 0, budget=0.9, maps=False)
+    assert "100 % of clear.png is transparent, and was laid over white for the model" in found.notes
+
+
 @pytest.mark.parametrize("name", ["vit", "deit", "beit", "dinov2", "swin"])
 @pytest.mark.parametrize("size", [(40, 30), (32, 32), (23, 61)])
 def test_the_file_has_the_new_class(name: str, size: tuple[int, int], tmp_path: Any) -> None:

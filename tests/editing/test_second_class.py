@@ -110,6 +110,15 @@ def test_classes_can_be_named(reader: Any, two: tuple[str, str]) -> None:
     assert all(torch.equal(m.scores["pixel_values"], maps[0].scores["pixel_values"]) for m in maps)
 
 
+def test_what_was_transparent_is_noted(reader: Any, two: tuple[str, str], tmp_path: Any) -> None:
+    with Image.open(two[1]) as boot:
+        clear = boot.convert("RGBA")
+    clear.putpixel((0, 0), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    notes = reader.explain(two[0], guide=f"picture:{tmp_path / 'clear.png'}").receipt.notes
+    assert "less than 1 % of clear.png is transparent, and was laid over white for the model" in notes
+
+
 def test_several_methods_give_a_flat_list(reader: Any, two: tuple[str, str]) -> None:
     found = reader.explain(two[0], guide=f"picture:{two[1]}", method=["gae", "rollout"])
     assert [e.method for e in found] == ["gae", "rollout"]

@@ -31,6 +31,7 @@ class DataOut:
         """Raises Misuse and InputError for files that cannot be written."""
         if json == csv == "-":
             raise Misuse("--json - and --csv - both write to stdout; give one of them a file")
+        json, csv = (None if file is None else os.path.expanduser(file) for file in (json, csv))
         for option, file in (("--json", json), ("--csv", csv)):
             if file not in (None, "-"):
                 _check(option, Path(str(file)))

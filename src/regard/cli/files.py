@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def writable(out: Path) -> Path:
     """Refuse an output folder that cannot be one, before time is spent."""
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.abspath(os.path.expanduser(out)))  # a shell leaves the ~ of --out=~/x as it is
     home = standing(out)
     if not home.is_dir():
         raise InputError(f"{home} is a file; --out needs a folder")
@@ -36,6 +36,7 @@ def writable_file(out: Path, suffixes: Sequence[str], option: str = "--out", nam
     name: what the file is called in a folder that is given in its place, one that is there or has no suffix; None: a folder is
     refused.
     """
+    out = Path(os.path.expanduser(out))
     if name is not None and (out.is_dir() or not out.suffix):
         return writable(out) / name
     if out.suffix.lower() not in suffixes:

@@ -30,7 +30,7 @@ from regard.explanation.told import Box, Told
 from regard.explanation.transfer import LateTransfer
 from regard.guide import Guide, Second
 from regard.head import head_of
-from regard.models.pictures import read_picture
+from regard.models.pictures import ReadPicture
 from regard.models.reading import READS, RawReader
 from regard.recording.ambient import our_own
 from regard.recording.inputs import Inputs
@@ -70,7 +70,7 @@ class SharedCanvas:
 
 @dataclass(frozen=True)
 class TwoPictures:
-    """Two pictures, the classes that they are asked for, and what turns classes into targets."""
+    """Two pictures, the classes that they are asked for, what turns classes into targets, and what to know of the pictures."""
 
     reader: RawReader
     readings: tuple[Reading, Reading]
@@ -78,6 +78,7 @@ class TwoPictures:
     chances: tuple[Tensor, Tensor]
     target: TargetOf
     contrast: Contrast
+    notes: Sequence[str]
 
     @property
     def stream(self) -> str:
@@ -138,7 +139,8 @@ def _asked(
         raise InputError(
             f"a second picture is put beside one picture, and {len(raws)} were given; give them one by one"
         )
-    first, other = (_read(reader, read_picture(one, i)) for i, one in enumerate((raws[0], second.picture)))
+    given = [ReadPicture.of(one, i) for i, one in enumerate((raws[0], second.picture))]
+    first, other = (_read(reader, one) for one in given)
     chances = tuple(_chances(reader.model, r, reader.stream) for r in (first, other))
     c = int(chances[0].argmax()) if wanted is None else wanted
     e = second.target
@@ -146,7 +148,8 @@ def _asked(
     for one in (c, e):
         if not 0 <= one < len(chances[0]):
             raise Misuse(f"there is no class {one}; the model has {len(chances[0])}, numbered from 0")
-    made = TwoPictures(reader, (first, other), (c, e), cast(tuple[Tensor, Tensor], chances), target, contrast)
+    notes = [note for one in given for note in one.notes]
+    made = TwoPictures(reader, (first, other), (c, e), cast(tuple[Tensor, Tensor], chances), target, contrast, notes)
     if c == e:
         raise Misuse(
             f"both pictures are asked for {made.named(c)}, so there is nothing to tell apart; name the class of the second one "
@@ -155,9 +158,9 @@ def _asked(
     return made
 
 
-def _read(reader: RawReader, given: tuple[Any, str]) -> Reading:
+def _read(reader: RawReader, given: ReadPicture) -> Reading:
     """One picture with its name. Raises ModelError where the model is given anything but its pixels."""
-    pixels, name = given
+    pixels, name, _ = given
     reading, _ = reader.read_noted([pixels], False)
     x = reading.inputs[reader.stream]
     if x.ndim != 4 or x.shape[1] != 3:
@@ -204,6 +207,7 @@ def _told(
     )  # fmt: skip
     guided.receipt.notes += [
         f"another picture was explained: {told.first.name} with {told.second.name} on one canvas", *_answers(told),
+        *asked.notes,
     ]  # fmt: skip
     guided.told = told
     return told
