@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,17 @@ def test_errors_speak_of_options() -> None:
     ran("evaluate", "zoo/vit-scenes", *ASKED, "--protocols", "segmentation", "--out", "x", "-q")
     again = ran("evaluate", "zoo/vit-scenes", *ASKED, "--protocols", "segmentation", "--out", "x", "--seed", 1, code=2)
     assert again.stderr.endswith("or give another folder with --out\n")
+
+
+def test_a_store_without_rows_is_no_table() -> None:
+    ran("evaluate", "zoo/vit-scenes", *ASKED, "--protocols", "segmentation", "--out", "x", "-q")
+    shutil.rmtree("x/rows")
+    for more in ([], ["--csv", "n.csv"], ["--no-page"]):
+        done = ran("results", "x", *more, code=2)
+        assert done.output == "error: x has no rows yet; run the same regard evaluate again\n"
+    assert not Path("n.csv").exists()
+    Path("file").touch()
+    assert "file is a file; --out needs a folder" in ran("results", "x", "--out", "file", code=2).stderr
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

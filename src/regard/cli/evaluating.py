@@ -232,6 +232,7 @@ def results(
 ) -> None:
     """Show what the rows of a run say: a table, and a page with curves; or the leaderboard of several runs."""
     csv = None if csv is None else writable_file(csv, (".csv",), "--csv")
+    out = None if out is None else writable(out)
     if board is not None and (csv is not None or out is not None):
         raise Misuse("--leaderboard is written alone; leave --csv and --out away")
     if board is None and len(stores) > 1:
@@ -265,6 +266,8 @@ def _results(store: str, csv: Path | None, against: str, page: bool, out: Path |
         found = Results(store)
         if against != AGAINST and against not in found.titles:
             raise nearest(against, found.titles, f"method of {store}")
+        if not found.examples:
+            raise Misuse(f"{store} has no rows yet; run the same regard evaluate again")
         shown = "" if quiet else _told_of(found)
     place = out or (found.store.folder or Path("regard-results")) / "report" if page else None
     place = None if place is None else writable(place)
