@@ -59,7 +59,7 @@ def test_a_paired_test_is_that_of_scipy(statistic: Any) -> None:
     a, b = draw.normal(0.4, 1, 9), draw.normal(0, 1, 9)
 
     def apart(x: Any, y: Any, axis: int = -1) -> Any:
-        return np.abs(statistic(x) - statistic(y))
+        return np.abs(statistic(np.moveaxis(x, -1, 0)) - statistic(np.moveaxis(y, -1, 0)))
 
     found = scipy.stats.permutation_test(
         (a, b), apart, permutation_type="samples", n_resamples=np.inf, alternative="greater", vectorized=True

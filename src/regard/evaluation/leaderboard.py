@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regard.errors import Misuse
-from regard.evaluation.protocols.protocol import Protocol, Row
+from regard.evaluation.measured import ABSENT, Rows, measured, shared
+from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.ranking import BEST, NEAR
-from regard.evaluation.rows import grouped
 from regard.evaluation.statistics import SWAPS, Interval, Statistic, bootstrap, holm, swapping
 from regard.evaluation.summaries import NONE, MetricValues, metric_values
 
@@ -80,7 +79,7 @@ class RunRows:
     data: str
     protocols: Sequence[Protocol]
     titles: Sequence[str]
-    rows: Callable[[Protocol], Sequence[Row]] = field(repr=False)
+    rows: Callable[[Protocol], Rows] = field(repr=False)
     examples: int
     count: int
     same: Mapping[str, str] = field(default_factory=dict)
@@ -160,33 +159,38 @@ def _check_alike(runs: Sequence[RunRows]) -> None:
 
 def _contest(protocol: Protocol, runs: Sequence[RunRows]) -> Contest | None:
     """One protocol; None where no example gave a number."""
-    rows = [row for run in runs if protocol in run.protocols for row in run.rows(protocol)]
-    there = {r.metric for r in rows if r.x is None and not r.error and not math.isnan(r.value)}
+    own = shared([m for run in runs if protocol in run.protocols for m in measured(run.rows(protocol))])
+    there = {name for m in own for name, known in m.values.items() if not np.isnan(known.values).all()}
     there |= {m for m, pairs in protocol.sums.items() if {n for pair in pairs for n in pair} <= there}
     metrics = [m for m in dict.fromkeys([*protocol.headlines, *protocol.better, *sorted(there)]) if m in there]
-    found = {m: ordered(rows, m, runs[0].seed) for m in metrics if protocol.direction(m)}
-    return Contest(protocol, len({r.example for r in rows}), found) if found else None
+    found = {m: ordered(own, m, runs[0].seed) for m in metrics if protocol.direction(m)}
+    asked = np.any([m.sides != ABSENT for m in own], axis=0) if own else np.zeros(0)
+    return Contest(protocol, int(asked.sum()), found) if found else None
 
 
-def ordered(rows: Sequence[Row], metric: str, seed: int = 0) -> list[Standing]:
+def ordered(rows: Rows, metric: str, seed: int = 0) -> list[Standing]:
     """The methods among rows of one protocol, the best first; those without a number last.
 
-    Raises Misuse for rows of several protocols, or a metric that has no better side.
+    Raises Misuse for rows of several protocols or of a method at several sites, or a metric that has no better side.
     """
-    protocols = list(dict.fromkeys(r.protocol for r in rows))
+    every = measured(rows)
+    protocols = list(dict.fromkeys(m.protocol for m in every))
     if len(protocols) != 1 or not protocols[0].direction(metric):
         raise Misuse("methods are put in order under one protocol, by a metric that is better high or low")
+    titles = [m.title for m in every]
+    if len(set(titles)) != len(titles):
+        title = next(t for t in titles if titles.count(t) > 1)
+        raise Misuse(f"methods are put in order by one map an example; {title} has rows of several sites or baselines")
     protocol = protocols[0]
     known, out = {}, []
-    for title, own in grouped(rows, lambda r: r.title).items():
-        values = next((v for v in metric_values(protocol, own) if v.metric == metric and len(v.examples)), None)
-        errors = sum(bool(r.error) for r in own)
-        judged = len({r.example for r in own if not r.error})
+    for own in every:
+        values = next((v for v in metric_values(own) if v.metric == metric and len(v.of)), None)
+        judged, errors = int(own.good.sum()), len(own.errors)
         if values is None:
-            out.append(Standing(title, NONE, 0, judged, errors))
+            out.append(Standing(own.title, NONE, 0, judged, errors))
         else:
-            known[title] = values
-            out.append(Standing(title, values.interval(seed), len(values.examples), values.undefined, errors))
+            known[own.title] = values
+            out.append(Standing(own.title, values.interval(seed), len(values.of), values.undefined, errors))
     sign = protocol.direction(metric)
     out.sort(key=lambda s: math.inf if math.isnan(s.value.value) else -sign * s.value.value)
     return _compared(out, known, seed)
@@ -217,21 +221,19 @@ def _placed(s: Standing, behind: Interval | None, p: float | None, place: str) -
 
 def _against(one: MetricValues, best: MetricValues, seed: int, draws: int) -> tuple[Interval | None, float]:
     """The difference on the examples that both have, and its p before it is corrected."""
-    at = {name: i for i, name in enumerate(best.examples)}
-    both = [(i, at[name]) for i, name in enumerate(one.examples) if name in at]
+    at = {place: i for i, place in enumerate(best.of.tolist())}
+    both = [(i, at[place]) for i, place in enumerate(one.of.tolist()) if place in at]
     if not both:
         return None, 1.0
     a, b = one.values[[i for i, _ in both]], best.values[[j for _, j in both]]
-    groups = [one.groups[i] for i, _ in both]
-    behind = bootstrap(np.stack([a, b], 1).tolist(), _difference(one.statistic, a), seed, groups)
+    groups = one.groups[[i for i, _ in both]]
+    behind = bootstrap(np.stack([a, b], 1), _difference(one.statistic), seed, groups)
     return behind, swapping(a, b, one.statistic, seed, groups, draws)
 
 
-def _difference(statistic: Statistic, one: NDArray[np.float64]) -> Statistic:
+def _difference(statistic: Statistic) -> Statistic:
     """The statistic of the first less that of the second, of samples of pairs."""
-    if one.ndim == 1:
-        return lambda x: np.asarray(statistic(x[..., 0]) - statistic(x[..., 1]))
-    return lambda x: np.asarray(statistic(x[..., 0, :]) - statistic(x[..., 1, :]))
+    return lambda x, counts=None: np.asarray(statistic(x[:, 0], counts) - statistic(x[:, 1], counts))
 
 
 __all__ = ["LEVEL", "Board", "Contest", "Cost", "RunRows", "Standing", "leaderboard", "ordered"]
