@@ -15,10 +15,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from regard.errors import Misuse
-from regard.evaluation.measured import ABSENT, Rows, measured, shared
+from regard.evaluation.measured import ABSENT, Places, Rows, measured, shared
 from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.ranking import BEST, NEAR
-from regard.evaluation.statistics import SWAPS, Interval, Statistic, bootstrap, holm, swapping
+from regard.evaluation.statistics import (
+    SWAPS,
+    Interval,
+    Numbers,
+    Statistic,
+    bootstrap,
+    bootstraps,
+    holm,
+    mean,
+    swapping,
+    swappings,
+)
 from regard.evaluation.summaries import NONE, MetricValues, metric_values
 
 LEVEL = 0.05
@@ -202,16 +213,15 @@ def _compared(found: Sequence[Standing], known: Mapping[str, MetricValues], seed
         return list(found)
     best, pairs = found[0], len(known) * (len(known) - 1) // 2
     draws = max(SWAPS, FINER * pairs)
-    others = [s for s in found if s.title in known and s is not best]
-    tests = [_against(known[s.title], known[best.title], seed, draws) for s in others]
-    corrected = dict(zip((s.title for s in others), holm([p for _, p in tests], pairs), strict=True))
-    behind = dict(zip((s.title for s in others), (b for b, _ in tests), strict=True))
+    others = [s.title for s in found if s.title in known and s is not best]
+    tests = dict(zip(others, _against([known[t] for t in others], known[best.title], seed, draws), strict=True))
+    corrected = dict(zip(others, holm([p for _, p in tests.values()], pairs), strict=True))
     out = []
     for s in found:
         first = s is best or (s.title in known and s.value.value == best.value.value and s.examples == best.examples)
         near = s.title in corrected and corrected[s.title] > LEVEL
         place = BEST if first else NEAR if near else ""
-        out.append(_placed(s, behind.get(s.title), corrected.get(s.title), place))
+        out.append(_placed(s, tests.get(s.title, (None,))[0], corrected.get(s.title), place))
     return out
 
 
@@ -219,16 +229,37 @@ def _placed(s: Standing, behind: Interval | None, p: float | None, place: str) -
     return Standing(s.title, s.value, s.examples, s.undefined, s.errors, behind, p, place)
 
 
-def _against(one: MetricValues, best: MetricValues, seed: int, draws: int) -> tuple[Interval | None, float]:
-    """The difference on the examples that both have, and its p before it is corrected."""
+def _against(
+    found: Sequence[MetricValues], best: MetricValues, seed: int, draws: int
+) -> list[tuple[Interval | None, float]]:
+    """The difference of each on the examples that both have, and its p before it is corrected.
+
+    Means over the same examples are tested by the same tosses, which are made once.
+    """
+    pairs = [_pairs(one, best) for one in found]
+    out: dict[int, tuple[Interval | None, float]] = {}
+    for i, (one, (of, groups, a, b)) in enumerate(zip(found, pairs, strict=True)):
+        if i in out:
+            continue
+        if not len(of):
+            out[i] = None, 1.0
+        elif one.statistic is not mean:
+            behind = bootstrap(np.stack([a, b], 1), _difference(one.statistic), seed, groups)
+            out[i] = behind, swapping(a, b, one.statistic, seed, groups, draws)
+        else:
+            alike = [j for j, w in enumerate(found) if w.statistic is mean and np.array_equal(pairs[j][0], of)]
+            less = np.stack([pairs[j][2] - pairs[j][3] for j in alike], 1)
+            tested = swappings(less, seed, groups, draws).tolist()
+            out |= dict(zip(alike, zip(bootstraps(less, mean, seed, groups), tested, strict=True), strict=True))
+    return [out[i] for i in range(len(found))]
+
+
+def _pairs(one: MetricValues, best: MetricValues) -> tuple[Places, Places, Numbers, Numbers]:
+    """The examples that both have, what each is drawn with, and the numbers of both."""
     at = {place: i for i, place in enumerate(best.of.tolist())}
-    both = [(i, at[place]) for i, place in enumerate(one.of.tolist()) if place in at]
-    if not both:
-        return None, 1.0
-    a, b = one.values[[i for i, _ in both]], best.values[[j for _, j in both]]
-    groups = one.groups[[i for i, _ in both]]
-    behind = bootstrap(np.stack([a, b], 1), _difference(one.statistic), seed, groups)
-    return behind, swapping(a, b, one.statistic, seed, groups, draws)
+    both = np.array([(i, at[place]) for i, place in enumerate(one.of.tolist()) if place in at]).reshape(-1, 2)
+    own, other = both.astype(np.int64).T
+    return one.of[own], one.groups[own], one.values[own], best.values[other]
 
 
 def _difference(statistic: Statistic) -> Statistic:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.integer[Any]]
 RESAMPLES = 2000
+HAIR = 1 - 1e-9
+"""Numbers that differ by less than that are equal, but for rounding."""
 SWAPS = 9999
 """Random swaps of a paired test."""
 AT_ONCE = 1 << 22
@@ -233,20 +235,48 @@ def swapping(
     >>> swapping(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 0.0]))
     0.25
     """
+    if statistic is mean:
+        return float(swappings((a - b)[:, None], seed, groups, draws)[0])
     group_of, count = numbered(groups, len(a))
-    exact = count < 60 and 2**count <= draws + 1
-    tosses = 2**count if exact else draws
-    apart = abs(float(statistic(a) - statistic(b)))
-    least, random, far = apart * (1 - 1e-9), np.random.default_rng(seed), 0
+    apart, far, tossed = abs(float(statistic(a) - statistic(b))), 0, 0
     a, b = a[:, None], b[:, None]  # the axis of tosses
-    size = max(1, AT_ONCE // max(1, a.size))
-    for start in range(0, tosses, size):
-        some = np.arange(start, min(tosses, start + size))
-        of_groups = (some[:, None] >> np.arange(count)) & 1 == 1 if exact else random.random((len(some), count)) < 0.5
-        traded = of_groups[:, group_of].T.reshape(len(a), len(some), *[1] * (a.ndim - 2))
+    for of_groups in _tosses(count, draws, seed, a.size):
+        traded = of_groups[:, group_of].T.reshape(len(a), -1, *[1] * (a.ndim - 2))
         found = np.abs(statistic(np.where(traded, b, a)) - statistic(np.where(traded, a, b)))
-        far += int((found >= least).sum())
-    return far / tosses if exact else (1 + far) / (1 + tosses)
+        far, tossed = far + int((found >= apart * HAIR).sum()), tossed + len(of_groups)
+    return far / tossed if _exact(count, draws) else (1 + far) / (1 + tossed)
+
+
+def swappings(
+    less: Numbers, seed: int = 0, groups: Sequence[Hashable] | Counts | None = None, draws: int = SWAPS
+) -> Numbers:
+    """`swapping` of many means at once, by the same tosses. less: (sample, test), a − b; p: (test,).
+
+    >>> swappings(np.array([[1.0, 1.0], [2.0, -2.0], [3.0, 0.5]])).tolist()
+    [0.25, 1.0]
+    """
+    group_of, count = numbered(groups, len(less))
+    sums = np.zeros((count, less.shape[1]))
+    np.add.at(sums, group_of, less)
+    least, far, tossed = np.abs(sums.sum(0)) * HAIR, np.zeros(less.shape[1]), 0
+    for traded in _tosses(count, draws, seed, count):
+        found = np.abs(sums.sum(0) - 2 * (traded.astype(np.float64) @ sums))
+        far, tossed = far + (found >= least).sum(0), tossed + len(traded)
+    return np.asarray(far / tossed if _exact(count, draws) else (1 + far) / (1 + tossed))
+
+
+def _exact(count: int, draws: int) -> bool:
+    """Whether all outcomes are tried."""
+    return count < 60 and 2**count <= draws + 1
+
+
+def _tosses(count: int, draws: int, seed: int, size: int) -> Iterator[NDArray[np.bool_]]:
+    """(toss, group): which trade, all outcomes or so many at random; of each toss `size` numbers are made."""
+    random, exact = np.random.default_rng(seed), _exact(count, draws)
+    tosses, at_once = 2**count if exact else draws, max(1, AT_ONCE // max(1, size))
+    for start in range(0, tosses, at_once):
+        some = np.arange(start, min(tosses, start + at_once))
+        yield (some[:, None] >> np.arange(count)) & 1 == 1 if exact else random.random((len(some), count)) < 0.5
 
 
 def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
@@ -65,6 +66,10 @@ class Results:
     def _database(self) -> Any:
         """DuckDB with the rows as the view `rows`."""
         found = brought_by("store", "duckdb").connect()
+        spilled = (
+            Path(tempfile.gettempdir()) / f"regard-duckdb-{os.getpid()}"
+        )  # it would be .tmp in the working directory
+        found.execute(f"SET temp_directory = '{str(spilled).replace(QUOTE, QUOTE * 2)}'")
         files = self.store.files()
         place = "file_row_number"
         if self.store.folder is None:
@@ -203,6 +208,7 @@ class Results:
         return Counter(why for _, why, _ in self.errors)
 
 
+QUOTE = "'"
 SQL = {"int32": "INTEGER", "int64": "BIGINT", "string": "VARCHAR", "double": "DOUBLE"}
 
 
