@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 import time
@@ -28,15 +27,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import measure
 import torch
 from cluster import Simulation, World
+from pyarrow import parquet
 
 import regard
 from regard.evaluation.data.dataset import files_digest
 from regard.evaluation.data.webdataset import WebDataset
 from regard.evaluation.plan import Plan, Shard
-from regard.evaluation.store.columns import about_of
+from regard.evaluation.store.columns import META, about_of
 from regard.evaluation.store.results import Results
 from regard.evaluation.store.store import Store
 from regard.report.evaluation.html import page
@@ -209,12 +210,12 @@ def store_table(out: Path, home: Path) -> str:
     lines.append(("the manifest, however many shards", f"{said(os.path.getsize(out / 'manifest.json'))} bytes"))
     for count in (1000, 5000):
         many = home / str(count)
-        shutil.copytree(out, many, ignore=shutil.ignore_patterns("*.parquet", ".lock"))
+        many.mkdir()
         for number in range(count):
-            os.link(shard, many / "rows" / f"shard-{number:06}.parquet")
-        found = Results(many)
-        opened = clocked(lambda found=found: found.sql("SELECT 1 FROM rows LIMIT 1"))
-        averages = clocked(lambda found=found: found.sql(AVERAGES))
+            os.link(shard, many / f"shard-{number:06}.parquet")
+        found = duckdb.connect()
+        opened = clocked(lambda found=found, many=many: found.execute(f"CREATE VIEW rows AS FROM '{many}/*.parquet'"))
+        averages = clocked(lambda found=found: found.execute(AVERAGES).fetchall())
         rate = rows * count / averages / 1e6
         lines.append((f"DuckDB over {count:,} shards: opened", f"{said(opened)} s"))
         means = f"{said(averages)} s ({said(rate)} million rows a second)"
@@ -253,15 +254,20 @@ def grown(out: Path, into: Path, examples: int) -> Path:
     (into / "rows").mkdir(parents=True)
     manifest = json.loads((out / "manifest.json").read_text())
     count = manifest["plan"]["count"]
-    manifest["plan"]["count"] = examples
+    manifest["plan"] |= {"count": examples, "shard": count}
     (into / "manifest.json").write_text(json.dumps(manifest))
-    own = Results(out)
-    for n in range(examples // count):
+    plan = Plan(**manifest["plan"])
+    for shard in plan.shards:
         columns = (
-            f"number + {n * count} AS number, example || '-{n}' AS example, value + 0.01 * sin(number + {n}) AS value"
+            f"number + {shard.first} AS number, example || '-{shard.number}' AS example, "
+            f"value + 0.01 * sin(number + {shard.number}) AS value"
         )
-        file = str(into / "rows" / f"shard-{n:06}.parquet").replace("'", "''")
-        own.sql(f"COPY (SELECT * REPLACE ({columns}) FROM rows ORDER BY number) TO '{file}' (COMPRESSION zstd)")
+        query = f"SELECT * REPLACE ({columns}) FROM '{out}/rows/*.parquet' ORDER BY number"
+        rows = duckdb.sql(query).arrow().read_all()
+        about = {"plan": plan.digest, "shard": shard.number, "rows": len(rows)}
+        parquet.write_table(
+            rows.replace_schema_metadata({META: json.dumps(about)}), into / "rows" / shard.name, compression="zstd"
+        )
     return into
 
 

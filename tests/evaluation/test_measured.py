@@ -11,6 +11,7 @@ from regard.errors import Misuse
 from regard.evaluation import Perturbation, Segmentation, consistency, differences, ranking, summaries
 from regard.evaluation.leaderboard import leaderboard
 from regard.evaluation.measured import ABSENT, MethodColumns, measured, shared
+from regard.evaluation.plan import Plan
 from regard.evaluation.protocols.protocol import MethodChoice, Row
 from regard.evaluation.store import results
 from regard.evaluation.store.columns import as_parquet
@@ -56,22 +57,22 @@ def rows_of(count, seed=0):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A run's folder with such rows: the manifest of a real one, and shards in an order of their own."""
+    """A run's folder with such rows: the manifest of a real one, and six shards."""
     out, count = tmp_path_factory.mktemp("runs") / "made", 23
     small(out, examples=2, methods=["random"])
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["plan"] |= {
         "count": count,
+        "shard": SIZE,
         "methods": [m.columns() for m in METHODS],
         "protocols": [{"name": p.name, "kind": type(p).__name__, "choices": dataclasses.asdict(p)} for p in PROTOCOLS],
     }
     (out / "manifest.json").write_text(json.dumps(manifest))
-    (out / "rows/shard-000000.parquet").unlink()
-    numbers = {f"e{i}": i for i in range(count)}
-    made = rows_of(count)
-    for shard, first in enumerate(range(0, count, SIZE)):
-        own = [r for r in made if first <= numbers[r.example] < first + SIZE]
-        (out / f"rows/shard-{9 - shard:06}.parquet").write_bytes(as_parquet(own, numbers, shard, {}))
+    numbers, made, plan = {f"e{i}": i for i in range(count)}, rows_of(count), Plan(**manifest["plan"])
+    for shard in plan.shards:
+        own = [r for r in made if shard.first <= numbers[r.example] < shard.last]
+        whole = as_parquet(own, numbers, shard.number, {"plan": plan.digest, "shard": shard.number})
+        (out / "rows" / shard.name).write_bytes(whole)
     return out
 
 

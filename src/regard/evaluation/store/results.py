@@ -16,6 +16,7 @@ from typing import Any
 from regard.errors import InputError, nearest
 from regard.evaluation.leaderboard import RunRows
 from regard.evaluation.measured import Examples, MethodColumns
+from regard.evaluation.plan import Plan
 from regard.evaluation.protocols.protocol import Protocol, Row
 from regard.evaluation.protocols.table import PROTOCOLS
 from regard.evaluation.store.columns import COLUMNS
@@ -64,7 +65,8 @@ class Results:
 
     @cached_property
     def _database(self) -> Any:
-        """DuckDB with the rows as the view `rows`."""
+        """DuckDB with the rows as the views `rows` and `placed`. Raises InputError for a damaged file or another run's."""
+        self.store.check(Plan(**self.plan))
         found = brought_by("store", "duckdb").connect()
         spilled = (
             Path(tempfile.gettempdir()) / f"regard-duckdb-{os.getpid()}"
