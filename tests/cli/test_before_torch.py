@@ -86,8 +86,30 @@ REFUSED = [
     (("evaluate", "zoo/vit-scenes", "--protocols", "a(b)"), "give each option once"),
     (("evaluate", "zoo/vit-scenes", "--data-option", "split"), "--data-option is NAME=VALUE"),
     (("evaluate", "zoo/vit-scenes", "--out", "boxes.json"), "is a file; --out needs a folder"),
+    (("evaluate", "zoo/vit-scenes", "--examples", "0"), "--examples is a whole number of at least 1, not 0"),
+    (("evaluate", "zoo/vit-scenes", "--seed", "-1"), "--seed is a whole number of at least 0, not -1"),
+    (("evaluate", "zoo/vit-scenes", "no.csv"), "there are no data at no.csv: no such file or folder"),
+    (("doctor", "zoo/vit-scenes", "vit-scenes"), "there are no data at vit-scenes; did you mean zoo/vit-scenes?"),
+    (("evaluate", "."), "is not a model folder"),
     (("evaluate", "zoo/vit-scene"), "did you mean 'zoo/vit-scenes'"),
     (("results", "nothing"), "nothing holds no run"),
+    (
+        (*TEXT, "rollout", "--method", "gae"),
+        "'rollout' is the name of a method, but stands where an input does; put commas and no blanks between methods: "
+        "--method gae,rollout",
+    ),
+    ((*TEXT, "rollout"), "put commas and no blanks between methods: --method rollout"),
+    (("evaluate", "zoo/vit-scenes", "gae", "--methods", "random,"), "between methods: --methods random,gae"),
+    (("doctor", "zoo/vit-scenes", "gae", "--methods", "lime"), "between methods: --methods lime,gae"),
+    (
+        ("attention-vs-posthoc", "text", "lime", "-m", "zoo/bert-sentiment", "--posthoc", "gradient"),
+        "between methods: --posthoc gradient,lime",
+    ),
+    (("heads", "text", "-m", "zoo/bert-sentiment", "--out", "x.png"), "ends in .html, or a folder; x.png does not"),
+    (
+        ("heads", "text", "-m", "zoo/bert-sentiment", "--out", "boxes.json/x"),
+        "boxes.json is a file; --out needs a folder",
+    ),
 ]
 POISONED = """
 import sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -19,6 +20,7 @@ import regard
 from regard.cli import commands as cli
 from regard.cli import files as cli_files
 from regard.cli import new_files as cli_new_files
+from regard.cli import running, terminal
 from regard.errors import Failure, InputError, TargetError, nearest
 from support.drawn import NASTY, picture, sentence
 
@@ -344,6 +346,39 @@ def test_zoo(reader, monkeypatch):
     assert "zoo/bert-sentiment" in shown
     assert "test 81.2 %" in shown
     assert "[good]" in shown
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_moves_on_a_terminal(reader, monkeypatch, quiet):
+    from rich.console import Console
+
+    shown = io.StringIO()
+    monkeypatch.setattr("rich.console.Console", lambda **_: Console(file=shown, force_terminal=True, width=90))
+    monkeypatch.setattr(terminal.sys, "stderr", type("T", (io.StringIO,), {"isatty": lambda _: True})())
+    with terminal.kept_still(quiet), terminal.busy("loading [zoo]/x"):
+        assert terminal.moves() is not quiet
+    with terminal.kept_still(quiet), terminal.steps() as told:
+        assert (told is None) is quiet
+    assert ("loading [zoo]/x" in shown.getvalue()) is not quiet
+    assert terminal.moves()
+
+
+def test_the_model_is_said_to_be_loaded_from_the_first_import_on(monkeypatch):
+    said = []
+
+    @contextlib.contextmanager
+    def busy(what):
+        said.append(what)
+        yield
+
+    def imported(name):
+        said.append(f"{name} is imported")
+        return lambda model: model
+
+    monkeypatch.setattr(running, "busy", busy)
+    monkeypatch.setattr(running, "regard", type("Lazy", (), {"__getattr__": lambda _, name: imported(name)})())
+    assert running.load("zoo/x") == "zoo/x"
+    assert said == ["loading zoo/x", "load is imported"]
 
 
 def test_colours_on_a_terminal(reader, monkeypatch):

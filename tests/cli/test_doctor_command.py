@@ -30,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_visit() -> None:
     done = run(*BERT, "--out", "found")
     assert re.match(r"No method is shown to be better than chance on 2 examples of zoo/bert-sentiment: ", done.stdout)
-    assert "bought 2 examples under 2 methods, 2 of them with the checks" in done.stdout
+    assert "bought 2 examples under 2 methods, and the checks of weights and noise on 2;" in done.stdout
     assert "No more than 2 examples were asked for; a verdict should rest on 50 or more." in done.stdout
     assert done.stdout.endswith("numbers: found/ranking.csv\nnumbers: found/ranking.json\nreport: found/report.html\n")
     assert done.stderr.startswith("checking: 0 examples done, ")
@@ -47,6 +47,7 @@ def test_a_visit() -> None:
     again = run(*BERT, "--out", "found", "-q")
     assert again.stdout == "found/report.html\n"
     assert again.stderr == ""
+    assert "the runs in it are found/ranks and found/checks" in ran("results", "found", code=2).stderr
     refused = run(*BERT, "--seed", 1, "--out", "found", code=2)
     assert "found holds a run with other seed: 0, and now 1; ask as before to go on" in refused.stderr
 

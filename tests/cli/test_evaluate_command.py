@@ -68,6 +68,18 @@ def test_a_run_and_its_results() -> None:
     assert "unknown method of demo 'gae'" in ran("results", "demo", "--against", "gae", code=2).stderr
 
 
+def test_errors_speak_of_options() -> None:
+    Path("r.csv").write_text("review,label\na fine film,positive\n")
+    said = ran("evaluate", "zoo/bert-sentiment", "r.csv", "--out", "x", code=2).stderr
+    assert said.endswith(
+        "has the columns review, label; name the one of the texts or paths with --data-option column=NAME\n"
+    )
+    Path("x").mkdir()
+    ran("evaluate", "zoo/vit-scenes", *ASKED, "--protocols", "segmentation", "--out", "x", "-q")
+    again = ran("evaluate", "zoo/vit-scenes", *ASKED, "--protocols", "segmentation", "--out", "x", "--seed", 1, code=2)
+    assert again.stderr.endswith("or give another folder with --out\n")
+
+
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = work.Worker.parquet
 

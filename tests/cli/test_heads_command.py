@@ -50,6 +50,13 @@ def test_a_head_by_option():
     assert "head 9 is out of range: layer 0 has 4 heads" in done.stderr
 
 
+def test_a_folder_is_given_a_file():
+    Path("old.pages").mkdir()
+    assert run(*TEXT, "-q", "--out", "old.pages").stdout == "old.pages/heads.html\n"
+    assert run(*TEXT, "-q", "--out", "new/one").stdout == "new/one/heads.html\n"
+    assert Path("new/one/heads.html").is_file()
+
+
 def test_wrong_calls_end_in_a_sentence():
     assert "raw_attention" in run(*TEXT, "--method", "rollout", code=2).stderr
     assert ".html" in run(*TEXT, "--out", "heads.png", code=2).stderr

@@ -90,6 +90,13 @@ def test_what_inputs_stand_for() -> None:
         read_all(Pair("text"), ["chat.json"], True)
 
 
+@pytest.mark.parametrize("lines", [True, False])
+def test_a_table_is_refused_with_what_to_do(lines: bool) -> None:
+    Path("x.csv").write_text("review\ngood\n")
+    with pytest.raises(InputError, match=r"x\.csv is a table.*as a text file, one a line, and give that with --lines"):
+        expanded(["x.csv"], lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -76,8 +76,7 @@ def test_of_found_objects_the_likeliest_is_taken():
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--out", "t.gif"], "--out is a file that ends in .html, .png, .svg, .pdf, .jpg or .jpeg; t.gif does not"),
-        (["--out", "folder"], "--out is a file that ends in"),
+        (["--out", "t.gif"], "ends in .html, .png, .svg, .pdf, .jpg or .jpeg, or a folder; t.gif does not"),
         (["--layer", "9"], "layer 9 is out of range: the run has 3 attentions, numbered from 0"),
         (["--target", "giraffe"], "unknown label"),
         (["--target", " "], "--target is empty"),
@@ -88,9 +87,11 @@ def test_misuse(more, said):
     assert not everything()
 
 
+def test_a_folder_is_given_a_file():
+    assert run(*TEXT, "-q", "--out", "folder").stdout == "folder/transfer.html\n"
+
+
 def test_files_that_cannot_be():
-    Path("folder.html").mkdir()
-    assert "folder.html is a folder; --out needs a file" in run(*TEXT, "--out", "folder.html", code=2).stderr
     Path("file").write_text("x", "utf-8")
     assert "is a file" in run(*TEXT, "--out", "file/t.html", code=2).stderr
     assert "no such file" in run("transfer", "a.txt", *TEXT[2:], code=2).stderr

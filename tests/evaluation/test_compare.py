@@ -295,6 +295,8 @@ def test_options_go_to_the_methods_that_take_them():
     ("how", "error", "said"),
     [
         ({"methods": []}, Misuse, "list of methods is empty"),
+        ({"methods": "all"}, Misuse, "methods are a list of names, as those of regard.methods(); not 'all'"),
+        ({"method": "gae"}, Misuse, "there is no argument method=: it is called methods="),
         ({"sites": []}, Misuse, "list of sites is empty"),
         ({"sites": "some"}, Misuse, "'all' or None"),
         ({"sites": [Site.block(5)]}, Misuse, "block 5 is out of range"),

@@ -242,6 +242,13 @@ def test_texts_in_a_csv_file(tmp_path, bert):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="name the one of the texts or paths with column="):
         data_set(str(tmp_path / "other.csv"))
+    for name, said in (
+        ("one.jpg", "is one picture; give the folder"),
+        ("texts.txt", "put its texts into a .csv or .jsonl"),
+    ):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(InputError, match=said):
+            data_set(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(("name", "between"), [("r.csv", ";"), ("r.csv", "\t"), ("r.tsv", "\t")])

@@ -74,7 +74,7 @@ def test_a_method_that_ignores_the_model_is_named(found: Diagnosis) -> None:
     said = doubted(found, BROKEN)
     assert "not shown to be better than chance" in said
     assert verdict(found.of(BROKEN), found) in ("not shown to be better than chance", "worse than chance")
-    assert "not a map of your model: 100 % of its maps stay the same when all weights are drawn anew" in said
+    assert "not a map of your model: all of its 2 maps stay the same when all weights are drawn anew" in said
     assert any(d.rules_out for d in found.doubts if d.title == BROKEN)
     assert not doubted(found, "random")  # it is the control, and claims nothing
     assert not doubted(found, "gae")
@@ -145,6 +145,22 @@ def test_of_an_untrained_model_it_promises_nothing_for_what_ignores_it(broken: s
     found = regard.doctor(reader, BERT, methods=["raw_attention", broken], minutes=9, out=tmp_path / "x", examples=40)
     assert found.recommended is None
     assert "No method is shown to be better than chance on" in found.sentence
+
+
+@pytest.mark.long
+def test_gradients_of_an_untrained_model_hardly_depend_on_the_class(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    trained = regard.load("zoo/vit-scenes")
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(**trained.model.config.to_dict())).eval()
+    reader = regard.load(model, processor=trained.processor)
+    found = regard.doctor(
+        reader, "zoo/vit-scenes", methods=["gradient", "attnlrp"], minutes=5, out=tmp_path / "x", examples=12
+    )
+    assert "hardly depends on which class is explained" in doubted(found, "gradient")
+    assert "hardly depends" not in doubted(found, "attnlrp")
+    assert found.recommended != "gradient"
 
 
 def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,6 +335,12 @@ def test_kind_errors(reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     refused("examples is a whole number of at least 2, not 1", data=examples(3), examples=1)
     refused("the doctor's folder is on this machine", data=examples(3), out="s3://bucket/x")
     refused("did you mean 'gae'", UnknownName, data=examples(3), methods=["gea"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".hidden").touch()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    refused(
+        r"mine holds other files \(thesis\.txt\), and no visit of the doctor", out=tmp_path / "mine", data=examples(3)
+    )
     bad = [Example(f"e{i}", Reading({}), error="InputError: it is broken") for i in range(3)]
     refused(
         "no example of given examples could be read; the first failed with InputError: it is broken", Failure, data=bad

@@ -170,13 +170,20 @@ def plan_of(out):
         ({"memory_budget": "1MB"}, "the memory budget was 1073741824 and is 1048576"),
         ({"threads": 2}, "the number of threads was 1 and is 2"),
         ({"examples": 5}, "the number of examples was 6 and is 5"),
-        ({"methods": ["random", "gae"]}, "methods were random, corrected_attention, sign=signed ("),
+        (
+            {"methods": ["random", "gae"]},
+            'the methods are without corrected_attention, sign=signed ({"sign": "signed"}), and now with gae.',
+        ),
         (
             {"methods": ["random", "corrected_attention(sign=negative)"]},
             'corrected_attention, sign=negative ({"sign": "negative"})',
         ),
-        ({"protocols": [Segmentation("predicted")]}, "and are segmentation/original/predicted/"),
-        ({"data": "zoo/bert-sentiment"}, "the data was zoo/vit-scenes and is zoo/bert-sentiment"),
+        ({"methods": ["corrected_attention(sign=signed)", "random"]}, "the methods are in another order"),
+        ({"protocols": [Segmentation("predicted")]}, "and now with segmentation/original/predicted/"),
+        (
+            {"data": "zoo/bert-sentiment", "protocols": ["attribution-error"]},
+            "the data was zoo/vit-scenes and is zoo/bert-sentiment",
+        ),
         ({"model": "zoo/bert-sentiment", "data": "zoo/vit-scenes"}, "the model was zoo/vit-scenes and is zoo/bert"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
@@ -360,6 +367,9 @@ def test_what_is_refused_before_anything_runs(tmp_path, vit, computed):
         ({"out": "nowhere://x"}, Misuse, "cannot be reached"),
         ({"methods": ["gea"]}, UnknownName, "did you mean 'gae'"),
         ({"methods": []}, Misuse, "no method is named"),
+        ({"methods": "random,gae"}, Misuse, "methods are a list: methods=['random', 'gae']"),
+        ({"protocols": "segmentation"}, Misuse, "protocols are a list: protocols=['segmentation']"),
+        ({"method": "gae"}, Misuse, "there is no argument method=: it is called methods="),
         ({"methods": ["gae", "gae"]}, Misuse, "the method gae is named twice"),
         ({"protocols": []}, Misuse, "no protocol is named"),
         ({"protocols": ["segmentatoin"]}, UnknownName, "did you mean 'segmentation'"),
@@ -378,6 +388,7 @@ def test_what_is_refused_before_anything_runs(tmp_path, vit, computed):
             small(**{"out": tmp_path / "new", **changed})
     assert computed == []
     assert not (tmp_path / "new").exists()
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
@@ -425,3 +436,17 @@ def test_a_protocol_that_no_row_could_find_again_is_refused(tmp_path):
 
     with pytest.raises(Misuse, match="Mine is not in the table of protocols"):
         small(tmp_path / "x", protocols=[Mine()])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "data", "needed"),
+    [
+        ("segmentation", "zoo/bert-sentiment", "masks, which segmentation needs"),
+        ("rationale", "zoo/vit-scenes", "rationales, which rationale needs"),
+        ("known-tokens", "zoo/vit-scenes", "tokens that answers are known to rest on, which known-tokens needs"),
+    ],
+)
+def test_a_protocol_that_the_data_cannot_be_judged_by_is_refused_at_once(protocol, data, needed, tmp_path):
+    with pytest.raises(Misuse, match=f"{data} holds no {needed}; these data can be judged by perturbation, "):
+        regard.evaluate(data, protocols=[protocol], out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()

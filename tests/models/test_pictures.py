@@ -15,7 +15,7 @@ from torch import nn
 
 from regard.errors import InputError
 from regard.models.geometry import probe
-from regard.models.pictures import read_picture, to_rgb
+from regard.models.pictures import ReadPicture, read_picture, to_rgb
 from regard.reader import load
 from support.folders import image_processor, picture
 
@@ -112,6 +112,30 @@ def test_arrays_grey_and_with_alpha_are_read():
     assert read_picture(alpha)[0].unique().tolist() == [255]
     strided = np.zeros((6, 8, 3), np.uint8)[::2, ::-1]
     assert read_picture(strided)[0].shape == (3, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "said"),
+    [
+        ([0, 0, 127, 255], ["75 % of p.png is transparent, and was laid over white for the model"]),
+        ([255] * 399 + [0], ["less than 1 % of p.png is transparent, and was laid over white for the model"]),
+        ([255] * 4, []),
+    ],
+)
+def test_what_was_transparent_is_noted(alpha, said, tmp_path):
+    Image.fromarray(np.array([[[9, 9, 9, a] for a in alpha]], np.uint8)).save(tmp_path / "p.png")
+    assert ReadPicture.of(tmp_path / "p.png").notes == said
+
+
+def test_a_receipt_says_what_was_transparent(image_folder, tmp_path):
+    picture(40, 40).convert("RGBA").save(tmp_path / "opaque.png")
+    clear = picture(40, 40).convert("RGBA")
+    clear.putalpha(Image.new("L", (40, 40), 0))
+    clear.save(tmp_path / "clear.png")
+    reader = load(image_folder("vit"))
+    notes = reader.explain(tmp_path / "clear.png", method="gae").receipt.notes
+    assert "100 % of clear.png is transparent, and was laid over white for the model" in notes
+    assert not any("transparent" in n for n in reader.explain(tmp_path / "opaque.png", method="gae").receipt.notes)
 
 
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:

@@ -213,5 +213,11 @@ def test_the_receipt_folds_behind_one_line():
     assert "relative error" not in text
 
 
+def test_the_line_says_how_many_notes_there_are():
+    exp = picture()
+    exp.receipt.notes = ["6 % of a.png is transparent, and was laid over white for the model"]
+    assert folded(exp, "x").endswith(" passes · 1 note")
+
+
 def test_white_space_is_not_named():
     assert strongest_words([TextPiece(" ", 9.0), TextPiece("good", 1.0), TextPiece("\n", 5.0)]) == "“good”"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from regard.evaluation.budget import Bought
-from regard.evaluation.diagnosis import NONE, Diagnosis, MethodStanding, Spent
+from regard.evaluation.diagnosis import NONE, Diagnosis, MethodStanding, Spent, verdict
 from regard.evaluation.statistics import Interval
 from regard.report.doctor.html import page, strip
 
@@ -23,7 +23,7 @@ def standing(title: str, mean: float, **more: Any) -> MethodStanding:
     fields: dict[str, Any] = {
         "title": title, "rank": Interval(mean, low, high), "examples": 60, "errors": 0, "p_value": 0.001, "worse": 1.0,
         "beats": frozenset(), "places": (1, 3), "head": SURE, "head_unchanged": NO, "final": SURE, "unchanged": NO,
-        "noise": Interval(0.9, 0.8, 1.0), "relative_error": None, "checked": 10, "seconds": 0.1,
+        "redrawn": 10, "noise": Interval(0.9, 0.8, 1.0), "relative_error": None, "checked": 10, "seconds": 0.1,
     }  # fmt: skip
     return MethodStanding(**fields | more)
 
@@ -72,8 +72,9 @@ def test_it_says_so_where_nothing_is_better_than_chance() -> None:
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"unchanged": Interval(1.0, 1.0, 1.0)}, "It is not a map of your model: 100 % of its maps stay the same"),
-    ({"head_unchanged": Interval(0.9, 0.8, 1.0)}, "It does not know which class is explained: 90 % of its maps"),
+    ({"unchanged": Interval(1.0, 1.0, 1.0)}, "It is not a map of your model: all of its 10 maps stay the same"),
+    ({"unchanged": Interval(1.0, 1.0, 1.0), "redrawn": 1}, "your model: its only map that was checked stays the same"),
+    ({"head_unchanged": Interval(0.9, 0.8, 1.0)}, "It does not know which class is explained: 9 of its 10 maps"),
     ({"final": Interval(0.7, 0.6, 0.8)}, "It hardly rests on what your model learned: with all weights drawn anew"),
     ({"noise": Interval(0.2, 0.1, 0.3)}, "It is unstable: with noise of 5 % on the input its maps keep"),
     (
@@ -128,10 +129,52 @@ def test_data_that_are_used_up_are_said_to_be() -> None:
     )
     shown = "\n".join(found.purchase)
     assert "The data hold no more than 40 examples, and 4 of them failed; a verdict should rest on 50 or more." in shown
-    assert "Twice the time would buy nothing new: all examples and methods are in." in shown
-    assert "Four times the time would buy also lime." in shown
+    assert "Twice the time would buy nothing new.\nFour times the time would buy also lime." in shown
     fewer = dataclasses.replace(found, spent=dataclasses.replace(spent, available=1000))
     assert "No more than 40 examples were asked for; a verdict should rest on 50 or more." in fewer.purchase
+
+
+def test_a_map_that_a_new_last_layer_hardly_changes_is_not_the_one_to_use() -> None:
+    found = made(standing("gradient", 0.95, head=Interval(1.0, 0.99, 1.0)), standing("gim", 0.8), CONTROL)
+    (doubt,) = found.doubts
+    assert doubt.sentence == (
+        "It hardly depends on which class is explained: with the weights of the last layer drawn anew its maps keep a rank "
+        "correlation of 1.00 (0.99 to 1.00)."
+    )
+    assert found.recommended == "gim"
+    assert found.tied == []
+    assert verdict(found.of("gradient"), found) == "better than chance, but see below"
+
+
+def test_what_is_not_surely_of_no_class_is_not_said_to_be() -> None:
+    almost = [Interval(0.95, 0.89, 0.99), Interval(-0.95, -0.99, -0.9)]
+    for head in almost:
+        assert not made(standing("gradient", 0.9, head=head), standing("gim", 0.8), CONTROL).doubts
+    few = standing("gradient", 0.9, head=Interval(1.0, 0.99, 1.0), redrawn=4)
+    assert not made(few, standing("gim", 0.8), CONTROL).doubts
+    alike = [standing(name, 0.9, head=Interval(1.0, 0.99, 1.0)) for name in ("gradient", "gim")]
+    assert not made(*alike, CONTROL).doubts  # the new last layer is much like the old one
+    equal = standing("rollout", 0.9, head=Interval(1.0, 1.0, 1.0), head_unchanged=Interval(1.0, 1.0, 1.0))
+    (doubt,) = made(equal, CONTROL).doubts
+    assert "does not know which class" in doubt.sentence
+
+
+@pytest.mark.parametrize(
+    ("twice", "four", "said"),
+    [
+        (60, 60, ["More time would buy nothing new: all examples and methods that were asked for are in."]),
+        (98, 98, ["Twice the time would buy 98 examples, and intervals 22 % narrower, and four times the time no more."]),
+        (98, 100, ["Twice the time would buy 98 examples, and intervals 22 % narrower, and four times the time hardly more."]),
+        (98, 200, ["Twice the time would buy 98 examples, and intervals 22 % narrower.", "Four times the time would buy 200"]),
+    ],
+)  # fmt: skip
+def test_more_time_is_told_once_where_it_buys_the_same(twice: int, four: int, said: list[str]) -> None:
+    bought = Bought(("gae", "random"), 60, 10)
+    later = {times: dataclasses.replace(bought, examples=count) for times, count in ((2, twice), (4, four))}
+    found = made(standing("gae", 0.9), CONTROL, spent=Spent(10, 590.0, 0.37, 1000, 1000, bought, later))
+    told = found.purchase[1:]
+    assert len(told) == len(said)
+    assert all(line.startswith(expected) for line, expected in zip(told, said, strict=True))
 
 
 def test_where_there_are_no_numbers() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from regard.explanation.raw_inputs import Text
 from regard.explanation.receipt import ReadTokens, Receipt
 from regard.report.explanation.html import page
 from regard.report.receipt import read_out
-from regard.report.view import sections, target_of
+from regard.report.view import input_name, sections, target_of
 from support.drawn import bare, picture, receipt, sentence
 
 
@@ -36,6 +38,21 @@ def test_tokens_are_called_by_their_text_or_their_place():
     assert token_name(picture(), "cls_token", 0) == "[CLS]"
     assert token_name(bare(), "input", 4) == "input 5"
     assert patch_name(0, 1, frame=2, picture=3) == "patch (1, 2) of frame 3 of picture 4"
+
+
+def test_an_input_that_is_called_by_its_own_words_stands_in_quotes():
+    words = "A quiet  film of rare beauty."
+    for name, shown in (
+        ("A quiet film of rare beauty.", "“A quiet film of rare beauty.”"),
+        ("A quiet film …", "“A quiet film …”"),
+        ("review.txt", "review.txt"),
+        ("rows.csv 3: A quiet film …", "rows.csv 3: A quiet film …"),
+    ):
+        exp = sentence("good film")
+        exp.inputs["input_ids"] = [replace(exp.inputs["input_ids"][0], text=words, name=name)]
+        assert input_name(exp, 0) == shown
+    assert input_name(picture(), 0) == picture().inputs["pixel_values"][0].name
+    assert input_name(bare(), 1) == "sample 1"
 
 
 def found(number, probability=0.99):

@@ -1,5 +1,7 @@
 """Arguments of `explain` that are not of their kind: taken where they are plain, else refused in one sentence."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,21 @@ BAD = [
     {"streams": {1: 2}},
     {"streams": [1]},
 ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"methods": ["gae"]}, "there is no argument methods=: it is called method=, and takes a list, too"),
+        ({"sites": "input"}, "there is no argument sites=: it is called site="),
+        ({"colour": 1, "method": "cp_lrp"}, "unknown option 'colour': 'cp_lrp' takes no option"),
+        ({"method": "all"}, "method='all' is for the command line; in Python give a list of names"),
+        ({"method": ["gae", "all"]}, "in Python give a list of names"),
+    ],
+)
+def test_words_that_people_try_are_answered(given, said):
+    with pytest.raises(Misuse, match=re.escape(said)):
+        explain(**given)
 
 
 @pytest.mark.parametrize("given", BAD, ids=lambda g: " ".join(f"{k}={v!r}"[:24] for k, v in g.items()))

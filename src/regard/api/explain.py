@@ -17,7 +17,7 @@ from regard.api.trusting import Judging
 from regard.attribution.method import Method, OwnSite
 from regard.attribution.table import METHODS
 from regard.attribution.table import method as method_row
-from regard.errors import Misuse, NoAttention, TrailLost, nearest
+from regard.errors import Misuse, NoAttention, TrailLost, UnknownName, nearest
 from regard.explanation.boxes import Found
 from regard.explanation.explanation import Explanation
 from regard.explanation.explanations import Explanations
@@ -256,7 +256,12 @@ def _names(method: Any) -> list[str]:
 
 
 def _refuse_joined(names: Sequence[str]) -> None:
-    """Several names in one string, as the command line has them."""
+    """Several names in one string, or all of them, as the command line has them."""
+    if "all" in names:
+        raise Misuse(
+            "method='all' is for the command line; in Python give a list of names, as those of regard.methods(), or use "
+            "regard.compare"
+        )
     for joined in (name for name in names if "," in name):
         listed = [name.strip() for name in joined.split(",") if name.strip()]
         raise Misuse(f"several methods are a list: method={listed}, not {joined!r}")
@@ -265,7 +270,7 @@ def _refuse_joined(names: Sequence[str]) -> None:
 def _check(rows: Sequence[Method], options: dict[str, Any], how: Settings) -> None:
     for name in options:
         if not any(name in row.options for row in rows):
-            raise nearest(name, {o for row in rows for o in row.options} or {"(none)"}, "option")
+            raise _unknown(name, rows)
     for row in rows:
         own = f"it has its own (site {row.site}, baseline {row.baseline})"
         if how.baseline is not None and not row.explicit:
@@ -274,3 +279,20 @@ def _check(rows: Sequence[Method], options: dict[str, Any], how: Settings) -> No
             can = f"it takes {', '.join(row.sites)}" if row.sites else own
             raise Misuse(f"site {getattr(how.site, 'label', how.site)!r} cannot be given to method {row.name!r}: {can}")
     check_readout(how.readout)
+
+
+PLURALS = {"methods": "method", "targets": "target", "baselines": "baseline", "sites": "site", "readouts": "readout"}
+"""Arguments of `explain` as people write them who have several."""
+
+
+def _unknown(name: str, rows: Sequence[Method]) -> Misuse:
+    """What to say of an option that no method takes."""
+    if name in PLURALS:
+        several = ", and takes a list, too" if name in ("methods", "targets") else ""
+        return Misuse(f"there is no argument {name}=: it is called {PLURALS[name]}={several}")
+    named = ", ".join(repr(row.name) for row in rows)
+    known = {option for row in rows for option in row.options}
+    if not known:
+        takes = "takes no option" if len(rows) == 1 else "take no options"
+        return UnknownName(f"unknown option {name!r}: {named} {takes}")
+    return nearest(name, known, "option")

@@ -75,6 +75,7 @@ try:
         Words,
         check_generate,
         check_model,
+        check_no_method,
         check_options,
         chosen,
         columns,
@@ -219,6 +220,8 @@ def explain(
     how |= {} if threshold is None else {"threshold": threshold}
     steered, own = guides(guide), pairs(option)
     out, data = writable(out), DataOut.checked(json, csv)
+    if len(inputs or []) > 1:
+        check_no_method(inputs or [], "--method", method)
     sources = Sources.checked(inputs or [], chat or [], column, label, out)
     check(sources.arguments, image, text, regions)
     classes = prompts_of(labels, template, text)
@@ -371,7 +374,9 @@ def transfer(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="A page (.html) or a figure (.png, .svg, .pdf, .jpg); an older one is replaced."
+            metavar="FILE",
+            help="A page (.html) or a figure (.png, .svg, .pdf, .jpg), or a folder for transfer.html; an older one is "
+            "replaced.",
         ),
     ] = Path("regard-out/transfer.html"),
     truncate: Truncate = False,
@@ -385,7 +390,7 @@ def transfer(
     """Show what the target would gain if attention moved between the tokens of INPUT, layer by layer."""
     how = {"truncate": truncate, "memory_budget": budget_of(memory_budget), **words(against, token)}
     how["target"] = targets(None if target is None else [target])
-    out = writable_file(out, (".html", ".png", ".svg", ".pdf", ".jpg", ".jpeg"))
+    out = writable_file(out, (".html", ".png", ".svg", ".pdf", ".jpg", ".jpeg"), name="transfer.html")
     moved, note = _of_one(input, model, (image, text, regions), how, lambda exp: exp.transfer())
     with busy("drawing"):
         moved.to_html(out, layer) if out.suffix.lower() == ".html" else moved.plot(out, layer=layer)
@@ -406,9 +411,9 @@ def heads(
     target: Target = None,
     against: Against = None,
     token: Token = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A page (.html); an older one is replaced.")] = Path(
-        "regard-out/heads.html"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="A page (.html), or a folder for heads.html; an older one is replaced.")
+    ] = Path("regard-out/heads.html"),
     truncate: Truncate = False,
     memory_budget: Budget = None,
     image: Image = None,
@@ -420,7 +425,7 @@ def heads(
     """Show each head's own map of INPUT, from the tokens that the target reads: a row a layer, a column a head."""
     how = {"truncate": truncate, "memory_budget": budget_of(memory_budget), **words(against, token)}
     how |= {"target": targets(None if target is None else [target]), "method": method}
-    out = writable_file(out, (".html",))
+    out = writable_file(out, (".html",), name="heads.html")
     found, note = _of_one(input, model, (image, text, regions), how, lambda exp: exp.heads())
     with busy("drawing"):
         found.to_html(out)

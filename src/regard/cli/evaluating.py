@@ -16,7 +16,7 @@ import regard
 from regard.called import called, parts_of, value_of
 from regard.cli.entries import width
 from regard.cli.files import slug, unused, writable, writable_file, write_all
-from regard.cli.options import Budget, Debug, check_model, named_values
+from regard.cli.options import Budget, Debug, check_model, check_no_method, named_values
 from regard.cli.progress import drawn_bar, duration, paced
 from regard.cli.running import guarded
 from regard.cli.terminal import busy, one_line, show_file, show_files, show_written
@@ -24,6 +24,7 @@ from regard.errors import Failure, InputError, Misuse, nearest
 from regard.explanation.counts import quantity
 from regard.extras import need
 from regard.memory import budget_of
+from regard.zoo import PREFIX, names
 
 SHOWN = 5  # errors that are printed
 AGAINST = "random"
@@ -88,6 +89,7 @@ def evaluate(
     """Judge methods by protocols on DATA. The same command again goes on where it ended, however it ended."""
     asked = parts_of(methods)
     _check_methods(asked)
+    check_no_method([data], "--methods", methods)
     wanted = None if protocols is None else parts_of(protocols)
     for one in wanted or ():
         called(one)
@@ -95,18 +97,21 @@ def evaluate(
         "engine": engine, "workers": workers, "examples": examples, "batch": batch, "shard": shard, "seed": seed,
         "threads": threads, "memory_budget": memory_budget, "costs": costs, "device": device,
     }  # fmt: skip
+    check_numbers(examples=examples, batch=batch, shard=shard, workers=workers, threads=threads, seed=seed)
     own = _options(option)
     budget_of(memory_budget)
     if "://" not in out:
         writable(Path(out).expanduser())
     check_model(model)
-    need("eval")
-    need("store")
-    run: Any = regard.evaluate
-    with told(quiet) as progress:
+    check_data(model, data)
+    with busy("looking for what it needs"):
+        need("eval")
+        need("store")
+    with told(quiet, f"loading {model}") as progress:
+        run: Any = regard.evaluate  # the first use of the name imports torch and transformers, which takes seconds
         found = run(model, data, asked, wanted, out, **how, told=progress, **own)
     if not quiet:
-        _show(found)
+        typer.echo(_told_of(found))
     typer.echo(f"rows: {out}" if not quiet else out)
     _check_any(found)
 
@@ -142,16 +147,20 @@ def doctor(
     asked = None if methods is None else parts_of(methods)
     if asked is not None:
         _check_methods(asked)
+    check_no_method([data], "--methods", methods or "")
     how: dict[str, Any] = {"minutes": minutes, "examples": examples, "seed": seed, "threads": threads}
-    check_numbers(minutes=minutes, examples=examples, threads=threads, seed=seed)
+    check_visit(minutes, examples)
+    check_numbers(threads=threads, seed=seed)
     own = _options(option)
     budget_of(memory_budget)
     out = writable(out)
     check_model(model)
-    for extra in ("eval", "store", "viz"):
-        need(extra)
-    run: Any = regard.doctor
-    with examined(quiet) as progress:
+    check_data(model, data)
+    with busy("looking for what it needs"):
+        for extra in ("eval", "store", "viz"):
+            need(extra)
+    with examined(quiet, f"loading {model}") as progress:
+        run: Any = regard.doctor
         found = run(model, data, asked, out=out, **how, memory_budget=memory_budget, told=progress, **own)
     with busy("drawing"):
         page, *numbers = write_all([found], out, render_diagnosis)
@@ -161,14 +170,32 @@ def doctor(
     show_file(page, quiet)
 
 
-def check_numbers(**numbers: float | None) -> None:
+def check_data(model: str, data: str | None) -> None:
+    """Refuse a path that is not there, before anything heavy is imported."""
+    if data is None and model.startswith(PREFIX):
+        return
+    if data is None:
+        raise Misuse("DATA is missing: after MODEL give a folder, a file, or a bundled set such as zoo/vit-scenes")
+    shows = ":" in data or data.startswith(PREFIX) or Path(data).suffix.lower() == ".tar"
+    if not shows and not Path(data).expanduser().exists():
+        hint = f"; did you mean {PREFIX}{data}?" if PREFIX + data in names() else ": no such file or folder"
+        raise InputError(f"there are no data at {data}{hint}")
+
+
+def check_numbers(**numbers: int | None) -> None:
     """Refuse numbers that cannot be, before anything heavy is imported."""
-    least = {"examples": 2, "threads": 1, "seed": 0}
     for name, value in numbers.items():
-        if name == "minutes" and not (value and 0 < value < float("inf")):
-            raise Misuse(f"--minutes is a time above 0, not {value:g}")
-        if name in least and value is not None and value < least[name]:
-            raise Misuse(f"--{name} is a whole number of at least {least[name]}, not {value}")
+        least = 0 if name == "seed" else 1
+        if value is not None and value < least:
+            raise Misuse(f"--{name} is a whole number of at least {least}, not {value}")
+
+
+def check_visit(minutes: float, examples: int | None) -> None:
+    """The same of what the doctor takes."""
+    if not 0 < minutes < float("inf"):
+        raise Misuse(f"--minutes is a time above 0, not {minutes:g}")
+    if examples is not None and examples < 2:
+        raise Misuse(f"--examples is a whole number of at least 2, not {examples}")
 
 
 def render_diagnosis(found: Sequence[Any], work: Path) -> list[str]:
@@ -213,9 +240,14 @@ def results(
         )
     for store in stores:
         if "://" not in store and not (Path(store).expanduser() / "manifest.json").is_file():
+            if (Path(store).expanduser() / "ranks" / "manifest.json").is_file():
+                raise InputError(
+                    f"{store} is a folder of regard doctor; the runs in it are {store}/ranks and {store}/checks"
+                )
             raise InputError(f"{store} holds no run (there is no manifest.json); give the --out of regard evaluate")
-    need("eval")
-    need("store")
+    with busy(f"reading {', '.join(stores)}"):
+        need("eval")
+        need("store")
     if board is not None:
         made_by = shlex.join(["regard", "results", *stores, "--leaderboard", str(board)])
         _leaderboard(stores, writable_file(board, (".md", ".html"), "--leaderboard"), made_by, quiet)
@@ -225,17 +257,19 @@ def results(
 
 def _results(store: str, csv: Path | None, against: str, page: bool, out: Path | None, quiet: bool) -> None:
     """One run's table, and its files."""
-    if page:
-        need("viz")
-    from regard.evaluation.store.results import Results
+    with busy(f"reading {store}"):
+        if page:
+            need("viz")
+        from regard.evaluation.store.results import Results
 
-    found = Results(store)
-    if against != AGAINST and against not in found.titles:
-        raise nearest(against, found.titles, f"method of {store}")
+        found = Results(store)
+        if against != AGAINST and against not in found.titles:
+            raise nearest(against, found.titles, f"method of {store}")
+        shown = "" if quiet else _told_of(found)
     place = out or (found.store.folder or Path("regard-results")) / "report" if page else None
     place = None if place is None else writable(place)
-    if not quiet:
-        _show(found)
+    if shown:
+        typer.echo(shown)
     if csv is not None:
         show_file(found.to_csv(csv), quiet)
     if place is not None:
@@ -246,13 +280,13 @@ def _results(store: str, csv: Path | None, against: str, page: bool, out: Path |
 
 def _leaderboard(stores: Sequence[str], file: Path, made_by: str, quiet: bool) -> None:
     """Several runs as one page of tables."""
-    from regard.evaluation.leaderboard import leaderboard
-    from regard.evaluation.store.results import Results
-    from regard.report.leaderboard import write_leaderboard
-
-    if file.suffix.lower() == ".html":
-        need("viz")
     with busy("comparing"):
+        from regard.evaluation.leaderboard import leaderboard
+        from regard.evaluation.store.results import Results
+        from regard.report.leaderboard import write_leaderboard
+
+        if file.suffix.lower() == ".html":
+            need("viz")
         boards = leaderboard([Results(store).as_run() for store in stores])
         if not any(b.contests for b in boards):
             raise Misuse("there is no number to compare yet; run regard evaluate first")
@@ -277,17 +311,17 @@ def _check_methods(asked: Sequence[str]) -> None:
             raise nearest(name, known, "method")
 
 
-def _show(found: Any) -> None:
+def _told_of(found: Any) -> str:
     """The table, how much of the run is done, and what failed."""
-    typer.echo(found.table(width()) + "\n")
+    lines = [found.table(width()) + "\n"]
     done, count = found.examples, found.plan["count"]
     if done < count:
-        typer.echo(f"{done} of {count} examples are done; the same regard evaluate goes on from there")
+        lines += [f"{done} of {count} examples are done; the same regard evaluate goes on from there"]
     failed = found.failed()
-    for why, number in failed.most_common(SHOWN):
-        typer.echo(f"{quantity(number, 'example')} failed: {one_line(why)}")
+    lines += [f"{quantity(number, 'example')} failed: {one_line(why)}" for why, number in failed.most_common(SHOWN)]
     if len(failed) > SHOWN:
-        typer.echo(f"and {len(failed) - SHOWN} other errors; the column error of the rows has all of them")
+        lines += [f"and {len(failed) - SHOWN} other errors; the column error of the rows has all of them"]
+    return "\n".join(lines)
 
 
 def _check_any(found: Any) -> None:
@@ -331,17 +365,21 @@ def drawn(against: str) -> Callable[[Sequence[Any], Path], list[str]]:
 
 
 @contextmanager
-def told(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
-    """Says how far a run is: a bar on a terminal, on a pipe a line for each shard."""
+def told(quiet: bool, first: str) -> Iterator[Callable[[Any], None] | None]:
+    """Says how far a run is: a bar on a terminal, on a pipe a line for each shard. first: what is done before it begins."""
     if quiet:
         yield None
     elif not sys.stderr.isatty():
         yield lambda p: typer.echo(line_of(p), err=True)
     else:
         with drawn_bar() as bar:
-            task = bar.add_task("evaluating", total=None, pace="")
+            task = bar.add_task(one_line(first), total=None, pace="")
             yield lambda p: bar.update(
-                task, completed=p.examples, total=p.of_examples, pace=cost_told(p) if p.measuring else pace_of(p)
+                task,
+                description="evaluating",
+                completed=p.examples,
+                total=p.of_examples,
+                pace=cost_told(p) if p.measuring else pace_of(p),
             )
 
 
@@ -350,8 +388,9 @@ STAGES = {"checks": "checking", "ranks": "taking away"}
 
 
 @contextmanager
-def examined(quiet: bool) -> Iterator[Callable[[str, Any], None] | None]:
-    """Says how far the doctor is: on a terminal in one line, on a pipe with a line for the first and for each tenth example."""
+def examined(quiet: bool, first: str) -> Iterator[Callable[[str, Any], None] | None]:
+    """Says how far the doctor is: on a terminal in one line, on a pipe with a line for the first and for each tenth example.
+    first: what is done before it begins."""
     if quiet:
         yield None
     elif not sys.stderr.isatty():
@@ -360,9 +399,9 @@ def examined(quiet: bool) -> Iterator[Callable[[str, Any], None] | None]:
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"))
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("measuring what an example costs", total=None)
+            task = bar.add_task(one_line(f"{first}, and measuring what an example costs"), total=None)
             yield lambda stage, p: bar.update(task, description=_stage_of(stage, p))
 
 

@@ -25,6 +25,7 @@ from regard.cli.options import (
     Truncate,
     Words,
     check_model,
+    check_no_method,
     pairs,
     places,
     targets,
@@ -120,6 +121,8 @@ def attention_vs_posthoc(
     how |= places(None, baseline) | ({} if budget is None else {"memory_budget": budget})
     wanted = targets(None if target is None else [target])
     out = writable(out)
+    for name, asked in (("--attention", attention), ("--posthoc", posthoc)):
+        check_no_method(inputs if asked else [], name, ",".join(asked or []))
     values = expanded(inputs, lines)
     check(values, None, text, regions)
     check_model(model)
@@ -142,9 +145,9 @@ def probe(
     inputs: Inputs,
     model: Model,
     target: Target = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A page (.html); an older one is replaced.")] = Path(
-        "regard-out/probe.html"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="A page (.html), or a folder for probe.html; an older one is replaced.")
+    ] = Path("regard-out/probe.html"),
     truncate: Truncate = False,
     memory_budget: Budget = None,
     text: Words = None,
@@ -172,7 +175,7 @@ def probe(
     wanted = targets(None if target is None else [target])
     asked: Any = regard.probe
     asked.named(name, target=wanted, **own)
-    out = writable_file(out, (".html",))
+    out = writable_file(out, (".html",), name="probe.html")
     check(inputs, None, text, regions)
     check_model(model)
     reader = load(model)

@@ -30,10 +30,17 @@ def writable(out: Path) -> Path:
     return out
 
 
-def writable_file(out: Path, suffixes: Sequence[str], option: str = "--out") -> Path:
-    """Refuse an output file that cannot be one, or that is of another kind, before time is spent."""
+def writable_file(out: Path, suffixes: Sequence[str], option: str = "--out", name: str | None = None) -> Path:
+    """Refuse an output file that cannot be one, or that is of another kind, before time is spent.
+
+    name: what the file is called in a folder that is given in its place, one that is there or has no suffix; None: a folder is
+    refused.
+    """
+    if name is not None and (out.is_dir() or not out.suffix):
+        return writable(out) / name
     if out.suffix.lower() not in suffixes:
-        raise Misuse(f"{option} is a file that ends in {_either(suffixes)}; {out.name or out} does not")
+        or_folder = "" if name is None else ", or a folder"
+        raise Misuse(f"{option} is a file that ends in {_either(suffixes)}{or_folder}; {out.name or out} does not")
     if out.is_dir():
         raise InputError(f"{out} is a folder; {option} needs a file")
     return writable(out.parent) / out.name

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from regard.errors import InputError, Misuse
+from regard.explanation.counts import quantity
 from regard.prompts import Prompts
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
@@ -189,7 +190,7 @@ class Pair:
             if given is not None:
                 raise Misuse(f"--labels goes with an INPUT that is a picture, and takes no {option}; leave it out")
         many, each = len(classes.labels), len(classes.templates)
-        name = f"{many} label{'s' * (many > 1)}" + (f" in {each} templates" if each > 1 else "")
+        name = quantity(many, "label") + (f" in {each} templates" if each > 1 else "")
         return cls("image", name=name, classes=classes)
 
     def read(self, value: str) -> tuple[Any, str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import typer
 
 import regard
 from regard.baseline import Baseline
+from regard.cli.inputs import is_there
 from regard.errors import Misuse, UnknownName, nearest
 from regard.guide import Guide
 from regard.models.checkpoint import ADAPTER
@@ -182,6 +183,19 @@ def chosen(names: str, site: str | None = None, baseline: str | None = None) -> 
     return asked
 
 
+def check_no_method(inputs: Sequence[str | None], option: str, asked: str) -> None:
+    """Refuse a method's name among the inputs: a shell ends a list at its blanks. asked: what `option` was given."""
+    table: Any = regard.methods()
+    known = {row.name for row in table.rows}
+    for name in inputs:
+        if name in known and not is_there(str(name)):
+            listed = ",".join([asked.strip(" ,"), str(name)]) if asked not in ("", AUTO) else str(name)
+            raise Misuse(
+                f"{name!r} is the name of a method, but stands where an input does; put commas and no blanks between methods: "
+                f"{option} {listed}"
+            )
+
+
 def guide(said: str | None, whole: bool = True) -> dict[str, Guide]:
     """The guide that is asked for; `whole`: it may be a second picture, which is explained with the first."""
     if said is None:
@@ -232,7 +246,10 @@ def check_options(names: Sequence[str], options: dict[str, Any]) -> None:
     known = {option for row in table.rows if row.name in meant for option in row.options}
     for name in options:
         if name not in known:
-            raise nearest(name, known - {"guide"} or {"(none)"}, f"option of {', '.join(names)}")
+            if known <= {"guide"}:
+                takes = "takes no --option" if len(names) == 1 else "take no --option"
+                raise UnknownName(f"unknown option {name!r}: {', '.join(names)} {takes}")
+            raise nearest(name, known - {"guide"}, f"option of {', '.join(names)}")
     for row in table.rows:
         if row.name in names:
             row.checked(options)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import regard
-from regard.cli.inputs import Pair, existing, headline, read_input
+from regard.cli.inputs import Pair, existing, headline, is_table, read_input
 from regard.cli.options import chosen
 from regard.cli.rewriting import pictures_in
 from regard.errors import InputError, Misuse
@@ -37,10 +37,16 @@ def listed(attention: Sequence[str] | None, posthoc: Sequence[str] | None) -> di
 
 
 def expanded(values: Sequence[str], lines: bool) -> list[str]:
-    """The arguments, with folders as the pictures in them. Raises InputError for a folder without any, and with --lines for
-    what is no file."""
+    """The arguments, with folders as the pictures in them. Raises InputError for a folder without any, for a table, and with
+    --lines for what is no file."""
     out: list[str] = []
     for value in values:
+        if is_table(value):
+            existing(value)
+            raise InputError(
+                f"{value} is a table, which is not read here; save its texts as a text file, one a line, and give that with "
+                "--lines"
+            )
         if lines:
             existing(value)
         out += [str(p) for p in pictures_in(value)] if _is_folder(value) else [value]

@@ -16,7 +16,7 @@ import typer
 
 import regard
 from regard.cli.inputs import check_utf8
-from regard.cli.terminal import busy, in_options, in_short, one_line, unforeseen
+from regard.cli.terminal import busy, in_options, in_short, kept_still, one_line, unforeseen
 from regard.errors import RegardError
 from regard.extras import need
 
@@ -29,7 +29,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         try:
-            with _others_silent(debug):
+            with _others_silent(debug), kept_still(bool(kwargs.get("quiet"))):
                 check_utf8(kwargs.values())
                 command(*args, debug=debug, **kwargs)
         except KeyboardInterrupt as e:
@@ -77,8 +77,8 @@ def load(name: str, draws: bool = True) -> Any:
     """The reader of a model. Raises Misuse first where what draws the report is not installed."""
     if draws:
         need("viz")
-    made: Any = regard.load
-    with busy("loading the model"):
+    with busy(f"loading {name}"):
+        made: Any = regard.load  # the first use of the name imports torch and transformers, which takes seconds
         return made(name)
 
 

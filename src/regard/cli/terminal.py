@@ -9,6 +9,7 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,9 @@ def from_model(e: BaseException) -> bool:
 
 def in_options(message: str) -> str:
     """An error in the words of the command line: `token=` is `--token` there."""
+    message = re.sub(r"\bcolumn=(?=[\s;,.]|$)", "--data-option column=NAME", message)
     return re.sub(
-        r"\b(truncate)=True\b|\b(target|against|token|threshold|text|regions|pairs|attention)=(?=[\s:;,.)]|$)",
+        r"\b(truncate)=True\b|\b(target|against|token|threshold|text|regions|pairs|attention|out)=(?=[\s:;,.)]|$)",
         _option,
         message,
     )
@@ -108,10 +110,28 @@ def stdout() -> Console:
     return console
 
 
+_still: ContextVar[bool] = ContextVar("still", default=False)
+
+
+@contextlib.contextmanager
+def kept_still(quiet: bool) -> Iterator[None]:
+    """Nothing moves on the terminal within, if `quiet`."""
+    before = _still.set(quiet)
+    try:
+        yield
+    finally:
+        _still.reset(before)
+
+
+def moves() -> bool:
+    """Whether what moves may be shown: on a terminal, where nobody asked for quiet."""
+    return sys.stderr.isatty() and not _still.get()
+
+
 @contextlib.contextmanager
 def busy(what: str) -> Iterator[None]:
-    """A spinner on stderr while something takes time, on terminals only."""
-    if not sys.stderr.isatty():
+    """A spinner on stderr while something takes time, on terminals only, and not with --quiet."""
+    if not moves():
         yield
         return
     from rich.console import Console
@@ -124,8 +144,8 @@ def busy(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def steps(doing: str = "explaining") -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar on stderr that fills step by step, on terminals only."""
-    if not sys.stderr.isatty():
+    """A bar on stderr that fills step by step, on terminals only, and not with --quiet."""
+    if not moves():
         yield None
         return
     from rich.console import Console

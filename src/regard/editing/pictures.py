@@ -23,7 +23,7 @@ from regard.editing.within import INTERNAL
 from regard.errors import InputError, ModelError
 from regard.explanation.raw_inputs import Picture, Reading
 from regard.explanation.rewriting import Rewriting, png_of
-from regard.models.pictures import Pixels, read_picture, to_image
+from regard.models.pictures import Pixels, ReadPicture, read_picture, to_image
 from regard.models.reading import READS, RawReader
 
 RESAMPLED = (
@@ -76,13 +76,15 @@ def rewrite_pictures(
     raws = raw if isinstance(raw, list) else [raw]
     if not raws:
         raise InputError("an empty list was given; give at least one picture")
-    canvases = [canvas_of(reader, *read_picture(one, i)) for i, one in enumerate(raws)]
+    read = [ReadPicture.of(one, i) for i, one in enumerate(raws)]
+    canvases = [canvas_of(reader, one.pixels, one.name) for one in read]
     reading, notes = reader.read_noted([c.pixels for c in canvases], False)
     _check_pixels(reader, reading)
     allowed = within if isinstance(within, str) and within == INTERNAL else _inside(canvases, within)
     how = {"mean": reading.mean, "std": reading.std, "low": 0.0, "high": 1.0, "levels": 255} | options
     found = rewrite(reader.model, reading.inputs, to, keep, allowed, **how)
     found.labels, found.names = list(reader.labels), [c.picture.name for c in canvases]
+    found.notes += [note for one in read for note in one.notes]
     found.notes += [*notes, *([RESAMPLED] if not all(c.exact for c in canvases) else [])]
     found.before = [c.pixels for c in canvases]
     found.after = [_written(c, found, i) for i, c in enumerate(canvases)]

@@ -138,6 +138,10 @@ def compare(
         raise Misuse("one target at a time can be compared; give one")
     if methods is not None and not methods:
         raise Misuse("nothing to compare: the list of methods is empty")
+    if isinstance(methods, str):
+        raise Misuse(f"methods are a list of names, as those of regard.methods(); not {methods!r}")
+    if "method" in options:
+        raise Misuse("there is no argument method=: it is called methods=")
     seen = inspected(model, inputs)
     columns = _columns(sites, seen)
     names = list(dict.fromkeys(_usual(columns, bool(seen.blocks)) if methods is None else methods))

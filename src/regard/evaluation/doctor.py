@@ -166,7 +166,14 @@ def _check(minutes: float, examples: int | None) -> None:
 def _folder(out: str | os.PathLike[str]) -> Path:
     if "://" in os.fspath(out):
         raise Misuse("the doctor's folder is on this machine: give a path")
-    return Path(out).expanduser()
+    home = Path(out).expanduser()
+    if home.is_dir() and not (home / PLAN).exists():
+        others = sorted(p.name for p in home.iterdir() if p.name[0] != ".")
+        if others:
+            raise Misuse(
+                f"{home} holds other files ({others[0]}), and no visit of the doctor; give a new folder with out="
+            )
+    return home
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from regard.called import parts_of
 from regard.errors import Failure, Misuse, nearest
 from regard.evaluation.data.dataset import DataSet, Given
 from regard.evaluation.data.sources import data_set
@@ -169,6 +170,8 @@ def carried_out(store: Store, plan: Plan, computing: Computing, told: Told | Non
 
 def methods_of(methods: Sequence[Choice]) -> list[MethodChoice]:
     """The methods, their options checked. Raises Misuse where there is none, or where two would have one name in tables."""
+    if isinstance(methods, str):
+        raise Misuse(f"methods are a list: methods={parts_of(methods)!r}")
     chosen = [method_of(m) for m in methods]
     if not chosen:
         raise Misuse("no method is named; name one at the least")
@@ -259,7 +262,14 @@ def reader_of(model: Any) -> Any:
     raise Misuse(f"a model is a name, a folder, a Reader or a module, not a {type(model).__name__}")
 
 
+OWN = ("methods", "protocols", "examples", "workers", "threads", "minutes", "costs")
+"""Arguments that are called by their plurals."""
+
+
 def data_of(data: Any, model: Any, options: Mapping[str, Any]) -> DataSet:
+    for name in options:
+        if f"{name}s" in OWN:
+            raise Misuse(f"there is no argument {name}=: it is called {name}s=")
     if isinstance(data, DataSet):
         found = data
     elif isinstance(data, list | tuple) and data and all(isinstance(e, Example) for e in data):

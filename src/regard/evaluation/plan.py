@@ -230,12 +230,19 @@ def _differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     for part, key in (("methods", "title"), ("protocols", "name")):
         a, b = ([_title(m, key) for m in plan.get(part, ())] for plan in (then, now))
         if a != b:
-            yield f"{part} were {', '.join(a)} and are {', '.join(b)}"
+            yield f"the {part} are {_moved(a, b)}"
         elif then.get(part) != now.get(part):
             yield f"choices of the {part} changed"
     for name, said in COUNTS.items():
         if then.get(name) != now.get(name):
             yield f"{said} was {then.get(name)} and is {now.get(name)}"
+
+
+def _moved(then: Sequence[str], now: Sequence[str]) -> str:
+    """How a list differs from an earlier one."""
+    gone, new = ([one for one in some if one not in others] for some, others in ((then, now), (now, then)))
+    said = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("now with", new)) if names]
+    return ", and ".join(said) or "in another order"
 
 
 COUNTS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PLURALS = {"patch": "patches"}
+PLURALS = {"patch": "patches", "pass": "passes"}
 
 
 def quantity(count: int, unit: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -32,28 +32,51 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", 
 _ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+)://|(data):")
 
 
+class ReadPicture(NamedTuple):
+    """A raw picture, read: RGB `pixels`, uint8 (height, width, 3), its name, and how much of it was `transparent`, 0 to 1."""
+
+    pixels: Pixels
+    name: str
+    transparent: float = 0.0
+
+    @property
+    def notes(self) -> list[str]:
+        """What the model saw otherwise than the eye does."""
+        if not self.transparent:
+            return []
+        share = "less than 1 %" if self.transparent < 0.01 else f"{100 * self.transparent:.0f} %"
+        return [f"{share} of {self.name} is transparent, and was laid over white for the model"]
+
+    @classmethod
+    def of(cls, raw: Any, number: int = 0) -> ReadPicture:
+        """Read one raw picture.
+
+        `raw` is a path, a file: or data: address (others are not fetched), a PIL image, or a uint8 numpy array or torch
+        tensor (height, width), (height, width, 3) or (height, width, 4). Rotation by EXIF is applied, transparent pixels are
+        laid over white, an animation gives its first frame, and pictures of more than 8 bits are scaled down (see `to_rgb`).
+
+        Raises InputError for what is missing, empty, damaged, too large to open safely, or not a picture.
+        """
+        Image = _pillow()
+        name = f"picture {number}"
+        if isinstance(raw, str) and (address := _ADDRESS.match(raw)):
+            return _addressed(raw, (address[1] or address[2]).lower(), name)
+        if isinstance(raw, str | os.PathLike):
+            return _open(Path(raw))
+        if isinstance(raw, Image.Image):
+            return _decode(raw, getattr(raw, "filename", "") or name)
+        if isinstance(raw, np.ndarray | Tensor):
+            pixels, transparent = _flattened(Image.fromarray(_checked(raw, name)))
+            return cls(pixels, name, transparent)
+        raise InputError(
+            f"{name} is of type {type(raw).__name__}; give a path, a PIL image, or a uint8 array or tensor (height, width, 3)"
+        )
+
+
 def read_picture(raw: Any, number: int = 0) -> tuple[Pixels, str]:
-    """Turn one raw picture into RGB `pixels`, uint8 (height, width, 3), and a name for it.
-
-    `raw` is a path, a file: or data: address (others are not fetched), a PIL image, or a uint8 numpy array or torch
-    tensor (height, width), (height, width, 3) or (height, width, 4). Rotation by EXIF is applied, transparent pixels are
-    laid over white, an animation gives its first frame, and pictures of more than 8 bits are scaled down (see `to_rgb`).
-
-    Raises InputError for what is missing, empty, damaged, too large to open safely, or not a picture.
-    """
-    Image = _pillow()
-    name = f"picture {number}"
-    if isinstance(raw, str) and (address := _ADDRESS.match(raw)):
-        return _addressed(raw, (address[1] or address[2]).lower(), name)
-    if isinstance(raw, str | os.PathLike):
-        return _open(Path(raw)), Path(raw).name
-    if isinstance(raw, Image.Image):
-        return _decode(raw, getattr(raw, "filename", "") or name), Path(getattr(raw, "filename", "") or name).name
-    if isinstance(raw, np.ndarray | Tensor):
-        return to_rgb(Image.fromarray(_checked(raw, name))), name
-    raise InputError(
-        f"{name} is of type {type(raw).__name__}; give a path, a PIL image, or a uint8 array or tensor (height, width, 3)"
-    )
+    """RGB pixels, uint8 (height, width, 3), of one raw picture, and a name for it; see `ReadPicture.of`."""
+    found = ReadPicture.of(raw, number)
+    return found.pixels, found.name
 
 
 def names_picture(text: str) -> str | None:
@@ -82,17 +105,16 @@ def names_picture(text: str) -> str | None:
         return None
 
 
-def _addressed(address: str, scheme: str, name: str) -> tuple[Pixels, str]:
+def _addressed(address: str, scheme: str, name: str) -> ReadPicture:
     """A picture by its address: a file here, or the bytes themselves. Nothing is fetched from elsewhere."""
     if scheme == "file":
-        path = Path(url2pathname(urlsplit(address).path))
-        return _open(path), path.name
+        return _open(Path(url2pathname(urlsplit(address).path)))
     if scheme != "data":
         raise InputError(f"{address} is not fetched: pictures are read from files; download it, and give its path")
     Image = _pillow()
     try:
         with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2], validate=False))) as image:
-            return _decode(image, name), name
+            return _decode(image, name)
     except InputError:
         raise
     except Exception as e:  # no base64, or no picture
@@ -106,15 +128,21 @@ def to_rgb(image: Image.Image) -> Pixels:
     16-bit grey where they fit, floats (mode F) within 0..1 are multiplied by 255; both are kept as they are within
     0..255, and stretched from their minimum to their maximum where they fit neither.
     """
-    Image = _pillow()
+    return _flattened(image)[0]
+
+
+def _flattened(image: Image.Image) -> tuple[Pixels, float]:
+    """The same, and the share of pixels that are not wholly opaque."""
+    Image, transparent = _pillow(), 0.0
     if image.mode.startswith("I;16") or image.mode in WIDE:
         image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
     if image.mode == "La":  # Pillow knows this way only
         image = image.convert("LA")
     if image.mode in ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
+        transparent = float((np.asarray(image.getchannel("A")) < 255).mean())
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return torch.from_numpy(np.array(image.convert("RGB")))
+    return torch.from_numpy(np.array(image.convert("RGB"))), transparent
 
 
 def _to_8_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
@@ -133,7 +161,7 @@ def _to_8_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
     return scaled
 
 
-def _open(path: Path) -> Pixels:
+def _open(path: Path) -> ReadPicture:
     """Open a picture file; every way in which that can fail becomes one InputError."""
     Image = _pillow()
     try:
@@ -157,14 +185,16 @@ def _open(path: Path) -> Pixels:
         raise InputError(f"{path} cannot be read: {e}") from e
 
 
-def _decode(image: Image.Image, name: str) -> Pixels:
-    """Decode an opened PIL image upright; decoders raise many kinds of errors for damaged data."""
+def _decode(image: Image.Image, name: str) -> ReadPicture:
+    """Decode an opened PIL image upright; decoders raise many kinds of errors for damaged data. `name`: what errors call it,
+    the last part of which is the picture's own."""
     from PIL import ImageOps
 
     if 0 in image.size:
         raise InputError(f"{name} is an empty picture ({image.width} x {image.height})")
     try:
-        return to_rgb(ImageOps.exif_transpose(image))
+        pixels, transparent = _flattened(ImageOps.exif_transpose(image))
+        return ReadPicture(pixels, Path(name).name, transparent)
     except InputError as e:
         raise InputError(f"{name}: {e}") from None
     except MemoryError:

@@ -17,7 +17,7 @@ from regard.models import embeddings, pairs, regions, sounds, zero_shot
 from regard.models.chats import can_write, is_chat
 from regard.models.generate import begins_with, begun_text, start_of
 from regard.models.geometry import View, from_flat_patches, from_patches, probe, probe_tiles
-from regard.models.pictures import Pixels, read_picture, taking, to_image
+from regard.models.pictures import Pixels, ReadPicture, taking, to_image
 from regard.models.texts import check_known, longest, read_texts
 from regard.prompts import Prompts
 from regard.recording.tokens import rasters
@@ -83,7 +83,8 @@ class RawReader:
         ([pictures], prompt), or a prompt alone; for a captioner a picture alone. `regions`, for a model that reads regions of a
         picture: their boxes (regions, 4) as (left, top, right, bottom), fractions of the picture, or (boxes, vectors) where the
         model brings nothing that makes vectors of them. `truncate` lets texts and sounds longer than the model takes be cut. A
-        UserWarning says what was cut, and where the processor does something to pictures that cannot be undone on the original.
+        UserWarning says what was cut, what was transparent, and where the processor does something to pictures that cannot be
+        undone on the original.
 
         Raises InputError for a raw input that cannot be read.
         """
@@ -152,10 +153,10 @@ class RawReader:
         given, said = pairs.split(raws[0], self.wants, type(self.model).__name__)
         if zero_shot.are_texts(said):
             return self._read_compared(given, zero_shot.prompts_of(said))
-        pixels = [read_picture(picture, number) for number, picture in enumerate(given)]
+        pixels = [ReadPicture.of(picture, number) for number, picture in enumerate(given)]
         begun, said = (said, None) if self.wants.begins else (None, said)
         prompt = pairs.prompt_of(self.model, self.processor, said, len(given))
-        images, options = [to_image(p) for p, _ in pixels], pairs.padding(self.model)
+        images, options = [to_image(one.pixels) for one in pixels], pairs.padding(self.model)
         tensors, text, told = pairs.read_pair(self.processor, prompt, images, options)
         raw: dict[str, list[Raw]] = {}
         special: dict[str, Tensor] = {}
@@ -177,9 +178,9 @@ class RawReader:
     def _read_compared(self, given: list[Any], prompts: Prompts) -> tuple[Reading, list[str]]:
         """Read one picture with the texts of the classes that it is compared with."""
         zero_shot.check(self.model, len(given))
-        pixels = read_picture(given[0], 0)
+        pixels = ReadPicture.of(given[0])
         options = pairs.padding(self.model)
-        tensors, read, told = zero_shot.read(self.processor, prompts.texts, to_image(pixels[0]), options)
+        tensors, read, told = zero_shot.read(self.processor, prompts.texts, to_image(pixels.pixels), options)
         for text in read:
             self._check_length(text)
         check_known(self.processor.tokenizer, self.model, tensors["input_ids"].flatten().tolist())
@@ -200,7 +201,8 @@ class RawReader:
         if len(raws) > 1:
             raise InputError(f"{name} reads one picture and question at a time; give them one by one")
         given, question = regions.split(raws[0], name)
-        pixels, called = read_picture(given)
+        picture = ReadPicture.of(given)
+        pixels, called, _ = picture
         tensors, places = regions.read_regions(boxes, self.encoder, pixels, name)
         regions.check_width(tensors[regions.FEATURES], self.model)
         height, width = pixels.shape[:2]
@@ -213,7 +215,7 @@ class RawReader:
             },
             special={"input_ids": batch.special.to(self._place()[0])},
             labels=self.labels or None,
-        ), batch.notes
+        ), batch.notes + picture.notes
 
     def check_text(self, reading: Reading) -> None:
         """Refuse to run a captioner that has no text yet."""
@@ -258,9 +260,9 @@ class RawReader:
                 )
 
     def _read_pictures(self, raws: list[Any]) -> tuple[Reading, list[str]]:
-        read = [read_picture(raw, number) for number, raw in enumerate(raws)]
+        read = [ReadPicture.of(raw, number) for number, raw in enumerate(raws)]
         parts = []
-        for pixels, name in read:
+        for pixels, name, _ in read:
             with taking(pixels, name):
                 parts.append(self._process(pixels))
         pictures, views, notes = self._pictures(read)
@@ -272,10 +274,12 @@ class RawReader:
             std=views[0].std,
         ), notes
 
-    def _pictures(self, read: list[tuple[Pixels, str]]) -> tuple[list[Picture], list[View], list[str]]:
-        """Pictures with the part of each that the model sees, and what cannot be said of them."""
+    def _pictures(self, read: list[ReadPicture]) -> tuple[list[Picture], list[View], list[str]]:
+        """Pictures with the part of each that the model sees, and what is to be said of that."""
         pictures, views, notes = [], [], []
-        for pixels, name in read:
+        for one in read:
+            pixels, name, _ = one
+            notes += one.notes
             with taking(pixels, name):
                 view = self._view(pixels)
             if view.box is None:

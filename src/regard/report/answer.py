@@ -11,6 +11,7 @@ import numpy as np
 
 from regard.explanation.boxes import Found
 from regard.explanation.causal_test import CausalTest
+from regard.explanation.counts import quantity
 from regard.explanation.explanation import Explanation
 from regard.explanation.names import stream_name
 from regard.explanation.prediction import Prediction
@@ -207,10 +208,10 @@ def folded(exp: Explanation, target: str) -> str:
     """The receipt in one line: whether the output is the model's own, what was explained, how many passes it took."""
     r = exp.receipt
     own = "" if r.output_difference is None else SAME if r.same_output else f"output {differs(r.output_difference)}"
-    passes = f"{r.passes} {'pass' if r.passes == 1 else 'passes'}"
     task = chosen_for(r)
     method = f"{exp.method}, the default for {task}" if task else exp.method
-    return " · ".join(filter(None, (own, f"explained: {target}", method, passes)))
+    notes = quantity(len(r.notes), "note") if r.notes else ""
+    return " · ".join(filter(None, (own, f"explained: {target}", method, quantity(r.passes, "pass"), notes)))
 
 
 __all__ = ["Verdict", "answers", "because", "folded", "in_short", "place_of", "verdict_of"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from regard.explanation.counts import quantity
 from regard.explanation.raw_inputs import Picture
 from regard.report.colour import AGAINST, DARK, FOR, LIGHT, Array, ColourScale, number, text_colours, veil
 from regard.report.drawing import resized
@@ -53,6 +54,7 @@ def templates() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.globals["quantity"] = quantity
     return environment
 
 

@@ -387,7 +387,7 @@ def sections(explanations: Sequence[Explanation]) -> list[Section]:
             key = _key(exp, sample)
             home = next((s for s in found if s.key == key and not _holds(s, view)), None)
             if home is None:
-                home = Section(_name(exp, sample), key)
+                home = Section(input_name(exp, sample), key)
                 found.append(home)
             home.views.append(_told_apart(home, view))
     return found
@@ -406,9 +406,15 @@ def _told_apart(section: Section, view: SampleView) -> SampleView:
     return replace(view, target=f"{view.target} ({same + 1})") if view.target in called.values() else view
 
 
-def _name(exp: Explanation, sample: int) -> str:
-    names = [r.name for r in (_raw(exp, s, sample) for s in exp.inputs) if r is not None]
-    return " + ".join(names) if names else f"sample {sample}"
+def input_name(exp: Explanation, sample: int) -> str:
+    """What a sample's raw inputs are called: files by their names, a text that is called by its own words in quotes."""
+    raws = [r for r in (_raw(exp, s, sample) for s in exp.inputs) if r is not None]
+    return " + ".join(dict.fromkeys(_called(r) for r in raws)) or f"sample {sample}"
+
+
+def _called(raw: Raw) -> str:
+    begins = isinstance(raw, Text) and " ".join(raw.text.split()).startswith(raw.name.removesuffix(" …"))
+    return f"“{raw.name}”" if begins and raw.name else raw.name
 
 
 def _key(exp: Explanation, sample: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from regard.errors import InputError, UnknownName, nearest
 from regard.evaluation.data.dataset import DataSet
+from regard.models.pictures import SUFFIXES
 from regard.zoo import PREFIX
 
 KINDS = {
@@ -69,6 +70,12 @@ def _kind_of(path: str) -> str:
         endings = {".mat": "gtsegs", ".json": "coco", ".csv": "table", ".tsv": "table", ".jsonl": "table"}
         if place.suffix.lower() in endings:
             return endings[place.suffix.lower()]
+        if place.suffix.lower() in SUFFIXES:
+            raise InputError(f"{path} is one picture; give the folder that it is in")
+        if place.suffix.lower() == ".txt":
+            raise InputError(
+                f"{path} is a text file; put its texts into a .csv or .jsonl file, a row each, and give that"
+            )
         raise InputError(f"of what kind {path} is does not show; say so: {', '.join(f'{k}:' for k in KINDS)}")
     if ":" in path and path.partition(":")[0].isalpha():
         raise UnknownName(str(nearest(path.partition(":")[0], KINDS, "kind of data")))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from regard.baseline import Baseline
-from regard.called import called
+from regard.called import called, parts_of
 from regard.errors import Misuse, nearest
 from regard.evaluation.data.dataset import DataSet
 from regard.evaluation.protocols.protocol import MethodChoice, Protocol
@@ -32,16 +32,38 @@ def asked_of(protocols: Sequence[Asked] | None, kind: str, data: DataSet) -> lis
     """Protocols by their words or as they are, each once; None: those that the data can be judged by.
 
     What the words leave open fits the data: of a text, words are taken away and not pixels; where no classes are known,
-    the predicted one is explained. Raises UnknownName and Misuse for wrong words.
+    the predicted one is explained. Raises UnknownName and Misuse for wrong words, and for what these data cannot be judged by.
     """
+    if isinstance(protocols, str):
+        raise Misuse(f"protocols are a list: protocols={parts_of(protocols)!r}")
     wanted = _usual(data) if protocols is None else protocols
-    return list(dict.fromkeys(p if isinstance(p, Protocol) else protocol_of(p, kind, data.labelled) for p in wanted))
+    made = [p if isinstance(p, Protocol) else protocol_of(p, kind, data.labelled) for p in wanted]
+    known = _known(data)
+    for protocol in made:
+        if not known.get(protocol.kind, True):
+            raise Misuse(
+                f"{data.source} holds no {NEEDED[protocol.kind]}, which {protocol.kind} needs; these data can be judged by "
+                f"{', '.join(_usual(data))}"
+            )
+    return list(dict.fromkeys(made))
+
+
+NEEDED = {
+    "segmentation": "masks",
+    "rationale": "rationales",
+    "known-tokens": "tokens that answers are known to rest on",
+}
+"""What data must hold for a protocol."""
+
+
+def _known(data: DataSet) -> dict[str, bool]:
+    """Whether they do, as far as is known before they are read."""
+    return {"segmentation": data.masked, "rationale": data.rationales, "known-tokens": data.sourced}
 
 
 def _usual(data: DataSet) -> list[str]:
-    """What data can be judged by, as far as is known before they are read."""
-    known = {"segmentation": data.masked, "rationale": data.rationales, "known-tokens": data.sourced}
-    return ["perturbation", *(name for name, there in known.items() if there), "attribution-error"]
+    """What data can be judged by."""
+    return ["perturbation", *(name for name, there in _known(data).items() if there), "attribution-error"]
 
 
 def protocol_of(words: str, kind: str, labelled: bool) -> Protocol:

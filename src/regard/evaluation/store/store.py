@@ -76,7 +76,9 @@ class Store:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other runs out. Raises Misuse where one is at work, InputError for a place that cannot be written."""
+        """Keep other runs out. Raises Misuse where one is at work, or where a folder holds other files, which gets no lock; and
+        InputError for a place that cannot be written."""
+        self._check_ours(self.manifest)
         with contextlib.ExitStack() as stack:
             try:
                 if self.folder is not None:
@@ -105,10 +107,9 @@ class Store:
         Raises Misuse, which names what differs, where the plans do; and for a folder with other files in it.
         """
         then = self.manifest
+        self._check_ours(then)
         if then is not None:
             check_same(then, plan.as_dict(), self.out)
-        elif others := [n for n in self._names() if n not in OWN and not n.startswith(HALF)]:
-            raise Misuse(f"{self.out} holds other files ({others[0]}), and no run; give a new folder")
         with self.writing():
             for left in self._half_written():
                 left.unlink(missing_ok=True)
@@ -116,6 +117,12 @@ class Store:
                 self._put(MANIFEST, json.dumps({"format": FORMAT, "plan": plan.as_dict()}, indent=1).encode())
             if README not in self._names():
                 self._put(README, readme(self.out, plan, self.folder is not None).encode())
+
+    def _check_ours(self, manifest: Mapping[str, Any] | None) -> None:
+        """Raise Misuse for a folder of other files."""
+        others = [n for n in self._names() if n not in OWN and not n.startswith(HALF)]
+        if manifest is None and others:
+            raise Misuse(f"{self.out} holds other files ({others[0]}), and no run; give a new folder")
 
     def _half_written(self) -> list[Path]:
         """The files of a disk that a killed run was writing."""

@@ -28,7 +28,18 @@ from regard.report.drawing import SHARP, resized, veiled
 from regard.report.look import Look, limited, scale_of_panel, shared, with_scale
 from regard.report.page import COLOURS, piece, templates
 from regard.report.receipt import at, lines, percent
-from regard.report.view import ChartView, Panel, PictureView, SampleView, TextPiece, TextView, enlarged, listed, view_of
+from regard.report.view import (
+    ChartView,
+    Panel,
+    PictureView,
+    SampleView,
+    TextPiece,
+    TextView,
+    enlarged,
+    input_name,
+    listed,
+    view_of,
+)
 
 SIDE = 320  # pixels, the longest side of a map on the page
 COLOURED = {"colours": COLOURS, "opacity": OPACITY}
@@ -125,12 +136,6 @@ def _settled(panel: Panel, least: float) -> Panel:
     return with_scale(panel, empty)
 
 
-def name_of(exp: Explanation, sample: int) -> str:
-    """The raw input's name."""
-    names = [raw[sample].name for raw in exp.inputs.values() if sample < len(raw)]
-    return " + ".join(names) if names else f"sample {sample}"
-
-
 def numbers(exp: Explanation, sample: int) -> list[str]:
     """The last columns of the table: site, baseline, Σa, T, ε, ε/|T|, passes."""
     r = exp.receipt
@@ -182,7 +187,7 @@ def _section(c: Comparison, sample: int) -> dict[str, Any]:
     ]
     return {
         "id": key,
-        "name": name_of(first, sample),
+        "name": input_name(first, sample),
         "original": original(view_of(first, sample)),
         "target": lines(first, sample)[0],
         "rows": rows,

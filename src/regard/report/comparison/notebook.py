@@ -7,8 +7,9 @@ import io
 
 from regard.evaluation.compare import Comparison
 from regard.explanation.tables import as_html
-from regard.report.comparison.html import HEAD, name_of, table
+from regard.report.comparison.html import HEAD, table
 from regard.report.comparison.png import plot
+from regard.report.view import input_name
 
 SAMPLES = 4
 """As many samples are drawn; of more, the first of them."""
@@ -27,8 +28,8 @@ def _figure(c: Comparison, sample: int) -> str:
 
 
 def _table(c: Comparison, sample: int) -> str:
-    of = f"{name_of(c.explanations[0], sample)}; of {c.batch} samples the first {SAMPLES} are shown"
-    caption = of if c.batch > SAMPLES else name_of(c.explanations[0], sample)
+    of = f"{input_name(c.explanations[0], sample)}; of {c.batch} samples the first {SAMPLES} are shown"
+    caption = of if c.batch > SAMPLES else input_name(c.explanations[0], sample)
     return as_html((HEAD[0], *HEAD[4:]), [[row[0], *row[4:]] for row in table(c, sample)], caption)
 
 

@@ -13,7 +13,7 @@ from regard.errors import Misuse
 from regard.evaluation.compare import Comparison, formula
 from regard.explanation.explanation import Explanation
 from regard.report.colour import LIGHT, ColourScale, text_colour
-from regard.report.comparison.html import SIDE, Shown, accounts, ends, maps, name_of, shown, small
+from regard.report.comparison.html import SIDE, Shown, accounts, ends, maps, shown, small
 from regard.report.drawing import resized
 from regard.report.figure import (
     BLACK,
@@ -34,7 +34,7 @@ from regard.report.figure import (
 )
 from regard.report.look import Look, Scale, scale_of_panel
 from regard.report.receipt import lines
-from regard.report.view import ChartView, Panel, PictureView, TextPiece, TextView, view_of
+from regard.report.view import ChartView, Panel, PictureView, TextPiece, TextView, input_name, view_of
 
 GAP = 0.15  # inches, between maps
 PICTURE, TEXT = 1.35, 2.3  # inches, the width of a cell
@@ -81,7 +81,7 @@ def _figure(c: Comparison, sample: int, of: Shown) -> Any:
     width = 2 * EDGE + columns * (cell + GAP) - GAP
     figure = sheet(width, top + sum(heights) + EDGE)
     at = figure.get_figheight() - EDGE
-    title = f"Methods compared: {name_of(c.explanations[0], sample)}"
+    title = f"Methods compared: {input_name(c.explanations[0], sample)}"
     write(figure, EDGE, at, _shortened(title, columns * cell, 8), 13, BLACK, weight="bold")
     for i, line in enumerate(target):
         write(figure, EDGE, at - 0.3 - 0.2 * i, line, 9.5, FAINT)

@@ -20,7 +20,7 @@ from regard.report import need
 from regard.report.colour import OPACITY, Array, number
 from regard.report.page import COLOURS, templates, uri_of
 from regard.report.receipt import at
-from regard.report.view import ChartView, Panel, PictureView, TextView, plain, target_of, view_of
+from regard.report.view import ChartView, Panel, PictureView, TextView, input_name, plain, target_of, view_of
 
 SIDE = 96  # pixels of the picture under a map
 NAMED = 3  # of the strongest tokens of a map
@@ -85,11 +85,10 @@ def _sample(heads: HeadMaps, i: int) -> dict[str, Any]:
     drawn = [[_panels(heads, layer, head, i) for head in range(layer.heads)] for layer in heads.layers]
     held = [[_held(panels) for panels in row] for row in drawn]
     most, layer, head = max((amount, -n, -m) for n, row in enumerate(held) for m, amount in enumerate(row))
-    names = [raw[i].name for raw in exp.inputs.values() if i < len(raw)]
     said = f"Head {-head} of layer {heads.layers[-layer].index} holds most, {number(most)}."
     return {
         "id": f"s{i}",
-        "name": " + ".join(dict.fromkeys(names)) or f"sample {i}",
+        "name": input_name(exp, i),
         "target": target_of(exp, i),
         "value": number(at(exp.receipt.target_value, i)),
         "told": said if most > 0 else "No head's map reaches the tokens of the inputs.",

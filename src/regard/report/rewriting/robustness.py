@@ -15,6 +15,7 @@ import numpy as np
 
 from regard.editing.robustness import SIZES, ClassPair, Robustness
 from regard.editing.suspicion import MEANINGS
+from regard.explanation.counts import quantity
 from regard.explanation.writing import write_atomically
 from regard.report import need
 from regard.report.colour import FOR, LIGHT, text_colour
@@ -43,7 +44,7 @@ def page(found: Robustness) -> str:
         templates()
         .get_template("robustness.html.j2")
         .render(
-            title=f"How little rewrites {count} picture{'s' if count != 1 else ''}",
+            title=f"How little rewrites {quantity(count, 'picture')}",
             most=f"{most:g}",
             some=share(some),
             every=share(found.share(found.budget)),
@@ -146,7 +147,7 @@ def _cell(found: Robustness, pair: ClassPair) -> dict[str, Any]:
         "range": "" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}",
         "colour": f"rgb{colour}",
         "ink": text_colour(colour),
-        "about": f"{pair.pictures} picture{'s' if pair.pictures != 1 else ''}",
+        "about": quantity(pair.pictures, "picture"),
     }
 
 

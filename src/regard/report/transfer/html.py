@@ -18,7 +18,7 @@ from regard.report.colour import DARK, LIGHT, OPACITY, number
 from regard.report.page import COLOURS, STAGE, cells_of, pieces, safe_json, scale, stages_of, templates
 from regard.report.receipt import at
 from regard.report.transfer.view import Arrow, LayerView, RunningView, Spot, TransferView, unit, view_of_transfer
-from regard.report.view import PictureView
+from regard.report.view import PictureView, input_name
 
 STRIP = 200  # cells of a small text at most; beyond that neighbours are put together
 
@@ -51,10 +51,9 @@ def _sample(view: TransferView, key: str) -> dict[str, Any]:
     """What the template and the script need of one sample."""
     stages, running = stages_of((p for layer in view.layers for p in layer.panels), key), _running(view, key)
     ids = {s["stream"]: s["id"] for s in [*stages, *running]}
-    names = [raw[view.sample].name for raw in view.exp.inputs.values() if view.sample < len(raw)]
     return {
         "id": key,
-        "name": " + ".join(dict.fromkeys(names)) or f"sample {view.sample}",
+        "name": input_name(view.exp, view.sample),
         "target": view.target,
         "value": number(at(view.exp.receipt.target_value, view.sample)),
         "stages": stages,
