@@ -49,7 +49,7 @@ from regard.evaluation.protocols.attribution_error import attribution_error as a
 from regard.evaluation.protocols.protocol import MethodChoice, Protocol
 from regard.evaluation.protocols.rationale import runs
 from regard.evaluation.ranking import BEST, NEAR
-from regard.evaluation.statistics import Interval, bootstrap, median_with_interval
+from regard.evaluation.statistics import Interval, bootstrap, median, median_with_interval
 from regard.report.evaluation import charts
 from regard.report.evaluation import html as protocols
 
@@ -294,7 +294,7 @@ def medians(rows: Sequence[Row]) -> dict[str, str]:
         if np.median(values[method]) == np.median(values[best]):
             return BEST
         pairs = [(a, of[best][i]) for i, a in of[method].items() if not math.isnan(a + of[best][i])]
-        found = bootstrap(pairs, lambda x: np.median(x[..., 0], -1) - np.median(x[..., 1], -1))
+        found = bootstrap(pairs, lambda x, counts=None: median(x[:, 0], counts) - median(x[:, 1], counts))
         return NEAR if found.low <= 0 <= found.high else ""
 
     return {m: cell(median_with_interval(v), mark(m)) for m, v in values.items()}

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import multiprocessing
 import os
-import shutil
+import re
 import tarfile
 import tempfile
 import time
@@ -25,17 +27,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import measure
 import torch
 from cluster import Simulation, World
+from pyarrow import parquet
 
 import regard
 from regard.evaluation.data.dataset import files_digest
 from regard.evaluation.data.webdataset import WebDataset
 from regard.evaluation.plan import Plan, Shard
-from regard.evaluation.store.columns import about_of
+from regard.evaluation.store.columns import META, about_of
 from regard.evaluation.store.results import Results
 from regard.evaluation.store.store import Store
+from regard.report.evaluation.html import page
 
 PAGE = measure.ROOT / "docs" / "scale.md"
 PICTURES, SHARD = 1_200_000, 16
@@ -52,6 +57,8 @@ ASSUMED = 1000
 """Forward passes of a ViT-B/16 a second on one GPU: an assumption, for none was at hand. A backward pass counts as two."""
 PUT = 0.05
 """Seconds that a cloud takes to store one object: an assumption, too."""
+GROWN = (1000, 10_000)
+"""Examples of the runs that `regard results` is timed on."""
 
 
 def said(number: float) -> str:
@@ -203,12 +210,12 @@ def store_table(out: Path, home: Path) -> str:
     lines.append(("the manifest, however many shards", f"{said(os.path.getsize(out / 'manifest.json'))} bytes"))
     for count in (1000, 5000):
         many = home / str(count)
-        shutil.copytree(out, many, ignore=shutil.ignore_patterns("*.parquet", ".lock"))
+        many.mkdir()
         for number in range(count):
-            os.link(shard, many / "rows" / f"shard-{number:06}.parquet")
-        found = Results(many)
-        opened = clocked(lambda found=found: found.sql("SELECT 1 FROM rows LIMIT 1"))
-        averages = clocked(lambda found=found: found.sql(AVERAGES))
+            os.link(shard, many / f"shard-{number:06}.parquet")
+        found = duckdb.connect()
+        opened = clocked(lambda found=found, many=many: found.execute(f"CREATE VIEW rows AS FROM '{many}/*.parquet'"))
+        averages = clocked(lambda found=found: found.execute(AVERAGES).fetchall())
         rate = rows * count / averages / 1e6
         lines.append((f"DuckDB over {count:,} shards: opened", f"{said(opened)} s"))
         means = f"{said(averages)} s ({said(rate)} million rows a second)"
@@ -218,9 +225,20 @@ def store_table(out: Path, home: Path) -> str:
         ("looked at when a run goes on, each shard once (all pages, their checksums)", f"{said(1000 * looked)} ms")
     )
     some = Results(out)
+    one = some.rows(some.protocols[0].name, "gae")
     taken = clocked(lambda: some.rows(some.protocols[0].name, "gae"))
-    one = len(some.rows(some.protocols[0].name, "gae"))
-    lines.append(("rows as `regard results` takes them, each an object of Python", f"{said(one / taken)} a second"))
+    lines.append(("`Results.rows`, each an object of Python", f"{said(len(one) / taken)} a second"))
+    for examples in GROWN:
+        large = grown(out, home / f"of {examples}", examples)
+        count = said(Results(large).sql("SELECT count(*) FROM rows")[0][0] / 1e6)
+        with multiprocessing.get_context("spawn").Pool(1) as alone:
+            seconds, megabytes = alone.apply(results_cost, (large,))
+        lines.append(
+            (
+                f"`regard results` of {examples:,} pictures, {count} million rows: table and page",
+                f"{said(seconds)} s, {said(megabytes)} MB at most",
+            )
+        )
     plan = Plan(**some.plan)
     place = Store(home / "published")
     with place.held():
@@ -229,6 +247,41 @@ def store_table(out: Path, home: Path) -> str:
     lines.append(("published on this disk, each shard", f"{said(1000 * put)} ms"))
     lines += data_costs(home)
     return f"`python benchmarks/scale.py`: CPU time, {measure.machine()}.\n\n" + table(lines)
+
+
+def grown(out: Path, into: Path, examples: int) -> Path:
+    """A run of so many examples: those of a real one again and again, by other names, and each time with other values."""
+    (into / "rows").mkdir(parents=True)
+    manifest = json.loads((out / "manifest.json").read_text())
+    count = manifest["plan"]["count"]
+    manifest["plan"] |= {"count": examples, "shard": count}
+    (into / "manifest.json").write_text(json.dumps(manifest))
+    plan = Plan(**manifest["plan"])
+    for shard in plan.shards:
+        columns = (
+            f"number + {shard.first} AS number, example || '-{shard.number}' AS example, "
+            f"value + 0.01 * sin(number + {shard.number}) AS value"
+        )
+        query = f"SELECT * REPLACE ({columns}) FROM '{out}/rows/*.parquet' ORDER BY number"
+        rows = duckdb.sql(query).arrow().read_all()
+        about = {"plan": plan.digest, "shard": shard.number, "rows": len(rows)}
+        parquet.write_table(
+            rows.replace_schema_metadata({META: json.dumps(about)}), into / "rows" / shard.name, compression="zstd"
+        )
+    return into
+
+
+def results_cost(out: Path) -> tuple[float, float]:
+    """Seconds of CPU time for the table and the page of a run, and the megabytes that the process had at most."""
+    found = Results(out)
+
+    def shown() -> None:
+        found.table()
+        page(found.measured(protocol.name) for protocol in found.protocols)
+
+    seconds = clocked(shown)
+    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())  # ru_maxrss has the parent's, too
+    return seconds, int(peak) / 1024
 
 
 def data_costs(home: Path) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from regard.evaluation.leaderboard import Board, Cost, RunRows, leaderboard, ord
 from regard.evaluation.protocols.protocol import MethodChoice
 from regard.evaluation.protocols.table import PROTOCOLS
 from regard.evaluation.protocols.words import asked_of, method_of
-from regard.evaluation.statistics import holm, mean, median, ratio_of_sums, swapping
+from regard.evaluation.statistics import holm, mean, median, ratio_of_sums, swapping, swappings
 from regard.evaluation.store.command import command_of
 from regard.evaluation.store.results import Results
 from regard.report.leaderboard import markdown, page, write_leaderboard
@@ -59,7 +59,7 @@ def test_a_paired_test_is_that_of_scipy(statistic: Any) -> None:
     a, b = draw.normal(0.4, 1, 9), draw.normal(0, 1, 9)
 
     def apart(x: Any, y: Any, axis: int = -1) -> Any:
-        return np.abs(statistic(x) - statistic(y))
+        return np.abs(statistic(np.moveaxis(x, -1, 0)) - statistic(np.moveaxis(y, -1, 0)))
 
     found = scipy.stats.permutation_test(
         (a, b), apart, permutation_type="samples", n_resamples=np.inf, alternative="greater", vectorized=True
@@ -90,6 +90,24 @@ def test_sums_are_tested_as_they_are_divided() -> None:
         x, y = (np.array([v if t else u for u, v, t in zip(p, q, traded)]) for p, q in ((a, b), (b, a)))
         apart.append(abs(x[:, 0].sum() / x[:, 1].sum() - y[:, 0].sum() / y[:, 1].sum()))
     assert swapping(a, b, ratio_of_sums) == np.mean(np.array(apart) >= apart[0] - 1e-12)
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_many_tests_by_the_same_tosses_are_those_one_by_one(count: int) -> None:
+    """All outcomes of few samples, random ones of many; against tosses written out."""
+    less = np.random.default_rng(count).normal(0.3, 1, (count, 3)).round(1)
+    groups = [i // 2 for i in range(count)]
+    found = swappings(less, 7, groups, 500)
+    assert found.tolist() == [swappings(less[:, [i]], 7, groups, 500)[0] for i in range(3)]
+    members = -(-count // 2)
+    if count == 5:
+        tosses = np.array([*itertools.product([False, True], repeat=members)])
+    else:
+        tosses = np.random.default_rng(7).random((500, members)) < 0.5
+    signs = np.where(tosses[:, groups], -1, 1)
+    far = [np.abs(signs @ column) >= abs(column.sum()) - 1e-9 for column in less.T]
+    expected = [f.mean() if count == 5 else (1 + f.sum()) / 501 for f in far]
+    assert found.tolist() == pytest.approx(expected)
 
 
 def test_equal_numbers_are_no_difference() -> None:

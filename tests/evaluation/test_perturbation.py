@@ -358,7 +358,7 @@ def test_misuse_is_said_in_a_sentence(vit, bert, scenes):
         perturbation(bert.model, bert.explain("a good film"), text, Perturbation())
     with pytest.raises(Misuse, match="holds no words"):
         perturbation(vit.model, maps[0], examples[0], Perturbation("word", "drop"))
-    with pytest.raises(Misuse, match="needs token="):
+    with pytest.raises(Misuse, match="needs the id of the mask token"):
         Perturbation("word", "mask")
     with pytest.raises(Misuse, match="no label"):
         perturbation(vit.model, maps[0], Example("x", examples[0].reading), Perturbation(explained="true"))

@@ -116,6 +116,48 @@ def test_the_same_call_again_goes_on(copied, whole, computed):
     assert left_behind(copied) == []
 
 
+def cut(file, whole):
+    file.write_bytes(file.read_bytes()[:500])
+
+
+def flipped(file, whole):
+    """One bit of one number; what is compressed is read without a word by whoever compares no checksum."""
+    data = bytearray(file.read_bytes())
+    data[60] ^= 1
+    file.write_bytes(data)
+
+
+def another(file, whole):
+    shutil.copy(whole / "rows/shard-000000.parquet", file)
+
+
+def strange(file, whole):
+    pandas.DataFrame({"a": [1]}).to_parquet(file)
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (cut, "shard-000001.parquet is damaged or not whole; the same regard evaluate makes it anew"),
+        (flipped, "shard-000001.parquet is damaged or not whole; the same regard evaluate makes it anew"),
+        (another, "shard-000001.parquet is of another run; the same regard evaluate makes it anew"),
+        (strange, "shard-000001.parquet is damaged or not whole; the same regard evaluate makes it anew"),
+    ],
+)
+def test_results_of_a_damaged_or_foreign_file_are_refused(copied, whole, made, says):
+    made(copied / "rows/shard-000001.parquet", whole)
+    with pytest.raises(InputError, match=re.escape(says)):
+        _ = Results(copied).summaries
+    small(copied)
+    pandas.testing.assert_frame_equal(table(copied / "rows"), table(whole / "rows"))
+
+
+def test_a_file_that_is_none_of_the_plan_is_refused(copied):
+    shutil.copy(copied / "rows/shard-000000.parquet", copied / "rows/shard-000099.parquet")
+    with pytest.raises(InputError, match=r"shard-000099\.parquet is of another run; remove it"):
+        Results(copied).rows()
+
+
 def plan_of(out):
     return stores.Plan(**json.loads((out / "manifest.json").read_bytes())["plan"])
 

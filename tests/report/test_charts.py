@@ -26,7 +26,7 @@ from regard.evaluation import (
     sufficiency,
     summaries,
 )
-from regard.evaluation.rows import curves_of
+from regard.evaluation.measured import measured
 from regard.report.evaluation import charts
 from regard.report.evaluation.html import page, write_page
 from support.records import Made
@@ -111,7 +111,7 @@ def labels(axes):
 def test_curves_are_the_means_and_legends_are_in_the_order_of_areas():
     rows = made(["c", "a", "b"])
     (axes,) = charts.curves(rows, "probability").axes
-    own = [c.y for c in curves_of(rows, "probability") if c.title == "a"]
+    (own,) = [m.curves["probability"].y for m in measured(rows) if m.title == "a"]
     lines = {line.get_label().split()[0]: line for line in axes.get_lines()}
     assert lines["a"].get_ydata() == pytest.approx(np.mean(own, 0))
     assert lines["a"].get_xdata() == pytest.approx([0, *SETTING.steps])

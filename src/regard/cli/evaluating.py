@@ -344,18 +344,21 @@ def drawn(against: str) -> Callable[[Sequence[Any], Path], list[str]]:
         (run,) = found
         seed = run.plan["seed"]
         names = ["report.html"]
-        every = []
-        for protocol in run.protocols:
-            rows = run.rows(protocol.name)
-            every += rows
-            for curve in charts.drawable(rows):
-                if protocol.behind.get(curve) is None:
-                    names.append(unused(f"{slug(protocol.kind)}-{slug(curve)}", names))
-                    charts.curves(rows, curve, work / names[-1], seed=seed)
-        if not every:
+
+        def sections() -> Iterator[Sequence[Any]]:
+            """The columns of one protocol after the other; its curves are drawn on the way."""
+            for protocol in run.protocols:
+                own = run.measured(protocol.name)
+                for curve in charts.drawable(own):
+                    if protocol.behind.get(curve) is None:
+                        names.append(unused(f"{slug(protocol.kind)}-{slug(curve)}", names))
+                        charts.curves(own, curve, work / names[-1], seed=seed)
+                yield own
+
+        if not run.examples:
             raise Misuse(f"{run.out} has no rows yet; run regard evaluate first")
         title = f"{run.plan['model']['name']} on {run.plan['data']['source']}"
-        write_page(every, work / "report.html", title, against=against, seed=seed)
+        write_page(sections(), work / "report.html", title, against=against, seed=seed)
         return names
 
     return render

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from regard.evaluation.statistics import Numbers, members_of
+from regard.evaluation.statistics import Numbers, numbered
 
 FLIPS = 20_000
 LEVEL = 0.05
@@ -27,7 +27,9 @@ def sign_flip(values: Numbers, groups: Sequence[Hashable] | None = None, seed: i
     np.True_
     """
     known = np.nan_to_num(np.asarray(values, dtype=np.float64))
-    sums = np.stack([known[m].sum(0) for m in members_of(groups, len(known))])
+    of, count = numbered(groups, len(known))
+    sums = np.zeros((count, known.shape[1]))
+    np.add.at(sums, of, known)
     signs = np.random.default_rng(seed).integers(0, 2, (FLIPS, len(sums)), dtype=np.int8) * 2 - 1
     found, tolerance = sums.sum(0), 1e-9 * np.abs(sums).sum(0)
     as_large = (signs.astype(np.float64) @ sums >= found - tolerance).sum(0)

@@ -13,13 +13,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regard.errors import Misuse
-from regard.evaluation.protocols.protocol import Protocol, Row
+from regard.evaluation.measured import ABSENT, Places, Rows, measured, shared
+from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.ranking import BEST, NEAR
-from regard.evaluation.rows import grouped
-from regard.evaluation.statistics import SWAPS, Interval, Statistic, bootstrap, holm, swapping
+from regard.evaluation.statistics import (
+    SWAPS,
+    Interval,
+    Numbers,
+    Statistic,
+    bootstrap,
+    bootstraps,
+    holm,
+    mean,
+    swapping,
+    swappings,
+)
 from regard.evaluation.summaries import NONE, MetricValues, metric_values
 
 LEVEL = 0.05
@@ -80,7 +90,7 @@ class RunRows:
     data: str
     protocols: Sequence[Protocol]
     titles: Sequence[str]
-    rows: Callable[[Protocol], Sequence[Row]] = field(repr=False)
+    rows: Callable[[Protocol], Rows] = field(repr=False)
     examples: int
     count: int
     same: Mapping[str, str] = field(default_factory=dict)
@@ -160,33 +170,38 @@ def _check_alike(runs: Sequence[RunRows]) -> None:
 
 def _contest(protocol: Protocol, runs: Sequence[RunRows]) -> Contest | None:
     """One protocol; None where no example gave a number."""
-    rows = [row for run in runs if protocol in run.protocols for row in run.rows(protocol)]
-    there = {r.metric for r in rows if r.x is None and not r.error and not math.isnan(r.value)}
+    own = shared([m for run in runs if protocol in run.protocols for m in measured(run.rows(protocol))])
+    there = {name for m in own for name, known in m.values.items() if not np.isnan(known.values).all()}
     there |= {m for m, pairs in protocol.sums.items() if {n for pair in pairs for n in pair} <= there}
     metrics = [m for m in dict.fromkeys([*protocol.headlines, *protocol.better, *sorted(there)]) if m in there]
-    found = {m: ordered(rows, m, runs[0].seed) for m in metrics if protocol.direction(m)}
-    return Contest(protocol, len({r.example for r in rows}), found) if found else None
+    found = {m: ordered(own, m, runs[0].seed) for m in metrics if protocol.direction(m)}
+    asked = np.any([m.sides != ABSENT for m in own], axis=0) if own else np.zeros(0)
+    return Contest(protocol, int(asked.sum()), found) if found else None
 
 
-def ordered(rows: Sequence[Row], metric: str, seed: int = 0) -> list[Standing]:
+def ordered(rows: Rows, metric: str, seed: int = 0) -> list[Standing]:
     """The methods among rows of one protocol, the best first; those without a number last.
 
-    Raises Misuse for rows of several protocols, or a metric that has no better side.
+    Raises Misuse for rows of several protocols or of a method at several sites, or a metric that has no better side.
     """
-    protocols = list(dict.fromkeys(r.protocol for r in rows))
+    every = measured(rows)
+    protocols = list(dict.fromkeys(m.protocol for m in every))
     if len(protocols) != 1 or not protocols[0].direction(metric):
         raise Misuse("methods are put in order under one protocol, by a metric that is better high or low")
+    titles = [m.title for m in every]
+    if len(set(titles)) != len(titles):
+        title = next(t for t in titles if titles.count(t) > 1)
+        raise Misuse(f"methods are put in order by one map an example; {title} has rows of several sites or baselines")
     protocol = protocols[0]
     known, out = {}, []
-    for title, own in grouped(rows, lambda r: r.title).items():
-        values = next((v for v in metric_values(protocol, own) if v.metric == metric and len(v.examples)), None)
-        errors = sum(bool(r.error) for r in own)
-        judged = len({r.example for r in own if not r.error})
+    for own in every:
+        values = next((v for v in metric_values(own) if v.metric == metric and len(v.of)), None)
+        judged, errors = int(own.good.sum()), len(own.errors)
         if values is None:
-            out.append(Standing(title, NONE, 0, judged, errors))
+            out.append(Standing(own.title, NONE, 0, judged, errors))
         else:
-            known[title] = values
-            out.append(Standing(title, values.interval(seed), len(values.examples), values.undefined, errors))
+            known[own.title] = values
+            out.append(Standing(own.title, values.interval(seed), len(values.of), values.undefined, errors))
     sign = protocol.direction(metric)
     out.sort(key=lambda s: math.inf if math.isnan(s.value.value) else -sign * s.value.value)
     return _compared(out, known, seed)
@@ -198,16 +213,15 @@ def _compared(found: Sequence[Standing], known: Mapping[str, MetricValues], seed
         return list(found)
     best, pairs = found[0], len(known) * (len(known) - 1) // 2
     draws = max(SWAPS, FINER * pairs)
-    others = [s for s in found if s.title in known and s is not best]
-    tests = [_against(known[s.title], known[best.title], seed, draws) for s in others]
-    corrected = dict(zip((s.title for s in others), holm([p for _, p in tests], pairs), strict=True))
-    behind = dict(zip((s.title for s in others), (b for b, _ in tests), strict=True))
+    others = [s.title for s in found if s.title in known and s is not best]
+    tests = dict(zip(others, _against([known[t] for t in others], known[best.title], seed, draws), strict=True))
+    corrected = dict(zip(others, holm([p for _, p in tests.values()], pairs), strict=True))
     out = []
     for s in found:
         first = s is best or (s.title in known and s.value.value == best.value.value and s.examples == best.examples)
         near = s.title in corrected and corrected[s.title] > LEVEL
         place = BEST if first else NEAR if near else ""
-        out.append(_placed(s, behind.get(s.title), corrected.get(s.title), place))
+        out.append(_placed(s, tests.get(s.title, (None,))[0], corrected.get(s.title), place))
     return out
 
 
@@ -215,23 +229,42 @@ def _placed(s: Standing, behind: Interval | None, p: float | None, place: str) -
     return Standing(s.title, s.value, s.examples, s.undefined, s.errors, behind, p, place)
 
 
-def _against(one: MetricValues, best: MetricValues, seed: int, draws: int) -> tuple[Interval | None, float]:
-    """The difference on the examples that both have, and its p before it is corrected."""
-    at = {name: i for i, name in enumerate(best.examples)}
-    both = [(i, at[name]) for i, name in enumerate(one.examples) if name in at]
-    if not both:
-        return None, 1.0
-    a, b = one.values[[i for i, _ in both]], best.values[[j for _, j in both]]
-    groups = [one.groups[i] for i, _ in both]
-    behind = bootstrap(np.stack([a, b], 1).tolist(), _difference(one.statistic, a), seed, groups)
-    return behind, swapping(a, b, one.statistic, seed, groups, draws)
+def _against(
+    found: Sequence[MetricValues], best: MetricValues, seed: int, draws: int
+) -> list[tuple[Interval | None, float]]:
+    """The difference of each on the examples that both have, and its p before it is corrected.
+
+    Means over the same examples are tested by the same tosses, which are made once.
+    """
+    pairs = [_pairs(one, best) for one in found]
+    out: dict[int, tuple[Interval | None, float]] = {}
+    for i, (one, (of, groups, a, b)) in enumerate(zip(found, pairs, strict=True)):
+        if i in out:
+            continue
+        if not len(of):
+            out[i] = None, 1.0
+        elif one.statistic is not mean:
+            behind = bootstrap(np.stack([a, b], 1), _difference(one.statistic), seed, groups)
+            out[i] = behind, swapping(a, b, one.statistic, seed, groups, draws)
+        else:
+            alike = [j for j, w in enumerate(found) if w.statistic is mean and np.array_equal(pairs[j][0], of)]
+            less = np.stack([pairs[j][2] - pairs[j][3] for j in alike], 1)
+            tested = swappings(less, seed, groups, draws).tolist()
+            out |= dict(zip(alike, zip(bootstraps(less, mean, seed, groups), tested, strict=True), strict=True))
+    return [out[i] for i in range(len(found))]
 
 
-def _difference(statistic: Statistic, one: NDArray[np.float64]) -> Statistic:
+def _pairs(one: MetricValues, best: MetricValues) -> tuple[Places, Places, Numbers, Numbers]:
+    """The examples that both have, what each is drawn with, and the numbers of both."""
+    at = {place: i for i, place in enumerate(best.of.tolist())}
+    both = np.array([(i, at[place]) for i, place in enumerate(one.of.tolist()) if place in at]).reshape(-1, 2)
+    own, other = both.astype(np.int64).T
+    return one.of[own], one.groups[own], one.values[own], best.values[other]
+
+
+def _difference(statistic: Statistic) -> Statistic:
     """The statistic of the first less that of the second, of samples of pairs."""
-    if one.ndim == 1:
-        return lambda x: np.asarray(statistic(x[..., 0]) - statistic(x[..., 1]))
-    return lambda x: np.asarray(statistic(x[..., 0, :]) - statistic(x[..., 1, :]))
+    return lambda x, counts=None: np.asarray(statistic(x[:, 0], counts) - statistic(x[:, 1], counts))
 
 
 __all__ = ["LEVEL", "Board", "Contest", "Cost", "RunRows", "Standing", "leaderboard", "ordered"]

@@ -1,24 +1,40 @@
-"""Bootstrap intervals (percentile, 95 %) of means, medians and ratios of sums, and of paired differences; paired tests."""
+"""Bootstrap intervals (percentile, 95 %) of means, medians and ratios of sums, and of paired differences; paired tests.
+
+A resample is kept as how often it drew each sample, so that the means of many metrics, and of all steps of a curve, are one
+product of matrices. The draws are those of `scipy.stats.bootstrap` with numpy's generator.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regard.extras import brought_by
-
 Numbers = NDArray[np.float64]
-Statistic = Callable[[Numbers], Numbers]
-"""What reduces samples: the last axis of numbers, the last two of samples of several numbers."""
+Counts = NDArray[np.integer[Any]]
 RESAMPLES = 2000
+HAIR = 1 - 1e-9
+"""Numbers that differ by less than that are equal, but for rounding."""
 SWAPS = 9999
 """Random swaps of a paired test."""
 AT_ONCE = 1 << 22
-"""Numbers of a paired test that are in memory at once."""
+"""Numbers of resamples, and of a paired test, that are in memory at once."""
+KEPT = 1 << 25
+"""Resamples of so many numbers are kept for the next who asks, in 64 MB."""
+
+
+class Statistic(Protocol):
+    """What reduces samples, the first axis of x; all other axes stay, but for what the statistic itself puts together.
+
+    counts: (resample, sample), how often each sample is there; the result has the axis of resamples first.
+    """
+
+    def __call__(self, x: Numbers, counts: Counts | None = None, /) -> Numbers:
+        """The statistic of the samples, or of each resample."""
 
 
 class Interval(NamedTuple):
@@ -33,60 +49,106 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    values: Sequence[Any],
-    statistic: Callable[[Numbers], Numbers],
+    values: Sequence[Any] | Numbers,
+    statistic: Statistic,
     seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
+    groups: Sequence[Hashable] | Counts | None = None,
 ) -> Interval:
     """A statistic of samples drawn again with replacement.
 
-    A sample is a number, and `statistic` reduces the last axis; or it is several numbers (a sequence), which stay together,
-    and `statistic` reduces the last two axes, samples first. `groups`, one a sample: samples of one group (two questions on
-    one picture) are not independent, and are drawn together or not at all.
+    A sample is a number, or several numbers that stay together and of which `statistic` makes one. `groups`, one a sample:
+    samples of one group (two questions on one picture) are not independent, and are drawn together or not at all.
 
-    >>> bootstrap([1.0, 1.0, 1.0], lambda x: x.mean(-1))
+    >>> bootstrap([1.0, 1.0, 1.0], mean)
     Interval(value=1.0, low=1.0, high=1.0)
     """
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         return Interval(math.nan, math.nan, math.nan)
-    value, members = float(statistic(x)), members_of(groups, len(x))
-    if len(members) == 1:  # drawn again, it is itself
-        return Interval(value, value, value)
-    alone = len(members) == len(x)
-
-    def of(drawn: NDArray[np.int64], **_axis: int) -> Numbers:
-        """The statistic of the samples whose groups were drawn; groups of different sizes come one draw at a time."""
-        return statistic(x[drawn] if alone else x[np.concatenate([members[g] for g in drawn])])
-
-    found = brought_by("eval", "scipy.stats").bootstrap(
-        (np.arange(len(members)),), of, vectorized=alone, n_resamples=RESAMPLES, confidence_level=0.95,
-        method="percentile", rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return Interval(value, float(found.low), float(found.high))
+    (found,) = bootstraps(x, statistic, seed, groups)
+    return found
 
 
-def members_of(groups: Sequence[Hashable] | None, count: int) -> list[list[int]]:
-    """The samples of each group, by their numbers; without groups each sample stands alone."""
+def bootstraps(
+    x: Numbers, statistic: Statistic, seed: int = 0, groups: Sequence[Hashable] | Counts | None = None
+) -> list[Interval]:
+    """An interval for each number that the statistic gives, of the same resamples. x: (sample, ...), one sample or more.
+
+    >>> [interval.value for interval in bootstraps(np.array([[1.0, 2.0], [3.0, 6.0]]), mean)]
+    [2.0, 4.0]
+    """
+    value, (of, count) = np.atleast_1d(statistic(x)), numbered(groups, len(x))
+    if count == 1:  # drawn again, it is itself
+        return [Interval(float(v), float(v), float(v)) for v in value]
+    alone = count == len(x)
+    found = np.concatenate([statistic(x, drawn if alone else drawn[:, of]) for drawn in resamples(count, seed)])
+    low, high = np.percentile(found.reshape(len(found), -1), [2.5, 97.5], axis=0)
+    return [Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)]
+
+
+def resamples(count: int, seed: int) -> Iterator[Counts]:
+    """How often each of `count` was drawn, (resample, count): `RESAMPLES` of them, as many at once as memory is given to."""
+    if RESAMPLES * count > KEPT:
+        yield from _drawn(count, seed)
+    else:
+        every, size = _kept(count, seed), _at_once(count)
+        yield from (every[start : start + size] for start in range(0, RESAMPLES, size))
+
+
+@functools.lru_cache(maxsize=4)
+def _kept(count: int, seed: int) -> Counts:
+    """All of them; a page asks for the same ones a thousand times."""
+    small = np.min_scalar_type(count)
+    return np.concatenate([drawn.astype(small) for drawn in _drawn(count, seed)])
+
+
+def _drawn(count: int, seed: int) -> Iterator[Counts]:
+    random, size = np.random.default_rng(seed), _at_once(count)
+    for start in range(0, RESAMPLES, size):
+        own = random.integers(0, count, (min(size, RESAMPLES - start), count))
+        flat = own + count * np.arange(len(own))[:, None]
+        yield np.bincount(flat.ravel(), minlength=own.size).reshape(own.shape)
+
+
+def _at_once(count: int) -> int:
+    return max(1, AT_ONCE // count)
+
+
+def numbered(groups: Sequence[Hashable] | Counts | None, count: int) -> tuple[Counts, int]:
+    """The group of each sample as a number, in the order of their first, and how many there are; None: each stands alone."""
     if groups is None:
-        return [[i] for i in range(count)]
-    of: dict[Hashable, list[int]] = {}
-    for i, group in zip(range(count), groups, strict=True):
-        of.setdefault(group, []).append(i)
-    return [*of.values()]
+        return np.arange(count), count
+    if len(groups) != count:
+        raise ValueError(f"{count} samples, but {len(groups)} groups")
+    if isinstance(groups, np.ndarray):
+        _, first, of = np.unique(groups, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[of], len(first)
+    at: dict[Hashable, int] = {}
+    of = np.array([at.setdefault(group, len(at)) for group in groups], dtype=np.int64)
+    return of, len(at)
 
 
-def mean(x: Numbers) -> Numbers:
+def mean(x: Numbers, counts: Counts | None = None, /) -> Numbers:
     """Over samples."""
-    return np.asarray(x.mean(-1))
+    if counts is None:
+        return np.asarray(x.mean(0))
+    return np.asarray(_sums(x, counts) / counts.sum(1).reshape(-1, *[1] * (x.ndim - 1)))
 
 
-def median(x: Numbers) -> Numbers:
+def median(x: Numbers, counts: Counts | None = None, /) -> Numbers:
     """Over samples."""
-    return np.asarray(np.median(x, -1))
+    if counts is None:
+        return np.asarray(np.median(x, 0))
+    if x.ndim > 1:
+        return np.stack([median(column, counts) for column in np.moveaxis(x, -1, 0)], -1)
+    order = np.argsort(x)
+    until = counts[:, order].cumsum(1)
+    last = until[:, -1:]
+    middle = [x[order][(until <= place).sum(1)] for place in ((last - 1) // 2, last // 2)]
+    return np.asarray((middle[0] + middle[1]) / 2)
 
 
-def ratio_of_sums(x: Numbers) -> Numbers:
+def ratio_of_sums(x: Numbers, counts: Counts | None = None, /) -> Numbers:
     """Samples of (part, whole, part, whole, ...): the mean over pairs of Σ parts / Σ wholes; 0 where the wholes are 0.
 
     A dataset-accumulated IoU is such a number.
@@ -94,11 +156,19 @@ def ratio_of_sums(x: Numbers) -> Numbers:
     >>> float(ratio_of_sums(np.array([[1.0, 1.0], [0.0, 3.0]])))
     0.25
     """
-    sums = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2).sum(-3)
+    sums = x.sum(0) if counts is None else _sums(x, counts)
+    sums = sums.reshape(*sums.shape[:-1], sums.shape[-1] // 2, 2)
     return np.asarray((sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], 1)).mean(-1))
 
 
-def mean_with_interval(values: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
+def _sums(x: Numbers, counts: Counts) -> Numbers:
+    """The sum of each resample."""
+    return np.tensordot(counts.astype(np.float64), x, 1)
+
+
+def mean_with_interval(
+    values: Sequence[float] | Numbers, seed: int = 0, groups: Sequence[Hashable] | Counts | None = None
+) -> Interval:
     """The mean."""
     return bootstrap(values, mean, seed, groups)
 
@@ -123,10 +193,15 @@ def median_with_interval(values: Sequence[float], seed: int = 0, groups: Sequenc
     return bootstrap(values, median, seed, groups)
 
 
-def paired(a: Sequence[float], b: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Interval:
+def paired(
+    a: Sequence[float] | Numbers,
+    b: Sequence[float] | Numbers,
+    seed: int = 0,
+    groups: Sequence[Hashable] | Counts | None = None,
+) -> Interval:
     """The mean of a − b, sample by sample."""
     less = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return mean_with_interval(less.tolist(), seed, groups)
+    return mean_with_interval(less, seed, groups)
 
 
 def ratios_of_sums(
@@ -141,7 +216,7 @@ def ratios_of_sums(
     0.25
     """
     both = np.stack([np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)], axis=-1)
-    return bootstrap(both.reshape(len(both), -1).tolist(), ratio_of_sums, seed, groups)
+    return bootstrap(both.reshape(len(both), -1), ratio_of_sums, seed, groups)
 
 
 def swapping(
@@ -149,7 +224,7 @@ def swapping(
     b: Numbers,
     statistic: Statistic = mean,
     seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
+    groups: Sequence[Hashable] | Counts | None = None,
     draws: int = SWAPS,
 ) -> float:
     """p, two-sided, of a paired permutation test: how often statistic(a) and statistic(b) lie as far apart if samples trade
@@ -160,26 +235,48 @@ def swapping(
     >>> swapping(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 0.0]))
     0.25
     """
-    members = members_of(groups, len(a))
-    group_of = np.empty(len(a), dtype=np.int64)
-    for number, own in enumerate(members):
-        group_of[own] = number
-    exact = len(members) < 60 and 2 ** len(members) <= draws + 1
-    tosses = 2 ** len(members) if exact else draws
-    apart = abs(float(statistic(a) - statistic(b)))
-    least, random, far = apart * (1 - 1e-9), np.random.default_rng(seed), 0
-    size = max(1, AT_ONCE // max(1, a.size))
-    for start in range(0, tosses, size):
-        some = np.arange(start, min(tosses, start + size))
-        of_groups = (
-            (some[:, None] >> np.arange(len(members))) & 1 == 1
-            if exact
-            else random.random((len(some), len(members))) < 0.5
-        )
-        traded = of_groups[:, group_of].reshape(len(some), len(a), *[1] * (a.ndim - 1))
+    if statistic is mean:
+        return float(swappings((a - b)[:, None], seed, groups, draws)[0])
+    group_of, count = numbered(groups, len(a))
+    apart, far, tossed = abs(float(statistic(a) - statistic(b))), 0, 0
+    a, b = a[:, None], b[:, None]  # the axis of tosses
+    for of_groups in _tosses(count, draws, seed, a.size):
+        traded = of_groups[:, group_of].T.reshape(len(a), -1, *[1] * (a.ndim - 2))
         found = np.abs(statistic(np.where(traded, b, a)) - statistic(np.where(traded, a, b)))
-        far += int((found >= least).sum())
-    return far / tosses if exact else (1 + far) / (1 + tosses)
+        far, tossed = far + int((found >= apart * HAIR).sum()), tossed + len(of_groups)
+    return far / tossed if _exact(count, draws) else (1 + far) / (1 + tossed)
+
+
+def swappings(
+    less: Numbers, seed: int = 0, groups: Sequence[Hashable] | Counts | None = None, draws: int = SWAPS
+) -> Numbers:
+    """`swapping` of many means at once, by the same tosses. less: (sample, test), a − b; p: (test,).
+
+    >>> swappings(np.array([[1.0, 1.0], [2.0, -2.0], [3.0, 0.5]])).tolist()
+    [0.25, 1.0]
+    """
+    group_of, count = numbered(groups, len(less))
+    sums = np.zeros((count, less.shape[1]))
+    np.add.at(sums, group_of, less)
+    least, far, tossed = np.abs(sums.sum(0)) * HAIR, np.zeros(less.shape[1]), 0
+    for traded in _tosses(count, draws, seed, count):
+        found = np.abs(sums.sum(0) - 2 * (traded.astype(np.float64) @ sums))
+        far, tossed = far + (found >= least).sum(0), tossed + len(traded)
+    return np.asarray(far / tossed if _exact(count, draws) else (1 + far) / (1 + tossed))
+
+
+def _exact(count: int, draws: int) -> bool:
+    """Whether all outcomes are tried."""
+    return count < 60 and 2**count <= draws + 1
+
+
+def _tosses(count: int, draws: int, seed: int, size: int) -> Iterator[NDArray[np.bool_]]:
+    """(toss, group): which trade, all outcomes or so many at random; of each toss `size` numbers are made."""
+    random, exact = np.random.default_rng(seed), _exact(count, draws)
+    tosses, at_once = 2**count if exact else draws, max(1, AT_ONCE // max(1, size))
+    for start in range(0, tosses, at_once):
+        some = np.arange(start, min(tosses, start + at_once))
+        yield (some[:, None] >> np.arange(count)) & 1 == 1 if exact else random.random((len(some), count)) < 0.5
 
 
 def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:

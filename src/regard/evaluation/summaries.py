@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regard.errors import Misuse, nearest
-from regard.evaluation.protocols.protocol import Protocol, Row
-from regard.evaluation.rows import curves_of, grouped
+from regard.evaluation.measured import MethodColumns, MetricColumn, Places, Rows, joined, measured
+from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.statistics import (
     Interval,
+    Numbers,
     Statistic,
     bootstrap,
+    bootstraps,
     mean,
     mean_with_interval,
     median,
@@ -69,19 +70,20 @@ class Difference:
         return self.examples > 1 and (self.value.low > 0 or self.value.high < 0)
 
 
-def summaries(rows: Sequence[Row], seed: int = 0, *, split: bool = False) -> list[Summary]:
+def summaries(rows: Rows, seed: int = 0, *, split: bool = False) -> list[Summary]:
     """One line a protocol × method × metric, in the order of the rows; `split`: also the right and the wrong ones apart."""
     out: list[Summary] = []
-    for key, own in grouped(rows, lambda r: (r.protocol, r.title, r.site, r.baseline)).items():
-        parts = {"all": own} | ({} if not split else grouped(own, side))
+    for own in measured(rows):
+        parts = {"all": own} | ({} if not split else own.by_side())
         for name, part in parts.items():
-            errors, examples = sum(bool(r.error) for r in part), len({r.example for r in part if not r.error})
-            known = metric_values(key[0], part)
+            errors, examples = len(part.errors), int(part.good.sum())
+            known = metric_values(part)
             out += [
-                Summary(*key, v.metric, name, v.interval(seed), len(v.examples), v.undefined, errors) for v in known
+                Summary(*own.key, v.metric, name, interval, len(v.of), v.undefined, errors)
+                for v, interval in zip(known, intervals(known, seed), strict=True)
             ]
             if not known:
-                out.append(Summary(*key, "", name, NONE, 0, examples, errors))
+                out.append(Summary(*own.key, "", name, NONE, 0, examples, errors))
     return out
 
 
@@ -90,48 +92,58 @@ class MetricValues:
     """One metric's numbers of examples, and what makes one number of them.
 
     Attributes:
-        values: (example,), or (example, number) where sums over examples are divided. statistic: over examples. examples: their
-            names. groups: what is drawn together. undefined: how many other examples gave no such number (NaN).
+        values: (n,), or (n, number) where sums over examples are divided. statistic: over examples. of: (n,) places of the
+            examples. groups: (n,) equal where they are drawn together. undefined: how many other examples gave no such number
+            (NaN).
     """
 
     metric: str
-    values: NDArray[np.float64]
+    values: Numbers
     statistic: Statistic
-    examples: Sequence[str]
-    groups: Sequence[str]
+    of: Places
+    groups: Places
     undefined: int
 
     def interval(self, seed: int = 0) -> Interval:
         """The number with its interval."""
-        return bootstrap(self.values.tolist(), self.statistic, seed, self.groups)
+        return bootstrap(self.values, self.statistic, seed, self.groups)
 
 
-def metric_values(protocol: Protocol, rows: Sequence[Row]) -> list[MetricValues]:
-    """Each metric of one method's rows under a protocol; none where no example gave one."""
-    good = [r for r in rows if not r.error]
-    by_metric, examples = grouped([r for r in good if r.x is None], lambda r: r.metric), len({r.example for r in good})
+def intervals(found: Sequence[MetricValues], seed: int = 0) -> list[Interval]:
+    """The number of each with its interval; means over the same examples are of the same resamples, drawn once."""
+    out: dict[int, Interval] = {}
+    for i, v in enumerate(found):
+        if i in out:
+            continue
+        if v.statistic is not mean or not len(v.of):
+            out[i] = v.interval(seed)
+            continue
+        alike = [j for j, w in enumerate(found) if w.statistic is mean and np.array_equal(w.of, v.of)]
+        columns = np.stack([found[j].values for j in alike], 1)
+        out |= dict(zip(alike, bootstraps(columns, mean, seed, v.groups), strict=True))
+    return [out[i] for i in range(len(found))]
+
+
+def metric_values(own: MethodColumns) -> list[MetricValues]:
+    """Each metric of one method under a protocol; none where no example gave one."""
+    protocol, examples, groups = own.protocol, int(own.good.sum()), own.examples.groups
     summed = {name for pairs in protocol.sums.values() for pair in pairs for name in pair}
     found = []
-    for metric, own in by_metric.items():
+    for metric, (of, values) in own.values.items():
         if metric not in summed:
-            known = [r for r in own if not math.isnan(r.value)]
-            values = np.array([r.value for r in known], dtype=np.float64)
+            known = ~np.isnan(values)
+            of, values = of[known], values[known]
             how = median if metric in protocol.medians else mean
-            found.append(MetricValues(metric, values, how, *_named(known), examples - len(known)))
+            found.append(MetricValues(metric, values, how, of, groups[of], examples - len(of)))
     for metric, pairs in protocol.sums.items():
-        if summed <= set(by_metric):
-            parts = [[r.value for r in by_metric[name]] for pair in pairs for name in pair]
-            values, own = np.array(parts, dtype=np.float64).T, by_metric[pairs[0][0]]
-            found.append(MetricValues(metric, values, ratio_of_sums, *_named(own), examples - len(own)))
+        if summed <= set(own.values):
+            values = np.stack([own.values[name].values for pair in pairs for name in pair], 1)
+            of = own.values[pairs[0][0]].of
+            found.append(MetricValues(metric, values, ratio_of_sums, of, groups[of], examples - len(of)))
     return found
 
 
-def _named(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """Their examples, and what each is drawn with."""
-    return [r.example for r in rows], [r.drawn_with for r in rows]
-
-
-def consistency(rows: Sequence[Row], seed: int = 0) -> list[Summary]:
+def consistency(rows: Rows, seed: int = 0) -> list[Summary]:
     """Protocol 6: every metric on the examples that the model had right, and on those it had wrong."""
     return [s for s in summaries(rows, seed, split=True) if s.split != "all"]
 
@@ -174,43 +186,52 @@ def accuracies(explanations: Sequence[Explanation], labels: Sequence[int], seed:
     return Accuracies(means[0], means[1], means[2], len(own))
 
 
-def side(row: Row) -> str:
-    """Which side of the split a row is on."""
-    return {True: "right", False: "wrong", None: "unknown"}[row.right]
-
-
-def differences(rows: Sequence[Row], metric: str, *, against: str = "random", seed: int = 0) -> list[Difference]:
+def differences(rows: Rows, metric: str, *, against: str = "random", seed: int = 0) -> list[Difference]:
     """What each method has over another one, example by example. Examples that either lacks are left out and not counted."""
     out: list[Difference] = []
-    titles = list(dict.fromkeys(r.title for r in rows))
+    every = measured(rows)
+    titles = list(dict.fromkeys(m.title for m in every))
     if against not in titles:
         raise nearest(against, titles, "method among the rows")
-    numbers = [r for r in rows if r.metric == metric and r.x is None and not r.error]
-    if not numbers:
-        raise nearest(
-            metric, dict.fromkeys(r.metric for r in rows if r.metric and r.x is None), "metric among the rows"
-        )
-    for protocol, own in grouped(numbers, lambda r: r.protocol).items():
-        known = {(r.title, r.example): r for r in own}
-        if len(known) != len(own):
+    if not any(metric in m.values for m in every):
+        raise nearest(metric, dict.fromkeys(name for m in every for name in m.values), "metric among the rows")
+    for protocol in dict.fromkeys(m.protocol for m in every if metric in m.values):
+        known = numbers_of([m for m in every if m.protocol == protocol], metric)
+        if any(len(np.unique(k.of)) != len(k.of) for k in known.values()):
             raise Misuse(
                 f"an example has two rows of one method under {protocol.name}; give each example a name of its own"
             )
         for title in (t for t in titles if t != against):
-            names = [e for t, e in known if t == title and (against, e) in known]
-            pairs = np.array([(known[title, e].value, known[against, e].value) for e in names]).reshape(-1, 2)
-            good = ~np.isnan(pairs).any(1)
-            pairs, together = pairs[good], [known[title, e].drawn_with for e, g in zip(names, good, strict=True) if g]
-            value = paired(pairs[:, 0].tolist(), pairs[:, 1].tolist(), seed, together)
-            out.append(Difference(protocol, title, against, metric, value, len(pairs)))
+            of, a, b = paired_values(known.get(title), known.get(against))
+            good = ~(np.isnan(a) | np.isnan(b))
+            value = paired(a[good], b[good], seed, every[0].examples.groups[of[good]])
+            out.append(Difference(protocol, title, against, metric, value, int(good.sum())))
     return out
 
 
-def curve(rows: Sequence[Row], name: str, seed: int = 0) -> list[Interval]:
+def numbers_of(found: Sequence[MethodColumns], metric: str) -> dict[str, MetricColumn]:
+    """One metric under one protocol: title -> its numbers, of all its sites."""
+    own = [m for m in found if metric in m.values]
+    return {t: joined(m.values[metric] for m in own if m.title == t) for t in dict.fromkeys(m.title for m in own)}
+
+
+def paired_values(one: MetricColumn | None, other: MetricColumn | None) -> tuple[Places, Numbers, Numbers]:
+    """The examples that both have a row of, in the order of the first, and the numbers of both."""
+    if one is None or other is None:
+        return np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0)
+    at = np.full(max(one.of.max(initial=-1), other.of.max(initial=-1)) + 1, -1)
+    at[other.of] = np.arange(len(other.of))
+    both = at[one.of] >= 0
+    return one.of[both], one.values[both], other.values[at[one.of[both]]]
+
+
+def curve(rows: Rows, name: str, seed: int = 0) -> list[Interval]:
     """The mean of a curve over the examples that have it, step by step, with intervals."""
-    found = curves_of(rows, name)
-    groups = [c.row.drawn_with for c in found]
-    return [mean_with_interval(step, seed, groups) for step in zip(*(c.y for c in found), strict=True)]
+    found = [(m.curves[name], m.examples.groups) for m in measured(rows) if name in m.curves]
+    if not found:
+        return []
+    points = np.concatenate([c.y for c, _ in found])
+    return bootstraps(points, mean, seed, np.concatenate([groups[c.of] for c, groups in found]))
 
 
 __all__ = [
@@ -222,7 +243,9 @@ __all__ = [
     "consistency",
     "curve",
     "differences",
+    "intervals",
     "metric_values",
-    "side",
+    "numbers_of",
+    "paired_values",
     "summaries",
 ]

@@ -108,7 +108,7 @@ class Perturbation(Protocol):
         if self.fill not in FILLS[self.unit]:
             raise nearest(self.fill, FILLS[self.unit], f"fill of unit {self.unit!r}")
         if self.fill == "mask" and self.token is None:
-            raise Misuse('fill="mask" needs token=, the id of the mask token')
+            raise Misuse('fill="mask" needs the id of the mask token, too, such as token=103 for most BERTs')
         if (
             not self.steps
             or list(self.steps) != sorted(set(self.steps))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
@@ -14,10 +15,13 @@ from typing import Any
 
 from regard.errors import InputError, nearest
 from regard.evaluation.leaderboard import RunRows
+from regard.evaluation.measured import Examples, MethodColumns
+from regard.evaluation.plan import Plan
 from regard.evaluation.protocols.protocol import Protocol, Row
 from regard.evaluation.protocols.table import PROTOCOLS
 from regard.evaluation.store.columns import COLUMNS
 from regard.evaluation.store.command import command_of
+from regard.evaluation.store.reading import examples_of, measured_rows
 from regard.evaluation.store.store import MANIFEST, Store
 from regard.evaluation.summaries import Summary, summaries
 from regard.explanation.writing import write_atomically
@@ -27,6 +31,8 @@ SUMMARY = (
     "protocol", "method", "site", "baseline", "metric", "value", "low", "high", "examples", "undefined", "errors",
 )  # fmt: skip
 """The columns of a table of summaries as CSV."""
+AT_ONCE = 10_000_000
+"""Rows that are in memory at once where methods are looked at one by one: some 400 MB."""
 
 
 class Results:
@@ -59,19 +65,26 @@ class Results:
 
     @cached_property
     def _database(self) -> Any:
-        """DuckDB with the rows as the view `rows`."""
+        """DuckDB with the rows as the views `rows` and `placed`. Raises InputError for a damaged file or another run's."""
+        self.store.check(Plan(**self.plan))
         found = brought_by("store", "duckdb").connect()
+        spilled = (
+            Path(tempfile.gettempdir()) / f"regard-duckdb-{os.getpid()}"
+        )  # it would be .tmp in the working directory
+        found.execute(f"SET temp_directory = '{str(spilled).replace(QUOTE, QUOTE * 2)}'")
         files = self.store.files()
+        place = "file_row_number"
         if self.store.folder is None:
             found.register_filesystem(self.store.fs)
             scheme = self.store.fs.protocol if isinstance(self.store.fs.protocol, str) else self.store.fs.protocol[0]
             files = [f"{scheme}://{f.lstrip('/')}" for f in files]
         if files:
             read = ", ".join("'" + f.replace("'", "''") + "'" for f in files)
-            found.execute(f"CREATE VIEW rows AS SELECT * FROM read_parquet([{read}])")
+            found.execute(f"CREATE VIEW placed AS SELECT * FROM read_parquet([{read}], {place} = true)")
         else:
             columns = ", ".join(f'"{name}" {SQL[kind]}' for name, kind in COLUMNS.items())
-            found.execute(f"CREATE TABLE rows ({columns})")
+            found.execute(f"CREATE TABLE placed ({columns}, {place} BIGINT)")
+        found.execute(f"CREATE VIEW rows AS SELECT * EXCLUDE ({place}) FROM placed")
         return found
 
     def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -104,9 +117,9 @@ class Results:
         names = [n for n in COLUMNS if n not in ("shard", "number", "protocol")]
         columns = ", ".join(f'"{name}"' for name in names)
         query = (
-            f"SELECT {columns} FROM (SELECT *, row_number() OVER () AS place FROM rows)"
+            f"SELECT {columns} FROM placed"
             + (f" WHERE {' AND '.join(where)}" if where else "")
-            + " ORDER BY list_position(?, title), list_position(?, protocol), number, place"
+            + " ORDER BY list_position(?, title), list_position(?, protocol), number, file_row_number"
         )
         given = [v for v in (protocol, title) if v is not None]
         for values in self.sql(query, *given, self.titles, [p.name for p in self.protocols]):
@@ -114,13 +127,41 @@ class Results:
             kind, choices = made.pop("kind"), made.pop("choices")
             yield Row(_protocol(kind, choices), **made | {"options": json.loads(made["options"])})
 
+    def measured(self, protocol: str, titles: Sequence[str] | None = None) -> list[MethodColumns]:
+        """The rows of one protocol by its name as columns, of some methods by their titles or of all; methods in order."""
+        asked = self.titles if titles is None else list(titles)
+        for name, known, what in ((protocol, [p.name for p in self.protocols], "protocol"),
+                                  *((title, self.titles, "method") for title in asked)):  # fmt: skip
+            if name not in known:
+                raise nearest(name, known, f"{what} of {self.out}")
+        own = next(p for p in self.protocols if p.name == protocol)
+        return measured_rows(self._database, own, asked, *self._examples)
+
+    @cached_property
+    def _examples(self) -> tuple[Any, Examples]:
+        return examples_of(self._database)
+
     @cached_property
     def summaries(self) -> list[Summary]:
-        """Every metric of every method under every protocol, with its interval; one method's rows at a time are in memory."""
-        return [
-            s for title in self.titles for p in self.protocols
-            for s in summaries(self.rows(p.name, title), self.plan["seed"])
-        ]  # fmt: skip
+        """Every metric of every method under every protocol, with its interval; `AT_ONCE` rows are read, or one method's."""
+        found: dict[tuple[str, str], list[Summary]] = {}
+        for protocol in self.protocols:
+            for titles in self._at_once(protocol.name):
+                for s in summaries(self.measured(protocol.name, titles), self.plan["seed"]):
+                    found.setdefault((s.title, protocol.name), []).append(s)
+        return [s for title in self.titles for p in self.protocols for s in found.get((title, p.name), ())]
+
+    def _at_once(self, protocol: str) -> Iterator[list[str]]:
+        """Methods whose rows under a protocol are read in one go."""
+        query = "SELECT title, count(*) FROM rows WHERE protocol = ? GROUP BY title"
+        some: list[str] = []
+        counts, taken = dict(self.sql(query, protocol)), 0
+        for title in self.titles:
+            if some and taken + counts.get(title, 0) > AT_ONCE:
+                yield some
+                some, taken = [], 0
+            some, taken = [*some, title], taken + counts.get(title, 0)
+        yield some
 
     def as_run(self) -> RunRows:
         """What a leaderboard takes."""
@@ -130,7 +171,7 @@ class Results:
         }
         return RunRows(
             self.out, plan["model"]["name"], plan["data"]["source"], self.protocols, self.titles,
-            lambda protocol: self.rows(protocol.name), self.examples, plan["count"], same, plan["seed"],
+            lambda protocol: self.measured(protocol.name), self.examples, plan["count"], same, plan["seed"],
             command_of(plan, self.out), self.store.costs(), plan["code"],
         )  # fmt: skip
 
@@ -169,6 +210,7 @@ class Results:
         return Counter(why for _, why, _ in self.errors)
 
 
+QUOTE = "'"
 SQL = {"int32": "INTEGER", "int64": "BIGINT", "string": "VARCHAR", "double": "DOUBLE"}
 
 

@@ -13,7 +13,7 @@ import dataclasses
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -139,16 +139,34 @@ class Store:
 
     def done(self, plan: Plan) -> set[int]:
         """The numbers of the shards of this plan that are there, whole."""
-        digest, there = plan.digest, {Path(p).name for p in self.files()}
-        with ThreadPoolExecutor(LOOKS) as looks:
-            found = looks.map(lambda s: (s.number, self._about(s)), (s for s in plan.shards if s.name in there))
-            return {number for number, about in found if about == (digest, number)}
+        there = {Path(p).name for p in self.files()}
+        return {
+            number for number, fault in self._looked_at(plan, [s for s in plan.shards if s.name in there]) if not fault
+        }
 
-    def _about(self, shard: Shard) -> tuple[Any, Any] | None:
-        """The plan and the number that a shard's file tells; None where it is not whole."""
+    def check(self, plan: Plan) -> None:
+        """Raise InputError where a file among the rows is not whole, or is none of this plan's."""
+        own, there = {s.name: s for s in plan.shards}, [Path(p).name for p in self.files()]
+        for name in there:
+            if name not in own:
+                raise InputError(f"{self.path(ROWS, name)} is of another run; remove it")
+        for number, fault in self._looked_at(plan, [own[name] for name in there]):
+            if fault:
+                name = plan.shards[number].name
+                raise InputError(f"{self.path(ROWS, name)} {fault}; the same regard evaluate makes it anew")
+
+    def _looked_at(self, plan: Plan, shards: Sequence[Shard]) -> Iterator[tuple[int, str]]:
+        """Their numbers, and what is wrong with their files; "": nothing."""
+        digest = plan.digest
+        with ThreadPoolExecutor(LOOKS) as looks:
+            yield from looks.map(lambda s: (s.number, self._fault(s, digest)), shards)
+
+    def _fault(self, shard: Shard, digest: str) -> str:
         with self.fs.open(self.path(ROWS, shard.name), "rb") as opened:
             about = about_of(opened)
-        return None if about is None else (about.get("plan"), about.get("shard"))
+        if about is None:
+            return "is damaged or not whole"
+        return "" if (about.get("plan"), about.get("shard")) == (digest, shard.number) else "is of another run"
 
     def publish(self, shard: Shard, data: bytes) -> None:
         """Put a finished shard in its place: whole, or not at all. Raises Failure where it cannot be written."""

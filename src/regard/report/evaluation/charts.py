@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regard.errors import Misuse, nearest
-from regard.evaluation.protocols.protocol import Row
+from regard.evaluation.measured import MethodColumns, MetricColumn, Rows, measured
 from regard.evaluation.ranking import floors
-from regard.evaluation.rows import curve_names, curves_of, grouped
-from regard.evaluation.statistics import Interval, mean_with_interval
-from regard.evaluation.summaries import Difference, Summary, differences, side
+from regard.evaluation.statistics import Interval, bootstraps, mean
+from regard.evaluation.summaries import Difference, Summary, differences, paired_values
 from regard.explanation.counts import quantity
 from regard.explanation.writing import write_atomically
 from regard.report import need
@@ -95,7 +94,7 @@ class Line(NamedTuple):
 
 
 def curves(
-    rows: Sequence[Row],
+    rows: Rows,
     name: str,
     path: str | os.PathLike[str] | None = None,
     title: str = "",
@@ -110,51 +109,86 @@ def curves(
     has wrong on the right. Returns the matplotlib Figure, and writes it if `path`. Raises Misuse where the rows
     are of several protocols or none has the curve.
     """
-    need("viz")
-    rows = _of_one_protocol(rows)
-    theme = DARK if dark else LIGHT
-    sides = [[r for r in rows if side(r) == s] for s in SPLIT] if split else [list(rows)]
-    everyone = lines(rows, name, seed)
-    found = [{line.title: line for line in lines(part, name, seed)} if part else {} for part in sides]
-    label = rows[0].protocol.axis
-    groups = panels([line.title for line in everyone])
-    columns = 2 if split or len(groups) > 1 else 1
-    cells = [(group, s) for group in groups for s in range(len(sides))]
-    high = 3.1 + 0.19 * max(len(g) for g in groups)
-    figure, axes = _figure(
-        (5.2 if columns > 1 else 4.8) * columns, high * -(-len(cells) // columns), title, theme, len(cells), columns
-    )
-    for place, (group, s) in zip(axes, cells, strict=False):
-        _draw(place, [found[s][m] for m in group if m in found[s]], theme)
-        count = max((line.examples for line in found[s].values()), default=0)
-        place.set_xlabel(label, fontsize=9, color=theme.faint)
-        place.set_ylabel(name.replace("_", " "), fontsize=9, color=theme.faint)
-        if split:
-            place.set_title(f"model {SPLIT[s]}, {quantity(count, 'example')}", fontsize=9, color=theme.ink)
-    return saved(figure, path)
+    return saved(CurveFigure.of(rows, name, split=split, seed=seed).draw(title, dark=dark), path)
 
 
-def lines(rows: Sequence[Row], name: str, seed: int = 0) -> list[Line]:
+class CurveFigure(NamedTuple):
+    """What a figure of curves shows, to be drawn on light and on dark paper.
+
+    Attributes:
+        parts: the lines of each panel beside another, right and wrong; without a split, one of all. every: the lines of all.
+    """
+
+    name: str
+    axis: str
+    every: list[Line]
+    parts: list[list[Line]]
+
+    @classmethod
+    def of(cls, rows: Rows, name: str, *, split: bool = False, seed: int = 0) -> CurveFigure:
+        """Raises as `curves`."""
+        need("viz")
+        own = _of_one_protocol(rows)
+        every = lines(own, name, seed)
+        parts = [_lines(sided(own, s), name, seed) for s in SPLIT] if split else [every]
+        return cls(name, own[0].protocol.axis, every, parts)
+
+    def draw(self, title: str = "", *, dark: bool = False) -> Any:
+        """The matplotlib Figure."""
+        theme, split = DARK if dark else LIGHT, len(self.parts) > 1
+        found = [{line.title: line for line in part} for part in self.parts]
+        groups = panels([line.title for line in self.every])
+        columns = 2 if split or len(groups) > 1 else 1
+        cells = [(group, s) for group in groups for s in range(len(found))]
+        high = 3.1 + 0.19 * max(len(g) for g in groups)
+        figure, axes = _figure(
+            (5.2 if columns > 1 else 4.8) * columns, high * -(-len(cells) // columns), title, theme, len(cells), columns
+        )
+        for place, (group, s) in zip(axes, cells, strict=False):
+            _draw(place, [found[s][m] for m in group if m in found[s]], theme)
+            count = max((line.examples for line in found[s].values()), default=0)
+            place.set_xlabel(self.axis, fontsize=9, color=theme.faint)
+            place.set_ylabel(self.name.replace("_", " "), fontsize=9, color=theme.faint)
+            if split:
+                place.set_title(f"model {SPLIT[s]}, {quantity(count, 'example')}", fontsize=9, color=theme.ink)
+        return figure
+
+
+def lines(rows: Rows, name: str, seed: int = 0) -> list[Line]:
     """The lines of all methods, the largest area first. Raises UnknownName where no row has such a curve of numbers."""
-    out = []
-    for title, own in grouped(rows, lambda r: r.title).items():
-        good = [c for c in curves_of(own, name) if c.finite]
-        if good:
-            groups = [c.row.drawn_with for c in good]
-            areas = {
-                r.example: r.value for r in own if r.x is None and r.metric == good[0].row.protocol.areas.get(name)
-            }
-            area = mean_with_interval([areas.get(c.row.example, float(np.mean(c.y))) for c in good], seed, groups)
-            band = [mean_with_interval(step, seed, groups) for step in zip(*(c.y for c in good), strict=True)]
-            out.append(Line(title, good[0].x, band, area, len(good)))
+    out = _lines(measured(rows), name, seed)
     if not out:
         raise nearest(name, drawable(rows), "curve among the rows")
+    return out
+
+
+def _lines(own: Sequence[MethodColumns], name: str, seed: int) -> list[Line]:
+    """Those of the methods that have one; the area is the metric that the protocol says, or else the mean over the curve."""
+    out = []
+    for m in own:
+        good = m.curves[name].finite if name in m.curves else None
+        if good is not None and len(good.of):
+            area = good.y.mean(1)
+            known = m.values.get(m.protocol.areas.get(name, ""))
+            if known is not None:
+                *_, there = paired_values(MetricColumn(good.of, area), known)
+                area[np.isin(good.of, known.of)] = there
+            every = np.concatenate([area[:, None], good.y], 1)
+            first, *band = bootstraps(every, mean, seed, m.examples.groups[good.of])
+            out.append(Line(m.title, tuple(good.x.tolist()), band, first, len(good.of)))
     return sorted(out, key=lambda line: -line.area.value)
 
 
-def drawable(rows: Sequence[Row]) -> list[str]:
+def drawable(rows: Rows) -> list[str]:
     """The names of curves that some example has, with a number at each step."""
-    return [name for name in curve_names(rows) if any(c.finite for c in curves_of(rows, name))]
+    own = measured(rows)
+    names = dict.fromkeys(name for m in own for name in m.curves)
+    return [n for n in names if any(len(m.curves[n].finite.of) for m in own if n in m.curves)]
+
+
+def sided(own: Sequence[MethodColumns], which: str) -> list[MethodColumns]:
+    """The examples that the model has right, or wrong; methods that have none are not there."""
+    return [part for m in own if (part := m.by_side().get(which)) is not None]
 
 
 def panels(methods: Sequence[str]) -> list[list[str]]:
@@ -186,7 +220,7 @@ def _draw(axes: Any, shown: Sequence[Line], theme: Theme) -> None:
 
 
 def forest(
-    rows: Sequence[Row],
+    rows: Rows,
     metric: str,
     path: str | os.PathLike[str] | None = None,
     title: str = "",
@@ -202,27 +236,54 @@ def forest(
     Returns the matplotlib Figure, and writes it if `path`. Raises Misuse where the rows are of several protocols,
     UnknownName where none has the metric, or the method to compare with is not there.
     """
-    need("viz")
-    rows = _of_one_protocol(rows)
-    theme = DARK if dark else LIGHT
-    up = rows[0].protocol.direction(metric)
-    every = [d for d in differences(rows, metric, against=against, seed=seed) if d.examples]
-    order = [d.title for d in sorted(every, key=lambda d: (-(up or 1) * d.value.value, d.title))]
-    figure, (axes,) = _figure(7.4, 1.3 + (0.36 if split else 0.25) * max(2, len(order)), title, theme)
-    parts = {s: [r for r in rows if side(r) == s] for s in SPLIT} if split else {"": list(rows)}
-    for i, (name, part) in enumerate(parts.items()):
-        found = differences(part, metric, against=against, seed=seed) if _has(part, metric, against) else []
-        _marks(axes, [d for d in found if d.title in order and d.examples], order, i, name, theme)
-    axes.axvline(0, color=theme.faint, lw=0.9)
-    axes.grid(axis="x", color=theme.grid, lw=0.8)
-    axes.grid(axis="y", visible=False)
-    axes.set(ylim=(len(order) - 0.4, -0.6), yticks=range(len(order)))
-    axes.set_yticklabels(order, parse_math=False, color=theme.ink)
-    better = {1: " (right is better)", -1: " (left is better)", 0: ""}[up]
-    axes.set_xlabel(f"{metric}, less that of {against}{better}", fontsize=9, color=theme.faint)
-    if split:
-        _legend(axes, theme, loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=8.5, ncols=2)
-    return saved(figure, path)
+    return saved(Forest.of(rows, metric, against=against, split=split, seed=seed).draw(title, dark=dark), path)
+
+
+class Forest(NamedTuple):
+    """What a figure of paired differences shows, to be drawn on light and on dark paper.
+
+    Attributes:
+        up: which way is better, or 0. order: titles, the best first. parts: name of a side, or "" -> its differences.
+    """
+
+    metric: str
+    against: str
+    up: int
+    order: list[str]
+    parts: dict[str, list[Difference]]
+
+    @classmethod
+    def of(cls, rows: Rows, metric: str, *, against: str = "random", split: bool = False, seed: int = 0) -> Forest:
+        """Raises as `forest`."""
+        need("viz")
+        own = _of_one_protocol(rows)
+        up = own[0].protocol.direction(metric)
+        every = [d for d in differences(own, metric, against=against, seed=seed) if d.examples]
+        order = [d.title for d in sorted(every, key=lambda d: (-(up or 1) * d.value.value, d.title))]
+        sides = {s: sided(own, s) for s in SPLIT} if split else {}
+        apart = {
+            s: differences(part, metric, against=against, seed=seed) if _has(part, metric, against) else []
+            for s, part in sides.items()
+        }
+        parts = {s: [d for d in found if d.title in order and d.examples] for s, found in apart.items()}
+        return cls(metric, against, up, order, parts if split else {"": every})
+
+    def draw(self, title: str = "", *, dark: bool = False) -> Any:
+        """The matplotlib Figure."""
+        theme, split = DARK if dark else LIGHT, len(self.parts) > 1
+        figure, (axes,) = _figure(7.4, 1.3 + (0.36 if split else 0.25) * max(2, len(self.order)), title, theme)
+        for i, (name, found) in enumerate(self.parts.items()):
+            _marks(axes, found, self.order, i, name, theme)
+        axes.axvline(0, color=theme.faint, lw=0.9)
+        axes.grid(axis="x", color=theme.grid, lw=0.8)
+        axes.grid(axis="y", visible=False)
+        axes.set(ylim=(len(self.order) - 0.4, -0.6), yticks=range(len(self.order)))
+        axes.set_yticklabels(self.order, parse_math=False, color=theme.ink)
+        better = {1: " (right is better)", -1: " (left is better)", 0: ""}[self.up]
+        axes.set_xlabel(f"{self.metric}, less that of {self.against}{better}", fontsize=9, color=theme.faint)
+        if split:
+            _legend(axes, theme, loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=8.5, ncols=2)
+        return figure
 
 
 def _marks(axes: Any, found: Sequence[Difference], order: Sequence[str], i: int, name: str, theme: Theme) -> None:
@@ -237,20 +298,21 @@ def _marks(axes: Any, found: Sequence[Difference], order: Sequence[str], i: int,
         axes.plot([], [], MARKERS[i], ms=5.5, color=colour, ls="", label=f"model {name}, {quantity(count, 'example')}")
 
 
-def _has(rows: Sequence[Row], metric: str, against: str) -> bool:
-    return any(r.metric == metric and r.x is None for r in rows) and any(r.title == against for r in rows)
+def _has(own: Sequence[MethodColumns], metric: str, against: str) -> bool:
+    return any(metric in m.values for m in own) and any(m.title == against for m in own)
 
 
 # -- what all share ----------------------------------------------------------------------------------------------------
 
 
-def _of_one_protocol(rows: Sequence[Row]) -> Sequence[Row]:
-    names = [p.name for p in dict.fromkeys(r.protocol for r in rows)]
+def _of_one_protocol(rows: Rows) -> list[MethodColumns]:
+    own = measured(rows)
+    names = [p.name for p in dict.fromkeys(m.protocol for m in own)]
     if len(names) != 1:
         raise Misuse(
             f"a figure is of one protocol; these rows are of {len(names)}" + (f": {', '.join(names)}" if names else "")
         )
-    return rows
+    return own
 
 
 def _figure(

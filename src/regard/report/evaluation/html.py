@@ -10,15 +10,17 @@ import base64
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from regard.errors import Misuse
-from regard.evaluation.protocols.protocol import Protocol, Row
+from regard.evaluation.measured import ABSENT, SIDES, MethodColumns, Rows, measured
+from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.ranking import ranking
-from regard.evaluation.rows import grouped
-from regard.evaluation.summaries import Summary, side, summaries
+from regard.evaluation.summaries import Summary, summaries
 from regard.explanation.counts import quantity
 from regard.explanation.writing import write_atomically
 from regard.report import need
@@ -30,7 +32,7 @@ KEYS = {1: "higher is better", -1: "lower is better", 0: ""}
 
 
 def write_page(
-    rows: Sequence[Row],
+    rows: Rows | Iterable[Sequence[MethodColumns]],
     path: str | os.PathLike[str],
     title: str | None = None,
     *,
@@ -39,44 +41,62 @@ def write_page(
 ) -> Path:
     """Write the page: a section for each protocol among the rows; paired differences are from the method `against`.
 
+    rows: of all protocols; or, one after the other, the columns of one protocol each, so that no two are in memory at once.
     Raises Misuse where there are no rows, or a package of `regard[viz]` is missing.
     """
     return write_atomically(path, page(rows, title, against=against, seed=seed).encode("utf-8", "replace"))
 
 
-def page(rows: Sequence[Row], title: str | None = None, *, against: str = "random", seed: int = 0) -> str:
+def page(
+    rows: Rows | Iterable[Sequence[MethodColumns]], title: str | None = None, *, against: str = "random", seed: int = 0
+) -> str:
     """The page as text; see `write_page`."""
     need("viz")
-    if not rows:
+    groups = enumerate(own for own in _by_protocol(rows) if own)
+    shown = {own[0].protocol: _section(own, f"p{i}", against, seed) for i, own in groups}
+    if not shown:
         raise Misuse("there are no rows to show")
-    groups = grouped(rows, lambda r: r.protocol)
-    shown = [_section(protocol, own, f"p{i}", against, seed) for i, (protocol, own) in enumerate(groups.items())]
-    kinds = list(dict.fromkeys(protocol.kind for protocol in groups))
+    kinds = list(dict.fromkeys(protocol.kind for protocol in shown))
     template = templates().get_template("evaluation.html.j2")
     return str(
-        template.render(title=title or f"Protocols: {', '.join(kinds)}", sections=shown, colours=COLOURS, opacity=1)
+        template.render(
+            title=title or f"Protocols: {', '.join(kinds)}", sections=[*shown.values()], colours=COLOURS, opacity=1
+        )
     )
 
 
-def _section(protocol: Protocol, rows: Sequence[Row], key: str, against: str, seed: int) -> dict[str, Any]:
+def _by_protocol(rows: Rows | Iterable[Sequence[MethodColumns]]) -> Iterator[Sequence[MethodColumns]]:
+    """The columns of each protocol."""
+    if not isinstance(rows, Sequence):
+        yield from rows
+        return
+    every = measured(rows)
+    for protocol in dict.fromkeys(m.protocol for m in every):
+        yield [m for m in every if m.protocol == protocol]
+
+
+def _section(own: Sequence[MethodColumns], key: str, against: str, seed: int) -> dict[str, Any]:
     """What the template needs of one protocol."""
-    found = summaries(rows, seed, split=True)
+    protocol, found = own[0].protocol, summaries(own, seed, split=True)
     metrics = list(dict.fromkeys(s.metric for s in found if s.metric))
-    sides = Counter({r.example: side(r) for r in rows if not r.error}.values())
-    errors = Counter((r.title, r.error) for r in rows if r.error)
-    every = list(dict.fromkeys(r.title for r in rows))
-    examples = len({r.example for r in rows})
-    split = bool(sides["right"] and sides["wrong"])
+    errors = Counter((m.title, why) for m in own for _, why in m.errors)
+    every = list(dict.fromkeys(m.title for m in own))
+    asked, sides = np.zeros(len(own[0].sides), dtype=np.bool_), np.full(len(own[0].sides), ABSENT)
+    for m in own:
+        asked |= m.sides != ABSENT
+        sides[m.good] = m.sides[m.good]
+    of_side = Counter({name: int((sides == number).sum()) for number, name in enumerate(SIDES)})
+    split = bool(of_side["right"] and of_side["wrong"])
     return {
         "id": key,
         "name": protocol.name,
         "title": protocol.question,
-        "counts": _counts(examples, len(every), sides, sum(errors.values())),
+        "counts": _counts(int(asked.sum()), len(every), of_side, errors.total()),
         "metrics": [{"name": m, "better": KEYS[protocol.direction(m)]} for m in metrics],
-        "rows": _table(found, rows, every, metrics, seed),
+        "rows": _table(found, own, every, metrics, seed),
         "split": [_sides(found, method, metrics) for method in every] if split else [],
         "errors": [{"method": m, "error": e, "count": n} for (m, e), n in errors.most_common()],
-        "figures": _figures(protocol, rows, metrics, split, against, seed),
+        "figures": _figures(protocol, own, metrics, split, against, seed),
     }
 
 
@@ -93,17 +113,18 @@ def _counts(examples: int, methods: int, sides: Counter[str], errors: int) -> li
 
 
 def _table(
-    found: Sequence[Summary], rows: Sequence[Row], every: Sequence[str], metrics: Sequence[str], seed: int
+    found: Sequence[Summary], own: Sequence[MethodColumns], every: Sequence[str], metrics: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
     """A line a method: a cell a metric, how many examples had numbers, and how many ended in an error."""
-    marks = {m: ranking(rows, m, seed) for m in metrics}
+    marks = {m: ranking(own, m, seed) for m in metrics}
     at = {(s.title, s.metric): s for s in found if s.split == "all"}
+    good = {title: np.any([m.good for m in own if m.title == title], axis=0) for title in every}
     return [
         {
             "method": method,
             "cells": [cell(at.get((method, m)), marks[m].get(method, "")) for m in metrics],
-            "examples": len({r.example for r in rows if r.title == method and not r.error}),
-            "errors": sum(bool(r.error) for r in rows if r.title == method),
+            "examples": int(good[method].sum()),
+            "errors": sum(len(m.errors) for m in own if m.title == method),
         }
         for method in every
     ]
@@ -129,40 +150,40 @@ def cell(summary: Summary | None, mark: str = "") -> dict[str, str]:
 
 
 def _figures(
-    protocol: Protocol, rows: Sequence[Row], metrics: Sequence[str], split: bool, against: str, seed: int
+    protocol: Protocol, own: Sequence[MethodColumns], metrics: Sequence[str], split: bool, against: str, seed: int
 ) -> list[dict[str, Any]]:
     """Curves, and paired differences of the headline metric; for light and for dark paper."""
-    there = charts.drawable(rows)
-    out = [_curves(protocol, rows, c, seed) for c in there if protocol.behind.get(c) not in there]
-    titles = {r.title for r in rows if not r.error}
+    there = charts.drawable(own)
+    out = [_curves(protocol, own, c, seed) for c in there if protocol.behind.get(c) not in there]
+    titles = {m.title for m in own if m.good.any()}
     metric = next((m for m in protocol.headlines if m in metrics), next(iter(metrics), None))
     if metric is not None and against in titles and len(titles) > 1:
-        out.append(_forest(protocol, rows, metric, split, against, seed))
+        out.append(_forest(protocol, own, metric, split, against, seed))
     return out
 
 
-def _curves(protocol: Protocol, rows: Sequence[Row], curve: str, seed: int) -> dict[str, Any]:
-    ranked = [line.title for line in charts.lines(rows, curve, seed)]
-    alt = f"Curves of {curve}, one line a method, from the largest on the whole to the smallest: {', '.join(ranked)}."
+def _curves(protocol: Protocol, own: Sequence[MethodColumns], curve: str, seed: int) -> dict[str, Any]:
+    shown = charts.CurveFigure.of(own, curve, seed=seed)
+    ranked = ", ".join(line.title for line in shown.every)
+    alt = f"Curves of {curve}, one line a method, from the largest on the whole to the smallest: {ranked}."
     known = "area" if curve in protocol.areas else "mean"
     caption = (
         f"{curve}: means over examples with 95 % bootstrap bands; legends give each line's {known}, largest first."
     )
-    return _drawn(lambda dark: charts.curves(rows, curve, dark=dark, seed=seed), alt, caption)
+    return _drawn(lambda dark: shown.draw(dark=dark), alt, caption)
 
 
 def _forest(
-    protocol: Protocol, rows: Sequence[Row], metric: str, split: bool, against: str, seed: int
+    protocol: Protocol, own: Sequence[MethodColumns], metric: str, split: bool, against: str, seed: int
 ) -> dict[str, Any]:
+    shown = charts.Forest.of(own, metric, against=against, split=split, seed=seed)
     better = KEYS[protocol.direction(metric)]
     alt = f"{metric} of every method less that of {against}, example by example; the numbers are in the tables."
     caption = (
         f"{metric}, paired differences from {against} with 95 % bootstrap intervals; filled where zero is left out"
         + (f"; {better}." if better else ".")
     )
-    return _drawn(
-        lambda dark: charts.forest(rows, metric, against=against, split=split, dark=dark, seed=seed), alt, caption
-    )
+    return _drawn(lambda dark: shown.draw(dark=dark), alt, caption)
 
 
 def _drawn(draw: Callable[[bool], Any], alt: str, caption: str) -> dict[str, Any]:
