@@ -13,10 +13,11 @@ import pandas
 import polars
 import pytest
 import torch
+from PIL import Image
 
 import regard
 from regard import zoo
-from regard.errors import Failure, InputError, Misuse, UnknownName
+from regard.errors import Failure, InputError, Misuse, ModelError, UnknownName
 from regard.evaluation import AttributionError, Example, Perturbation, Rationale, Segmentation, evaluate_rows, summaries
 from regard.evaluation.data.bundled import Bundled
 from regard.evaluation.engines import work
@@ -436,6 +437,20 @@ def test_a_protocol_that_no_row_could_find_again_is_refused(tmp_path):
 
     with pytest.raises(Misuse, match="Mine is not in the table of protocols"):
         small(tmp_path / "x", protocols=[Mine()])
+
+
+@pytest.mark.parametrize(
+    ("model", "does"), [("zoo/detr-scenes", "finds objects"), ("zoo/llama-facts", "writes")], ids=["detr", "llama"]
+)
+def test_a_model_without_classes_is_refused_on_data_that_bring_no_way_to_ask_it(model, does, tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"text": "a fine film"}')
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    pictures = does == "finds objects"
+    data, how = (f"images:{tmp_path}", {}) if pictures else (str(tmp_path / "r.jsonl"), {"column": "text"})
+    for ask in (regard.evaluate, regard.doctor):
+        with pytest.raises(ModelError, match=f" {does}, and methods are judged on models that put each input into"):
+            ask(model, data, out=tmp_path / "x", **how)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from regard.evaluation.budget import CHECKS as SHARE
 from regard.evaluation.budget import SLACK, WANTED, Bought, Costs, MethodCost, bought, counts
 from regard.evaluation.data.drawn import Drawn
 from regard.evaluation.diagnosis import ASKED, CHECKS, CONTROL, Diagnosis, Spent, agreements, standings
-from regard.evaluation.evaluate import Progress, data_of, evaluate, methods_of, reader_of
+from regard.evaluation.evaluate import Progress, check_classes, data_of, evaluate, methods_of, reader_of
 from regard.evaluation.examples import Example
 from regard.evaluation.meter import Clock, Meter
 from regard.evaluation.protocols.protocol import MethodChoice, Protocol, said
@@ -103,7 +103,9 @@ def doctor(
     home = _folder(out)
     choices = methods_of([CONTROL, *(METHODS if methods is None else [m for m in methods if m != CONTROL])])
     reader = reader_of(model)
-    source = Drawn(of=data_of(data, model, options), seed=seed)
+    given = data_of(data, model, options)
+    check_classes(reader, given)
+    source = Drawn(of=given, seed=seed)
     most = min(len(source), MOST if examples is None else examples)
     if most < 2:
         raise Misuse(f"{source.source} holds {most} example: the doctor needs two at the least, better 50 or more")

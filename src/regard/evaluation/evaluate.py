@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from regard.called import parts_of
-from regard.errors import Failure, Misuse, nearest
+from regard.errors import Failure, Misuse, ModelError, nearest
 from regard.evaluation.data.dataset import DataSet, Given
 from regard.evaluation.data.sources import data_set
 from regard.evaluation.engines import local
@@ -28,6 +28,7 @@ from regard.evaluation.store.store import Store
 from regard.memory import budget_of
 from regard.models.places import is_name
 from regard.models.reading import RawReader
+from regard.models.token_targets import kind_of
 from regard.reader import load
 
 ENGINES = ("local", "ray")
@@ -121,6 +122,7 @@ def evaluate(
     place = checked_device(device, model, engine == "local")
     reader = reader_of(model)
     source = data_of(data, model, options)
+    check_classes(reader, source)
     chosen = methods_of(methods)
     asked = asked_of(protocols, reader.kind, source)
     if not asked:
@@ -260,6 +262,23 @@ def reader_of(model: Any) -> Any:
     if isinstance(model, nn.Module):
         return Alone(model)
     raise Misuse(f"a model is a name, a folder, a Reader or a module, not a {type(model).__name__}")
+
+
+DOES = {"next": "writes", "mask": "fills in words", "tags": "tags words", "span": "finds answers in a text"}
+"""What models of texts do that say something of tokens."""
+
+
+def check_classes(reader: Any, data: DataSet) -> None:
+    """Refuse a model that puts no input into a class, where the data bring no way to ask it. Raises ModelError."""
+    if isinstance(data, Given) or data.model_of(reader) is not reader.model:
+        return
+    does = DOES.get(kind_of(reader.model, "text"), "") if reader.kind == "text" else ""
+    does = "finds objects" if getattr(reader, "detects", False) else does
+    if does:
+        raise ModelError(
+            f"{type(reader.model).__name__} {does}, and methods are judged on models that put each input into a class; sets "
+            "such as the zoo's own bring another way to ask"
+        )
 
 
 OWN = ("methods", "protocols", "examples", "workers", "threads", "minutes", "costs")
