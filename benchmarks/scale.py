@@ -214,6 +214,7 @@ def store_table(out: Path, home: Path) -> str:
         for number in range(count):
             os.link(shard, many / f"shard-{number:06}.parquet")
         found = duckdb.connect()
+        found.execute("SET enable_progress_bar = false")
         opened = clocked(lambda found=found, many=many: found.execute(f"CREATE VIEW rows AS FROM '{many}/*.parquet'"))
         averages = clocked(lambda found=found: found.execute(AVERAGES).fetchall())
         rate = rows * count / averages / 1e6

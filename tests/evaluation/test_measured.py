@@ -78,14 +78,14 @@ def store(tmp_path_factory):
 
 def same(a, b):
     """Whether two methods' columns say the same."""
-    assert (a.key, list(a.values), list(a.curves)) == (b.key, list(b.values), list(b.curves))
+    assert (a.key, list(a.values), list(a.points)) == (b.key, list(b.values), list(b.points))
     assert (list(a.examples.names), list(a.examples.drawn_with)) == (
         list(b.examples.names),
         list(b.examples.drawn_with),
     )
     assert a.errors == b.errors
     columns = [(a.sides, b.sides), (a.good, b.good)]
-    for kind in ("values", "curves"):
+    for kind in ("values", "points"):
         columns += [
             pair for name, of in getattr(a, kind).items() for pair in zip(of, getattr(b, kind)[name], strict=True)
         ]
@@ -191,6 +191,7 @@ def test_curves_that_do_not_fit_together_are_refused():
     ]
     with pytest.raises(Misuse, match="kept has 2 points of one example and 3 of another"):
         charts.curves(rows, "kept")
+    assert summaries([*rows, *protocol.rows("b", {"aopc": 0.5}, **about)])[0].value.value == 0.5  # numbers do not mind
 
 
 def test_nothing_measured_is_nothing():
@@ -198,4 +199,4 @@ def test_nothing_measured_is_nothing():
     assert summaries([]) == []
     (alone,) = measured([Row(PROTOCOLS[1], "x", title="a", error="no")])
     assert isinstance(alone, MethodColumns)
-    assert (dict(alone.values), dict(alone.curves), alone.errors, alone.good.tolist()) == ({}, {}, [(0, "no")], [False])
+    assert (dict(alone.values), dict(alone.points), alone.errors, alone.good.tolist()) == ({}, {}, [(0, "no")], [False])

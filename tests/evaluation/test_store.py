@@ -7,7 +7,9 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import pandas
 import polars
@@ -115,6 +117,13 @@ def test_the_same_call_again_goes_on(copied, whole, computed):
     assert (told[0].shard, told[1].shard.number, told[-1].left) == (None, 0, 0.0)
     pandas.testing.assert_frame_equal(table(copied / "rows"), table(whole / "rows"))
     assert left_behind(copied) == []
+
+
+def test_the_database_draws_nothing_and_writes_nothing_here(whole):
+    """Of its own it draws a bar on stdout when a query takes seconds, and spills into the working directory."""
+    asked = "SELECT current_setting('enable_progress_bar'), current_setting('temp_directory')"
+    ((bar, spilled),) = Results(whole).sql(asked)
+    assert (bar, Path(spilled).parent) == (False, Path(tempfile.gettempdir()))
 
 
 def cut(file, whole):

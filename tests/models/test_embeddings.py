@@ -256,7 +256,7 @@ def test_two_texts_on_the_command_line(tmp_path, monkeypatch, capfd):
     assert not ended.value.code, capfd.readouterr().err
     page = Path("out/report.html").read_text()
     assert "cosine of the two texts" in page
-    assert "who has the key + a cat sits" in page
+    assert "“who has the key” + “a cat sits”" in page
     with pytest.raises(SystemExit) as ended:
         cli.main(["explain", "who has the key", "-m", "model", "--out", "out"])
     assert ended.value.code == 2

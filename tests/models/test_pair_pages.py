@@ -112,7 +112,7 @@ def test_all_objects_are_drawn(detected, asked, tmp_path):
 def test_a_question_on_the_command_line(files):
     asks = ("--text", files.texts[RELATION], "--regions", "boxes.json", "--model", "zoo/lxmert-scenes")
     said = run("explain", "scene.png", *asks).stdout
-    assert said.startswith("what is left of the bag ? + scene.png\n")
+    assert said.startswith("“what is left of the bag ?” + scene.png\n")
     assert "(trouser)" in said
     assert "region 8" in said
     assert sorted(p.suffix for p in Path("regard-out").iterdir()) == [".html", ".png"]
@@ -158,7 +158,7 @@ def test_misuse_on_the_command_line(files, args, says):
 def test_an_answer_in_words_keeps_its_own_name(files, tmp_path):
     folder = str(save("blip-vqa", tmp_path / "blip"))
     asks = ("-m", folder, "--text", "what is on the mat", "--target", "two cats")
-    assert run("explain", "scene.png", *asks).stdout.startswith("what is on the mat + scene.png + answer\n")
+    assert run("explain", "scene.png", *asks).stdout.startswith("“what is on the mat” + scene.png + answer\n")
 
 
 def test_a_caption_on_the_command_line(files, tmp_path):

@@ -111,7 +111,7 @@ def labels(axes):
 def test_curves_are_the_means_and_legends_are_in_the_order_of_areas():
     rows = made(["c", "a", "b"])
     (axes,) = charts.curves(rows, "probability").axes
-    (own,) = [m.curves["probability"].y for m in measured(rows) if m.title == "a"]
+    (own,) = [m.curve("probability").y for m in measured(rows) if m.title == "a"]
     lines = {line.get_label().split()[0]: line for line in axes.get_lines()}
     assert lines["a"].get_ydata() == pytest.approx(np.mean(own, 0))
     assert lines["a"].get_xdata() == pytest.approx([0, *SETTING.steps])

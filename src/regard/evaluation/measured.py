@@ -51,6 +51,14 @@ class MetricColumn(NamedTuple):
     values: Numbers
 
 
+class PointColumn(NamedTuple):
+    """The points of one curve. of: (n,) places of the examples. x, y: (n,), in the order of the rows."""
+
+    of: Places
+    x: Numbers
+    y: Numbers
+
+
 class CurveColumn(NamedTuple):
     """One curve. of: (n,) places of the examples. x: (point,), those of the first example. y: (n, point)."""
 
@@ -58,13 +66,23 @@ class CurveColumn(NamedTuple):
     x: Numbers
     y: Numbers
 
+    @classmethod
+    def put_together(cls, name: str, points: PointColumn) -> CurveColumn:
+        """Points of one example in one row. Raises Misuse where examples have not as many points each."""
+        order = np.argsort(points.of, kind="stable")
+        _, count = np.unique(points.of[order], return_counts=True)
+        if len(np.unique(count)) > 1:
+            raise Misuse(
+                f"{name} has {count.min()} points of one example and {count.max()} of another; show them apart"
+            )
+        rows = order.reshape(-1, count[0])
+        rows = rows[np.argsort(rows[:, 0])]  # in the order of the rows, as numbers are
+        return cls(points.of[rows[:, 0]], points.x[rows[0]], points.y[rows])
+
     @property
     def finite(self) -> CurveColumn:
         """Those with a number at each point."""
-        return self.only(np.asarray(np.isfinite(self.y).all(1)))
-
-    def only(self, kept: NDArray[np.bool_]) -> CurveColumn:
-        """Some of them."""
+        kept = np.isfinite(self.y).all(1)
         return CurveColumn(self.of[kept], self.x, self.y[kept])
 
 
@@ -74,7 +92,7 @@ class MethodColumns:
 
     Attributes:
         title: what tables call the method. sides: (example,) `SIDES` of the examples with a row, `ABSENT` of others. good:
-            (example,) whether there is a row without an error. values: metric -> its numbers. curves: name -> its points.
+            (example,) whether there is a row without an error. values: metric -> its numbers. points: curve -> its points.
             errors: place of an example and why it has no number, a pair for each such row.
     """
 
@@ -86,7 +104,7 @@ class MethodColumns:
     sides: NDArray[np.int8]
     good: NDArray[np.bool_]
     values: Mapping[str, MetricColumn]
-    curves: Mapping[str, CurveColumn]
+    points: Mapping[str, PointColumn]
     errors: Sequence[tuple[int, str]]
 
     @property
@@ -94,16 +112,22 @@ class MethodColumns:
         """What it is of."""
         return self.protocol, self.title, self.site, self.baseline
 
+    def curve(self, name: str) -> CurveColumn | None:
+        """A curve of the examples that have it; None where none has. Raises as `CurveColumn.put_together`."""
+        return CurveColumn.put_together(name, self.points[name]) if name in self.points else None
+
     def only(self, kept: NDArray[np.bool_]) -> MethodColumns:
         """The same of some examples. kept: (example,)."""
         values = {m: MetricColumn(v.of[kept[v.of]], v.values[kept[v.of]]) for m, v in self.values.items()}
-        curves = {name: c.only(kept[c.of]) for name, c in self.curves.items()}
+        points = {
+            name: PointColumn(p.of[own], p.x[own], p.y[own]) for name, p in self.points.items() for own in (kept[p.of],)
+        }
         return dataclasses.replace(
             self,
             sides=np.where(kept, self.sides, ABSENT).astype(np.int8),
             good=self.good & kept,
             values={m: v for m, v in values.items() if len(v.of)},
-            curves={name: c for name, c in curves.items() if len(c.of)},
+            points={name: p for name, p in points.items() if len(p.of)},
             errors=[(place, why) for place, why in self.errors if kept[place]],
         )
 
@@ -142,7 +166,7 @@ def _of_rows(
     errors = [(int(place), r.error) for place, r in zip(places, rows, strict=True) if r.error]
     given = [(place, r) for place, r in zip(places, rows, strict=True) if not r.error]
     metrics: dict[str, int] = {}
-    values, curves = by_metric(
+    values, points = by_metric(
         np.array([metrics.setdefault(r.metric, len(metrics)) for _, r in given], dtype=np.int64),
         [*metrics],
         np.array([place for place, _ in given], dtype=np.int64),
@@ -150,37 +174,26 @@ def _of_rows(
         np.array([r.value for _, r in given], dtype=np.float64),
         np.array([r.x is not None for _, r in given], dtype=np.bool_),
     )
-    return MethodColumns(*key, examples, sides, good, values, curves, errors)
+    return MethodColumns(*key, examples, sides, good, values, points, errors)
 
 
 def by_metric(
     codes: Places, names: Sequence[str], of: Places, x: Numbers, y: Numbers, point: NDArray[np.bool_]
-) -> tuple[dict[str, MetricColumn], dict[str, CurveColumn]]:
-    """The numbers and points of one method, in the order of its rows, apart by metric: values, and curves.
+) -> tuple[dict[str, MetricColumn], dict[str, PointColumn]]:
+    """The numbers and points of one method, in the order of its rows, apart by metric: values, and points of curves.
 
     codes: (row,) place of the metric among `names`. of: (row,) place of the example. point: which are of a curve.
     """
-    values, curves = {}, {}
+    values, points = {}, {}
     every, first = np.unique(codes, return_index=True)
     for code in every[np.argsort(first)]:
         name, own = names[code], codes == code
-        single, points = own & ~point, own & point
+        single, of_curve = own & ~point, own & point
         if single.any():
             values[name] = MetricColumn(of[single], y[single])
-        if points.any():
-            curves[name] = curves_of(name, of[points], x[points], y[points])
-    return values, curves
-
-
-def curves_of(name: str, of: Places, x: Numbers, y: Numbers) -> CurveColumn:
-    """Points of one curve, those of an example together. Raises Misuse where examples have not as many points each."""
-    order = np.argsort(of, kind="stable")
-    _, count = np.unique(of[order], return_counts=True)
-    if len(np.unique(count)) > 1:
-        raise Misuse(f"{name} has {count.min()} points of one example and {count.max()} of another; show them apart")
-    rows = order.reshape(-1, count[0])
-    rows = rows[np.argsort(rows[:, 0])]  # in the order of the rows, as numbers are
-    return CurveColumn(of[rows[:, 0]], x[rows[0]], y[rows])
+        if of_curve.any():
+            points[name] = PointColumn(of[of_curve], x[of_curve], y[of_curve])
+    return values, points
 
 
 def side(row: Row) -> str:
@@ -206,9 +219,9 @@ def _moved(m: MethodColumns, to: Places, every: Examples) -> MethodColumns:
     sides, good = np.full(len(every.names), ABSENT, dtype=np.int8), np.zeros(len(every.names), dtype=np.bool_)
     sides[to], good[to] = m.sides, m.good
     values = {name: v._replace(of=to[v.of]) for name, v in m.values.items()}
-    curves = {name: c._replace(of=to[c.of]) for name, c in m.curves.items()}
+    points = {name: p._replace(of=to[p.of]) for name, p in m.points.items()}
     errors = [(int(to[place]), why) for place, why in m.errors]
-    return dataclasses.replace(m, examples=every, sides=sides, good=good, values=values, curves=curves, errors=errors)
+    return dataclasses.replace(m, examples=every, sides=sides, good=good, values=values, points=points, errors=errors)
 
 
 def joined(found: Iterable[MetricColumn]) -> MetricColumn:
@@ -224,6 +237,7 @@ __all__ = [
     "Examples",
     "MethodColumns",
     "MetricColumn",
+    "PointColumn",
     "Rows",
     "by_metric",
     "joined",

@@ -227,11 +227,10 @@ def paired_values(one: MetricColumn | None, other: MetricColumn | None) -> tuple
 
 def curve(rows: Rows, name: str, seed: int = 0) -> list[Interval]:
     """The mean of a curve over the examples that have it, step by step, with intervals."""
-    found = [(m.curves[name], m.examples.groups) for m in measured(rows) if name in m.curves]
+    found = [(c, m.examples.groups[c.of]) for m in measured(rows) if (c := m.curve(name)) is not None]
     if not found:
         return []
-    points = np.concatenate([c.y for c, _ in found])
-    return bootstraps(points, mean, seed, np.concatenate([groups[c.of] for c, groups in found]))
+    return bootstraps(np.concatenate([c.y for c, _ in found]), mean, seed, np.concatenate([own for _, own in found]))
 
 
 __all__ = [

@@ -70,8 +70,8 @@ def measured_rows(
         sides = np.full(len(numbers), ABSENT, dtype=np.int8)
         good = np.zeros(len(numbers), dtype=np.bool_)
         sides[asked["number"]], good[asked["number"]] = asked["side"], asked["good"]
-        values, curves = by_metric(rows["code"], names, rows["number"], rows["x"], rows["value"], rows["point"])
-        made.append(MethodColumns(protocol, title, site, baseline, examples, sides, good, values, curves, errors[i]))
+        values, points = by_metric(rows["code"], names, rows["number"], rows["x"], rows["value"], rows["point"])
+        made.append(MethodColumns(protocol, title, site, baseline, examples, sides, good, values, points, errors[i]))
     return made
 
 

@@ -68,10 +68,11 @@ class Results:
         """DuckDB with the rows as the views `rows` and `placed`. Raises InputError for a damaged file or another run's."""
         self.store.check(Plan(**self.plan))
         found = brought_by("store", "duckdb").connect()
-        spilled = (
-            Path(tempfile.gettempdir()) / f"regard-duckdb-{os.getpid()}"
-        )  # it would be .tmp in the working directory
-        found.execute(f"SET temp_directory = '{str(spilled).replace(QUOTE, QUOTE * 2)}'")
+        found.execute("SET enable_progress_bar = false")  # it would be drawn on stdout, into what is printed there
+        home = Path(tempfile.gettempdir()) / f"regard-duckdb-{os.getpid()}"
+        found.execute(
+            f"SET temp_directory = '{str(home).replace(QUOTE, QUOTE * 2)}'"
+        )  # and not .tmp in the working directory
         files = self.store.files()
         place = "file_row_number"
         if self.store.folder is None:

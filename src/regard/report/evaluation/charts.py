@@ -166,7 +166,8 @@ def _lines(own: Sequence[MethodColumns], name: str, seed: int) -> list[Line]:
     """Those of the methods that have one; the area is the metric that the protocol says, or else the mean over the curve."""
     out = []
     for m in own:
-        good = m.curves[name].finite if name in m.curves else None
+        found = m.curve(name)
+        good = None if found is None else found.finite
         if good is not None and len(good.of):
             area = good.y.mean(1)
             known = m.values.get(m.protocol.areas.get(name, ""))
@@ -182,8 +183,8 @@ def _lines(own: Sequence[MethodColumns], name: str, seed: int) -> list[Line]:
 def drawable(rows: Rows) -> list[str]:
     """The names of curves that some example has, with a number at each step."""
     own = measured(rows)
-    names = dict.fromkeys(name for m in own for name in m.curves)
-    return [n for n in names if any(len(m.curves[n].finite.of) for m in own if n in m.curves)]
+    names = dict.fromkeys(name for m in own for name in m.points)
+    return [n for n in names if any((c := m.curve(n)) is not None and len(c.finite.of) for m in own)]
 
 
 def sided(own: Sequence[MethodColumns], which: str) -> list[MethodColumns]:
