@@ -283,7 +283,8 @@ def test_protocols_are_spelled_as_they_are_read(protocol: Any, stored: Path) -> 
     assert method_of(words[words.index("--methods") + 1]).options == {"site": regard.Site.block(1), "steps": 4}
     from regard.called import parts_of
 
-    read = asked_of(parts_of(words[words.index("--protocols") + 1]), "image", Bundled(name="zoo/vit-scenes"))
+    data = "zoo/bert-sentiment" if isinstance(protocol, Rationale) else "zoo/vit-scenes"
+    read = asked_of(parts_of(words[words.index("--protocols") + 1]), "image", Bundled(name=data))
     assert read == [protocol]
 
 
