@@ -183,15 +183,33 @@ def test_two_stores_make_the_leaderboard_of_one(store):
 
 
 def test_curves_that_do_not_fit_together_are_refused():
+    def curves_of(*points):
+        return [
+            r for e, p in zip("ab", points, strict=True) for r in protocol.rows(e, {"aopc": 0.5}, {"kept": p}, **about)
+        ]
+
     (protocol, *_), about = PROTOCOLS, METHODS[0].columns()
-    rows = [
-        r
-        for n, e in ((2, "a"), (3, "b"))
-        for r in protocol.rows(e, {}, {"kept": [(i, 0.5) for i in range(n)]}, **about)
-    ]
+    longer = curves_of([(0.0, 0.5), (0.3, 0.5)], [(0.0, 0.5), (0.3, 0.5), (0.6, 0.5)])
     with pytest.raises(Misuse, match="kept has 2 points of one example and 3 of another"):
-        charts.curves(rows, "kept")
-    assert summaries([*rows, *protocol.rows("b", {"aopc": 0.5}, **about)])[0].value.value == 0.5  # numbers do not mind
+        charts.curves(longer, "kept")
+    with pytest.raises(Misuse, match="the points of kept do not lie at the same places"):
+        charts.curves(curves_of([(0.0, 0.5), (0.3, 0.5)], [(0.0, 0.5), (0.6, 0.5)]), "kept")
+    assert summaries(longer)[0].value.value == 0.5  # numbers do not mind
+
+
+def test_points_in_another_order_are_the_same_curve(store):
+    """Whoever copies rows by a query may bring them into another order."""
+    rows = Results(store).rows()
+    mixed = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    for one in measured(rows):
+        other = next(m for m in measured(mixed) if m.key == one.key)
+        for name in one.points:
+            of, x, y = one.curve(name)
+            of_other, x_other, y_other = other.curve(name)
+            assert x.tolist() == x_other.tolist() == sorted(x)
+            by = dict(zip([one.examples.names[i] for i in of], y.tolist(), strict=True))
+            found = dict(zip([other.examples.names[i] for i in of_other], y_other.tolist(), strict=True))
+            assert str(by) == str({name: found[name] for name in by})
 
 
 def test_nothing_measured_is_nothing():

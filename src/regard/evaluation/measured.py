@@ -60,7 +60,7 @@ class PointColumn(NamedTuple):
 
 
 class CurveColumn(NamedTuple):
-    """One curve. of: (n,) places of the examples. x: (point,), those of the first example. y: (n, point)."""
+    """One curve. of: (n,) places of the examples. x: (point,), increasing. y: (n, point)."""
 
     of: Places
     x: Numbers
@@ -68,15 +68,17 @@ class CurveColumn(NamedTuple):
 
     @classmethod
     def put_together(cls, name: str, points: PointColumn) -> CurveColumn:
-        """Points of one example in one row. Raises Misuse where examples have not as many points each."""
-        order = np.argsort(points.of, kind="stable")
-        _, count = np.unique(points.of[order], return_counts=True)
+        """Points of one example in one row, in the order of x. Raises Misuse where examples have theirs at other x."""
+        order = np.lexsort((points.x, points.of))
+        _, count = np.unique(points.of, return_counts=True)
         if len(np.unique(count)) > 1:
             raise Misuse(
                 f"{name} has {count.min()} points of one example and {count.max()} of another; show them apart"
             )
         rows = order.reshape(-1, count[0])
-        rows = rows[np.argsort(rows[:, 0])]  # in the order of the rows, as numbers are
+        if (points.x[rows] != points.x[rows[0]]).any():
+            raise Misuse(f"the points of {name} do not lie at the same places for all examples; show them apart")
+        rows = rows[np.argsort(rows.min(1))]  # in the order of the rows, as numbers are
         return cls(points.of[rows[:, 0]], points.x[rows[0]], points.y[rows])
 
     @property
