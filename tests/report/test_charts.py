@@ -268,6 +268,19 @@ def test_errors_and_undefined_numbers_are_counted():
     assert "NonFinite: a map" in source
 
 
+def test_an_error_of_all_methods_stands_once_and_nothing_is_compared_with_no_number():
+    rows = made(["random", "a", "b"])
+    rows += [Row(SETTING, "20", title=t, error="InputError: gone") for t in ("random", "a", "b")]
+    rows += [Row(SETTING, "21", title=t, error="NonFinite: a map") for t in ("a", "b")]
+    said = text_of(page(rows))
+    assert re.findall(r"(all methods|a, b)\s*(InputError: gone|NonFinite: a map)\s*(\d)", said) == [
+        ("all methods", "InputError: gone", "3"), ("a, b", "NonFinite: a map", "2"),
+    ]  # fmt: skip
+    blind = [dataclasses.replace(r, value=math.nan) if r.title == "random" and r.x is None else r for r in rows]
+    assert "paired differences from random" in said
+    assert "paired differences from random" not in text_of(page(blind))
+
+
 def test_the_page_is_escaped_and_asks_for_nothing():
     rows = [dataclasses.replace(r, protocol=Made(NASTY)) for r in made(["random", NASTY]) if r.example != "3"]
     source = page([*rows, *(Row(Made(NASTY), "3", title=t, error=NASTY) for t in ("random", NASTY))], NASTY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import tempfile
 from collections import Counter
@@ -226,7 +227,7 @@ def _protocol(kind: str, choices: str) -> Protocol:
 def table_of(protocol: Protocol, found: Sequence[Summary], width: int = 100) -> str:
     """One protocol's numbers as text: a line a method, a column a metric, in as many blocks as the width asks for."""
     metrics = list(dict.fromkeys(s.metric for s in found if s.metric))
-    at = {(s.title, s.metric): str(s.value) for s in found}
+    at = {(s.title, s.metric): "–" if math.isnan(s.value.value) else str(s.value) for s in found}
     titles = list(dict.fromkeys(s.title for s in found))
     columns = [[m, *(at.get((t, m), "") for t in titles)] for m in metrics]
     for what in ("examples", "errors"):

@@ -20,7 +20,7 @@ from regard.errors import Misuse
 from regard.evaluation.measured import ABSENT, SIDES, MethodColumns, Rows, measured
 from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.ranking import ranking
-from regard.evaluation.summaries import Summary, summaries
+from regard.evaluation.summaries import Summary, numbers_of, summaries
 from regard.explanation.counts import quantity
 from regard.explanation.writing import write_atomically
 from regard.report import need
@@ -79,7 +79,7 @@ def _section(own: Sequence[MethodColumns], key: str, against: str, seed: int) ->
     """What the template needs of one protocol."""
     protocol, found = own[0].protocol, summaries(own, seed, split=True)
     metrics = list(dict.fromkeys(s.metric for s in found if s.metric))
-    errors = Counter((m.title, why) for m in own for _, why in m.errors)
+    errors = Counter(why for m in own for _, why in m.errors)
     every = list(dict.fromkeys(m.title for m in own))
     asked, sides = np.zeros(len(own[0].sides), dtype=np.bool_), np.full(len(own[0].sides), ABSENT)
     for m in own:
@@ -95,9 +95,16 @@ def _section(own: Sequence[MethodColumns], key: str, against: str, seed: int) ->
         "metrics": [{"name": m, "better": KEYS[protocol.direction(m)]} for m in metrics],
         "rows": _table(found, own, every, metrics, seed),
         "split": [_sides(found, method, metrics) for method in every] if split else [],
-        "errors": [{"method": m, "error": e, "count": n} for (m, e), n in errors.most_common()],
+        "errors": [{"method": _failing(own, why), "error": why, "count": n} for why, n in errors.most_common()],
         "figures": _figures(protocol, own, metrics, split, against, seed),
     }
+
+
+def _failing(own: Sequence[MethodColumns], why: str) -> str:
+    """The methods that ended in an error."""
+    named = list(dict.fromkeys(m.title for m in own if any(said == why for _, said in m.errors)))
+    every = len({m.title for m in own})
+    return "all methods" if len(named) == every > 1 else ", ".join(named)
 
 
 def _counts(examples: int, methods: int, sides: Counter[str], errors: int) -> list[str]:
@@ -156,8 +163,10 @@ def _figures(
     there = charts.drawable(own)
     out = [_curves(protocol, own, c, seed) for c in there if protocol.behind.get(c) not in there]
     titles = {m.title for m in own if m.good.any()}
-    metric = next((m for m in protocol.headlines if m in metrics), next(iter(metrics), None))
-    if metric is not None and against in titles and len(titles) > 1:
+    asked = [m for m in protocol.headlines if m in metrics] or metrics[:1]
+    numbers = {m: numbers_of(own, m).get(against) for m in asked}
+    metric = next((m for m, k in numbers.items() if k is not None and not np.isnan(k.values).all()), None)
+    if metric is not None and len(titles) > 1:
         out.append(_forest(protocol, own, metric, split, against, seed))
     return out
 
