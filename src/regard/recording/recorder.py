@@ -31,7 +31,7 @@ from regard.recording.frames import Frames
 from regard.recording.graph import descends, node_of
 from regard.recording.own_gradients import operation
 from regard.recording.pooling import pooled
-from regard.recording.tokens import storage
+from regard.recording.tokens import storage, widths
 from regard.recording.tokens.contractions import PRODUCTS, Product, read_product
 from regard.recording.tokens.elementwise import nowhere, tensors_in
 from regard.recording.tokens.memories import heads_together
@@ -386,6 +386,7 @@ class Recorder(TorchFunctionMode):
 
         `values` are v as the model handed them over.
         """
+        widths.read(self.trail, values, fields.get("q"), fields.get("k"))
         cut = not fields["output"].requires_grad
         fields["output"] = out = differentiable(fields["output"])
         q_tag, k_tag, v_tag = (t if t is None else self.trail.settled(t) for t in tags)

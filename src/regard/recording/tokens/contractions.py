@@ -16,6 +16,7 @@ from regard.recording.tokens.meetings import meet_along
 from regard.recording.tokens.memories import of_each_head
 from regard.recording.tokens.tags import PARAMETERS, STRIDE, Tag, constant, first_along, thin
 from regard.recording.tokens.tracker import Trail
+from regard.recording.tokens.widths import as_one
 
 PRODUCTS = {
     "matmul",
@@ -74,7 +75,7 @@ def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     if name == "linear" and weight is not None and not constant(tag.ids, -1):
         batch = "ABCDEFGH"[: args[0].ndim - 1]
         return [_weighted(trail, name, Product(args[0], weight, batch + "k", "mk", batch + "m"), tag, out)]
-    return [_contracted(trail, tag, -1, name).moved(lambda i: i.expand(out.shape))]
+    return [_contracted(trail, tag, -1, name, out).moved(lambda i: i.expand(out.shape))]
 
 
 def _lost_still(tag: Tag, out: Tensor) -> Tag:
@@ -83,11 +84,11 @@ def _lost_still(tag: Tag, out: Tensor) -> Tag:
     return replace(nowhere(tag, tag.lost, out), probs=tag.probs if out.ndim > 3 else 0)
 
 
-def _contracted(trail: Trail, tag: Tag, dim: int, name: str) -> Tag:
+def _contracted(trail: Trail, tag: Tag, dim: int, name: str, out: Tensor) -> Tag:
     """An axis summed over with weights; it is kept with length 1."""
     if tag.keys is not None and constant(tag.ids, dim) and of_each_head(trail, tag.keys.ids, dim):
         return tag.moved(lambda i: first_along(i, dim))
-    return trail.contracted(tag, dim, name)
+    return trail.contracted(as_one(trail, name, tag, dim, out), dim, name)
 
 
 def through_linear(trail: Trail, x: Any, out: Tensor) -> None:
@@ -115,7 +116,7 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         kernel = _tuple(named["kernel_size"], axes)
         named["stride"] = named.get("stride") or kernel
     if tag is not None and tag.keys is not None and out.shape[-axes:] == args[0].shape[-axes:] and max(kernel) == 1:
-        return [_contracted(trail, tag, -axes - 1, name).moved(lambda i: i.expand(out.shape))]  # heads that talk
+        return [_contracted(trail, tag, -axes - 1, name, out).moved(lambda i: i.expand(out.shape))]  # heads that talk
     if tag is not None and tag.lost and isinstance(out, Tensor):
         return [_lost_still(tag, out)]
     if tag is None or tag.lost or tag.keys is not None or not isinstance(out, Tensor):
@@ -358,7 +359,7 @@ def _weighted(trail: Trail, name: str, p: Product, tag: Tag | None, out: Tensor)
         return mixed
     for c in p.la:
         if c not in p.lo:
-            tag = _contracted(trail, tag, p.la.index(c), name)
+            tag = _contracted(trail, tag, p.la.index(c), name, out)
     return tag.moved(lambda i: _placed(i, p.la, p.lo, out.shape))
 
 

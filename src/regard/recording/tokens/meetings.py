@@ -30,6 +30,9 @@ def meet(trail: Trail, operation: str, tag: Tag, best: Tag, out: Tensor) -> None
         trail.aliases.pop(own, None)
         trail.displaced.add(own)
         trail.mixings.append(Mixing(trail.events, frozenset([own, name]), operation))
+    elif apart and trail.attended(best) and own not in trail.aliases:
+        trail.mixings.append(Mixing(trail.events, frozenset([own, name]), operation))
+        trail.renamed[own, name, operation] = trail.events
     elif not best.seen and own not in trail.displaced:
         trail.aliases.setdefault(own, name)
     if apart and (own in trail.displaced or trail.attended(tag)):

@@ -61,6 +61,7 @@ from regard.recording.tokens.recurrent import CELLS, cell
 from regard.recording.tokens.storage import name_of_kernel
 from regard.recording.tokens.tags import is_parameter
 from regard.recording.tokens.tracker import Trail
+from regard.recording.tokens.widths_rules import follow_widths
 from regard.recording.tokens.writes import SUMS_INTO, WRITES, added, scatter, spellings
 
 FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros"}
@@ -123,6 +124,8 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
         ends = tag is not None and tag.lost == name and not tag.lost_in
         trail.put(t, replace(tag, lost_in=trail.module()) if tag is not None and ends else tag)
     follow_parts(trail, rule, name, args, kwargs, out)
+    if len(trail.widths):
+        follow_widths(trail, rule, name, args, kwargs, out)
 
 
 RULES: dict[str, Callable[..., Tags]] = {

@@ -98,6 +98,7 @@ class Trail:
         self.joins: dict[tuple[int, int, str], int] = {}
         self.stacked: ByTensor[tuple[int, list[tuple[int, int]]]] = ByTensor()
         self.parts: ByTensor[Any] = ByTensor()
+        self.widths: ByTensor[Any] = ByTensor()
         self.part_of: dict[int, int] = {}
         self.absorbed: list[tuple[int, bool]] = []
         self.confused = 0
