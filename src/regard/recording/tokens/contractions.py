@@ -145,7 +145,7 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         centres = centres.index_select(dim, centre)
         cells = _at(cells, dim - 1, Taps(0, m, stride[a], stride[a])).flatten(-2)
     if tag.raw:
-        tag = trail.born(tag, centres, _windows(tag.ids, out.shape[-axes:], kernel, stride, before))
+        tag = trail.born(tag, centres, _windows(tag.ids, out.shape[-axes:], kernel, stride, before), name)
     elif max(stride) > 1 and not trail.attended(tag):
         tag = trail.born(tag, centres, cells)
     elif max(stride) > 1:
