@@ -299,6 +299,18 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     p = read_product(name, args, kwargs)
     if p is None:
         return mixing(trail, name, args, kwargs, out)
+    return _multiplied(trail, name, p, out)
+
+
+def distances(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """`cdist`: scores of each row with each, as a product of the two has them."""
+    a, b = (args[i] if len(args) > i else kwargs[f"x{i + 1}"] for i in range(2))
+    batch = "ABCDEFGH"[: out.ndim - 2]
+    la, lb = (batch[len(batch) - t.ndim + 2 :] + rows for t, rows in ((a, "nk"), (b, "mk")))
+    return _multiplied(trail, name, Product(a, b, la, lb, batch + "nm"), out)
+
+
+def _multiplied(trail: Trail, name: str, p: Product, out: Tensor) -> Tags:
     ta, tb = trail.tag(p.a), trail.tag(p.b)
     ta, tb = (None if t is not None and is_weight(t, x) else t for t, x in ((ta, p.a), (tb, p.b)))
     if ta is None and tb is None:

@@ -410,6 +410,9 @@ def ranking(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     dim = kwargs.get("dim", args[at] if len(args) > at else -1)
     if isinstance(out, Tensor):
         return element_wise(trail, name, args, kwargs, out)
+    if tag is not None and tag.keys is not None and not tag.lost and name in ("topk", "sort"):
+        chosen = out[1].cpu()  # scores, each with its row and its key
+        return [tag.moved(lambda i: i.gather(dim, chosen)), None]
     if tag is None or tag.lost or tag.keys is not None or not isinstance(dim, int):
         return mixing(trail, name, args, kwargs, out)
     ids, channels = first_along(tag.ids, dim), tag.raw and of_channels(tag, [dim % tag.ids.ndim])

@@ -4,7 +4,7 @@ heads share (multi-query attention). A token then has several rows, which are pa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -14,30 +14,35 @@ from regard.recording.tokens.tags import STRIDE, Tag, constant, reshaped, thin
 
 def folded_rows(ids: Tensor, shape: Sequence[int]) -> int:
     """How many rows a reshape makes of each token: 1 where no axis of its parts comes to stand in one with that of tokens."""
-    if len(shape) < 2 or not ids.numel():
+    pieces = _pieces(ids.shape, shape)
+    if not pieces:
         return 1
-    if ids.shape[-1] > shape[-1] > 0 and ids.shape[-1] % shape[-1] == 0:  # features that are cut at once
-        ids = reshaped(ids, (*ids.shape[:-1], ids.shape[-1] // shape[-1], shape[-1]))
-    for axes in _joined(ids.shape, shape):
-        parts = [d for d in axes if constant(ids, d)]
-        if parts and len(parts) < len(axes) and any(_changes(ids, d) for d in axes if d not in parts):
+    ids = reshaped(ids, [n for axis in pieces for n in axis])
+    at = 0
+    for axis in pieces:
+        here = range(at, at := at + len(axis))
+        parts = [d for d in here if ids.shape[d] > 1 and constant(ids, d)]
+        if parts and any(_changes(ids, d) for d in here if d not in parts):
             return math.prod(ids.shape[d] for d in parts)
     return 1
 
 
-def _joined(old: Sequence[int], new: Sequence[int]) -> Iterator[list[int]]:
-    """The axes, each longer than 1, that a reshape joins to one."""
-    left = [d for d, n in enumerate(old) if n > 1]
+def _pieces(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
+    """For each new axis, the pieces of old ones that it is made of; [] where an old axis is not cut evenly, or none joined."""
+    left, out = [n for n in old if n > 1], []
     for n in new:
-        axes: list[int] = []
-        size = 1
-        while left and size * old[left[0]] <= n:
-            size *= old[left[0]]
-            axes.append(left.pop(0))
-        if size != n:
-            return  # an axis is cut: what comes after it is no plain joining
-        if len(axes) > 1:
-            yield axes
+        axis: list[int] = []
+        while n > 1:
+            if not left or max(n, left[0]) % min(n, left[0]):
+                return []
+            piece = min(n, left[0])
+            axis.append(piece)
+            n //= piece
+            left[0] //= piece
+            if left[0] == 1:
+                del left[0]
+        out.append(axis)
+    return out if any(len(axis) > 1 for axis in out) else []
 
 
 def _changes(ids: Tensor, dim: int) -> bool:

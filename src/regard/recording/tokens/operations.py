@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording.tokens.broadcast import MULTIPLIES, exponential, multiplied, still_met, summed
+from regard.recording.tokens.broadcast import MULTIPLIES, compared, exponential, multiplied, still_met, summed
 from regard.recording.tokens.contractions import (
     CONVOLUTIONS,
     POOLS,
     PRODUCTS,
     convolution,
+    distances,
     embedding,
     linear,
     one_hot,
@@ -157,6 +158,8 @@ RULES: dict[str, Callable[..., Tags]] = {
     "where": select,
     "embedding": embedding,
     "one_hot": one_hot,
+    "cdist": distances,
+    **dict.fromkeys(("cosine_similarity", "pairwise_distance"), compared),
     "view_as_complex": as_complex,
     "view_as_real": as_real,
     **dict.fromkeys(("linear", "grouped_mm", "_grouped_mm"), linear),
