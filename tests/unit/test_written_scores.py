@@ -135,6 +135,35 @@ def test_maps_are_those_of_the_twin(name: str) -> None:
     agree(model, twin, METHODS if rules else METHODS[:-1])  # rules of the backward pass are about operations
 
 
+def test_pooling_to_a_size_is_pooling_by_windows() -> None:
+    by_windows = strong(Model(plain, lambda x: F.avg_pool1d(x.mT, 2).mT)).double()
+    to_a_size = strong(Model(plain, lambda x: F.adaptive_avg_pool1d(x.mT, 3).mT)).double()
+    agree(to_a_size, by_windows, METHODS[:-1])
+
+
+class LowRank(Model):
+    """A low-rank layer beside the one for queries, keys and values: two products, or one of three operands."""
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__(plain)
+        self.at_once, self.down, self.up = (
+            at_once,
+            nn.Parameter(torch.ones(2, WIDTH)),
+            nn.Parameter(torch.ones(WIDTH, 2)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.at_once:
+            more = torch.einsum("bnd,rd,er->bne", x, self.down, self.up)
+        else:
+            more = x @ self.down.T @ self.up.T
+        return super().forward(self.out[0](x) + more)
+
+
+def test_an_einsum_of_several_weights_is_a_layer() -> None:
+    agree(strong(LowRank(True)).double(), strong(LowRank(False)).double(), METHODS[:-1])
+
+
 def test_the_largest_of_rows_is_what_pooling_makes_of_them() -> None:
     pooled = strong(Model(plain, lambda x: F.max_pool1d(x.mT, 2).mT)).double()
     largest = strong(Model(plain, lambda x: x.unflatten(1, (-1, 2)).amax(2))).double()

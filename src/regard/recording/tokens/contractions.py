@@ -100,6 +100,16 @@ def through_linear(trail: Trail, x: Any, out: Tensor) -> None:
         trail.put(out, linear(trail, "linear", (x,), {}, out)[0])
 
 
+def evenly_pooled(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Pooling to a given size, in windows that are all alike; one that pools all that there is, is a head's."""
+    axes = int(name[-2])
+    sizes = [*zip(args[0].shape[-axes:], out.shape[-axes:], strict=True)] if isinstance(out, Tensor) else []
+    if not sizes or any(n % m for n, m in sizes) or all(m == 1 for _, m in sizes):
+        return mixing(trail, name, args, kwargs, out)
+    kernel = tuple(n // m for n, m in sizes)
+    return convolution(trail, f"avg_pool{axes}d", (args[0], kernel), {}, out)
+
+
 def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
     """A window slides over the last axes: stride 1 keeps each row, a larger stride makes new ones.
 
@@ -298,8 +308,29 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     """Weights applied to rows, or queries times keys (a tag with columns)."""
     p = read_product(name, args, kwargs)
     if p is None:
-        return mixing(trail, name, args, kwargs, out)
+        return _by_weights(trail, name, args, out) or mixing(trail, name, args, kwargs, out)
     return _multiplied(trail, name, p, out)
+
+
+def _by_weights(trail: Trail, name: str, args: Sequence[Any], out: Any) -> Tags:
+    """An einsum of one operand with rows and several weights, which sums over features alone; [] for anything else."""
+    if name != "einsum" or not isinstance(args[0], str) or "..." in args[0] or "->" not in args[0]:
+        return []
+    operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
+    left, lo = args[0].replace(" ", "").split("->")
+    tags = [trail.tag(t) for t in operands]
+    rows = [
+        (t, l) for t, x, l in zip(tags, operands, left.split(","), strict=True) if t is not None and not is_weight(t, x)
+    ]
+    if len(rows) != 1 or len({*rows[0][1]}) < len(rows[0][1]):
+        return []
+    tag, la = rows[0]
+    gone = [la.index(c) for c in la if c not in lo]
+    if tag.lost or tag.keys is not None or not (tag.raw or all(constant(tag.ids, d) for d in gone)):
+        return []
+    for d in gone:
+        tag = _contracted(trail, tag, d, name, out)
+    return [tag.moved(lambda i: _placed(i, la, lo, out.shape))]
 
 
 def distances(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
