@@ -156,3 +156,13 @@ def test_tokens_that_are_added_after_attention_are_told() -> None:
     exp = regard.explain(model, given(), 1, "rollout")
     assert "tokens of b were joined (add) to those of a: what they contribute there is shown on a" in exp.receipt.notes
     assert not regard.verify(model, given()).contradictions
+
+
+def test_one_vector_beside_every_token_is_told() -> None:
+    def beside(m: Model, a: Tensor, b: Tensor) -> Tensor:
+        return m.both(torch.cat([m.a(a), m.b(b)[:, None].expand(-1, TOKENS, -1)], -1))
+
+    model, x = strong(Model(beside)).double(), given() | {"b": noise(2, WIDTH).double()}
+    notes = regard.explain(model, x, 1, "rollout").receipt.notes
+    assert "tokens are mixed outside attention (linear in both), which maps do not follow" in notes
+    assert not regard.verify(model, x).contradictions

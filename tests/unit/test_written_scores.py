@@ -146,18 +146,13 @@ class LowRank(Model):
 
     def __init__(self, at_once: bool) -> None:
         super().__init__(plain)
-        self.at_once, self.down, self.up = (
-            at_once,
-            nn.Parameter(torch.ones(2, WIDTH)),
-            nn.Parameter(torch.ones(WIDTH, 2)),
-        )
+        self.at_once = at_once
+        self.down, self.up = nn.Parameter(torch.ones(2, WIDTH)), nn.Parameter(torch.ones(WIDTH, 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.at_once:
-            more = torch.einsum("bnd,rd,er->bne", x, self.down, self.up)
-        else:
-            more = x @ self.down.T @ self.up.T
-        return super().forward(self.out[0](x) + more)
+        by_two = x @ self.down.T @ self.up.T
+        at_once = torch.einsum("bnd,rd,er->bne", x, self.down, self.up)
+        return super().forward(self.out[0](x) + (at_once if self.at_once else by_two))
 
 
 def test_an_einsum_of_several_weights_is_a_layer() -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from regard.recording.tokens.joining import added, averaged
 from regard.recording.tokens.meetings import meet, meet_along, meet_itself
+from regard.recording.tokens.meetings import spread as spread_to_all
 from regard.recording.tokens.rereads import earlier_states
 from regard.recording.tokens.tags import (
     PARAMETERS,
     STRIDE,
-    Mixing,
     Tag,
     constant,
     first_along,
@@ -287,9 +287,7 @@ def _spread_over(trail: Trail, name: str, best: Tag, others: Sequence[Tag], out:
             if not tag.computed:
                 trail.mixes(tag.lost, best, tag)
         elif tag.source is not best.source:
-            trail.meets.setdefault(tag.source.name, {}).setdefault(best.source.name)
-            trail.at_work(name)
-            trail.spreads.append(Mixing(trail.events, frozenset([best.source.name, tag.source.name]), name))
+            spread_to_all(trail, name, tag, best)
         elif tag.raw and best.raw:
             meet_itself(trail, f"{name} of different tokens", best, tag, out)
         elif not (tag.raw or best.raw) and not _alike(trail, tag.ids.expand(out.shape), best.ids.expand(out.shape)):

@@ -39,6 +39,13 @@ def meet(trail: Trail, operation: str, tag: Tag, best: Tag, out: Tensor) -> None
         trail.renamed[own, name, operation] = trail.events
 
 
+def spread(trail: Trail, operation: str, tag: Tag, best: Tag) -> None:
+    """Rows of one input, each of which many rows of another have something of."""
+    trail.meets.setdefault(tag.source.name, {}).setdefault(best.source.name)
+    trail.at_work(operation)
+    trail.spreads.append(Mixing(trail.events, frozenset([best.source.name, tag.source.name]), operation))
+
+
 def meet_itself(trail: Trail, operation: str, a: Tag, b: Tag, out: Tensor) -> None:
     """Elements of an input meet others of it before its tokens are known: whether these are one token's shows in the end."""
     if not (a.raw and b.raw and a.source is b.source and out.is_floating_point()) or a.source.ids:
@@ -128,4 +135,4 @@ def _numbers(trail: Trail, ids: Tensor) -> Int[Tensor, "place 2"]:
     return found
 
 
-__all__ = ["in_step", "meet", "meet_itself", "of_other_tokens"]
+__all__ = ["in_step", "meet", "meet_itself", "of_other_tokens", "spread"]

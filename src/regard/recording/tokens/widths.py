@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from regard.recording.tokens.meetings import meet
-from regard.recording.tokens.tags import PARAMETERS, STRIDE, Tag, constant, thin
+from regard.recording.tokens.meetings import meet, spread
+from regard.recording.tokens.tags import PARAMETERS, STRIDE, Tag, constant, first_along, thin
 from regard.recording.tokens.tracker import Trail
 
 
@@ -52,8 +52,18 @@ def met(trail: Trail, name: str, tensor: Tensor, width: Width) -> None:
     trail.widths.pop(tensor)
     best = next(t for t in width.tags if t is not None and t.source is width.one.source)
     for tag in width.tags:
-        if tag is not None and tag.source is not best.source and tag.source.rank < PARAMETERS:
+        if tag is None or tag.source is best.source or tag.source.rank >= PARAMETERS:
+            continue
+        if _one_for_many(tag.ids, best.ids):
+            spread(trail, name, tag, best)
+        else:
             meet(trail, name, tag, best, tensor)
+
+
+def _one_for_many(few: Tensor, many: Tensor) -> bool:
+    """Whether one row stands beside many along an axis (a vector of the whole input beside each of its tokens)."""
+    rows = [first_along(t, -1) % STRIDE for t in (few, many)]
+    return any(constant(rows[0], d) and not constant(rows[1], d) for d in range(few.ndim))
 
 
 def read(trail: Trail, *tensors: Any) -> None:
