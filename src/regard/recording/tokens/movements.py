@@ -14,7 +14,7 @@ from regard.recording.tokens import parts as parts_of
 from regard.recording.tokens import widths
 from regard.recording.tokens.copies import REPEATS, beside_others, of_features, of_one_tensor, told_apart
 from regard.recording.tokens.elementwise import Tags, broadcasts, element_wise, mixing, nowhere
-from regard.recording.tokens.folds import folded_rows
+from regard.recording.tokens.folds import Fold, folded_rows
 from regard.recording.tokens.lookups import PICKS, looked_up
 from regard.recording.tokens.rereads import earlier_states
 from regard.recording.tokens.samples import in_one_sample
@@ -45,7 +45,9 @@ def reshape(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
         return [nowhere(tag, name, out)]
     made = tag.moved(lambda i: reshaped(i, out.shape))
     folded = 1 if tag.raw or tag.lost else folded_rows(tag.ids, out.shape)
-    return [made if folded == 1 else replace(made, folded=folded)]
+    if folded == 1 < tag.folded and any(Fold.of(made.ids, d, tag.folded) for d in range(made.ids.ndim)):
+        folded = tag.folded
+    return [made if folded == tag.folded else replace(made, folded=folded)]
 
 
 def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
