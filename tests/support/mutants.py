@@ -206,8 +206,8 @@ mutant("merge off by one", "a merged row is said to be made of its neighbour's t
 )
 
 
-def _born_shifted(self: Trail, tag: Tag, ids: Tensor, cells: Tensor | None = None, old: Any = Trail.born) -> Tag:
-    made: Tag = old(self, tag, ids, cells)
+def _born_shifted(self: Trail, *args: Any, old: Any = Trail.born) -> Tag:
+    made: Tag = old(self, *args)
     return shifted(made, made.ids.ndim - 1 if made.ids.shape[-1] > 1 else made.ids.ndim - 2)
 
 

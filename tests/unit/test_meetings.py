@@ -163,3 +163,24 @@ def test_a_token_that_no_attention_looks_at_is_no_padding() -> None:
     assert bool((expected["a"] + expected["b"])[:, 0].abs().gt(1e-3).all())
     found = regard.explain(model, x, 1, "input_x_gradient").scores["a"]
     torch.testing.assert_close(found, expected["a"] + expected["b"])
+
+
+class Depth(nn.Module):
+    """A picture and its depth, of one channel, cut into patches each by itself, and added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour, self.depth = nn.Conv2d(3, WIDTH, 2, 2), nn.Conv2d(1, WIDTH, 2, 2)
+        self.qkv, self.head = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, picture: Tensor, depth: Tensor) -> Tensor:
+        x = (self.colour(picture) + self.depth(depth)).flatten(2).mT
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.head((x + (q @ k.mT / 3).softmax(-1) @ v)[:, 0])
+
+
+def test_pictures_of_other_channels_in_step_are_not_contradicted() -> None:
+    proof = verify(strong(Depth()), {"picture": noise(2, 3, 6, 6), "depth": noise(2, 1, 6, 6, seed=3)})
+    assert not proof.contradictions
+    assert not proof.untested
+    assert not proof.mixed

@@ -31,9 +31,10 @@ from regard.recording.frames import Frames
 from regard.recording.graph import descends, node_of
 from regard.recording.own_gradients import operation
 from regard.recording.pooling import pooled
-from regard.recording.tokens import storage
+from regard.recording.tokens import storage, widths
 from regard.recording.tokens.contractions import PRODUCTS, Product, read_product
 from regard.recording.tokens.elementwise import nowhere, tensors_in
+from regard.recording.tokens.folds import Fold
 from regard.recording.tokens.memories import heads_together
 from regard.recording.tokens.numbers import entering
 from regard.recording.tokens.operations import SHAPES, follow, name_of
@@ -275,20 +276,23 @@ class Recorder(TorchFunctionMode):
         unseen = any(e.blind for e in self.edits) and q.shape[:-3] == k.shape[:-3] == v.shape[:-3]
         out: Tensor = q.new_empty(*q.shape[:-1], v.shape[-1]) if unseen else self._run(func, (), given)
         tags = [self.trail.tag(t) for t in (q, k, v)]
-        scale = given.get("scale")
-        return self._called(
-            tags,
-            tuple(out.shape[:-2]),
-            v,
-            output=out,
-            kernel="sdpa",
-            q=q,
-            k=k,
-            v=v,
-            mask=given.get("attn_mask"),
-            causal=bool(given.get("is_causal", False)),
-            scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
-        )
+        scale, causal, mask = given.get("scale"), bool(given.get("is_causal", False)), given.get("attn_mask")
+        more: dict[str, Any] = {"kernel": "sdpa", "scale": q.shape[-1] ** -0.5 if scale is None else float(scale)}
+        fold = None if causal or tags[0] is None else Fold.of(tags[0].ids, -2, tags[0].folded)
+        if fold is None:
+            more |= {"output": out, "q": q, "k": k, "v": v, "mask": mask, "causal": causal}
+            return self._called(tags, tuple(out.shape[:-2]), v, **more)
+        q, k, v = fold(q, -2), k.unsqueeze(-3), v.unsqueeze(-3)
+        mask = mask if mask is None or mask.ndim < 2 else fold(mask, -2)
+        tags = fold.tags(tags)
+        more |= {"output": fold.cut(out, -2), "axes": fold.axes(range(out.ndim), out.ndim - 2)}
+        more |= {"q": q, "k": k, "v": v, "mask": mask}
+        return self._folded_again(self._called(tags, tuple(q.shape[:-2]), v, **more), out.ndim - 2)
+
+    def _folded_again(self, out: Tensor, dim: int) -> Tensor:
+        """What a call with its heads apart gave, as the model has it: folded into the rows, the axis `dim`."""
+        folded: Tensor = self._followed(Tensor.flatten, "flatten", (out, dim, dim + 1), {})
+        return folded
 
     def _free_mask(self, given: dict[str, Any]) -> None:
         """A bias that comes from parameters alone (T5's positions) asks for no gradient here; asking would unfuse the call."""
@@ -325,6 +329,19 @@ class Recorder(TorchFunctionMode):
         """Weights that the model made itself, times values."""
         tags, fields = weights_and_values(self.trail, p)
         shape = tuple(out.permute(fields["axes"]).shape[: -1 if fields["single"] else -2])
+        rows = self.trail.tag(p.a)
+        fold = None if fields["single"] or tags[0] is None or rows is None else Fold.of(tags[0].ids, -2, rows.folded)
+        if fold is None:
+            return self._product(p, tags, shape, out, fields)
+        row = fields["axes"][-2]
+        fields |= {"A": fold(fields["A"], -2), "v": fields["v"].unsqueeze(-3), "axes": fold.axes(fields["axes"], row)}
+        made = self._product(p, fold.tags(tags), (*shape, fold.shape[fold.head]), fold.cut(out, row), fields)
+        return self._folded_again(made, row)
+
+    def _product(
+        self, p: Product, tags: Sequence[Tag | None], shape: tuple[int, ...], out: Tensor, fields: dict[str, Any]
+    ) -> Tensor:
+        """A call of weights that the model made, or the same map once more."""
         first = self._multiplied_before(p.a, tags[2])
         if first is not None:
             return self._once_more(first, tags, shape, out, fields)
@@ -386,6 +403,7 @@ class Recorder(TorchFunctionMode):
 
         `values` are v as the model handed them over.
         """
+        widths.read(self.trail, values, fields.get("q"), fields.get("k"))
         cut = not fields["output"].requires_grad
         fields["output"] = out = differentiable(fields["output"])
         q_tag, k_tag, v_tag = (t if t is None else self.trail.settled(t) for t in tags)

@@ -3,6 +3,7 @@ attention. formulas.md section 10."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,6 +122,12 @@ class ReadInPlace(Edit):
 def _of_block(context: Context, again: Rerun, tower: Tower, state: State, calls: list[int]) -> Relevance:
     """One block's term."""
     recording = context.recording
+    for call in (recording.calls[i] for i in calls):
+        if call.weights is not None:  # its graph begins at the outputs, each of which has values of its own
+            raise ModelError(
+                f"the map of attention call {call.index} ({call.module or 'the model itself'}) multiplies several values, for "
+                "which legrad is not defined here; choose another method, such as gae"
+            )
     place = tower.states[-1]
     known = others(recording, place, [state.key.module], calls)
     edit = ReadInPlace(state, place, not tower.pooling, context.hidden())

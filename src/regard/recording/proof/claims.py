@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -231,7 +231,11 @@ def places(recording: Recording) -> tuple[list[ReadAt], list[str]]:
             ids = [_thin(recording.embedded[name], leaf)]
         else:
             ids = [i for s in known if (i := owners(recording, name, leaf.shape, s)) is not None]
-        ids += [i for other in met for i in _beside(recording, name, leaf, other)]
+        ids += [
+            i
+            for other in met
+            for i in _beside(recording, name, leaf, other) or _in_order(recording, name, leaf, known, other)
+        ]
         if stream in recording.given.shared:  # of all samples
             ids = [i % STRIDE for i in ids]
         if not (known or met):
@@ -275,6 +279,14 @@ def _beside(recording: Recording, own: str, leaf: Tensor, name: str) -> list[Ten
         return []
     ids = torch.arange(stream.first, stream.first + stream.count) + _samples(len(leaf))[:, None]
     return [_thin(ids, leaf)]
+
+
+def _in_order(recording: Recording, own: str, leaf: Tensor, known: Sequence[Stream], name: str) -> list[Tensor]:
+    """The same of an input whose own tokens were made before they met the other's, one for each."""
+    streams = [s for s in recording.streams if s.name == name and s.kind == "input" and not s.packed]
+    pairs = [(s, other) for s in known for other in streams if s.count == other.count]
+    found = [(owners(recording, own, leaf.shape, s), other.first - s.first) for s, other in pairs]
+    return [ids + further for ids, further in found if ids is not None]
 
 
 def _samples(batch: int) -> Tensor:

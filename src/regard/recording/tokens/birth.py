@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from regard.recording.tokens.cells import owners
-from regard.recording.tokens.tags import STRIDE, Stream, Tag, constant, thin
+from regard.recording.tokens.tags import STRIDE, Stream, Tag, constant, first_along, thin
 
 
 def tokens_apart(tag: Tag) -> Tensor | None:
@@ -45,6 +45,34 @@ def of_several(cells: Tensor) -> bool:
     return bool(((first // STRIDE != last // STRIDE) & (first > 0) & (last > 0)).any())
 
 
+def standing(cells: Tensor) -> Tensor:
+    """The element of each cell (..., element) that stands for its token, (..., 1): the first, or the first place that is
+    somebody's in all of them (windows that begin in the padding)."""
+    first = first_along(cells, -1)
+    if not cells.shape[-1] or bool((first % STRIDE > 0).all()):
+        return first
+    everywhere = (thin(cells, but=-1) % STRIDE > 0).flatten(0, -2).all(0).nonzero()[:, 0]
+    return cells.narrow(-1, int(everywhere[0]), 1) if len(everywhere) else first
+
+
+def each_once(ids: Tensor, cells: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """Cells (..., element) in which each element stands once, where those of several tokens have elements in common: in that of
+    the token that begins at it, or last before it; None where they have none. `ids` stand for the tokens, (...); shape: the
+    input's."""
+    rows, names = cells % STRIDE, (ids % STRIDE)[..., None].expand(cells.shape)
+    if len(rows) > 1 and torch.equal(rows, rows[:1].expand_as(rows)) and torch.equal(names, names[:1].expand_as(names)):
+        rows, names = rows[:1], names[:1]  # samples alike
+    owner = torch.zeros(int(rows.max()) + 1 if rows.numel() else 1, dtype=torch.int64)
+    owner[rows] = names
+    if not bool(((owner[rows] != names) & (rows > 0)).any()):
+        return None
+    each = zip(shape, *(torch.unravel_index((t - 1).clamp(min=0), tuple(shape)) for t in (rows, names)), strict=True)
+    off = torch.stack([(at - start) % n for n, at, start in each]).sum(0)
+    place = off * rows.shape[-1] + torch.arange(rows.shape[-1])
+    nearest = torch.full_like(owner, int(place.max())).scatter_reduce(0, rows.flatten(), place.flatten(), "amin")
+    return torch.where(nearest[rows] == place, cells, 0)
+
+
 def owners_of_all(count: int, tokens: Tensor, cells: Tensor) -> Tensor:
     """The token of each element, by the cells of all samples (sample, ..., m), or of one where those of all are alike."""
     apart = cells - cells[:1]
@@ -70,4 +98,14 @@ def regrouped(count: int, before: Sequence[Stream], tokens: Tensor, cells: Tenso
     return own
 
 
-__all__ = ["in_order", "of_features", "of_several", "owners_of_all", "regrouped", "tokens_apart", "whole_axis"]
+__all__ = [
+    "each_once",
+    "in_order",
+    "of_features",
+    "of_several",
+    "owners_of_all",
+    "regrouped",
+    "standing",
+    "tokens_apart",
+    "whole_axis",
+]

@@ -64,6 +64,15 @@ def summed(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     return tags
 
 
+def compared(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """`cosine_similarity` and `pairwise_distance`, which sum over the features of what two tensors' rows make together."""
+    named = dict(zip(("x1", "x2", "dim"), args[:3] if name == "cosine_similarity" else args[:2], strict=False)) | kwargs
+    dim = named.get("dim", 1) if name == "cosine_similarity" else -1
+    together = named["x1"] * named["x2"]
+    trail.put(together, multiplied(trail, name, (named["x1"], named["x2"]), {}, together)[0])
+    return summed(trail, "sum", (together, dim), {"keepdim": named.get("keepdim", False)}, out)
+
+
 def still_met(trail: Trail, operands: Sequence[Tensor], out: Any) -> None:
     """Scores that are scaled or masked are scores still."""
     found = [m for t in operands if (m := trail.met.get(t)) is not None and t.shape == out.shape]
@@ -128,4 +137,4 @@ def _off(ids: Tensor, dim: int) -> int:
     return sum(_changes(ids, d) for d in range(ids.ndim) if d != dim % ids.ndim)
 
 
-__all__ = ["MULTIPLIES", "as_scores", "exponential", "multiplied", "still_met", "summed"]
+__all__ = ["MULTIPLIES", "as_scores", "compared", "exponential", "multiplied", "still_met", "summed"]

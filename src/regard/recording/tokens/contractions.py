@@ -16,6 +16,7 @@ from regard.recording.tokens.meetings import meet_along
 from regard.recording.tokens.memories import of_each_head
 from regard.recording.tokens.tags import PARAMETERS, STRIDE, Tag, constant, first_along, thin
 from regard.recording.tokens.tracker import Trail
+from regard.recording.tokens.widths import as_one
 
 PRODUCTS = {
     "matmul",
@@ -74,7 +75,7 @@ def linear(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any],
     if name == "linear" and weight is not None and not constant(tag.ids, -1):
         batch = "ABCDEFGH"[: args[0].ndim - 1]
         return [_weighted(trail, name, Product(args[0], weight, batch + "k", "mk", batch + "m"), tag, out)]
-    return [_contracted(trail, tag, -1, name).moved(lambda i: i.expand(out.shape))]
+    return [_contracted(trail, tag, -1, name, out).moved(lambda i: i.expand(out.shape))]
 
 
 def _lost_still(tag: Tag, out: Tensor) -> Tag:
@@ -83,11 +84,11 @@ def _lost_still(tag: Tag, out: Tensor) -> Tag:
     return replace(nowhere(tag, tag.lost, out), probs=tag.probs if out.ndim > 3 else 0)
 
 
-def _contracted(trail: Trail, tag: Tag, dim: int, name: str) -> Tag:
+def _contracted(trail: Trail, tag: Tag, dim: int, name: str, out: Tensor) -> Tag:
     """An axis summed over with weights; it is kept with length 1."""
     if tag.keys is not None and constant(tag.ids, dim) and of_each_head(trail, tag.keys.ids, dim):
         return tag.moved(lambda i: first_along(i, dim))
-    return trail.contracted(tag, dim, name)
+    return trail.contracted(as_one(trail, name, tag, dim, out), dim, name)
 
 
 def through_linear(trail: Trail, x: Any, out: Tensor) -> None:
@@ -97,6 +98,16 @@ def through_linear(trail: Trail, x: Any, out: Tensor) -> None:
         return
     if x.shape[:-1] == out.shape[:-1]:
         trail.put(out, linear(trail, "linear", (x,), {}, out)[0])
+
+
+def evenly_pooled(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """Pooling to a given size, in windows that are all alike; one that pools all that there is, is a head's."""
+    axes = int(name[-2])
+    sizes = [*zip(args[0].shape[-axes:], out.shape[-axes:], strict=True)] if isinstance(out, Tensor) else []
+    if not sizes or any(n % m for n, m in sizes) or all(m == 1 for _, m in sizes):
+        return mixing(trail, name, args, kwargs, out)
+    kernel = tuple(n // m for n, m in sizes)
+    return convolution(trail, f"avg_pool{axes}d", (args[0], kernel), {}, out)
 
 
 def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -115,7 +126,7 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         kernel = _tuple(named["kernel_size"], axes)
         named["stride"] = named.get("stride") or kernel
     if tag is not None and tag.keys is not None and out.shape[-axes:] == args[0].shape[-axes:] and max(kernel) == 1:
-        return [_contracted(trail, tag, -axes - 1, name).moved(lambda i: i.expand(out.shape))]  # heads that talk
+        return [_contracted(trail, tag, -axes - 1, name, out).moved(lambda i: i.expand(out.shape))]  # heads that talk
     if tag is not None and tag.lost and isinstance(out, Tensor):
         return [_lost_still(tag, out)]
     if tag is None or tag.lost or tag.keys is not None or not isinstance(out, Tensor):
@@ -144,7 +155,7 @@ def convolution(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, 
         centres = centres.index_select(dim, centre)
         cells = _at(cells, dim - 1, Taps(0, m, stride[a], stride[a])).flatten(-2)
     if tag.raw:
-        tag = trail.born(tag, centres, _windows(tag.ids, out.shape[-axes:], kernel, stride, before))
+        tag = trail.born(tag, centres, _windows(tag.ids, out.shape[-axes:], kernel, stride, before), name)
     elif max(stride) > 1 and not trail.attended(tag):
         tag = trail.born(tag, centres, cells)
     elif max(stride) > 1:
@@ -297,7 +308,40 @@ def product(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     """Weights applied to rows, or queries times keys (a tag with columns)."""
     p = read_product(name, args, kwargs)
     if p is None:
-        return mixing(trail, name, args, kwargs, out)
+        return _by_weights(trail, name, args, out) or mixing(trail, name, args, kwargs, out)
+    return _multiplied(trail, name, p, out)
+
+
+def _by_weights(trail: Trail, name: str, args: Sequence[Any], out: Any) -> Tags:
+    """An einsum of one operand with rows and several weights, which sums over features alone; [] for anything else."""
+    if name != "einsum" or not isinstance(args[0], str) or "..." in args[0] or "->" not in args[0]:
+        return []
+    operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
+    left, lo = args[0].replace(" ", "").split("->")
+    tags = [trail.tag(t) for t in operands]
+    rows = [
+        (t, l) for t, x, l in zip(tags, operands, left.split(","), strict=True) if t is not None and not is_weight(t, x)
+    ]
+    if len(rows) != 1 or len({*rows[0][1]}) < len(rows[0][1]):
+        return []
+    tag, la = rows[0]
+    gone = [la.index(c) for c in la if c not in lo]
+    if tag.lost or tag.keys is not None or not (tag.raw or all(constant(tag.ids, d) for d in gone)):
+        return []
+    for d in gone:
+        tag = _contracted(trail, tag, d, name, out)
+    return [tag.moved(lambda i: _placed(i, la, lo, out.shape))]
+
+
+def distances(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
+    """`cdist`: scores of each row with each, as a product of the two has them."""
+    a, b = (args[i] if len(args) > i else kwargs[f"x{i + 1}"] for i in range(2))
+    batch = "ABCDEFGH"[: out.ndim - 2]
+    la, lb = (batch[len(batch) - t.ndim + 2 :] + rows for t, rows in ((a, "nk"), (b, "mk")))
+    return _multiplied(trail, name, Product(a, b, la, lb, batch + "nm"), out)
+
+
+def _multiplied(trail: Trail, name: str, p: Product, out: Tensor) -> Tags:
     ta, tb = trail.tag(p.a), trail.tag(p.b)
     ta, tb = (None if t is not None and is_weight(t, x) else t for t, x in ((ta, p.a), (tb, p.b)))
     if ta is None and tb is None:
@@ -358,7 +402,7 @@ def _weighted(trail: Trail, name: str, p: Product, tag: Tag | None, out: Tensor)
         return mixed
     for c in p.la:
         if c not in p.lo:
-            tag = _contracted(trail, tag, p.la.index(c), name)
+            tag = _contracted(trail, tag, p.la.index(c), name, out)
     return tag.moved(lambda i: _placed(i, p.la, p.lo, out.shape))
 
 

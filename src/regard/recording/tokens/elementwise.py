@@ -12,11 +12,11 @@ from torch import Tensor
 
 from regard.recording.tokens.joining import added, averaged
 from regard.recording.tokens.meetings import meet, meet_along, meet_itself
+from regard.recording.tokens.meetings import spread as spread_to_all
 from regard.recording.tokens.rereads import earlier_states
 from regard.recording.tokens.tags import (
     PARAMETERS,
     STRIDE,
-    Mixing,
     Tag,
     constant,
     first_along,
@@ -147,6 +147,8 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
     _, best = min(fits, key=lambda p: (bool(p[1].lost), p[1].keys is None, p[0].shape != out.shape, *p[1].order))
     if best.source.rank >= PARAMETERS:
         best = _varied(trail, best, found)
+    else:
+        fits, found, best = _filled(fits, found, best, out)
     same = [t for _, t in fits if t.source is best.source and not (t.lost or t.raw or t.keys)]
     full = [t for t in same if t.ids.shape == out.shape and out.ndim >= 3]
     if len(full) > 1 and best.keys is None:
@@ -169,6 +171,28 @@ def element_wise(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str,
         return [_scored(name, best, best.keys, biased, out)]
     computed = best.computed or (best.raw and best.source.ids and name not in SAME_IDS)
     return [best.at(trail.for_samples(best.ids, out.shape), seen=united(found), computed=computed, mixed=mixed)]
+
+
+def _beside_nobodys(fits: Sequence[tuple[Tensor, Tag]], best: Tag, out: Tensor) -> list[Tag]:
+    """Tags of other inputs whose features are added to nobody's alone (each padded with zeros, to stand side by side)."""
+    if len(fits) < 2 or best.raw or best.lost or best.keys is not None or best.ids.ndim < 2 or constant(best.ids, -1):
+        return []
+    others = [tag for x, tag in fits if tag.source is not best.source and x.shape == out.shape]
+    plain = [t for t in others if not (t.raw or t.lost) and t.keys is None and t.source.rank < PARAMETERS]
+    return [t for t in plain if not bool(((t.ids > 0) & (best.ids > 0)).any())]
+
+
+def _filled(
+    fits: list[tuple[Tensor, Tag]], found: list[Tag], best: Tag, out: Tensor
+) -> tuple[list[tuple[Tensor, Tag]], list[Tag], Tag]:
+    """The operands' tags, those that fill what is nobody's in the best one taken into it."""
+    taken = _beside_nobodys(fits, best, out)
+    if not taken:
+        return fits, found, best
+    for tag in taken:
+        best = best.at(torch.where(best.ids == 0, tag.ids, best.ids), seen=best.seen | tag.seen)
+    fits = [(t, tag) for t, tag in fits if not any(tag is other for other in taken)]
+    return fits, [tag for tag in found if not any(tag is other for other in taken)], best
 
 
 def _or_parameters(
@@ -263,9 +287,7 @@ def _spread_over(trail: Trail, name: str, best: Tag, others: Sequence[Tag], out:
             if not tag.computed:
                 trail.mixes(tag.lost, best, tag)
         elif tag.source is not best.source:
-            trail.meets.setdefault(tag.source.name, {}).setdefault(best.source.name)
-            trail.at_work(name)
-            trail.spreads.append(Mixing(trail.events, frozenset([best.source.name, tag.source.name]), name))
+            spread_to_all(trail, name, tag, best)
         elif tag.raw and best.raw:
             meet_itself(trail, f"{name} of different tokens", best, tag, out)
         elif not (tag.raw or best.raw) and not _alike(trail, tag.ids.expand(out.shape), best.ids.expand(out.shape)):
@@ -386,6 +408,9 @@ def ranking(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     dim = kwargs.get("dim", args[at] if len(args) > at else -1)
     if isinstance(out, Tensor):
         return element_wise(trail, name, args, kwargs, out)
+    if tag is not None and tag.keys is not None and not tag.lost and name in ("topk", "sort"):
+        chosen = out[1].cpu()  # scores, each with its row and its key
+        return [tag.moved(lambda i: i.gather(dim, chosen)), None]
     if tag is None or tag.lost or tag.keys is not None or not isinstance(dim, int):
         return mixing(trail, name, args, kwargs, out)
     ids, channels = first_along(tag.ids, dim), tag.raw and of_channels(tag, [dim % tag.ids.ndim])

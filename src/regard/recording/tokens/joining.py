@@ -14,7 +14,7 @@ from regard.recording.tokens.tags import STRIDE, Tag, constant, first_along, occ
 from regard.recording.tokens.tracker import Trail
 
 ADDS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
-MEANS = {"mean", "sum"}
+MEANS = {"mean", "sum", "amax"}
 
 
 def averaged(trail: Trail, name: str, tag: Tag, dims: Sequence[int], out: Tensor) -> Tag | None:

@@ -30,10 +30,20 @@ def meet(trail: Trail, operation: str, tag: Tag, best: Tag, out: Tensor) -> None
         trail.aliases.pop(own, None)
         trail.displaced.add(own)
         trail.mixings.append(Mixing(trail.events, frozenset([own, name]), operation))
+    elif apart and trail.attended(best) and own not in trail.aliases:
+        trail.mixings.append(Mixing(trail.events, frozenset([own, name]), operation))
+        trail.renamed[own, name, operation] = trail.events
     elif not best.seen and own not in trail.displaced:
         trail.aliases.setdefault(own, name)
     if apart and (own in trail.displaced or trail.attended(tag)):
         trail.renamed[own, name, operation] = trail.events
+
+
+def spread(trail: Trail, operation: str, tag: Tag, best: Tag) -> None:
+    """Rows of one input, each of which many rows of another have something of."""
+    trail.meets.setdefault(tag.source.name, {}).setdefault(best.source.name)
+    trail.at_work(operation)
+    trail.spreads.append(Mixing(trail.events, frozenset([best.source.name, tag.source.name]), operation))
 
 
 def meet_itself(trail: Trail, operation: str, a: Tag, b: Tag, out: Tensor) -> None:
@@ -125,4 +135,4 @@ def _numbers(trail: Trail, ids: Tensor) -> Int[Tensor, "place 2"]:
     return found
 
 
-__all__ = ["in_step", "meet", "meet_itself", "of_other_tokens"]
+__all__ = ["in_step", "meet", "meet_itself", "of_other_tokens", "spread"]

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from regard.recording.tokens import parts as parts_of
+from regard.recording.tokens import widths
 from regard.recording.tokens.copies import REPEATS, beside_others, of_features, of_one_tensor, told_apart
 from regard.recording.tokens.elementwise import Tags, broadcasts, element_wise, mixing, nowhere
+from regard.recording.tokens.folds import Fold, folded_rows
 from regard.recording.tokens.lookups import PICKS, looked_up
 from regard.recording.tokens.rereads import earlier_states
 from regard.recording.tokens.samples import in_one_sample
@@ -41,7 +43,11 @@ def reshape(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any]
         return [None]
     if out.numel() != tag.ids.numel():
         return [nowhere(tag, name, out)]
-    return [tag.moved(lambda i: reshaped(i, out.shape))]
+    made = tag.moved(lambda i: reshaped(i, out.shape))
+    folded = 1 if tag.raw or tag.lost else folded_rows(tag.ids, out.shape)
+    if folded == 1 < tag.folded and any(Fold.of(made.ids, d, tag.folded) for d in range(made.ids.ndim)):
+        folded = tag.folded
+    return [made if folded == tag.folded else replace(made, folded=folded)]
 
 
 def movement(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> Tags:
@@ -167,8 +173,9 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     met = trail.joined("width" if side_by_side else "rows", tags)
     if met and name == "stack" and not side_by_side:
         trail.stacked[out] = (dim % out.ndim, met)
-    if beside := parts_of.beside(trail, parts, tags, side_by_side):
-        parts_of.put(trail, out, beside[0].with_(_joined(name, parts_of.full(beside, parts), dim, out)))
+    if met_parts := parts_of.beside(trail, parts, tags, side_by_side):
+        numbers = _joined(name, parts_of.full(met_parts, parts), dim, out)
+        parts_of.put(trail, out, met_parts[0].with_(numbers))
     if name in CATS and not side_by_side and not _features(columns, dim):
         staged = trail.at_their_stages(tags)
         if staged is None:
@@ -179,6 +186,7 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
     for t in tags:
         if t is not None and t.mixed and out.ndim > 2:
             trail.mixes(f"{t.mixed} of different tokens", t)
+    beside = columns
     if name in CATS and best.keys is None and _features(columns, dim):
         columns = _of_one_row(trail, tags, columns, best, dim)
     ids = _joined(name, columns, dim, out)
@@ -188,7 +196,10 @@ def join(trail: Trail, name: str, args: Sequence[Any], kwargs: dict[str, Any], o
                    for t, p in zip(tags, parts, strict=True)]  # fmt: skip
         keys = replace(best.keys, ids=_joined(name, columns, dim, out))
     made = replace(best, ids=ids, keys=keys, seen=_seen(tags))
-    return [told_apart(trail, made, parts[0].shape) if copied else made]
+    made = told_apart(trail, made, parts[0].shape) if copied else made
+    if any(a is not b for a, b in zip(columns, beside, strict=True)):
+        widths.begins(trail, parts, tags, beside, out, dim, made)
+    return [made]
 
 
 def _earlier(trail: Trail, name: str, parts: Sequence[Tensor], tags: Tags, dim: int, out: Tensor) -> None:

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.recording.tokens.broadcast import MULTIPLIES, exponential, multiplied, still_met, summed
+from regard.recording.tokens.broadcast import MULTIPLIES, compared, exponential, multiplied, still_met, summed
 from regard.recording.tokens.contractions import (
     CONVOLUTIONS,
     POOLS,
     PRODUCTS,
     convolution,
+    distances,
     embedding,
+    evenly_pooled,
     linear,
     one_hot,
     product,
@@ -61,6 +63,7 @@ from regard.recording.tokens.recurrent import CELLS, cell
 from regard.recording.tokens.storage import name_of_kernel
 from regard.recording.tokens.tags import is_parameter
 from regard.recording.tokens.tracker import Trail
+from regard.recording.tokens.widths_rules import follow_widths
 from regard.recording.tokens.writes import SUMS_INTO, WRITES, added, scatter, spellings
 
 FRESH = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros"}
@@ -123,6 +126,8 @@ def follow(trail: Trail, func: Callable[..., Any], args: Sequence[Any], kwargs: 
         ends = tag is not None and tag.lost == name and not tag.lost_in
         trail.put(t, replace(tag, lost_in=trail.module()) if tag is not None and ends else tag)
     follow_parts(trail, rule, name, args, kwargs, out)
+    if len(trail.widths):
+        follow_widths(trail, rule, name, args, kwargs, out)
 
 
 RULES: dict[str, Callable[..., Tags]] = {
@@ -154,6 +159,9 @@ RULES: dict[str, Callable[..., Tags]] = {
     "where": select,
     "embedding": embedding,
     "one_hot": one_hot,
+    "cdist": distances,
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d"), evenly_pooled),
+    **dict.fromkeys(("cosine_similarity", "pairwise_distance"), compared),
     "view_as_complex": as_complex,
     "view_as_real": as_real,
     **dict.fromkeys(("linear", "grouped_mm", "_grouped_mm"), linear),

@@ -200,6 +200,7 @@ class Tag:
         blend: the operation that mixed the rows of `origin` to new ones in shares that are not followed, or "".
         channels: of scores between features, the operation that summed over the tokens (cross-covariance attention), or "".
         biased: of scores, other inputs that were added to them (distances of a graph's nodes).
+        folded: into how many rows each token's features have been cut where heads were folded into the rows, or 1.
     """
 
     ids: Tensor
@@ -217,6 +218,7 @@ class Tag:
     made: str = ""
     channels: str = ""
     biased: frozenset[str] = frozenset()
+    folded: int = 1
 
     def at(self, ids: Tensor, keys: Tag | None = None, **more: Any) -> Tag:
         """The same with other ids and columns: `dataclasses.replace` in a fraction of its time, as each operation needs it."""

@@ -23,11 +23,13 @@ from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
 from regard.recording.tokens.birth import (
+    each_once,
     in_order,
     of_features,
     of_several,
     owners_of_all,
     regrouped,
+    standing,
     tokens_apart,
     whole_axis,
 )
@@ -98,6 +100,7 @@ class Trail:
         self.joins: dict[tuple[int, int, str], int] = {}
         self.stacked: ByTensor[tuple[int, list[tuple[int, int]]]] = ByTensor()
         self.parts: ByTensor[Any] = ByTensor()
+        self.widths: ByTensor[Any] = ByTensor()
         self.part_of: dict[int, int] = {}
         self.absorbed: list[tuple[int, bool]] = []
         self.confused = 0
@@ -267,17 +270,21 @@ class Trail:
         """Whether the rows have been through an attention call."""
         return bool(tag.seen & self.call_events)
 
-    def born(self, tag: Tag, ids: Tensor, cells: Tensor | None = None) -> Tag:
+    def born(self, tag: Tag, ids: Tensor, cells: Tensor | None = None, by: str = "cat") -> Tag:
         """Tokens of a raw (or not yet attended) stream: one for each distinct id, in the input's own order.
 
         `ids` stand for the new rows (one raw element, or earlier token, each). The same elements give the same tokens. `cells`
         (ids' shape, m) are all elements, or earlier tokens, that a row is made of: should a call read such tokens as they
-        were, too, then the new rows are a later stage of theirs (`later_stages`), else they take their place.
+        were, too, then the new rows are a later stage of theirs (`later_stages`), else they take their place. by: the operation
+        that makes them, of which the receipt tells where they have elements in common.
         """
         samples, rows, shape = ids // STRIDE * STRIDE, ids % STRIDE, tag.source.shape
         features = False
         if cells is not None and of_several(cells):
             return lost(replace(tag, ids=torch.zeros_like(ids), raw=False), SEVERAL)
+        if cells is not None and tag.raw and not tag.source.ids and (apart := each_once(ids, cells, shape)) is not None:
+            cells = apart
+            self.mixes(by, tag)
         if tag.raw and tag.source.ids:
             elements, index, nobody = torch.arange(1, math.prod(shape) + 1), rows - 1, False
         else:
@@ -563,12 +570,13 @@ class Trail:
             return tag
         if (apart := tokens_apart(tag)) is not None:
             return self.born(tag, apart)
-        return self.born(tag, first_along(tag.ids, -1), tag.ids[..., None, :]).moved(lambda i: i.expand(tag.ids.shape))
+        return self.born(tag, standing(tag.ids), tag.ids[..., None, :]).moved(lambda i: i.expand(tag.ids.shape))
 
     def contracted(self, tag: Tag, dim: int, name: str) -> Tag:
         """A tag after one axis has been summed over with weights; the axis is kept with length 1."""
         if tag.raw:
-            return self.born(tag, first_along(tag.ids, dim), tag.ids.movedim(dim, -1).unsqueeze(dim % tag.ids.ndim))
+            cells = tag.ids.movedim(dim, -1)
+            return self.born(tag, standing(cells).movedim(-1, dim), cells.unsqueeze(dim % tag.ids.ndim), name)
         if all(constant(t.ids, dim) for t in (tag, tag.keys) if t is not None):
             return tag.moved(lambda i: first_along(i, dim))
         if tag.keys is not None:

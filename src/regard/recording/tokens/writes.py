@@ -119,7 +119,8 @@ def _written_over(trail: Trail, name: str, write: Write, out: Tensor) -> Tags:
         if base is not None and constant(base.ids, -1) and not constant(ids, -1):
             return [base]  # some of a row's features are set: it is that row's still
         keys = best.keys and replace(best.keys, ids=_written(name, write, None, best.keys.ids))
-        return [replace(best, ids=ids, keys=keys)]
+        made = replace(best, ids=ids, keys=keys)
+        return [_whole_scores(made, write.named["dim"]) if name == "scatter" and keys is not None else made]
     met = _meeting(trail, name, write, base, value)
     if met is None:
         return [replace(nowhere(base, f"{name} of copies", out), seen=base.seen | value.seen)]
@@ -130,6 +131,22 @@ def _written_over(trail: Trail, name: str, write: Write, out: Tensor) -> Tags:
     if base.keys is not None and value.keys is not None and best.keys is not None:
         keys = replace(best.keys, ids=_written(name, write, base.keys.ids, value.keys.ids))
     return [replace(best, ids=ids, keys=keys, seen=value.seen | base.seen)]
+
+
+def _whole_scores(tag: Tag, dim: int) -> Tag:
+    """Scores of some keys of each row, put where these stand among all keys: the places between them, which hold no scores, are
+    in the rows and columns of the others."""
+    assert tag.keys is not None
+    ids, columns = _named_along(tag.ids, dim), tag.keys.ids
+    for axis in range(columns.ndim):
+        columns = columns if axis == dim % columns.ndim else _named_along(columns, axis)
+    return replace(tag, ids=ids, keys=replace(tag.keys, ids=columns))
+
+
+def _named_along(ids: Tensor, axis: int) -> Tensor:
+    """Ids with nobody's places named as the others along an axis are, where these are all the same."""
+    one = ids.amax(axis, keepdim=True)
+    return torch.where(ids == 0, one, ids) if bool(((ids == 0) | (ids == one)).all()) else ids
 
 
 def _meeting(trail: Trail, name: str, write: Write, base: Tag, value: Tag) -> tuple[Tag, Tag] | None:
