@@ -12,9 +12,9 @@ import torch
 from regard.api.causal_rank import mid_rank
 from regard.attribution.removal.runs import subsets_of_size
 from regard.evaluation import Causal, Row
-from regard.evaluation.chance import LEVEL, holm, sign_flip, surely_better
+from regard.evaluation.chance import LEVEL, sign_flip, surely_better
 from regard.evaluation.diagnosis import standings
-from regard.evaluation.statistics import share_with_interval
+from regard.evaluation.statistics import holm, share_with_interval
 from regard.explanation.causal_test import CausalTest, Outcome
 
 EXAMPLES, RANDOM = 50, 9

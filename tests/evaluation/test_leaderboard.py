@@ -115,10 +115,10 @@ def test_equal_numbers_are_no_difference() -> None:
 
 
 def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.01, 0.04], 6) == pytest.approx([0.06, 0.2])
-    assert holm([0.9, 0.8]) == [1, 1]
-    assert holm([]) == []
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, 0.04], 6).tolist() == pytest.approx([0.06, 0.2])
+    assert holm([0.9, 0.8]).tolist() == [1, 1]
+    assert holm([]).tolist() == []
 
 
 # -- who is best -------------------------------------------------------------------------------------------------------

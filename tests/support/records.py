@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from regard.evaluation import Protocol, Row
-from regard.evaluation.rows import grouped
+from regard.evaluation.measured import grouped
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from regard.evaluation.statistics import Numbers, numbered
+from regard.evaluation.statistics import Numbers, holm, numbered
 
 FLIPS = 20_000
 LEVEL = 0.05
@@ -37,19 +37,6 @@ def sign_flip(values: Numbers, groups: Sequence[Hashable] | None = None, seed: i
     return made
 
 
-def holm(p_values: Numbers) -> Numbers:
-    """p-values corrected for their number (Holm 1979): all that stay at most α are true together with a chance of 1 − α.
-
-    >>> holm(np.array([0.01, 0.04, 0.03])).round(2).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p_values)
-    steps = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
-    found = np.empty(len(order))
-    found[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
-    return found
-
-
 def surely_better(values: Numbers, groups: Sequence[Hashable] | None = None, seed: int = 0) -> list[set[int]]:
     """For each column the columns that its mean is surely above: the paired difference is, corrected for the number of pairs.
 
@@ -68,4 +55,4 @@ def surely_better(values: Numbers, groups: Sequence[Hashable] | None = None, see
     return found
 
 
-__all__ = ["FLIPS", "LEVEL", "holm", "sign_flip", "surely_better"]
+__all__ = ["FLIPS", "LEVEL", "sign_flip", "surely_better"]

@@ -15,7 +15,7 @@ import numpy as np
 
 from regard.attribution.table import method as method_row
 from regard.evaluation.budget import WANTED, Bought
-from regard.evaluation.chance import LEVEL, holm, sign_flip, surely_better
+from regard.evaluation.chance import LEVEL, sign_flip, surely_better
 from regard.evaluation.data.dataset import Given
 from regard.evaluation.protocols.agreement import WITH, MapAgreement
 from regard.evaluation.protocols.attribution_error import AttributionError
@@ -26,6 +26,7 @@ from regard.evaluation.protocols.sanity import Sanity
 from regard.evaluation.statistics import (
     Interval,
     Numbers,
+    holm,
     mean_with_interval,
     median_with_interval,
     share_with_interval,

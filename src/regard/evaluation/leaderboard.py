@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from regard.errors import Misuse
-from regard.evaluation.measured import ABSENT, Places, Rows, measured, shared
+from regard.evaluation.measured import ABSENT, MetricColumn, Places, Rows, measured, shared
 from regard.evaluation.protocols.protocol import Protocol
 from regard.evaluation.ranking import BEST, NEAR
 from regard.evaluation.statistics import (
@@ -30,7 +30,7 @@ from regard.evaluation.statistics import (
     swapping,
     swappings,
 )
-from regard.evaluation.summaries import NONE, MetricValues, metric_values
+from regard.evaluation.summaries import NONE, MetricValues, metric_values, paired_values
 
 LEVEL = 0.05
 """A method is worse than the best where the corrected p is at most this."""
@@ -215,7 +215,7 @@ def _compared(found: Sequence[Standing], known: Mapping[str, MetricValues], seed
     draws = max(SWAPS, FINER * pairs)
     others = [s.title for s in found if s.title in known and s is not best]
     tests = dict(zip(others, _against([known[t] for t in others], known[best.title], seed, draws), strict=True))
-    corrected = dict(zip(others, holm([p for _, p in tests.values()], pairs), strict=True))
+    corrected = dict(zip(others, holm([p for _, p in tests.values()], pairs).tolist(), strict=True))
     out = []
     for s in found:
         first = s is best or (s.title in known and s.value.value == best.value.value and s.examples == best.examples)
@@ -256,10 +256,8 @@ def _against(
 
 def _pairs(one: MetricValues, best: MetricValues) -> tuple[Places, Places, Numbers, Numbers]:
     """The examples that both have, what each is drawn with, and the numbers of both."""
-    at = {place: i for i, place in enumerate(best.of.tolist())}
-    both = np.array([(i, at[place]) for i, place in enumerate(one.of.tolist()) if place in at]).reshape(-1, 2)
-    own, other = both.astype(np.int64).T
-    return one.of[own], one.groups[own], one.values[own], best.values[other]
+    of, a, b = paired_values(MetricColumn(one.of, one.values), MetricColumn(best.of, best.values))
+    return of, one.groups[np.isin(one.of, of)], a, b
 
 
 def _difference(statistic: Statistic) -> Statistic:

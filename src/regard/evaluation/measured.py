@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regard.errors import Misuse
 from regard.evaluation.protocols.protocol import Protocol, Row
-from regard.evaluation.rows import grouped
 from regard.evaluation.statistics import Numbers, numbered
 
 Places = NDArray[np.integer[Any]]
@@ -143,6 +142,17 @@ Rows: TypeAlias = "Sequence[Row] | Sequence[MethodColumns]"
 """What summaries are made of: rows, or their columns."""
 
 
+K = TypeVar("K")
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
+    """Rows by a key, in the order of their first."""
+    out: dict[K, list[Row]] = {}
+    for row in rows:
+        out.setdefault(key(row), []).append(row)
+    return out
+
+
 def measured(rows: Rows) -> list[MethodColumns]:
     """Rows as columns, in the order of their first, over examples that all share; columns as they are."""
     if not all(isinstance(r, Row) for r in rows):
@@ -242,6 +252,7 @@ __all__ = [
     "PointColumn",
     "Rows",
     "by_metric",
+    "grouped",
     "joined",
     "measured",
     "shared",

@@ -279,14 +279,16 @@ def _tosses(count: int, draws: int, seed: int, size: int) -> Iterator[NDArray[np
         yield (some[:, None] >> np.arange(count)) & 1 == 1 if exact else random.random((len(some), count)) < 0.5
 
 
-def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
-    """Holm's correction: the same tests with the chance of even one false alarm among `family` tests, by default all of them.
+def holm(p_values: Sequence[float] | Numbers, family: int | None = None) -> Numbers:
+    """p-values corrected for their number (Holm 1979), or that of a larger `family`: all that stay at most α are true together
+    with a chance of 1 − α.
 
-    >>> holm([0.01, 0.04, 0.03])
+    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
     [0.03, 0.06, 0.06]
     """
-    count, out, least = len(p_values) if family is None else family, [0.0] * len(p_values), 0.0
-    for before, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        least = max(least, min(1.0, (count - before) * p_values[i]))
-        out[i] = least
-    return out
+    p = np.asarray(p_values, dtype=np.float64)
+    order, count = np.argsort(p, kind="stable"), len(p) if family is None else family
+    steps = p[order] * np.arange(count, count - len(p), -1)
+    found = np.empty(len(p))
+    found[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(p) else steps
+    return found

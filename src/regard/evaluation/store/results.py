@@ -106,13 +106,16 @@ class Results:
 
     def rows(self, protocol: str | None = None, title: str | None = None) -> list[Row]:
         """The rows, of one protocol by its name and one method by its title if asked, in the order of the runner in memory."""
-        for name, known, what in (
-            (protocol, [p.name for p in self.protocols], "protocol"),
-            (title, self.titles, "method"),
-        ):
-            if name is not None and name not in known:
-                raise nearest(name, known, f"{what} of {self.out}")
+        self._check_asked([] if protocol is None else [protocol], [] if title is None else [title])
         return [*self._rows(protocol, title)]
+
+    def _check_asked(self, protocols: Sequence[str], titles: Sequence[str]) -> None:
+        """Raise UnknownName for a name that is none of this run's."""
+        own = {"protocol": [p.name for p in self.protocols], "method": self.titles}
+        for what, asked in (("protocol", protocols), ("method", titles)):
+            for name in asked:
+                if name not in own[what]:
+                    raise nearest(name, own[what], f"{what} of {self.out}")
 
     def _rows(self, protocol: str | None, title: str | None) -> Iterator[Row]:
         where = [f"{column} = ?" for column, v in (("protocol", protocol), ("title", title)) if v is not None]
@@ -132,10 +135,7 @@ class Results:
     def measured(self, protocol: str, titles: Sequence[str] | None = None) -> list[MethodColumns]:
         """The rows of one protocol by its name as columns, of some methods by their titles or of all; methods in order."""
         asked = self.titles if titles is None else list(titles)
-        for name, known, what in ((protocol, [p.name for p in self.protocols], "protocol"),
-                                  *((title, self.titles, "method") for title in asked)):  # fmt: skip
-            if name not in known:
-                raise nearest(name, known, f"{what} of {self.out}")
+        self._check_asked([protocol], asked)
         own = next(p for p in self.protocols if p.name == protocol)
         return measured_rows(self._database, own, asked, *self._examples)
 
